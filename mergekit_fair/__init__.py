@@ -1,0 +1,22 @@
+"""Fairness-aware model merging for mergekit.
+
+`register()` makes the merge methods known to mergekit in this process; every command of
+`mergekit-fair` does so by itself. Importing this package imports neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"
+
+__all__ = ["__version__", "register"]
+
+
+def register() -> None:
+    """Register the merge methods with mergekit; calling it again changes nothing.
+
+    Raises:
+        RecipeError: another package has registered a method under one of our names.
+    """
+    from mergekit_fair.methods.registry import register_methods
+
+    register_methods()

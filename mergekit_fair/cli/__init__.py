@@ -1,0 +1,74 @@
+"""The command line: one command a module, imported when it is called.
+
+This package is the only place that prints and exits: code 2 with one message on bad input, 1 on a
+failure of its own.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import click
+
+from mergekit_fair import __version__
+from mergekit_fair.errors import FairError
+
+# name → (module, one line of help). The help is here so that `--help` imports no command.
+COMMANDS = {
+    "demo": ("demo", "The whole job on embedded real data: train, sweep, inject, merge."),
+    "train": ("train", "Base with its head, FFT, LoRA and one model per subgroup."),
+    "merge": ("merge", "One merge through mergekit's engine."),
+    "sweep": ("sweep", "Measure a λ grid, choose on validation rows, report once."),
+    "methods": ("methods", "The registered merge methods and their parameters."),
+    "exec": ("exec", "Run a stock program with the plug-in's methods registered."),
+}
+
+
+class InputError(click.ClickException):
+    """Bad input: one message, exit code 2."""
+
+    exit_code = 2
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module only when that command runs."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"mergekit_fair.cli.{COMMANDS[cmd_name][0]}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except FairError as error:
+            raise InputError(str(error)) from error
+        except OSError as error:
+            raise click.ClickException(f"{error.strerror or error}: {error.filename}") from error
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="mergekit-fair")
+def main() -> None:
+    """Fairness-aware model merging for mergekit.
+
+    Fine-tune a model on every demographic subgroup, merge the subgroup task vectors, and see what
+    λ does to accuracy, DPD and EOD.
+
+    \b
+    Example:
+      mergekit-fair demo -o demo-run
+    """

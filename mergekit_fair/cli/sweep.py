@@ -1,0 +1,119 @@
+"""`mergekit-fair sweep`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command("sweep")
+@click.argument("sweep_file", metavar="SWEEP", type=click.Path(path_type=Path))
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Folder to make.")
+@click.option("--dry-run", is_flag=True, help="Print the plan, measure nothing.")
+@click.option("--no-write", is_flag=True, help="Write no merged model, only its recipe.")
+@click.option("--json", "as_json", is_flag=True, help="Print results.json instead of tables.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def command(
+    sweep_file: Path, out: Path, dry_run: bool, no_write: bool, as_json: bool, quiet: bool
+) -> None:
+    """Measure every point of a grid, choose on validation rows, report once on untouched rows.
+
+    Writes points.jsonl, results.csv, results.json, curves and pareto pictures, selected/recipe.yml
+    and selected/model into OUT. The same command again goes on where it was killed.
+
+    \b
+    Example:
+      mergekit-fair sweep recipes/adult_sex/sweep.yml -o runs/adult_sex/sweep
+    """
+    from mergekit_fair.cli.terminal import Terminal, quiet_libraries
+
+    quiet_libraries()
+    from mergekit_fair.sweep.config import load_sweep
+    from mergekit_fair.sweep.run import plan_summary
+
+    sweep = load_sweep(sweep_file)
+    if dry_run:
+        summary = plan_summary(sweep)
+        click.echo(json.dumps(summary, indent=2, ensure_ascii=False) if as_json else _plan(summary))
+        return
+    results = sweep_and_report(sweep, out, Terminal(quiet=quiet), write_model=not no_write)
+    if as_json:
+        click.echo(json.dumps(results, indent=2, ensure_ascii=False))
+    else:
+        click.echo(summary_text(results))
+        click.echo(f"\n{out}")
+
+
+def sweep_and_report(sweep: Any, out: Path, progress: Any, *, write_model: bool) -> dict[str, Any]:
+    """Run a sweep, then write its tables, pictures and the selected model."""
+    from mergekit_fair.engine.files import write_atomic
+    from mergekit_fair.report.pictures import draw
+    from mergekit_fair.report.table import results_csv
+    from mergekit_fair.sweep.run import run_sweep
+
+    results = run_sweep(sweep, out, progress)
+    write_atomic(out / "results.csv", results_csv(results))
+    draw(results, out)
+    if write_model:
+        _write_model(out / "selected", progress)
+    return results
+
+
+def summary_text(results: dict[str, Any]) -> str:
+    """The tables of a sweep as text."""
+    from mergekit_fair.report.table import comparison_table, points_table
+
+    chosen = results["selected"]
+    parts = [
+        f"Validation rows of {results['task']} ([low, high]: 95 % intervals; DPD=, EOD=: at the "
+        f"selection rate of {results['level']['to']}, {results['level']['rate']:.3f})",
+        points_table(results["points"], chosen=chosen["id"]),
+        f"\nRule: {chosen['rule']}.\nChosen: {chosen['reason']}.",
+        "\nReport rows, opened once for the chosen model and the baselines",
+        points_table(results["report"], chosen=chosen["id"]),
+    ]
+    if results["comparison"]:
+        parts += ["", comparison_table(results["comparison"])]
+    if results["report_opened_for_another_selection"]:
+        parts.append(
+            "\nwarning: the report split was opened before for another choice; its figures are "
+            "no longer untouched."
+        )
+    return "\n".join(parts)
+
+
+def _write_model(folder: Path, progress: Any) -> None:
+    """Merge selected/recipe.yml into selected/model, unless exactly that is there."""
+    from mergekit.options import MergeOptions
+
+    from mergekit_fair.engine.merge import merge_to_folder
+    from mergekit_fair.recipe.recipe import Recipe
+
+    recipe, model = folder / "recipe.yml", folder / "model"
+    written = model / "mergekit_config.yml"
+    if written.is_file() and written.read_text() == recipe.read_text():
+        return
+    merge_to_folder(Recipe.load(recipe), model, MergeOptions(quiet=True), overwrite=True)
+    progress.say(f"merged model: {model}")
+
+
+def _plan(summary: dict[str, Any]) -> str:
+    lines = [
+        f"{len(summary['points'])} points"
+        + (
+            f" and {summary['injection_points_of_the_worst_group']} of the worst group, named once "
+            "the baseline is measured"
+            if summary["injection_points_of_the_worst_group"]
+            else ""
+        ),
+        *(f"  {point['id']}  {point['kind']:<9} {point['label']}" for point in summary["points"]),
+        f"{len(summary['models'])} models, {summary['bytes_read'] / 1e6:,.0f} MB",
+        *(f"  {model}" for model in summary["models"]),
+        f"{summary['rows']['validation']} validation rows a point, "
+        f"{summary['rows']['report']} report rows for the chosen point and the baselines",
+        *(f"warning: {text}" for text in summary["warnings"]),
+    ]
+    return "\n".join(lines)

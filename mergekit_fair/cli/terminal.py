@@ -1,0 +1,86 @@
+"""Progress on a terminal, and libraries told to keep quiet."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Any
+
+import click
+
+
+class Terminal:
+    """Progress on standard error: lines, and a bar when it is a terminal."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._bar: Any = None
+
+    def say(self, text: str) -> None:
+        if not self._quiet:
+            click.echo(text, err=True)
+
+    def start(self, label: str, total: int) -> None:
+        if self._quiet or not sys.stderr.isatty():
+            return
+        from tqdm import tqdm
+
+        self._bar = tqdm(total=total, desc=label, leave=False, file=sys.stderr)
+
+    def advance(self, units: int) -> None:
+        if self._bar is not None:
+            self._bar.update(units)
+
+    def stop(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+class Timed(Terminal):
+    """The same, each line with the time gone by and an estimate of what remains.
+
+    Args:
+        total: cost of all the work, in forward passes of one row.
+        weights: label of a bar → forward passes per unit; 1 for others.
+    """
+
+    def __init__(self, total: float, weights: dict[str, float], *, quiet: bool = False) -> None:
+        super().__init__(quiet=quiet)
+        self._total = total
+        self._weights = weights
+        self._weight = 1.0
+        self._done = 0.0
+        self._begin = time.monotonic()
+
+    def say(self, text: str) -> None:
+        gone = time.monotonic() - self._begin
+        left = ""
+        if self._done:
+            remaining = max(0.0, gone / self._done * (self._total - self._done))
+            left = f", about {_clock(remaining)} left"
+        super().say(f"[{_clock(gone)}{left}] {text}")
+
+    def start(self, label: str, total: int) -> None:
+        self._weight = self._weights.get(label, 1.0)
+        super().start(label, total)
+
+    def advance(self, units: int) -> None:
+        self._done += units * self._weight
+        super().advance(units)
+
+
+def quiet_libraries() -> None:
+    """Keep transformers' loading bars and reports off the screen; call before importing it."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"

@@ -1,0 +1,15 @@
+"""Data: a YAML block becomes rows with a text or an image, a 0/1 label, groups and a split.
+
+    load_spec   YAML file or mapping → `DataSpec`, checked before any data is read
+    load_rows   `DataSpec` → `Rows`, the same for training and for evaluation
+
+The walk of a row: source (`sources`) → input (`inputs`), label (`labels`), groups (`groups`),
+split (`splits`), leaks between splits (`leaks`) → `Rows` (`rows`, put together in `load`).
+"""
+
+from mergekit_fair.data.load import load_rows
+from mergekit_fair.data.rows import Rows
+from mergekit_fair.data.sources import package_file, source_fingerprint
+from mergekit_fair.data.spec import DataSpec, load_spec
+
+__all__ = ["DataSpec", "Rows", "load_rows", "load_spec", "package_file", "source_fingerprint"]

@@ -1,0 +1,242 @@
+"""The parts of a data set's YAML block: source, input, label, groups, splits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from string import Formatter
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    FiniteFloat,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
+
+from mergekit_fair.data.cells import as_text
+from mergekit_fair.schema import Strict
+
+SplitName = Literal["train", "validation", "report"]
+SPLITS: tuple[SplitName, ...] = ("train", "validation", "report")
+FORMATS = ("csv", "tsv", "jsonl", "parquet")
+REST = "*"  # `negative: "*"`: every value that is not positive
+
+
+def _values(value: Any) -> Any:
+    """One value or a list of values → texts, as the cells of a table are compared."""
+    items = list(value) if isinstance(value, (list, tuple)) else [value]
+    if any(item is None or isinstance(item, (list, dict)) for item in items):
+        raise ValueError(f"needs a value or a list of values, got {value!r}")
+    return tuple(as_text(item) for item in items)
+
+
+def _named_values(value: Any) -> Any:
+    return {as_text(key): item for key, item in value.items()} if isinstance(value, dict) else value
+
+
+Text = Annotated[str, Field(min_length=1)]
+Values = Annotated[tuple[str, ...], BeforeValidator(_values), Field(min_length=1)]
+
+
+class Source(Strict):
+    """Where the table is: a file, a data set of the Hub, or a file of an installed package."""
+
+    path: Text | None = None
+    hub: Text | None = None
+    package: Text | None = None
+    file: Text | None = None
+    config: Text | None = None
+    split: Text | None = None
+    revision: Text | None = None
+    format: Literal["csv", "tsv", "jsonl", "parquet"] | None = None
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Source:
+        exactly_one(self, "path", "hub", "package")
+        if (self.package is None) != (self.file is None):
+            raise ValueError("package and file go together: {package: module, file: data/x.csv}")
+        if self.hub is None:
+            _only_with(self, "hub", "config", "split", "revision")
+            self.table_format  # noqa: B018  # an unknown suffix is found here, not when reading
+        elif self.format is not None:
+            raise ValueError("format goes with a file, not with hub")
+        return self
+
+    @property
+    def table_format(self) -> str:
+        """csv, tsv, jsonl or parquet: as written, else from the file's suffix."""
+        name = self.path or self.file or ""
+        kind = self.format or Path(name).suffix.lstrip(".").lower()
+        if kind not in FORMATS:
+            raise ValueError(
+                f"cannot tell the format of {name!r} from its name "
+                f"(known: {', '.join(FORMATS)}); write it as `format: csv`"
+            )
+        return kind
+
+    @property
+    def shown(self) -> str:
+        """The source in one word, for error messages."""
+        if self.package:
+            return f"package:{self.package}:{self.file}"
+        return f"hub:{self.hub}" if self.hub else str(self.path)
+
+
+class TextInput(Strict):
+    """The input text: one column, or a template over columns."""
+
+    column: Text | None = None
+    template: Text | None = None
+
+    @model_validator(mode="after")
+    def _one_form(self) -> TextInput:
+        exactly_one(self, "column", "template")
+        if self.template is not None and not any(name for _, name in self.pieces()):
+            raise ValueError("a template needs a column in braces, as in '{age} years old'")
+        return self
+
+    def pieces(self) -> list[tuple[str, str | None]]:
+        """The template as (literal text, column that follows or None)."""
+        pieces = []
+        try:
+            parsed = list(Formatter().parse(self.template or ""))
+        except ValueError as error:
+            raise ValueError(f"not a template ({error}); a brace in the text is '{{{{'") from None
+        for literal, name, form, conversion in parsed:
+            if form or conversion or name == "":
+                raise ValueError("braces hold a column's name and nothing else, as in '{age}'")
+            pieces.append((literal, name))
+        return pieces
+
+
+class ImageInput(Strict):
+    """The input image: a column of file names, and the folder that they are in."""
+
+    column: Text
+    folder: Text = "."
+
+
+class Threshold(Strict):
+    """At most one of ge, gt, le and lt."""
+
+    ge: FiniteFloat | None = None
+    gt: FiniteFloat | None = None
+    le: FiniteFloat | None = None
+    lt: FiniteFloat | None = None
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> Threshold:
+        if len(_given(self, "ge", "gt", "le", "lt")) > 1:
+            raise ValueError("only one of ge, gt, le and lt can be given")
+        return self
+
+    @property
+    def bound(self) -> tuple[str, float] | None:
+        """The operator's name and the value, or None."""
+        for name in ("ge", "gt", "le", "lt"):
+            if (value := getattr(self, name)) is not None:
+                return name, value
+        return None
+
+
+class Label(Threshold):
+    """Which rows are positive: named values, a threshold, or a column that is 0/1 already."""
+
+    column: Text
+    positive: Values | None = None
+    negative: Values | None = None
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Label:
+        if (self.positive is None) != (self.negative is None):
+            raise ValueError(
+                f"positive and negative go together (negative: {REST!r} is every other value)"
+            )
+        if self.positive is not None and self.bound:
+            raise ValueError("give positive and negative, or a threshold, not both")
+        if both := set(self.positive or ()) & set(self.negative or ()):
+            raise ValueError(f"{sorted(both)} cannot be positive and negative")
+        return self
+
+
+class Groups(Threshold):
+    """Which subgroups a row belongs to: one column, several columns, or a column of lists."""
+
+    column: Text | None = None
+    columns: dict[str, Text] | None = Field(default=None, min_length=1)
+    list_: Text | None = Field(default=None, alias="list")
+    separator: Text | None = None
+    missing: Literal["error", "outside"] | None = None
+    only: Values | None = None
+    exclude: Annotated[tuple[str, ...], BeforeValidator(_values)] = ()
+    rename: Annotated[dict[str, Text], BeforeValidator(_named_values)] = Field(default_factory=dict)
+
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _columns(cls, value: Any) -> Any:
+        """A list of columns names the groups by their columns."""
+        return {name: name for name in value} if isinstance(value, (list, tuple)) else value
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Groups:
+        given = _given(self, "column", "columns", "list_")
+        if len(given) != 1:
+            shown = " and ".join(name.rstrip("_") for name in given) or "none"
+            raise ValueError(f"needs exactly one of column, columns and list; got {shown}")
+        _only_with(self, "columns", "ge", "gt", "le", "lt", "missing")
+        if self.list_ is None:
+            _only_with(self, "list", "separator")
+        return self
+
+
+class Splits(Strict):
+    """Which split a row is in: a column says it, or seeded shares of every stratum."""
+
+    column: Text | None = None
+    names: dict[SplitName, Values] | None = Field(default=None, min_length=1)
+    ignore: Values | None = None
+    shares: dict[SplitName, PositiveFloat] | None = Field(default=None, min_length=1)
+    seed: int = Field(default=0, ge=0)
+    limit: dict[SplitName, PositiveInt] = Field(default_factory=dict)
+    on_leak: Literal["warn", "error", "drop"] = "warn"
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Splits:
+        exactly_one(self, "column", "shares")
+        if self.column is None:
+            _only_with(self, "column", "names", "ignore")
+        named = [value for values in (self.names or {}).values() for value in values]
+        named += self.ignore or ()
+        if twice := sorted({value for value in named if named.count(value) > 1}):
+            raise ValueError(f"{twice} cannot be in two splits, or in one and ignored")
+        if self.shares and sum(self.shares.values()) > 1 + 1e-9:
+            raise ValueError(f"the shares sum to {sum(self.shares.values()):g}; at most 1")
+        if unknown := sorted(set(self.limit) - set(self.present)):
+            raise ValueError(f"limit names {unknown}, but the splits are {list(self.present)}")
+        return self
+
+    @property
+    def present(self) -> tuple[SplitName, ...]:
+        """The splits that the data set has, in the order train, validation, report."""
+        named = self.shares or self.names or SPLITS
+        return tuple(name for name in SPLITS if name in named)
+
+
+def _given(block: Strict, *names: str) -> list[str]:
+    return [name for name in names if getattr(block, name) is not None]
+
+
+def exactly_one(block: Strict, *names: str) -> None:
+    given = _given(block, *names)
+    if len(given) != 1:
+        allowed = f"{', '.join(names[:-1])} and {names[-1]}"
+        raise ValueError(f"needs exactly one of {allowed}; got {' and '.join(given) or 'none'}")
+
+
+def _only_with(block: Strict, owner: str, *names: str) -> None:
+    """Refuse `names` in a block that does not have `owner`."""
+    if getattr(block, owner, None) is None and (extra := _given(block, *names)):
+        raise ValueError(f"{' and '.join(extra)}: only together with {owner}")

@@ -1,0 +1,153 @@
+"""The rows of a data set, as training and evaluation take them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from mergekit_fair.data.blocks import SPLITS
+from mergekit_fair.data.cells import suggestion
+from mergekit_fair.errors import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """n rows of a data set, G groups, several groups (or none) per row.
+
+    Attributes:
+        name: the data set.
+        kind: "text", or "image" (the inputs are paths).
+        inputs: n texts or paths.
+        labels: int8 (n,), 1 = positive.
+        group_names: G names.
+        excluded: the groups without a meaning of their own ("other"); they are reported, but
+            decide no maximum and are never the worst group.
+        membership: bool (n, G).
+        split: str (n,): train, validation or report.
+        ids: int64 (n,): row number in the source, from 0.
+        warnings: what a reader of the results should know about the data set.
+    """
+
+    name: str
+    kind: Literal["text", "image"]
+    inputs: tuple[str, ...]
+    labels: np.ndarray
+    group_names: tuple[str, ...]
+    excluded: frozenset[str]
+    membership: np.ndarray
+    split: np.ndarray
+    ids: np.ndarray
+    warnings: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def take(self, indices: Any) -> Rows:
+        """The rows at `indices` (integers, in that order) or where a bool mask (n,) is true."""
+        chosen = np.asarray(indices)
+        chosen = np.flatnonzero(chosen) if chosen.dtype == bool else chosen.astype(np.int64)
+        return replace(
+            self,
+            inputs=tuple(self.inputs[index] for index in chosen.tolist()),
+            labels=self.labels[chosen],
+            membership=self.membership[chosen],
+            split=self.split[chosen],
+            ids=self.ids[chosen],
+        )
+
+    def of(self, split: str) -> Rows:
+        """The rows of one split.
+
+        Raises:
+            DataError: unknown split, or one without rows.
+        """
+        if split not in SPLITS:
+            raise DataError(
+                f"unknown split {split!r}",
+                where=self._where,
+                allowed=SPLITS,
+                fix=suggestion(split, list(SPLITS)),
+            )
+        chosen = self.split == split
+        if not chosen.any():
+            raise DataError(
+                f"the split {split!r} has no rows",
+                where=self._where,
+                allowed=[name for name in SPLITS if (self.split == name).any()],
+            )
+        return self.take(chosen)
+
+    def in_group(self, name: str) -> Rows:
+        """The rows that carry one group, possibly none.
+
+        Raises:
+            DataError: unknown group.
+        """
+        if name not in self.group_names:
+            raise DataError(
+                f"unknown group {name!r}",
+                where=self._where,
+                allowed=self.group_names,
+                fix=suggestion(name, list(self.group_names)),
+            )
+        return self.take(self.membership[:, self.group_names.index(name)])
+
+    def counts(self) -> list[dict[str, Any]]:
+        """Per split that has rows: one record for all its rows (group None), then one per group.
+
+        Keys: split, group, n, n_pos, excluded.
+        """
+        records = []
+        for split in SPLITS:
+            inside = self.split == split
+            if not inside.any():
+                continue
+            groups: list[tuple[str | None, np.ndarray]] = [(None, inside)]
+            for index, name in enumerate(self.group_names):
+                groups.append((name, inside & self.membership[:, index]))
+            records += [
+                {
+                    "split": split,
+                    "group": group,
+                    "n": int(rows.sum()),
+                    "n_pos": int(self.labels[rows].sum()),
+                    "excluded": group in self.excluded,
+                }
+                for group, rows in groups
+            ]
+        return records
+
+    def fingerprint(self) -> str:
+        """sha256 (hex) of the content: equal for equal rows, wherever their files are.
+
+        Covers inputs (of images: the files' bytes), labels, groups, membership, split and ids,
+        but not the data set's name and warnings. Reads every image file.
+        """
+        digest = hashlib.sha256()
+
+        def add(part: bytes) -> None:
+            digest.update(len(part).to_bytes(8, "little"))  # so that "ab","c" is not "a","bc"
+            digest.update(part)
+
+        add(self.kind.encode())
+        for name in self.group_names:
+            add(f"{name in self.excluded:d}{name}".encode())
+        add(np.asarray(self.labels, dtype="<i1").tobytes())
+        add(np.asarray(self.membership, dtype="?").tobytes())
+        add(np.asarray(self.ids, dtype="<i8").tobytes())
+        add("\n".join(self.split.tolist()).encode())
+        for item in self.inputs:
+            add(item.encode("utf-8", "surrogatepass") if self.kind == "text" else _image(item))
+        return digest.hexdigest()
+
+    @property
+    def _where(self) -> str:
+        return f"data set {self.name!r}"
+
+
+def _image(path: str) -> bytes:
+    return hashlib.sha256(Path(path).read_bytes()).digest()

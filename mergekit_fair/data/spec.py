@@ -1,0 +1,123 @@
+"""The YAML block that describes a data set. Reading it touches no data."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import field_validator, model_validator
+
+from mergekit_fair.data.blocks import (
+    Groups,
+    ImageInput,
+    Label,
+    Source,
+    Splits,
+    Text,
+    TextInput,
+    exactly_one,
+)
+from mergekit_fair.errors import ConfigError
+from mergekit_fair.schema import Strict, load_yaml, parse
+
+
+class DataSpec(Strict):
+    """One data set: its source, input, label, groups and splits."""
+
+    name: Text
+    source: Source
+    text: TextInput | None = None
+    image: ImageInput | None = None
+    label: Label
+    groups: Groups
+    splits: Splits
+
+    @field_validator("source", mode="before")
+    @classmethod
+    def _source(cls, value: Any) -> Any:
+        """`package:module:file`, `hub:owner/name` and `file.csv` are short for mappings."""
+        if not isinstance(value, str):
+            return value
+        if value.startswith("hub:"):
+            return {"hub": value.removeprefix("hub:")}
+        if not value.startswith("package:"):
+            return {"path": value}
+        module, _, file = value.removeprefix("package:").partition(":")
+        if not module or not file:
+            raise ValueError(f"a package source is 'package:module:file', got {value!r}")
+        return {"package": module, "file": file}
+
+    @field_validator("text", mode="before")
+    @classmethod
+    def _text(cls, value: Any) -> Any:
+        """A text with a brace is a template, any other text is a column."""
+        if not isinstance(value, str):
+            return value
+        return {"template" if "{" in value else "column": value}
+
+    @model_validator(mode="after")
+    def _one_input(self) -> DataSpec:
+        exactly_one(self, "text", "image")
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """The block with its defaults, short forms and paths written out; JSON-able.
+
+        `load_spec(spec.to_dict()) == spec`. The order of `groups.columns` is the groups' order.
+        """
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def load_spec(
+    source: str | Path | Mapping[str, Any],
+    where: object = None,
+    *,
+    folder: str | Path | None = None,
+) -> DataSpec:
+    """Read and check the description of a data set; no data is read.
+
+    Args:
+        source: a YAML file, or the block itself.
+        where: what errors call it; default: the file, or "data".
+        folder: what relative paths start from; default: the YAML file's folder, or the
+            current folder for a mapping.
+
+    Raises:
+        ConfigError: unreadable file, unknown key, wrong value, unset environment variable.
+    """
+    if isinstance(source, Mapping):
+        value, base, where = dict(source), Path(folder or "."), where or "data"
+    else:
+        value, base, where = load_yaml(source), Path(folder or Path(source).parent), where or source
+    spec = parse(DataSpec, value, where)
+    changes: dict[str, Any] = {}
+    if spec.source.path:
+        path = _resolved(spec.source.path, base, f"{where}: source.path")
+        changes["source"] = spec.source.model_copy(update={"path": path})
+    if spec.image:
+        path = _resolved(spec.image.folder, base, f"{where}: image.folder")
+        changes["image"] = spec.image.model_copy(update={"folder": path})
+    return spec.model_copy(update=changes)
+
+
+def _resolved(path: str, base: Path, where: str) -> str:
+    """`path` with ${VAR} and ~ expanded, absolute."""
+
+    def value_of(match: re.Match[str]) -> str:
+        name = match[1]
+        # An empty value would turn ${DATA}/x.csv into /x.csv, so it counts as unset.
+        if not (value := os.environ.get(name)):
+            raise ConfigError(
+                f"the environment variable {name} is not set",
+                where=where,
+                got=path,
+                fix=f"set it (export {name}=...) or write the path out",
+            )
+        return value
+
+    expanded = re.sub(r"\$\{([^}]*)\}", value_of, path)
+    # Not resolve(): a link into a cache may point at a file without a suffix.
+    return os.path.normpath((base / Path(expanded).expanduser()).absolute())

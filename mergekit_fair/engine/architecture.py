@@ -1,0 +1,98 @@
+"""Make mergekit merge every tensor of a checkpoint.
+
+mergekit's own definition of an architecture is used when it names every tensor of the base
+checkpoint. Otherwise (ViT, for one: 8 of its 40 tensors) the checkpoint's tensor names are the
+architecture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from mergekit.architecture import (
+    ConfiguredModelArchitecture,
+    ModelArchitecture,
+    WeightInfo,
+    arch_info_for_config,
+)
+from mergekit.architecture.base import ModuleDefinition
+from mergekit.architecture.json_definitions import (
+    NAME_TO_ARCH,
+    JsonLayerTemplates,
+    JsonModuleArchDef,
+    JsonModuleArchitecture,
+)
+from mergekit.common import ModelReference
+
+from mergekit_fair.engine.checkpoint import tensor_infos
+from mergekit_fair.errors import CheckpointError
+
+
+@contextmanager
+def complete_architecture(base: ModelReference) -> Iterator[None]:
+    """While open, mergekit's definition for `base` covers every tensor of its checkpoint.
+
+    Raises:
+        CheckpointError: the base has no config.json or names no single architecture.
+    """
+    config = _config(base)
+    name = config.architectures[0]
+    if _covers(config, set(tensor_infos(base.model.path))):
+        yield
+        return
+    before = NAME_TO_ARCH.get(name)
+    NAME_TO_ARCH[name] = [flat_architecture(name, config.model_type, base.model.path)]
+    try:
+        yield
+    finally:
+        if before is None:
+            del NAME_TO_ARCH[name]
+        else:
+            NAME_TO_ARCH[name] = before
+
+
+def flat_architecture(name: str, model_type: str, folder: str) -> ModelArchitecture:
+    """One module without layers whose weights are the checkpoint's tensors, sorted by name."""
+    definition = JsonModuleArchDef(
+        model_type=model_type,
+        architectures=[name],
+        pre_weights=[WeightInfo(name=tensor) for tensor in tensor_infos(folder)],
+        layer_templates=JsonLayerTemplates(weights=[]),
+        post_weights=[],
+        override_num_layers=0,
+    )
+    return ModelArchitecture(
+        modules={
+            "default": ModuleDefinition(architecture=JsonModuleArchitecture(definition=definition))
+        },
+        architectures=[name],
+        model_type=model_type,
+    )
+
+
+def _config(base: ModelReference) -> Any:
+    try:
+        config = base.config()
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"its config.json cannot be read ({str(error).splitlines()[0]})", where=base
+        ) from None
+    if not config.architectures or len(config.architectures) != 1:
+        raise CheckpointError(
+            "config.json must name one architecture", where=base, got=config.architectures
+        )
+    return config
+
+
+def _covers(config: Any, names: set[str]) -> bool:
+    if config.architectures[0] not in NAME_TO_ARCH:
+        return False
+    known = arch_info_for_config(config)
+    if known is None:
+        return False
+    weights = ConfiguredModelArchitecture(info=known, config=config).all_weights()
+    present = {w.name for w in weights}
+    required = {w.name for w in weights if not w.optional}
+    return names <= present and required <= names

@@ -1,0 +1,120 @@
+"""A recipe's tensors in memory, from checkpoints that are loaded once.
+
+The tasks are the ones that mergekit's planner makes for a merge to disk, executed on tensors
+that stay loaded: filters, gradients, dtypes and the kernel are the same, so a composed tensor
+equals the merged file's bit for bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from mergekit.common import dtype_from_name
+from mergekit.io.tasks import GatherTensors
+from safetensors import safe_open
+
+from mergekit_fair.engine.checkpoint import weight_files
+from mergekit_fair.engine.plan import checked_models, tensor_tasks
+from mergekit_fair.errors import CheckpointError, RecipeError
+from mergekit_fair.recipe.recipe import Recipe, local_path
+
+Tensors = dict[str, torch.Tensor]
+
+
+def load_tensors(folder: str | Path) -> Tensors:
+    """All tensors of a checkpoint folder, on the CPU, in their own dtype."""
+    tensors: Tensors = {}
+    for file in weight_files(folder):
+        with safe_open(str(file), framework="pt") as stream:
+            for name in stream.keys():  # noqa: SIM118 (no mapping)
+                tensors[name] = stream.get_tensor(name)
+    return tensors
+
+
+class Composer:
+    """Holds the checkpoints of a family of recipes and composes any of them.
+
+    Memory: every checkpoint once, in its own dtype, plus one tensor.
+    """
+
+    def __init__(self) -> None:
+        self._models: dict[str, Tensors] = {}
+
+    def tensors(self, model: str) -> Tensors:
+        """The tensors of one model folder, loaded at the first call; borrowed."""
+        path = local_path(str(model))
+        if path not in self._models:
+            self._models[path] = load_tensors(path)
+        return self._models[path]
+
+    def replace(self, model: str, tensors: Tensors) -> None:
+        """Let `model` stand for other tensors, as the random control does."""
+        self._models[local_path(str(model))] = tensors
+
+    def compose(self, recipe: Recipe) -> Iterator[tuple[str, torch.Tensor]]:
+        """(name, tensor) for every tensor of the merged model.
+
+        Raises:
+            RecipeError: slices, adapters or a method that the planner refuses.
+            CheckpointError: models that do not fit each other.
+        """
+        config = recipe.configuration()
+        if config.slices or config.modules or config.tokenizer_source or config.tokenizer:
+            raise RecipeError(
+                "only recipes with `models`, and no tokenizer changes, are composed in memory",
+                where=recipe.where,
+            )
+        with checked_models(config):
+            tasks = tensor_tasks(recipe)
+        for task in tasks:
+            merge = task.tensor_task
+            gather: GatherTensors = merge.gather_tensors
+            dtype = dtype_from_name(gather.dtype)
+            inputs = {
+                model: _as(self._tensor(str(model), weight.name), dtype)
+                for model, weight in gather.weight_info.items()
+            }
+            yield task.tensor_name, _as(merge.execute(tensors=inputs), dtype_from_name(task.dtype))
+
+    def _tensor(self, model: str, name: str) -> torch.Tensor:
+        tensors = self.tensors(model)
+        if name not in tensors:
+            raise CheckpointError(f"has no tensor {name}", where=model)
+        return tensors[name]
+
+
+def random_control(base: Tensors, model: Tensors, *, seed: int, name: str) -> Tensors:
+    """θ₀ plus, in every tensor, a Gaussian vector of the norm of θ − θ₀.
+
+    What a merge of such vectors still does to a metric is no effect of the subgroup.
+    Source: the norm-matched random control of arXiv 2212.04089.
+
+    Args:
+        base: θ₀.
+        model: θ, same names and shapes.
+        seed: of the random numbers; each tensor's stream depends on it, `name` and the tensor's
+            name only.
+        name: the subgroup.
+    """
+    control: Tensors = {}
+    for key, start in base.items():
+        if not start.is_floating_point():
+            control[key] = model[key]
+            continue
+        vector = model[key].float() - start.float()
+        noise = torch.randn(vector.shape, generator=_generator(seed, name, key))
+        scale = vector.norm() / noise.norm() if vector.numel() else 0.0
+        control[key] = (start.float() + noise * scale).to(start.dtype)
+    return control
+
+
+def _as(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
+    return tensor if dtype is None else tensor.to(dtype)
+
+
+def _generator(seed: int, *parts: str) -> torch.Generator:
+    digest = hashlib.sha256("\0".join((str(seed), *parts)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True) >> 1)

@@ -1,0 +1,90 @@
+"""The exceptions of mergekit-fair.
+
+    FairError
+    ├── ConfigError       a YAML file or an option: unknown key, wrong type, missing value
+    ├── DataError         a data source: missing column, unknown label, empty group
+    ├── RecipeError       a merge recipe: method, models, groups, parameters
+    ├── CheckpointError   a model folder: missing, damaged, of another architecture
+    ├── TrainingError     a fine-tuning run that cannot start or go on
+    ├── MeasurementError  labels, predictions or groups that no metric is defined on
+    └── SweepError        a sweep that cannot be planned, resumed or selected from
+
+Every message says where (file, key, model, tensor), what was wrong, what was given, what is
+allowed and what to do. The command line prints it as one message and exits with code 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class FairError(Exception):
+    """A problem that the user can fix.
+
+    Args:
+        problem: what is wrong, one clause.
+        where: file, key, model or tensor.
+        got: what was given.
+        allowed: the values that would have been accepted.
+        fix: what to do.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        where: object = None,
+        got: object = None,
+        allowed: object = None,
+        fix: str | None = None,
+    ) -> None:
+        self.problem = problem
+        self.where = where
+        self.got = got
+        self.allowed = allowed
+        self.fix = fix
+        super().__init__(self._message())
+
+    def _message(self) -> str:
+        text = self.problem if self.where is None else f"{self.where}: {self.problem}"
+        if self.got is not None:
+            text += f"; got {self.got!r}"
+        if self.allowed is not None:
+            text += f"; allowed: {_listed(self.allowed)}"
+        if self.fix:
+            text += f". {self.fix[0].upper()}{self.fix[1:]}"
+        return text if text.endswith((".", "?", "!")) else text + "."
+
+
+class ConfigError(FairError):
+    """A YAML file or a command-line option is not what it should be."""
+
+
+class DataError(FairError):
+    """A data source does not fit its description."""
+
+
+class RecipeError(FairError):
+    """A merge recipe cannot be carried out."""
+
+
+class CheckpointError(FairError):
+    """A model folder is missing, damaged or does not fit the others."""
+
+
+class TrainingError(FairError):
+    """A fine-tuning run cannot start or go on."""
+
+
+class MeasurementError(FairError):
+    """Labels, predictions or groups that no metric is defined on."""
+
+
+class SweepError(FairError):
+    """A sweep cannot be planned, resumed or selected from."""
+
+
+def _listed(allowed: object) -> str:
+    if isinstance(allowed, str) or not isinstance(allowed, Iterable):
+        return str(allowed)
+    return ", ".join(str(value) for value in allowed)

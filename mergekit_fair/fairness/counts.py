@@ -1,0 +1,105 @@
+"""Counts: the sufficient statistics of every fairness metric.
+
+Rows with the same group membership, label and prediction are interchangeable, so a data set of
+any size becomes a table of (membership pattern, y, ŷ) cells. Metrics and bootstrap read the
+table only; their cost does not depend on the number of rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mergekit_fair.errors import MeasurementError
+from mergekit_fair.fairness.groups import Groups, read_only
+from mergekit_fair.fairness.labels import binary_labels, same_length
+
+Counts = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class CountTable:
+    """How many rows share a membership pattern, a label and a prediction.
+
+    Attributes:
+        groups: the G group names.
+        patterns: bool, shape (P, G), read-only: the distinct membership patterns that occur.
+        cells: int64, shape (P, 2, 2), read-only: rows by [pattern, y, ŷ].
+    """
+
+    groups: tuple[str, ...]
+    patterns: NDArray[np.bool_]
+    cells: Counts
+
+    def __post_init__(self) -> None:
+        if not self.cells.any():
+            raise MeasurementError("there are no rows", where="cells", fix="check the split")
+        object.__setattr__(self, "patterns", read_only(self.patterns))
+        object.__setattr__(self, "cells", read_only(self.cells))
+
+    @classmethod
+    def tally(cls, y_true: ArrayLike, y_pred: ArrayLike, groups: Any) -> CountTable:
+        """Count rows.
+
+        Args:
+            y_true: shape (n,), labels, integers or booleans 0 and 1.
+            y_pred: shape (n,), predictions, likewise.
+            groups: a :class:`Groups`, or anything that :meth:`Groups.of` reads.
+
+        Raises:
+            MeasurementError: labels or groups that no metric is defined on.
+        """
+        truth = binary_labels(y_true, "y_true")
+        predicted = binary_labels(y_pred, "y_pred")
+        same_length(truth, predicted, "y_pred")
+        members = groups_of(groups, len(truth))
+        patterns, of_row = distinct_patterns(members)
+        cells = np.zeros((len(patterns), 2, 2), dtype=np.int64)
+        np.add.at(cells, (of_row, truth, predicted), 1)
+        return cls(members.names, patterns, cells)
+
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        return int(self.cells.sum())
+
+
+def groups_of(groups: Any, n: int) -> Groups:
+    """Return ``groups`` as :class:`Groups` of n rows, reading them only if they are not yet."""
+    return groups if isinstance(groups, Groups) else Groups.of(groups, n)
+
+
+def distinct_patterns(groups: Groups) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
+    """Return the distinct membership patterns (P, G) and the pattern of each row (n,).
+
+    Patterns are ordered by group name, whatever the order of the columns: the order of the cells
+    decides which random numbers they get, and that must not depend on how groups were passed.
+    """
+    by_name = np.argsort(np.asarray(groups.names, dtype=str), kind="stable")
+    packed = np.packbits(groups.membership[:, by_name], axis=1)
+    _, first, of_row = np.unique(packed, axis=0, return_index=True, return_inverse=True)
+    return groups.membership[first], of_row.reshape(-1)
+
+
+def group_counts(cells: Counts, patterns: NDArray[np.bool_]) -> Counts:
+    """Sum pattern cells to counts per group.
+
+    Args:
+        cells: int64, shape (..., P, 2, 2); leading axes are free, e.g. bootstrap draws.
+        patterns: bool, shape (P, G).
+
+    Returns:
+        int64, shape (..., G, 2, 2). Rows in several groups count in each of them.
+    """
+    flat = cells.reshape(*cells.shape[:-2], 4)
+    # float64 reaches BLAS, which integers do not, and is exact for counts below 2**53.
+    sums = patterns.T.astype(np.float64) @ flat.astype(np.float64)
+    return sums.astype(np.int64).reshape(*sums.shape[:-1], 2, 2)
+
+
+def total(cells: Counts) -> Counts:
+    """Sum pattern cells (..., P, 2, 2) to counts over all rows (..., 2, 2), grouped or not."""
+    return np.asarray(cells.sum(axis=-3))

@@ -1,0 +1,164 @@
+"""Who belongs to which group: every accepted way to say it, as one boolean matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mergekit_fair.errors import MeasurementError
+
+Labels = frozenset[str]
+_COLLECTIONS = (list, tuple, set, frozenset, np.ndarray)
+
+
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """Group membership of n rows; a row may be in none, one or several groups.
+
+    Attributes:
+        names: the G group names.
+        membership: bool, shape (n, G), read-only; ``membership[i, g]`` says that row i carries
+            ``names[g]``.
+    """
+
+    names: tuple[str, ...]
+    membership: NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "membership", read_only(self.membership))
+
+    @classmethod
+    def of(cls, groups: Any, n: int) -> Groups:
+        """Read group labels in any of their three forms.
+
+        Args:
+            groups: one label per row; or a collection (list, tuple, set, frozenset, array) of
+                labels per row; or a mapping from name to a boolean mask of shape (n,). ``None``
+                and an empty collection mean "in no group". A string is one label, never a
+                collection of characters. Labels are compared as strings.
+            n: number of rows.
+
+        Names are sorted as strings, except that a mapping keeps its own order.
+
+        Raises:
+            MeasurementError: no rows, a wrong number of rows, a NaN label, a mask that is not
+                boolean, or a matrix whose columns have no names.
+        """
+        if n < 1:
+            raise MeasurementError(
+                "there are no rows",
+                where="groups",
+                fix="check the split and the filters of the data",
+            )
+        if isinstance(groups, Mapping):
+            return _from_masks(groups, n)
+        return _from_labels(groups, n)
+
+
+def read_only(array: NDArray[Any]) -> NDArray[Any]:
+    """Return a view that cannot be written to; the caller's own array stays as it is."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def _from_masks(masks: Mapping[Any, Any], n: int) -> Groups:
+    names = tuple(str(name) for name in masks)
+    if len(set(names)) < len(names):
+        raise MeasurementError(
+            "two masks have the same name", where="groups", got=list(names), fix="rename one"
+        )
+    columns = [_mask(name, mask, n) for name, mask in zip(names, masks.values(), strict=True)]
+    membership = np.stack(columns, axis=1) if columns else np.zeros((n, 0), dtype=bool)
+    return Groups(names, membership)
+
+
+def _mask(name: str, mask: Any, n: int) -> NDArray[np.bool_]:
+    array = np.asarray(mask)
+    where = f"groups[{name!r}]"
+    if array.dtype != bool:
+        raise MeasurementError(
+            "a mask must be boolean",
+            where=where,
+            got=f"dtype {array.dtype}",
+            allowed="dtype bool",
+            fix="write a condition such as column == 'value', or cast with astype(bool)",
+        )
+    if array.shape != (n,):
+        raise MeasurementError(
+            "a mask needs one value per row",
+            where=where,
+            got=f"shape {array.shape}",
+            allowed=f"shape {(n,)}",
+        )
+    return array.astype(np.bool_)
+
+
+def _from_labels(groups: Any, n: int) -> Groups:
+    rows = _rows(groups)
+    if len(rows) != n:
+        raise MeasurementError(
+            "needs one label, or one collection of labels, per row",
+            where="groups",
+            got=f"{len(rows)} rows",
+            allowed=f"{n} rows",
+            fix="pass the groups of the same rows as y_true, in the same order",
+        )
+    labels = [_labels(row, index) for index, row in enumerate(rows)]
+    names = tuple(sorted(frozenset().union(*labels)))
+    column = {name: index for index, name in enumerate(names)}
+    membership = np.zeros((n, len(names)), dtype=bool)
+    for index, row_labels in enumerate(labels):
+        for label in row_labels:
+            membership[index, column[label]] = True
+    return Groups(names, membership)
+
+
+def _rows(groups: Any) -> Sequence[Any]:
+    if isinstance(groups, np.ndarray) and groups.ndim > 1 and groups.dtype.kind in "biuf":
+        # Read as labels, a one-hot matrix would silently make the groups '0' and '1'.
+        raise MeasurementError(
+            "a matrix does not name its groups",
+            where="groups",
+            got=f"shape {groups.shape}, dtype {groups.dtype}",
+            fix="pass a mapping name -> boolean mask",
+        )
+    if isinstance(groups, str) or not isinstance(groups, Iterable):
+        raise MeasurementError(
+            "is not one entry per row",
+            where="groups",
+            got=groups,
+            allowed="labels per row, collections of labels per row, or a mapping name -> mask",
+        )
+    # list() first: a pandas Series indexes by label, not by position.
+    return list(groups)
+
+
+def _labels(row: Any, index: int) -> Labels:
+    if row is None:
+        return frozenset()
+    members = row if isinstance(row, _COLLECTIONS) else (row,)
+    return frozenset(_label(member, index) for member in members)
+
+
+def _label(label: Any, index: int) -> str:
+    # Only NaN, NaT and pandas.NA are not plainly equal to themselves.
+    if label is None or not _is_itself(label):
+        raise MeasurementError(
+            f"missing group label in row {index}",
+            where="groups",
+            got=label if label is None else str(label),
+            fix="use None or an empty list for a row in no group, or name it, e.g. 'unknown'",
+        )
+    return str(label)
+
+
+def _is_itself(label: Any) -> bool:
+    try:
+        return bool(label == label)
+    except TypeError:  # pandas.NA refuses to be a truth value
+        return False

@@ -1,0 +1,187 @@
+"""Confidence intervals from a multinomial bootstrap over count cells.
+
+Resampling n unit-weight rows with replacement is exactly a multinomial draw of n over the
+distinct cells, so a replicate costs as much as the table is large, whatever n is. Every draw
+recomputes the same statistic, max − min included.
+
+Which interval for which statistic:
+
+    wilson        plain proportions (accuracy, selection rate): never collapses at 0 or 1.
+    percentile    smooth statistics that are no plain proportion (balanced accuracy) and paired
+                  differences.
+    conservative  gaps (DPD, EOD), and conservative_minimum for worst-group accuracy.
+    basic, bias_corrected    for comparison; both under-cover gaps.
+
+Why not the textbook kinds for gaps: the largest of several noisy differences is biased upward
+near 0, in the estimate and once more in its replicates. Simulated coverage of a true DPD of 0.02
+by nominal 95 % intervals: 8 equal groups, n = 600: percentile 0 %, bias-corrected 0 %, basic
+77 %, conservative 97 %; 2 groups, n = 2000 (a small gap folds the upper end): 97 %, 84 %, 72 %,
+99 %. The price is width, 1 to 2 times that of basic. A part of this is repeated in
+``tests/fairness/test_fairness_intervals.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mergekit_fair.errors import MeasurementError
+from mergekit_fair.fairness.counts import Counts
+
+Values = NDArray[np.float64]
+Ends = tuple[float, float]
+
+MAX_UNDEFINED = 0.05  # largest share of replicates that may be undefined
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its confidence limits; None means undefined.
+
+    ``dropped`` is the share of bootstrap draws in which the statistic was undefined.
+    """
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    dropped: float = 0.0
+
+    def to_dict(self) -> dict[str, float | None]:
+        """Return ``{"value", "low", "high"}``."""
+        return {"value": self.value, "low": self.low, "high": self.high}
+
+
+def replicates(cells: Counts, draws: int, seed: int) -> Counts:
+    """Draw bootstrap replicates of a count table.
+
+    Args:
+        cells: int64, any shape; one cell per kind of row.
+        draws: number of replicates.
+        seed: of ``numpy.random.default_rng``; the same seed gives the same replicates.
+
+    Returns:
+        int64, shape (draws,) + cells.shape; each replicate sums to ``cells.sum()``.
+    """
+    flat = cells.reshape(-1)
+    filled = np.flatnonzero(flat)
+    n = flat.sum()
+    drawn = np.zeros((draws, flat.size), dtype=np.int64)
+    drawn[:, filled] = np.random.default_rng(seed).multinomial(n, flat[filled] / n, size=draws)
+    return drawn.reshape(draws, *cells.shape)
+
+
+def check_settings(confidence: float, draws: int) -> None:
+    """Raise MeasurementError unless an interval can be made with these settings."""
+    if not 0.0 < confidence < 1.0:
+        raise MeasurementError(
+            "must lie strictly between 0 and 1",
+            where="confidence",
+            got=confidence,
+            fix="use 0.95 for a 95 % interval",
+        )
+    if draws < 1:
+        raise MeasurementError("must be at least 1", where="draws", got=draws, fix="use 2000")
+
+
+def wilson(successes: int, n: int, confidence: float) -> Ends:
+    """Score interval of a proportion successes / n (Wilson 1927), in [0, 1]; needs n > 0."""
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    share = successes / n
+    centre = share + z * z / (2 * n)
+    half = z * float(np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)))
+    scale = 1 + z * z / n
+    # Rounding may leave a limit a hair on the wrong side of the estimate.
+    return min((centre - half) / scale, share), max((centre + half) / scale, share)
+
+
+def percentile(value: float, drawn: Values, confidence: float) -> Ends:
+    """[q_{α/2}, q_{1−α/2}] of the replicates; the estimate is not used."""
+    del value
+    low, high = np.quantile(drawn, _tails(confidence))
+    return float(low), float(high)
+
+
+def basic(value: float, drawn: Values, confidence: float) -> Ends:
+    """[2·value − q_{1−α/2}, 2·value − q_{α/2}]: replicates mirrored at the estimate."""
+    low, high = percentile(value, drawn, confidence)
+    return 2 * value - high, 2 * value - low
+
+
+def bias_corrected(value: float, drawn: Values, confidence: float) -> Ends:
+    """Percentiles at Φ(2·z₀ ± z), z₀ = Φ⁻¹(share of replicates below the estimate) (Efron 1981)."""
+    normal = NormalDist()
+    below = float((drawn < value).mean() + (drawn == value).mean() / 2)
+    edge = 1 / (drawn.size + 1)  # keeps z₀ finite
+    shift = 2 * normal.inv_cdf(min(max(below, edge), 1 - edge))
+    tails = [normal.cdf(shift + normal.inv_cdf(tail)) for tail in _tails(confidence)]
+    low, high = np.quantile(drawn, tails)
+    return float(low), float(high)
+
+
+def conservative(value: float, drawn: Values, errors: Values, confidence: float) -> Ends:
+    """Interval of a gap whose coverage does not fall when groups tie.
+
+        low  = value − q_{1−α/2}(gap of (deviations* − deviations))
+        high = q_{1−α/2}(gap of deviations*)
+
+    where * marks replicates. Low: a gap is a seminorm of the rates, so value − truth never
+    exceeds the gap of the errors, whose quantile is subtracted. High: the truth is the size of
+    one fixed contrast of rates, and the replicated gap is never below that contrast's replicate,
+    so the limit is at least the contrast's own percentile limit.
+
+    Args:
+        value: the estimate.
+        drawn: (draws,), replicates of the gap.
+        errors: (draws,), the gap of the replicated errors.
+        confidence: e.g. 0.95; the interval covers at least about that often.
+    """
+    upper = _tails(confidence)[1]
+    return value - float(np.quantile(errors, upper)), float(np.quantile(drawn, upper))
+
+
+def conservative_minimum(value: float, drawn: Values, losses: Values, confidence: float) -> Ends:
+    """The same for a minimum over groups, with ``losses`` = max_g (r_g − r*_g)."""
+    lower, upper = _tails(confidence)
+    return float(np.quantile(drawn, lower)), value + float(np.quantile(losses, upper))
+
+
+def around(
+    value: float,
+    samples: tuple[Values, ...],
+    ends: Callable[..., Ends],
+    confidence: float,
+    bounds: Ends = (0.0, 1.0),
+) -> Interval:
+    """Make an interval from replicates, within bounds and containing the estimate.
+
+    Args:
+        value: the estimate; NaN gives an undefined interval.
+        samples: arrays (draws,) for ``ends``. Draws with a NaN in any of them are dropped; if
+            they are more than 5 %, low and high are None.
+        ends: one of the functions above; called as ``ends(value, *samples, confidence)``.
+        confidence: e.g. 0.95.
+        bounds: range of the statistic. Clipping to it, and widening to the estimate, can only
+            raise the coverage per width.
+    """
+    if np.isnan(value):
+        return Interval(None)
+    defined = np.isfinite(np.stack(samples)).all(axis=0)
+    dropped = float((~defined).mean())
+    if dropped > MAX_UNDEFINED:
+        return Interval(value, dropped=dropped)
+    low, high = ends(value, *(sample[defined] for sample in samples), confidence)
+    low, high = min(max(low, bounds[0]), value), max(min(high, bounds[1]), value)
+    return Interval(value, low, high, dropped)
+
+
+def undefined_to_none(value: float) -> float | None:
+    """Return a Python float, or None for NaN: JSON has no NaN."""
+    return None if np.isnan(value) else float(value)
+
+
+def _tails(confidence: float) -> tuple[float, float]:
+    return (1 - confidence) / 2, (1 + confidence) / 2

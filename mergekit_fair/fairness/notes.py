@@ -1,0 +1,82 @@
+"""Warnings of a measurement: what is undefined or left out, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from mergekit_fair.fairness.counts import Counts
+from mergekit_fair.fairness.gaps import EOD_RATES, deviations
+from mergekit_fair.fairness.intervals import MAX_UNDEFINED, Interval
+from mergekit_fair.fairness.metrics import Mask, is_degenerate
+
+
+def table_notes(groups: Counts, overall: Counts, usable: Mask, reference: str) -> Iterator[str]:
+    """Warn about the data set as a whole."""
+    if is_degenerate(overall):
+        yield "predictions are (nearly) constant: small gaps say nothing about fairness"
+    positives = int(overall[1].sum())
+    if positives == 0:
+        yield "there are no positive labels: balanced accuracy is undefined"
+    elif positives == overall.sum():
+        yield "there are no negative labels: balanced accuracy is undefined"
+    if usable.sum() < 2:
+        yield f"{usable.sum()} usable group(s), two are needed: DPD and EOD are undefined"
+        if not usable.any():
+            yield "no usable group: worst-group accuracy is undefined"
+        return
+    defined = np.isfinite(deviations(EOD_RATES, groups, overall, usable, reference))
+    tpr, fpr = (bool(line.any()) for line in defined)
+    if not tpr and not fpr:
+        yield "EOD is undefined: neither TPR nor FPR can be compared between two usable groups"
+    elif not tpr:
+        yield "EOD rests on FPR alone: TPR cannot be compared between two usable groups"
+    elif not fpr:
+        yield "EOD rests on TPR alone: FPR cannot be compared between two usable groups"
+
+
+def group_notes(
+    names: tuple[str, ...], groups: Counts, overall: Counts, min_group_size: int
+) -> Iterator[str]:
+    """Warn about single groups: rates that are undefined, and groups that are too small."""
+    for name, counts in zip(names, groups, strict=True):
+        n = int(counts.sum())
+        if n == 0:
+            yield f"group {name!r} has no rows: its rates are undefined, left out of every gap"
+            continue
+        if n < min_group_size:
+            yield (
+                f"group {name!r} has {n} rows, min_group_size is {min_group_size}: "
+                "reported, decides no maximum"
+            )
+        yield from _missing_class(f"group {name!r}", counts, "left out of EOD")
+        rest = overall - counts
+        if not rest.any():
+            yield f"group {name!r} holds every row: its one-vs-rest gaps are undefined"
+        elif overall[1].any() and overall[0].any():
+            effect = f"left out of the one-vs-rest EOD of {name!r}"
+            yield from _missing_class(f"the rest of group {name!r}", rest, effect)
+
+
+def interval_notes(intervals: Mapping[str, Interval]) -> Iterator[str]:
+    """Warn about intervals that are missing, thinned out or without width."""
+    for name, interval in intervals.items():
+        if interval.value is None:
+            continue
+        if interval.low is None:
+            yield (
+                f"{name} is undefined in {interval.dropped:.1%} of the bootstrap draws, more "
+                f"than {MAX_UNDEFINED:.0%}: no interval"
+            )
+        elif interval.dropped:
+            yield f"{name} is undefined in {interval.dropped:.1%} of the bootstrap draws: dropped"
+        if interval.low is not None and interval.low == interval.high:
+            yield f"{name} is the same in every bootstrap draw: its interval has no width"
+
+
+def _missing_class(who: str, counts: Counts, effect: str) -> Iterator[str]:
+    if not counts[1].any():
+        yield f"{who} has no positives: TPR undefined, {effect}"
+    if not counts[0].any():
+        yield f"{who} has no negatives: FPR undefined, {effect}"

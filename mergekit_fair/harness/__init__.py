@@ -1,0 +1,1 @@
+"""Models on rows: inputs, predictions, one evaluation as the JSON of the interface."""

@@ -1,0 +1,79 @@
+"""Load a classifier and refuse what is none: no head, a random head, not two classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mergekit_fair.errors import CheckpointError
+
+
+def auto_class(kind: str) -> Any:
+    """transformers' auto class for `text` or `image` classification."""
+    from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
+
+    return (
+        AutoModelForImageClassification if kind == "image" else AutoModelForSequenceClassification
+    )
+
+
+def load_classifier(folder: str | Path, kind: str, device: str = "cpu") -> Any:
+    """The model in evaluation mode.
+
+    Raises:
+        CheckpointError: no model, an architecture without a classification head, weights missing
+            from the file (transformers would fill them with random numbers), or a head of other
+            than two classes.
+    """
+    from transformers import AutoConfig
+
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise CheckpointError("no model here (no config.json)", where=folder)
+    config = AutoConfig.from_pretrained(str(folder))
+    names = config.architectures or []
+    if not any(name.endswith("Classification") for name in names):
+        raise CheckpointError(
+            "its architecture has no classification head",
+            where=folder,
+            got=names,
+            allowed="…ForSequenceClassification, …ForImageClassification",
+        )
+    if config.num_labels != 2:
+        raise CheckpointError(
+            "must have two classes", where=folder, got=config.num_labels, allowed="2"
+        )
+    model, report = auto_class(kind).from_pretrained(str(folder), output_loading_info=True)
+    absent = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
+    if absent:
+        raise CheckpointError(
+            f"lacks {len(absent)} weights that the model needs, such as {absent[:3]}",
+            where=folder,
+            fix="use a fine-tuned or merged classifier, not a bare encoder",
+        )
+    return model.to(device).eval()
+
+
+def resolve_device(device: str) -> str:
+    """`auto` → the accelerator if there is one, else `cpu`; anything else as given.
+
+    Raises:
+        CheckpointError: the device is not to be had here.
+    """
+    import torch
+
+    if device == "auto":
+        found = (
+            torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        )
+        return found.type if found else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise CheckpointError(
+            f"this device cannot be used ({str(error).splitlines()[0]})",
+            where="device",
+            got=device,
+            allowed="auto, cpu, or an accelerator that torch sees",
+        ) from None
+    return device

@@ -1,0 +1,32 @@
+"""The methods of this package, made known to mergekit."""
+
+from __future__ import annotations
+
+from mergekit import merge_methods
+from mergekit.merge_methods import MergeMethod
+
+from mergekit_fair.errors import RecipeError
+from mergekit_fair.methods.subgroup_task_addition import SubgroupTaskAddition
+from mergekit_fair.methods.worst_group_injection import WorstGroupInjection
+
+METHODS: tuple[MergeMethod, ...] = (SubgroupTaskAddition(), WorstGroupInjection())
+
+
+def register_methods() -> None:
+    """Register every method of this package; idempotent.
+
+    Raises:
+        RecipeError: a foreign method already has one of our names.
+    """
+    known = {method.spec.name: method for method in merge_methods.registered_methods()}
+    for method in METHODS:
+        present = known.get(method.spec.name)
+        if present is None:
+            merge_methods.register(method)
+        elif present is not method:
+            raise RecipeError(
+                "another package has registered a merge method of this name",
+                where=method.spec.name,
+                got=type(present).__module__,
+                fix="remove that package or import mergekit_fair first",
+            )

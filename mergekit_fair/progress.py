@@ -1,0 +1,37 @@
+"""How long work reports what it does; only the command line prints."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """A line of text now and then, and one bar at a time."""
+
+    def say(self, text: str) -> None:
+        """One finished or beginning piece of work."""
+
+    def start(self, label: str, total: int) -> None:
+        """Begin a bar of `total` units."""
+
+    def advance(self, units: int) -> None:
+        """Units done since the last call."""
+
+    def stop(self) -> None:
+        """End the bar."""
+
+
+class Silent:
+    """Reports nothing."""
+
+    def say(self, text: str) -> None:
+        del text
+
+    def start(self, label: str, total: int) -> None:
+        del label, total
+
+    def advance(self, units: int) -> None:
+        del units
+
+    def stop(self) -> None:
+        pass

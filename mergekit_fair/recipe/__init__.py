@@ -1,0 +1,1 @@
+"""Merge recipes: plain mergekit YAML, parsed strictly, checked before a byte is read."""

@@ -1,0 +1,40 @@
+"""Recipes of the two methods, as mappings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+
+def addition_recipe(folder: Path, groups: Iterable[str]) -> dict[str, Any]:
+    """Subgroup task addition over the family in `folder`, at λ = 0.2."""
+    models = [
+        {"model": f"{folder}/groups/{name}", "parameters": {"group": name, "weight": 1.0}}
+        for name in groups
+    ]
+    return {
+        "merge_method": "subgroup_task_addition",
+        "base_model": f"{folder}/base",
+        "models": models,
+        "parameters": {"lambda": 0.2, "normalize": "sum"},
+        "dtype": "float32",
+    }
+
+
+def injection_recipe(
+    base: str, target: str, candidates: dict[str, str], worst: str, dtype: str | None
+) -> dict[str, Any]:
+    """Injection of one group's vector into `target`, at λ = 0.2; candidates: group → model."""
+    models: list[dict[str, Any]] = [{"model": target, "parameters": {"role": "target"}}]
+    models += [
+        {"model": model, "parameters": {"role": "candidate", "group": name}}
+        for name, model in candidates.items()
+    ]
+    recipe: dict[str, Any] = {
+        "merge_method": "worst_group_injection",
+        "base_model": base,
+        "models": models,
+        "parameters": {"lambda": 0.2, "worst": worst},
+    }
+    return recipe | ({"dtype": dtype} if dtype else {})

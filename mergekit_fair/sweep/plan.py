@@ -1,0 +1,167 @@
+"""The points of a sweep, each with an id that is the digest of everything its numbers depend on."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from mergekit_fair.engine.checkpoint import fingerprint, require_same_tensors, weight_files
+from mergekit_fair.errors import ConfigError
+from mergekit_fair.recipe.grid import MOST_POINTS
+from mergekit_fair.recipe.recipe import Recipe, lambda_eff
+from mergekit_fair.recipe.templates import injection_recipe
+from mergekit_fair.sweep.config import Sweep
+
+Kind = Literal["baseline", "merge", "control", "injection"]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One model to measure.
+
+    Attributes:
+        kind: baseline (a folder), merge (addition grid), control (random vectors), injection.
+        label: unique within the sweep, for tables and pictures.
+        settings: λ and the like that this point sets.
+        recipe: what to compose; None for a baseline.
+        model: the folder of a baseline; None otherwise.
+        id: 16 hex digits, the digest of recipe, inputs, data and measuring.
+    """
+
+    kind: Kind
+    label: str
+    settings: dict[str, float | str]
+    recipe: Recipe | None
+    model: str | None
+    id: str
+
+    @property
+    def lambda_(self) -> float | None:
+        value = self.settings.get("lambda")
+        return float(value) if value is not None else None
+
+    @property
+    def lambda_eff(self) -> float | None:
+        return lambda_eff(self.recipe.raw) if self.recipe else None
+
+    def describe(self) -> dict[str, Any]:
+        """The JSON of this point, without its evaluation."""
+        return {
+            "id": self.id,
+            "kind": self.kind,
+            "label": self.label,
+            "settings": self.settings,
+            "lambda": self.lambda_,
+            "lambda_eff": self.lambda_eff,
+        }
+
+
+class Planner:
+    """Makes the points of one sweep; holds the fingerprints of its models and data."""
+
+    def __init__(self, sweep: Sweep, data: str) -> None:
+        self._sweep = sweep
+        evaluate = sweep.config.evaluate.model_dump(mode="json", exclude={"data", "device"})
+        self._measuring = {"data": data, "evaluate": evaluate, "seed": sweep.config.seed}
+        self._prints = {model: fingerprint(model) for model in self.models()}
+        base, *others = self.models()
+        require_same_tensors(base, others)
+
+    def models(self) -> list[str]:
+        """The base first, then every other folder that the sweep reads."""
+        raw = self._sweep.recipe.raw
+        listed = [str(item["model"]) for item in raw.get("models") or ()]
+        baselines = self._sweep.config.baselines.values()
+        return list(dict.fromkeys([str(raw.get("base_model") or listed[0]), *listed, *baselines]))
+
+    def bytes_read(self) -> int:
+        return sum(f.stat().st_size for model in self.models() for f in weight_files(model))
+
+    def baselines(self) -> list[Point]:
+        return [
+            self._point("baseline", name, {}, model=model)
+            for name, model in self._sweep.config.baselines.items()
+        ]
+
+    def merges(self) -> list[Point]:
+        """The addition grid in its order, then the random control's."""
+        names = list(self._sweep.grid)
+        count = math.prod(len(values) for values in self._sweep.grid.values())
+        if count > MOST_POINTS:
+            raise ConfigError(
+                f"the grid has {count:,} points",
+                where=self._sweep.where,
+                allowed=f"up to {MOST_POINTS:,}",
+                fix="use fewer values for some settings",
+            )
+        combinations = itertools.product(*self._sweep.grid.values())
+        grid = [dict(zip(names, values, strict=True)) for values in combinations]
+        points = [self._merge("merge", settings) for settings in grid]
+        if "random" in self._sweep.config.controls:
+            points += [
+                self._merge("control", settings) for settings in grid if settings.get("lambda") != 0
+            ]
+        return points
+
+    def injections(self, groups: list[str]) -> list[Point]:
+        """The second stage for these groups, in order."""
+        inject = self._sweep.config.inject
+        if inject is None:
+            return []
+        raw = self._sweep.recipe.raw
+        points = []
+        for name in groups:
+            recipe = injection_recipe(
+                str(raw["base_model"]),
+                self._sweep.config.baselines[inject.target],
+                self._sweep.recipe.groups(),
+                name,
+                raw.get("dtype"),
+            )
+            for value in self._sweep.inject_grid:
+                made = Recipe.from_mapping(recipe, f"{self._sweep.where}: inject")
+                settings: dict[str, float | str] = {"lambda": value, "worst": name}
+                label = f"{inject.target} + {value:g} {name}"
+                points.append(
+                    self._point("injection", label, settings, recipe=made.with_settings(settings))
+                )
+        return points
+
+    def _merge(self, kind: Kind, settings: dict[str, float]) -> Point:
+        parts = [f"{'λ' if key == 'lambda' else key}={value:g}" for key, value in settings.items()]
+        label = ("random " if kind == "control" else "") + " ".join(parts)
+        recipe = self._sweep.recipe.with_settings(dict(settings))
+        return self._point(kind, label, dict(settings), recipe=recipe)
+
+    def _point(
+        self,
+        kind: Kind,
+        label: str,
+        settings: dict[str, float | str],
+        *,
+        recipe: Recipe | None = None,
+        model: str | None = None,
+    ) -> Point:
+        used = [model] if model else _models(recipe)
+        content = {
+            "kind": kind,
+            "recipe": recipe.raw if recipe else None,
+            "models": {name: self._prints[name] for name in used},
+            **self._measuring,
+        }
+        text = json.dumps(content, sort_keys=True, ensure_ascii=False, default=str)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        return Point(kind, label, settings, recipe, model, digest)
+
+
+def _models(recipe: Recipe | None) -> list[str]:
+    if recipe is None:
+        return []
+    raw = recipe.raw
+    listed = [str(item["model"]) for item in raw.get("models") or ()]
+    base = [str(raw["base_model"])] if raw.get("base_model") else []
+    return list(dict.fromkeys([*base, *listed]))

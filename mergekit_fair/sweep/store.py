@@ -1,0 +1,90 @@
+"""The sweep's folder: finished points, appended and flushed one line at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mergekit_fair.engine.files import write_atomic
+from mergekit_fair.errors import SweepError
+from mergekit_fair.harness.predict import Margins
+
+
+class Store:
+    """`points.jsonl` and `scores/<id>-<split>.npy`; one writer at a time.
+
+    A kill at any moment loses at most the point in flight: a score file is complete before its
+    line is appended, and half a line at the end is cut off when the folder is opened again.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Open or make the folder.
+
+        Raises:
+            SweepError: another process is writing in it, or a line in the middle is damaged.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "scores").mkdir(exist_ok=True)
+        self.folder = folder
+        self._lock = (folder / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise SweepError(
+                "another process is sweeping in this folder",
+                where=folder,
+                fix="wait for it, or choose another folder with -o",
+            ) from None
+        self._path = folder / "points.jsonl"
+        self._lines = self._read()
+
+    def close(self) -> None:
+        self._lock.close()
+
+    def lines(self, split: str) -> dict[str, dict[str, Any]]:
+        """Point id → its line, for one split, in the order of finishing."""
+        return {line["id"]: line for line in self._lines if line["split"] == split}
+
+    def margins(self, point: str, split: str) -> Margins:
+        """The stored scores of a finished point, one per row of the split."""
+        return np.asarray(np.load(self._scores(point, split)), dtype=np.float32)
+
+    def append(self, line: dict[str, Any], found: Margins) -> None:
+        """Add a finished point."""
+        buffer = io.BytesIO()
+        np.save(buffer, found)
+        write_atomic(self._scores(line["id"], line["split"]), buffer.getvalue())
+        text = json.dumps(line, ensure_ascii=False) + "\n"
+        with self._path.open("a", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        self._lines.append(line)
+
+    def _scores(self, point: str, split: str) -> Path:
+        return self.folder / "scores" / f"{point}-{split}.npy"
+
+    def _read(self) -> list[dict[str, Any]]:
+        if not self._path.is_file():
+            return []
+        content = self._path.read_bytes()
+        complete = content[: content.rfind(b"\n") + 1]
+        if len(complete) < len(content):
+            os.truncate(self._path, len(complete))
+        lines = []
+        for number, text in enumerate(complete.decode("utf-8").splitlines(), 1):
+            try:
+                lines.append(json.loads(text))
+            except ValueError:
+                raise SweepError(
+                    "is not a JSON line",
+                    where=f"{self._path}:{number}",
+                    fix="remove that line; its point is measured again",
+                ) from None
+        return lines

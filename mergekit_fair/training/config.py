@@ -1,0 +1,146 @@
+"""The YAML of `mergekit-fair train`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from mergekit_fair.data import DataSpec, load_spec
+from mergekit_fair.errors import ConfigError
+from mergekit_fair.schema import Strict, load_yaml, nearest, parse
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+# What these keys of transformers' TrainingArguments are for is decided by this package.
+_OWN_ARGUMENTS = frozenset(
+    {
+        *("output_dir", "max_steps", "num_train_epochs", "seed", "data_seed", "save_strategy"),
+        *("save_steps", "learning_rate", "per_device_train_batch_size", "weight_decay"),
+        *("lr_scheduler_type", "warmup_steps", "bf16", "remove_unused_columns", "report_to"),
+    }
+)
+
+
+class Training(Strict):
+    """Hyper-parameters; AdamW.
+
+    Attributes:
+        warmup: share of the steps over which the learning rate rises.
+        arguments: any other keys of transformers' `TrainingArguments`.
+    """
+
+    learning_rate: Positive = 5e-5
+    batch_size: Annotated[int, Field(gt=0)] = 16
+    epochs: Positive = 2
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    scheduler: str = "linear"
+    bf16: bool = False
+    arguments: dict[str, Any] = {}
+
+    @field_validator("arguments")
+    @classmethod
+    def _known_arguments(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if value:
+            from transformers import TrainingArguments
+
+            known = {field.name for field in dataclasses.fields(TrainingArguments)}
+            for key in value:
+                if key in _OWN_ARGUMENTS:
+                    raise ValueError(f"{key} is set by other keys of this file")
+                if key not in known:
+                    raise ValueError(
+                        f"TrainingArguments has no {key!r}{nearest(key, sorted(known))}"
+                    )
+        return value
+
+
+class Lora(Strict):
+    """LoRA hyper-parameters (peft).
+
+    Attributes:
+        targets: names of the linear layers to adapt; None finds the attention's query and value.
+    """
+
+    rank: Annotated[int, Field(gt=0)] = 8
+    alpha: Positive = 16
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    learning_rate: Positive = 3e-4
+    targets: list[str] | None = None
+
+
+class Subgroups(Strict):
+    """How the subgroup models are trained.
+
+    Attributes:
+        method: `fft` (full fine-tune) or `lora`; a LoRA is merged into full weights.
+        steps: `match` gives each as many optimiser steps as FFT takes.
+        epochs: instead of `steps`, passes over the group's own rows.
+        min_rows: a smaller group is an error.
+        only: train just these groups.
+    """
+
+    method: Literal["fft", "lora"] = "fft"
+    steps: Literal["match"] | None = None
+    epochs: Positive | None = None
+    min_rows: Annotated[int, Field(gt=0)] = 50
+    only: list[str] | None = None
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Subgroups:
+        if self.steps and self.epochs:
+            raise ValueError("give steps: match or epochs: N, not both")
+        return self
+
+
+class TrainConfig(Strict):
+    """Everything that decides the weights of a training folder.
+
+    Attributes:
+        model: a folder, a Hub id, or `package:module:folder` of an installed package.
+        sha256: of the model's weight file; training refuses another one.
+        data: the data description, a mapping or the path of a YAML file beside this one.
+        head: `probe` fits the head's linear layer on all training rows before the base is saved,
+            so that λ = 0 is a classifier; `random` leaves it as seeded.
+        lora: `false` leaves the LoRA baseline out.
+        checkpoints: shares of the steps at which an early checkpoint is kept as a model.
+        save_every: share of the steps between the states that a killed run resumes from.
+    """
+
+    model: str
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    data: DataSpec
+    head: Literal["probe", "random"] = "probe"
+    seed: int = 0
+    max_length: Annotated[int, Field(gt=0)] = 128
+    training: Training = Training()
+    lora: Lora | Literal[False] = Lora()
+    subgroups: Subgroups = Subgroups()
+    checkpoints: list[Share] = []
+    save_every: Share = 0.25
+
+
+def load_train_config(path: str | Path) -> TrainConfig:
+    """Read and check a training file; `data: FILE` is read too, beside the training file.
+
+    Raises:
+        ConfigError: unknown or missing keys, values of the wrong type, unreadable files.
+    """
+    raw = load_yaml(path)
+    if "data" not in raw:
+        raise ConfigError(
+            "data is missing", where=path, fix="give the data description or the path of its file"
+        )
+    data = resolve_data(raw.pop("data"), path)
+    return parse(TrainConfig, {**raw, "data": data}, path)
+
+
+def resolve_data(value: Any, path: str | Path) -> DataSpec:
+    """A data description: inline, or the path of its own YAML file, relative to `path`."""
+    if isinstance(value, str):
+        return load_spec(Path(path).parent / value)
+    return load_spec(value, where=f"{path}: data", folder=Path(path).parent)

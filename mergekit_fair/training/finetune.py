@@ -1,0 +1,184 @@
+"""One fine-tuning run on transformers' Trainer: resumable, and complete or absent."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from mergekit_fair.engine.files import staged_folder, write_atomic
+from mergekit_fair.harness.classifier import auto_class
+from mergekit_fair.harness.inputs import load_processor, open_inputs
+from mergekit_fair.progress import Progress
+from mergekit_fair.training.config import Lora, TrainConfig
+from mergekit_fair.training.lora import add_adapter
+
+if TYPE_CHECKING:
+    from mergekit_fair.data import Rows
+
+
+@dataclass(frozen=True)
+class Run:
+    """One model to train.
+
+    Attributes:
+        name: its folder below the training folder: `fft`, `lora`, `groups/<group>`.
+        method: full fine-tune or LoRA.
+        steps: optimiser steps.
+        rows: the training rows.
+    """
+
+    name: str
+    method: Literal["fft", "lora"]
+    steps: int
+    rows: Rows
+
+
+def finetune(
+    run: Run, config: TrainConfig, base: Path, out: Path, work: Path, progress: Progress
+) -> dict[str, Any]:
+    """Train one model from `base`, and put it at `out` when it is complete.
+
+    A killed run leaves its last state in `work`; the same call goes on from there and ends with
+    the same weights.
+
+    Returns:
+        What goes into train.json: steps, seconds, mean training loss.
+    """
+    from accelerate import PartialState
+    from transformers import set_seed
+
+    lora = config.lora or Lora()
+    inputs = open_inputs(run.rows, base, config.max_length)
+    set_seed(config.seed)
+    model = auto_class(run.rows.kind).from_pretrained(str(base))
+    if run.method == "lora":
+        model = add_adapter(model, lora)
+    learning_rate = lora.learning_rate if run.method == "lora" else config.training.learning_rate
+    keeper = _keeper(run, config, base, work, progress)
+    trainer = _trainer(run, config, model, inputs, learning_rate, work, keeper)
+    progress.start(run.name, run.steps)
+    result = trainer.train(resume_from_checkpoint=last_state(work))
+    progress.stop()
+    state = PartialState()
+    if state.is_main_process:
+        with staged_folder(out) as folder:
+            _save(trainer.accelerator.unwrap_model(trainer.model), run, base, folder)
+            if (work / "kept").is_dir():
+                shutil.copytree(work / "kept", folder / "checkpoints")
+        shutil.rmtree(work, ignore_errors=True)
+    state.wait_for_everyone()
+    return {
+        "steps": run.steps,
+        "seconds": round(keeper.elapsed(), 1),
+        "train_loss": round(float(result.training_loss), 6),
+    }
+
+
+def last_state(work: Path) -> str | None:
+    """The newest complete Trainer checkpoint in `work`; half-written ones are removed."""
+    complete = []
+    for folder in work.glob("checkpoint-*"):
+        try:
+            json.loads((folder / "trainer_state.json").read_text())
+            complete.append(folder)
+        except (OSError, ValueError):
+            shutil.rmtree(folder)
+    newest = max(complete, key=lambda folder: int(folder.name.split("-")[1]), default=None)
+    return str(newest) if newest else None
+
+
+def _trainer(
+    run: Run,
+    config: TrainConfig,
+    model: Any,
+    inputs: Any,
+    learning_rate: float,
+    work: Path,
+    keeper: Any,
+) -> Any:
+    import torch
+    from transformers import Trainer, TrainingArguments
+    from transformers.trainer_callback import PrinterCallback
+
+    labels = torch.from_numpy(run.rows.labels).long()
+
+    def collate(indices: list[int]) -> dict[str, torch.Tensor]:
+        return {**inputs.batch(indices), "labels": labels[indices]}
+
+    given = config.training
+    arguments = TrainingArguments(
+        output_dir=str(work),
+        max_steps=run.steps,
+        learning_rate=learning_rate,
+        per_device_train_batch_size=given.batch_size,
+        weight_decay=given.weight_decay,
+        lr_scheduler_type=given.scheduler,
+        warmup_steps=int(given.warmup * run.steps),
+        bf16=given.bf16,
+        seed=config.seed,
+        save_strategy="steps",
+        save_steps=max(1, round(config.save_every * run.steps)),
+        remove_unused_columns=False,
+        report_to="none",
+        **{
+            "save_total_limit": 1,
+            "logging_strategy": "no",
+            "disable_tqdm": True,
+            "dataloader_pin_memory": torch.accelerator.is_available(),
+            **given.arguments,
+        },
+    )
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=range(len(labels)),
+        data_collator=collate,
+        callbacks=[keeper],
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _keeper(run: Run, config: TrainConfig, base: Path, work: Path, progress: Progress) -> Any:
+    """A Trainer callback: progress, time spent before a kill, early checkpoints."""
+    from transformers import TrainerCallback
+
+    wanted = {max(1, round(share * run.steps)) for share in config.checkpoints}
+    clock = work / "seconds.json"
+
+    class Keeper(TrainerCallback):
+        before = float(json.loads(clock.read_text())) if clock.is_file() else 0.0
+        start = time.monotonic()
+
+        def elapsed(self) -> float:
+            return self.before + time.monotonic() - self.start
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            del args, control
+            progress.advance(1)
+            if state.global_step in wanted and state.is_world_process_zero:
+                kept = work / "kept" / f"step-{state.global_step}"
+                shutil.rmtree(kept, ignore_errors=True)
+                with staged_folder(kept) as folder:
+                    _save(kwargs["model"], run, base, folder)
+
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            del args, state, control, kwargs
+            write_atomic(clock, json.dumps(self.elapsed()))
+
+    return Keeper()
+
+
+def _save(model: Any, run: Run, base: Path, folder: Path) -> None:
+    """Full weights that transformers loads; a LoRA's adapter beside them in `adapter/`."""
+    import copy
+
+    if run.method == "lora":
+        model.save_pretrained(folder / "adapter")
+        model = copy.deepcopy(model).merge_and_unload()
+    model.save_pretrained(folder)
+    load_processor(base, run.rows.kind).save_pretrained(folder)

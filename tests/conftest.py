@@ -1,0 +1,29 @@
+"""What all tests share: quiet libraries, no network, tiny real checkpoints, the shared data."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Before transformers is imported: no test may reach for a hub.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+REDDITBIAS = Path(__file__).parents[2] / "shared" / "data" / "redditbias" / "redditbias.csv"
+
+
+@pytest.fixture(autouse=True)
+def _shared_data(request: pytest.FixtureRequest) -> None:
+    """Tests marked `shared` need the real data beside the checkout; CI always has it."""
+    if request.node.get_closest_marker("shared") and not REDDITBIAS.is_file():
+        if os.environ.get("CI"):
+            pytest.fail(f"{REDDITBIAS} is missing; CI must have it")
+        pytest.skip(f"no real data beside the checkout ({REDDITBIAS})")
+
+
+@pytest.fixture(scope="session")
+def redditbias() -> Path:
+    return REDDITBIAS

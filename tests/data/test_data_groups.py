@@ -1,0 +1,173 @@
+"""Group membership: one column, several columns, lists; overlap; names; every complaint."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mergekit_fair.data.blocks import Groups
+from mergekit_fair.data.groups import MAX_GROUPS, read_groups
+from mergekit_fair.errors import DataError
+
+
+def groups(table, **spec):
+    return read_groups(pd.DataFrame(table), Groups.model_validate(spec), "data set 'x'")
+
+
+def complaint(table, **spec):
+    with pytest.raises(DataError) as caught:
+        groups(table, **spec)
+    return str(caught.value)
+
+
+def members(found):
+    """Group → row numbers."""
+    return {
+        name: np.flatnonzero(found.matrix[:, index]).tolist()
+        for index, name in enumerate(found.names)
+    }
+
+
+COLUMN = {"g": ["b", "a", "", "other", "b"]}
+SCORES = {"men": [0.9, 0.5, 0.0], "women": [0.6, 0.51, 0.2], "n": ["x", "", "1"]}
+LISTS = {"ids": [["b", "a"], [], ["a"], ["c", "a"]]}
+
+
+def test_one_column():
+    found = groups(COLUMN, column="g", exclude=["other"])
+    assert members(found) == {"a": [1], "b": [0, 4], "other": [3]}
+    assert found.matrix.dtype == bool
+    assert found.excluded == {"other"}
+    assert found.warnings == ("groups: 1 of 5 rows name no group and belong to none",)
+
+
+def test_only_and_rename():
+    found = groups(COLUMN, column="g", only=["B", "a"], rename={"b": "B"})
+    assert members(found) == {"B": [0, 4], "a": [1]}
+
+
+def test_numbers_of_yaml_name_numbers_of_the_table():
+    found = groups({"race": [0, 1, 0]}, column="race", rename={0: "White", "1": "Black"})
+    assert members(found) == {"Black": [1], "White": [0, 2]}
+
+
+def test_two_raw_names_may_become_one_group():
+    found = groups(LISTS, list="ids", rename={"b": "c"})
+    assert members(found) == {"a": [0, 2, 3], "c": [0, 3]}
+
+
+def test_several_columns_keep_their_order():
+    found = groups(SCORES, columns={"women": "women", "all men": "men"})
+    assert members(found) == {"women": [0, 1], "all men": [0]}
+    assert list(members(groups(SCORES, columns=["women", "men"], ge=0.5))) == ["women", "men"]
+
+
+@pytest.mark.parametrize(
+    ("bound", "expected"), [("ge", [0, 1]), ("gt", [0]), ("le", [1, 2]), ("lt", [2])]
+)
+def test_every_bound(bound, expected):
+    assert members(groups(SCORES, columns=["men"], **{bound: 0.5})) == {"men": expected}
+
+
+def test_truth_values_are_scores():
+    table = {"a": ["True", "false", "TRUE"], "b": [False, True, True]}
+    assert members(groups(table, columns=["a", "b"])) == {"a": [0, 2], "b": [1, 2]}
+
+
+def test_lists_and_separated_text():
+    expected = {"a": [0, 2, 3], "b": [0], "c": [3]}
+    assert members(groups(LISTS, list="ids")) == expected
+    arrays = {"ids": [np.array(ids) for ids in LISTS["ids"]]}
+    assert members(groups(arrays, list="ids")) == expected
+    text = {"ids": ["b, a", "", " a,, ", "c,a,a"]}
+    assert members(groups(text, list="ids", separator=",")) == expected
+    assert groups(text, list="ids", separator=",").warnings == ()
+
+
+@given(
+    st.lists(st.lists(st.floats(0, 1, width=16), min_size=3, max_size=3), min_size=1, max_size=12)
+)
+def test_overlapping_groups_equal_brute_force(scores):
+    names = ["p", "q", "r"]
+    carried = [
+        [name for name, score in zip(names, row, strict=True) if score > 0.5] for row in scores
+    ]
+    expected = {name: [row for row, found in enumerate(carried) if name in found] for name in names}
+    table = {name: [row[index] for row in scores] for index, name in enumerate(names)}
+    if all(expected.values()):
+        assert members(groups(table, columns=names)) == expected
+    if any(expected.values()):
+        listed = groups({"ids": carried}, list="ids")
+        assert members(listed) == {name: rows for name, rows in expected.items() if rows}
+        joined = groups({"ids": ["|".join(ids) for ids in carried]}, list="ids", separator="|")
+        assert np.array_equal(joined.matrix, listed.matrix)
+
+
+def test_a_missing_score_is_not_a_low_score():
+    table = {"a": [0.9, None, None], "b": [0.1, 0.9, None]}
+    assert complaint(table, columns=["a", "b"]) == (
+        "data set 'x', groups.columns, column 'a': 2 of 3 scores are missing, first at row 1 (the "
+        "first data row is 0). Remove these rows, or write `missing: outside` to count them as no "
+        "members."
+    )
+    found = groups(table, columns=["a", "b"], missing="outside")
+    assert members(found) == {"a": [0], "b": [1]}
+    assert found.warnings == ("groups: 1 of 3 rows name no group and belong to none",)
+
+
+@pytest.mark.parametrize(
+    ("table", "spec", "expected"),
+    [
+        (
+            COLUMN,
+            {"column": "grp"},
+            "data set 'x', groups.column: no column 'grp'; allowed: g.",
+        ),
+        (
+            SCORES,
+            {"columns": ["mn"]},
+            "groups.columns: no column 'mn'; allowed: men, women, n. Did you mean 'men'?",
+        ),
+        (
+            SCORES,
+            {"columns": {"a": "n"}},
+            "groups.columns, column 'n': 1 of 3 scores are not numbers: 'x' (1); first at row 0",
+        ),
+        (
+            SCORES,
+            {"columns": ["men"], "gt": 0.9},
+            "column 'men': the group 'men' is empty: no row has a value gt 0.9. Check",
+        ),
+        (
+            COLUMN,
+            {"column": "g", "exclude": ["othr"]},
+            "groups.exclude: unknown group 'othr'; allowed: a, b, other. Did you mean 'other'?",
+        ),
+        (COLUMN, {"column": "g", "only": ["z"]}, "groups.only: unknown group 'z'; allowed: a, b,"),
+        (
+            COLUMN,
+            {"column": "g", "rename": {"z": "Z"}},
+            "groups.rename: unknown group 'z'; allowed",
+        ),
+        (
+            COLUMN,
+            {"column": "g", "only": ["a"], "exclude": ["a"]},
+            "groups: every group is excluded; got ['a']. Keep two or more.",
+        ),
+        ({"g": ["", None]}, {"column": "g"}, "groups: no row belongs to any group. Check the col"),
+        ({"ids": [[], []]}, {"list": "ids"}, "groups: no row belongs to any group"),
+        (
+            {"ids": ["", "a,b"]},
+            {"list": "ids"},
+            "groups.list 'ids': row 1 holds no list; got 'a,b'. Give the separator of the text",
+        ),
+        (
+            {"g": [str(index) for index in range(MAX_GROUPS + 1)]},
+            {"column": "g"},
+            "groups: 201 different groups, at most 200. Check that it holds groups",
+        ),
+    ],
+)
+def test_what_is_wrong_with_groups_is_said(table, spec, expected):
+    assert expected in complaint(table, **spec)

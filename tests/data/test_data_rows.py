@@ -1,0 +1,210 @@
+"""A description becomes rows; what rows can do; leaks; inputs."""
+
+import numpy as np
+import pytest
+
+from mergekit_fair.data import load_rows
+from mergekit_fair.errors import DataError
+
+LEAKING = [
+    ("same", 0, "a", "train"),
+    ("one", 1, "b", "train"),
+    ("same", 1, "a", "validation"),
+    ("two", 0, "b", "validation"),
+    ("same", 0, "a", "report"),
+    ("two", 1, "b", "report"),
+    ("three", 1, "a", "report"),
+    ("four", 0, "b", "report"),
+]
+
+
+def complaint(call, *args):
+    with pytest.raises(DataError) as caught:
+        call(*args)
+    return str(caught.value)
+
+
+def test_rows_of_a_small_data_set(spec):
+    rows = load_rows(spec())
+    assert len(rows) == 16
+    assert (rows.name, rows.kind, rows.inputs[3]) == ("small", "text", "text 3")
+    assert rows.labels.dtype == np.int8
+    assert rows.ids.dtype == np.int64
+    assert rows.membership.shape == (16, 2)
+    assert rows.group_names == ("a", "b")
+    assert rows.excluded == frozenset()
+    assert rows.warnings == ()
+
+
+def test_of_take_and_in_group(spec):
+    rows = load_rows(spec())
+    report = rows.of("report")
+    assert report.ids.tolist() == [12, 13, 14, 15]
+    assert report.in_group("b").inputs == ("text 14", "text 15")
+    assert rows.take([5, 0]).ids.tolist() == [5, 0]
+    assert rows.take(rows.labels == 1).labels.all()
+    assert len(rows.take([])) == 0
+
+
+def test_unknown_and_empty_splits_and_groups(spec):
+    rows = load_rows(spec())
+    assert complaint(rows.of, "test") == (
+        "data set 'small': unknown split 'test'; allowed: train, validation, report."
+    )
+    assert complaint(rows.take(rows.split == "train").of, "report") == (
+        "data set 'small': the split 'report' has no rows; allowed: train."
+    )
+    assert complaint(rows.in_group, "c") == "data set 'small': unknown group 'c'; allowed: a, b."
+
+
+def test_counts(spec):
+    rows = load_rows(spec(groups={"column": "group", "exclude": ["b"]}))
+    counts = rows.counts()
+    assert [(record["split"], record["group"]) for record in counts[:4]] == [
+        ("train", None),
+        ("train", "a"),
+        ("train", "b"),
+        ("validation", None),
+    ]
+    assert counts[2] == {"split": "train", "group": "b", "n": 4, "n_pos": 2, "excluded": True}
+
+
+def test_rows_outside_every_split_are_left_out_and_ids_stay(spec):
+    rows = load_rows(
+        spec(
+            splits={
+                "column": "split",
+                "names": {"report": "report"},
+                "ignore": ["train", "validation"],
+            }
+        )
+    )
+    assert rows.ids.tolist() == [12, 13, 14, 15]
+
+
+def test_a_fingerprint_follows_the_content_and_not_the_name(spec):
+    rows = load_rows(spec())
+    assert rows.fingerprint() == load_rows(spec(name="other")).fingerprint()
+    others = [
+        {"text": "{text}."},
+        {"label": {"column": "label", "positive": 0, "negative": 1}},
+        {"groups": {"column": "group", "rename": {"a": "c"}}},
+        {"groups": {"column": "group", "exclude": ["a"]}},
+        {"groups": {"column": "group", "only": ["a"]}},
+        {
+            "splits": {
+                "column": "split",
+                "names": {"train": "report", "report": "train", "validation": "validation"},
+            }
+        },
+    ]
+    prints = [load_rows(spec(**change)).fingerprint() for change in others]
+    prints += [rows.fingerprint(), rows.take(slice(0, 3).indices(3)).fingerprint()]
+    assert len(set(prints)) == len(prints)
+
+
+def test_a_template_renders_columns_and_gaps(spec):
+    rows = [("39", "", "{x}", 1, "a", "train"), ("40", "none", "y", 0, "b", "train")]
+    found = load_rows(
+        spec(
+            rows,
+            ("age", "job title", "note", "label", "group", "split"),
+            text="{age} years, {job title}; {{{note}}}",
+            splits={"column": "split", "names": {"train": "train"}},
+        )
+    )
+    assert found.inputs == ("39 years, ; {{x}}", "40 years, none; {y}")
+
+
+def test_a_template_with_an_unknown_column(spec):
+    assert complaint(load_rows, spec(text="{text} by {grup}")) == (
+        "data set 'small', text.template: no column 'grup'; allowed: text, label, group, split. "
+        "Did you mean 'group'?"
+    )
+
+
+def test_empty_texts_are_counted(spec):
+    rows = [("a", 1, "a", "train"), (" ", 0, "a", "train"), ("", 0, "b", "train")]
+    assert complaint(load_rows, spec(rows)) == (
+        "data set 'small', text: 2 of 3 texts are empty, first at row 1 (the first data row is 0). "
+        "Remove these rows from the source, or use another column."
+    )
+
+
+def test_images_are_paths_and_hashed_by_content(spec, tmp_path):
+    names = [f"{index}.png" for index in range(4)]
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            (tmp_path / folder / name).write_bytes(name.encode())
+    table = [(name, index % 2, "ab"[index // 2], "train") for index, name in enumerate(names)]
+
+    def rows(folder):
+        return load_rows(
+            spec(
+                table,
+                ("file", "label", "group", "split"),
+                text=None,
+                image={"column": "file", "folder": str(tmp_path / folder)},
+                splits={"column": "split", "names": {"train": "train"}},
+            )
+        )
+
+    found = rows("one")
+    assert found.kind == "image"
+    assert found.inputs[0] == str(tmp_path / "one" / "0.png")
+    assert found.fingerprint() == rows("two").fingerprint()
+    (tmp_path / "two" / "0.png").write_bytes(b"changed")
+    assert found.fingerprint() != rows("two").fingerprint()
+    (tmp_path / "two" / "2.png").unlink()
+    with pytest.raises(DataError, match="1 of 4 image files are missing, first at row 2") as caught:
+        rows("two")
+    assert "'2.png'. Check image.folder" in str(caught.value)
+
+
+def test_a_leak_is_a_warning(spec):
+    rows = load_rows(spec(LEAKING))
+    assert len(rows) == 8
+    assert rows.warnings == (
+        "identical inputs in two splits (validation rows in train: 1, report rows in train: 1, "
+        "report rows in validation: 2): 50.0% of the validation rows and 50.0% of the report rows "
+        "are affected; `on_leak: drop` leaves them out",
+    )
+
+
+def test_a_leak_can_be_an_error(spec):
+    text = complaint(load_rows, spec(LEAKING, splits={"column": "split", "on_leak": "error"}))
+    assert text.startswith("data set 'small', splits: identical inputs in two splits (valid")
+    assert text.endswith("Write `on_leak: drop` to leave these rows out.")
+
+
+def test_leaking_rows_can_be_dropped(spec):
+    rows = load_rows(spec(LEAKING, splits={"column": "split", "on_leak": "drop"}))
+    assert rows.ids.tolist() == [0, 1, 3, 6, 7]
+    assert rows.warnings[0].endswith("; these rows were dropped")
+    seen = [set(rows.of(name).inputs) for name in ("train", "validation", "report")]
+    assert len(set.union(*seen)) == sum(len(texts) for texts in seen)
+    table = [("same", index % 2, "a", "train" if index < 2 else "report") for index in range(4)]
+    names = {"train": "train", "report": "report"}
+    block = spec(table, splits={"column": "split", "names": names, "on_leak": "drop"})
+    assert "splits: no row of report is left: identical inputs in two" in complaint(
+        load_rows, block
+    )
+
+
+def test_groups_and_classes_that_a_split_lacks_are_warned_about(spec):
+    rows = [("a", 1, "a", "train"), ("b", 0, "b", "train"), ("c", 1, "a", "report")]
+    names = {"train": "train", "report": "report"}
+    assert load_rows(spec(rows, splits={"column": "split", "names": names})).warnings == (
+        "split 'report': all 1 rows have the label 1",
+        "split 'report': the group 'b' has no rows",
+    )
+
+
+def test_nobody_in_any_group_of_the_splits(spec):
+    rows = [("a", 1, "a", "train"), ("b", 0, "", "report")]
+    splits = {"column": "split", "names": {"report": "report"}, "ignore": "train"}
+    assert complaint(load_rows, spec(rows, splits=splits)) == (
+        "data set 'small': no row of any split belongs to a group. Check the groups, and the "
+        "limits of the splits."
+    )

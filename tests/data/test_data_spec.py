@@ -1,0 +1,189 @@
+"""The YAML block: short forms, defaults, paths and every complaint about it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mergekit_fair.data import load_rows, load_spec
+from mergekit_fair.errors import ConfigError
+
+
+def complaint(block, **options):
+    with pytest.raises(ConfigError) as caught:
+        load_spec(block, **options)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("short", "long"),
+    [
+        ("hub:owner/name", {"hub": "owner/name"}),
+        ("package:skfair:data/a.csv", {"package": "skfair", "file": "data/a.csv"}),
+        ("/x/a.tsv", {"path": "/x/a.tsv"}),
+    ],
+)
+def test_a_source_has_a_short_form(block, short, long):
+    assert load_spec(block(source=short)) == load_spec(block(source=long))
+
+
+def test_a_text_with_a_brace_is_a_template(block):
+    assert load_spec(block(text="{group}: {text}")).text.template == "{group}: {text}"
+    assert load_spec(block(text="text")).text.column == "text"
+
+
+def test_values_are_compared_as_text(block):
+    label = load_spec(block(label={"column": "label", "positive": 1, "negative": [0.0, "x"]})).label
+    assert (label.positive, label.negative) == (("1",), ("0", "x"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"source": "hub:a/b", "text": "{text}", "label": {"column": "label", "lt": 2}},
+        {"groups": {"columns": ["b", "a"], "ge": 0.5, "missing": "outside", "exclude": "a"}},
+        {"groups": {"list": "ids", "separator": ",", "rename": {0: "zero"}}},
+        {"splits": {"column": "split", "names": {"train": "tr", "report": ["te", "x"]}}},
+        {"splits": {"shares": {"train": 0.5, "report": 0.5}, "limit": {"train": 3}}},
+        {"text": None, "image": {"column": "file", "folder": "pictures"}},
+    ],
+)
+def test_to_dict_is_json_and_reads_back(block, changes):
+    found = load_spec(block(**changes))
+    assert load_spec(json.loads(json.dumps(found.to_dict()))) == found
+
+
+def test_the_order_of_group_columns_is_kept(block):
+    found = load_spec(block(groups={"columns": {"women": "f", "men": "m"}}))
+    assert list(found.to_dict()["groups"]["columns"]) == ["women", "men"]
+
+
+def test_paths_start_from_the_yaml_file(block, tmp_path, monkeypatch):
+    (tmp_path / "sub").mkdir()
+    file = tmp_path / "sub" / "data.yaml"
+    file.write_text(yaml.safe_dump(block(source="../rows.csv")), encoding="utf-8")
+    monkeypatch.chdir("/")
+    assert load_spec(file).source.path == str(tmp_path / "rows.csv")
+    assert len(load_rows(load_spec(file))) == 16
+
+
+def test_paths_of_a_mapping_start_from_the_folder(block, tmp_path):
+    spec = load_spec(block(source="rows.csv"), folder=tmp_path)
+    assert spec.source.path == str(tmp_path / "rows.csv")
+    spec = load_spec(block(source="rows.csv"))
+    assert spec.source.path == str(Path.cwd() / "rows.csv")
+
+
+def test_environment_variables_and_home_in_paths(block, monkeypatch, tmp_path):
+    monkeypatch.setenv("DATA_HOME", str(tmp_path))
+    assert load_spec(block(source="${DATA_HOME}/a.csv")).source.path == str(tmp_path / "a.csv")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load_spec(block(source="~/a.csv")).source.path == str(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_an_unset_environment_variable_is_named(block, monkeypatch, value):
+    monkeypatch.delenv("DATA_HOME", raising=False)
+    if value is not None:
+        monkeypatch.setenv("DATA_HOME", value)
+    text = complaint(block(source="${DATA_HOME}/a.csv"), where="x.yaml")
+    assert text == (
+        "x.yaml: source.path: the environment variable DATA_HOME is not set; "
+        "got '${DATA_HOME}/a.csv'. Set it (export DATA_HOME=...) or write the path out."
+    )
+    text = complaint(block(text=None, image={"column": "f", "folder": "${DATA_HOME}"}))
+    assert text.startswith("data: image.folder: the environment variable DATA_HOME is not set")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"lable": 1}, "data: unknown key 'lable'; did you mean 'label'?"),
+        ({"name": ""}, "name: string should have at least 1 character"),
+        ({"label": None}, "label: field required"),
+        ({"source": 3}, "source: input should be a valid dictionary"),
+        ({"source": "a.dat"}, "cannot tell the format of 'a.dat' from its name (known: csv, tsv"),
+        ({"source": "package:skfair"}, "a package source is 'package:module:file', got 'package:"),
+        ({"source": {"package": "a"}}, "source: package and file go together"),
+        (
+            {"source": {"hub": "a/b", "path": "a.csv"}},
+            "source: needs exactly one of path, hub and package; got path and hub",
+        ),
+        ({"source": {}}, "needs exactly one of path, hub and package; got none"),
+        (
+            {"source": {"path": "a.csv", "revision": "main"}},
+            "source: revision: only together with hub",
+        ),
+        ({"source": {"hub": "a/b", "format": "csv"}}, "format goes with a file, not with hub"),
+        ({"text": None}, "needs exactly one of text and image; got none"),
+        ({"text": {"column": "a", "template": "{a}"}}, "exactly one of column and template"),
+        ({"text": {"template": "no column"}}, "a template needs a column in braces"),
+        ({"text": "{a!r}"}, "braces hold a column's name and nothing else"),
+        ({"text": "{} years"}, "braces hold a column's name and nothing else"),
+        ({"text": "{a"}, "not a template (expected '}' before end of string)"),
+        ({"label": {"column": "y", "ge": 1, "lt": 2}}, "only one of ge, gt, le and lt"),
+        ({"label": {"column": "y", "ge": "high"}}, "label.ge: input should be a valid number"),
+        ({"label": {"column": "y", "positive": 1}}, "positive and negative go together"),
+        (
+            {"label": {"column": "y", "positive": 1, "negative": 0, "ge": 1}},
+            "positive and negative, or a threshold, not both",
+        ),
+        (
+            {"label": {"column": "y", "positive": [1, 2], "negative": [2]}},
+            "['2'] cannot be positive and negative",
+        ),
+        (
+            {"label": {"column": "y", "positive": [], "negative": 0}},
+            "label.positive: value should have at least 1 item",
+        ),
+        ({"label": {"column": "y", "positive": [None], "negative": 0}}, "a list of values, got ["),
+        ({"groups": {}}, "groups: needs exactly one of column, columns and list; got none"),
+        (
+            {"groups": {"column": "a", "list": "b"}},
+            "needs exactly one of column, columns and list; got column and list",
+        ),
+        ({"groups": {"column": "a", "gt": 0.5}}, "groups: gt: only together with columns"),
+        ({"groups": {"column": "a", "separator": ","}}, "separator: only together with list"),
+        ({"groups": {"columns": []}}, "groups.columns: dictionary should have at least 1 item"),
+        ({"splits": {}}, "splits: needs exactly one of column and shares; got none"),
+        ({"splits": {"shares": {"train": 0.9, "report": 0.2}}}, "the shares sum to 1.1; at most 1"),
+        ({"splits": {"shares": {"train": 0}}}, "splits.shares.train: input should be greater th"),
+        ({"splits": {"shares": {"test": 0.5}}}, "should be 'train', 'validation' or 'report'; got"),
+        (
+            {"splits": {"shares": {"train": 0.5}, "limit": {"report": 3}}},
+            "limit names ['report'], but the splits are ['train']",
+        ),
+        (
+            {"splits": {"shares": {"train": 0.5}, "names": {"train": "a"}}},
+            "names: only together with column",
+        ),
+        (
+            {"splits": {"column": "s", "names": {"train": "a", "report": ["b", "a"]}}},
+            "['a'] cannot be in two splits",
+        ),
+        ({"splits": {"column": "s", "on_leak": "fix"}}, "'warn', 'error' or 'drop'; got 'fix'"),
+    ],
+)
+def test_what_is_wrong_with_a_block_is_said(block, changes, expected):
+    text = complaint(block(**changes))
+    assert text.startswith("data: ")
+    assert expected in text
+
+
+def test_an_error_names_the_file(tmp_path):
+    file = tmp_path / "adult.yaml"
+    file.write_text("name: adult\n", encoding="utf-8")
+    assert complaint(file).startswith(f"{file}: source: field required")
+    assert "cannot be read" in complaint(tmp_path / "none.yaml")
+
+
+def test_importing_the_package_is_cheap():
+    code = (
+        "import sys, mergekit_fair.data; heavy = {'torch', 'transformers', 'pandas', 'datasets'};"
+        "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,131 @@
+"""The multinomial bootstrap is the row bootstrap, and gap intervals cover the truth."""
+
+import numpy as np
+import pytest
+
+from mergekit_fair.errors import MeasurementError
+from mergekit_fair.fairness import CountTable, intervals
+from mergekit_fair.fairness.counts import group_counts, total
+from mergekit_fair.fairness.gaps import DPD_RATES, demographic_parity_difference, deviations, gap
+
+
+def test_replicates_are_seeded_and_keep_n_and_empty_cells():
+    cells = np.array([[3, 0], [5, 2]])
+    drawn = intervals.replicates(cells, 50, seed=4)
+    assert drawn.shape == (50, 2, 2)
+    assert (drawn.sum(axis=(1, 2)) == 10).all()
+    assert (drawn[:, 0, 1] == 0).all()
+    assert (drawn == intervals.replicates(cells, 50, seed=4)).all()
+    assert (drawn != intervals.replicates(cells, 50, seed=5)).any()
+
+
+def test_the_same_as_resampling_rows():
+    rng = np.random.default_rng(0)
+    n, draws = 150, 3000
+    y_true, y_pred = rng.integers(0, 2, (2, n))
+    members = np.array([[g for g in "abc" if rng.random() < 0.5] for _ in range(n)], dtype=object)
+    table = CountTable.tally(y_true, y_pred, members)
+    usable = np.ones(3, dtype=bool)
+
+    def dpd(cells, patterns):
+        return demographic_parity_difference(group_counts(cells, patterns), total(cells), usable)
+
+    fast = dpd(intervals.replicates(table.cells, draws, seed=1), table.patterns)
+    rows = rng.integers(0, n, (draws, n))
+    slow = []
+    for sample in rows[:800]:
+        again = CountTable.tally(y_true[sample], y_pred[sample], members[sample])
+        slow.append(float(dpd(again.cells, again.patterns)))
+    assert fast.mean() == pytest.approx(np.mean(slow), abs=4 * np.std(slow) / np.sqrt(len(slow)))
+    assert fast.std() == pytest.approx(np.std(slow), rel=0.1)
+
+
+def coverage(kind, truths, n, trials=200, draws=200):
+    """Share of nominal 95 % intervals that contain the gap of the true rates."""
+    rng = np.random.default_rng(7)
+    size, usable = n // len(truths), np.ones(len(truths), dtype=bool)
+    patterns = np.eye(len(truths), dtype=bool)
+    truth, hits = max(truths) - min(truths), 0
+    for trial in range(trials):
+        positive = rng.binomial(size, truths)
+        cells = np.zeros((len(truths), 2, 2), dtype=np.int64)
+        cells[:, 0, 1], cells[:, 0, 0] = positive, size - positive
+
+        def deviation(table):
+            return deviations(
+                DPD_RATES, group_counts(table, patterns), total(table), usable, "between_groups"
+            )
+
+        estimate = deviation(cells)
+        drawn = deviation(intervals.replicates(cells, draws, seed=trial))
+        samples = [gap(drawn, "between_groups")]
+        if kind is intervals.conservative:
+            samples.append(gap(drawn - estimate, "between_groups"))
+        interval = intervals.around(
+            float(gap(estimate, "between_groups")), tuple(samples), kind, 0.95
+        )
+        hits += interval.low <= truth <= interval.high
+    return hits / trials
+
+
+def test_why_gaps_have_a_conservative_interval():
+    near_parity = 0.4 + 0.02 * np.linspace(0, 1, 8)
+    assert coverage(intervals.percentile, near_parity, 600) < 0.05
+    assert coverage(intervals.bias_corrected, near_parity, 600) < 0.05
+    assert coverage(intervals.basic, near_parity, 600) < 0.9
+    assert coverage(intervals.conservative, near_parity, 600) > 0.93
+    assert coverage(intervals.conservative, [0.39, 0.41], 2000) > 0.93
+    assert coverage(intervals.conservative, [0.3, 0.6], 2000) > 0.93
+
+
+def test_wilson():
+    # Wilson 1927, as tabulated by scipy.stats.binomtest(...).proportion_ci(method="wilson")
+    assert intervals.wilson(8, 10, 0.95) == pytest.approx((0.4901625, 0.9433178), abs=1e-6)
+    low, high = intervals.wilson(10, 10, 0.95)
+    assert low < 0.75
+    assert high == 1.0
+    assert intervals.wilson(0, 10, 0.95)[0] == 0.0
+
+
+def test_kinds_by_hand():
+    drawn = np.linspace(0.0, 1.0, 101)
+    assert intervals.percentile(0.4, drawn, 0.9) == pytest.approx((0.05, 0.95))
+    assert intervals.basic(0.4, drawn, 0.9) == pytest.approx((-0.15, 0.75))
+    assert intervals.bias_corrected(0.5, drawn, 0.9) == pytest.approx((0.05, 0.95))
+    low, high = intervals.bias_corrected(2.0, drawn, 0.9)  # all replicates below: still finite
+    assert 0.9 < low <= high <= 1.0
+    assert intervals.conservative(0.4, drawn, drawn / 10, 0.9) == pytest.approx((0.305, 0.95))
+    assert intervals.conservative_minimum(0.4, drawn, drawn / 10, 0.9) == pytest.approx(
+        (0.05, 0.495)
+    )
+
+
+def test_around_clips_contains_and_drops():
+    drawn = np.linspace(0.2, 0.6, 100)
+    clipped = intervals.around(0.1, (drawn,), intervals.basic, 0.95)
+    assert clipped.to_dict() == {"value": 0.1, "low": 0.0, "high": 0.1}
+    drawn[:5] = np.nan
+    kept = intervals.around(0.4, (drawn,), intervals.percentile, 0.95)
+    assert kept.dropped == pytest.approx(0.05)
+    assert kept.low is not None
+    drawn[5] = np.nan
+    thin = intervals.around(0.4, (drawn,), intervals.percentile, 0.95)
+    assert (thin.low, thin.high) == (None, None)
+    assert intervals.around(np.nan, (drawn,), intervals.percentile, 0.95).value is None
+
+
+@pytest.mark.parametrize(
+    ("confidence", "draws", "message"),
+    [
+        (
+            95,
+            2000,
+            "confidence: must lie strictly between 0 and 1; got 95. Use 0.95 for a 95 % interval.",
+        ),
+        (0.95, 0, "draws: must be at least 1; got 0. Use 2000."),
+    ],
+)
+def test_settings_are_checked(confidence, draws, message):
+    with pytest.raises(MeasurementError) as caught:
+        intervals.check_settings(confidence, draws)
+    assert str(caught.value) == message

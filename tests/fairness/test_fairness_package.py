@@ -1,0 +1,23 @@
+"""The public surface, and what importing it must not cost."""
+
+import subprocess
+import sys
+
+from mergekit_fair import fairness
+
+
+def test_exports():
+    assert fairness.__all__ == [
+        "Comparison", "CountTable", "Groups", "Measurement", "compare", "matching_threshold",
+        "measure", "measure_table", "predict_at",
+    ]  # fmt: skip
+    assert all(hasattr(fairness, name) for name in fairness.__all__)
+
+
+def test_import_is_light():
+    code = (
+        "import sys, mergekit_fair.fairness;"
+        "print([m for m in ('torch', 'pandas', 'fairlearn', 'scipy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
