@@ -98,8 +98,11 @@ def _explain(error: ValidationError) -> str:
     problems = []
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"])
-        text = str(item["msg"]).removeprefix("Value error, ")
-        text = text[:1].lower() + text[1:]
+        text = str(item["msg"])
+        if item["type"] == "value_error":
+            text = text.removeprefix("Value error, ")
+        else:
+            text = text[:1].lower() + text[1:]
         shown = repr(item["input"])
         if item["type"] not in ("missing", "value_error") and len(shown) < 80:
             text += f"; got {shown}"

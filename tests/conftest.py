@@ -27,3 +27,17 @@ def _shared_data(request: pytest.FixtureRequest) -> None:
 @pytest.fixture(scope="session")
 def redditbias() -> Path:
     return REDDITBIAS
+
+
+@pytest.fixture(scope="session")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `train.yml` and the tiny family trained from it in `run/`."""
+    import tiny
+    from mergekit_fair.progress import Silent
+    from mergekit_fair.training.config import load_train_config
+    from mergekit_fair.training.run import train
+
+    folder = tmp_path_factory.mktemp("family")
+    config = load_train_config(tiny.write_training(folder, checkpoints=[0.5]))
+    train(config, folder / "run", Silent(), "cpu")
+    return folder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+import warnings
 from typing import Any
 
 import click
@@ -75,6 +76,8 @@ def quiet_libraries() -> None:
     """Keep transformers' loading bars and reports off the screen; call before importing it."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # peft and transformers warn each other about their next major versions.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
     from transformers.utils import logging
 
     logging.set_verbosity_error()

@@ -76,6 +76,13 @@ def open_inputs(rows: Rows, model_folder: str | Path, max_length: int) -> Inputs
     return TextInputs(rows.inputs, load_processor(model_folder, "text"), max_length)
 
 
+# transformers makes an empty tokenizer, without a word, of a folder that holds none.
+_PROCESSOR_FILES = {
+    "text": ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "*.model"),
+    "image": ("preprocessor_config.json", "processor_config.json"),
+}
+
+
 def load_processor(model_folder: str | Path, kind: str) -> Any:
     """A tokenizer with a padding token (`text`) or an image processor (`image`).
 
@@ -87,7 +94,10 @@ def load_processor(model_folder: str | Path, kind: str) -> Any:
     auto, what = (
         (AutoImageProcessor, "image processor") if kind == "image" else (AutoTokenizer, "tokenizer")
     )
+    folder = Path(model_folder)
     try:
+        if folder.is_dir() and not any(any(folder.glob(name)) for name in _PROCESSOR_FILES[kind]):
+            raise OSError("none of its files is there")
         processor = auto.from_pretrained(str(model_folder))
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(

@@ -149,6 +149,7 @@ class _Run:
             baselines[inject.target]["evaluation"],
             candidates=self.sweep.recipe.groups(),
             excluded=self.rows.excluded,
+            min_group_size=self.how.min_group_size,
         )
         self.progress.say(f"worst-served group of {inject.target}: {worst} ({harms[worst]:.3f})")
         return [worst], harms

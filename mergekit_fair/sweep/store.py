@@ -36,13 +36,18 @@ class Store:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
+            self._lock.close()
             raise SweepError(
                 "another process is sweeping in this folder",
                 where=folder,
                 fix="wait for it, or choose another folder with -o",
             ) from None
         self._path = folder / "points.jsonl"
-        self._lines = self._read()
+        try:
+            self._lines = self._read()
+        except SweepError:
+            self._lock.close()
+            raise
 
     def close(self) -> None:
         self._lock.close()

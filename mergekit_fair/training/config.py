@@ -143,4 +143,8 @@ def resolve_data(value: Any, path: str | Path) -> DataSpec:
     """A data description: inline, or the path of its own YAML file, relative to `path`."""
     if isinstance(value, str):
         return load_spec(Path(path).parent / value)
+    if not isinstance(value, dict):
+        raise ConfigError(
+            "data must be a mapping or the path of a YAML file", where=path, got=value
+        )
     return load_spec(value, where=f"{path}: data", folder=Path(path).parent)

@@ -157,6 +157,10 @@ def _keeper(run: Run, config: TrainConfig, base: Path, work: Path, progress: Pro
         def elapsed(self) -> float:
             return self.before + time.monotonic() - self.start
 
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            del args, control, kwargs
+            progress.advance(state.global_step)  # done before a kill
+
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             del args, control
             progress.advance(1)

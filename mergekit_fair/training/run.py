@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,7 +14,7 @@ from mergekit_fair.engine.files import staged_folder, write_atomic
 from mergekit_fair.errors import TrainingError
 from mergekit_fair.harness.classifier import resolve_device
 from mergekit_fair.harness.evaluate import versions
-from mergekit_fair.progress import Progress
+from mergekit_fair.progress import Progress, Silent
 from mergekit_fair.recipe.templates import addition_recipe
 from mergekit_fair.schema import dump_yaml
 from mergekit_fair.training.base import build_base, file_sha256
@@ -41,14 +42,16 @@ def train(
     """
     from accelerate import PartialState
 
+    state = PartialState()
+    if not state.is_main_process:
+        progress = Silent()
     rows = load_rows(config.data)
     for warning in rows.warnings:
         progress.say(f"warning: {warning}")
     training_rows = rows.of("train")
     groups = subgroups(config, training_rows)
-    state = PartialState()
     out.mkdir(parents=True, exist_ok=True)
-    family = _Family(out, config, rows.fingerprint())
+    family = _Family(out, config, rows.fingerprint(), is_writer=state.is_main_process)
     with state.main_process_first():
         family.claim(progress)
         _base(config, training_rows, family, progress, resolve_device(device))
@@ -58,6 +61,7 @@ def train(
         recipe = dump_yaml(addition_recipe(out, groups))
         write_atomic(out / "addition.yml", recipe)
         family.write(data=config.data.to_dict(), counts=rows.counts())
+        shutil.rmtree(out / ".work", ignore_errors=True)
     return family.record
 
 
@@ -118,7 +122,8 @@ def steps_for(config: TrainConfig, rows: int, epochs: float, processes: int = 1)
 class _Family:
     """A training folder and its record, train.json: what was done, with which settings."""
 
-    def __init__(self, folder: Path, config: TrainConfig, data: str) -> None:
+    def __init__(self, folder: Path, config: TrainConfig, data: str, *, is_writer: bool) -> None:
+        self._is_writer = is_writer
         self.folder = folder
         self.path = folder / "train.json"
         self.settings = _settings(config, data)
@@ -158,7 +163,8 @@ class _Family:
 
     def write(self, **more: Any) -> None:
         self.record |= {"versions": versions(), **more}
-        write_atomic(self.path, json.dumps(self.record, indent=2, ensure_ascii=False) + "\n")
+        if self._is_writer:
+            write_atomic(self.path, json.dumps(self.record, indent=2, ensure_ascii=False) + "\n")
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -1,0 +1,198 @@
+"""A sweep on a tiny family: what is written equals what is recorded; kills change nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from mergekit_fair.data import load_rows
+from mergekit_fair.engine.compose import load_tensors
+from mergekit_fair.errors import SweepError
+from mergekit_fair.harness.inputs import open_inputs
+from mergekit_fair.harness.predict import margins
+from mergekit_fair.progress import Silent
+from mergekit_fair.recipe.recipe import Recipe
+from mergekit_fair.sweep.config import load_sweep
+from mergekit_fair.sweep.run import run_sweep
+from mergekit_fair.sweep.store import Store
+
+
+@pytest.fixture(scope="module")
+def swept(family: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `sweep.yml` and its results in `out/`."""
+    folder = tmp_path_factory.mktemp("sweep")
+    sweep = load_sweep(tiny.write_sweep(family, folder / "sweep.yml"))
+    run_sweep(sweep, folder / "out", Silent())
+    return folder
+
+
+def _results(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "out" / "results.json").read_text()))
+
+
+def _point(results: dict[str, Any], label: str) -> dict[str, Any]:
+    return next(line for line in results["points"] if line["label"] == label)
+
+
+def test_points_and_splits(swept: Path) -> None:
+    results = _results(swept)
+    labels = [line["label"] for line in results["points"]]
+    worst = results["worst_group"]["name"]
+    assert labels == [
+        *("fft", "lora", "λ=0", "λ=0.5", "λ=1", "random λ=0.5", "random λ=1"),
+        *(f"fft + 0 {worst}", f"fft + 0.2 {worst}"),
+    ]
+    assert {line["split"] for line in results["points"]} == {"validation"}
+    chosen = results["selected"]["label"]
+    assert [line["label"] for line in results["report"]] == ["fft", "lora", chosen]
+    assert not results["report_opened_for_another_selection"]
+    assert _point(results, "λ=0.5")["lambda_eff"] == 1.0
+
+
+def test_lambda_0_is_the_base_and_injection_at_0_is_fft_bit_for_bit(
+    swept: Path, family: Path
+) -> None:
+    results = _results(swept)
+    store = Store(swept / "out")
+    rows = load_rows(load_sweep(swept / "sweep.yml").config.evaluate.data).of("validation")
+    worst = results["worst_group"]["name"]
+    for label, model in (("λ=0", "base"), (f"fft + 0 {worst}", "fft")):
+        folder = family / "run" / model
+        loaded = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+        expected = margins(loaded, open_inputs(rows, folder, 16))
+        found = store.margins(_point(results, label)["id"], "validation")
+        assert np.array_equal(found, expected)
+    store.close()
+
+
+def test_the_selected_model_predicts_what_was_recorded_row_by_row(
+    swept: Path, family: Path, tmp_path: Path
+) -> None:
+    from mergekit.options import MergeOptions
+
+    from mergekit_fair.engine.merge import merge_to_folder
+
+    results = _results(swept)
+    recipe = Recipe.load(swept / "out" / "selected" / "recipe.yml")
+    merge_to_folder(recipe, tmp_path / "model", MergeOptions(quiet=True))
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").eval()
+    rows = load_rows(load_sweep(swept / "sweep.yml").config.evaluate.data)
+    store = Store(swept / "out")
+    for split in ("validation", "report"):
+        expected = store.margins(results["selected"]["id"], split)
+        found = margins(model, open_inputs(rows.of(split), tmp_path / "model", 16))
+        assert np.array_equal(found, expected)
+    store.close()
+    assert recipe.raw["fairness"]["rule"] == results["selected"]["rule"]
+    assert set(load_tensors(tmp_path / "model")) == set(load_tensors(family / "run" / "base"))
+
+
+def test_fairlearn_gives_the_same_dpd_and_eod_for_a_recorded_point(swept: Path) -> None:
+    from fairlearn.metrics import demographic_parity_difference, equalized_odds_difference
+
+    rows = load_rows(load_sweep(swept / "sweep.yml").config.evaluate.data).of("validation")
+    group = np.array(rows.group_names)[rows.membership.argmax(axis=1)]
+    store = Store(swept / "out")
+    for line in _results(swept)["points"]:
+        found = (store.margins(line["id"], "validation") > 0).astype(int)
+        metrics = line["evaluation"]["metrics"]
+        arguments = {"y_true": rows.labels, "y_pred": found, "sensitive_features": group}
+        assert metrics["dpd"]["value"] == pytest.approx(
+            demographic_parity_difference(**arguments), abs=1e-12
+        )
+        assert metrics["eod"]["value"] == pytest.approx(
+            equalized_odds_difference(**arguments), abs=1e-12
+        )
+        assert metrics["acc"]["value"] == pytest.approx((found == rows.labels).mean(), abs=1e-12)
+    store.close()
+
+
+def test_a_second_call_measures_nothing(swept: Path) -> None:
+    before = (swept / "out" / "points.jsonl").read_bytes()
+    results = (swept / "out" / "results.json").read_bytes()
+    run_sweep(load_sweep(swept / "sweep.yml"), swept / "out", Silent())
+    assert (swept / "out" / "points.jsonl").read_bytes() == before
+    assert (swept / "out" / "results.json").read_bytes() == results
+
+
+def test_kills_at_random_moments_change_no_result(swept: Path, tmp_path: Path) -> None:
+    """kill -9 three times, then cut a line in half: the results are the same bytes."""
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "mergekit_fair", "sweep", str(swept / "sweep.yml")]
+    delay = random.Random(0)
+    for lines in (1, 4, 7):
+        process = subprocess.Popen(
+            [*command, "-o", str(out), "--quiet", "--no-write"], stdout=subprocess.DEVNULL
+        )
+        path = out / "points.jsonl"
+        deadline = time.monotonic() + 240
+        while not path.is_file() or path.read_bytes().count(b"\n") < lines:
+            assert time.monotonic() < deadline
+            if process.poll() is not None:
+                break
+            time.sleep(0.002)
+        time.sleep(delay.uniform(0, 0.05))
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    if not (out / "results.json").is_file():
+        content = path.read_bytes()
+        path.write_bytes(content + content[:200].replace(b"\n", b""))
+    run_sweep(load_sweep(swept / "sweep.yml"), out, Silent())
+    assert (out / "results.json").read_bytes() == (swept / "out" / "results.json").read_bytes()
+
+
+def test_another_choice_after_the_report_split_was_opened_is_marked(
+    family: Path, swept: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    shutil.copytree(swept / "out", tmp_path / "out")
+    first = _results(swept)["selected"]["label"]
+    others = {"lambda": [1.0 if first == "λ=0.5" else 0.5]}
+    changed = tiny.write_sweep(family, tmp_path / "sweep.yml", grid=others, inject=None)
+    results = run_sweep(load_sweep(changed), tmp_path / "out", Silent())
+    assert results["selected"]["label"] != first
+    assert results["report_opened_for_another_selection"] is True
+
+
+def test_two_writers_and_a_damaged_line_are_refused(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with pytest.raises(SweepError, match="another process is sweeping in this folder"):
+        Store(tmp_path)
+    store.append({"id": "a", "split": "validation"}, np.zeros(3, dtype=np.float32))
+    store.close()
+    (tmp_path / "points.jsonl").write_text('{"id": 1,\n{"id": "b", "split": "validation"}\n')
+    with pytest.raises(SweepError, match=r"points\.jsonl:1: is not a JSON line"):
+        Store(tmp_path)
+
+
+def test_weights_come_from_the_checkpoints_each_time(swept: Path, family: Path) -> None:
+    """λ back and forth: no drift."""
+    from mergekit_fair.sweep.apply import Runner
+    from mergekit_fair.sweep.plan import Planner
+
+    sweep = load_sweep(swept / "sweep.yml")
+    rows = load_rows(sweep.config.evaluate.data)
+    points = Planner(sweep, rows.fingerprint()).merges()
+    runner = Runner(
+        str(family / "run" / "base"), rows, sweep.config.evaluate, seed=0, progress=Silent()
+    )
+    first = runner.margins(points[1], "validation")
+    for point in (points[2], points[3], points[0]):
+        runner.margins(point, "validation")
+    assert np.array_equal(runner.margins(points[1], "validation"), first)
+    assert torch.is_inference_mode_enabled() is False

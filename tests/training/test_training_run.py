@@ -1,0 +1,183 @@
+"""A trained family: what lies in the folder, what is refused, and resuming after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from mergekit_fair.data import load_rows
+from mergekit_fair.engine.compose import load_tensors
+from mergekit_fair.errors import CheckpointError, TrainingError
+from mergekit_fair.progress import Silent
+from mergekit_fair.training.base import file_sha256
+from mergekit_fair.training.config import TrainConfig, load_train_config
+from mergekit_fair.training.finetune import last_state
+from mergekit_fair.training.run import differences, plan_runs, steps_for, subgroups, train
+
+MODELS = ("base", "fft", "lora", "groups/blue", "groups/green")
+
+
+def test_every_model_loads_with_nothing_missing(family: Path) -> None:
+    for name in MODELS:
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            family / "run" / name, output_loading_info=True
+        )
+        assert model.config.num_labels == 2
+        assert not report["missing_keys"]
+        assert not report["unexpected_keys"]
+        AutoTokenizer.from_pretrained(family / "run" / name)
+
+
+def test_train_json_says_what_was_done(family: Path) -> None:
+    record = json.loads((family / "run" / "train.json").read_text())
+    assert list(record["runs"]) == list(MODELS)
+    full, group = record["runs"]["fft"], record["runs"]["groups/blue"]
+    assert full["steps"] == group["steps"] == 30  # 240 rows, batches of 16, 2 epochs; matched
+    assert (full["n"], group["n"]) == (240, 120)
+    assert 0 < group["n_pos"] < 120
+    assert full["seconds"] > 0
+    assert record["versions"]["torch"] == torch.__version__.split("+")[0] or record["versions"]
+    assert record["runs"]["base"]["sha256"] == file_sha256(
+        family / "run" / "base" / "model.safetensors"
+    )
+    assert not (family / "run" / ".work").exists()
+
+
+def test_early_checkpoints_are_models(family: Path) -> None:
+    early = family / "run" / "groups" / "blue" / "checkpoints" / "step-15"
+    model = AutoModelForSequenceClassification.from_pretrained(early).state_dict()
+    end = load_tensors(family / "run" / "groups" / "blue")
+    assert not torch.equal(model["classifier.weight"], end["classifier.weight"])
+
+
+def test_lora_keeps_its_adapter_and_changes_only_its_targets(family: Path) -> None:
+    base, lora = load_tensors(family / "run" / "base"), load_tensors(family / "run" / "lora")
+    changed = {name for name in base if not torch.equal(base[name], lora[name])}
+    assert changed == {
+        name
+        for name in base
+        if name.startswith("classifier") or name.endswith(("query.weight", "value.weight"))
+    }
+    assert (family / "run" / "lora" / "adapter" / "adapter_config.json").is_file()
+
+
+def test_probe_head_is_the_logistic_regression_on_the_base_features(family: Path) -> None:
+    """λ = 0 is a classifier: the base predicts its training rows better than the prior."""
+    from mergekit_fair.harness.classifier import load_classifier
+    from mergekit_fair.harness.inputs import open_inputs
+    from mergekit_fair.harness.predict import margins, predictions
+
+    rows = load_rows(load_train_config(family / "train.yml").data).of("train")
+    model = load_classifier(family / "run" / "base", "text")
+    found = margins(model, open_inputs(rows, family / "run" / "base", 16))
+    correct = (predictions(found) == rows.labels).mean()
+    assert correct > max(rows.labels.mean(), 1 - rows.labels.mean()) + 0.05
+    # At the optimum of a logistic regression with intercept, mean probability = base rate.
+    assert np.isclose((1 / (1 + np.exp(-found))).mean(), rows.labels.mean(), atol=1e-3)
+
+
+def test_a_second_call_trains_nothing(family: Path) -> None:
+    before = {
+        name: (family / "run" / name / "model.safetensors").stat().st_mtime for name in MODELS
+    }
+    train(load_train_config(family / "train.yml"), family / "run", Silent(), "cpu")
+    after = {name: (family / "run" / name / "model.safetensors").stat().st_mtime for name in MODELS}
+    assert before == after
+
+
+def test_other_settings_are_refused_by_name(family: Path, tmp_path: Path) -> None:
+    config = load_train_config(family / "train.yml")
+    other = config.model_copy(update={"seed": 7})
+    with pytest.raises(TrainingError, match=r"was trained with other settings: seed: 0 → 7"):
+        train(other, family / "run", Silent(), "cpu")
+    (tmp_path / "something").write_text("")
+    with pytest.raises(TrainingError, match=r"is not empty and holds no train\.json"):
+        train(config, tmp_path, Silent(), "cpu")
+
+
+def _config(folder: Path, **changes: object) -> TrainConfig:
+    return load_train_config(tiny.write_training(folder, **changes))
+
+
+def test_small_groups_and_groups_of_one_class_are_named(tmp_path: Path) -> None:
+    config = _config(tmp_path, subgroups={"min_rows": 121})
+    rows = load_rows(config.data).of("train")
+    with pytest.raises(TrainingError) as caught:
+        subgroups(config, rows)
+    assert "'blue' has 120 training rows; 'green' has 120 training rows" in str(caught.value)
+    assert "lower min_rows" in str(caught.value)
+    blue = rows.membership[:, rows.group_names.index("blue")]
+    kept = rows.take(np.flatnonzero(~blue | (rows.labels == 1)))
+    with pytest.raises(TrainingError, match=r"1 of 2 groups: 'blue' has only class 1"):
+        subgroups(_config(tmp_path), kept)
+    with pytest.raises(TrainingError, match=r"names no group; got 'red'; allowed: blue, green"):
+        subgroups(_config(tmp_path, subgroups={"only": ["red"]}), rows)
+
+
+def test_steps_match_or_follow_epochs(tmp_path: Path) -> None:
+    config = _config(tmp_path, subgroups={"epochs": 1, "min_rows": 20}, lora=False)
+    rows = load_rows(config.data).of("train")
+    runs = plan_runs(config, rows, ["blue", "green"])
+    assert [(run.name, run.steps) for run in runs] == [
+        ("fft", 30),
+        ("groups/blue", 8),
+        ("groups/green", 8),
+    ]
+    assert steps_for(config, rows=33, epochs=1, processes=2) == 2
+
+
+def test_differences_are_dotted_and_two_sided() -> None:
+    old = {"a": {"b": 1, "c": 2}, "gone": 3}
+    assert differences(old, {"a": {"b": 1, "c": 5}, "new": 4}) == [
+        "a.c: 2 → 5",
+        "gone: 3 → –",
+        "new: – → 4",
+    ]
+
+
+def test_wrong_weights_are_refused(tmp_path: Path) -> None:
+    config = _config(tmp_path, sha256="0" * 64)
+    with pytest.raises(CheckpointError, match="not the weights that the training file names"):
+        train(config, tmp_path / "out", Silent(), "cpu")
+    assert not (tmp_path / "out" / "base").exists()
+
+
+def test_half_written_states_are_passed_over(tmp_path: Path) -> None:
+    assert last_state(tmp_path) is None
+    for step, text in ((4, "{}"), (12, "{}"), (16, '{"epoch"')):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(text)
+    (tmp_path / "checkpoint-20").mkdir()
+    assert last_state(tmp_path) == str(tmp_path / "checkpoint-12")
+    assert not (tmp_path / "checkpoint-16").exists()
+
+
+def test_a_killed_training_goes_on_to_the_same_weights(family: Path, tmp_path: Path) -> None:
+    """kill -9 as soon as a Trainer state of LoRA and of a group lies on the disk."""
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "mergekit_fair", "train", str(family / "train.yml")]
+    for state in ("lora", "groups--green"):
+        process = subprocess.Popen([*command, "-o", str(out), "--quiet"])
+        deadline = time.monotonic() + 240
+        while not list((out / ".work" / state).glob("checkpoint-*/trainer_state.json")):
+            assert process.poll() is None, "training ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert not (out / state.replace("--", "/")).exists()
+    train(load_train_config(family / "train.yml"), out, Silent(), "cpu")
+    for name in MODELS:
+        expected = file_sha256(family / "run" / name / "model.safetensors")
+        assert file_sha256(out / name / "model.safetensors") == expected, name
