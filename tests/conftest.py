@@ -33,6 +33,7 @@ def redditbias() -> Path:
 def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `train.yml` and the tiny family trained from it in `run/`."""
     import tiny
+
     from mergekit_fair.progress import Silent
     from mergekit_fair.training.config import load_train_config
     from mergekit_fair.training.run import train
@@ -40,4 +41,19 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("family")
     config = load_train_config(tiny.write_training(folder, checkpoints=[0.5]))
     train(config, folder / "run", Silent(), "cpu")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def swept(family: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `sweep.yml` over the family, and its results in `out/`."""
+    import tiny
+
+    from mergekit_fair.progress import Silent
+    from mergekit_fair.sweep.config import load_sweep
+    from mergekit_fair.sweep.run import run_sweep
+
+    folder = tmp_path_factory.mktemp("sweep")
+    sweep = load_sweep(tiny.write_sweep(family, folder / "sweep.yml"))
+    run_sweep(sweep, folder / "out", Silent())
     return folder

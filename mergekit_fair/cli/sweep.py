@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from mergekit_fair.errors import SweepError
+
 
 @click.command("sweep")
 @click.argument("sweep_file", metavar="SWEEP", type=click.Path(path_type=Path))
@@ -45,6 +47,7 @@ def command(
     else:
         click.echo(summary_text(results))
         click.echo(f"\n{out}")
+    require_choice(results, out)
 
 
 def sweep_and_report(sweep: Any, out: Path, progress: Any, *, write_model: bool) -> dict[str, Any]:
@@ -57,9 +60,19 @@ def sweep_and_report(sweep: Any, out: Path, progress: Any, *, write_model: bool)
     results = run_sweep(sweep, out, progress)
     write_atomic(out / "results.csv", results_csv(results))
     draw(results, out)
-    if write_model:
+    if write_model and results["selected"]["id"] is not None:
         _write_model(out / "selected", progress)
     return results
+
+
+def require_choice(results: dict[str, Any], out: Path) -> None:
+    """Fail, after everything is written and shown, when no point could be chosen."""
+    if results["selected"]["id"] is None:
+        raise SweepError(
+            results["selected"]["reason"],
+            where=out,
+            fix="train longer or use another grid; results.csv has every point",
+        )
 
 
 def summary_text(results: dict[str, Any]) -> str:

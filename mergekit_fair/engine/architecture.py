@@ -31,8 +31,11 @@ from mergekit_fair.errors import CheckpointError
 
 
 @contextmanager
-def complete_architecture(base: ModelReference) -> Iterator[None]:
+def complete_architecture(base: ModelReference) -> Iterator[bool]:
     """While open, mergekit's definition for `base` covers every tensor of its checkpoint.
+
+    Yields:
+        True if the architecture has layers (mergekit's own), False if it is flat.
 
     Raises:
         CheckpointError: the base has no config.json or names no single architecture.
@@ -40,12 +43,12 @@ def complete_architecture(base: ModelReference) -> Iterator[None]:
     config = _config(base)
     name = config.architectures[0]
     if _covers(config, set(tensor_infos(base.model.path))):
-        yield
+        yield True
         return
     before = NAME_TO_ARCH.get(name)
     NAME_TO_ARCH[name] = [flat_architecture(name, config.model_type, base.model.path)]
     try:
-        yield
+        yield False
     finally:
         if before is None:
             del NAME_TO_ARCH[name]

@@ -27,15 +27,21 @@ def weight_files(folder: str | Path) -> tuple[Path, ...]:
     """The safetensors files of a model folder, shards in order.
 
     Raises:
-        CheckpointError: no such folder, no weights, or pickled weights only.
+        CheckpointError: no such folder, no weights, pickled weights only, a damaged index, or
+            two sets of weights.
     """
     folder = Path(folder)
     if not folder.is_dir():
         near = _sibling(folder)
         raise CheckpointError(f"no such model folder{near}", where=folder)
     if (folder / _INDEX).is_file():
-        shards = set(json.loads((folder / _INDEX).read_text())["weight_map"].values())
-        files = tuple(folder / name for name in sorted(shards))
+        if (folder / _SINGLE).is_file():
+            raise CheckpointError(
+                f"holds {_SINGLE}, which transformers reads, and {_INDEX}, which mergekit reads",
+                where=folder,
+                fix="delete the outdated one",
+            )
+        files = tuple(folder / name for name in _shards(folder / _INDEX))
         missing = [file.name for file in files if not file.is_file()]
         if missing:
             raise CheckpointError(
@@ -68,9 +74,17 @@ def tensor_infos(folder: str | Path) -> dict[str, TensorInfo]:
 
 
 def fingerprint(folder: str | Path) -> str:
-    """A digest that changes when the model changes: config, headers, sizes and times of files."""
+    """A digest that changes when the model changes: config, headers, sizes and times of files.
+
+    Raises:
+        CheckpointError: as `tensor_infos`, or no config.json.
+    """
     digest = hashlib.sha256()
-    for file in (*weight_files(folder), Path(folder) / "config.json"):
+    config = Path(folder) / "config.json"
+    files = weight_files(folder)
+    if not config.is_file():
+        raise CheckpointError("no model here (no config.json)", where=folder)
+    for file in (*files, config):
         state = file.stat()
         digest.update(f"{file.name}:{state.st_size}:{state.st_mtime_ns}\n".encode())
         if file.suffix == ".safetensors":
@@ -106,14 +120,28 @@ def require_same_tensors(base: str | Path, models: list[str]) -> None:
                 )
 
 
+def _shards(index: Path) -> list[str]:
+    try:
+        return sorted({str(name) for name in json.loads(index.read_text())["weight_map"].values()})
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"is not a readable index of shards ({error!r})",
+            where=index,
+            fix="copy or train the model again",
+        ) from None
+
+
 def _header(file: Path) -> dict[str, Any]:
+    """A safetensors header: tensor name → dtype, shape, data_offsets."""
     try:
         with file.open("rb") as stream:
             size = int.from_bytes(stream.read(8), "little")
             if not 0 < size <= min(file.stat().st_size, 100_000_000):
                 raise ValueError("header length out of range")
             header = json.loads(stream.read(size))
-    except (OSError, ValueError) as error:
+        if not isinstance(header, dict) or not all(map(_is_entry, header.items())):
+            raise ValueError("the header does not describe tensors")
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"is not a readable safetensors file ({error})",
             where=file,
@@ -132,6 +160,20 @@ def _header(file: Path) -> dict[str, Any]:
             fix="copy or train the model again",
         )
     return dict(header)
+
+
+def _is_entry(item: tuple[str, Any]) -> bool:
+    name, entry = item
+    if name == "__metadata__":
+        return True
+    if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
+        return False
+    shape, offsets = entry.get("shape"), entry.get("data_offsets")
+    return _are_sizes(shape) and _are_sizes(offsets) and len(offsets or ()) == 2
+
+
+def _are_sizes(value: Any) -> bool:
+    return isinstance(value, list) and all(type(size) is int and size >= 0 for size in value)
 
 
 def _sibling(folder: Path) -> str:

@@ -17,7 +17,7 @@ from mergekit.io.tasks import GatherTensors
 from safetensors import safe_open
 
 from mergekit_fair.engine.checkpoint import weight_files
-from mergekit_fair.engine.plan import checked_models, tensor_tasks
+from mergekit_fair.engine.plan import checked_models, explained, tensor_tasks
 from mergekit_fair.errors import CheckpointError, RecipeError
 from mergekit_fair.recipe.recipe import Recipe, local_path
 
@@ -58,7 +58,7 @@ class Composer:
         """(name, tensor) for every tensor of the merged model.
 
         Raises:
-            RecipeError: slices, adapters or a method that the planner refuses.
+            RecipeError: slices, adapters or whatever else mergekit refuses.
             CheckpointError: models that do not fit each other.
         """
         config = recipe.configuration()
@@ -72,12 +72,16 @@ class Composer:
         for task in tasks:
             merge = task.tensor_task
             gather: GatherTensors = merge.gather_tensors
-            dtype = dtype_from_name(gather.dtype)
             inputs = {
-                model: _as(self._tensor(str(model), weight.name), dtype)
+                model: _as(
+                    self._tensor(str(model), weight.name),
+                    dtype_from_name(weight.force_dtype or gather.dtype),
+                )
                 for model, weight in gather.weight_info.items()
             }
-            yield task.tensor_name, _as(merge.execute(tensors=inputs), dtype_from_name(task.dtype))
+            with explained(recipe.where):
+                merged = merge.execute(tensors=inputs)
+            yield task.tensor_name, _as(merged, dtype_from_name(task.dtype))
 
     def _tensor(self, model: str, name: str) -> torch.Tensor:
         tensors = self.tensors(model)

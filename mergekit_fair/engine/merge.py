@@ -11,7 +11,7 @@ from mergekit.merge import run_merge
 
 from mergekit_fair.engine.checkpoint import tensor_infos
 from mergekit_fair.engine.files import staged_folder
-from mergekit_fair.engine.plan import checked_models, plain_local_models
+from mergekit_fair.engine.plan import checked_models, explained, plain_local_models
 from mergekit_fair.errors import CheckpointError
 from mergekit_fair.recipe.recipe import Recipe
 
@@ -30,14 +30,18 @@ def merge_to_folder(
     Raises:
         ConfigError: `out` exists and `overwrite` is not given.
         CheckpointError: models that do not fit each other, or a merge that lost tensors.
-        RecipeError: whatever mergekit's planner refuses.
+        RecipeError: whatever mergekit refuses.
     """
     out = Path(out)
     config = recipe.configuration()
     with staged_folder(out, overwrite=overwrite) as folder, checked_models(config):
         base = config.referenced_models()[0].model.path
         is_local = plain_local_models(config) and not (config.slices or config.modules)
-        run_merge(config, str(folder), options.model_copy(update={"write_model_card": False}))
+        changes: dict[str, Any] = {"write_model_card": False}
+        if is_local and not _has_tokenizer(Path(base)):
+            changes["copy_tokenizer"] = False  # mergekit would log a traceback and go on
+        with explained(recipe.where):
+            run_merge(config, str(folder), options.model_copy(update=changes))
         if is_local:
             _require_complete(base, folder)
         if options.copy_tokenizer and is_local:
@@ -57,6 +61,10 @@ def _require_complete(base: str, folder: Path) -> None:
             where=base,
             fix="report this architecture; nothing was written",
         )
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    return any(any(folder.glob(name)) for name in ("*token*", "vocab.*", "*.model"))
 
 
 def _require_tokenizer(base: Path, folder: Path) -> None:

@@ -7,14 +7,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from mergekit.architecture import get_architecture_info
+from mergekit.common import ModelReference
+from mergekit.config import ConditionalParameter
 from mergekit.io.tasks import LoaderCache, SaveTensor
 from mergekit.merge import _model_out_config
 from mergekit.options import MergeOptions
 from mergekit.plan import MergePlanner
 
 from mergekit_fair.engine.architecture import complete_architecture
-from mergekit_fair.engine.checkpoint import require_same_tensors
+from mergekit_fair.engine.checkpoint import require_same_tensors, weight_files
+from mergekit_fair.errors import CheckpointError, RecipeError
 from mergekit_fair.recipe.recipe import OrderedConfiguration, Recipe
 
 
@@ -31,33 +35,106 @@ def checked_models(config: OrderedConfiguration) -> Iterator[None]:
     """Check the recipe's local models against the base, and let mergekit see all their tensors.
 
     Models from the Hub and adapters are left to mergekit's own loader.
+
+    Raises:
+        CheckpointError: a model that is not found, or models that do not fit each other.
+        RecipeError: a layer gradient over an architecture without known layers.
     """
     # A process may merge twice while files change: mergekit's cache knows models by path only.
     LoaderCache().loaders.clear()
     models = config.referenced_models()
+    _require_found(models)
     is_slice_merge = config.slices or config.modules
     if is_slice_merge or not plain_local_models(config):
         yield
         return
     require_same_tensors(models[0].model.path, [model.model.path for model in models[1:]])
-    with complete_architecture(models[0]):
+    with complete_architecture(models[0]) as has_layers:
+        if not has_layers:
+            _refuse_gradients(config)
         yield
+
+
+@contextmanager
+def explained(where: str) -> Iterator[None]:
+    """What mergekit refuses with a bare RuntimeError or ValueError becomes a RecipeError."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError) as error:
+        raise RecipeError(f"mergekit cannot merge it: {_first_line(error)}", where=where) from error
 
 
 def tensor_tasks(recipe: Recipe) -> list[SaveTensor]:
     """mergekit's planned tasks, one per output tensor.
+
+    Raises:
+        RecipeError: whatever mergekit's planner refuses.
 
     Those of a merge to disk: `plan_in_memory` of mergekit 0.1.5 raises on construction. No file
     is opened for writing before a task's writer runs.
     """
     config = recipe.configuration()
     options: Any = MergeOptions(quiet=True)
-    architecture = get_architecture_info(config, options)
     LoaderCache().setup(options)
-    planner = MergePlanner(
-        config,
-        architecture,
-        options=options,
-        out_model_config=_model_out_config(config, architecture),
-    )
-    return [task for task in planner.plan_to_disk(out_path="") if isinstance(task, SaveTensor)]
+    with explained(recipe.where):
+        architecture = get_architecture_info(config, options)
+        planner = MergePlanner(
+            config,
+            architecture,
+            options=options,
+            out_model_config=_model_out_config(config, architecture),
+        )
+        tasks = planner.plan_to_disk(out_path="")
+    return [task for task in tasks if isinstance(task, SaveTensor)]
+
+
+def _require_found(models: list[ModelReference]) -> None:
+    """A mistyped path is not looked up on the Hub, whose names have one slash at most."""
+    for model in models:
+        for part in (model.model, model.lora):
+            if part is None or Path(part.path).is_dir():
+                continue
+            if part.path.startswith(("/", ".", "~")) or part.path.count("/") > 1:
+                weight_files(part.path)
+        if not Path(model.model.path).is_dir():
+            try:
+                model.config()
+            except ValueError:  # needs options that only mergekit has, such as --trust-remote-code
+                continue
+            except OSError as error:
+                raise CheckpointError(
+                    f"neither a folder here nor found on the Hub ({_first_line(error)})",
+                    where=model,
+                    fix="check the path",
+                ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _refuse_gradients(config: OrderedConfiguration) -> None:
+    """mergekit would give every tensor the gradient's first value."""
+    scopes: list[tuple[object, Any]] = [("parameters", config.parameters)]
+    scopes += [(item.model, item.parameters) for item in config.models or ()]
+    for where, parameters in scopes:
+        for name, setting in (parameters or {}).items():
+            if _is_gradient(setting):
+                raise RecipeError(
+                    "a layer gradient needs an architecture that mergekit defines; this one is "
+                    "merged tensor by tensor and has no known layers",
+                    where=f"{where}: {name}",
+                    fix="use filters on tensor names: [{filter: layer.0., value: 0.5}, …]",
+                )
+
+
+def _is_gradient(setting: Any) -> bool:
+    if isinstance(setting, ConditionalParameter):
+        return _is_gradient(setting.value)
+    if not isinstance(setting, list):
+        return False
+    if any(isinstance(item, ConditionalParameter) for item in setting):
+        return any(_is_gradient(item) for item in setting)
+    return len(setting) > 1

@@ -31,9 +31,10 @@ def parse_grid(value: object, where: object) -> tuple[float, ...]:
         points = [_number(value, where)]
     if not points:
         raise ConfigError("the grid is empty", where=where, got=value, allowed=_FORMS)
-    if len(set(points)) != len(points):
+    grid = tuple(float(point) for point in points)
+    if len(set(grid)) != len(grid):
         raise ConfigError("the grid has a point twice", where=where, got=value)
-    return tuple(float(point) for point in points)
+    return grid
 
 
 def _span(text: str, where: object) -> list[Decimal]:
@@ -41,17 +42,14 @@ def _span(text: str, where: object) -> list[Decimal]:
     if len(parts) != 3:
         raise ConfigError("is not a grid", where=where, got=text, allowed=_FORMS)
     start, stop, step = (_number(part, where) for part in parts)
-    if step == 0 or (stop - start) / step < 0:
+    if float(step) == 0 or (stop - start) / step < 0:
         raise ConfigError("the step does not lead from START to STOP", where=where, got=text)
-    count = int((stop - start) / step) + 1
-    if count > MOST_POINTS:
+    steps = (stop - start) / step
+    if steps >= MOST_POINTS:
         raise ConfigError(
-            f"the grid has {count:,} points",
-            where=where,
-            got=text,
-            allowed=f"up to {MOST_POINTS:,}",
+            "the grid has too many points", where=where, got=text, allowed=f"up to {MOST_POINTS:,}"
         )
-    return [start + index * step for index in range(count)]
+    return [start + index * step for index in range(int(steps) + 1)]
 
 
 def _number(value: object, where: object) -> Decimal:
@@ -59,6 +57,6 @@ def _number(value: object, where: object) -> Decimal:
         number = Decimal(str(value).strip())
     except InvalidOperation:
         number = Decimal("nan")
-    if isinstance(value, bool) or not math.isfinite(number):
+    if isinstance(value, bool) or not number.is_finite() or math.isinf(float(number)):
         raise ConfigError("is not a finite number", where=where, got=value, allowed=_FORMS)
     return number

@@ -102,28 +102,51 @@ class Recipe:
         """A copy with `lambda`, `weight.<group>` or `worst` set.
 
         Raises:
-            RecipeError: `weight.<group>` of a group that the recipe does not have, or `lambda`
-                where the recipe has a gradient or filter that a number would erase.
+            RecipeError: `weight.<group>` of a group that the recipe does not have, another name
+                with a dot, or a parameter whose gradient or filter a number would erase.
         """
         raw = copy.deepcopy(self.raw)
-        parameters = raw["parameters"] = dict(raw.get("parameters") or {})
+        raw["parameters"] = dict(raw.get("parameters") or {})
         for key, value in settings.items():
-            name, _, group = key.partition(".")
-            if name == "weight":
-                _model_of(raw, group, self.where).setdefault("parameters", {})["weight"] = value
-            elif isinstance(parameters.get(name), (list, dict)):
+            parameters, name = raw["parameters"], key
+            if key == "weight" or "." in key:
+                name, _, group = key.partition(".")
+                parameters = self._group_parameters(raw, name, group)
+            if isinstance(parameters.get(name), (list, dict)):
                 raise RecipeError(
-                    f"parameters.{name} is a gradient or filter; a grid over it would erase it",
+                    f"{key} is a gradient or filter; a number in its place would erase it",
                     where=self.where,
-                    fix=f"give parameters.{name} as a number, or sweep weight.<group> instead",
+                    fix=f"give {key} as a number in the recipe, or sweep another parameter",
                 )
-            else:
-                parameters[name] = value
+            parameters[name] = value
         return Recipe.from_mapping(raw, self.where)
+
+    def _group_parameters(self, raw: dict[str, Any], name: str, group: str) -> dict[str, Any]:
+        """The parameters of the model of `group` in `raw`, for a setting `<name>.<group>`."""
+        if name != "weight":
+            raise RecipeError(
+                "only weights are set per group",
+                where=self.where,
+                got=f"{name}.{group}",
+                fix=f"write weight.{group}",
+            )
+        for item in raw.get("models") or ():
+            parameters = item.get("parameters") or {}
+            if parameters.get("group") == group:
+                return parameters
+        raise RecipeError(
+            "weight of a group that the recipe does not have",
+            where=self.where,
+            got=group,
+            allowed=list(self.groups()),
+        )
 
 
 def lambda_eff(raw: dict[str, Any]) -> float | None:
-    """Σ_g λ_g: how far the merge moves in all; None where gradients or filters decide it."""
+    """Σ_g λ_g: how far the merge moves in all; None where gradients or filters decide it.
+
+    None too for methods of other packages.
+    """
     parameters = raw.get("parameters") or {}
     scale = parameters.get("lambda", 1.0)
     if raw["merge_method"] == "worst_group_injection":
@@ -134,38 +157,24 @@ def lambda_eff(raw: dict[str, Any]) -> float | None:
             for item in raw.get("models") or ()
             if (item.get("parameters") or {}).get("group")
         ]
-    if not all(isinstance(value, (int, float)) for value in [scale, *weights]):
+    if not weights or not all(isinstance(value, (int, float)) for value in [scale, *weights]):
         return None
     total = float(scale) * math.fsum(weights)
     return total / len(weights) if parameters.get("normalize") == "mean" else total
 
 
-def _model_of(raw: dict[str, Any], group: str, where: str) -> dict[str, Any]:
-    groups = []
-    for item in raw.get("models") or ():
-        name = (item.get("parameters") or {}).get("group")
-        if name == group:
-            return dict_in(item)
-        groups.append(str(name))
-    raise RecipeError(
-        "weight of a group that the recipe does not have", where=where, got=group, allowed=groups
-    )
-
-
-def dict_in(item: Any) -> dict[str, Any]:
-    if not isinstance(item, dict):
-        raise RecipeError("a model entry must be a mapping", got=item)
-    return item
-
-
-def _with_local_paths(raw: dict[str, Any]) -> dict[str, Any]:
-    raw = copy.deepcopy(raw)
-    if isinstance(raw.get("base_model"), str):
-        raw["base_model"] = local_path(raw["base_model"])
-    for item in raw.get("models") or ():
-        if isinstance(item, dict) and isinstance(item.get("model"), str):
-            item["model"] = local_path(item["model"])
-    return raw
+def _with_local_paths(value: Any) -> Any:
+    """A copy in which every `model` and `base_model`, in slices and modules too, is marked."""
+    if isinstance(value, list):
+        return [_with_local_paths(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: local_path(item)
+        if key in ("model", "base_model") and isinstance(item, str)
+        else _with_local_paths(item)
+        for key, item in value.items()
+    }
 
 
 def local_path(reference: str) -> str:

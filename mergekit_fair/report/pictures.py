@@ -33,7 +33,7 @@ def draw(results: dict[str, Any], folder: Path) -> list[Path]:
         import matplotlib
     except ImportError:
         raise ConfigError(
-            "pictures need matplotlib", fix="pip install 'mergekit-fair[plot]'"
+            "pictures need matplotlib", fix="run pip install 'mergekit-fair[plot]'"
         ) from None
     from matplotlib.figure import Figure
 
@@ -110,11 +110,9 @@ def _pareto(figure: Any, results: dict[str, Any]) -> None:
                 color=colour,
                 label=line["label"],
             )
-        chosen = next(p for p in points if p["id"] == results["selected"]["id"])
-        x, y = _at(chosen["evaluation"]["metrics"], key)
-        axes.plot(
-            x, y, "*", color="C3", ms=15, mec="k", mew=0.5, label=f"chosen: {chosen['label']}"
-        )
+        for chosen in _chosen(results, points):
+            x, y = _at(chosen["evaluation"]["metrics"], key)
+            _star(axes, x, y, chosen)
         axes.set_xlabel(f"{key.upper()} (lower is fairer)")
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("accuracy")
@@ -139,19 +137,19 @@ def _scatter(axes: Any, series: list[Line], key: str, label: str, colour: str) -
 
 
 def _mark_chosen(axes: Any, results: dict[str, Any], points: list[Line], key: str) -> None:
-    chosen = next(p for p in points if p["id"] == results["selected"]["id"])
-    value = chosen["evaluation"]["metrics"][key]["value"]
-    if chosen["lambda"] is not None and value is not None:
-        axes.plot(
-            chosen["lambda"],
-            value,
-            "*",
-            color="C3",
-            ms=13,
-            mec="k",
-            mew=0.5,
-            label=f"chosen: {chosen['label']}",
-        )
+    for chosen in _chosen(results, points):
+        _star(axes, chosen["lambda"], chosen["evaluation"]["metrics"][key]["value"], chosen)
+
+
+def _chosen(results: dict[str, Any], points: list[Line]) -> list[Line]:
+    """The chosen point, or nothing where none could be chosen."""
+    return [p for p in points if p["id"] == results["selected"]["id"]]
+
+
+def _star(axes: Any, x: float | None, y: float | None, chosen: Line) -> None:
+    if x is not None and y is not None:
+        label = f"chosen: {chosen['label']}"
+        axes.plot(x, y, "*", color="C3", ms=13, mec="k", mew=0.5, label=label)
 
 
 def _baselines(points: list[Line]) -> list[Line]:

@@ -52,8 +52,9 @@ def plan_summary(sweep: Sweep) -> dict[str, Any]:
 def run_sweep(sweep: Sweep, out: Path, progress: Progress) -> dict[str, Any]:
     """Measure every point that is not measured yet, choose, and open the report split.
 
-    Writes `plan.json`, `points.jsonl`, `scores/`, `results.json` and `selected/recipe.yml` in
-    `out`. The same call again goes on where it was killed and ends with the same `results.json`.
+    Writes `plan.json`, `points.jsonl`, `scores/`, `results.json` and, unless nothing can be
+    chosen, `selected/recipe.yml` in `out`. The same call again goes on where it was killed and
+    ends with the same `results.json`.
 
     Returns:
         The content of results.json.
@@ -100,28 +101,28 @@ class _Run:
         injections = self.planner.injections(groups)
         lines += [self._measure(point, level) for point in injections]
         choice = choose(lines, by_name, self.sweep.config.select)
-        chosen = next(point for point in [*merges, *injections] if point.id == choice.id)
-        opened = set(self.store.lines("report")) - {line["id"] for line in lines[: len(by_name)]}
+        chosen = [point for point in [*merges, *injections] if point.id == choice.id]
+        opened = set(self.store.lines("report")) - {line["id"] for line in by_name.values()}
         report = [
-            self._measure(point, level, "report") for point in [*self.planner.baselines(), chosen]
+            self._measure(point, level, "report") for point in [*self.planner.baselines(), *chosen]
         ]
         results = {
             "sweep": self.sweep.where,
             "task": self.rows.name,
             "level": {"to": level.to, "rate": level.rate},
             "points": [public(line) for line in lines],
-            "selected": {"label": chosen.label, **asdict(choice)},
+            "selected": {"label": chosen[0].label if chosen else None, **asdict(choice)},
             "worst_group": {"name": groups[0], "mean_of_dpd_and_eod": harms} if harms else None,
             "report": [public(line) for line in report],
             "report_opened_for_another_selection": bool(opened - {choice.id}),
-            "comparison": self._comparison(by_name, chosen),
+            "comparison": self._comparison(by_name, chosen[0]) if chosen else {},
             "warnings": list(self.rows.warnings),
             "versions": versions(),
         }
-        recipe = selected_recipe(chosen, results)
-        selected = self.store.folder / "selected"
-        selected.mkdir(exist_ok=True)
-        write_atomic(selected / "recipe.yml", recipe)
+        for point in chosen:
+            selected = self.store.folder / "selected"
+            selected.mkdir(exist_ok=True)
+            write_atomic(selected / "recipe.yml", selected_recipe(point, results))
         write_atomic(self.store.folder / "results.json", to_json(results))
         return results
 

@@ -20,15 +20,15 @@ class Choice:
     """The chosen point.
 
     Attributes:
-        id: of the point.
+        id: of the point; None if there is no candidate at all.
         feasible: it satisfies every constraint; if not, no candidate does and this one comes
             nearest.
         rule: the rule in words, with the limits' values.
-        reason: one sentence.
+        reason: one sentence: why this point, or why none.
         candidates: how many points took part, and how many of those satisfied the constraints.
     """
 
-    id: str
+    id: str | None
     feasible: bool
     rule: str
     reason: str
@@ -56,7 +56,7 @@ def choose(lines: Sequence[Line], baselines: dict[str, Line], rule: Select) -> C
         rule: from the sweep file.
 
     Raises:
-        SweepError: there is no candidate at all, or a baseline's metric is undefined.
+        SweepError: a baseline's metric is undefined, or a line of another split is given.
     """
     if any(line["split"] != "validation" for line in lines):
         raise SweepError("a selection may read the validation split only")
@@ -64,10 +64,8 @@ def choose(lines: Sequence[Line], baselines: dict[str, Line], rule: Select) -> C
     text = _in_words(rule, limits)
     candidates = [line for line in lines if _is_candidate(line, rule, limits)]
     if not candidates:
-        raise SweepError(
-            "no point can be chosen: all are degenerate, failed, or have no defined metric",
-            fix="train longer, use another grid, or look at results.csv",
-        )
+        reason = "no point can be chosen: all are degenerate, failed, or have an undefined metric"
+        return Choice(None, False, text, reason, (0, 0))
     violations = {line["id"]: _violation(line, limits) for line in candidates}
     fitting = [line for line in candidates if violations[line["id"]] == 0]
     if fitting:

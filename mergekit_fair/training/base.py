@@ -83,7 +83,7 @@ def build_base(config: TrainConfig, rows: Rows, out: Path, device: str) -> None:
             where=source,
         ) from None
     processor = load_processor(source, rows.kind)
-    if model.config.pad_token_id is None and rows.kind == "text":
+    if rows.kind == "text" and model.config.pad_token_id is None:
         model.config.pad_token_id = processor.pad_token_id
     if config.head == "probe":
         fit_probe(model.to(device), rows, source, config, device)
@@ -94,32 +94,27 @@ def build_base(config: TrainConfig, rows: Rows, out: Path, device: str) -> None:
 def fit_probe(model: Any, rows: Rows, source: str, config: TrainConfig, device: str) -> None:
     """Set the head's last linear layer to a logistic regression on the frozen features.
 
-    With p(y=1) = σ(w·x + b), class 0 gets −w/2, −b/2 and class 1 gets w/2, b/2. The regression
-    (L2, C = 1) sees standardised features, so that it does not depend on their scale; mean and
-    deviation are folded into w and b afterwards. A head without bias gets features that are
-    scaled but not centred.
+    With p(y=1) = σ(w·x + b), class 0 gets −w/2, −b/2 and class 1 gets w/2, b/2. The L2 penalty
+    (C = 1, features as they are) keeps the head small: with standardised features it grew so
+    large that the fine-tunes which start from it became worse.
 
     Raises:
         TrainingError: the model has no linear head of two classes.
     """
     import torch
     from sklearn.linear_model import LogisticRegression
-    from sklearn.preprocessing import StandardScaler
 
     name = _last_linear(model)
     head = model.get_submodule(name)
     features = _features(model, name, rows, source, config, device)
     has_bias = head.bias is not None
-    scaler = StandardScaler(with_mean=has_bias).fit(features)
     probe = LogisticRegression(max_iter=2000, fit_intercept=has_bias)
-    probe.fit(scaler.transform(features), rows.labels)
-    weight = probe.coef_ / scaler.scale_
+    probe.fit(features, rows.labels)
     with torch.no_grad():
-        half = torch.from_numpy(weight / 2).to(head.weight)
+        half = torch.from_numpy(probe.coef_ / 2).to(head.weight)
         head.weight.copy_(torch.cat([-half, half]))
         if has_bias:
-            bias = probe.intercept_ - weight @ scaler.mean_
-            half = torch.from_numpy(bias / 2).to(head.bias)
+            half = torch.from_numpy(probe.intercept_ / 2).to(head.bias)
             head.bias.copy_(torch.cat([-half, half]))
 
 

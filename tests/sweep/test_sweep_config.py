@@ -20,7 +20,10 @@ from mergekit_fair.sweep.run import plan_summary
         ({"grid": {}}, "grid is empty"),
         ({"grid": {"lambda": []}}, "grid.lambda: the grid is empty"),
         ({"grid": {"lambda": [0, float("nan")]}}, "grid.lambda: is not a finite number"),
-        ({"grid": {"lambda": "0:1:0.0000001"}}, "the grid has 10,000,001 points"),
+        (
+            {"grid": {"lambda": "0:1:0.0000001"}},
+            "the grid has too many points; got '0:1:0.0000001'; allowed: up to 10,000",
+        ),
         (
             {"grid": {"weight.blue": "0:1:0.001", "weight.green": "0:1:0.001"}},
             "the grid has 1,002,001 points",

@@ -25,18 +25,10 @@ from mergekit_fair.harness.inputs import open_inputs
 from mergekit_fair.harness.predict import margins
 from mergekit_fair.progress import Silent
 from mergekit_fair.recipe.recipe import Recipe
+from mergekit_fair.report.pictures import draw
 from mergekit_fair.sweep.config import load_sweep
 from mergekit_fair.sweep.run import run_sweep
 from mergekit_fair.sweep.store import Store
-
-
-@pytest.fixture(scope="module")
-def swept(family: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `sweep.yml` and its results in `out/`."""
-    folder = tmp_path_factory.mktemp("sweep")
-    sweep = load_sweep(tiny.write_sweep(family, folder / "sweep.yml"))
-    run_sweep(sweep, folder / "out", Silent())
-    return folder
 
 
 def _results(folder: Path) -> dict[str, Any]:
@@ -162,11 +154,26 @@ def test_another_choice_after_the_report_split_was_opened_is_marked(
 
     shutil.copytree(swept / "out", tmp_path / "out")
     first = _results(swept)["selected"]["label"]
-    others = {"lambda": [1.0 if first == "λ=0.5" else 0.5]}
+    others = {"lambda": [0.1] if first != "λ=0.1" else [0.2]}
     changed = tiny.write_sweep(family, tmp_path / "sweep.yml", grid=others, inject=None)
     results = run_sweep(load_sweep(changed), tmp_path / "out", Silent())
     assert results["selected"]["label"] != first
     assert results["report_opened_for_another_selection"] is True
+
+
+def test_when_nothing_can_be_chosen_the_table_is_still_written(
+    family: Path, tmp_path: Path
+) -> None:
+    """λ = 0 is the base and no merge: no candidate, no recipe, no report row of a merge."""
+    path = tiny.write_sweep(
+        family, tmp_path / "sweep.yml", grid={"lambda": [0]}, inject=None, controls=[]
+    )
+    results = run_sweep(load_sweep(path), tmp_path / "out", Silent())
+    assert results["selected"]["id"] is None
+    assert "no point can be chosen" in results["selected"]["reason"]
+    assert [line["label"] for line in results["report"]] == ["fft", "lora"]
+    assert not (tmp_path / "out" / "selected").exists()
+    assert draw(results, tmp_path)[0].name == "curves.png"
 
 
 def test_two_writers_and_a_damaged_line_are_refused(tmp_path: Path) -> None:
@@ -178,6 +185,36 @@ def test_two_writers_and_a_damaged_line_are_refused(tmp_path: Path) -> None:
     (tmp_path / "points.jsonl").write_text('{"id": 1,\n{"id": "b", "split": "validation"}\n')
     with pytest.raises(SweepError, match=r"points\.jsonl:1: is not a JSON line"):
         Store(tmp_path)
+
+
+def test_a_bfloat16_merge_is_measured_as_it_is_written(
+    swept: Path, family: Path, tmp_path: Path
+) -> None:
+    """Baselines in float32 and merges in bfloat16 share one model in memory."""
+    from mergekit.options import MergeOptions
+
+    from mergekit_fair.engine.merge import merge_to_folder
+
+    raw = Recipe.load(family / "run" / "addition.yml").raw | {"out_dtype": "bfloat16"}
+    grid = {"lambda": [0.1, 0.2]}
+    path = tiny.write_sweep(
+        family, tmp_path / "sweep.yml", recipe=raw, grid=grid, controls=[], inject=None
+    )
+    results = run_sweep(load_sweep(path), tmp_path / "out", Silent())
+    recipe = Recipe.load(tmp_path / "out" / "selected" / "recipe.yml")
+    merge_to_folder(recipe, tmp_path / "model", MergeOptions(quiet=True))
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").eval()
+    assert model.dtype == torch.bfloat16
+    rows = load_rows(load_sweep(path).config.evaluate.data).of("report")
+    store, before = Store(tmp_path / "out"), Store(swept / "out")
+    expected = store.margins(results["selected"]["id"], "report")
+    assert np.array_equal(margins(model, open_inputs(rows, tmp_path / "model", 16)), expected)
+    old = _point(_results(swept), "fft")["id"]
+    new = next(line["id"] for line in results["points"] if line["label"] == "fft")
+    # FFT is measured again after the merges, on the report rows, in its own dtype.
+    assert np.array_equal(store.margins(new, "report"), before.margins(old, "report"))
+    store.close()
+    before.close()
 
 
 def test_weights_come_from_the_checkpoints_each_time(swept: Path, family: Path) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from mergekit_fair.errors import SweepError
-from mergekit_fair.sweep.select import choose
 from mergekit_fair.sweep.config import Select
+from mergekit_fair.sweep.select import choose
 
 RULE = Select(maximize="acc", subject_to={"dpd": "<= fft", "eod": "<= fft"})
 
@@ -68,9 +68,16 @@ def test_nothing_feasible_is_said_and_the_nearest_is_taken() -> None:
     assert "no point satisfies the rule; near misses it least, by 0.050" in choice.reason
 
 
-def test_no_candidate_is_an_error() -> None:
-    with pytest.raises(SweepError, match="no point can be chosen"):
-        _choose(line("constant", 0.9, 0.0, degenerate=True))
+def test_no_candidate_is_said() -> None:
+    choice = _choose(line("constant", 0.9, 0.0, degenerate=True))
+    assert (choice.id, choice.feasible, choice.candidates) == (None, False, (0, 0))
+    assert "no point can be chosen: all are degenerate" in choice.reason
+
+
+def test_an_undefined_limit_is_an_error() -> None:
+    undefined = line("fft", 0.9, None, kind="baseline")
+    with pytest.raises(SweepError, match="dpd of baseline fft is undefined"):
+        choose([line("a", 0.5, 0.1)], {"fft": undefined}, RULE)
 
 
 def test_report_rows_are_refused() -> None:

