@@ -10,6 +10,14 @@ split (`splits`), leaks between splits (`leaks`) → `Rows` (`rows`, put togethe
 from mergekit_fair.data.load import load_rows
 from mergekit_fair.data.rows import Rows
 from mergekit_fair.data.sources import package_file, source_fingerprint
-from mergekit_fair.data.spec import DataSpec, load_spec
+from mergekit_fair.data.spec import DataSpec, load_spec, spec_inside
 
-__all__ = ["DataSpec", "Rows", "load_rows", "load_spec", "package_file", "source_fingerprint"]
+__all__ = [
+    "DataSpec",
+    "Rows",
+    "load_rows",
+    "load_spec",
+    "package_file",
+    "source_fingerprint",
+    "spec_inside",
+]

@@ -121,3 +121,19 @@ def _resolved(path: str, base: Path, where: str) -> str:
     expanded = re.sub(r"\$\{([^}]*)\}", value_of, path)
     # Not resolve(): a link into a cache may point at a file without a suffix.
     return os.path.normpath((base / Path(expanded).expanduser()).absolute())
+
+
+def spec_inside(value: Any, path: str | Path) -> DataSpec:
+    """The data description inside another YAML file: a mapping, or its own file beside `path`.
+
+    Raises:
+        ConfigError: neither a mapping nor a path, or as `load_spec`.
+    """
+    folder = Path(path).parent
+    if isinstance(value, str):
+        return load_spec(folder / value)
+    if not isinstance(value, Mapping):
+        raise ConfigError(
+            "data must be a mapping or the path of a YAML file", where=path, got=value
+        )
+    return load_spec(value, where=f"{path}: data", folder=folder)

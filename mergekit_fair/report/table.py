@@ -10,32 +10,37 @@ from mergekit_fair.sweep.results import marks
 
 Line = dict[str, Any]
 
-_SHOWN = (("acc", "acc"), ("dpd", "DPD"), ("eod", "EOD"), ("selection_rate", "selected"))
+_WITH_INTERVAL = (("acc", "acc"), ("dpd", "DPD"), ("eod", "EOD"))
+_VALUE_ONLY = (("bal_acc", "bal"), ("worst_group_acc", "worst"), ("selection_rate", "selected"))
 _CSV_METRICS = ("acc", "bal_acc", "worst_group_acc", "selection_rate", "dpd", "eod")
 
 
 def points_table(lines: list[Line], *, chosen: str | None = None) -> str:
-    """One row a point: metrics with intervals, level-matched DPD and EOD, marks.
+    """One row a point, then the groups' sizes.
+
+    Columns: accuracy, DPD and EOD with intervals; balanced accuracy, worst-group accuracy,
+    selection rate; DPD= and EOD= at the reference's selection rate; marks.
 
     Args:
         lines: of one split.
         chosen: id of the point to mark with `*`.
     """
-    header = ["", "model", "λ_eff", *(title for _, title in _SHOWN), "DPD=", "EOD=", ""]
-    rows = [header]
+    titles = [title for _, title in (*_WITH_INTERVAL, *_VALUE_ONLY)]
+    rows = [["", "model", "λ_eff", *titles, "DPD=", "EOD=", ""]]
     for line in lines:
-        mark = "*" if line["id"] == chosen else ""
         effective = line["lambda_eff"]
-        start = [mark, line["label"], "" if effective is None else f"{effective:g}"]
+        start = ["*" if line["id"] == chosen else "", line["label"]]
+        start.append("" if effective is None else f"{effective:g}")
         if "evaluation" not in line:
-            rows.append([*start, *[""] * 6, line["error"]])
+            rows.append([*start, *[""] * (len(titles) + 2), line["error"]])
             continue
         metrics = line["evaluation"]["metrics"]
         matched = line["evaluation"]["level_matched"]
-        cells = [_interval(metrics[key]) for key, _ in _SHOWN]
+        cells = [_interval(metrics[key]) for key, _ in _WITH_INTERVAL]
+        cells += [_value(metrics[key]["value"]) for key, _ in _VALUE_ONLY]
         cells += [_value(matched[key]["value"]) for key in ("dpd", "eod")]
         rows.append([*start, *cells, " ".join(marks(line))])
-    return _aligned(rows)
+    return f"{_aligned(rows)}\n{_group_sizes(lines)}".rstrip()
 
 
 def comparison_table(comparison: dict[str, Any]) -> str:
@@ -70,6 +75,19 @@ def results_csv(results: dict[str, Any]) -> str:
                 row[f"level_matched_{name}"] = evaluation["level_matched"][name]["value"]
         writer.writerow(row)
     return out.getvalue()
+
+
+def _group_sizes(lines: list[Line]) -> str:
+    """n of the groups and the DPD of the labels themselves: the same for every point."""
+    evaluation = next((line["evaluation"] for line in lines if "evaluation" in line), None)
+    if evaluation is None:
+        return ""
+    groups = [
+        f"{name} {group['n']} ({group['n_pos']} positive)"
+        for name, group in evaluation["groups"].items()
+    ]
+    own = _value(evaluation["labels"]["dpd"])
+    return f"n = {evaluation['n']}: {', '.join(groups)}; DPD of the labels: {own}"
 
 
 def _interval(entry: dict[str, float | None], sign: str = "") -> str:

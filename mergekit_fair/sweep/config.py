@@ -9,12 +9,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from mergekit_fair.data import DataSpec
+from mergekit_fair.data import DataSpec, spec_inside
 from mergekit_fair.errors import ConfigError
 from mergekit_fair.recipe.grid import parse_grid
 from mergekit_fair.recipe.recipe import Recipe
 from mergekit_fair.schema import Strict, load_yaml, nearest, parse
-from mergekit_fair.training.config import resolve_data
 
 # What a selection may look at; `level_matched.*` is measured at the reference's selection rate.
 METRICS = (
@@ -183,7 +182,7 @@ def load_sweep(path: str | Path) -> Sweep:
             fix="give evaluate.data, the data description that training used",
         )
     if isinstance(evaluate, dict) and "data" in evaluate:
-        raw["evaluate"] = {**evaluate, "data": resolve_data(evaluate["data"], path)}
+        raw["evaluate"] = {**evaluate, "data": spec_inside(evaluate["data"], path)}
     config = parse(SweepConfig, raw, path)
     grid = _grid(config, path)
     inject = parse_grid(config.inject.lambda_, f"{path}: inject.lambda") if config.inject else ()

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from mergekit_fair.data import DataSpec, load_spec
+from mergekit_fair.data import DataSpec, spec_inside
 from mergekit_fair.errors import ConfigError
 from mergekit_fair.schema import Strict, load_yaml, nearest, parse
 
@@ -21,6 +21,7 @@ _OWN_ARGUMENTS = frozenset(
         *("output_dir", "max_steps", "num_train_epochs", "seed", "data_seed", "save_strategy"),
         *("save_steps", "learning_rate", "per_device_train_batch_size", "weight_decay"),
         *("lr_scheduler_type", "warmup_steps", "bf16", "remove_unused_columns", "report_to"),
+        "use_cpu",
     }
 )
 
@@ -135,16 +136,5 @@ def load_train_config(path: str | Path) -> TrainConfig:
         raise ConfigError(
             "data is missing", where=path, fix="give the data description or the path of its file"
         )
-    data = resolve_data(raw.pop("data"), path)
+    data = spec_inside(raw.pop("data"), path)
     return parse(TrainConfig, {**raw, "data": data}, path)
-
-
-def resolve_data(value: Any, path: str | Path) -> DataSpec:
-    """A data description: inline, or the path of its own YAML file, relative to `path`."""
-    if isinstance(value, str):
-        return load_spec(Path(path).parent / value)
-    if not isinstance(value, dict):
-        raise ConfigError(
-            "data must be a mapping or the path of a YAML file", where=path, got=value
-        )
-    return load_spec(value, where=f"{path}: data", folder=Path(path).parent)

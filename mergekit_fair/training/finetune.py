@@ -48,7 +48,6 @@ def finetune(
     Returns:
         What goes into train.json: steps, seconds, mean training loss.
     """
-    from accelerate import PartialState
     from transformers import set_seed
 
     lora = config.lora or Lora()
@@ -63,7 +62,7 @@ def finetune(
     progress.start(run.name, run.steps)
     result = trainer.train(resume_from_checkpoint=last_state(work))
     progress.stop()
-    state = PartialState()
+    state = process_state()
     if state.is_main_process:
         with staged_folder(out) as folder:
             _save(trainer.accelerator.unwrap_model(trainer.model), run, base, folder)
@@ -76,6 +75,15 @@ def finetune(
         "seconds": round(keeper.elapsed(), 1),
         "train_loss": round(float(result.training_loss), 6),
     }
+
+
+def process_state() -> Any:
+    """accelerate's view of the processes that a launcher has started; one without a launcher."""
+    import torch
+    from accelerate import PartialState
+
+    # Without an accelerator and without this word it does not see a launcher's processes.
+    return PartialState(cpu=not torch.accelerator.is_available())
 
 
 def last_state(work: Path) -> str | None:
@@ -124,6 +132,7 @@ def _trainer(
         save_steps=max(1, round(config.save_every * run.steps)),
         remove_unused_columns=False,
         report_to="none",
+        use_cpu=not torch.accelerator.is_available(),
         **{
             "save_total_limit": 1,
             "logging_strategy": "no",
@@ -171,8 +180,9 @@ def _keeper(run: Run, config: TrainConfig, base: Path, work: Path, progress: Pro
                     _save(kwargs["model"], run, base, folder)
 
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            del args, state, control, kwargs
-            write_atomic(clock, json.dumps(self.elapsed()))
+            del args, control, kwargs
+            if state.is_world_process_zero:
+                write_atomic(clock, json.dumps(self.elapsed()))
 
     return Keeper()
 

@@ -19,7 +19,7 @@ from mergekit_fair.recipe.templates import addition_recipe
 from mergekit_fair.schema import dump_yaml
 from mergekit_fair.training.base import build_base, file_sha256
 from mergekit_fair.training.config import TrainConfig
-from mergekit_fair.training.finetune import Run, finetune
+from mergekit_fair.training.finetune import Run, finetune, process_state
 
 if TYPE_CHECKING:
     from mergekit_fair.data import Rows
@@ -40,9 +40,7 @@ def train(
             with other settings.
         DataError, CheckpointError: from the data and the model.
     """
-    from accelerate import PartialState
-
-    state = PartialState()
+    state = process_state()
     if not state.is_main_process:
         progress = Silent()
     rows = load_rows(config.data)

@@ -36,8 +36,10 @@ def test_csv_holds_every_evaluation(results: dict[str, Any]) -> None:
 def test_table_shows_values_intervals_and_marks(results: dict[str, Any]) -> None:
     chosen = results["selected"]["id"]
     lines = points_table(results["points"], chosen=chosen).splitlines()
-    assert len(lines) == 1 + len(results["points"])
-    assert lines[0].split() == ["model", "λ_eff", "acc", "DPD", "EOD", "selected", "DPD=", "EOD="]
+    assert len(lines) == 1 + len(results["points"]) + 1
+    titles = "model λ_eff acc DPD EOD bal worst selected DPD= EOD="
+    assert lines[0].split() == titles.split()
+    assert lines[-1].startswith("n = 120: blue 60 (")
     starred = [line for line in lines if line.startswith("*")]
     assert len(starred) == 1
     assert results["selected"]["label"] in starred[0]

@@ -1,0 +1,36 @@
+"""Several processes under a launcher, here two on the CPU with gloo."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from mergekit_fair.engine.compose import load_tensors
+
+
+def test_two_processes_train_one_family(family: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    job = ["-m", "mergekit_fair", "train", str(family / "train.yml"), "-o", str(out)]
+    finished = subprocess.run(
+        [*launch, *job],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    runs = json.loads((out / "train.json").read_text())["runs"]
+    # 240 rows in batches of 16 on two processes: 8 steps an epoch, two epochs.
+    assert {name: run["steps"] for name, run in runs.items() if "steps" in run} == {
+        "fft": 16,
+        "lora": 16,
+        "groups/blue": 16,
+        "groups/green": 16,
+    }
+    assert finished.stderr.count("fft: fft, 240 rows") == 1  # one process reports
+    assert set(load_tensors(out / "fft")) == set(load_tensors(out / "base"))
+    assert not (out / ".work").exists()
