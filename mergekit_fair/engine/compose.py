@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from mergekit.common import dtype_from_name
 from mergekit.io.tasks import GatherTensors
+from mergekit.options import MergeOptions
 from safetensors import safe_open
 
 from mergekit_fair.engine.checkpoint import weight_files
@@ -62,12 +63,14 @@ class Composer:
             CheckpointError: models that do not fit each other.
         """
         config = recipe.configuration()
-        if config.slices or config.modules or config.tokenizer_source or config.tokenizer:
-            raise RecipeError(
-                "only recipes with `models`, and no tokenizer changes, are composed in memory",
-                where=recipe.where,
-            )
-        with checked_models(config):
+        with checked_models(config, MergeOptions()) as is_checked:
+            if not is_checked:
+                raise RecipeError(
+                    "only local models, without adapters, slices and tokenizer changes, are "
+                    "composed in memory",
+                    where=recipe.where,
+                    fix="merge it to a folder instead",
+                )
             tasks = tensor_tasks(recipe)
         for task in tasks:
             merge = task.tensor_task

@@ -11,7 +11,7 @@ from mergekit.merge import run_merge
 
 from mergekit_fair.engine.checkpoint import tensor_infos
 from mergekit_fair.engine.files import staged_folder
-from mergekit_fair.engine.plan import checked_models, explained, plain_local_models
+from mergekit_fair.engine.plan import checked_models, explained
 from mergekit_fair.errors import CheckpointError
 from mergekit_fair.recipe.recipe import Recipe
 
@@ -34,17 +34,19 @@ def merge_to_folder(
     """
     out = Path(out)
     config = recipe.configuration()
-    with staged_folder(out, overwrite=overwrite) as folder, checked_models(config):
-        base = config.referenced_models()[0].model.path
-        is_local = plain_local_models(config) and not (config.slices or config.modules)
+    base = config.referenced_models()[0].model.path
+    with (
+        staged_folder(out, overwrite=overwrite) as folder,
+        checked_models(config, options) as is_checked,
+    ):
         changes: dict[str, Any] = {"write_model_card": False}
-        if is_local and not _has_tokenizer(Path(base)):
+        if is_checked and not _has_tokenizer(Path(base)):
             changes["copy_tokenizer"] = False  # mergekit would log a traceback and go on
         with explained(recipe.where):
             run_merge(config, str(folder), options.model_copy(update=changes))
-        if is_local:
+        if is_checked:
             _require_complete(base, folder)
-        if options.copy_tokenizer and is_local:
+        if options.copy_tokenizer and is_checked:
             _require_tokenizer(Path(base), folder)
         if options.write_model_card:
             card = generate_card(config, recipe.source, name=out.name)

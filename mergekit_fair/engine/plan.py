@@ -22,19 +22,26 @@ from mergekit_fair.errors import CheckpointError, RecipeError
 from mergekit_fair.recipe.recipe import OrderedConfiguration, Recipe
 
 
-def plain_local_models(config: OrderedConfiguration) -> bool:
-    """True if every model is a local folder without an adapter, so that we can read its header."""
-    return all(
+def is_tensorwise(config: OrderedConfiguration, options: Any) -> bool:
+    """Whether every output tensor is made of the same tensor of every model, from local folders.
+
+    Not so for slices, for vocabularies or architectures that mergekit is told to reconcile, for
+    adapters, and for models that mergekit fetches from the Hub.
+    """
+    reconciles = config.tokenizer_source or config.tokenizer
+    reconciles = reconciles or options.allow_crimes or options.unsafe_truncate_embeddings
+    return not (config.slices or config.modules or reconciles) and all(
         model.lora is None and Path(model.model.path).is_dir()
         for model in config.referenced_models()
     )
 
 
 @contextmanager
-def checked_models(config: OrderedConfiguration) -> Iterator[None]:
-    """Check the recipe's local models against the base, and let mergekit see all their tensors.
+def checked_models(config: OrderedConfiguration, options: Any) -> Iterator[bool]:
+    """Check the recipe's models against the base, and let mergekit see all their tensors.
 
-    Models from the Hub and adapters are left to mergekit's own loader.
+    Yields:
+        Whether that was done: only a tensorwise merge is checked, the rest is left to mergekit.
 
     Raises:
         CheckpointError: a model that is not found, or models that do not fit each other.
@@ -44,25 +51,24 @@ def checked_models(config: OrderedConfiguration) -> Iterator[None]:
     LoaderCache().loaders.clear()
     models = config.referenced_models()
     _require_found(models)
-    is_slice_merge = config.slices or config.modules
-    if is_slice_merge or not plain_local_models(config):
-        yield
+    if not is_tensorwise(config, options):
+        yield False
         return
     require_same_tensors(models[0].model.path, [model.model.path for model in models[1:]])
     with complete_architecture(models[0]) as has_layers:
         if not has_layers:
             _refuse_gradients(config)
-        yield
+        yield True
 
 
 @contextmanager
 def explained(where: str) -> Iterator[None]:
-    """What mergekit refuses with a bare RuntimeError or ValueError becomes a RecipeError."""
+    """A bare RuntimeError, ValueError or AssertionError of mergekit becomes a RecipeError."""
     try:
         yield
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, AssertionError) as error:
         raise RecipeError(f"mergekit cannot merge it: {_first_line(error)}", where=where) from error
 
 

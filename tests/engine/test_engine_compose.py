@@ -106,6 +106,11 @@ def test_integer_buffers_equal_the_merged_file(tiny, tmp_path, options):
     file, composed = read(tmp_path / "out"), dict(Composer().compose(recipe(raw)))
     assert file[name].dtype == torch.int64
     assert all(same_bits(composed[key], file[key]) for key in file)
+    rewrite(tmp_path / "Male", lambda tensors: tensors[name].add_(1))
+    with pytest.raises(RecipeError, match="Non-floating buffer"):
+        merge_to_folder(recipe(raw), tmp_path / "differ", options)
+    with pytest.raises(RecipeError, match="Non-floating buffer"):
+        list(Composer().compose(recipe(raw)))
 
 
 def test_one_composer_serves_many_recipes_from_tensors_loaded_once(tiny, monkeypatch):
@@ -156,7 +161,10 @@ def test_replaced_models_stand_for_other_tensors(tiny):
 
 def test_recipes_that_are_not_composed_in_memory(tiny):
     family = tiny("bert")
-    text = "r.yml: only recipes with `models`, and no tokenizer changes, are composed in memory."
+    text = (
+        "r.yml: only local models, without adapters, slices and tokenizer changes, are composed "
+        "in memory. Merge it to a folder instead."
+    )
     sources = [{"model": str(family.base), "layer_range": [0, 1]}]
     for raw in (
         {"merge_method": "passthrough", "slices": [{"sources": sources}]},

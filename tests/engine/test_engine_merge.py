@@ -368,3 +368,23 @@ def test_leftovers_of_a_killed_run_are_removed(tiny, tmp_path, options):
     merged(tiny("distilbert").addition(lambda_=0.5), tmp_path / "out", options)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert not list((tmp_path / "out").glob("model-*"))
+
+
+@pytest.mark.parametrize(
+    ("block", "option", "expected"),
+    [
+        ({}, {}, True),
+        ({"tokenizer_source": "union"}, {}, False),
+        ({"tokenizer": {"source": "base"}}, {}, False),
+        ({}, {"allow_crimes": True}, False),
+        ({}, {"unsafe_truncate_embeddings": True}, False),
+    ],
+)
+def test_what_mergekit_reconciles_itself_is_left_to_it(tiny, block, option, expected):
+    """Models of other vocabularies or architectures are refused only where nothing aligns them."""
+    from mergekit.options import MergeOptions
+
+    from mergekit_fair.engine.plan import is_tensorwise
+
+    config = Recipe.from_mapping(tiny("bert").addition() | block, "r.yml").configuration()
+    assert is_tensorwise(config, MergeOptions(**option)) is expected
