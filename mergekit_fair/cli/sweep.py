@@ -77,7 +77,7 @@ def require_choice(results: dict[str, Any], out: Path) -> None:
 
 def summary_text(results: dict[str, Any]) -> str:
     """The tables of a sweep as text."""
-    from mergekit_fair.report.table import comparison_table, points_table
+    from mergekit_fair.report.table import comparison_table, points_table, verdict
 
     chosen = results["selected"]
     parts = [
@@ -89,7 +89,8 @@ def summary_text(results: dict[str, Any]) -> str:
         points_table(results["report"], chosen=chosen["id"]),
     ]
     if results["comparison"]:
-        parts += ["", comparison_table(results["comparison"])]
+        comparison = results["comparison"]
+        parts += ["", comparison_table(comparison), verdict(comparison)]
     if results["report_opened_for_another_selection"]:
         parts.append(
             "\nwarning: the report split was opened before for another choice; its figures are "

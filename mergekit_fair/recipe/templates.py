@@ -8,14 +8,18 @@ from typing import Any
 
 
 def addition_recipe(folder: Path, groups: Iterable[str]) -> dict[str, Any]:
-    """Subgroup task addition over the family in `folder`, at λ = 0.2."""
+    """Subgroup task addition over the family in `folder`, at λ = 0.2.
+
+    A relative folder gets a `./`: stock mergekit would look for `a/b` on the Hub.
+    """
+    place = str(folder) if folder.is_absolute() else f"./{folder}"
     models = [
-        {"model": f"{folder}/groups/{name}", "parameters": {"group": name, "weight": 1.0}}
+        {"model": f"{place}/groups/{name}", "parameters": {"group": name, "weight": 1.0}}
         for name in groups
     ]
     return {
         "merge_method": "subgroup_task_addition",
-        "base_model": f"{folder}/base",
+        "base_model": f"{place}/base",
         "models": models,
         "parameters": {"lambda": 0.2, "normalize": "sum"},
         "dtype": "float32",

@@ -51,6 +51,24 @@ def comparison_table(comparison: dict[str, Any]) -> str:
     return _aligned(rows)
 
 
+def verdict(comparison: dict[str, Any]) -> str:
+    """One sentence a baseline: the differences whose paired interval leaves out 0, or none.
+
+    Each interval is read by itself; they are not corrected for being several.
+    """
+    names = {"acc": "accuracy", "dpd": "DPD", "eod": "EOD"}
+    sentences = []
+    for baseline, gaps in comparison.items():
+        shown = [
+            f"{names[key]} {_interval(gaps[key], sign='+')}"
+            for key in names
+            if gaps[key]["low"] is not None and gaps[key]["low"] * gaps[key]["high"] > 0
+        ]
+        found = ", ".join(shown) or "no difference in accuracy, DPD or EOD can be told from noise"
+        sentences.append(f"Against {baseline}, on the same report rows: {found}.")
+    return "\n".join(sentences)
+
+
 def results_csv(results: dict[str, Any]) -> str:
     """Every evaluation as one CSV row; undefined values are empty."""
     lines = [*results["points"], *results["report"]]

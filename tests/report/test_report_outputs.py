@@ -13,7 +13,7 @@ import pytest
 
 from mergekit_fair.errors import ConfigError
 from mergekit_fair.report.pictures import draw
-from mergekit_fair.report.table import comparison_table, points_table, results_csv
+from mergekit_fair.report.table import comparison_table, points_table, results_csv, verdict
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +60,20 @@ def test_comparison_is_signed(results: dict[str, Any]) -> None:
     text = comparison_table(results["comparison"])
     gap = results["comparison"]["fft"]["acc"]
     assert f"{gap['value']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}]" in text
+
+
+def test_verdict_names_only_differences_whose_interval_leaves_out_0() -> None:
+    def gap(value: float | None, low: float | None, high: float | None) -> dict[str, Any]:
+        return {"value": value, "low": low, "high": high}
+
+    none = {"acc": gap(0.1, -0.1, 0.2), "dpd": gap(None, None, None), "eod": gap(0.0, 0.0, 0.0)}
+    some = {"acc": gap(0.0, -0.1, 0.1), "dpd": gap(-0.1, -0.2, -0.05), "eod": gap(0.1, 0.02, 0.3)}
+    assert verdict({"fft": none, "lora": some}).splitlines() == [
+        "Against fft, on the same report rows: no difference in accuracy, DPD or EOD can be told "
+        "from noise.",
+        "Against lora, on the same report rows: DPD -0.100 [-0.200, -0.050], "
+        "EOD +0.100 [+0.020, +0.300].",
+    ]
 
 
 def test_pictures_are_drawn_and_repeat_byte_for_byte(
