@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from mergekit_fair.errors import ConfigError
 
@@ -37,6 +39,26 @@ def staged_folder(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def lock_folder(folder: Path) -> TextIO:
+    """Make `folder` and hold it for this process until the returned file is closed or it ends.
+
+    Raises:
+        ConfigError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = (folder / ".lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise ConfigError(
+            "another process is working in this folder",
+            where=folder,
+            fix="wait for it, or choose another folder with -o",
+        ) from None
+    return lock
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:

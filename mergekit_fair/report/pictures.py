@@ -77,20 +77,26 @@ def _curves(figure: Any, results: dict[str, Any]) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     hatched = any(p["evaluation"]["degenerate"] for p in points)
     figure.suptitle(
-        f"{results['task']}, validation rows" + (" (hatched: degenerate)" if hatched else "")
+        f"{results['task']}, validation rows"
+        + (" (hatched, hollow: degenerate)" if hatched else "")
     )
 
 
 def _series(axes: Any, series: list[Line], key: str, label: str, colour: str) -> None:
-    entries = [(p["lambda"], p["evaluation"]["metrics"][key]) for p in series]
-    known = [(x, e) for x, e in entries if x is not None and e["value"] is not None]
+    """One line with its band; hollow points are degenerate."""
+    known = [
+        (p["lambda"], p["evaluation"]["metrics"][key], p["evaluation"]["degenerate"])
+        for p in sorted(series, key=lambda p: p["lambda"] or 0.0)
+        if p["lambda"] is not None and p["evaluation"]["metrics"][key]["value"] is not None
+    ]
     if not known:
         return
-    known.sort(key=lambda item: item[0])
-    axes.plot(
-        [x for x, _ in known], [e["value"] for _, e in known], "o-", color=colour, ms=3, label=label
-    )
-    band = [(x, e["low"], e["high"]) for x, e in known if e["low"] is not None]
+    x, y = [x for x, *_ in known], [e["value"] for _, e, _ in known]
+    axes.plot(x, y, "o-", color=colour, ms=4, label=label)
+    hollow = [(x, e["value"]) for x, e, degenerate in known if degenerate]
+    if hollow:
+        axes.plot(*zip(*hollow, strict=True), "o", color=colour, ms=4, mfc="white", zorder=3)
+    band = [(x, e["low"], e["high"]) for x, e, _ in known if e["low"] is not None]
     if band:
         axes.fill_between(*zip(*band, strict=True), color=colour, alpha=0.15, linewidth=0)
 

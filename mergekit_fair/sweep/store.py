@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import io
 import json
 import os
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mergekit_fair.engine.files import write_atomic
+from mergekit_fair.engine.files import lock_folder, write_atomic
 from mergekit_fair.errors import SweepError
 from mergekit_fair.harness.predict import Margins
 
@@ -27,21 +26,12 @@ class Store:
         """Open or make the folder.
 
         Raises:
-            SweepError: another process is writing in it, or a line in the middle is damaged.
+            ConfigError: another process is writing in it.
+            SweepError: a line in the middle is damaged.
         """
-        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = lock_folder(folder)
         (folder / "scores").mkdir(exist_ok=True)
         self.folder = folder
-        self._lock = (folder / ".lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.close()
-            raise SweepError(
-                "another process is sweeping in this folder",
-                where=folder,
-                fix="wait for it, or choose another folder with -o",
-            ) from None
         self._path = folder / "points.jsonl"
         try:
             self._lines = self._read()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mergekit_fair.data import load_rows
-from mergekit_fair.engine.files import staged_folder, write_atomic
+from mergekit_fair.engine.files import lock_folder, staged_folder, write_atomic
 from mergekit_fair.errors import TrainingError
 from mergekit_fair.harness.classifier import resolve_device
 from mergekit_fair.harness.evaluate import versions
@@ -38,6 +38,7 @@ def train(
     Raises:
         TrainingError: a group with too few rows or one class only, or a folder that was trained
             with other settings.
+        ConfigError: another process is training in `out`.
         DataError, CheckpointError: from the data and the model.
     """
     state = process_state()
@@ -46,9 +47,25 @@ def train(
     rows = load_rows(config.data)
     for warning in rows.warnings:
         progress.say(f"warning: {warning}")
+    groups = subgroups(config, rows.of("train"))
+    lock = lock_folder(out) if state.is_main_process else None
+    try:
+        return _train(config, out, rows, groups, progress, device)
+    finally:
+        if lock:
+            lock.close()
+
+
+def _train(
+    config: TrainConfig,
+    out: Path,
+    rows: Rows,
+    groups: list[str],
+    progress: Progress,
+    device: str,
+) -> dict[str, Any]:
+    state = process_state()
     training_rows = rows.of("train")
-    groups = subgroups(config, training_rows)
-    out.mkdir(parents=True, exist_ok=True)
     family = _Family(out, config, rows.fingerprint(), is_writer=state.is_main_process)
     with state.main_process_first():
         family.claim(progress)

@@ -20,7 +20,7 @@ from transformers import AutoModelForSequenceClassification
 
 from mergekit_fair.data import load_rows
 from mergekit_fair.engine.compose import load_tensors
-from mergekit_fair.errors import SweepError
+from mergekit_fair.errors import ConfigError, SweepError
 from mergekit_fair.harness.inputs import open_inputs
 from mergekit_fair.harness.predict import margins
 from mergekit_fair.progress import Silent
@@ -178,7 +178,7 @@ def test_when_nothing_can_be_chosen_the_table_is_still_written(
 
 def test_two_writers_and_a_damaged_line_are_refused(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    with pytest.raises(SweepError, match="another process is sweeping in this folder"):
+    with pytest.raises(ConfigError, match="another process is working in this folder"):
         Store(tmp_path)
     store.append({"id": "a", "split": "validation"}, np.zeros(3, dtype=np.float32))
     store.close()

@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from mergekit_fair.data import load_rows
 from mergekit_fair.engine.compose import load_tensors
-from mergekit_fair.errors import CheckpointError, TrainingError
+from mergekit_fair.errors import CheckpointError, ConfigError, TrainingError
 from mergekit_fair.progress import Silent
 from mergekit_fair.training.base import file_sha256
 from mergekit_fair.training.config import TrainConfig, load_train_config
@@ -104,6 +104,16 @@ def test_other_settings_are_refused_by_name(family: Path, tmp_path: Path) -> Non
     (tmp_path / "something").write_text("")
     with pytest.raises(TrainingError, match=r"is not empty and holds no train\.json"):
         train(config, tmp_path, Silent(), "cpu")
+
+
+def test_two_trainings_in_one_folder_are_refused(family: Path, tmp_path: Path) -> None:
+    from mergekit_fair.engine.files import lock_folder
+
+    with (
+        lock_folder(tmp_path),
+        pytest.raises(ConfigError, match="another process is working in this folder"),
+    ):
+        train(load_train_config(family / "train.yml"), tmp_path, Silent(), "cpu")
 
 
 def _config(folder: Path, **changes: object) -> TrainConfig:
