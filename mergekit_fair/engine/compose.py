@@ -63,7 +63,7 @@ class Composer:
             CheckpointError: models that do not fit each other.
         """
         config = recipe.configuration()
-        with checked_models(config, MergeOptions()) as is_checked:
+        with checked_models(config, MergeOptions(), recipe.where) as is_checked:
             if not is_checked:
                 raise RecipeError(
                     "only local models, without adapters, slices and tokenizer changes, are "

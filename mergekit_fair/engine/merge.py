@@ -37,7 +37,7 @@ def merge_to_folder(
     base = config.referenced_models()[0].model.path
     with (
         staged_folder(out, overwrite=overwrite) as folder,
-        checked_models(config, options) as is_checked,
+        checked_models(config, options, recipe.where) as is_checked,
     ):
         changes: dict[str, Any] = {"write_model_card": False}
         if is_checked and not _has_tokenizer(Path(base)):

@@ -18,8 +18,12 @@ from mergekit.plan import MergePlanner
 
 from mergekit_fair.engine.architecture import complete_architecture
 from mergekit_fair.engine.checkpoint import require_same_tensors, weight_files
+from mergekit_fair.engine.heads import require_shared_heads
 from mergekit_fair.errors import CheckpointError, RecipeError
+from mergekit_fair.methods.registry import METHODS
 from mergekit_fair.recipe.recipe import OrderedConfiguration, Recipe
+
+OWN_METHODS = frozenset(method.spec.name for method in METHODS)
 
 
 def is_tensorwise(config: OrderedConfiguration, options: Any) -> bool:
@@ -37,7 +41,7 @@ def is_tensorwise(config: OrderedConfiguration, options: Any) -> bool:
 
 
 @contextmanager
-def checked_models(config: OrderedConfiguration, options: Any) -> Iterator[bool]:
+def checked_models(config: OrderedConfiguration, options: Any, where: str) -> Iterator[bool]:
     """Check the recipe's models against the base, and let mergekit see all their tensors.
 
     Yields:
@@ -45,7 +49,8 @@ def checked_models(config: OrderedConfiguration, options: Any) -> Iterator[bool]
 
     Raises:
         CheckpointError: a model that is not found, or models that do not fit each other.
-        RecipeError: a layer gradient over an architecture without known layers.
+        RecipeError: unrelated classification heads, or a layer gradient over an architecture
+            without known layers.
     """
     # A process may merge twice while files change: mergekit's cache knows models by path only.
     LoaderCache().loaders.clear()
@@ -54,7 +59,10 @@ def checked_models(config: OrderedConfiguration, options: Any) -> Iterator[bool]
     if not is_tensorwise(config, options):
         yield False
         return
-    require_same_tensors(models[0].model.path, [model.model.path for model in models[1:]])
+    base, *others = [model.model.path for model in models]
+    require_same_tensors(base, others)
+    if config.merge_method in OWN_METHODS and "head" not in (config.parameters or {}):
+        require_shared_heads(base, others, where)
     with complete_architecture(models[0]) as has_layers:
         if not has_layers:
             _refuse_gradients(config)
