@@ -78,7 +78,7 @@ def test_the_demo_job_on_the_real_model_and_real_rows(
         assert "{train: 1600, validation: 2000, report: 4000}" in text
         data.write_text(
             text.replace(
-                "1600, validation: 2000, report: 4000", "320, validation: 240, report: 240"
+                "1600, validation: 2000, report: 4000", "192, validation: 160, report: 160"
             )
         )
         sweep = out / "sweep.yml"
@@ -91,7 +91,7 @@ def test_the_demo_job_on_the_real_model_and_real_rows(
     run = CliRunner().invoke(main, ["demo", "-o", str(out)])
     assert run.exit_code == 0, run.output
     assert "1994 US census" in run.stderr
-    assert " left] fft: fft, 320 rows, 20 steps" in run.stderr
+    assert " left] fft: fft, 192 rows, 12 steps" in run.stderr
     results = json.loads((out / "sweep" / "results.json").read_text())
     assert {line["label"] for line in results["points"]} >= {"fft", "lora", "λ=0", "λ=0.5", "λ=1"}
     base = load_tensors(out / "models" / "base")

@@ -240,10 +240,12 @@ def test_dumped_yaml_is_plain():
 
 
 def test_templates_are_good_recipes():
-    raw = addition_recipe(Path("runs/x"), ["Female", "Male"])
+    raw = addition_recipe(Path("x"), ["Female", "Male"])
     recipe = Recipe.from_text(dump_yaml(raw), "r.yml")
-    assert recipe.groups() == {"Female": "runs/x/groups/Female", "Male": "runs/x/groups/Male"}
-    assert recipe.raw["base_model"] == "runs/x/base"
+    # "x/base" alone would be a Hub id to stock mergekit.
+    assert recipe.groups() == {"Female": "./x/groups/Female", "Male": "./x/groups/Male"}
+    assert recipe.raw["base_model"] == "./x/base"
+    assert addition_recipe(Path("/x"), ["Female"])["base_model"] == "/x/base"
     assert lambda_eff(recipe.raw) == pytest.approx(0.4)
     groups = {"Female": "f", "Male": "m"}
     raw = injection_recipe("b", "t", groups, "Male", "float32")
