@@ -31,7 +31,10 @@ def plan_summary(sweep: Sweep) -> dict[str, Any]:
         CheckpointError, DataError, RecipeError: whatever would stop the sweep.
     """
     rows = load_rows(sweep.config.evaluate.data)
-    planner = Planner(sweep, rows.fingerprint())
+    return _summary(sweep, rows, Planner(sweep, rows.fingerprint()))
+
+
+def _summary(sweep: Sweep, rows: Rows, planner: Planner) -> dict[str, Any]:
     inject = sweep.config.inject
     groups: list[str] = []
     if inject and isinstance(inject.groups, list):
@@ -59,14 +62,15 @@ def run_sweep(sweep: Sweep, out: Path, progress: Progress) -> dict[str, Any]:
     Returns:
         The content of results.json.
     """
-    summary = plan_summary(sweep)
     rows = load_rows(sweep.config.evaluate.data)
+    planner = Planner(sweep, rows.fingerprint())
+    summary = _summary(sweep, rows, planner)
     store = Store(out)
     try:
         write_atomic(out / "plan.json", to_json(summary))
         for warning in rows.warnings:
             progress.say(f"warning: {warning}")
-        return _Run(sweep, rows, store, progress).run()
+        return _Run(sweep, rows, planner, store, progress).run()
     finally:
         store.close()
 
@@ -75,14 +79,13 @@ def run_sweep(sweep: Sweep, out: Path, progress: Progress) -> dict[str, Any]:
 class _Run:
     sweep: Sweep
     rows: Rows
+    planner: Planner
     store: Store
     progress: Progress
-    planner: Planner = field(init=False)
     how: Measuring = field(init=False)
     runner: Runner | None = None
 
     def __post_init__(self) -> None:
-        self.planner = Planner(self.sweep, self.rows.fingerprint())
         given = self.sweep.config.evaluate
         self.how = Measuring(
             reference=given.reference,
@@ -104,7 +107,8 @@ class _Run:
         chosen = [point for point in [*merges, *injections] if point.id == choice.id]
         opened = set(self.store.lines("report")) - {line["id"] for line in by_name.values()}
         report = [
-            self._measure(point, level, "report") for point in [*self.planner.baselines(), *chosen]
+            _measured(self._measure(point, level, "report"))
+            for point in [*self.planner.baselines(), *chosen]
         ]
         results = {
             "sweep": self.sweep.where,
@@ -133,12 +137,10 @@ class _Run:
             rate = float(self.rows.of("validation").labels.mean())
             return [], Level("labels", rate)
         first = next((point for point in points if point.label == "fft"), points[0])
-        line = self._measure(first, None)
-        if "evaluation" not in line:
-            raise SweepError(f"baseline {first.label} cannot be measured: {line['error']}")
+        line = _measured(self._measure(first, None))
         rate = line["evaluation"]["metrics"]["selection_rate"]["value"]
         level = Level(first.label, rate)
-        return [self._measure(point, level) for point in points], level
+        return [_measured(self._measure(point, level)) for point in points], level
 
     def _groups_to_inject(self, baselines: dict[str, Line]) -> tuple[list[str], dict[str, float]]:
         inject = self.sweep.config.inject
@@ -204,3 +206,14 @@ class _Run:
             ).to_dict()
             for name, line in baselines.items()
         }
+
+
+def _measured(line: Line) -> Line:
+    """The line, for models that a sweep cannot do without."""
+    if "evaluation" not in line:
+        raise SweepError(
+            f"cannot be measured: {line['error']}",
+            where=f"{line['label']} on {line['split']}",
+            fix="leave this model out, or train it again",
+        )
+    return line

@@ -176,6 +176,22 @@ def test_when_nothing_can_be_chosen_the_table_is_still_written(
     assert draw(results, tmp_path)[0].name == "curves.png"
 
 
+def test_a_broken_baseline_stops_the_sweep_by_name(family: Path, tmp_path: Path) -> None:
+    """NaN weights: no level, no limit and no comparison may be made of them."""
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    broken = shutil.copytree(family / "run" / "lora", tmp_path / "broken")
+    tensors = load_file(broken / "model.safetensors")
+    tensors["classifier.bias"][0] = float("nan")
+    save_file(tensors, broken / "model.safetensors", {"format": "pt"})
+    baselines = {"fft": str(family / "run" / "fft"), "lora": str(broken)}
+    path = tiny.write_sweep(family, tmp_path / "sweep.yml", baselines=baselines)
+    with pytest.raises(SweepError, match=r"lora on validation: cannot be measured: .* NaN or inf"):
+        run_sweep(load_sweep(path), tmp_path / "out", Silent())
+
+
 def test_two_writers_and_a_damaged_line_are_refused(tmp_path: Path) -> None:
     store = Store(tmp_path)
     with pytest.raises(ConfigError, match="another process is working in this folder"):
