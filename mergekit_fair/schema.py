@@ -57,14 +57,21 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     Raises:
         ConfigError: no such file, not YAML, or the top level is no mapping.
     """
-    path = Path(path)
+    return parse_yaml(read_text(path), path)
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a UTF-8 file.
+
+    Raises:
+        ConfigError: no such file, or not UTF-8.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"cannot be read ({_reason(error)})", where=path, fix="check the path"
         ) from None
-    return parse_yaml(text, path)
 
 
 def parse_yaml(text: str, where: object) -> dict[str, Any]:

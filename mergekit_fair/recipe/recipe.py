@@ -13,7 +13,7 @@ from mergekit.config import MergeConfiguration
 
 from mergekit_fair.errors import RecipeError
 from mergekit_fair.recipe.check import check_recipe
-from mergekit_fair.schema import dump_yaml, load_yaml, parse_yaml
+from mergekit_fair.schema import dump_yaml, parse_yaml, read_text
 
 
 class OrderedConfiguration(MergeConfiguration):
@@ -57,8 +57,7 @@ class Recipe:
             ConfigError: the file cannot be read or is no YAML mapping.
             RecipeError: unknown keys, method, groups or parameters.
         """
-        raw = load_yaml(path)
-        return cls._checked(raw, str(path), Path(path).read_text(encoding="utf-8"))
+        return cls.from_text(read_text(path), str(path))
 
     @classmethod
     def from_mapping(cls, raw: dict[str, Any], where: str) -> Recipe:

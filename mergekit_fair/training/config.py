@@ -39,7 +39,15 @@ class Training(Strict):
     epochs: Positive = 2
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    scheduler: str = "linear"
+    scheduler: Literal[
+        "linear",
+        "cosine",
+        "cosine_with_restarts",
+        "polynomial",
+        "constant",
+        "constant_with_warmup",
+        "inverse_sqrt",
+    ] = "linear"
     bf16: bool = False
     arguments: dict[str, Any] = {}
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mergekit_fair.engine.files import staged_folder, write_atomic
+from mergekit_fair.errors import TrainingError
 from mergekit_fair.harness.classifier import auto_class
 from mergekit_fair.harness.inputs import load_processor, open_inputs
 from mergekit_fair.progress import Progress
@@ -44,6 +45,9 @@ def finetune(
 
     A killed run leaves its last state in `work`; the same call goes on from there and ends with
     the same weights.
+
+    Raises:
+        TrainingError: `training.arguments` that transformers refuses.
 
     Returns:
         What goes into train.json: steps, seconds, mean training loss.
@@ -109,7 +113,7 @@ def _trainer(
     keeper: Any,
 ) -> Any:
     import torch
-    from transformers import Trainer, TrainingArguments
+    from transformers import Trainer
     from transformers.trainer_callback import PrinterCallback
 
     labels = torch.from_numpy(run.rows.labels).long()
@@ -117,39 +121,51 @@ def _trainer(
     def collate(indices: list[int]) -> dict[str, torch.Tensor]:
         return {**inputs.batch(indices), "labels": labels[indices]}
 
-    given = config.training
-    arguments = TrainingArguments(
-        output_dir=str(work),
-        max_steps=run.steps,
-        learning_rate=learning_rate,
-        per_device_train_batch_size=given.batch_size,
-        weight_decay=given.weight_decay,
-        lr_scheduler_type=given.scheduler,
-        warmup_steps=int(given.warmup * run.steps),
-        bf16=given.bf16,
-        seed=config.seed,
-        save_strategy="steps",
-        save_steps=max(1, round(config.save_every * run.steps)),
-        remove_unused_columns=False,
-        report_to="none",
-        use_cpu=not torch.accelerator.is_available(),
-        **{
-            "save_total_limit": 1,
-            "logging_strategy": "no",
-            "disable_tqdm": True,
-            "dataloader_pin_memory": torch.accelerator.is_available(),
-            **given.arguments,
-        },
-    )
     trainer = Trainer(
         model=model,
-        args=arguments,
+        args=_arguments(run, config, learning_rate, work),
         train_dataset=range(len(labels)),
         data_collator=collate,
         callbacks=[keeper],
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _arguments(run: Run, config: TrainConfig, learning_rate: float, work: Path) -> Any:
+    import torch
+    from transformers import TrainingArguments
+
+    has_accelerator = torch.accelerator.is_available()
+    given = config.training
+    settings = {
+        "output_dir": str(work),
+        "max_steps": run.steps,
+        "learning_rate": learning_rate,
+        "per_device_train_batch_size": given.batch_size,
+        "weight_decay": given.weight_decay,
+        "lr_scheduler_type": given.scheduler,
+        "warmup_steps": int(given.warmup * run.steps),
+        "bf16": given.bf16,
+        "seed": config.seed,
+        "save_strategy": "steps",
+        "save_steps": max(1, round(config.save_every * run.steps)),
+        "remove_unused_columns": False,
+        "report_to": "none",
+        "use_cpu": not has_accelerator,
+        "save_total_limit": 1,
+        "logging_strategy": "no",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": has_accelerator,
+    }
+    try:
+        return TrainingArguments(**(settings | given.arguments))
+    except (TypeError, ValueError, ImportError) as error:
+        raise TrainingError(
+            f"transformers refuses these settings ({str(error).splitlines()[0]})",
+            where="training.arguments",
+            got=given.arguments,
+        ) from error
 
 
 def _keeper(run: Run, config: TrainConfig, base: Path, work: Path, progress: Progress) -> Any:

@@ -27,6 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"training": {"arguments": {"bf61": True}}}, "TrainingArguments has no 'bf61'"),
         ({"training": {"arguments": {"seed": 3}}}, "seed is set by other keys of this file"),
         ({"subgroups": {"steps": "match", "epochs": 2}}, "steps: match or epochs: N, not both"),
+        ({"training": {"scheduler": "cosin"}}, "training.scheduler: input should be 'linear'"),
         ({"sha256": "53aa"}, "sha256"),
         ({"checkpoints": [1.0]}, "checkpoints.0"),
         ({"data": 7}, "data"),

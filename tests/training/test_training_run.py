@@ -163,6 +163,14 @@ def test_wrong_weights_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "base").exists()
 
 
+def test_arguments_that_transformers_refuses(tmp_path: Path) -> None:
+    training = {"arguments": {"optim": "sgdd"}, "epochs": 1}
+    with pytest.raises(TrainingError) as caught:
+        train(_config(tmp_path, training=training), tmp_path / "out", Silent(), "cpu")
+    assert str(caught.value).startswith("training.arguments: transformers refuses these settings")
+    assert "got {'optim': 'sgdd'}" in str(caught.value)
+
+
 def test_half_written_states_are_passed_over(tmp_path: Path) -> None:
     assert last_state(tmp_path) is None
     for step, text in ((4, "{}"), (12, "{}"), (16, '{"epoch"')):
