@@ -80,6 +80,8 @@ def choose(lines: Sequence[Line], baselines: dict[str, Line], rule: Select) -> C
             f"no point satisfies the rule; {best['label']} misses it least, "
             f"by {violations[best['id']]:.3f} in all"
         )
+    if best["evaluation"].get("saturated"):
+        reason += "; it is saturated: read its gaps at the reference's selection rate"
     return Choice(best["id"], bool(fitting), text, reason, (len(candidates), len(fitting)))
 
 

@@ -27,6 +27,7 @@ def line(
         "evaluation": {
             "metrics": {key: {"value": value} for key, value in metrics.items()},
             "degenerate": more.get("degenerate", False),
+            "saturated": more.get("saturated", False),
         },
     }
 
@@ -66,6 +67,11 @@ def test_nothing_feasible_is_said_and_the_nearest_is_taken() -> None:
     choice = _choose(line("far", 0.9, 0.5), line("near", 0.7, 0.25))
     assert (choice.id, choice.feasible) == ("near", False)
     assert "no point satisfies the rule; near misses it least, by 0.050" in choice.reason
+
+
+def test_a_saturated_choice_is_said() -> None:
+    assert "it is saturated: read its gaps" in _choose(line("a", 0.8, 0.1, saturated=True)).reason
+    assert "saturated" not in _choose(line("a", 0.8, 0.1)).reason
 
 
 def test_no_candidate_is_said() -> None:
