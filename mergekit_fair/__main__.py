@@ -1,4 +1,4 @@
-"""`python -m mergekit_fair …`, for launchers such as `accelerate launch -m`."""
+"""`python -m mergekit_fair …`, for launchers such as `torchrun -m`."""
 
 from mergekit_fair.cli import main
 

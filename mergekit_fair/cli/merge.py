@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ def command(recipe: Path, out: Path, overwrite: bool, merge_options: Any) -> Non
     if merge_options.verbosity == 0:
         quiet_libraries()
     merge_options.apply_global_options()
-    merge_to_folder(Recipe.load(recipe), out, merge_options, overwrite=overwrite)
+    # mergekit draws its bars into files and pipes, too.
+    is_quiet = merge_options.quiet or not sys.stderr.isatty()
+    options = merge_options.model_copy(update={"quiet": is_quiet})
+    merge_to_folder(Recipe.load(recipe), out, options, overwrite=overwrite)
     if not merge_options.quiet:
         click.echo(str(out))

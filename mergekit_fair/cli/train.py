@@ -19,7 +19,7 @@ def command(config: Path, out: Path, device: str, quiet: bool) -> None:
 
     Makes OUT/base, OUT/fft, OUT/lora, OUT/groups/<group>, OUT/addition.yml (a merge recipe) and
     OUT/train.json. The same command again goes on where it was killed. Several GPUs: start it
-    with `accelerate launch -m mergekit_fair train …`.
+    with `torchrun --nproc_per_node N -m mergekit_fair train …`.
 
     \b
     Example:
