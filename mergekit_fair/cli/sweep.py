@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from mergekit_fair.errors import SweepError
+from mergekit_fair.errors import ConfigError, SweepError
 
 
 @click.command("sweep")
@@ -59,9 +59,14 @@ def sweep_and_report(sweep: Any, out: Path, progress: Any, *, write_model: bool)
 
     results = run_sweep(sweep, out, progress)
     write_atomic(out / "results.csv", results_csv(results))
-    draw(results, out)
     if write_model and results["selected"]["id"] is not None:
         _write_model(out / "selected", progress)
+    elif (out / "selected" / "model").is_dir():
+        progress.say(f"{out / 'selected' / 'model'}: of an earlier run, not of this choice")
+    try:
+        draw(results, out)
+    except ConfigError as error:  # hours of measuring must not end in a missing extra
+        progress.say(f"no pictures: {error}")
     return results
 
 
@@ -79,10 +84,11 @@ def summary_text(results: dict[str, Any]) -> str:
     """The tables of a sweep as text."""
     from mergekit_fair.report.table import comparison_table, points_table, verdict
 
-    chosen = results["selected"]
+    chosen, level = results["selected"], results["level"]
     parts = [
-        f"Validation rows of {results['task']} ([low, high]: 95 % intervals; DPD=, EOD=: at the "
-        f"selection rate of {results['level']['to']}, {results['level']['rate']:.3f})",
+        f"Validation rows of {results['task']} ([low, high]: {results['confidence']:.4g} "
+        "confidence intervals; DPD=, EOD=: at the selection rate of "
+        f"{level['to']}, {level['rate']:.3f})",
         points_table(results["points"], chosen=chosen["id"]),
         f"\nRule: {chosen['rule']}.\nChosen: {chosen['reason']}.",
         "\nReport rows, opened once for the chosen model and the baselines",

@@ -146,20 +146,31 @@ def lambda_eff(raw: dict[str, Any]) -> float | None:
 
     None too for methods of other packages.
     """
-    parameters = raw.get("parameters") or {}
-    scale = parameters.get("lambda", 1.0)
-    if raw["merge_method"] == "worst_group_injection":
-        weights = [1.0]
-    else:
-        weights = [
-            (item.get("parameters") or {}).get("weight", parameters.get("weight", 1.0))
-            for item in raw.get("models") or ()
-            if (item.get("parameters") or {}).get("group")
-        ]
+    scale, weights = _coefficients(raw)
     if not weights or not all(isinstance(value, (int, float)) for value in [scale, *weights]):
         return None
     total = float(scale) * math.fsum(weights)
-    return total / len(weights) if parameters.get("normalize") == "mean" else total
+    mean = (raw.get("parameters") or {}).get("normalize") == "mean"
+    return total / len(weights) if mean else total
+
+
+def adds_nothing(raw: dict[str, Any]) -> bool:
+    """λ = 0, or every weight 0: the merge is its base or target. Weights 1 and −1 are not that."""
+    scale, weights = _coefficients(raw)
+    return scale == 0 or (bool(weights) and all(weight == 0 for weight in weights))
+
+
+def _coefficients(raw: dict[str, Any]) -> tuple[Any, list[Any]]:
+    """λ and the weight of every group, as the recipe has them: numbers, gradients or filters."""
+    parameters = raw.get("parameters") or {}
+    scale = parameters.get("lambda", 1.0)
+    if raw["merge_method"] == "worst_group_injection":
+        return scale, [1.0]
+    return scale, [
+        (item.get("parameters") or {}).get("weight", parameters.get("weight", 1.0))
+        for item in raw.get("models") or ()
+        if (item.get("parameters") or {}).get("group")
+    ]
 
 
 def _with_local_paths(value: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from mergekit_fair.engine.checkpoint import fingerprint, require_same_tensors, weight_files
 from mergekit_fair.errors import ConfigError
 from mergekit_fair.recipe.grid import MOST_POINTS
-from mergekit_fair.recipe.recipe import Recipe, lambda_eff
+from mergekit_fair.recipe.recipe import Recipe, adds_nothing, lambda_eff
 from mergekit_fair.recipe.templates import injection_recipe
 from mergekit_fair.sweep.config import Sweep
 
@@ -57,6 +57,7 @@ class Point:
             "settings": self.settings,
             "lambda": self.lambda_,
             "lambda_eff": self.lambda_eff,
+            "adds_nothing": self.recipe is not None and adds_nothing(self.recipe.raw),
         }
 
 
@@ -103,7 +104,9 @@ class Planner:
         points = [self._merge("merge", settings) for settings in grid]
         if "random" in self._sweep.config.controls:
             points += [
-                self._merge("control", settings) for settings in grid if settings.get("lambda") != 0
+                self._merge("control", settings)
+                for settings in grid
+                if not adds_nothing(self._sweep.recipe.with_settings(dict(settings)).raw)
             ]
         return points
 

@@ -113,6 +113,7 @@ class _Run:
         results = {
             "sweep": self.sweep.where,
             "task": self.rows.name,
+            "confidence": self.how.confidence,
             "level": {"to": level.to, "rate": level.rate},
             "points": [public(line) for line in lines],
             "selected": {"label": chosen[0].label if chosen else None, **asdict(choice)},

@@ -46,7 +46,7 @@ def metric(evaluation: dict[str, Any], name: str) -> float | None:
 def choose(lines: Sequence[Line], baselines: dict[str, Line], rule: Select) -> Choice:
     """The candidate with the largest `maximize` among those that satisfy `subject_to`.
 
-    Candidates are merges and injections that move the weights (λ ≠ 0), are not degenerate and
+    Candidates are merges and injections that add something (λ ≠ 0), are not degenerate and
     have every metric of the rule defined. Equal values go to the smaller λ. If no candidate
     satisfies the constraints, the one with the smallest total violation is returned, marked.
 
@@ -91,7 +91,7 @@ def _is_candidate(line: Line, rule: Select, limits: list[tuple[Constraint, float
     evaluation = line["evaluation"]
     needed = [rule.maximize, *(constraint.metric for constraint, _ in limits)]
     return (
-        line["lambda_eff"] != 0
+        not line["adds_nothing"]
         and not evaluation["degenerate"]
         and all(metric(evaluation, name) is not None for name in needed)
     )

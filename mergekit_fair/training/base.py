@@ -94,9 +94,9 @@ def build_base(config: TrainConfig, rows: Rows, out: Path, device: str) -> None:
 def fit_probe(model: Any, rows: Rows, source: str, config: TrainConfig, device: str) -> None:
     """Set the head's last linear layer to a logistic regression on the frozen features.
 
-    With p(y=1) = σ(w·x + b), class 0 gets −w/2, −b/2 and class 1 gets w/2, b/2. The L2 penalty
-    (C = 1, features as they are) keeps the head small: with standardised features it grew so
-    large that the fine-tunes which start from it became worse.
+    With p(y=1) = σ(w·x + b), class 0 gets −w/2, −b/2 and class 1 gets w/2, b/2. L2 penalty with
+    C = 1 on the features as they are: on the demo's validation rows, standardised features gave
+    a LoRA that was worse by 0.024 in accuracy and an FFT better by 0.004 (one seed).
 
     Raises:
         TrainingError: the model has no linear head of two classes.

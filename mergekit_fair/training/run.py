@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mergekit_fair.data import load_rows
+from mergekit_fair.data import load_rows, source_fingerprint
 from mergekit_fair.engine.files import lock_folder, staged_folder, write_atomic
 from mergekit_fair.errors import TrainingError
 from mergekit_fair.harness.classifier import resolve_device
@@ -75,7 +75,8 @@ def _train(
     if state.is_main_process:
         recipe = dump_yaml(addition_recipe(out, groups))
         write_atomic(out / "addition.yml", recipe)
-        family.write(data=config.data.to_dict(), counts=rows.counts())
+        source = source_fingerprint(config.data)
+        family.write(data=config.data.to_dict(), source=source, counts=rows.counts())
         shutil.rmtree(out / ".work", ignore_errors=True)
     return family.record
 

