@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,3 +58,18 @@ def swept(family: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     sweep = load_sweep(tiny.write_sweep(family, folder / "sweep.yml"))
     run_sweep(sweep, folder / "out", Silent())
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """`tiny("bert")` → its `Family` of tiny checkpoints, written at the first call; read only."""
+    from checkpoints import Family, tiny_family
+
+    made: dict[str, Family] = {}
+
+    def family(architecture: str) -> Family:
+        if architecture not in made:
+            made[architecture] = tiny_family(tmp_path_factory.mktemp(architecture), architecture)
+        return made[architecture]
+
+    return family

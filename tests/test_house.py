@@ -11,7 +11,8 @@ import mergekit_fair
 
 PACKAGE = Path(mergekit_fair.__file__).parent
 ORDER = (
-    *("errors", "schema", "progress", "data", "fairness", "methods", "recipe", "engine"),
+    *("errors", "schema", "progress", "data", "fairness", "weights", "methods", "hook"),
+    *("recipe", "engine"),
     *("harness", "training", "sweep", "report", "cli"),
 )
 

@@ -18,10 +18,13 @@ from mergekit_fair.errors import FairError
 COMMANDS = {
     "demo": ("demo", "The whole job on embedded real data: train, sweep, inject, merge."),
     "train": ("train", "Base with its head, FFT, LoRA and one model per subgroup."),
-    "merge": ("merge", "One merge through mergekit's engine."),
+    "merge": ("merge", "One merge, or a grid of λ in one pass, to disk."),
+    "check": ("check", "Check a recipe without merging, or a merged model against its manifest."),
+    "grid": ("grid", "Plain recipe files for a grid of λ, and the models on request."),
     "sweep": ("sweep", "Measure a λ grid, choose on validation rows, report once."),
     "methods": ("methods", "The registered merge methods and their parameters."),
     "exec": ("exec", "Run a stock program with the plug-in's methods registered."),
+    "hook": ("hook", "Let mergekit's own programs see the methods; off until installed."),
 }
 
 

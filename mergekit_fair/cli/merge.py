@@ -9,8 +9,9 @@ from typing import Any
 import click
 from mergekit.options import PrettyPrintHelp, add_merge_options
 
-from mergekit_fair.cli.terminal import quiet_libraries
-from mergekit_fair.engine.merge import merge_to_folder
+from mergekit_fair.cli.terminal import Terminal, quiet_libraries
+from mergekit_fair.engine.merge import Settings, merge_to_folder
+from mergekit_fair.recipe.grid import parse_grid
 from mergekit_fair.recipe.recipe import Recipe
 
 
@@ -18,11 +19,30 @@ from mergekit_fair.recipe.recipe import Recipe
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
+@click.option(
+    "--lambda",
+    "grid",
+    metavar="GRID",
+    help="Write a model for each λ of a grid such as 0:1:0.1, to OUT/lambda_<λ>, in one pass.",
+)
+@click.option(
+    "--allow-pickle", is_flag=True, help="Read pickled weights where there are no others."
+)
+@click.option("--hash-inputs", is_flag=True, help="SHA-256 of every input file in the manifest.")
 @add_merge_options
-def command(recipe: Path, out: Path, overwrite: bool, merge_options: Any) -> None:
+def command(
+    recipe: Path,
+    out: Path,
+    overwrite: bool,
+    grid: str | None,
+    allow_pickle: bool,
+    hash_inputs: bool,
+    merge_options: Any,
+) -> None:
     """Run one merge recipe (any mergekit method) and write the model to OUT.
 
-    The recipe and the models are checked first; OUT appears complete or not at all.
+    The recipe and the models are checked first; OUT appears complete or not at all. It holds
+    merge_manifest.json: what was read and written, with SHA-256.
 
     \b
     Example:
@@ -34,6 +54,9 @@ def command(recipe: Path, out: Path, overwrite: bool, merge_options: Any) -> Non
     # mergekit draws its bars into files and pipes, too.
     is_quiet = merge_options.quiet or not sys.stderr.isatty()
     options = merge_options.model_copy(update={"quiet": is_quiet})
-    merge_to_folder(Recipe.load(recipe), out, options, overwrite=overwrite)
+    lambdas = None if grid is None else parse_grid(grid, "--lambda")
+    settings = Settings(overwrite, allow_pickle, hash_inputs, lambdas)
+    progress = Terminal(quiet=merge_options.quiet)
+    merge_to_folder(Recipe.load(recipe), out, options, settings, progress)
     if not merge_options.quiet:
         click.echo(str(out))

@@ -109,14 +109,14 @@ def _write_model(folder: Path, progress: Any) -> None:
     """Merge selected/recipe.yml into selected/model, unless exactly that is there."""
     from mergekit.options import MergeOptions
 
-    from mergekit_fair.engine.merge import merge_to_folder
+    from mergekit_fair.engine.merge import Settings, merge_to_folder
     from mergekit_fair.recipe.recipe import Recipe
 
     recipe, model = folder / "recipe.yml", folder / "model"
     written = model / "mergekit_config.yml"
     if written.is_file() and written.read_text() == recipe.read_text():
         return
-    merge_to_folder(Recipe.load(recipe), model, MergeOptions(quiet=True), overwrite=True)
+    merge_to_folder(Recipe.load(recipe), model, MergeOptions(quiet=True), Settings(overwrite=True))
     progress.say(f"merged model: {model}")
 
 

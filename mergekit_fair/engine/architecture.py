@@ -7,7 +7,7 @@ architecture.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,13 +26,19 @@ from mergekit.architecture.json_definitions import (
 )
 from mergekit.common import ModelReference
 
-from mergekit_fair.engine.checkpoint import tensor_infos
 from mergekit_fair.errors import CheckpointError
 
 
 @contextmanager
-def complete_architecture(base: ModelReference) -> Iterator[bool]:
+def complete_architecture(
+    base: ModelReference, tensors: Collection[str], *, trust_remote_code: bool = False
+) -> Iterator[bool]:
     """While open, mergekit's definition for `base` covers every tensor of its checkpoint.
+
+    Args:
+        base: whose config.json names the architecture.
+        tensors: the names in its checkpoint.
+        trust_remote_code: let config.json name code to run.
 
     Yields:
         True if the architecture has layers (mergekit's own), False if it is flat.
@@ -40,13 +46,13 @@ def complete_architecture(base: ModelReference) -> Iterator[bool]:
     Raises:
         CheckpointError: the base has no config.json or names no single architecture.
     """
-    config = _config(base)
+    config = _config(base, trust_remote_code)
     name = config.architectures[0]
-    if _covers(config, set(tensor_infos(base.model.path))):
+    if _covers(config, set(tensors)):
         yield True
         return
     before = NAME_TO_ARCH.get(name)
-    NAME_TO_ARCH[name] = [flat_architecture(name, config.model_type, base.model.path)]
+    NAME_TO_ARCH[name] = [flat_architecture(name, config.model_type, tensors)]
     try:
         yield False
     finally:
@@ -56,12 +62,12 @@ def complete_architecture(base: ModelReference) -> Iterator[bool]:
             NAME_TO_ARCH[name] = before
 
 
-def flat_architecture(name: str, model_type: str, folder: str) -> ModelArchitecture:
+def flat_architecture(name: str, model_type: str, tensors: Collection[str]) -> ModelArchitecture:
     """One module without layers whose weights are the checkpoint's tensors, sorted by name."""
     definition = JsonModuleArchDef(
         model_type=model_type,
         architectures=[name],
-        pre_weights=[WeightInfo(name=tensor) for tensor in tensor_infos(folder)],
+        pre_weights=[WeightInfo(name=tensor) for tensor in sorted(tensors)],
         layer_templates=JsonLayerTemplates(weights=[]),
         post_weights=[],
         override_num_layers=0,
@@ -75,9 +81,9 @@ def flat_architecture(name: str, model_type: str, folder: str) -> ModelArchitect
     )
 
 
-def _config(base: ModelReference) -> Any:
+def _config(base: ModelReference, trust_remote_code: bool) -> Any:
     try:
-        config = base.config()
+        config = base.config(trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"its config.json cannot be read ({str(error).splitlines()[0]})", where=base

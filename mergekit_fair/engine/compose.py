@@ -1,15 +1,14 @@
 """A recipe's tensors in memory, from checkpoints that are loaded once.
 
-The tasks are the ones that mergekit's planner makes for a merge to disk, executed on tensors
-that stay loaded: filters, gradients, dtypes and the kernel are the same, so a composed tensor
-equals the merged file's bit for bit.
+The program is that of a merge to disk, executed on tensors that stay loaded: filters, gradients,
+dtypes and the kernel are the same, so a composed tensor equals the merged file's bit for bit.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from mergekit.common import dtype_from_name
@@ -17,10 +16,16 @@ from mergekit.io.tasks import GatherTensors
 from mergekit.options import MergeOptions
 from safetensors import safe_open
 
-from mergekit_fair.engine.checkpoint import weight_files
+from mergekit_fair.engine.merge import Settings, prepared
+from mergekit_fair.engine.models import is_tensorwise
 from mergekit_fair.engine.plan import checked_models, explained, tensor_tasks
+from mergekit_fair.engine.program import unequal
 from mergekit_fair.errors import CheckpointError, RecipeError
+from mergekit_fair.methods.arithmetic import merge_tensor, seeded
+from mergekit_fair.methods.registry import is_own
+from mergekit_fair.progress import Silent
 from mergekit_fair.recipe.recipe import Recipe, local_path
+from mergekit_fair.weights.folder import weight_files
 
 Tensors = dict[str, torch.Tensor]
 
@@ -62,15 +67,35 @@ class Composer:
             RecipeError: slices, adapters or whatever else mergekit refuses.
             CheckpointError: models that do not fit each other.
         """
-        config = recipe.configuration()
-        with checked_models(config, MergeOptions(), recipe.where) as is_checked:
-            if not is_checked:
-                raise RecipeError(
-                    "only local models, without adapters, slices and tokenizer changes, are "
-                    "composed in memory",
-                    where=recipe.where,
-                    fix="merge it to a folder instead",
-                )
+        config, options = recipe.configuration(), MergeOptions()
+        if not is_tensorwise(config, options):
+            raise RecipeError(
+                "only local models, without slices and tokenizer changes, are composed in memory",
+                where=recipe.where,
+                fix="merge it to a folder instead",
+            )
+        if is_own(recipe.method):
+            return self._own(recipe, options)
+        return self._stock(recipe, options)
+
+    def _own(self, recipe: Recipe, options: Any) -> Iterator[tuple[str, torch.Tensor]]:
+        """By the program that a merge to disk streams."""
+        with prepared(recipe, options, Settings(), Silent()) as merge:
+            program = merge.program
+        for tensor in program.tensors:
+            inputs = {
+                model: _as(self._tensor(model, tensor.name), tensor.inner)
+                for model in tensor.models
+            }
+            for model in tensor.equal:
+                if not torch.equal(inputs[model], inputs[tensor.equal[0]]):
+                    raise unequal(model, tensor.name)
+            merged = merge_tensor(tensor.formula, inputs, tensor.name)
+            yield tensor.name, _as(merged, tensor.dtype)
+
+    def _stock(self, recipe: Recipe, options: Any) -> Iterator[tuple[str, torch.Tensor]]:
+        """By the tasks that mergekit's planner makes for a merge to disk."""
+        with checked_models(recipe.configuration(), options):
             tasks = tensor_tasks(recipe)
         for task in tasks:
             merge = task.tensor_task
@@ -112,7 +137,7 @@ def random_control(base: Tensors, model: Tensors, *, seed: int, name: str) -> Te
             control[key] = model[key]
             continue
         vector = model[key].float() - start.float()
-        noise = torch.randn(vector.shape, generator=_generator(seed, name, key))
+        noise = torch.randn(vector.shape, generator=seeded(seed, name, key))
         scale = vector.norm() / noise.norm() if vector.numel() else 0.0
         control[key] = (start.float() + noise * scale).to(start.dtype)
     return control
@@ -120,8 +145,3 @@ def random_control(base: Tensors, model: Tensors, *, seed: int, name: str) -> Te
 
 def _as(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
     return tensor if dtype is None else tensor.to(dtype)
-
-
-def _generator(seed: int, *parts: str) -> torch.Generator:
-    digest = hashlib.sha256("\0".join((str(seed), *parts)).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True) >> 1)

@@ -17,28 +17,35 @@ from mergekit_fair.errors import ConfigError
 def staged_folder(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """A hidden sibling of `out`, flushed to disk and renamed to `out` when the block succeeds.
 
-    A failed block leaves nothing behind; a killed one leaves the sibling, which the next call for
-    the same `out` removes.
+    A failed block leaves nothing behind. A killed one leaves the sibling, which the next call for
+    the same `out` removes, or the old folder under a hidden name, which it puts back.
 
     Raises:
-        ConfigError: `out` exists (as a file, or as a folder without `overwrite`).
+        ConfigError: `out` exists (as a file, or as a folder without `overwrite`), or another
+            process is making it.
     """
-    if out.exists() and (not overwrite or not out.is_dir()):
-        raise ConfigError(
-            "exists already", where=out, fix="choose another folder or pass --overwrite"
-        )
-    partial = out.parent / f".{out.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    partial, old = (out.parent / f".{out.name}.{word}" for word in ("partial", "old"))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    lock = _locked(out.parent / f".{out.name}.lock", out)
     try:
-        yield partial
-        for path in sorted(partial.rglob("*")):
-            if path.is_file():
-                _flush(path)
-        _replace_folder(partial, out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        if old.is_dir() and not out.exists():
+            old.rename(out)
+        for left in (partial, old):
+            shutil.rmtree(left, ignore_errors=True)
+        if os.path.lexists(out) and (not overwrite or not out.is_dir()):
+            raise ConfigError(
+                "exists already", where=out, fix="choose another folder or pass --overwrite"
+            )
+        partial.mkdir()
+        try:
+            yield partial
+            _flush_tree(partial)
+            _replace_folder(partial, out, old)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    finally:
+        _unlock(lock)
 
 
 def lock_folder(folder: Path) -> TextIO:
@@ -48,7 +55,11 @@ def lock_folder(folder: Path) -> TextIO:
         ConfigError: another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = (folder / ".lock").open("w")
+    return _locked(folder / ".lock", folder)
+
+
+def _locked(file: Path, folder: Path) -> TextIO:
+    lock = file.open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -56,9 +67,15 @@ def lock_folder(folder: Path) -> TextIO:
         raise ConfigError(
             "another process is working in this folder",
             where=folder,
-            fix="wait for it, or choose another folder with -o",
+            fix="wait for it, or choose another folder",
         ) from None
     return lock
+
+
+def _unlock(lock: TextIO) -> None:
+    """Remove the lock's file while it is still held: a waiting process fails and says so."""
+    Path(lock.name).unlink(missing_ok=True)
+    lock.close()
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
@@ -70,17 +87,25 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     partial.replace(path)
 
 
-def _replace_folder(partial: Path, out: Path) -> None:
+def _replace_folder(partial: Path, out: Path, old: Path) -> None:
+    """Between the renames there is no `out`: whoever comes next finds `old` and puts it back."""
     if out.exists():
-        old = out.parent / f".{out.name}.old"
-        shutil.rmtree(old, ignore_errors=True)
         out.rename(old)
-        partial.rename(out)
-        shutil.rmtree(old)
-    else:
-        partial.rename(out)
+    partial.rename(out)
+    _flush(out.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _flush_tree(folder: Path) -> None:
+    """Files first, then the folders that name them, the deepest first."""
+    paths = sorted(folder.rglob("*"), reverse=True)
+    for path in [*(p for p in paths if p.is_file()), *(p for p in paths if p.is_dir()), folder]:
+        _flush(path)
 
 
 def _flush(path: Path) -> None:
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -17,31 +17,14 @@ from mergekit.options import MergeOptions
 from mergekit.plan import MergePlanner
 
 from mergekit_fair.engine.architecture import complete_architecture
-from mergekit_fair.engine.checkpoint import require_same_tensors, weight_files
-from mergekit_fair.engine.heads import require_shared_heads
+from mergekit_fair.engine.models import is_tensorwise
 from mergekit_fair.errors import CheckpointError, RecipeError
-from mergekit_fair.methods.registry import METHODS
 from mergekit_fair.recipe.recipe import OrderedConfiguration, Recipe
-
-OWN_METHODS = frozenset(method.spec.name for method in METHODS)
-
-
-def is_tensorwise(config: OrderedConfiguration, options: Any) -> bool:
-    """Whether every output tensor is made of the same tensor of every model, from local folders.
-
-    Not so for slices, for vocabularies or architectures that mergekit is told to reconcile, for
-    adapters, and for models that mergekit fetches from the Hub.
-    """
-    reconciles = config.tokenizer_source or config.tokenizer
-    reconciles = reconciles or options.allow_crimes or options.unsafe_truncate_embeddings
-    return not (config.slices or config.modules or reconciles) and all(
-        model.lora is None and Path(model.model.path).is_dir()
-        for model in config.referenced_models()
-    )
+from mergekit_fair.weights.folder import require_same_tensors, tensor_infos, weight_files
 
 
 @contextmanager
-def checked_models(config: OrderedConfiguration, options: Any, where: str) -> Iterator[bool]:
+def checked_models(config: OrderedConfiguration, options: Any) -> Iterator[bool]:
     """Check the recipe's models against the base, and let mergekit see all their tensors.
 
     Yields:
@@ -49,24 +32,25 @@ def checked_models(config: OrderedConfiguration, options: Any, where: str) -> It
 
     Raises:
         CheckpointError: a model that is not found, or models that do not fit each other.
-        RecipeError: unrelated classification heads, or a layer gradient over an architecture
-            without known layers.
+        RecipeError: a layer gradient over an architecture without known layers.
     """
     # A process may merge twice while files change: mergekit's cache knows models by path only.
     LoaderCache().loaders.clear()
     models = config.referenced_models()
     _require_found(models)
-    if not is_tensorwise(config, options):
+    if not (is_tensorwise(config, options) and all(map(_is_plain_folder, models))):
         yield False
         return
     base, *others = [model.model.path for model in models]
     require_same_tensors(base, others)
-    if config.merge_method in OWN_METHODS and "head" not in (config.parameters or {}):
-        require_shared_heads(base, others, where)
-    with complete_architecture(models[0]) as has_layers:
+    with complete_architecture(models[0], tensor_infos(base)) as has_layers:
         if not has_layers:
-            _refuse_gradients(config)
+            refuse_gradients(config)
         yield True
+
+
+def _is_plain_folder(model: ModelReference) -> bool:
+    return model.lora is None and Path(model.model.path).is_dir()
 
 
 @contextmanager
@@ -129,7 +113,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _refuse_gradients(config: OrderedConfiguration) -> None:
+def refuse_gradients(config: OrderedConfiguration) -> None:
     """mergekit would give every tensor the gradient's first value."""
     scopes: list[tuple[object, Any]] = [("parameters", config.parameters)]
     scopes += [(item.model, item.parameters) for item in config.models or ()]

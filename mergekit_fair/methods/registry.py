@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from mergekit import merge_methods
-from mergekit.merge_methods import MergeMethod
 
 from mergekit_fair.errors import RecipeError
+from mergekit_fair.methods.base import TaskVectorMethod
+from mergekit_fair.methods.one_shot_federated import CClip, FedGMA, FedNova, TaskMedian
 from mergekit_fair.methods.subgroup_task_addition import SubgroupTaskAddition
+from mergekit_fair.methods.task_analogy import TaskAnalogy
+from mergekit_fair.methods.task_negation import TaskNegation
 from mergekit_fair.methods.worst_group_injection import WorstGroupInjection
 
-METHODS: tuple[MergeMethod, ...] = (SubgroupTaskAddition(), WorstGroupInjection())
+METHODS: tuple[TaskVectorMethod, ...] = (
+    SubgroupTaskAddition(),
+    WorstGroupInjection(),
+    TaskNegation(),
+    TaskAnalogy(),
+    FedGMA(),
+    TaskMedian(),
+    CClip(),
+    FedNova(),
+)
 
 
 def register_methods() -> None:
@@ -30,3 +42,16 @@ def register_methods() -> None:
                 got=type(present).__module__,
                 fix="remove that package or import mergekit_fair first",
             )
+
+
+def own_method(name: str) -> TaskVectorMethod:
+    """The method of this package with that name; ValueError for others."""
+    for method in METHODS:
+        if method.spec.name == name:
+            return method
+    raise ValueError(f"{name} is no method of mergekit-fair")
+
+
+def is_own(name: str) -> bool:
+    """Whether a method of this package has that name."""
+    return any(method.spec.name == name for method in METHODS)

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
 from enum import StrEnum
 from typing import Any
 
-import torch
-from mergekit.merge_methods import (
-    BasePolicy,
-    GroupMergeMethod,
-    InputContract,
-    MergeMethodSpec,
-    ParameterScope,
-    TensorEntry,
-    TensorGroup,
-)
+from mergekit.merge_methods import BasePolicy, InputContract, MergeMethodSpec, ParameterScope
 from mergekit.merge_methods.base import ParameterSpec
 
-from mergekit_fair.methods.arithmetic import add_scaled, weighted_task_vectors
-from mergekit_fair.methods.heads import HeadPolicy, is_head
-from mergekit_fair.methods.subgroup_task_addition import FiniteFloat, GroupName, require_distinct
+from mergekit_fair.methods.base import Inputs, TaskVectorMethod, require_distinct, sparse_settings
+from mergekit_fair.methods.formula import Formula, Term
+from mergekit_fair.methods.parameters import HEAD, LAMBDA, SPARSE, GroupName
 
 
 class Role(StrEnum):
@@ -29,14 +21,15 @@ class Role(StrEnum):
     CANDIDATE = "candidate"
 
 
-class WorstGroupInjection(GroupMergeMethod):
+class WorstGroupInjection(TaskVectorMethod):
     """θ_new = θ_target + λ (θ_worst − θ₀).
 
     Concept: the target was fine-tuned on all rows; one subgroup's vector is added to it. Only
-    the candidate whose group equals `worst` enters the sum.
+    the candidate whose group equals `worst` enters the sum. In a recipe, `worst: auto` is the
+    group that the evaluation under `fairness.report` serves worst.
     Inputs: the base θ₀, one model with `role: target`, one `role: candidate` per subgroup.
-    Numerics: float32 (float64 for float64 inputs), rounded once; λ = 0 returns the target bit
-    for bit.
+    Key parameters: `lambda`, `worst`; `density` and `sparsify` of the injected vector.
+    Numerics: float64, rounded once; λ = 0 returns the target bit for bit.
     Source: "On Fairness of Task Arithmetic", arXiv 2505.24262.
     """
 
@@ -59,59 +52,46 @@ class WorstGroupInjection(GroupMergeMethod):
                 default="",
                 description="a candidate's subgroup; unique",
             ),
-            ParameterSpec(
-                "lambda",
-                FiniteFloat,
-                ParameterScope.SHARED,
-                default=1.0,
-                description="λ, how far to move along the worst group's vector",
-            ),
+            LAMBDA,
             ParameterSpec(
                 "worst",
                 GroupName,
                 ParameterScope.SHARED,
                 description="the group whose vector is injected",
             ),
-            ParameterSpec(
-                "head",
-                HeadPolicy,
-                ParameterScope.SHARED,
-                default=HeadPolicy.MERGE,
-                description="classification head: merge, or copy of the base or target (first)",
-            ),
+            HEAD,
+            *SPARSE,
         ),
     )
 
-    def merge_group(self, group: TensorGroup, /, **parameters: Any) -> torch.Tensor:
-        """Merge one tensor; `group` is mergekit's record of the inputs to one output tensor.
+    def first(self, inputs: Inputs, parameters: Mapping[str, Any]) -> Hashable:
+        return _roles(inputs, parameters)[0]
 
-        Raises:
-            ValueError: not exactly one target, a group twice, or `worst` is no candidate's group.
-        """
-        target, candidates = _roles(group, parameters["role"], parameters["group"])
+    def vectors(self, inputs: Inputs, parameters: Mapping[str, Any]) -> Formula:
+        target, candidates = _roles(inputs, parameters)
         worst = parameters["worst"]
         if worst not in candidates:
             raise ValueError(
                 f"worst: {worst!r} is no candidate's group; allowed: {', '.join(candidates)}"
             )
-        base = group.base
-        if base is None:  # the contract has refused this before any kernel runs
-            raise ValueError(f"no base input for {group.metadata.name}")
-        if parameters["head"] != HeadPolicy.MERGE and is_head(group.metadata.name):
-            return base.tensor if parameters["head"] == HeadPolicy.BASE else target.tensor
-        vector = weighted_task_vectors(base.tensor, [(1.0, candidates[worst].tensor)])
-        return add_scaled(target.tensor, vector, parameters["lambda"])
+        model = candidates[worst]
+        return Formula(
+            start=target,
+            base=inputs.base,
+            terms=(Term(1.0, model, parameters["density"][model], worst),),
+            scale=parameters["lambda"],
+            **sparse_settings(parameters),
+        )
 
 
-def _roles(
-    group: TensorGroup, roles: Any, names: Any
-) -> tuple[TensorEntry, dict[str, TensorEntry]]:
-    targets = [entry for entry in group.non_base if roles[entry.id] == Role.TARGET]
+def _roles(inputs: Inputs, parameters: Mapping[str, Any]) -> tuple[Hashable, dict[str, Hashable]]:
+    roles, names = parameters["role"], parameters["group"]
+    targets = [model for model in inputs.models if roles[model] == Role.TARGET]
     if len(targets) != 1:
         raise ValueError(f"exactly one model needs role: target; got {len(targets)}")
     candidates = sorted(
-        (entry for entry in group.non_base if roles[entry.id] == Role.CANDIDATE),
-        key=lambda entry: names[entry.id],
+        (model for model in inputs.models if roles[model] == Role.CANDIDATE),
+        key=lambda model: names[model],
     )
-    require_distinct([names[entry.id] for entry in candidates])
-    return targets[0], {names[entry.id]: entry for entry in candidates}
+    require_distinct([names[model] for model in candidates])
+    return targets[0], {names[model]: model for model in candidates}

@@ -12,6 +12,9 @@ from pydantic import TypeAdapter, ValidationError
 
 import mergekit_fair
 from mergekit_fair.errors import RecipeError
+from mergekit_fair.methods.registry import METHODS
+from mergekit_fair.recipe.keys import known_keys, require_known_keys
+from mergekit_fair.recipe.members import check_members
 from mergekit_fair.schema import nearest
 
 # `fairness` carries provenance; mergekit keeps unknown top-level blocks in mergekit_config.yml.
@@ -32,7 +35,7 @@ def check_recipe(raw: dict[str, Any], where: str) -> None:
     known = {method.spec.name: method.spec for method in merge_methods.registered_methods()}
     name = raw.get("merge_method")
     spec = known.get(name) if isinstance(name, str) else None
-    _known(raw, TOP_LEVEL, where, spec)
+    known_keys(raw, TOP_LEVEL, where, spec)
     if spec is None:
         raise RecipeError(
             f"unknown merge_method{nearest(name, list(known))}",
@@ -49,14 +52,13 @@ def check_recipe(raw: dict[str, Any], where: str) -> None:
     for index, item in enumerate(models):
         _model(item, spec, f"{where}: models[{index}]")
     _distinct_models(models, where)
+    require_known_keys(raw, where)
     try:
         MergeConfiguration.model_validate(raw)
     except (ValidationError, RuntimeError) as error:
         raise RecipeError(_first_line(error), where=where) from None
-    if spec.name == "subgroup_task_addition":
-        _subgroups(raw, where)
-    elif spec.name == "worst_group_injection":
-        _injection(raw, where)
+    if any(spec is method.spec for method in METHODS):
+        check_members(raw, spec, where)
 
 
 def _dtype(name: Any, where: str) -> None:
@@ -67,7 +69,7 @@ def _dtype(name: Any, where: str) -> None:
 def _model(item: Any, spec: MergeMethodSpec, where: str) -> None:
     if not isinstance(item, dict) or "model" not in item:
         raise RecipeError("needs a mapping with `model`", where=where, got=item)
-    _known(item, ("model", "parameters"), where, spec)
+    known_keys(item, ("model", "parameters"), where, spec)
     where = f"{where} ({item['model']}): parameters"
     _parameters(item.get("parameters"), spec, where)
     shared = [parameter.name for parameter in spec.shared_parameters]
@@ -86,7 +88,7 @@ def _parameters(given: Any, spec: MergeMethodSpec, where: str) -> None:
     if not isinstance(given, dict):
         raise RecipeError("must be a mapping", where=where, got=given)
     known = {parameter.name: parameter for parameter in spec.parameters}
-    _known(given, tuple(known), where, of=f"method {spec.name}")
+    known_keys(given, tuple(known), where, of=f"method {spec.name}")
     for key, value in given.items():
         scalars = [] if value is None else _scalars(value, f"{where}.{key}")
         if not scalars:
@@ -127,103 +129,12 @@ def _scalars(value: Any, where: str) -> list[Any]:
     return [value]
 
 
-def _subgroups(raw: dict[str, Any], where: str) -> None:
-    base = raw.get("base_model")
-    if not base:
-        raise RecipeError("needs base_model, the θ₀ of the task vectors", where=where)
-    members = _members(raw, "group", where)
-    if not members:
-        raise RecipeError("needs at least one subgroup model beside base_model", where=where)
-    _distinct_groups(members, where)
-
-
-def _injection(raw: dict[str, Any], where: str) -> None:
-    if not raw.get("base_model"):
-        raise RecipeError("needs base_model, the θ₀ of the task vector", where=where)
-    roles: dict[str, list[dict[str, Any]]] = {"target": [], "candidate": []}
-    for item in _members(raw, "role", where):
-        role = (item.get("parameters") or {}).get("role")
-        if not isinstance(role, str) or role not in roles:
-            raise RecipeError(
-                "needs parameters.role",
-                where=f"{where}: model {item['model']}",
-                got=role,
-                allowed=list(roles),
-            )
-        roles[role].append(item)
-    if len(roles["target"]) != 1:
-        raise RecipeError(
-            "needs exactly one model with role: target", where=where, got=len(roles["target"])
-        )
-    if not roles["candidate"]:
-        raise RecipeError("needs at least one model with role: candidate", where=where)
-    names = _distinct_groups(roles["candidate"], where)
-    worst = (raw.get("parameters") or {}).get("worst")
-    if worst not in names:
-        raise RecipeError(
-            "parameters.worst must be a candidate's group", where=where, got=worst, allowed=names
-        )
-
-
-def _members(raw: dict[str, Any], key: str, where: str) -> list[dict[str, Any]]:
-    """The models beside the base, which mergekit allows in the list but gives no parameters."""
-    members = []
-    for item in raw.get("models") or ():
-        if item["model"] != raw["base_model"]:
-            members.append(item)
-        elif key in (item.get("parameters") or {}):
-            raise RecipeError(
-                f"is base_model and cannot have a {key}", where=f"{where}: model {item['model']}"
-            )
-    return members
-
-
 def _distinct_models(models: list[dict[str, Any]], where: str) -> None:
     seen: list[Any] = []
     for item in models:
         if item["model"] in seen:
             raise RecipeError("is listed twice", where=f"{where}: model {item['model']}")
         seen.append(item["model"])
-
-
-def _distinct_groups(members: list[dict[str, Any]], where: str) -> list[str]:
-    seen: dict[str, str] = {}
-    for item in members:
-        group = (item.get("parameters") or {}).get("group")
-        if not isinstance(group, str) or not group:
-            raise RecipeError(
-                "needs parameters.group, the subgroup it was fine-tuned on",
-                where=f"{where}: model {item['model']}",
-            )
-        if group in seen:
-            raise RecipeError(
-                f"group {group!r} is given by two models",
-                where=where,
-                got=[seen[group], item["model"]],
-                fix="give every model a group of its own",
-            )
-        seen[group] = str(item["model"])
-    return list(seen)
-
-
-def _known(
-    given: dict[str, Any],
-    known: tuple[str, ...],
-    where: str,
-    spec: MergeMethodSpec | None = None,
-    *,
-    of: str | None = None,
-) -> None:
-    """Refuse other keys; with `spec`, a key may be a parameter that belongs one level down."""
-    inside = [parameter.name for parameter in spec.parameters] if spec else []
-    for key in given:
-        if key not in known:
-            near = nearest(key, list(known)) or nearest(key, inside).replace("'", "'parameters.", 1)
-            raise RecipeError(
-                f"unknown key {key!r}{near}",
-                where=where,
-                allowed=[*known, *([f"({of})"] if of else [])],
-            )
 
 
 def _first_line(error: Exception) -> str:

@@ -43,11 +43,13 @@ class Recipe:
         raw: the YAML as a mapping; never changed, use `with_settings`.
         where: the file, for error messages.
         source: the YAML text, written verbatim into `mergekit_config.yml`.
+        notes: what was resolved, one sentence each.
     """
 
     raw: dict[str, Any]
     where: str
     source: str
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, path: str | Path) -> Recipe:
@@ -87,6 +89,10 @@ class Recipe:
         if not config.referenced_models():
             raise RecipeError("names no model", where=self.where)
         return config
+
+    def text(self) -> str:
+        """The recipe as YAML that mergekit's own commands run: local relative paths are marked."""
+        return dump_yaml(_with_local_paths(self.raw))
 
     def groups(self) -> dict[str, str]:
         """Subgroup name → model path, in recipe order."""

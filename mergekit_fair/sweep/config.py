@@ -13,6 +13,7 @@ from mergekit_fair.data import DataSpec, spec_inside
 from mergekit_fair.errors import ConfigError
 from mergekit_fair.recipe.grid import parse_grid
 from mergekit_fair.recipe.recipe import Recipe
+from mergekit_fair.recipe.resolve import resolved
 from mergekit_fair.schema import Strict, load_yaml, nearest, parse
 
 # What a selection may look at; `level_matched.*` is measured at the reference's selection rate.
@@ -204,9 +205,9 @@ def _grid(config: SweepConfig, path: str | Path) -> dict[str, tuple[float, ...]]
 
 def _recipe(config: SweepConfig, path: str | Path) -> Recipe:
     if isinstance(config.recipe, dict):
-        return Recipe.from_mapping(config.recipe, f"{path}: recipe")
+        return resolved(Recipe.from_mapping(config.recipe, f"{path}: recipe"))
     if isinstance(config.recipe, str):
-        return Recipe.load(Path(path).parent / config.recipe)
+        return resolved(Recipe.load(Path(path).parent / config.recipe))
     raise ConfigError("recipe must be a path or a mapping", where=path, got=config.recipe)
 
 

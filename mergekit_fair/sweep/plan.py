@@ -9,12 +9,12 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mergekit_fair.engine.checkpoint import fingerprint, require_same_tensors, weight_files
 from mergekit_fair.errors import ConfigError
 from mergekit_fair.recipe.grid import MOST_POINTS
 from mergekit_fair.recipe.recipe import Recipe, adds_nothing, lambda_eff
 from mergekit_fair.recipe.templates import injection_recipe
 from mergekit_fair.sweep.config import Sweep
+from mergekit_fair.weights.folder import fingerprint, require_same_tensors, weight_files
 
 Kind = Literal["baseline", "merge", "control", "injection"]
 

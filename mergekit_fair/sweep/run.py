@@ -10,9 +10,9 @@ from mergekit_fair.data import Rows, load_rows
 from mergekit_fair.engine.files import write_atomic
 from mergekit_fair.errors import SweepError
 from mergekit_fair.fairness import compare
+from mergekit_fair.fairness.worst_group import worst_group
 from mergekit_fair.harness.evaluate import Level, Measuring, versions
 from mergekit_fair.harness.predict import predictions
-from mergekit_fair.harness.worst_group import worst_group
 from mergekit_fair.progress import Progress
 from mergekit_fair.sweep.apply import Runner, measure_point
 from mergekit_fair.sweep.config import Sweep

@@ -10,14 +10,15 @@ from mergekit.architecture.json_definitions import NAME_TO_ARCH
 from mergekit.common import ModelReference
 
 from mergekit_fair.engine.architecture import complete_architecture
-from mergekit_fair.engine.checkpoint import tensor_infos
 from mergekit_fair.errors import CheckpointError
+from mergekit_fair.weights.folder import tensor_infos
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_layers_are_kept_where_mergekit_knows_them(tiny, architecture):
     with complete_architecture(
-        ModelReference.model_validate(str(tiny(architecture).base))
+        ModelReference.model_validate(str(tiny(architecture).base)),
+        tensor_infos(tiny(architecture).base),
     ) as layers:
         assert layers == (architecture != "vit")
 
@@ -25,7 +26,7 @@ def test_layers_are_kept_where_mergekit_knows_them(tiny, architecture):
 def test_a_flat_architecture_names_every_tensor_and_is_taken_back(tiny):
     base = tiny("vit").base
     before = dict(NAME_TO_ARCH)
-    with complete_architecture(ModelReference.model_validate(str(base))):
+    with complete_architecture(ModelReference.model_validate(str(base)), tensor_infos(base)):
         (flat,) = NAME_TO_ARCH["ViTForImageClassification"]
         (module,) = flat.modules.values()
         names = [weight.name for weight in module.architecture.definition.pre_weights]
@@ -33,7 +34,7 @@ def test_a_flat_architecture_names_every_tensor_and_is_taken_back(tiny):
     assert before == NAME_TO_ARCH
     with (
         pytest.raises(KeyError),
-        complete_architecture(ModelReference.model_validate(str(base))),
+        complete_architecture(ModelReference.model_validate(str(base)), tensor_infos(base)),
     ):
         raise KeyError
     assert before == NAME_TO_ARCH
@@ -46,7 +47,9 @@ def test_a_tensor_more_than_mergekit_knows_makes_it_flat(tiny, tmp_path):
         tensors["adversary.weight"] = torch.zeros(2)
 
     rewrite(base, add)
-    with complete_architecture(ModelReference.model_validate(str(base))) as layers:
+    with complete_architecture(
+        ModelReference.model_validate(str(base)), tensor_infos(base)
+    ) as layers:
         assert not layers
 
 
@@ -54,7 +57,9 @@ def test_architectures_that_mergekit_has_never_heard_of(tiny, tmp_path):
     base = shutil.copytree(tiny("bert").base, tmp_path / "base")
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps(config | {"architectures": ["MyModel"]}))
-    with complete_architecture(ModelReference.model_validate(str(base))) as layers:
+    with complete_architecture(
+        ModelReference.model_validate(str(base)), tensor_infos(base)
+    ) as layers:
         assert not layers
         assert "MyModel" in NAME_TO_ARCH
     assert "MyModel" not in NAME_TO_ARCH
@@ -67,6 +72,6 @@ def test_a_config_without_one_architecture(tiny, tmp_path, names):
     (base / "config.json").write_text(json.dumps(config | {"architectures": names}))
     with (
         pytest.raises(CheckpointError, match=r"config\.json must name one architecture"),
-        complete_architecture(ModelReference.model_validate(str(base))),
+        complete_architecture(ModelReference.model_validate(str(base)), tensor_infos(base)),
     ):
         pass

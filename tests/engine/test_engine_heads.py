@@ -11,6 +11,7 @@ from mergekit_fair.engine.heads import head_weights, require_shared_heads
 from mergekit_fair.engine.merge import merge_to_folder
 from mergekit_fair.errors import RecipeError
 from mergekit_fair.recipe.recipe import Recipe
+from mergekit_fair.weights.reading import open_folder
 
 
 def fresh_head(tensors):
@@ -50,10 +51,10 @@ def test_a_head_of_its_own_is_refused_unless_the_recipe_decides(
 
 def test_fine_tuned_heads_and_encoders_without_heads_pass(tiny, tmp_path):
     family = tiny("bert")
-    models = [str(path) for path in (family.fft, *family.groups.values())]
-    require_shared_heads(family.base, models, "r.yml")
-    assert head_weights(family.base).shape == (2 * 32,)
-    bare = shutil.copytree(family.base, tmp_path / "bare")
-    rewrite(bare, lambda tensors: tensors.pop("classifier.weight"))
+    models = [open_folder(path) for path in (family.base, family.fft, *family.groups.values())]
+    require_shared_heads(models, "r.yml")
+    assert head_weights(models[0]).shape == (2 * 32,)
+    place = shutil.copytree(family.base, tmp_path / "bare")
+    bare = open_folder(rewrite(place, lambda tensors: tensors.pop("classifier.weight")))
     assert head_weights(bare) is None
-    require_shared_heads(bare, [str(bare)], "r.yml")
+    require_shared_heads([bare, bare], "r.yml")

@@ -10,14 +10,14 @@ from mergekit.architecture.json_definitions import NAME_TO_ARCH
 from safetensors import safe_open
 
 from mergekit_fair.engine.compose import load_tensors
-from mergekit_fair.engine.merge import merge_to_folder
+from mergekit_fair.engine.merge import Settings, merge_to_folder
 from mergekit_fair.errors import CheckpointError, ConfigError, RecipeError
 from mergekit_fair.recipe.recipe import Recipe
 from mergekit_fair.schema import dump_yaml
 
 
 def merged(raw, out, options, **more):
-    merge_to_folder(Recipe.from_mapping(raw, "r.yml"), out, options, **more)
+    merge_to_folder(Recipe.from_mapping(raw, "r.yml"), out, options, Settings(**more))
     return out
 
 
@@ -95,6 +95,7 @@ def test_the_folder_holds_what_a_user_needs(tiny, tmp_path, options):
     assert names == [
         "README.md",
         "config.json",
+        "merge_manifest.json",
         "mergekit_config.yml",
         "model.safetensors",
         "tokenizer.json",
@@ -281,58 +282,70 @@ def test_a_model_that_is_nowhere(tiny, tmp_path, options):
     assert text.endswith("). Check the path.")
     raw["models"][1]["model"] = f"{tiny('bert').fft}+{tmp_path}/adapter"
     text = refused(raw, tmp_path / "out", options, CheckpointError)
-    assert text == f"{tmp_path}/adapter: no such model folder."
+    assert text.startswith(f"{tmp_path}/adapter: ")
 
 
 def test_what_mergekit_refuses_is_a_recipe_error(tiny, tmp_path, options):
-    family = copied(tiny("bert"), tmp_path)
-
-    def count(tensors):
-        tensors["steps"] = torch.tensor([len(list(tmp_path.rglob("*.done")))])
-
-    for path in (family.base, *family.groups.values()):
-        rewrite(path, count)
-        (path / "x.done").touch()
-    raw = family.addition(lambda_=0.5)
-    del raw["dtype"]
+    raw = tiny("bert").addition(lambda_=0.5) | {"tokenizer_source": "base"}
+    raw["models"][1]["parameters"]["group"] = [
+        {"filter": "layer.0.", "value": "Female"},
+        {"value": "Male"},
+    ]
     assert refused(raw, tmp_path / "out", options, RecipeError) == (
-        "r.yml: mergekit cannot merge it: Non-floating buffer 'steps' differs between inputs; "
-        "resolve it explicitly before merging."
+        "r.yml: model " + raw["models"][1]["model"] + ": needs parameters.group, the subgroup it "
+        "was fine-tuned on."
     )
 
 
-def test_integer_buffers_are_copied(tiny, tmp_path, options):
+POSITIONS = "bert.embeddings.position_ids"
+
+
+@pytest.mark.parametrize("dtype", [None, "float32"])
+def test_integer_buffers_are_copied(tiny, tmp_path, options, dtype):
     def count(tensors):
-        tensors["bert.embeddings.position_ids"] = torch.arange(64)
+        tensors[POSITIONS] = torch.arange(64)
 
     family = copied(tiny("bert"), tmp_path, count)
-    raw = family.addition(lambda_=0.5)
-    del raw["dtype"]
-    found = read(merged(raw, tmp_path / "out", options))["bert.embeddings.position_ids"]
+    raw = family.addition(lambda_=0.5) | {"dtype": dtype}
+    found = read(merged(raw, tmp_path / "out", options))[POSITIONS]
     assert found.dtype == torch.int64
     assert found.tolist() == list(range(64))
+    male = rewrite(family.groups["Male"], lambda tensors: tensors[POSITIONS].add_(1))
+    assert refused(raw, tmp_path / "differ", options, CheckpointError) == (
+        f"{male}: integer tensor {POSITIONS} differs from the base's. Integers are copied, not "
+        "merged: make them equal first."
+    )
+    rewrite(male, lambda tensors: tensors.update({POSITIONS: torch.arange(64).float()}))
+    assert refused(raw, tmp_path / "differ", options, CheckpointError) == (
+        f"{male}: tensor {POSITIONS} has another kind of dtype than the base's ({family.base}); "
+        "got 'F32'; allowed: I64. Merge models of one architecture, fine-tuned from this base."
+    )
 
 
 def test_a_merge_that_loses_tensors_is_refused(tiny, tmp_path, options, monkeypatch):
     from contextlib import nullcontext
 
     monkeypatch.setattr(
-        "mergekit_fair.engine.plan.complete_architecture", lambda _: nullcontext(True)
+        "mergekit_fair.engine.merge.complete_architecture", lambda *_, **__: nullcontext(True)
     )
     raw = tiny("vit").addition(lambda_=0.5)
     text = refused(raw, tmp_path / "out", options, CheckpointError)
-    assert "the merge lost 32 tensors ['vit." in text
+    assert "the merge would lose 32 tensors ['vit." in text
     assert "nothing was written" in text
 
 
 def test_a_tokenizer_that_is_not_copied_is_refused(tiny, tmp_path, options, monkeypatch):
     def fail(*_, **__):
-        raise OSError("disk full")
+        raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("mergekit.merge._copy_tokenizer", fail)
     raw = tiny("bert").addition(lambda_=0.5)
-    text = refused(raw, tmp_path / "out", options, CheckpointError)
-    assert text == f"{tiny('bert').base}: its tokenizer could not be copied."
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.copyfile", fail)
+        text = refused(raw, tmp_path / "out", options, CheckpointError)
+    assert text == (
+        f"{tiny('bert').base}: its tokenizer.json could not be copied (Input/output error). "
+        "Make the file readable, or pass --no-copy-tokenizer."
+    )
     without = options.model_copy(update={"copy_tokenizer": False})
     assert not (merged(raw, tmp_path / "out", without) / "tokenizer.json").exists()
 
@@ -384,7 +397,7 @@ def test_what_mergekit_reconciles_itself_is_left_to_it(tiny, block, option, expe
     """Models of other vocabularies or architectures are refused only where nothing aligns them."""
     from mergekit.options import MergeOptions
 
-    from mergekit_fair.engine.plan import is_tensorwise
+    from mergekit_fair.engine.models import is_tensorwise
 
     config = Recipe.from_mapping(tiny("bert").addition() | block, "r.yml").configuration()
     assert is_tensorwise(config, MergeOptions(**option)) is expected

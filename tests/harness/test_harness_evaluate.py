@@ -15,7 +15,7 @@ from mergekit_fair.harness.classifier import load_classifier
 from mergekit_fair.harness.evaluate import Level, Measuring, evaluate
 from mergekit_fair.harness.inputs import open_inputs
 from mergekit_fair.harness.predict import length_sorted_batches, margins, predictions
-from mergekit_fair.harness.worst_group import worst_group
+from mergekit_fair.fairness.worst_group import worst_group
 from mergekit_fair.training.config import load_train_config
 
 

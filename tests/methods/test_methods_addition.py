@@ -76,12 +76,8 @@ def test_half_precision_is_rounded_once(add, dtype, scale):
     exact = dense(base, members, scale, weights)
     apart = ulps(merged, rounded(exact, dtype))
     assert merged.dtype == dtype
+    assert int(apart.max()) <= 1
     assert float((apart != 0).double().mean()) <= 0.0005
-    # More than one only where the vectors cancel the base, down to float32's own error.
-    far = apart > 1
-    error = (merged.double() - exact).abs()
-    assert int(far.sum()) <= 1
-    assert bool((error <= 9 * UNIT * reach(base, members, scale, weights))[far].all())
 
 
 def test_lambda_and_weights_are_not_rounded_to_the_dtype(add):
@@ -248,6 +244,8 @@ def test_errors_name_the_cause():
     for value in (float("nan"), float("inf")):
         for key in ("lambda", "weight"):
             assert "finite number" in failing({"group": groups, key: value}, ValidationError)
-    assert "'sum' or 'mean'" in failing({"group": groups, "normalize": "total"}, ValidationError)
+    assert "'sum', 'mean' or 'norm'" in failing(
+        {"group": groups, "normalize": "total"}, ValidationError
+    )
     assert "'merge', 'base' or 'first'" in failing({"group": groups, "head": 1}, ValidationError)
     assert "Unknown parameter(s)" in failing({"group": groups, "lamda": 1}, TypeError)

@@ -9,7 +9,10 @@ from mergekit_fair.errors import RecipeError
 from mergekit_fair.methods.registry import METHODS
 from mergekit_fair.methods.worst_group_injection import WorstGroupInjection
 
-NAMES = ["subgroup_task_addition", "worst_group_injection"]
+NAMES = [
+    *("subgroup_task_addition", "worst_group_injection", "task_negation", "task_analogy"),
+    *("fedgma", "task_median", "cclip", "fednova"),
+]
 
 
 class Foreign(WorstGroupInjection):

@@ -18,10 +18,14 @@ TOP = (
     "modules, slices, models, merge_method, base_model, dtype, tokenizer_source, tokenizer, "
     "chat_template, out_dtype, parameters, fairness"
 )
-OF_ADDITION = "group, weight, lambda, normalize, head, (method subgroup_task_addition)"
+OF_ADDITION = (
+    "group, weight, lambda, normalize, head, density, sparsify, rescale, seed, sign_election, "
+    "(method subgroup_task_addition)"
+)
 
 
 ONE_OF = "Exactly one of 'models', 'slices', or 'modules' must be present."
+NO_WORST = "parameters.worst must be a candidate's group, or auto with fairness.report"
 NO_GROUP = "needs parameters.group, the subgroup it was fine-tuned on."
 
 
@@ -95,7 +99,7 @@ def test_unknown_method():
         "r.yml: unknown merge_method; did you mean 'subgroup_task_addition'?; "
         "got 'subgroup_task_adition'; allowed: arcee_fusion, "
     )
-    assert "task_arithmetic, ties, worst_group_injection." in text
+    assert "task_analogy, task_arithmetic, task_median, task_negation, ties" in text
     assert "did you mean 'ties'?; got ['ties'];" in problem(addition(merge_method=["ties"]))
     assert "r.yml: unknown merge_method; allowed" in problem(addition(drop=["merge_method"]))
 
@@ -162,8 +166,8 @@ def test_unknown_method():
             "r.yml: parameters.lambda: has no value.",
         ),
         (
-            addition(parameters={"normalize": "norm"}),
-            "r.yml: parameters.normalize: Input should be 'sum' or 'mean'; got 'norm'.",
+            addition(parameters={"normalize": "norms"}),
+            "r.yml: parameters.normalize: Input should be 'sum', 'mean' or 'norm'; got 'norms'.",
         ),
         (
             addition(parameters={"head": "none"}),
@@ -259,7 +263,7 @@ def test_models_and_groups(raw, text):
 @pytest.mark.parametrize(
     ("raw", "text"),
     [
-        (injection(drop=["base_model"]), "r.yml: needs base_model, the θ₀ of the task vector."),
+        (injection(drop=["base_model"]), "r.yml: needs base_model, the θ₀ of the task vectors."),
         (
             injection(drop=["models.0.parameters.role"]),
             "r.yml: model /run/fft: needs parameters.role; allowed: target, candidate.",
@@ -298,17 +302,15 @@ def test_models_and_groups(raw, text):
         (injection(drop=["models.1.parameters.group"]), f"r.yml: model /run/Female: {NO_GROUP}"),
         (
             injection(parameters={"worst": "male"}),
-            "r.yml: parameters.worst must be a candidate's group; got 'male'; allowed: "
-            "Female, Male, Other.",
+            f"r.yml: {NO_WORST}; got 'male'; allowed: Female, Male, Other.",
         ),
         (
             injection(drop=["parameters.worst"]),
-            "r.yml: parameters.worst must be a candidate's group; allowed: Female, Male, Other.",
+            f"r.yml: {NO_WORST}; allowed: Female, Male, Other.",
         ),
         (
             injection(parameters={"worst": ["Male", "Female"]}),
-            "r.yml: parameters.worst must be a candidate's group; got ['Male', 'Female']; "
-            "allowed: Female, Male, Other.",
+            f"r.yml: {NO_WORST}; got ['Male', 'Female']; allowed: Female, Male, Other.",
         ),
     ],
 )

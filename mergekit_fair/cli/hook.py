@@ -1,0 +1,183 @@
+"""`mergekit-fair hook`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import click
+
+from mergekit_fair.errors import ConfigError
+
+NAME = "mergekit_fair_hook.pth"
+# The first line tells our file, of whatever version, from a foreign one of the same name.
+MARK = "# Written by `mergekit-fair hook install`; `mergekit-fair hook remove` deletes it."
+# `site` executes lines that start with `import`. Python must start in silence when the package is
+# gone or damaged, so every error is swallowed; `hook status` tells.
+LINE = (
+    r'import sys; exec("try:\n from mergekit_fair.hook import arm\n arm()\nexcept Exception: pass")'
+)
+CONTENT = f"{MARK}\n{LINE}\n"
+
+
+@click.group("hook")
+def command() -> None:
+    """Let the stock commands of this environment see the merge methods by themselves.
+
+    Opt-in: `install` writes one .pth file into site-packages, which makes every start of this
+    environment's Python one to two milliseconds longer. Plain mergekit-yaml and mergekit-multi then
+    know the methods. Run `remove` before you uninstall mergekit-fair; a hook that is left behind
+    does nothing.
+
+    \b
+    Example:
+      mergekit-fair hook install
+    """
+
+
+@command.command("install")
+@click.option("--quiet", is_flag=True, help="Print nothing.")
+def install(quiet: bool) -> None:
+    """Write the .pth file; a second time changes nothing.
+
+    \b
+    Example:
+      mergekit-fair hook install
+    """
+    path = _path()
+    state = _state(path)
+    _refuse_foreign(path, state)
+    if state != "current":
+        _write(path)
+    if not _is_active():
+        _delete(path)
+        raise ConfigError(
+            "this environment's Python cannot import mergekit_fair when it starts, so the hook "
+            "would do nothing",
+            where=path,
+            fix="install mergekit-fair into this environment with pip",
+        )
+    if not quiet:
+        done = {"absent": "installed", "outdated": "updated", "current": "already installed"}
+        click.echo(f"{done[state]}: {path}")
+
+
+@command.command("remove")
+@click.option("--quiet", is_flag=True, help="Print nothing.")
+def remove(quiet: bool) -> None:
+    """Delete the .pth file, if there is one.
+
+    \b
+    Example:
+      mergekit-fair hook remove
+    """
+    path = _path()
+    state = _state(path)
+    _refuse_foreign(path, state)
+    if state != "absent":
+        _delete(path)
+    if not quiet:
+        click.echo(f"{'not installed' if state == 'absent' else 'removed'}: {path}")
+
+
+@command.command("status")
+@click.option("--json", "as_json", is_flag=True, help="JSON instead of text.")
+def status(as_json: bool) -> None:
+    """Say whether the hook is installed, where, and whether it works.
+
+    \b
+    Example:
+      mergekit-fair hook status --json
+    """
+    path = _path()
+    state = _state(path)
+    found = {
+        "installed": state in ("current", "outdated"),
+        "outdated": state == "outdated",
+        "foreign": state == "foreign",
+        "active": _is_active(),
+        "path": str(path),
+    }
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    text = f"{'installed' if found['installed'] else 'not installed'}: {path}"
+    if found["outdated"]:
+        text += " (outdated; `mergekit-fair hook install` renews it)"
+    elif found["foreign"]:
+        text += " (a file that mergekit-fair did not write)"
+    if found["installed"] and not found["active"]:
+        text += " (without effect: Python cannot import mergekit_fair when it starts)"
+    click.echo(text)
+
+
+def _path() -> Path:
+    return Path(sysconfig.get_path("purelib")) / NAME
+
+
+def _state(path: Path) -> str:
+    """One of `absent`, `current`, `outdated` and `foreign`."""
+    if not os.path.lexists(path):
+        return "absent"
+    if path.is_symlink() or not path.is_file():
+        return "foreign"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return "foreign"
+    lines = text.splitlines()
+    # Ours never had a third line: somebody else's work would be lost.
+    if lines[:1] != [MARK] or len(lines) > 2:
+        return "foreign"
+    return "current" if text == CONTENT else "outdated"
+
+
+def _refuse_foreign(path: Path, state: str) -> None:
+    if state == "foreign":
+        raise ConfigError(
+            "is in the hook's place, and mergekit-fair did not write it",
+            where=path,
+            fix="move or delete it yourself",
+        )
+
+
+def _is_active() -> bool:
+    """Whether a new Python of this environment arms the hook when it starts."""
+    code = "import sys; sys.exit('mergekit_fair.hook' not in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], check=False, stderr=subprocess.DEVNULL)
+    return run.returncode == 0
+
+
+def _write(path: Path) -> None:
+    partial = path.with_name(f".{NAME}.{os.getpid()}")
+    try:
+        with partial.open("w", encoding="utf-8") as stream:
+            stream.write(CONTENT)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise _denied(path, error) from None
+
+
+def _delete(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise _denied(path, error) from None
+
+
+def _denied(path: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"cannot write into this environment's site-packages ({error.strerror or error})",
+        where=path.parent,
+        fix="use a virtual environment of your own, or `mergekit-fair exec mergekit-yaml …`, which "
+        "needs no hook",
+    )

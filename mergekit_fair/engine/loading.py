@@ -1,0 +1,93 @@
+"""Would transformers load these tensors whole? Asked without reading or allocating weights."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mergekit_fair.errors import CheckpointError
+from mergekit_fair.weights.folder import read_config
+from mergekit_fair.weights.headers import TensorInfo
+from mergekit_fair.weights.reading import DTYPES
+
+
+def require_loadable(folder: Path, tensors: Mapping[str, TensorInfo]) -> bool:
+    """Load the tensors as transformers would, on torch's `meta` device.
+
+    transformers initialises at random what it does not find, with a warning at most: a merge of
+    such a checkpoint is not the model that its user thinks it is.
+
+    Args:
+        folder: with the config.json.
+        tensors: of the merged model; its keys are the base's.
+
+    Returns:
+        False if the architecture is not transformers' own (remote code): nothing was checked.
+
+    Raises:
+        CheckpointError: tensors that are missing, left over or of another shape.
+    """
+    import transformers
+
+    if "auto_map" in read_config(folder):
+        return False
+    config = transformers.AutoConfig.from_pretrained(folder)
+    kind = getattr(transformers, (config.architectures or [""])[0], None)
+    if kind is None:
+        return False
+    meta = {
+        name: torch.empty(info.shape, dtype=DTYPES[info.dtype], device="meta")
+        for name, info in tensors.items()
+    }
+    with _quiet():
+        try:
+            _, info = kind.from_pretrained(
+                None, config=config, state_dict=meta, output_loading_info=True, device_map="meta"
+            )
+        except (RuntimeError, ValueError) as error:
+            raise _unfit(folder, str(error).strip().splitlines()[0]) from None
+    problems = [
+        f"{len(info[key])} {word} {sorted(map(str, info[key]))[:3]}"
+        for key, word in (
+            ("missing_keys", "missing"),
+            ("unexpected_keys", "unexpected"),
+            ("mismatched_keys", "of another shape"),
+        )
+        if info[key]
+    ]
+    if problems:
+        raise _unfit(folder, f"tensors: {', '.join(problems)}")
+    return True
+
+
+def _unfit(folder: Path, problem: str) -> CheckpointError:
+    return CheckpointError(
+        f"transformers does not load these tensors into the architecture of config.json whole "
+        f"({problem})",
+        where=folder,
+        fix="load and save the model with transformers once, as the class that you use it with",
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' report and bar: what they say is raised here."""
+    from transformers.utils import logging
+
+    logger: Any = logging
+    level, has_bar = logger.get_verbosity(), logger.is_progress_bar_enabled()
+    logger.set_verbosity(logger.CRITICAL)
+    logger.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.set_verbosity(level)
+        if has_bar:
+            logger.enable_progress_bar()

@@ -1,0 +1,94 @@
+"""A lazy import hook: mergekit's own programs see the merge methods by themselves.
+
+The `.pth` file that `mergekit-fair hook install` writes calls `arm` at every start of Python.
+Nothing is imported here for that reason: `typing` alone would cost more than the whole hook.
+"""
+
+from __future__ import annotations
+
+import sys
+
+TYPE_CHECKING = False  # type checkers know the name; typing's own would have to be imported
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+    from typing import Any
+
+# The methods are registered when the first one is ready. The second one, which every merge
+# imports, is for the case that one of our own method modules had imported the first one.
+_TARGETS = ("mergekit.merge_methods", "mergekit.plan")
+
+
+def arm() -> None:
+    """Call `mergekit_fair.register()` as soon as this process has imported mergekit's methods."""
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())
+
+
+class _Finder:
+    """Puts a `_Loader` in front of the loader that the finders behind it find for a target."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name not in _TARGETS or self not in sys.meta_path:
+            return None
+        # Only those behind: the ones in front have been asked, and might ask us in turn.
+        for finder in sys.meta_path[sys.meta_path.index(self) + 1 :]:
+            spec = finder.find_spec(name, path, target) if hasattr(finder, "find_spec") else None
+            if spec is not None:
+                if hasattr(spec.loader, "exec_module"):
+                    spec.loader = _Loader(spec.loader, self)  # type: ignore[assignment]
+                return spec
+        return None
+
+
+class _Loader:
+    """The real loader, and the registration once it has executed the module."""
+
+    def __init__(self, real: Any, finder: _Finder) -> None:
+        self._real = real
+        self._finder = finder
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        # Whoever looks at the module later finds its real loader.
+        module.__loader__ = self._real
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._real
+        self._real.exec_module(module)
+        if _own_import_runs():
+            return
+        if self._finder in sys.meta_path:
+            sys.meta_path.remove(self._finder)
+        _register()
+
+
+def _own_import_runs() -> bool:
+    """Whether a method module of ours is half imported, so that its names are not there yet."""
+    return any(
+        getattr(getattr(module, "__spec__", None), "_initializing", False)
+        for name, module in list(sys.modules.items())
+        if name.startswith("mergekit_fair.methods")
+    )
+
+
+def _register() -> None:
+    try:
+        import mergekit_fair
+
+        mergekit_fair.register()
+    # Whatever is wrong with this package, programs that only use mergekit must go on.
+    except Exception as error:
+        import warnings
+
+        cause = " ".join(f"{type(error).__name__}: {error}".split())
+        warnings.warn(
+            f"mergekit-fair could not register its merge methods ({cause}); mergekit goes on "
+            "without them. `mergekit-fair hook remove` ends these attempts.",
+            RuntimeWarning,
+            stacklevel=3,
+        )

@@ -1,0 +1,1 @@
+"""Model folders: their headers, their tensors, what identifies them. Nothing here merges."""

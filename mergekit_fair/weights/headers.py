@@ -1,0 +1,146 @@
+"""safetensors headers: which tensors a file holds, where, and whether the file can be what it says.
+
+The file is read with plain reads at offsets and not through a memory map: a file that is cut
+short while it is read is then an error, not a SIGBUS.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mergekit_fair.errors import CheckpointError
+
+# Bytes per element. Floating tensors are merged, the others copied; what is missing here (8-bit
+# floats, complex numbers, packed quantisation) cannot be added up and is refused.
+FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+INTEGERS = {"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+SIZES = FLOATS | INTEGERS
+
+_LONGEST = 100_000_000
+AGAIN = "copy or train the model again"
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor's entry in a header: dtype as safetensors names it (`BF16`), and shape."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def is_float(self) -> bool:
+        return self.dtype in FLOATS
+
+    @property
+    def bytes(self) -> int:
+        return self.count * SIZES[self.dtype]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in a file: `offset` is where its first byte lies, counted from the file's start."""
+
+    info: TensorInfo
+    file: Path
+    offset: int
+
+
+def read_header(file: Path) -> dict[str, Stored]:
+    """Tensor name → place, of one safetensors file.
+
+    Raises:
+        CheckpointError: no safetensors file, or one that is not as long as its header says.
+    """
+    size, header = _raw_header(file)
+    stored = {
+        name: Stored(
+            TensorInfo(entry["dtype"], tuple(entry["shape"])),
+            file,
+            8 + size + entry["data_offsets"][0],
+        )
+        for name, entry in header.items()
+    }
+    _require_layout(file, size, header)
+    return stored
+
+
+def header_bytes(file: Path) -> bytes:
+    """The header as it stands in the file; identifies names, dtypes, shapes and order.
+
+    Raises:
+        CheckpointError: as `read_header`.
+    """
+    size, _ = _raw_header(file)
+    with file.open("rb") as stream:
+        return stream.read(8 + size)
+
+
+def _raw_header(file: Path) -> tuple[int, dict[str, Any]]:
+    try:
+        with file.open("rb") as stream:
+            size = int.from_bytes(stream.read(8), "little")
+            if not 0 < size <= min(file.stat().st_size, _LONGEST):
+                raise ValueError("header length out of range")
+            header = json.loads(stream.read(size), object_pairs_hook=_without_duplicates)
+        if not isinstance(header, dict):
+            raise ValueError("the header does not describe tensors")
+        header.pop("__metadata__", None)
+        if not all(map(_is_entry, header.values())):
+            raise ValueError("the header does not describe tensors")
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"is not a readable safetensors file ({error})", where=file, fix=AGAIN
+        ) from None
+    return size, header
+
+
+def _require_layout(file: Path, size: int, header: dict[str, Any]) -> None:
+    """Tensors lie one after the other, each as long as dtype and shape say, to the file's end."""
+    end = 0
+    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        start, stop = entry["data_offsets"]
+        width = SIZES.get(entry["dtype"])
+        expected = stop - start if width is None else math.prod(entry["shape"]) * width
+        if start != end or stop - start != expected:
+            raise CheckpointError(
+                f"is damaged: its header gives tensor {name} bytes {start} to {stop}",
+                where=file,
+                allowed=f"{end} to {end + expected}",
+                fix=AGAIN,
+            )
+        end = stop
+    length = file.stat().st_size
+    if length != 8 + size + end:
+        raise CheckpointError(
+            "is truncated or damaged",
+            where=file,
+            got=f"{length} bytes",
+            allowed=f"{8 + size + end} bytes, as its header says",
+            fix=AGAIN,
+        )
+
+
+def _is_entry(entry: Any) -> bool:
+    if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
+        return False
+    shape, offsets = entry.get("shape"), entry.get("data_offsets")
+    return _are_sizes(shape) and _are_sizes(offsets) and len(offsets or ()) == 2
+
+
+def _are_sizes(value: Any) -> bool:
+    return isinstance(value, list) and all(type(size) is int and size >= 0 for size in value)
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands twice in the header")
+    return found
