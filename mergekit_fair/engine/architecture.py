@@ -102,6 +102,8 @@ def _covers(config: Any, names: set[str]) -> bool:
     if known is None:
         return False
     weights = ConfiguredModelArchitecture(info=known, config=config).all_weights()
+    if any(w.optional and w.aliases for w in weights):
+        return False  # mergekit 0.1.5 fails on these while it plans
     present = {w.name for w in weights}
     required = {w.name for w in weights if not w.optional}
     return names <= present and required <= names

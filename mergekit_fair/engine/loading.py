@@ -47,7 +47,12 @@ def require_loadable(folder: Path, tensors: Mapping[str, TensorInfo]) -> bool:
     with _quiet():
         try:
             _, info = kind.from_pretrained(
-                None, config=config, state_dict=meta, output_loading_info=True, device_map="meta"
+                None,
+                config=config,
+                state_dict=meta,
+                device_map="meta",
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
             )
         except (RuntimeError, ValueError) as error:
             raise _unfit(folder, str(error).strip().splitlines()[0]) from None

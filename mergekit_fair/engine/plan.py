@@ -55,12 +55,12 @@ def _is_plain_folder(model: ModelReference) -> bool:
 
 @contextmanager
 def explained(where: str) -> Iterator[None]:
-    """A bare RuntimeError, ValueError or AssertionError of mergekit becomes a RecipeError."""
+    """A bare error of mergekit becomes a RecipeError."""
     try:
         yield
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, ValueError, AssertionError) as error:
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
         raise RecipeError(f"mergekit cannot merge it: {_first_line(error)}", where=where) from error
 
 

@@ -44,6 +44,7 @@ class OutputTensor:
         formula: at the recipe's λ.
         scales: the formula's scale in each output of a grid; one without a grid.
         equal: models whose tensor has to be the start's (integers).
+        narrowed: models whose dtype `inner` cannot hold: mergekit rounds such inputs first.
     """
 
     name: str
@@ -53,6 +54,7 @@ class OutputTensor:
     formula: Formula
     scales: tuple[float, ...]
     equal: tuple[str, ...] = ()
+    narrowed: frozenset[str] = frozenset()
 
     @cached_property
     def moving(self) -> Formula:
@@ -171,7 +173,20 @@ def _output(
         scales = tuple(
             method.formula(inputs, parameters | {"lambda": value}).scale for value in lambdas
         )
-    return OutputTensor(name, shape, inner, dtype_from_name(task.dtype) or inner, formula, scales)
+    narrowed = frozenset(
+        model
+        for model, dtype in zip((base, *others), stored, strict=True)
+        if torch.promote_types(DTYPES[dtype], inner) != inner
+    )
+    return OutputTensor(
+        name,
+        shape,
+        inner,
+        dtype_from_name(task.dtype) or inner,
+        formula,
+        scales,
+        narrowed=narrowed,
+    )
 
 
 @contextmanager

@@ -12,6 +12,9 @@ from pathlib import Path
 
 from mergekit_fair.engine.layout import Shard
 
+# Bytes that wait in memory before the disk gets them, so that it works while slices are computed.
+FLUSHED_FROM = 64 << 20
+
 
 @dataclass(frozen=True)
 class Written:
@@ -27,7 +30,7 @@ class ShardFile:
     def __init__(self, path: Path, header: bytes) -> None:
         self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         self._digest = hashlib.sha256()
-        self._size = 0
+        self._size = self._flushed = 0
         self.append(memoryview(header))
 
     def append(self, data: memoryview) -> None:
@@ -37,8 +40,10 @@ class ShardFile:
             data = data[os.write(self._handle, data) :]
 
     def flush(self) -> None:
-        """Let the disk have what was written so far."""
-        os.fdatasync(self._handle)
+        """Let the disk have what was written so far; may run while more is appended."""
+        if self._size - self._flushed >= FLUSHED_FROM:
+            self._flushed = self._size
+            os.fdatasync(self._handle)
 
     def finish(self) -> Written:
         os.fsync(self._handle)
@@ -93,6 +98,25 @@ class Outputs:
             {self._shards[shard].name: file.finish() for shard, file in sorted(files.items())}
             for files in self._files
         ]
+
+    @contextmanager
+    def flushing(self) -> Iterator[None]:
+        """While open, a thread has the system write to disk what was appended."""
+        done = threading.Event()
+
+        def flush() -> None:
+            while not done.wait(0.05):
+                for files in self._files:
+                    for file in list(files.values()):
+                        file.flush()
+
+        thread = threading.Thread(target=flush)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
 
     def stop(self) -> None:
         """Let no worker wait or write any more."""

@@ -8,6 +8,7 @@ transfers do too. Memory is a few slices a worker, whatever the number and the s
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -76,8 +77,8 @@ def write_weights(
             outputs.stop()
 
     try:
-        with one_thread_each() as count:
-            _run([threading.Thread(target=work) for _ in range(count + 1)], outputs)
+        with one_thread_each() as count, outputs.flushing():
+            _run([threading.Thread(target=work) for _ in range(count)], outputs)
         if failures:
             raise failures[0]
         return outputs.finish()
@@ -95,7 +96,7 @@ def memory(shards: Sequence[Shard], outputs: int, device: str) -> int:
     )
     count, width = max(largest[0], elements), largest[1]
     # Raw bytes of one model, four float64 intermediates, the rounded bytes of every output.
-    return (torch.get_num_threads() + 1) * count * (8 + 4 * 8 + width * outputs)
+    return torch.get_num_threads() * count * (8 + 4 * 8 + width * outputs)
 
 
 def _next(queue: Iterator[tuple[int, Job]], lock: threading.Lock) -> tuple[int, Job] | None:
@@ -173,9 +174,7 @@ class Worker:
             raw = raw.to(self._device, non_blocking=True)
             if self._stream is not None:
                 self._stream.synchronize()  # the buffer is free for the next read
-        inner = piece.tensor.inner
-        is_narrower = raw.is_floating_point() and torch.promote_types(raw.dtype, inner) != inner
-        return raw.to(inner) if is_narrower else raw
+        return raw.to(piece.tensor.inner) if model in piece.tensor.narrowed else raw
 
     def _store(
         self, value: torch.Tensor, buffer: Buffer, piece: Piece, at: int, load: _Loaded
@@ -244,7 +243,7 @@ class _Loaded:
 def _is_finite(values: torch.Tensor) -> bool:
     """Extremes carry NaN along, and are found faster than each element is asked."""
     low, high = torch.aminmax(values)
-    return bool(torch.isfinite(low) & torch.isfinite(high))
+    return math.isfinite(low.item()) and math.isfinite(high.item())
 
 
 def _first(mask: torch.Tensor) -> int:

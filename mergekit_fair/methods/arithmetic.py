@@ -123,7 +123,9 @@ def direction(
 def _linear(formula: Formula, base: torch.Tensor, load: Load, scratch: Scratch) -> torch.Tensor:
     """Σ w_i θ_i − (Σ w_i) θ₀: one operation a model, exact enough in float64 to be the same."""
     first, *others = formula.terms
-    total = scratch.copy(load(first.model)).mul_(first.weight)
+    total = scratch.copy(load(first.model))
+    if first.weight != 1:
+        total.mul_(first.weight)
     operand = scratch.take(len(total))
     for term in others:
         total.add_(operand.copy_(load(term.model)), alpha=term.weight)

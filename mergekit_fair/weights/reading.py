@@ -43,12 +43,18 @@ class Buffer:
     """
 
     def __init__(self, size: int, *, pinned: bool = False) -> None:
-        self.tensor = torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
+        rounded = -(-size // 8) * 8
+        self.tensor = torch.empty(rounded, dtype=torch.uint8, pin_memory=pinned)
         self.memory = memoryview(self.tensor.numpy())  # type: ignore[arg-type]
+        self._views: dict[torch.dtype, torch.Tensor] = {}
 
     def view(self, dtype: torch.dtype, count: int, at: int = 0) -> torch.Tensor:
-        """`count` elements from byte `at` on, without a copy."""
-        return self.tensor[at : at + count * dtype.itemsize].view(dtype)
+        """`count` elements from byte `at` on, without a copy; `at` is a multiple of their width."""
+        whole = self._views.get(dtype)
+        if whole is None:
+            whole = self._views[dtype] = self.tensor.view(dtype)
+        first = at // dtype.itemsize
+        return whole[first : first + count]
 
 
 class Reader(Protocol):
@@ -75,12 +81,17 @@ class Reader(Protocol):
         """Release the files."""
 
 
-class SafetensorsReader:
-    """A folder of safetensors files."""
+class StoredReader:
+    """Tensors in safetensors files, by their places.
 
-    def __init__(self, folder: str | Path) -> None:
-        self.name = str(folder)
-        self._stored = stored_tensors(folder)
+    Args:
+        name: for errors.
+        stored: tensor name → place, as the files' headers say.
+    """
+
+    def __init__(self, name: str, stored: Mapping[str, Stored]) -> None:
+        self.name = name
+        self._stored = stored
         self.tensors = {name: stored.info for name, stored in self._stored.items()}
         require_supported(self.name, self.tensors)
         self.files = tuple(dict.fromkeys(stored.file for stored in self._stored.values()))
@@ -95,9 +106,10 @@ class SafetensorsReader:
 
     def _fill(self, stored: Stored, name: str, room: memoryview, offset: int) -> None:
         """Read until `room` is full; one call returns 2 GB at most."""
+        handle = self._open[stored.file]
         while room:
             try:
-                count = os.preadv(self._open[stored.file], [room], offset)
+                count = os.preadv(handle, (room,), offset)
             except OSError as error:
                 raise CheckpointError(
                     f"tensor {name} cannot be read ({error.strerror})", where=stored.file, fix=AGAIN
@@ -117,6 +129,13 @@ class SafetensorsReader:
         for handle in self._open.values():
             os.close(handle)
         self._open.clear()
+
+
+class SafetensorsReader(StoredReader):
+    """A folder of safetensors files."""
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__(str(folder), stored_tensors(folder))
 
 
 class PickleReader:

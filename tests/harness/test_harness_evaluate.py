@@ -11,11 +11,11 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from mergekit_fair.data import Rows, load_rows
 from mergekit_fair.errors import MeasurementError
+from mergekit_fair.fairness.worst_group import worst_group
 from mergekit_fair.harness.classifier import load_classifier
 from mergekit_fair.harness.evaluate import Level, Measuring, evaluate
 from mergekit_fair.harness.inputs import open_inputs
 from mergekit_fair.harness.predict import length_sorted_batches, margins, predictions
-from mergekit_fair.fairness.worst_group import worst_group
 from mergekit_fair.training.config import load_train_config
 
 
