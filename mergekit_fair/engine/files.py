@@ -25,7 +25,14 @@ def staged_folder(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
             process is making it.
     """
     partial, old = (out.parent / f".{out.name}.{word}" for word in ("partial", "old"))
-    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ConfigError(
+            "is no folder, so that nothing can be made in it",
+            where=out.parent,
+            fix="choose another place for the output",
+        ) from None
     lock = _locked(out.parent / f".{out.name}.lock", out)
     try:
         if old.is_dir() and not out.exists():

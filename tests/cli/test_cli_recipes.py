@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 import mergekit_fair
 from mergekit_fair.cli import COMMANDS, main
+from mergekit_fair.methods.registry import METHODS
 from mergekit_fair.schema import dump_yaml
 
 HEAVY = ("torch", "transformers", "mergekit", "pandas", "numpy", "sklearn", "matplotlib")
@@ -179,8 +180,11 @@ def test_merge_of_bad_input(family, recipe, tmp_path):
 
 
 def test_merge_that_cannot_write(recipe):
-    text = refused("merge", recipe, recipe / "out", code=1)
-    assert text == f"{recipe / '.out.partial'}: Not a directory"
+    text = refused("merge", recipe, recipe / "out")
+    assert text == (
+        f"{recipe}: is no folder, so that nothing can be made in it. "
+        "Choose another place for the output."
+    )
 
 
 def test_merge_without_arguments():
@@ -193,7 +197,7 @@ def test_methods():
     result = run("methods", "--json")
     assert result.exit_code == 0
     methods = {method["name"]: method for method in json.loads(result.stdout)}
-    assert list(methods) == ["subgroup_task_addition", "worst_group_injection"]
+    assert list(methods) == [method.spec.name for method in METHODS]
     addition = methods["subgroup_task_addition"]
     assert addition["pretty_name"] == "Subgroup Task Addition"
     assert addition["reference"] == "https://arxiv.org/abs/2505.24262"

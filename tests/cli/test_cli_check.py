@@ -1,0 +1,197 @@
+"""`check` and `grid`, and what the documents and the packaged recipes promise."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from checkpoints import GROUPS, read, tiny_family
+from click.testing import CliRunner
+from rounding import same_bits
+
+from mergekit_fair.cli import main
+from mergekit_fair.methods.registry import METHODS
+from mergekit_fair.recipe.packaged import recipes_folder
+from mergekit_fair.recipe.recipe import Recipe
+from mergekit_fair.schema import dump_yaml
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*args, code=0):
+    result = CliRunner().invoke(main, [str(arg) for arg in args], prog_name="mergekit-fair")
+    assert result.exit_code == code, result.output
+    return result
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory):
+    return tiny_family(tmp_path_factory.mktemp("family"), "bert")
+
+
+@pytest.fixture
+def recipe(family, tmp_path):
+    path = tmp_path / "r.yml"
+    path.write_text(dump_yaml(family.addition(lambda_=0.3, normalize="norm")), encoding="utf-8")
+    return path
+
+
+def test_check_says_what_a_merge_would_do(family, recipe):
+    found = json.loads(run("check", recipe, "--json").stdout)
+    size = sum(tensor.numel() * 4 for tensor in read(family.base).values())
+    assert found["method"] == "subgroup_task_addition"
+    assert found["engine"] == "streamed by mergekit-fair"
+    assert found["models"] == [str(path) for path in (family.base, *family.groups.values())]
+    assert found["architecture"] == "mergekit's"
+    assert found["loads"] == "whole"
+    assert found["tensors"] == {"merged": len(read(family.base)), "copied": 0}
+    assert found["bytes_read"] == 4 * size
+    assert found["files"] == ["model.safetensors"]
+    assert size < found["bytes_written"] < size + 20_000
+    assert found["norms"].keys() == set(map(str, family.groups.values()))
+    assert found["memory_bytes"] > 0
+    text = run("check", recipe).stdout
+    assert f"{recipe}: subgroup_task_addition, streamed by mergekit-fair\n" in text
+    assert "architecture  mergekit's; loads whole" in text
+    assert text.count("  norm ") == 3
+    assert run("check", recipe, "--quiet").output == ""
+
+
+def test_check_counts_what_a_merge_does_not_read(family, tmp_path):
+    """λ = 0 reads the base only; an injection, the base, the target and one candidate."""
+    size = sum(tensor.numel() * 4 for tensor in read(family.base).values())
+    for raw, models in (
+        (family.addition(lambda_=0.0), 1),
+        (family.injection(lambda_=0.5, worst="Male"), 3),
+        (family.injection(lambda_=0.0, worst="Male"), 1),
+    ):
+        path = tmp_path / "r.yml"
+        path.write_text(dump_yaml(raw), encoding="utf-8")
+        assert json.loads(run("check", path, "--json").stdout)["bytes_read"] == models * size
+
+
+def test_check_of_a_stock_recipe(family, tmp_path):
+    raw = {
+        "merge_method": "task_arithmetic",
+        "base_model": str(family.base),
+        "models": [{"model": str(family.fft), "parameters": {"weight": 0.3}}],
+    }
+    path = tmp_path / "r.yml"
+    path.write_text(dump_yaml(raw), encoding="utf-8")
+    text = run("check", path).stdout
+    assert "task_arithmetic, run by mergekit" in text
+    assert "the rest is mergekit's to check" in text
+
+
+def test_check_refuses_what_merge_refuses(recipe, tmp_path):
+    raw = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    raw["models"][0]["model"] = str(tmp_path / "nothing")
+    recipe.write_text(dump_yaml(raw), encoding="utf-8")
+    result = run("check", recipe, code=2)
+    assert result.stderr == f"Error: {tmp_path / 'nothing'}: no such model folder.\n"
+    assert run("check", tmp_path, code=2).stderr.startswith(
+        f"Error: {tmp_path}: has no merge_manifest.json that can be read"
+    )
+
+
+def test_check_of_a_merged_model(recipe, tmp_path):
+    run("merge", recipe, tmp_path / "out", "--quiet")
+    text = run("check", tmp_path / "out").stdout
+    assert text == f"{tmp_path / 'out'}: all 6 files are what was merged\n"
+    found = json.loads(run("check", tmp_path / "out", "--json").stdout)
+    assert found["norms"]
+    with (tmp_path / "out" / "config.json").open("a") as stream:
+        stream.write(" ")
+    assert "['config.json']" in run("check", tmp_path / "out", code=2).stderr
+
+
+def test_grid_writes_plain_recipes(family, recipe, tmp_path):
+    result = run("grid", recipe, "--lambda", "0:1:0.5", "-o", tmp_path / "grid")
+    names = ["lambda_0.yml", "lambda_0.5.yml", "lambda_1.yml"]
+    assert result.stdout.splitlines() == [str(tmp_path / "grid" / name) for name in names]
+    manifest = json.loads((tmp_path / "grid" / "manifest.json").read_text())
+    assert [entry["recipe"] for entry in manifest["points"]] == names
+    assert [entry["settings"] for entry in manifest["points"]] == [
+        {"lambda": value} for value in (0.0, 0.5, 1.0)
+    ]
+    assert {path.name for path in (tmp_path / "grid").iterdir()} == {*names, "manifest.json"}
+    half = Recipe.load(tmp_path / "grid" / "lambda_0.5.yml")
+    assert half.raw["parameters"]["lambda"] == 0.5
+    assert half.groups() == {name: str(path) for name, path in family.groups.items()}
+
+
+def test_grid_writes_models_in_one_pass(recipe, tmp_path):
+    out = tmp_path / "grid"
+    run("grid", recipe, "--lambda", "0.5", "-o", out, "--write-models", "--quiet")
+    run("merge", out / "lambda_0.5.yml", tmp_path / "alone", "--quiet")
+    first, second = read(out / "models" / "lambda_0.5"), read(tmp_path / "alone")
+    assert all(same_bits(first[name], second[name]) for name in second)
+    entry = json.loads((out / "manifest.json").read_text())["points"][0]
+    assert entry["model"] == "models/lambda_0.5"
+    run("merge", recipe, tmp_path / "all", "--lambda", "0:1:0.5", "--quiet")
+    third = read(tmp_path / "all" / "lambda_0.5")
+    assert all(same_bits(third[name], second[name]) for name in second)
+
+
+@pytest.mark.parametrize(
+    ("grid", "text"),
+    [
+        ("0:1", "--lambda: is not a grid; got '0:1'; allowed: a number, a list of numbers, or"),
+        ("0:1:0", "--lambda: the step does not lead from START to STOP; got '0:1:0'."),
+        ("half", "--lambda: is not a finite number; got 'half'; allowed: a number,"),
+    ],
+)
+def test_grids_that_are_none(recipe, tmp_path, grid, text):
+    for command in (
+        ("grid", recipe, "-o", tmp_path / "out"),
+        ("merge", recipe, tmp_path / "out"),
+    ):
+        assert text in run(*command, "--lambda", grid, "--quiet", code=2).stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["r.yml"]
+
+
+def test_a_grid_over_a_gradient_or_a_stock_method(family, tmp_path):
+    path = tmp_path / "r.yml"
+    path.write_text(dump_yaml(family.addition(lambda_=[0, 1])), encoding="utf-8")
+    for args in (("grid", path, "-o"), ("merge", path)):
+        text = run(*args, tmp_path / "out", "--lambda", "0:1:0.5", code=2).stderr
+        assert "lambda is a gradient or filter; a number in its place would erase it" in text
+    raw = {
+        "merge_method": "task_arithmetic",
+        "base_model": str(family.base),
+        "models": [{"model": str(family.fft), "parameters": {"weight": 0.3}}],
+    }
+    path.write_text(dump_yaml(raw), encoding="utf-8")
+    text = run("merge", path, tmp_path / "out", "--lambda", "0:1:0.5", code=2).stderr
+    assert "a grid of λ is written for the methods of mergekit-fair" in text
+    assert [path.name for path in tmp_path.iterdir()] == ["r.yml"]
+
+
+def test_the_table_of_methods_is_that_of_the_registered_methods():
+    made = run("methods", "--markdown").stdout
+    assert (ROOT / "docs" / "methods.md").read_text(encoding="utf-8") == made
+
+
+def test_every_method_has_a_recipe_and_every_recipe_merges(family, tmp_path):
+    """The packaged recipes, with the tiny family in the place of runs/adult_sex."""
+    place = tmp_path / "family"
+    shutil.copytree(family.base.parent, place)
+    steps = {f"groups/{name}": {"steps": 10 + index} for index, name in enumerate(GROUPS)}
+    (place / "train.json").write_text(json.dumps({"runs": steps}))
+    gaps = {name: {"dpd": 0.1, "eod": 0.1 * index} for index, name in enumerate(GROUPS)}
+    evaluation = {"groups": {name: {"n": 100} for name in GROUPS}, "one_vs_rest": {"groups": gaps}}
+    line = {"kind": "baseline", "label": "fft", "evaluation": evaluation}
+    (place / "sweep").mkdir()
+    (place / "sweep" / "results.json").write_text(json.dumps({"points": [line]}))
+    files = sorted(recipes_folder("methods").glob("*.yml"))
+    assert {method.spec.name for method in METHODS} <= {path.stem for path in files}
+    for path in files:
+        text = path.read_text(encoding="utf-8").replace("runs/adult_sex", str(place))
+        (tmp_path / path.name).write_text(text, encoding="utf-8")
+        if (method := path.stem) in {method.spec.name for method in METHODS}:
+            assert Recipe.load(tmp_path / path.name).method == method
+        run("merge", tmp_path / path.name, tmp_path / path.stem, "--quiet")
+        merged, base = read(tmp_path / path.stem), read(family.base)
+        assert merged.keys() == base.keys()
+        assert not all(same_bits(merged[name], base[name]) for name in base)
