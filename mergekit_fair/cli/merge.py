@@ -28,6 +28,11 @@ from mergekit_fair.recipe.recipe import Recipe
 @click.option(
     "--allow-pickle", is_flag=True, help="Read pickled weights where there are no others."
 )
+@click.option(
+    "--adapter/--no-adapter",
+    default=False,
+    help="Merge LoRA adapters to one adapter instead of a whole model.",
+)
 @click.option("--hash-inputs", is_flag=True, help="SHA-256 of every input file in the manifest.")
 @add_merge_options
 def command(
@@ -36,6 +41,7 @@ def command(
     overwrite: bool,
     grid: str | None,
     allow_pickle: bool,
+    adapter: bool,
     hash_inputs: bool,
     merge_options: Any,
 ) -> None:
@@ -55,7 +61,7 @@ def command(
     is_quiet = merge_options.quiet or not sys.stderr.isatty()
     options = merge_options.model_copy(update={"quiet": is_quiet})
     lambdas = None if grid is None else parse_grid(grid, "--lambda")
-    settings = Settings(overwrite, allow_pickle, hash_inputs, lambdas)
+    settings = Settings(overwrite, allow_pickle, hash_inputs, lambdas, adapter)
     progress = Terminal(quiet=merge_options.quiet)
     merge_to_folder(Recipe.load(recipe), out, options, settings, progress)
     if not merge_options.quiet:

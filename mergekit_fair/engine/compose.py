@@ -74,6 +74,14 @@ class Composer:
                 where=recipe.where,
                 fix="merge it to a folder instead",
             )
+        adapted = [str(model) for model in config.referenced_models() if model.lora is not None]
+        if adapted:
+            raise RecipeError(
+                "LoRA adapters are not composed in memory",
+                where=recipe.where,
+                got=adapted,
+                fix="merge each into its base first, or merge the recipe to a folder",
+            )
         if is_own(recipe.method):
             return self._own(recipe, options)
         return self._stock(recipe, options)

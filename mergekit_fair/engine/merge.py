@@ -12,12 +12,14 @@ from typing import Any
 from mergekit.common import ModelReference
 from mergekit.merge import run_merge
 
+from mergekit_fair.engine.adapter_cache import merged_adapters
 from mergekit_fair.engine.architecture import complete_architecture
 from mergekit_fair.engine.companions import copy_companions, write_card, write_config
 from mergekit_fair.engine.files import staged_folder
+from mergekit_fair.engine.inputs import described, require_unchanged
 from mergekit_fair.engine.layout import Shard, index_json, shards
 from mergekit_fair.engine.loading import require_loadable
-from mergekit_fair.engine.manifest import describe_input, write_manifest
+from mergekit_fair.engine.manifest import write_manifest
 from mergekit_fair.engine.models import Models, is_tensorwise, opened
 from mergekit_fair.engine.norms import norms_for
 from mergekit_fair.engine.plan import checked_models, explained, refuse_gradients
@@ -41,12 +43,14 @@ class Settings:
         allow_pickle: read pickled weights where a model has no others.
         hash_inputs: put the SHA-256 of every input file into the manifest.
         lambdas: write one model for each of these λ instead of the recipe's.
+        as_adapter: write a LoRA adapter over the base instead of a whole model.
     """
 
     overwrite: bool = False
     allow_pickle: bool = False
     hash_inputs: bool = False
     lambdas: tuple[float, ...] | None = None
+    as_adapter: bool = False
 
 
 def merge_to_folder(
@@ -80,6 +84,11 @@ def merge_to_folder(
     recipe = resolved(recipe)
     for note in recipe.notes:
         progress.say(note)
+    if settings.as_adapter:
+        from mergekit_fair.engine.adapter_merge import merge_adapters
+
+        merge_adapters(recipe, out, options, settings, progress)
+        return
     if is_own(recipe.method) and is_tensorwise(recipe.configuration(), options):
         _streamed(recipe, out, options, settings, progress)
         return
@@ -158,7 +167,7 @@ def _streamed(
     ):
         places = outputs(folder, recipe, settings.lambdas)
         _require_space(folder, merge, len(places))
-        inputs = _described(merge.models, settings)
+        inputs = described(merge.models, with_hash=settings.hash_inputs)
         progress.start("merge", merge.bytes_written)
         try:
             weights = write_weights(
@@ -173,7 +182,7 @@ def _streamed(
         for (place, own), written in zip(places, weights, strict=True):
             name = out.name if place == folder else place.name
             _complete(own, place, name, options, merge, written, inputs)
-        _require_unchanged(merge.models, inputs)
+        require_unchanged(merge.models, inputs)
 
 
 def point_name(value: float) -> str:
@@ -231,14 +240,15 @@ def _by_mergekit(recipe: Recipe, out: Path, options: Any, settings: Settings) ->
     config = recipe.configuration()
     with (
         staged_folder(out, overwrite=settings.overwrite) as folder,
-        checked_models(config, options) as is_checked,
+        merged_adapters(config, options, out) as ready,
+        checked_models(config, ready) as is_checked,
     ):
         base = config.referenced_models()[0].model.path
         changes: dict[str, Any] = {"write_model_card": False}
         if is_checked and not _has_tokenizer(Path(base)):
             changes["copy_tokenizer"] = False  # mergekit would log a traceback and go on
         with explained(recipe.where):
-            run_merge(config, str(folder), options.model_copy(update=changes))
+            run_merge(config, str(folder), ready.model_copy(update=changes))
         if is_checked:
             _require_complete(set(tensor_infos(base)), base, folder)
         if options.copy_tokenizer and is_checked:
@@ -246,28 +256,6 @@ def _by_mergekit(recipe: Recipe, out: Path, options: Any, settings: Settings) ->
         if options.write_model_card:
             write_card(recipe, folder, out.name)
         write_manifest(folder, {}, {}, method=recipe.method, notes=list(recipe.notes))
-
-
-def _described(models: Models, settings: Settings) -> dict[str, Any]:
-    return {
-        model: {
-            "path": str(models.folders[model].resolve()),
-            "files": describe_input(reader.files, with_hash=settings.hash_inputs),
-        }
-        for model, reader in models.readers.items()
-    }
-
-
-def _require_unchanged(models: Models, before: Mapping[str, Any]) -> None:
-    """Nobody has written to an input while it was read."""
-    for model, entry in _described(models, Settings()).items():
-        for name, state in entry["files"].items():
-            if any(before[model]["files"][name].get(key) != value for key, value in state.items()):
-                raise CheckpointError(
-                    f"{name} was changed while it was merged",
-                    where=model,
-                    fix="merge again when nothing writes to it",
-                )
 
 
 def _require_space(folder: Path, merge: Prepared, count: int) -> None:

@@ -13,6 +13,7 @@ from mergekit.common import ModelReference
 from mergekit_fair.engine.heads import require_shared_heads
 from mergekit_fair.errors import CheckpointError
 from mergekit_fair.recipe.recipe import OrderedConfiguration, Recipe
+from mergekit_fair.weights.adapters import AdapterReader
 from mergekit_fair.weights.folder import model_folder, read_config, require_equal
 from mergekit_fair.weights.headers import TensorInfo
 from mergekit_fair.weights.reading import Reader, open_folder
@@ -58,7 +59,7 @@ def opened(recipe: Recipe, options: Any, *, allow_pickle: bool = False) -> Itera
     try:
         for model in config.referenced_models():
             folders[str(model)] = located(model, options)
-            readers[str(model)] = _reader(model, folders[str(model)], allow_pickle)
+            readers[str(model)] = _reader(model, folders[str(model)], options, allow_pickle)
         _require_fitting(readers, folders)
         if "head" not in (config.parameters or {}):
             require_shared_heads(list(readers.values()), recipe.where)
@@ -98,13 +99,16 @@ def located(model: ModelReference, options: Any) -> Path:
         ) from None
 
 
-def _reader(model: ModelReference, folder: Path, allow_pickle: bool) -> Reader:
+def _reader(model: ModelReference, folder: Path, options: Any, allow_pickle: bool) -> Reader:
     reader = open_folder(folder, allow_pickle=allow_pickle)
     if model.lora is None:
         return reader
-    from mergekit_fair.weights.adapters import AdapterReader
-
-    return AdapterReader(reader, folder, model.lora.path)
+    try:
+        adapter = located(ModelReference(model=model.lora), options)
+        return AdapterReader(reader, folder, adapter)
+    except BaseException:
+        reader.close()
+        raise
 
 
 def _require_fitting(readers: Mapping[str, Reader], folders: Mapping[str, Path]) -> None:

@@ -38,7 +38,9 @@ def checked_models(config: OrderedConfiguration, options: Any) -> Iterator[bool]
     LoaderCache().loaders.clear()
     models = config.referenced_models()
     _require_found(models)
-    if not (is_tensorwise(config, options) and all(map(_is_plain_folder, models))):
+    # An adapter has the tensors of its base.
+    is_local = all(Path(model.model.path).is_dir() for model in models)
+    if not (is_tensorwise(config, options) and is_local):
         yield False
         return
     base, *others = [model.model.path for model in models]
@@ -47,10 +49,6 @@ def checked_models(config: OrderedConfiguration, options: Any) -> Iterator[bool]
         if not has_layers:
             refuse_gradients(config)
         yield True
-
-
-def _is_plain_folder(model: ModelReference) -> bool:
-    return model.lora is None and Path(model.model.path).is_dir()
 
 
 @contextmanager

@@ -27,8 +27,10 @@ from mergekit_fair.weights.threads import one_thread_each
 
 Readers = Mapping[str, Reader]
 
-# Elements of a slice where a device computes: large enough to hide a launch and a transfer.
-DEVICE_SLICE = 1 << 24
+# Elements of a slice where a device computes: large enough to hide a launch and a transfer; and
+# workers enough to read, copy, compute and write at once.
+DEVICE_SLICE = 1 << 22
+DEVICE_WORKERS = 4
 
 
 def write_weights(
@@ -78,7 +80,7 @@ def write_weights(
 
     try:
         with one_thread_each() as count, outputs.flushing():
-            _run([threading.Thread(target=work) for _ in range(count)], outputs)
+            _run([threading.Thread(target=work) for _ in range(_workers(count, where))], outputs)
         if failures:
             raise failures[0]
         return outputs.finish()
@@ -88,7 +90,7 @@ def write_weights(
 
 def memory(shards: Sequence[Shard], outputs: int, device: str) -> int:
     """About how many bytes `write_weights` takes at its peak, beside what the process holds."""
-    elements = SLICE if device == "cpu" else DEVICE_SLICE
+    elements = SLICE if torch.device(device).type == "cpu" else DEVICE_SLICE
     largest = max(
         (piece.stop - piece.start, piece.tensor.dtype.itemsize)
         for job in jobs(shards, elements)
@@ -96,7 +98,12 @@ def memory(shards: Sequence[Shard], outputs: int, device: str) -> int:
     )
     count, width = max(largest[0], elements), largest[1]
     # Raw bytes of one model, four float64 intermediates, the rounded bytes of every output.
-    return torch.get_num_threads() * count * (8 + 4 * 8 + width * outputs)
+    number = _workers(torch.get_num_threads(), torch.device(device))
+    return number * count * (8 + 4 * 8 + width * outputs)
+
+
+def _workers(threads: int, device: torch.device) -> int:
+    return threads if device.type == "cpu" else min(threads, DEVICE_WORKERS)
 
 
 def _next(queue: Iterator[tuple[int, Job]], lock: threading.Lock) -> tuple[int, Job] | None:

@@ -71,8 +71,10 @@ class WorstGroupInjection(TaskVectorMethod):
         target, candidates = _roles(inputs, parameters)
         worst = parameters["worst"]
         if worst not in candidates:
+            hint = "; `mergekit-fair grid` writes recipes with auto filled in"
             raise ValueError(
                 f"worst: {worst!r} is no candidate's group; allowed: {', '.join(candidates)}"
+                f"{hint if worst == 'auto' else ''}"
             )
         model = candidates[worst]
         return Formula(

@@ -12,6 +12,7 @@ from mergekit.common import ModelReference
 from mergekit.config import MergeConfiguration
 
 from mergekit_fair.errors import RecipeError
+from mergekit_fair.recipe.adapters import with_bases
 from mergekit_fair.recipe.check import check_recipe
 from mergekit_fair.schema import dump_yaml, parse_yaml, read_text
 
@@ -83,16 +84,23 @@ class Recipe:
     def configuration(self) -> OrderedConfiguration:
         """mergekit's configuration object; local relative paths begin with `./`.
 
-        mergekit asks the Hub about a path `a/b` even where that folder exists.
+        mergekit asks the Hub about a path `a/b` even where that folder exists. The folder of a
+        LoRA adapter becomes `base_model+folder`.
+
+        Raises:
+            RecipeError: no model, or an adapter whose base the recipe does not name.
         """
-        config = OrderedConfiguration.model_validate(_with_local_paths(self.raw))
+        config = OrderedConfiguration.model_validate(self._references())
         if not config.referenced_models():
             raise RecipeError("names no model", where=self.where)
         return config
 
     def text(self) -> str:
         """The recipe as YAML that mergekit's own commands run: local relative paths are marked."""
-        return dump_yaml(_with_local_paths(self.raw))
+        return dump_yaml(self._references())
+
+    def _references(self) -> Any:
+        return with_bases(_with_local_paths(self.raw), self.where)
 
     def groups(self) -> dict[str, str]:
         """Subgroup name → model path, in recipe order."""

@@ -226,6 +226,12 @@ def _no_weights(folder: Path) -> CheckpointError:
             got=[name for name in found if name.endswith(".bin")][:8],
             fix="save the model with safetensors, or pass --allow-pickle to `merge`",
         )
+    if (folder / "adapter_config.json").is_file():
+        return CheckpointError(
+            "is a LoRA adapter, without weights of its own",
+            where=folder,
+            fix="name it as base+adapter, or as a model of a recipe over its base",
+        )
     return CheckpointError(
         f"holds no {SINGLE}",
         where=folder,
