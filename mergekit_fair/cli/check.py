@@ -39,7 +39,7 @@ def command(what: Path, allow_pickle: bool, device: str, as_json: bool, quiet: b
         return
     from mergekit.options import MergeOptions
 
-    from mergekit_fair.engine.merge import Settings
+    from mergekit_fair.engine.prepare import Settings
     from mergekit_fair.engine.review import review
     from mergekit_fair.recipe.recipe import Recipe
 

@@ -11,7 +11,7 @@ from mergekit.options import PrettyPrintHelp, add_merge_options
 
 from mergekit_fair.cli.terminal import Terminal, quiet_libraries
 from mergekit_fair.engine.grid import write_grid
-from mergekit_fair.engine.merge import Settings
+from mergekit_fair.engine.prepare import Settings
 from mergekit_fair.recipe.grid import parse_grid
 from mergekit_fair.recipe.recipe import Recipe
 

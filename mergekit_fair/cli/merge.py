@@ -10,7 +10,8 @@ import click
 from mergekit.options import PrettyPrintHelp, add_merge_options
 
 from mergekit_fair.cli.terminal import Terminal, quiet_libraries
-from mergekit_fair.engine.merge import Settings, merge_to_folder
+from mergekit_fair.engine.merge import merge_to_folder
+from mergekit_fair.engine.prepare import Settings
 from mergekit_fair.recipe.grid import parse_grid
 from mergekit_fair.recipe.recipe import Recipe
 

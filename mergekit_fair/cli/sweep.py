@@ -109,7 +109,8 @@ def _write_model(folder: Path, progress: Any) -> None:
     """Merge selected/recipe.yml into selected/model, unless exactly that is there."""
     from mergekit.options import MergeOptions
 
-    from mergekit_fair.engine.merge import Settings, merge_to_folder
+    from mergekit_fair.engine.merge import merge_to_folder
+    from mergekit_fair.engine.prepare import Settings
     from mergekit_fair.recipe.recipe import Recipe
 
     recipe, model = folder / "recipe.yml", folder / "model"

@@ -21,8 +21,8 @@ from mergekit_fair.engine.files import staged_folder
 from mergekit_fair.engine.inputs import described, require_unchanged
 from mergekit_fair.engine.layout import shards
 from mergekit_fair.engine.manifest import write_manifest
-from mergekit_fair.engine.merge import Prepared, Settings, prepared
 from mergekit_fair.engine.models import Models, is_tensorwise
+from mergekit_fair.engine.prepare import Prepared, Settings, prepared
 from mergekit_fair.engine.program import OutputTensor, Program
 from mergekit_fair.engine.stream import write_weights
 from mergekit_fair.errors import CheckpointError, RecipeError

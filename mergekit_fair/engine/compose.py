@@ -6,7 +6,7 @@ dtypes and the kernel are the same, so a composed tensor equals the merged file'
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,9 @@ from mergekit.io.tasks import GatherTensors
 from mergekit.options import MergeOptions
 from safetensors import safe_open
 
-from mergekit_fair.engine.merge import Settings, prepared
 from mergekit_fair.engine.models import is_tensorwise
 from mergekit_fair.engine.plan import checked_models, explained, tensor_tasks
+from mergekit_fair.engine.prepare import Settings, prepared
 from mergekit_fair.engine.program import unequal
 from mergekit_fair.errors import CheckpointError, RecipeError
 from mergekit_fair.methods.arithmetic import merge_tensor, seeded
@@ -91,7 +91,7 @@ class Composer:
         with prepared(recipe, options, Settings(), Silent()) as merge:
             program = merge.program
         for tensor in program.tensors:
-            inputs = {
+            inputs: dict[Hashable, torch.Tensor] = {
                 model: _as(self._tensor(model, tensor.name), tensor.inner)
                 for model in tensor.models
             }

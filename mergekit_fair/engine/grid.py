@@ -10,7 +10,8 @@ from typing import Any
 
 from mergekit_fair.engine.files import staged_folder
 from mergekit_fair.engine.manifest import versions
-from mergekit_fair.engine.merge import Settings, merge_to_folder, point_name
+from mergekit_fair.engine.merge import merge_to_folder, point_name
+from mergekit_fair.engine.prepare import Settings
 from mergekit_fair.progress import Progress
 from mergekit_fair.recipe.recipe import Recipe
 from mergekit_fair.recipe.resolve import resolved

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from mergekit_fair.errors import CheckpointError
-from mergekit_fair.weights.folder import read_config
+from mergekit_fair.weights.folder import read_config, tensor_infos
 from mergekit_fair.weights.headers import TensorInfo
 from mergekit_fair.weights.reading import DTYPES
 
@@ -68,6 +68,22 @@ def require_loadable(folder: Path, tensors: Mapping[str, TensorInfo]) -> bool:
     if problems:
         raise _unfit(folder, f"tensors: {', '.join(problems)}")
     return True
+
+
+def require_complete(expected: set[str], base: object, folder: Path) -> None:
+    """The output has the base's tensors, no more and no less.
+
+    Raises:
+        CheckpointError: names the first that are lost or new.
+    """
+    found = set(tensor_infos(folder))
+    if expected != found:
+        lost, new = sorted(expected - found), sorted(found - expected)
+        raise CheckpointError(
+            f"the merge lost {len(lost)} tensors {lost[:3]} and made {len(new)} new {new[:3]}",
+            where=base,
+            fix="report this architecture; nothing was written",
+        )
 
 
 def _unfit(folder: Path, problem: str) -> CheckpointError:

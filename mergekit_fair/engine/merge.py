@@ -4,60 +4,34 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mergekit.common import ModelReference
-from mergekit.merge import run_merge
-
-from mergekit_fair.engine.adapter_cache import merged_adapters
-from mergekit_fair.engine.architecture import complete_architecture
 from mergekit_fair.engine.companions import copy_companions, write_card, write_config
 from mergekit_fair.engine.files import staged_folder
 from mergekit_fair.engine.inputs import described, require_unchanged
-from mergekit_fair.engine.layout import Shard, index_json, shards
-from mergekit_fair.engine.loading import require_loadable
+from mergekit_fair.engine.layout import index_json
+from mergekit_fair.engine.loading import require_complete
 from mergekit_fair.engine.manifest import write_manifest
-from mergekit_fair.engine.models import Models, is_tensorwise, opened
-from mergekit_fair.engine.norms import norms_for
-from mergekit_fair.engine.plan import checked_models, explained, refuse_gradients
-from mergekit_fair.engine.program import Program, build
+from mergekit_fair.engine.models import is_tensorwise
+from mergekit_fair.engine.plan import explained
+from mergekit_fair.engine.prepare import Prepared, Settings, prepared
 from mergekit_fair.engine.shards import Written
+from mergekit_fair.engine.stock import merge_by_mergekit
 from mergekit_fair.engine.stream import write_weights
 from mergekit_fair.errors import CheckpointError, RecipeError
 from mergekit_fair.methods.registry import is_own
 from mergekit_fair.progress import Progress, Silent
 from mergekit_fair.recipe.recipe import Recipe
 from mergekit_fair.recipe.resolve import resolved
-from mergekit_fair.weights.folder import INDEX, tensor_infos
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a merge may do beside mergekit's options.
-
-    Attributes:
-        overwrite: replace an existing output.
-        allow_pickle: read pickled weights where a model has no others.
-        hash_inputs: put the SHA-256 of every input file into the manifest.
-        lambdas: write one model for each of these λ instead of the recipe's.
-        as_adapter: write a LoRA adapter over the base instead of a whole model.
-    """
-
-    overwrite: bool = False
-    allow_pickle: bool = False
-    hash_inputs: bool = False
-    lambdas: tuple[float, ...] | None = None
-    as_adapter: bool = False
+from mergekit_fair.weights.folder import INDEX
 
 
 def merge_to_folder(
     recipe: Recipe,
     out: str | Path,
     options: Any,
-    settings: Settings = Settings(),
+    settings: Settings | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Run `recipe` and put the complete model at `out`.
@@ -80,7 +54,7 @@ def merge_to_folder(
         OSError: the output cannot be written.
     """
     out = Path(out)
-    progress = progress or Silent()
+    settings, progress = settings or Settings(), progress or Silent()
     recipe = resolved(recipe)
     for note in recipe.notes:
         progress.say(note)
@@ -99,63 +73,7 @@ def merge_to_folder(
             got=recipe.method,
             fix="merge each λ by itself",
         )
-    _by_mergekit(recipe, out, options, settings)
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A merge that was checked as far as it can be without reading the weights.
-
-    Attributes:
-        models: open.
-        program: what to compute.
-        shards: the files of one output.
-        has_layers: whether mergekit knows the architecture's layers.
-        is_loadable: False if transformers does not know the architecture.
-    """
-
-    models: Models
-    program: Program
-    shards: tuple[Shard, ...]
-    has_layers: bool
-    is_loadable: bool
-
-    @property
-    def bytes_read(self) -> int:
-        """Of all models, each tensor once."""
-        readers = self.models.readers
-        return sum(
-            readers[model].tensors[tensor.name].bytes
-            for tensor in self.program.tensors
-            for model in tensor.models
-        )
-
-    @property
-    def bytes_written(self) -> int:
-        """Of one output."""
-        return sum(shard.size for shard in self.shards)
-
-
-@contextmanager
-def prepared(recipe: Recipe, options: Any, settings: Settings, progress: Progress) -> Any:
-    """Open, check and plan a tensorwise merge; yields `Prepared`.
-
-    Raises:
-        CheckpointError: models that do not fit, or a result that would not load whole.
-        RecipeError: whatever the method or mergekit's planner refuses.
-    """
-    with opened(recipe, options, allow_pickle=settings.allow_pickle) as models:
-        names = models.infos[models.base]
-        reference = ModelReference.parse(models.base)
-        trusted = options.trust_remote_code
-        with complete_architecture(reference, names, trust_remote_code=trusted) as has_layers:
-            if not has_layers:
-                refuse_gradients(recipe.configuration())
-            norms = norms_for(recipe, models, progress)
-            program = build(recipe, models.infos, lambdas=settings.lambdas, norms=norms)
-            is_loadable = require_loadable(models.folders[models.base], names)
-            files = shards(program.tensors, options.out_shard_size)
-            yield Prepared(models, program, files, has_layers, is_loadable)
+    merge_by_mergekit(recipe, out, options, settings)
 
 
 def _streamed(
@@ -223,7 +141,7 @@ def _complete(
         write_card(recipe, place, name)
     with explained(recipe.where):
         write_config(config, options, place)
-    _require_complete(set(merge.models.infos[base]), base, place)
+    require_complete(set(merge.models.infos[base]), base, place)
     norms = merge.program.norms
     write_manifest(
         place,
@@ -236,28 +154,6 @@ def _complete(
     )
 
 
-def _by_mergekit(recipe: Recipe, out: Path, options: Any, settings: Settings) -> None:
-    config = recipe.configuration()
-    with (
-        staged_folder(out, overwrite=settings.overwrite) as folder,
-        merged_adapters(config, options, out) as ready,
-        checked_models(config, ready) as is_checked,
-    ):
-        base = config.referenced_models()[0].model.path
-        changes: dict[str, Any] = {"write_model_card": False}
-        if is_checked and not _has_tokenizer(Path(base)):
-            changes["copy_tokenizer"] = False  # mergekit would log a traceback and go on
-        with explained(recipe.where):
-            run_merge(config, str(folder), ready.model_copy(update=changes))
-        if is_checked:
-            _require_complete(set(tensor_infos(base)), base, folder)
-        if options.copy_tokenizer and is_checked:
-            _require_tokenizer(Path(base), folder)
-        if options.write_model_card:
-            write_card(recipe, folder, out.name)
-        write_manifest(folder, {}, {}, method=recipe.method, notes=list(recipe.notes))
-
-
 def _require_space(folder: Path, merge: Prepared, count: int) -> None:
     needed, free = merge.bytes_written * count, shutil.disk_usage(folder).free
     if needed > free:
@@ -268,29 +164,3 @@ def _require_space(folder: Path, merge: Prepared, count: int) -> None:
             allowed=f"{needed / 1e9:.1f} GB or more",
             fix="free some space, or choose a folder on another disk",
         )
-
-
-def _require_complete(expected: set[str], base: object, folder: Path) -> None:
-    found = set(tensor_infos(folder))
-    if expected != found:
-        lost, new = sorted(expected - found), sorted(found - expected)
-        raise CheckpointError(
-            f"the merge lost {len(lost)} tensors {lost[:3]} and made {len(new)} new {new[:3]}",
-            where=base,
-            fix="report this architecture; nothing was written",
-        )
-
-
-def _has_tokenizer(folder: Path) -> bool:
-    return any(any(folder.glob(name)) for name in ("*token*", "vocab.*", "*.model"))
-
-
-def _require_tokenizer(base: Path, folder: Path) -> None:
-    """mergekit logs a failed tokenizer copy and goes on; image models have a processor instead."""
-    for name in ("preprocessor_config.json", "processor_config.json"):
-        if (base / name).is_file() and not (folder / name).exists():
-            shutil.copy(base / name, folder / name)
-    if (base / "tokenizer_config.json").is_file() and not (
-        folder / "tokenizer_config.json"
-    ).is_file():
-        raise CheckpointError("its tokenizer could not be copied", where=base)

@@ -121,7 +121,7 @@ def _require_fitting(readers: Mapping[str, Reader], folders: Mapping[str, Path])
         for key in ("architectures", "model_type", "num_attention_heads", "num_key_value_heads"):
             if own.get(key) != config.get(key):
                 raise CheckpointError(
-                    f"its config.json has another {key} than the base's ({base})",
+                    f"its config.json has other {key} than the base's ({base})",
                     where=model,
                     got=own.get(key),
                     allowed=config.get(key),

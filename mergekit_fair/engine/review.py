@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from mergekit_fair.engine.merge import Prepared, Settings, prepared
 from mergekit_fair.engine.models import is_tensorwise
 from mergekit_fair.engine.plan import checked_models
+from mergekit_fair.engine.prepare import Prepared, Settings, prepared
 from mergekit_fair.engine.stream import memory
 from mergekit_fair.methods.registry import is_own
 from mergekit_fair.progress import Progress

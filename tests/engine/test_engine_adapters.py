@@ -13,7 +13,8 @@ from mergekit.options import MergeOptions
 
 from mergekit_fair.engine.compose import Composer
 from mergekit_fair.engine.manifest import verify
-from mergekit_fair.engine.merge import Settings, merge_to_folder
+from mergekit_fair.engine.merge import merge_to_folder
+from mergekit_fair.engine.prepare import Settings
 from mergekit_fair.errors import CheckpointError, RecipeError
 from mergekit_fair.recipe.recipe import Recipe
 from mergekit_fair.schema import dump_yaml

@@ -162,8 +162,8 @@ def test_replaced_models_stand_for_other_tensors(tiny):
 def test_recipes_that_are_not_composed_in_memory(tiny):
     family = tiny("bert")
     text = (
-        "r.yml: only local models, without adapters, slices and tokenizer changes, are composed "
-        "in memory. Merge it to a folder instead."
+        "r.yml: only local models, without slices and tokenizer changes, are composed in memory. "
+        "Merge it to a folder instead."
     )
     sources = [{"model": str(family.base), "layer_range": [0, 1]}]
     for raw in (
@@ -178,16 +178,18 @@ def test_recipes_that_are_not_composed_in_memory(tiny):
         list(Composer().compose(recipe(tiny("vit").addition(lambda_=[0, 1]))))
 
 
-def test_what_mergekit_refuses_is_a_recipe_error(tiny, tmp_path):
-    """The same tensors under the configuration of another architecture."""
+def test_the_same_tensors_under_the_configuration_of_another_architecture(tiny, tmp_path):
     raw = tiny("bert").addition()
     raw["models"].append({"model": str(tmp_path), "parameters": {"group": "new"}})
     save_file(read(tiny("bert").base), tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_bytes((tiny("distilbert").base / "config.json").read_bytes())
-    with pytest.raises(RecipeError) as caught:
+    with pytest.raises(CheckpointError) as caught:
         list(Composer().compose(recipe(raw)))
-    assert str(caught.value).startswith(
-        "r.yml: mergekit cannot merge it: Must specify --allow-crimes"
+    assert str(caught.value) == (
+        f"{tmp_path}: its config.json has other architectures than the base's "
+        f"({tiny('bert').base}); got ['DistilBertForSequenceClassification']; allowed: "
+        "BertForSequenceClassification. Merge models of one architecture, fine-tuned from this "
+        "base."
     )
 
 

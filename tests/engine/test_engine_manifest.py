@@ -10,7 +10,8 @@ from checkpoints import read, rewrite
 from rounding import same_bits
 
 from mergekit_fair.engine.manifest import verify
-from mergekit_fair.engine.merge import Settings, merge_to_folder
+from mergekit_fair.engine.merge import merge_to_folder
+from mergekit_fair.engine.prepare import Settings
 from mergekit_fair.engine.review import review
 from mergekit_fair.errors import CheckpointError
 from mergekit_fair.progress import Silent

@@ -10,7 +10,8 @@ from mergekit.architecture.json_definitions import NAME_TO_ARCH
 from safetensors import safe_open
 
 from mergekit_fair.engine.compose import load_tensors
-from mergekit_fair.engine.merge import Settings, merge_to_folder
+from mergekit_fair.engine.merge import merge_to_folder
+from mergekit_fair.engine.prepare import Settings
 from mergekit_fair.errors import CheckpointError, ConfigError, RecipeError
 from mergekit_fair.recipe.recipe import Recipe
 from mergekit_fair.schema import dump_yaml
@@ -285,18 +286,6 @@ def test_a_model_that_is_nowhere(tiny, tmp_path, options):
     assert text.startswith(f"{tmp_path}/adapter: ")
 
 
-def test_what_mergekit_refuses_is_a_recipe_error(tiny, tmp_path, options):
-    raw = tiny("bert").addition(lambda_=0.5) | {"tokenizer_source": "base"}
-    raw["models"][1]["parameters"]["group"] = [
-        {"filter": "layer.0.", "value": "Female"},
-        {"value": "Male"},
-    ]
-    assert refused(raw, tmp_path / "out", options, RecipeError) == (
-        "r.yml: model " + raw["models"][1]["model"] + ": needs parameters.group, the subgroup it "
-        "was fine-tuned on."
-    )
-
-
 POSITIONS = "bert.embeddings.position_ids"
 
 
@@ -326,7 +315,7 @@ def test_a_merge_that_loses_tensors_is_refused(tiny, tmp_path, options, monkeypa
     from contextlib import nullcontext
 
     monkeypatch.setattr(
-        "mergekit_fair.engine.merge.complete_architecture", lambda *_, **__: nullcontext(True)
+        "mergekit_fair.engine.prepare.complete_architecture", lambda *_, **__: nullcontext(True)
     )
     raw = tiny("vit").addition(lambda_=0.5)
     text = refused(raw, tmp_path / "out", options, CheckpointError)

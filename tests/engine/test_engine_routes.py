@@ -11,7 +11,8 @@ from rounding import same_bits
 from safetensors.torch import load_file
 
 from mergekit_fair.engine.compose import Composer, load_tensors
-from mergekit_fair.engine.merge import Settings, merge_to_folder
+from mergekit_fair.engine.merge import merge_to_folder
+from mergekit_fair.engine.prepare import Settings
 from mergekit_fair.recipe.recipe import Recipe
 
 # Method → its own parameters in the recipe, parameters of each model by group.

@@ -15,7 +15,7 @@ import pytest
 import torch
 from checkpoints import read
 from mergekit.options import MergeOptions
-from methods.rounding import rounded
+from rounding import rounded
 from zoo import (
     ARCHITECTURES,
     LAMBDA,
