@@ -17,6 +17,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+# Characters of what was given that a message repeats.
+_LONGEST = 500
+
 
 class FairError(Exception):
     """A problem that the user can fix.
@@ -48,7 +51,7 @@ class FairError(Exception):
     def _message(self) -> str:
         text = self.problem if self.where is None else f"{self.where}: {self.problem}"
         if self.got is not None:
-            text += f"; got {self.got!r}"
+            text += f"; got {_shown(self.got)}"
         if self.allowed is not None:
             text += f"; allowed: {_listed(self.allowed)}"
         if self.fix:
@@ -82,6 +85,15 @@ class MeasurementError(FairError):
 
 class SweepError(FairError):
     """A sweep cannot be planned, resumed or selected from."""
+
+
+def _shown(got: object) -> str:
+    """What was given, cut where nobody reads on."""
+    try:
+        text = repr(got)
+    except ValueError:  # Python does not write out an integer of thousands of digits
+        return f"a very large {type(got).__name__}"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"
 
 
 def _listed(allowed: object) -> str:

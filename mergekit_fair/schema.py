@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,6 +11,12 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from mergekit_fair.errors import ConfigError
+
+# Characters; a weights file or a device in place of a text file is not read to its end.
+LONGEST = 100_000_000
+
+# Values that YAML's aliases may add to those that are written; a few lines can stand for billions.
+MOST_ALIASED = 10_000
 
 
 def nearest(name: object, known: list[str]) -> str:
@@ -64,11 +71,15 @@ def read_text(path: str | Path) -> str:
     """The text of a UTF-8 file.
 
     Raises:
-        ConfigError: no such file, or not UTF-8.
+        ConfigError: no such file, not UTF-8, or longer than any text file should be.
     """
     try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        with Path(path).open(encoding="utf-8") as stream:
+            text = stream.read(LONGEST + 1)
+        if len(text) > LONGEST:
+            raise ValueError(f"it is longer than {LONGEST:,} characters")
+        return text
+    except (OSError, ValueError) as error:
         raise ConfigError(
             f"cannot be read ({_reason(error)})", where=path, fix="check the path"
         ) from None
@@ -77,9 +88,11 @@ def read_text(path: str | Path) -> str:
 def parse_yaml(text: str, where: object) -> dict[str, Any]:
     """Parse YAML text whose top level is a mapping; `where` names it in errors."""
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        line = " ".join(str(error).split())
+        value = yaml.load(text, _StrictLoader)
+    except RecursionError:
+        raise ConfigError("is not valid YAML: it is nested too deeply", where=where) from None
+    except Exception as error:  # PyYAML raises whatever a date or a tagged value makes it raise
+        line = " ".join(str(error).replace('in "<unicode string>", ', "in ").split())
         raise ConfigError(f"is not valid YAML: {line}", where=where) from None
     if not isinstance(value, dict):
         kind = "nothing" if value is None else type(value).__name__
@@ -92,6 +105,42 @@ def dump_yaml(value: dict[str, Any]) -> str:
     return yaml.dump(
         value, Dumper=_PlainDumper, sort_keys=False, allow_unicode=True, default_flow_style=None
     )
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """PyYAML's safe loader, which itself keeps the last of equal keys and follows every alias."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        node: yaml.Node | None = super().get_single_node()
+        sizes: dict[int, float] = {}
+        if node is not None and _size(node, sizes) > len(sizes) + MOST_ALIASED:
+            raise yaml.composer.ComposerError(
+                None, None, f"aliases stand for more than {MOST_ALIASED:,} values", node.start_mark
+            )
+        return node
+
+    def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    raise yaml.composer.ComposerError(
+                        None, None, f"key {key.value!r} stands twice", key.start_mark
+                    )
+                seen.add((key.tag, key.value))
+        return node
+
+
+def _size(node: yaml.Node, known: dict[int, float]) -> float:
+    """Nodes that it stands for, aliases followed; infinite if it holds itself."""
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        below = node.value if isinstance(node, yaml.SequenceNode) else ()
+        if isinstance(node, yaml.MappingNode):
+            below = [part for pair in node.value for part in pair]
+        known[id(node)] = 1 + sum(_size(part, known) for part in below)
+    return known[id(node)]
 
 
 class _PlainDumper(yaml.SafeDumper):

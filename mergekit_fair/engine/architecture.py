@@ -27,6 +27,7 @@ from mergekit.architecture.json_definitions import (
 from mergekit.common import ModelReference
 
 from mergekit_fair.errors import CheckpointError
+from mergekit_fair.weights.headers import AGAIN
 
 
 @contextmanager
@@ -84,13 +85,18 @@ def flat_architecture(name: str, model_type: str, tensors: Collection[str]) -> M
 def _config(base: ModelReference, trust_remote_code: bool) -> Any:
     try:
         config = base.config(trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a config makes transformers raise almost anything
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise CheckpointError(
-            f"its config.json cannot be read ({str(error).splitlines()[0]})", where=base
+            f"transformers does not take its config.json ({reason})", where=base, fix=AGAIN
         ) from None
-    if not config.architectures or len(config.architectures) != 1:
+    names = config.architectures
+    if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
         raise CheckpointError(
-            "config.json must name one architecture", where=base, got=config.architectures
+            "its config.json must name one architecture",
+            where=base,
+            got=names,
+            fix="save the model with transformers, as the class that you use it with",
         )
     return config
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -43,20 +43,13 @@ def copy_companions(config: OrderedConfiguration, folder: Path, options: Any, ou
         out: the folder to write to.
 
     Raises:
-        CheckpointError: a file that cannot be copied.
+        CheckpointError: a file that cannot be read.
     """
     if not options.copy_tokenizer:
         return
     for source in sorted(folder.iterdir()):
         if source.name in _COPIED or (source.suffix == ".py" and _names_code(folder)):
-            try:
-                shutil.copyfile(inside(folder, source), out / source.name)
-            except OSError as error:
-                raise CheckpointError(
-                    f"its {source.name} could not be copied ({error.strerror})",
-                    where=folder,
-                    fix="make the file readable, or pass --no-copy-tokenizer",
-                ) from None
+            (out / source.name).write_bytes(_content(folder, source))
     if config.chat_template or _needs_tokenizer(config.referenced_models()[0], out):
         _tokenizer_by_mergekit(config, options, out, folder)
 
@@ -66,6 +59,19 @@ def write_card(recipe: Recipe, out: Path, name: str) -> None:
     card = generate_card(recipe.configuration(), recipe.source, name=name)
     (out / "README.md").write_text(card, encoding="utf-8")
     (out / "mergekit_config.yml").write_text(recipe.source, encoding="utf-8")
+
+
+def _content(folder: Path, source: Path) -> bytes:
+    try:
+        if not source.is_file() and not source.is_dir():  # a pipe would be waited for
+            raise FileNotFoundError(errno.ENOENT, "No such file")
+        return inside(folder, source).read_bytes()
+    except OSError as error:
+        raise CheckpointError(
+            f"its {source.name} could not be copied ({error.strerror})",
+            where=folder,
+            fix="make the file readable, or pass --no-copy-tokenizer",
+        ) from None
 
 
 def _names_code(folder: Path) -> bool:

@@ -6,7 +6,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -21,38 +21,69 @@ def staged_folder(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
     the same `out` removes, or the old folder under a hidden name, which it puts back.
 
     Raises:
-        ConfigError: `out` exists (as a file, or as a folder without `overwrite`), or another
-            process is making it.
+        ConfigError: `out` exists (as a file or link, or as a folder without `overwrite`), or
+            another process is making it.
+        OSError: the system's, with `out` as its place.
     """
+    out = out if out.name not in ("", "..") else out.resolve()
     partial, old = (out.parent / f".{out.name}.{word}" for word in ("partial", "old"))
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise ConfigError(
-            "is no folder, so that nothing can be made in it",
-            where=out.parent,
-            fix="choose another place for the output",
-        ) from None
-    lock = _locked(out.parent / f".{out.name}.lock", out)
-    try:
-        if old.is_dir() and not out.exists():
-            old.rename(out)
-        for left in (partial, old):
-            shutil.rmtree(left, ignore_errors=True)
-        if os.path.lexists(out) and (not overwrite or not out.is_dir()):
-            raise ConfigError(
-                "exists already", where=out, fix="choose another folder or pass --overwrite"
-            )
-        partial.mkdir()
+    with _parents(out), _placed(out):
+        lock = _locked(out.parent / f".{out.name}.lock", out)
         try:
-            yield partial
-            _flush_tree(partial)
-            _replace_folder(partial, out, old)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-    finally:
-        _unlock(lock)
+            _recover(partial, out, old)
+            _require_free(out, overwrite=overwrite)
+            partial.mkdir()
+            try:
+                yield partial
+                _flush_tree(partial)
+                _replace_folder(partial, out, old)
+            except BaseException:
+                shutil.rmtree(partial, ignore_errors=True)
+                raise
+        finally:
+            _unlock(lock)
+
+
+def _require_free(out: Path, *, overwrite: bool) -> None:
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise ConfigError("exists already and is no folder", where=out, fix="choose another folder")
+    if out.exists() and not overwrite:
+        raise ConfigError(
+            "exists already", where=out, fix="choose another folder or pass --overwrite"
+        )
+
+
+@contextmanager
+def _parents(out: Path) -> Iterator[None]:
+    """Make the folders above `out`; a failed block takes away those that it made."""
+    made = [folder for folder in out.parents if not os.path.lexists(folder)]
+    try:
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise ConfigError(
+                "is no folder, so that nothing can be made in it",
+                where=out.parent,
+                fix="choose another place for the output",
+            ) from None
+        yield
+    except BaseException:
+        for folder in made:
+            with suppress(OSError):  # not made after all, or another process works in it
+                folder.rmdir()
+        raise
+
+
+@contextmanager
+def _placed(out: Path) -> Iterator[None]:
+    """A failure of the system names `out`, not a hidden file or, as a full disk does, nothing."""
+    try:
+        yield
+    except OSError as error:
+        hidden = str(out.parent / f".{out.name}.")
+        if error.errno is not None and str(error.filename or hidden).startswith(hidden):
+            error.filename, error.filename2 = str(out), None
+        raise
 
 
 def lock_folder(folder: Path) -> TextIO:
@@ -69,6 +100,8 @@ def _locked(file: Path, folder: Path) -> TextIO:
     lock = file.open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.path.samestat(os.fstat(lock.fileno()), file.stat()):
+            raise FileNotFoundError  # whoever held it has just removed it
     except OSError:
         lock.close()
         raise ConfigError(
@@ -100,7 +133,22 @@ def _replace_folder(partial: Path, out: Path, old: Path) -> None:
         out.rename(old)
     partial.rename(out)
     _flush(out.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    _discard(old, partial)
+
+
+def _recover(partial: Path, out: Path, old: Path) -> None:
+    """What a killed process left: the old folder is put back or, if replaced, taken away."""
+    shutil.rmtree(partial, ignore_errors=True)
+    if old.is_dir() and not os.path.lexists(out):
+        old.rename(out)
+    _discard(old, partial)
+
+
+def _discard(old: Path, partial: Path) -> None:
+    """Under the name of `partial`, so that a folder named `old` is whole at all times."""
+    if old.is_dir():
+        old.rename(partial)
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _flush_tree(folder: Path) -> None:

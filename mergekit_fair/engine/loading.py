@@ -13,6 +13,7 @@ import torch
 from mergekit_fair.errors import CheckpointError
 from mergekit_fair.weights.folder import read_config, tensor_infos
 from mergekit_fair.weights.headers import TensorInfo
+from mergekit_fair.weights.model_class import model_class
 from mergekit_fair.weights.reading import DTYPES
 
 
@@ -32,12 +33,9 @@ def require_loadable(folder: Path, tensors: Mapping[str, TensorInfo]) -> bool:
     Raises:
         CheckpointError: tensors that are missing, left over or of another shape.
     """
-    import transformers
-
     if "auto_map" in read_config(folder):
         return False
-    config = transformers.AutoConfig.from_pretrained(folder)
-    kind = getattr(transformers, (config.architectures or [""])[0], None)
+    config, kind = model_class(folder)
     if kind is None:
         return False
     meta = {
@@ -54,8 +52,10 @@ def require_loadable(folder: Path, tensors: Mapping[str, TensorInfo]) -> bool:
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
-        except (RuntimeError, ValueError) as error:
-            raise _unfit(folder, str(error).strip().splitlines()[0]) from None
+        except Exception as error:  # a config makes transformers raise almost anything
+            is_told = isinstance(error, (RuntimeError, ValueError))
+            reason = str(error).strip().splitlines()[0] if is_told else repr(error)
+            raise _unfit(folder, reason) from None
     problems = [
         f"{len(info[key])} {word} {sorted(map(str, info[key]))[:3]}"
         for key, word in (

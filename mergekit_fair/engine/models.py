@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,9 +15,15 @@ from mergekit_fair.engine.heads import require_shared_heads
 from mergekit_fair.errors import CheckpointError
 from mergekit_fair.recipe.recipe import OrderedConfiguration, Recipe
 from mergekit_fair.weights.adapters import AdapterReader
-from mergekit_fair.weights.folder import model_folder, read_config, require_equal
-from mergekit_fair.weights.headers import TensorInfo
+from mergekit_fair.weights.folder import model_folder, read_config, require_equal, sibling
+from mergekit_fair.weights.headers import AGAIN, TensorInfo
 from mergekit_fair.weights.reading import Reader, open_folder
+
+
+# What transformers and mergekit count up to before they look at a tensor.
+_COUNTS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "num_labels")
+_COUNTS += ("encoder_layers", "decoder_layers")
+_MOST_LABELS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,8 @@ def located(model: ModelReference, options: Any) -> Path:
         return Path(model.local_path(cache_dir=options.transformers_cache, ignore_lora=True))
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(
-            f"neither a folder here nor found on the Hub ({_first_line(error)})",
+            f"neither a folder here nor found on the Hub ({_first_line(error)})"
+            f"{sibling(Path(path))}",
             where=model.model,
             fix="check the path",
         ) from None
@@ -114,6 +122,7 @@ def _reader(model: ModelReference, folder: Path, options: Any, allow_pickle: boo
 def _require_fitting(readers: Mapping[str, Reader], folders: Mapping[str, Path]) -> None:
     base, *others = readers
     config = read_config(folders[base])
+    _require_plausible(base, config, len(readers[base].tensors))
     _require_unquantized(base, config)
     for model in others:
         own = read_config(folders[model])
@@ -131,11 +140,33 @@ def _require_fitting(readers: Mapping[str, Reader], folders: Mapping[str, Path])
         _require_same_labels(base, config, model, own)
 
 
+def _require_plausible(model: str, config: dict[str, Any], count: int) -> None:
+    """A damaged number must not keep transformers and mergekit busy for hours."""
+    parts = [config, *(part for part in config.values() if isinstance(part, dict))]
+    for key, part in itertools.product(_COUNTS, parts):
+        value = part.get(key)
+        if type(value) is int and value > (_MOST_LABELS if key == "num_labels" else count):
+            raise CheckpointError(
+                f"its config.json has a {key} that its {count} tensors cannot have",
+                where=model,
+                got=value,
+                fix=AGAIN,
+            )
+
+
 def _require_same_labels(
     base: str, config: dict[str, Any], model: str, own: dict[str, Any]
 ) -> None:
     """Class 0 of one model must not be class 1 of another."""
-    labels = [dict(found.get("id2label") or {}) for found in (config, own)]
+    labels = [found.get("id2label") or {} for found in (config, own)]
+    for name, found in zip((base, model), labels, strict=True):
+        if not isinstance(found, dict):
+            raise CheckpointError(
+                "the id2label of its config.json must be a mapping",
+                where=name,
+                got=found,
+                fix=AGAIN,
+            )
     named = [
         {str(key): str(name) for key, name in found.items() if not str(name).startswith("LABEL_")}
         for found in labels

@@ -101,14 +101,23 @@ class Outputs:
 
     @contextmanager
     def flushing(self) -> Iterator[None]:
-        """While open, a thread has the system write to disk what was appended."""
+        """While open, a thread has the system write to disk what was appended.
+
+        Raises:
+            OSError: the disk failed or is full.
+        """
         done = threading.Event()
+        failures: list[OSError] = []
 
         def flush() -> None:
-            while not done.wait(0.05):
-                for files in self._files:
-                    for file in list(files.values()):
-                        file.flush()
+            try:
+                while not done.wait(0.05):
+                    for files in self._files:
+                        for file in list(files.values()):
+                            file.flush()
+            except OSError as error:  # told once: the flush at the end would not fail again
+                failures.append(error)
+                self.stop()
 
         thread = threading.Thread(target=flush)
         thread.start()
@@ -117,6 +126,8 @@ class Outputs:
         finally:
             done.set()
             thread.join()
+        if failures:
+            raise failures[0]
 
     def stop(self) -> None:
         """Let no worker wait or write any more."""

@@ -161,7 +161,7 @@ class Worker:
         if not formula.moves:
             value = load(formula.start)
             for buffer in self._out:
-                self._store(value, buffer, piece, at, load)
+                self._store(value, buffer, piece, at)
             return
         self._scratch.reset()
         vector, start = direction(formula, load, self._scratch, tensor.name)
@@ -170,10 +170,14 @@ class Worker:
         moved = self._scratch.take(len(start))
         for buffer, scale in zip(self._out, tensor.scales, strict=True):
             value = start if scale == 0 else torch.add(start, vector, alpha=scale, out=moved)
-            self._store(value, buffer, piece, at, load)
+            self._store(value, buffer, piece, at)
 
     def read(self, model: str, piece: Piece) -> torch.Tensor:
         """A slice of one model on the device, as the recipe's dtype has it."""
+        stored = self._stored(model, piece)
+        return stored.to(piece.tensor.inner) if model in piece.tensor.narrowed else stored
+
+    def _stored(self, model: str, piece: Piece) -> torch.Tensor:
         reader, name = self._readers[model], piece.tensor.name
         self._raw = self._grown(self._raw, (piece.stop - piece.start) * 8)
         raw = reader.read(name, piece.start, piece.stop, self._raw)
@@ -181,11 +185,9 @@ class Worker:
             raw = raw.to(self._device, non_blocking=True)
             if self._stream is not None:
                 self._stream.synchronize()  # the buffer is free for the next read
-        return raw.to(piece.tensor.inner) if model in piece.tensor.narrowed else raw
+        return raw
 
-    def _store(
-        self, value: torch.Tensor, buffer: Buffer, piece: Piece, at: int, load: _Loaded
-    ) -> None:
+    def _store(self, value: torch.Tensor, buffer: Buffer, piece: Piece, at: int) -> None:
         """Round to the inner dtype, convert to the file's; what is not finite then is an error."""
         tensor = piece.tensor
         room = buffer.view(tensor.dtype, piece.stop - piece.start, at)
@@ -193,24 +195,30 @@ class Worker:
             value = value.to(tensor.inner)
         room.copy_(value)
         if room.is_floating_point() and len(room) and not _is_finite(room):
-            self._explain(room, piece, load)
+            raise self._explanation(value, room, piece)
 
-    def _explain(self, room: torch.Tensor, piece: Piece, load: _Loaded) -> None:
+    def _explanation(
+        self, value: torch.Tensor, room: torch.Tensor, piece: Piece
+    ) -> CheckpointError:
+        """An input that is not finite, or else the dtype that is too narrow; reads them again."""
         tensor = piece.tensor
+        dtype = tensor.dtype if _is_finite(value) else tensor.inner
+        place = piece.start + _first(~torch.isfinite(room))
         for model in tensor.moving.models:
-            found = load(model)
+            found = self._stored(str(model), piece)
             if not _is_finite(found):
-                raise CheckpointError(
+                return CheckpointError(
                     f"tensor {tensor.name} has NaN or Inf, first at element "
                     f"{piece.start + _first(~torch.isfinite(found))}",
                     where=model,
                     fix="train or convert the model again",
                 )
-        raise CheckpointError(
-            f"a number is too large for {str(tensor.inner).removeprefix('torch.')} at element "
-            f"{piece.start + _first(~torch.isfinite(room))}",
+        is_narrow = torch.finfo(dtype).max < torch.finfo(torch.float32).max
+        wider = ", or give the recipe `dtype: float32` and no out_dtype" if is_narrow else ""
+        return CheckpointError(
+            f"a number is too large for {str(dtype).removeprefix('torch.')} at element {place}",
             where=f"the merged tensor {tensor.name}",
-            fix="lower λ, or give the recipe `dtype: float32` and no out_dtype",
+            fix=f"lower λ{wider}",
         )
 
     def _require_equal(self, piece: Piece, load: _Loaded) -> None:

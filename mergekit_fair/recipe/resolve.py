@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mergekit_fair.errors import RecipeError
+from mergekit_fair.errors import MeasurementError, RecipeError
 from mergekit_fair.fairness.worst_group import worst_group
 from mergekit_fair.recipe.recipe import Recipe
 from mergekit_fair.schema import dump_yaml, read_text
@@ -28,6 +28,7 @@ def resolved(recipe: Recipe) -> Recipe:
 
     Raises:
         RecipeError: an evaluation or a train.json that does not have what is needed.
+        MeasurementError: an evaluation by which no group is the worst.
         ConfigError: a file that cannot be read.
     """
     if recipe.method == "worst_group_injection" and _worst(recipe.raw) == "auto":
@@ -49,9 +50,18 @@ def _with_worst(recipe: Recipe) -> Recipe:
     candidates = list(recipe.groups())
     left_out = [name for name in candidates if name.casefold() in excluded]
     smallest = settings.get("min_group_size", 1)
-    name, harms = worst_group(
-        evaluation, candidates=candidates, excluded=left_out, min_group_size=smallest
-    )
+    try:
+        name, harms = worst_group(
+            evaluation, candidates=candidates, excluded=left_out, min_group_size=smallest
+        )
+    except MeasurementError:
+        raise MeasurementError(
+            f"no candidate group has a defined DPD or EOD and {smallest} rows or more",
+            where=place,
+            got=list(evaluation["groups"]),
+            allowed=[group for group in candidates if group not in left_out],
+            fix="name the group in parameters.worst, or change fairness",
+        ) from None
     notes = [
         f"worst: {name}, whose mean of one-vs-rest DPD and EOD, {harms[name]:.4f}, is the largest "
         f"in {place}"
@@ -73,27 +83,42 @@ def _evaluation(recipe: Recipe, place: str) -> dict[str, Any]:
     """One evaluation in JSON, or that of the target among a sweep's results."""
     try:
         content = json.loads(read_text(place))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecipeError(f"is not valid JSON ({error})", where=place) from None
     target = Path(str(_target(recipe.raw))).name
     lines = content.get("points") if isinstance(content, dict) else None
     if isinstance(lines, list):
-        found = {line.get("label"): line for line in lines if line.get("kind") == "baseline"}
+        baselines = (line for line in lines if isinstance(line, dict))
+        found = {
+            str(line.get("label")): line for line in baselines if line.get("kind") == "baseline"
+        }
         if target not in found:
             raise RecipeError(
                 "these results have no baseline with the name of the target's folder",
                 where=place,
                 got=target,
-                allowed=sorted(map(str, found)),
+                allowed=sorted(found) or "a results.json with baselines",
             )
         content = found[target].get("evaluation")
-    if not isinstance(content, dict) or not {"one_vs_rest", "groups"} <= set(content):
+    if not _is_evaluation(content):
         raise RecipeError(
             "holds no evaluation (one_vs_rest and groups)",
             where=place,
             fix="give the JSON of an evaluation of the target, or a sweep's results.json",
         )
     return content
+
+
+def _is_evaluation(content: Any) -> bool:
+    """Whether every group has its number of rows, and its DPD and EOD or null."""
+    try:
+        return all(
+            type(content["groups"][name]["n"]) is int
+            and all(gaps[key] is None or 0 <= gaps[key] <= 1 for key in ("dpd", "eod"))
+            for name, gaps in content["one_vs_rest"]["groups"].items()
+        )
+    except (LookupError, TypeError, AttributeError):
+        return False
 
 
 def _target(raw: dict[str, Any]) -> Any:
@@ -126,7 +151,7 @@ def _steps(model: Path, where: str) -> tuple[Path, float]:
         name = model.absolute().relative_to(family).as_posix()
         try:
             return place, float(json.loads(read_text(place))["runs"][name]["steps"])
-        except (ValueError, LookupError, TypeError):
+        except (ValueError, LookupError, TypeError, RecursionError):
             raise RecipeError(
                 f"has no steps of {name}", where=place, fix="give parameters.steps in the recipe"
             ) from None

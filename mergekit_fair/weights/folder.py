@@ -10,7 +10,14 @@ from typing import Any
 
 from mergekit_fair.errors import CheckpointError
 from mergekit_fair.schema import nearest
-from mergekit_fair.weights.headers import AGAIN, Stored, TensorInfo, header_bytes, read_header
+from mergekit_fair.weights.headers import (
+    AGAIN,
+    Stored,
+    TensorInfo,
+    header_bytes,
+    read_header,
+    unreadable,
+)
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -46,7 +53,7 @@ def model_folder(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise CheckpointError(f"no such model folder{_sibling(folder)}", where=folder)
+        raise CheckpointError(f"no such model folder{sibling(folder)}", where=folder)
     return folder
 
 
@@ -56,7 +63,7 @@ def shard_files(folder: Path, index: Path) -> tuple[Path, ...]:
     Raises:
         CheckpointError: an index that cannot be read, or files that are missing or elsewhere.
     """
-    names = sorted(set(_weight_map(index).values()))
+    names = sorted(set(_weight_map(inside(folder, index)).values()))
     for name in names:
         if Path(name).name != name:
             raise CheckpointError(
@@ -68,7 +75,9 @@ def shard_files(folder: Path, index: Path) -> tuple[Path, ...]:
             )
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        raise CheckpointError("shards named in the index are missing", where=folder, got=missing)
+        raise CheckpointError(
+            "shards named in the index are missing", where=folder, got=missing[:8], fix=AGAIN
+        )
     return tuple(inside(folder, folder / name) for name in names)
 
 
@@ -103,14 +112,11 @@ def stored_tensors(folder: str | Path) -> dict[str, Stored]:
     for file in weight_files(folder):
         for name, stored in read_header(file).items():
             if name in found:
-                raise CheckpointError(
-                    f"tensor {name} lies in two files",
-                    where=folder,
-                    got=[found[name].file.name, file.name],
-                    fix=AGAIN,
-                )
+                raise twice(name, folder, [found[name].file.name, file.name])
             found[name] = stored
-    _require_indexed(Path(folder), found)
+    if (Path(folder) / INDEX).is_file():
+        held = {name: stored.file.name for name, stored in found.items()}
+        require_indexed(Path(folder) / INDEX, held)
     return dict(sorted(found.items()))
 
 
@@ -194,25 +200,40 @@ def require_equal(
 
 def _weight_map(index: Path) -> dict[str, str]:
     try:
-        weight_map = json.loads(index.read_text())["weight_map"]
-        return {str(name): str(file) for name, file in weight_map.items()}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        content = json.loads(index.read_text(encoding="utf-8"))
+        found = content.get("weight_map") if isinstance(content, dict) else None
+        if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
+            raise ValueError("it maps no tensors to files")
+    except OSError as error:
+        raise unreadable(index, error) from None
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(
-            f"is not a readable index of shards ({error!r})", where=index, fix=AGAIN
+            f"is not a readable index of shards ({error})", where=index, fix=AGAIN
         ) from None
+    return found
 
 
-def _require_indexed(folder: Path, found: dict[str, Stored]) -> None:
-    """mergekit and transformers read the tensors that the index names, from where it says."""
-    if not (folder / INDEX).is_file():
-        return
-    named = _weight_map(folder / INDEX)
-    held = {name: stored.file.name for name, stored in found.items()}
+def twice(name: str, folder: object, files: list[str]) -> CheckpointError:
+    """The error for a tensor that two shards hold."""
+    return CheckpointError(f"tensor {name} lies in two files", where=folder, got=files, fix=AGAIN)
+
+
+def require_indexed(index: Path, held: Mapping[str, str]) -> None:
+    """mergekit and transformers read the tensors that the index names, from where it says.
+
+    Args:
+        index: a file.
+        held: tensor → the name of the file that holds it.
+
+    Raises:
+        CheckpointError: names the first tensors that differ.
+    """
+    named = _weight_map(index)
     if named != held:
-        wrong = sorted(name for name in named | held if named.get(name) != held.get(name))
+        wrong = sorted(name for name in {**named, **held} if named.get(name) != held.get(name))
         raise CheckpointError(
             f"does not agree with its shards on {len(wrong)} tensors {wrong[:3]}",
-            where=folder / INDEX,
+            where=index,
             fix=AGAIN,
         )
 
@@ -240,11 +261,12 @@ def _no_weights(folder: Path) -> CheckpointError:
     )
 
 
-def _sibling(folder: Path) -> str:
+def sibling(folder: Path) -> str:
+    """`; did you mean 'x'?` for the folder beside it of the nearest name, or an empty string."""
     parent = folder.parent
     if not parent.is_dir():
         return ""
-    return nearest(folder.name, [path.name for path in parent.iterdir() if path.is_dir()])
+    return nearest(folder.name, sorted(path.name for path in parent.iterdir() if path.is_dir()))
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
@@ -253,9 +275,11 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     Raises:
         CheckpointError: there is none, or it is no JSON mapping.
     """
-    file = inside(Path(folder), Path(folder) / "config.json")
+    file = Path(folder) / "config.json"
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        if not file.is_file():  # a pipe would be waited for
+            raise ValueError("no such file")
+        config = json.loads(inside(Path(folder), file).read_text(encoding="utf-8"))
         if not isinstance(config, dict):
             raise ValueError("no mapping")
     except (OSError, ValueError, RecursionError) as error:

@@ -21,6 +21,7 @@ INTEGERS = {"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 SIZES = FLOATS | INTEGERS
 
 _LONGEST = 100_000_000
+_POINTER = b"version "  # as a header's length, 2.3 · 10¹⁸
 AGAIN = "copy or train the model again"
 
 
@@ -83,19 +84,33 @@ def header_bytes(file: Path) -> bytes:
         return stream.read(8 + size)
 
 
+def unreadable(file: Path, error: OSError) -> CheckpointError:
+    """The error for a file that the system does not let read."""
+    return CheckpointError(
+        f"cannot be read ({error.strerror})", where=file, fix="make the file readable"
+    )
+
+
 def _raw_header(file: Path) -> tuple[int, dict[str, Any]]:
     try:
         with file.open("rb") as stream:
-            size = int.from_bytes(stream.read(8), "little")
-            if not 0 < size <= min(file.stat().st_size, _LONGEST):
-                raise ValueError("header length out of range")
-            header = json.loads(stream.read(size), object_pairs_hook=_without_duplicates)
+            start = stream.read(8)
+            if start == _POINTER:
+                raise ValueError("a pointer of Git LFS; `git lfs pull` gets the weights")
+            size = int.from_bytes(start, "little")
+            if not 0 < size <= min(file.stat().st_size - 8, _LONGEST):
+                raise ValueError("header length out of range" if start else "it is empty")
+            text = stream.read(size).decode("utf-8")
+        header = json.loads(text, object_pairs_hook=_without_duplicates)
         if not isinstance(header, dict):
             raise ValueError("the header does not describe tensors")
-        header.pop("__metadata__", None)
-        if not all(map(_is_entry, header.values())):
+        metadata = header.pop("__metadata__", {})
+        if not (_is_metadata(metadata) and all(map(_is_entry, header.values()))):
             raise ValueError("the header does not describe tensors")
-    except (OSError, ValueError, RecursionError) as error:
+        "".join(header).encode("utf-8")  # JSON can spell names that no text file can hold
+    except OSError as error:
+        raise unreadable(file, error) from None
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(
             f"is not a readable safetensors file ({error})", where=file, fix=AGAIN
         ) from None
@@ -132,7 +147,14 @@ def _is_entry(entry: Any) -> bool:
     if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
         return False
     shape, offsets = entry.get("shape"), entry.get("data_offsets")
-    return _are_sizes(shape) and _are_sizes(offsets) and len(offsets or ()) == 2
+    if not (_are_sizes(shape) and _are_sizes(offsets) and len(offsets or ()) == 2):
+        return False
+    # An empty tensor, too, has strides.
+    return math.prod(size or 1 for size in shape or ()) < 1 << 63
+
+
+def _is_metadata(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
 
 
 def _are_sizes(value: Any) -> bool:

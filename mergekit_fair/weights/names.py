@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mergekit_fair.weights.folder import read_config
+from mergekit_fair.weights.model_class import model_class
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,8 @@ def memory_names(folder: Path) -> MemoryNames:
 
 def _on_meta(folder: Path) -> Any:
     import torch
-    import transformers
 
-    config = transformers.AutoConfig.from_pretrained(folder)
-    kind = getattr(transformers, (config.architectures or [""])[0], None)
+    config, kind = model_class(folder)
     if kind is None:
         return None
     with torch.device("meta"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,11 +15,14 @@ from mergekit_fair.errors import CheckpointError
 from mergekit_fair.weights.folder import (
     PICKLES,
     digest_of,
+    inside,
     model_folder,
+    require_indexed,
     shard_files,
     stored_tensors,
+    twice,
 )
-from mergekit_fair.weights.headers import AGAIN, SIZES, Stored, TensorInfo
+from mergekit_fair.weights.headers import AGAIN, SIZES, Stored, TensorInfo, unreadable
 
 DTYPES = {
     "F64": torch.float64,
@@ -95,7 +100,13 @@ class StoredReader:
         self.tensors = {name: stored.info for name, stored in self._stored.items()}
         require_supported(self.name, self.tensors)
         self.files = tuple(dict.fromkeys(stored.file for stored in self._stored.values()))
-        self._open = {file: os.open(file, os.O_RDONLY) for file in self.files}
+        self._open: dict[Path, int] = {}
+        try:
+            for file in self.files:
+                self._open[file] = os.open(file, os.O_RDONLY)
+        except OSError as error:
+            self.close()
+            raise unreadable(file, error) from None
 
     def read(self, name: str, start: int, stop: int, into: Buffer) -> torch.Tensor:
         stored = self._stored[name]
@@ -144,11 +155,18 @@ class PickleReader:
     def __init__(self, folder: str | Path) -> None:
         self.name = str(folder)
         place = model_folder(folder)
-        index = place / PICKLES[1]
-        self.files = shard_files(place, index) if index.is_file() else (place / PICKLES[0],)
+        whole, index = (place / name for name in PICKLES)
+        is_sharded = index.is_file()
+        self.files = shard_files(place, index) if is_sharded else (inside(place, whole),)
         self._tensors: dict[str, torch.Tensor] = {}
+        held: dict[str, str] = {}
         for file in self.files:
-            self._tensors |= _unpickled(file)
+            for name, value in _unpickled(file).items():
+                if name in held:
+                    raise twice(name, folder, [held[name], file.name])
+                self._tensors[name], held[name] = value, file.name
+        if is_sharded:
+            require_indexed(index, held)
         self.tensors = {
             name: TensorInfo(NAMES.get(value.dtype, str(value.dtype)), tuple(value.shape))
             for name, value in sorted(self._tensors.items())
@@ -170,17 +188,27 @@ class PickleReader:
 def _unpickled(file: Path) -> dict[str, torch.Tensor]:
     """A state dictionary; `weights_only` refuses every object that is no tensor."""
     try:
-        found: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-        if not isinstance(found, dict) or not all(map(torch.is_tensor, found.values())):
-            raise ValueError("no mapping of names to tensors")
+        # Files from before torch 1.6 are no archives, and cannot be mapped into memory.
+        mmap = zipfile.is_zipfile(file)
+        found: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
+        if not isinstance(found, dict) or not all(map(_is_named, found.items())):
+            raise ValueError("it does not map names to dense tensors")
+        return {name: value.detach() for name, value in found.items()}
+    except pickle.UnpicklingError:  # torch's own text advises to run it
+        reason = "it is damaged, or holds more than tensors"
     except Exception as error:  # torch.load raises whatever the bytes make it raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(
-            f"is no pickled state dictionary that can be read safely ({reason})",
-            where=file,
-            fix="save the model with safetensors",
-        ) from None
-    return found
+    raise CheckpointError(
+        f"is no pickled state dictionary that can be read safely ({reason})",
+        where=file,
+        fix="save the model with safetensors",
+    )
+
+
+def _is_named(item: tuple[Any, Any]) -> bool:
+    name, value = item
+    is_dense = torch.is_tensor(value) and value.layout == torch.strided
+    return isinstance(name, str) and is_dense and value.device.type == "cpu"
 
 
 def require_supported(where: str, tensors: Mapping[str, TensorInfo]) -> None:

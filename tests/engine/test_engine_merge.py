@@ -329,7 +329,7 @@ def test_a_tokenizer_that_is_not_copied_is_refused(tiny, tmp_path, options, monk
 
     raw = tiny("bert").addition(lambda_=0.5)
     with monkeypatch.context() as patch:
-        patch.setattr("shutil.copyfile", fail)
+        patch.setattr("pathlib.Path.read_bytes", fail)
         text = refused(raw, tmp_path / "out", options, CheckpointError)
     assert text == (
         f"{tiny('bert').base}: its tokenizer.json could not be copied (Input/output error). "
