@@ -6,6 +6,7 @@ failure of its own.
 
 from __future__ import annotations
 
+import errno
 import gc
 import importlib
 from collections.abc import Iterator
@@ -29,6 +30,10 @@ COMMANDS = {
     "exec": ("exec", "Run a stock program with the plug-in's methods registered."),
     "hook": ("hook", "Let mergekit's own programs see the methods; off until installed."),
 }
+
+
+# What the system says of a path that cannot be, whatever the disk's state.
+_BAD_PATHS = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 
 
 class InputError(click.ClickException):
@@ -80,7 +85,8 @@ class LazyGroup(click.Group):
             raise InputError(str(error)) from error
         except OSError as error:
             place = f"{error.filename}: " if error.filename else ""
-            raise click.ClickException(f"{place}{error.strerror or error}") from error
+            kind = InputError if error.errno in _BAD_PATHS else click.ClickException
+            raise kind(f"{place}{error.strerror or error}") from error
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from mergekit.options import PrettyPrintHelp, add_merge_options
+from mergekit.options import PrettyPrintHelp
 
+from mergekit_fair.cli.options import merge_options as mergekit_options
 from mergekit_fair.cli.terminal import Terminal, quiet_libraries
 from mergekit_fair.engine.grid import write_grid
 from mergekit_fair.engine.prepare import Settings
@@ -26,7 +27,7 @@ from mergekit_fair.recipe.recipe import Recipe
 )
 @click.option("--write-models", is_flag=True, help="Merge all points too, to OUT/models.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
-@add_merge_options
+@mergekit_options
 def command(
     recipe: Path, grid: str, out: Path, write_models: bool, overwrite: bool, merge_options: Any
 ) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from mergekit.options import PrettyPrintHelp, add_merge_options
+from mergekit.options import PrettyPrintHelp
 
+from mergekit_fair.cli.options import merge_options as mergekit_options
 from mergekit_fair.cli.terminal import Terminal, quiet_libraries
 from mergekit_fair.engine.merge import merge_to_folder
 from mergekit_fair.engine.prepare import Settings
@@ -35,7 +36,7 @@ from mergekit_fair.recipe.recipe import Recipe
     help="Merge LoRA adapters to one adapter instead of a whole model.",
 )
 @click.option("--hash-inputs", is_flag=True, help="SHA-256 of every input file in the manifest.")
-@add_merge_options
+@mergekit_options
 def command(
     recipe: Path,
     out: Path,

@@ -104,7 +104,7 @@ class Composer:
     def _stock(self, recipe: Recipe, options: Any) -> Iterator[tuple[str, torch.Tensor]]:
         """By the tasks that mergekit's planner makes for a merge to disk."""
         with checked_models(recipe.configuration(), options):
-            tasks = tensor_tasks(recipe)
+            tasks = tensor_tasks(recipe, options)
         for task in tasks:
             merge = task.tensor_task
             gather: GatherTensors = merge.gather_tensors

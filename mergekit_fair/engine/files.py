@@ -97,7 +97,7 @@ def lock_folder(folder: Path) -> TextIO:
 
 
 def _locked(file: Path, folder: Path) -> TextIO:
-    lock = file.open("w")
+    lock = file.open("a")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not os.path.samestat(os.fstat(lock.fileno()), file.stat()):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mergekit_fair.engine.files import staged_folder
+from mergekit_fair.engine.inputs import require_apart
 from mergekit_fair.engine.manifest import versions
 from mergekit_fair.engine.merge import merge_to_folder, point_name
 from mergekit_fair.engine.prepare import Settings
@@ -50,6 +51,7 @@ def write_grid(
         ConfigError: `out` exists and may not be replaced.
     """
     recipe = resolved(recipe)
+    require_apart(recipe, out)
     points = {point_name(value): recipe.with_settings({"lambda": value}) for value in lambdas}
     with staged_folder(out, overwrite=settings.overwrite) as folder:
         entries = []

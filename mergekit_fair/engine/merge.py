@@ -9,7 +9,7 @@ from typing import Any
 
 from mergekit_fair.engine.companions import copy_companions, write_card, write_config
 from mergekit_fair.engine.files import staged_folder
-from mergekit_fair.engine.inputs import described, require_unchanged
+from mergekit_fair.engine.inputs import described, require_apart, require_unchanged
 from mergekit_fair.engine.layout import index_json
 from mergekit_fair.engine.loading import require_complete
 from mergekit_fair.engine.manifest import write_manifest
@@ -47,7 +47,7 @@ def merge_to_folder(
         progress: told what is done.
 
     Raises:
-        ConfigError: `out` exists and may not be replaced.
+        ConfigError: `out` exists and may not be replaced, or is a model that is read.
         CheckpointError: models that do not fit each other, are damaged or not finite, or a result
             that would not load whole.
         RecipeError: whatever the method or mergekit refuses.
@@ -56,6 +56,7 @@ def merge_to_folder(
     out = Path(out)
     settings, progress = settings or Settings(), progress or Silent()
     recipe = resolved(recipe)
+    require_apart(recipe, out)
     for note in recipe.notes:
         progress.say(note)
     if settings.as_adapter:

@@ -19,11 +19,12 @@ from mergekit_fair.weights.folder import model_folder, read_config, require_equa
 from mergekit_fair.weights.headers import AGAIN, TensorInfo
 from mergekit_fair.weights.reading import Reader, open_folder
 
-
 # What transformers and mergekit count up to before they look at a tensor.
-_COUNTS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "num_labels")
-_COUNTS += ("encoder_layers", "decoder_layers")
-_MOST_LABELS = 1_000_000
+_COUNTS = (
+    *("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers"),
+    *("decoder_layers", "num_labels"),
+)
+_MOST_LABELS, _HARMLESS = 1_000_000, 1_000
 
 
 @dataclass(frozen=True)
@@ -109,9 +110,10 @@ def located(model: ModelReference, options: Any) -> Path:
 
 def _reader(model: ModelReference, folder: Path, options: Any, allow_pickle: bool) -> Reader:
     reader = open_folder(folder, allow_pickle=allow_pickle)
-    if model.lora is None:
-        return reader
     try:
+        _require_plausible(reader, read_config(folder))
+        if model.lora is None:
+            return reader
         adapter = located(ModelReference(model=model.lora), options)
         return AdapterReader(reader, folder, adapter)
     except BaseException:
@@ -122,7 +124,6 @@ def _reader(model: ModelReference, folder: Path, options: Any, allow_pickle: boo
 def _require_fitting(readers: Mapping[str, Reader], folders: Mapping[str, Path]) -> None:
     base, *others = readers
     config = read_config(folders[base])
-    _require_plausible(base, config, len(readers[base].tensors))
     _require_unquantized(base, config)
     for model in others:
         own = read_config(folders[model])
@@ -140,15 +141,17 @@ def _require_fitting(readers: Mapping[str, Reader], folders: Mapping[str, Path])
         _require_same_labels(base, config, model, own)
 
 
-def _require_plausible(model: str, config: dict[str, Any], count: int) -> None:
+def _require_plausible(reader: Reader, config: dict[str, Any]) -> None:
     """A damaged number must not keep transformers and mergekit busy for hours."""
+    count = len(reader.tensors)
     parts = [config, *(part for part in config.values() if isinstance(part, dict))]
     for key, part in itertools.product(_COUNTS, parts):
         value = part.get(key)
-        if type(value) is int and value > (_MOST_LABELS if key == "num_labels" else count):
+        most = _MOST_LABELS if key == "num_labels" else max(count, _HARMLESS)
+        if type(value) is int and value > most:
             raise CheckpointError(
                 f"its config.json has a {key} that its {count} tensors cannot have",
-                where=model,
+                where=reader.name,
                 got=value,
                 fix=AGAIN,
             )

@@ -13,14 +13,20 @@ from mergekit.common import ModelReference
 from mergekit.config import ConditionalParameter
 from mergekit.io.tasks import LoaderCache, SaveTensor
 from mergekit.merge import _model_out_config
-from mergekit.options import MergeOptions
 from mergekit.plan import MergePlanner
+from safetensors import SafetensorError
 
 from mergekit_fair.engine.architecture import complete_architecture
 from mergekit_fair.engine.models import is_tensorwise
 from mergekit_fair.errors import CheckpointError, RecipeError
 from mergekit_fair.recipe.recipe import OrderedConfiguration, Recipe
 from mergekit_fair.weights.folder import require_same_tensors, tensor_infos, weight_files
+
+# What mergekit, and what it calls, raises without a word on the recipe.
+_BARE = (
+    *(RuntimeError, ValueError, TypeError, AssertionError, LookupError, ImportError, OSError),
+    SafetensorError,
+)
 
 
 @contextmanager
@@ -37,7 +43,8 @@ def checked_models(config: OrderedConfiguration, options: Any) -> Iterator[bool]
     # A process may merge twice while files change: mergekit's cache knows models by path only.
     LoaderCache().loaders.clear()
     models = config.referenced_models()
-    _require_found(models)
+    sources = (config.tokenizer_source, config.tokenizer and config.tokenizer.source)
+    _require_found([*models, *(item for item in sources if isinstance(item, ModelReference))])
     # An adapter has the tensors of its base.
     is_local = all(Path(model.model.path).is_dir() for model in models)
     if not (is_tensorwise(config, options) and is_local):
@@ -58,11 +65,13 @@ def explained(where: str) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+    except _BARE as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # a full disk, say; libraries use the bare class for what is not found
         raise RecipeError(f"mergekit cannot merge it: {_first_line(error)}", where=where) from error
 
 
-def tensor_tasks(recipe: Recipe) -> list[SaveTensor]:
+def tensor_tasks(recipe: Recipe, options: Any) -> list[SaveTensor]:
     """mergekit's planned tasks, one per output tensor.
 
     Raises:
@@ -72,7 +81,6 @@ def tensor_tasks(recipe: Recipe) -> list[SaveTensor]:
     is opened for writing before a task's writer runs.
     """
     config = recipe.configuration()
-    options: Any = MergeOptions(quiet=True)
     LoaderCache().setup(options)
     with explained(recipe.where):
         architecture = get_architecture_info(config, options)
@@ -80,7 +88,9 @@ def tensor_tasks(recipe: Recipe) -> list[SaveTensor]:
             config,
             architecture,
             options=options,
-            out_model_config=_model_out_config(config, architecture),
+            out_model_config=_model_out_config(
+                config, architecture, trust_remote_code=options.trust_remote_code
+            ),
         )
         tasks = planner.plan_to_disk(out_path="")
     return [task for task in tasks if isinstance(task, SaveTensor)]

@@ -91,7 +91,7 @@ def prepared(
             if not has_layers:
                 refuse_gradients(recipe.configuration())
             norms = norms_for(recipe, models, progress)
-            program = build(recipe, models.infos, lambdas=settings.lambdas, norms=norms)
+            program = build(recipe, models.infos, options, lambdas=settings.lambdas, norms=norms)
             is_loadable = require_loadable(models.folders[models.base], names)
             files = shards(program.tensors, options.out_shard_size)
             yield Prepared(models, program, files, has_layers, is_loadable)

@@ -1,33 +1,27 @@
 """A recipe becomes a program: for every output tensor, its formula, dtypes and inputs.
 
-mergekit's planner resolves the parameters (layer gradients, filters, precedence), so that a
-recipe means the same here and in `mergekit-yaml`.
+The parameters are resolved as mergekit resolves them (layer gradients, filters, precedence), so
+that a recipe means the same here and in `mergekit-yaml`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from typing import Any
 
 import torch
-from mergekit.common import ModelReference, dtype_from_name
-from mergekit.io.tasks import LoaderCache, SaveTensor
+from mergekit.common import dtype_from_name
 
-from mergekit_fair.engine.plan import explained, tensor_tasks
+from mergekit_fair.engine.parameters import Infos, Planned, planned
+from mergekit_fair.engine.plan import explained
 from mergekit_fair.errors import CheckpointError
 from mergekit_fair.methods.base import Inputs, TaskVectorMethod
 from mergekit_fair.methods.formula import Formula, copy_of
 from mergekit_fair.methods.registry import own_method
 from mergekit_fair.recipe.recipe import Recipe
-from mergekit_fair.weights.headers import TensorInfo
 from mergekit_fair.weights.reading import DTYPES
-
-# Models are known by their reference as text: comparing mergekit's objects takes as long as a
-# tensor operation.
-Infos = Mapping[str, Mapping[str, TensorInfo]]
 
 # BatchNorm counts training batches in an integer that inference never reads.
 COUNTER = "num_batches_tracked"
@@ -87,6 +81,7 @@ class Program:
 def build(
     recipe: Recipe,
     infos: Infos,
+    options: Any,
     *,
     lambdas: Sequence[float] | None = None,
     norms: Mapping[str, float] | None = None,
@@ -96,6 +91,7 @@ def build(
     Args:
         recipe: of one of this package's methods.
         infos: model → its tensors; all have the same names and shapes, the base comes first.
+        options: mergekit's.
         lambdas: the points of a grid in place of the recipe's λ.
         norms: of the task vectors, if `needs_norms`.
 
@@ -105,13 +101,9 @@ def build(
     """
     method = own_method(recipe.method)
     base = next(iter(infos))
-    with _indexed(infos):
-        tasks = tensor_tasks(recipe)
-    found = []
-    for task in tasks:
-        if task.tensor_name in infos[base]:
-            with explained(recipe.where):
-                found.append(_output(task, method, infos, lambdas, norms))
+    plans = planned(recipe, method.spec, infos, options)
+    with explained(recipe.where):
+        found = [_output(plan, method, infos, lambdas, norms) for plan in plans]
     lost = sorted(set(infos[base]) - {tensor.name for tensor in found})
     if lost:
         raise CheckpointError(
@@ -144,72 +136,30 @@ def needs_norms(recipe: Recipe) -> bool:
 
 
 def _output(
-    task: SaveTensor,
+    plan: Planned,
     method: TaskVectorMethod,
     infos: Infos,
     lambdas: Sequence[float] | None,
     norms: Mapping[str, float] | None,
 ) -> OutputTensor:
-    merge: Any = task.tensor_task
-    name, base = task.tensor_name, str(merge.base_model)
-    given = {str(model): values for model, values in merge.input_parameters.items()}
-    others = tuple(model for model in map(str, merge.model_order) if model != base)
-    parameters: dict[str, Any] = dict(merge.parameters.items())
-    for spec in method.spec.input_parameters:
-        parameters[spec.name] = {model: given[model][spec.name] for model in others}
-    inputs = Inputs(name, base, others, norms)
-    formula = method.formula(inputs, parameters)
-    stored = [infos[model][name].dtype for model in (base, *others)]
+    name, base, models = plan.name, plan.base, (plan.base, *plan.others)
+    inputs = Inputs(name, base, plan.others, norms)
+    formula = method.formula(inputs, plan.parameters)
+    stored = [DTYPES[infos[model][name].dtype] for model in models]
     shape = infos[base][name].shape
     if not infos[base][name].is_float:
-        kept = DTYPES[stored[0]]
-        equal = () if name.endswith(COUNTER) else (base, *others)
+        kept, equal = stored[0], () if name.endswith(COUNTER) else models
         return OutputTensor(name, shape, kept, kept, copy_of(formula.start, base), (1.0,), equal)
-    gather: Any = merge.gather_tensors
-    forced = next(iter(gather.weight_info.values())).force_dtype or gather.dtype
-    inner = dtype_from_name(forced) or reduce(torch.promote_types, (DTYPES[d] for d in stored))
+    inner = dtype_from_name(plan.inner) or reduce(torch.promote_types, stored)
     scales: tuple[float, ...] = (formula.scale,)
     if lambdas is not None:
         scales = tuple(
-            method.formula(inputs, parameters | {"lambda": value}).scale for value in lambdas
+            method.formula(inputs, {**plan.parameters, "lambda": value}).scale for value in lambdas
         )
     narrowed = frozenset(
         model
-        for model, dtype in zip((base, *others), stored, strict=True)
-        if torch.promote_types(DTYPES[dtype], inner) != inner
+        for model, dtype in zip(models, stored, strict=True)
+        if torch.promote_types(dtype, inner) != inner
     )
-    return OutputTensor(
-        name,
-        shape,
-        inner,
-        dtype_from_name(task.dtype) or inner,
-        formula,
-        scales,
-        narrowed=narrowed,
-    )
-
-
-@contextmanager
-def _indexed(infos: Infos) -> Iterator[None]:
-    """mergekit's planner asks its loaders which optional tensors there are; answer from headers.
-
-    Adapters need not be merged to disk for that, nor files opened twice.
-    """
-    loaders: Any = LoaderCache().loaders
-    loaders.clear()
-    for model, tensors in infos.items():
-        loaders[ModelReference.parse(model)] = _Loader(_Index(dict.fromkeys(tensors, "")))
-    try:
-        yield
-    finally:
-        loaders.clear()
-
-
-@dataclass(frozen=True)
-class _Index:
-    tensor_paths: dict[str, str]
-
-
-@dataclass(frozen=True)
-class _Loader:
-    index: _Index
+    dtype = dtype_from_name(plan.dtype) or inner
+    return OutputTensor(name, shape, inner, dtype, formula, scales, narrowed=narrowed)

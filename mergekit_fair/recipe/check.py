@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from mergekit import merge_methods
+from mergekit._data import chat_templates
 from mergekit.config import MergeConfiguration, ParameterSetting
 from mergekit.merge_methods import MergeMethodSpec
 from mergekit.merge_methods.base import ParameterSpec
@@ -13,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 import mergekit_fair
 from mergekit_fair.errors import RecipeError
 from mergekit_fair.methods.registry import METHODS
-from mergekit_fair.recipe.keys import known_keys, require_known_keys
+from mergekit_fair.recipe.keys import known_keys, parameter_blocks, require_known_keys
 from mergekit_fair.recipe.members import check_members
 from mergekit_fair.schema import nearest
 
@@ -46,6 +50,8 @@ def check_recipe(raw: dict[str, Any], where: str) -> None:
     for key in ("dtype", "out_dtype"):
         _dtype(raw.get(key), f"{where}: {key}")
     _parameters(raw.get("parameters"), spec, f"{where}: parameters")
+    if raw.get("base_model"):
+        _name(raw["base_model"], f"{where}: base_model")
     models = raw.get("models") or []
     if not isinstance(models, list):
         raise RecipeError("must be a list of models", where=f"{where}: models", got=models)
@@ -53,6 +59,9 @@ def check_recipe(raw: dict[str, Any], where: str) -> None:
         _model(item, spec, f"{where}: models[{index}]")
     _distinct_models(models, where)
     require_known_keys(raw, where)
+    for block, place in parameter_blocks(raw, where):
+        _parameters(block, spec, place)
+    _chat_template(raw.get("chat_template"), f"{where}: chat_template")
     try:
         MergeConfiguration.model_validate(raw)
     except (ValidationError, RuntimeError) as error:
@@ -66,10 +75,26 @@ def _dtype(name: Any, where: str) -> None:
         raise RecipeError("is no dtype to merge in", where=where, got=name, allowed=DTYPES)
 
 
+def _chat_template(given: Any, where: str) -> None:
+    """mergekit would refuse a name that it does not know after it has merged."""
+    if not isinstance(given, str) or "{" in given:
+        return
+    files = resources.files(chat_templates).iterdir()
+    known = sorted(file.name.removesuffix(".jinja") for file in files if ".jinja" in file.name)
+    if given not in ("auto", *known):
+        raise RecipeError(
+            f"is no chat template{nearest(given, known)}",
+            where=where,
+            got=given,
+            allowed=["auto", *known, "the text of a template"],
+        )
+
+
 def _model(item: Any, spec: MergeMethodSpec, where: str) -> None:
     if not isinstance(item, dict) or "model" not in item:
         raise RecipeError("needs a mapping with `model`", where=where, got=item)
     known_keys(item, ("model", "parameters"), where, spec)
+    _name(item["model"], f"{where}.model")
     where = f"{where} ({item['model']}): parameters"
     _parameters(item.get("parameters"), spec, where)
     shared = [parameter.name for parameter in spec.shared_parameters]
@@ -80,6 +105,14 @@ def _model(item: Any, spec: MergeMethodSpec, where: str) -> None:
                 where=f"{where}.{key}",
                 fix="move it to the recipe's own parameters",
             )
+
+
+def _name(given: Any, where: str) -> None:
+    """`base+adapter` with an empty half would be the folder that the command runs in."""
+    if isinstance(given, str) and ("\0" in given or not all(map(str.strip, given.split("+")))):
+        raise RecipeError(
+            "names no model", where=where, got=given, allowed="a folder, a name of the Hub"
+        )
 
 
 def _parameters(given: Any, spec: MergeMethodSpec, where: str) -> None:
@@ -122,6 +155,7 @@ def _scalars(value: Any, where: str) -> list[Any]:
             allowed="a scalar, a list (layer gradient), or a list of {filter, value}",
         ) from None
     if isinstance(value, dict):
+        known_keys(value, ("filter", "value"), where)
         return _scalars(value["value"], where)
     if isinstance(value, list):
         found = [_scalars(item, where) for item in value]
@@ -130,11 +164,12 @@ def _scalars(value: Any, where: str) -> list[Any]:
 
 
 def _distinct_models(models: list[dict[str, Any]], where: str) -> None:
-    seen: list[Any] = []
+    seen: list[str] = []
     for item in models:
-        if item["model"] in seen:
+        model = os.path.normpath(Path(str(item["model"])).absolute())  # a, ./a, a/ are one folder
+        if model in seen:
             raise RecipeError("is listed twice", where=f"{where}: model {item['model']}")
-        seen.append(item["model"])
+        seen.append(model)
 
 
 def _first_line(error: Exception) -> str:

@@ -128,9 +128,10 @@ def _members(raw: dict[str, Any], key: str, where: str) -> list[dict[str, Any]]:
     for item in raw.get("models") or ():
         if item["model"] != raw["base_model"]:
             members.append(item)
-        elif key in (item.get("parameters") or {}):
+        elif item.get("parameters"):
+            own = key if key in item["parameters"] else next(iter(item["parameters"]))
             raise RecipeError(
-                f"is base_model and cannot have a {key}", where=f"{where}: model {item['model']}"
+                f"is base_model and cannot have a {own}", where=f"{where}: model {item['model']}"
             )
     return members
 

@@ -157,6 +157,10 @@ class PickleReader:
         place = model_folder(folder)
         whole, index = (place / name for name in PICKLES)
         is_sharded = index.is_file()
+        if is_sharded and whole.is_file():
+            raise CheckpointError(
+                f"holds {whole.name} and {index.name}", where=folder, fix="delete the outdated one"
+            )
         self.files = shard_files(place, index) if is_sharded else (inside(place, whole),)
         self._tensors: dict[str, torch.Tensor] = {}
         held: dict[str, str] = {}

@@ -541,7 +541,7 @@ def test_a_half_cache_is_not_used(mine, tmp_path, monkeypatch):
         patch.setattr(ModelReference, "merged", killed)
         with pytest.raises(KeyboardInterrupt):
             merged(raw, tmp_path / "out", options)
-    assert list(cache.iterdir()) == []
+    assert not list(cache.glob("*"))
     assert is_close(
         read(merged(raw, tmp_path / "out", options)), added(base, adapters), rtol=0, atol=2e-7
     )
