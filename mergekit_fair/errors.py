@@ -55,7 +55,8 @@ class FairError(Exception):
         if self.allowed is not None:
             text += f"; allowed: {_listed(self.allowed)}"
         if self.fix:
-            text += f". {self.fix[0].upper()}{self.fix[1:]}"
+            end = "" if text.endswith((".", "?", "!")) else "."
+            text += f"{end} {self.fix[0].upper()}{self.fix[1:]}"
         return text if text.endswith((".", "?", "!")) else text + "."
 
 

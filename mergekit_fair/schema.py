@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import math
 from pathlib import Path
 from typing import Any, TypeVar
@@ -98,6 +99,14 @@ def parse_yaml(text: str, where: object) -> dict[str, Any]:
         kind = "nothing" if value is None else type(value).__name__
         raise ConfigError("the top level must be a mapping", where=where, got=kind)
     return value
+
+
+def parse_json(text: str, **options: Any) -> Any:
+    """As `json.loads`; too deep a nesting is a ValueError, like all else that is wrong."""
+    try:
+        return json.loads(text, **options)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def dump_yaml(value: dict[str, Any]) -> str:

@@ -129,10 +129,17 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 def _replace_folder(partial: Path, out: Path, old: Path) -> None:
     """Between the renames there is no `out`: whoever comes next finds `old` and puts it back."""
-    if out.exists():
-        out.rename(old)
-    partial.rename(out)
-    _flush(out.parent)
+    try:
+        if out.exists():
+            out.rename(old)
+        partial.rename(out)
+        _flush(out.parent)
+    except BaseException:
+        if not partial.exists():
+            out.rename(partial)
+        if old.is_dir():
+            old.rename(out)
+        raise
     _discard(old, partial)
 
 
@@ -147,8 +154,9 @@ def _recover(partial: Path, out: Path, old: Path) -> None:
 def _discard(old: Path, partial: Path) -> None:
     """Under the name of `partial`, so that a folder named `old` is whole at all times."""
     if old.is_dir():
-        old.rename(partial)
-        shutil.rmtree(partial, ignore_errors=True)
+        with suppress(OSError):  # the next call tries again
+            old.rename(partial)
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _flush_tree(folder: Path) -> None:

@@ -161,7 +161,7 @@ def _require_space(folder: Path, merge: Prepared, count: int) -> None:
         raise CheckpointError(
             "there is not enough space for the output",
             where=folder.parent,
-            got=f"{free / 1e9:.1f} GB free",
-            allowed=f"{needed / 1e9:.1f} GB or more",
+            got=f"{free / 1e6:,.1f} MB free",
+            allowed=f"{needed / 1e6:,.1f} MB or more",
             fix="free some space, or choose a folder on another disk",
         )

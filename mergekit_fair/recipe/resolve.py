@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from mergekit_fair.errors import MeasurementError, RecipeError
 from mergekit_fair.fairness.worst_group import worst_group
 from mergekit_fair.recipe.recipe import Recipe
-from mergekit_fair.schema import dump_yaml, read_text
+from mergekit_fair.schema import dump_yaml, parse_json, read_text
 
 # A group of this name says nothing about who is in it (arXiv 2505.24262 leaves it out).
 EXCLUDED = ("other",)
@@ -82,8 +81,8 @@ def _with_worst(recipe: Recipe) -> Recipe:
 def _evaluation(recipe: Recipe, place: str) -> dict[str, Any]:
     """One evaluation in JSON, or that of the target among a sweep's results."""
     try:
-        content = json.loads(read_text(place))
-    except (ValueError, RecursionError) as error:
+        content = parse_json(read_text(place))
+    except ValueError as error:
         raise RecipeError(f"is not valid JSON ({error})", where=place) from None
     target = Path(str(_target(recipe.raw))).name
     lines = content.get("points") if isinstance(content, dict) else None
@@ -150,8 +149,8 @@ def _steps(model: Path, where: str) -> tuple[Path, float]:
             continue
         name = model.absolute().relative_to(family).as_posix()
         try:
-            return place, float(json.loads(read_text(place))["runs"][name]["steps"])
-        except (ValueError, LookupError, TypeError, RecursionError):
+            return place, float(parse_json(read_text(place))["runs"][name]["steps"])
+        except (ValueError, LookupError, TypeError):
             raise RecipeError(
                 f"has no steps of {name}", where=place, fix="give parameters.steps in the recipe"
             ) from None

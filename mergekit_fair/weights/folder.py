@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from mergekit_fair.errors import CheckpointError
-from mergekit_fair.schema import nearest
+from mergekit_fair.schema import nearest, parse_json
 from mergekit_fair.weights.headers import (
     AGAIN,
     Stored,
@@ -200,13 +199,13 @@ def require_equal(
 
 def _weight_map(index: Path) -> dict[str, str]:
     try:
-        content = json.loads(index.read_text(encoding="utf-8"))
+        content = parse_json(index.read_text(encoding="utf-8"))
         found = content.get("weight_map") if isinstance(content, dict) else None
         if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
             raise ValueError("it maps no tensors to files")
     except OSError as error:
         raise unreadable(index, error) from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise CheckpointError(
             f"is not a readable index of shards ({error})", where=index, fix=AGAIN
         ) from None
@@ -279,10 +278,10 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     try:
         if not file.is_file():  # a pipe would be waited for
             raise ValueError("no such file")
-        config = json.loads(inside(Path(folder), file).read_text(encoding="utf-8"))
+        config = parse_json(inside(Path(folder), file).read_text(encoding="utf-8"))
         if not isinstance(config, dict):
             raise ValueError("no mapping")
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise CheckpointError(
             f"its config.json cannot be read ({reason})", where=folder, fix=AGAIN

@@ -6,13 +6,13 @@ short while it is read is then an error, not a SIGBUS.
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mergekit_fair.errors import CheckpointError
+from mergekit_fair.schema import parse_json
 
 # Bytes per element. Floating tensors are merged, the others copied; what is missing here (8-bit
 # floats, complex numbers, packed quantisation) cannot be added up and is refused.
@@ -101,7 +101,7 @@ def _raw_header(file: Path) -> tuple[int, dict[str, Any]]:
             if not 0 < size <= min(file.stat().st_size - 8, _LONGEST):
                 raise ValueError("header length out of range" if start else "it is empty")
             text = stream.read(size).decode("utf-8")
-        header = json.loads(text, object_pairs_hook=_without_duplicates)
+        header = parse_json(text, object_pairs_hook=_without_duplicates)
         if not isinstance(header, dict):
             raise ValueError("the header does not describe tensors")
         metadata = header.pop("__metadata__", {})
@@ -110,7 +110,7 @@ def _raw_header(file: Path) -> tuple[int, dict[str, Any]]:
         "".join(header).encode("utf-8")  # JSON can spell names that no text file can hold
     except OSError as error:
         raise unreadable(file, error) from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise CheckpointError(
             f"is not a readable safetensors file ({error})", where=file, fix=AGAIN
         ) from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -191,17 +191,18 @@ class PickleReader:
 
 def _unpickled(file: Path) -> dict[str, torch.Tensor]:
     """A state dictionary; `weights_only` refuses every object that is no tensor."""
+    reason = "it does not map names to dense tensors"
     try:
         # Files from before torch 1.6 are no archives, and cannot be mapped into memory.
         mmap = zipfile.is_zipfile(file)
-        found: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
-        if not isinstance(found, dict) or not all(map(_is_named, found.items())):
-            raise ValueError("it does not map names to dense tensors")
-        return {name: value.detach() for name, value in found.items()}
-    except pickle.UnpicklingError:  # torch's own text advises to run it
+        with warnings.catch_warnings(action="ignore"):
+            found: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
+        if isinstance(found, dict) and all(map(_is_named, found.items())):
+            return {name: value.detach() for name, value in found.items()}
+    except OSError as error:
+        raise unreadable(file, error) from None
+    except Exception:  # of any kind, and torch's words advise to run the code in the file
         reason = "it is damaged, or holds more than tensors"
-    except Exception as error:  # torch.load raises whatever the bytes make it raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     raise CheckpointError(
         f"is no pickled state dictionary that can be read safely ({reason})",
         where=file,

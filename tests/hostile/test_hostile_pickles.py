@@ -1,0 +1,158 @@
+"""Pickled weights: refused unless they are allowed, never run, and merged like any others."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+
+import pytest
+import torch
+from checkpoints import read
+
+BIN, INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+FILE = f"HERE/Male/{BIN}: is no pickled state dictionary that can be read safely"
+SAVE = "Save the model with safetensors."
+MORE = f"{FILE} (it is damaged, or holds more than tensors). {SAVE}"
+DENSE = f"{FILE} (it does not map names to dense tensors). {SAVE}"
+AGAIN = "Copy or train the model again."
+NAME = "classifier.weight"
+
+
+class Evil:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, command):
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+def pickled(scene, change=lambda tensors: tensors, **options):
+    """Male's weights in a pickle instead."""
+    folder = scene.here / "Male"
+    torch.save(change(read(folder)), folder / BIN, **options)
+    (folder / "model.safetensors").unlink()
+
+
+def test_refused_unless_allowed(scene):
+    pickled(scene)
+    assert scene.refused() == (
+        "HERE/Male: holds pickled weights only, and reading a pickle can run code; got "
+        f"['{BIN}']. Save the model with safetensors, or pass --allow-pickle to `merge`."
+    )
+
+
+def parameters(tensors):
+    return {name: torch.nn.Parameter(tensor) for name, tensor in tensors.items()}
+
+
+def strided(tensors):
+    return tensors | {NAME: tensors[NAME].t().contiguous().t()}
+
+
+@pytest.mark.parametrize("change", [dict, parameters, strided])
+@pytest.mark.parametrize("is_archive", [True, False])
+def test_good_ones_give_the_same_tensors(scene, change, is_archive):
+    expected = scene.merged()
+    (scene.here / "out").rename(scene.here / "first")
+    pickled(scene, change, _use_new_zipfile_serialization=is_archive)
+    found = scene.merged("--allow-pickle")
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("place", ["alone", "beside", "plain"])
+def test_code_is_not_run(scene, place):
+    evil = Evil(f"touch {scene.here / 'ran'}")
+    if place == "plain":
+        pickled(scene)
+        (scene.here / "Male" / BIN).write_bytes(pickle.dumps(evil))
+    else:
+        pickled(scene, lambda tensors: evil if place == "alone" else tensors | {"x": evil})
+    assert scene.refused("--allow-pickle") == MORE
+    assert not (scene.here / "ran").exists()
+
+
+def other(value):
+    return lambda tensors: tensors | {NAME: value(tensors[NAME])}
+
+
+BAD = {
+    "list": (lambda _: [1], DENSE),
+    "number": (other(lambda _: 5), DENSE),
+    "number-name": (lambda tensors: tensors | {5: torch.zeros(1)}, DENSE),
+    "sparse": (other(lambda tensor: tensor.to_sparse()), DENSE),
+    "meta": (other(lambda tensor: tensor.to("meta")), DENSE),
+    "complex": (other(lambda tensor: tensor.to(torch.complex64)), f"HERE/Male: tensor {NAME} has a "
+        "dtype that cannot be merged; got 'torch.complex64'; allowed: F64, F32, F16, BF16, I64, "
+        "I32, I16, I8, U8, BOOL. Save the model in bfloat16, float16 or float32 first."),
+    "nan": (other(lambda tensor: tensor * torch.nan), f"HERE/Male: tensor {NAME} has NaN or Inf, "
+        "first at element 0. Train or convert the model again."),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "message"), BAD.values(), ids=BAD)
+def test_what_is_no_state_dictionary(scene, change, message):
+    pickled(scene, change)
+    assert scene.refused("--allow-pickle") == message
+
+
+@pytest.mark.parametrize("size", [0, 100, -1000])
+def test_cut_ones(scene, size):
+    pickled(scene)
+    file = scene.here / "Male" / BIN
+    os.truncate(file, size if size >= 0 else file.stat().st_size + size)
+    assert scene.refused("--allow-pickle") == MORE
+
+
+def test_a_link_out_of_the_folder(scene):
+    pickled(scene)
+    (scene.here / "Male" / BIN).rename(scene.here / "elsewhere")
+    (scene.here / "Male" / BIN).symlink_to(scene.here / "elsewhere")
+    assert scene.refused("--allow-pickle") == (
+        f"HERE/Male/{BIN}: is a link out of the model folder; got 'HERE/elsewhere'. Copy the file "
+        "into the folder."
+    )
+
+
+def cut(scene, second=20, **more):
+    """Male in two pickles, the second from a tensor on, and an index that names `more`."""
+    folder = scene.here / "Male"
+    tensors = read(folder)
+    names = sorted(tensors)
+    torch.save({name: tensors[name] for name in names[:20]}, folder / "a.bin")
+    torch.save({name: tensors[name] for name in names[second:]}, folder / "b.bin")
+    where = dict.fromkeys(names[:20], "a.bin") | dict.fromkeys(names[20:], "b.bin") | more
+    (folder / INDEX).write_text(json.dumps({"weight_map": where}))
+    (folder / "model.safetensors").unlink()
+
+
+def test_shards(scene):
+    expected = scene.merged()
+    (scene.here / "out").rename(scene.here / "first")
+    cut(scene)
+    found = scene.merged("--allow-pickle")
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    torch.save({}, scene.here / "Male" / BIN)
+    (scene.here / "out").rename(scene.here / "second")
+    assert scene.refused("--allow-pickle") == (
+        f"HERE/Male: holds {BIN} and {INDEX}. Delete the outdated one."
+    )
+
+
+SHARDS = {
+    "twice": ({"second": 19}, "HERE/Male: tensor bert.encoder.layer.0.output.dense.bias lies in "
+        f"two files; got ['a.bin', 'b.bin']. {AGAIN}"),
+    "more": ({"x": "a.bin"}, f"HERE/Male/{INDEX}: does not agree with its shards on 1 tensors "
+        f"['x']. {AGAIN}"),
+    "outside": ({"x": "../a.bin"}, f"HERE/Male/{INDEX}: names a file outside the model folder; got "
+        f"'../a.bin'; allowed: names of files beside the index. {AGAIN}"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "message"), SHARDS.values(), ids=SHARDS)
+def test_shards_that_lie(scene, change, message):
+    cut(scene, **change)
+    assert scene.refused("--allow-pickle") == message
