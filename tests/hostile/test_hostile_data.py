@@ -196,6 +196,12 @@ def test_shards_that_lie(scene):
         "HERE/Male: tensor bert.encoder.layer.0.output.dense.bias lies in two files; got "
         f"{SHARDS}. {AGAIN}"
     )
+    (scene.here / "Male" / SHARDS[1]).rename(scene.here / "elsewhere")
+    (scene.here / "Male" / SHARDS[1]).symlink_to(scene.here / "elsewhere")
+    assert scene.refused() == (
+        f"HERE/Male/{SHARDS[1]}: is a link out of the model folder; got 'HERE/elsewhere'. Copy the "
+        "file into the folder."
+    )
     (scene.here / "Male" / SHARDS[1]).unlink()
     assert scene.refused() == f"{MISSING} ['{SHARDS[1]}']. {AGAIN}"
 
