@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from mergekit.common import ModelReference
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from mergekit_fair.engine.companions import copy_companions, write_card
 from mergekit_fair.engine.files import staged_folder
@@ -78,7 +78,8 @@ def merge_adapters(
         inputs = described(merge.models, with_hash=settings.hash_inputs)
         tensors = _stacked(recipe, merge.program, adapters)
         tensors |= _whole(merge, adapters, folder, options, progress)
-        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+        # By a plain write: a full disk is then an OSError like any other.
+        (folder / WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt"}))
         _write_config(merge.models, adapters, folder)
         _complete(recipe, merge, folder, out.name, options, inputs)
         require_unchanged(merge.models, inputs)
