@@ -1,34 +1,62 @@
-"""Fairness of binary predictions: counts → metrics → intervals → comparison.
+"""Fairness of predictions: counts → metrics → intervals → comparison.
 
 numpy only; knows no model. One idea a file:
 
     labels        0/1 labels and predictions, checked
-    groups        who belongs to which group
+    groups        who belongs to which group, intersections
     counts        rows counted by (membership pattern, y, ŷ)
+    joint         rows counted by pattern and several columns at once
     metrics       rates on counts, and the degenerate flag
-    gaps          DPD and EOD under three references
+    gaps          DPD, EOD, equal opportunity under three references; ratios
     usable        which groups may decide a maximum
+    statistics    every number of one predictor, without intervals
     intervals     multinomial bootstrap and interval kinds
+    band, null    simultaneous Wilson band; gaps under permuted group labels
+    evidence      all of that for one table
     measure       one predictor → measurement (the result) with notes (its warnings)
-    compare       two predictors on the same rows, paired
+    compare       two or many predictors on the same rows, paired; holm corrects
+    multiclass    classes, and several labels a row
+    scores        range of mean scores
     thresholds    level matching: one threshold for a wanted selection rate
+    worst_group   the worst-served group of an evaluation
 """
 
-from mergekit_fair.fairness.compare import Comparison, compare
+from mergekit_fair.fairness.compare import (
+    HEADLINE,
+    Comparison,
+    Comparisons,
+    compare,
+    compare_many,
+)
 from mergekit_fair.fairness.counts import CountTable
-from mergekit_fair.fairness.groups import Groups
+from mergekit_fair.fairness.groups import Groups, cross
+from mergekit_fair.fairness.holm import holm
 from mergekit_fair.fairness.measure import measure, measure_table
 from mergekit_fair.fairness.measurement import Measurement
+from mergekit_fair.fairness.multiclass import MultiMeasurement, measure_classes, measure_labels
+from mergekit_fair.fairness.scores import ScoreMeasurement, measure_scores
+from mergekit_fair.fairness.statistics import estimate
 from mergekit_fair.fairness.thresholds import matching_threshold, predict_at
 
 __all__ = [
+    "HEADLINE",
     "Comparison",
+    "Comparisons",
     "CountTable",
     "Groups",
     "Measurement",
+    "MultiMeasurement",
+    "ScoreMeasurement",
     "compare",
+    "compare_many",
+    "cross",
+    "estimate",
+    "holm",
     "matching_threshold",
     "measure",
+    "measure_classes",
+    "measure_labels",
+    "measure_scores",
     "measure_table",
     "predict_at",
 ]

@@ -2,7 +2,8 @@
 
 Rows with the same group membership, label and prediction are interchangeable, so a data set of
 any size becomes a table of (membership pattern, y, ŷ) cells. Metrics and bootstrap read the
-table only; their cost does not depend on the number of rows.
+table only; their cost does not depend on the number of rows. ŷ has three values: 0, 1 and "no
+usable prediction" (index 2).
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from mergekit_fair.errors import MeasurementError
 from mergekit_fair.fairness.groups import Groups, read_only
-from mergekit_fair.fairness.labels import binary_labels, same_length
+from mergekit_fair.fairness.labels import binary_labels, binary_predictions, same_length
 
-Counts = NDArray[np.int64]
+# Whole rows; floats where predictions are smoothed.
+Counts = NDArray[np.int64] | NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +29,7 @@ class CountTable:
     Attributes:
         groups: the G group names.
         patterns: bool, shape (P, G), read-only: the distinct membership patterns that occur.
-        cells: int64, shape (P, 2, 2), read-only: rows by [pattern, y, ŷ].
+        cells: int64, shape (P, 2, 3), read-only: rows by [pattern, y, ŷ].
     """
 
     groups: tuple[str, ...]
@@ -46,20 +48,20 @@ class CountTable:
 
         Args:
             y_true: shape (n,), labels, integers or booleans 0 and 1.
-            y_pred: shape (n,), predictions, likewise.
+            y_pred: shape (n,), predictions, likewise; None or NaN where there is none.
             groups: a :class:`Groups`, or anything that :meth:`Groups.of` reads.
 
         Raises:
             MeasurementError: labels or groups that no metric is defined on.
         """
         truth = binary_labels(y_true, "y_true")
-        predicted = binary_labels(y_pred, "y_pred")
+        predicted = binary_predictions(y_pred, "y_pred")
         same_length(truth, predicted, "y_pred")
         members = groups_of(groups, len(truth))
         patterns, of_row = distinct_patterns(members)
-        cells = np.zeros((len(patterns), 2, 2), dtype=np.int64)
-        np.add.at(cells, (of_row, truth, predicted), 1)
-        return cls(members.names, patterns, cells)
+        code = (of_row * 2 + truth) * 3 + predicted
+        cells = np.bincount(code, minlength=len(patterns) * 6).reshape(len(patterns), 2, 3)
+        return cls(members.names, patterns, cells.astype(np.int64))
 
     @property
     def n(self) -> int:
@@ -88,18 +90,19 @@ def group_counts(cells: Counts, patterns: NDArray[np.bool_]) -> Counts:
     """Sum pattern cells to counts per group.
 
     Args:
-        cells: int64, shape (..., P, 2, 2); leading axes are free, e.g. bootstrap draws.
+        cells: int64, shape (..., P, 2, 3); leading axes are free, e.g. bootstrap draws.
         patterns: bool, shape (P, G).
 
     Returns:
-        int64, shape (..., G, 2, 2). Rows in several groups count in each of them.
+        of the same dtype, shape (..., G, 2, 3). Rows in several groups count in each of them.
     """
-    flat = cells.reshape(*cells.shape[:-2], 4)
+    flat = cells.reshape(*cells.shape[:-2], -1)
     # float64 reaches BLAS, which integers do not, and is exact for counts below 2**53.
     sums = patterns.T.astype(np.float64) @ flat.astype(np.float64)
-    return sums.astype(np.int64).reshape(*sums.shape[:-1], 2, 2)
+    shaped = sums.reshape(*sums.shape[:-1], *cells.shape[-2:])
+    return shaped.astype(np.int64) if cells.dtype.kind == "i" else shaped
 
 
 def total(cells: Counts) -> Counts:
-    """Sum pattern cells (..., P, 2, 2) to counts over all rows (..., 2, 2), grouped or not."""
+    """Sum pattern cells (..., P, 2, 3) to counts over all rows (..., 2, 3), grouped or not."""
     return np.asarray(cells.sum(axis=-3))

@@ -1,17 +1,18 @@
-"""DPD and EOD: how far groups lie apart, under three references.
+"""DPD, EOD and equal opportunity: how far groups lie apart, under three references.
 
     between_groups  max_g r_g − min_g r_g                   fairlearn's default
     one_vs_rest     |r_g − r_{not g}| per group             macro = mean, worst = max over g
     to_overall      max_g |r_g − r|                         fairlearn's method="to_overall"
 
-with r the selection rate (DPD), or TPR and FPR (EOD, the larger of their two gaps). "Not g" and
+with r the selection rate (DPD), the TPR (equal opportunity), or TPR and FPR (EOD, the larger of
+their two gaps). Ratios min_g r_g / max_g r_g compare groups with each other only. "Not g" and
 "overall" run over all rows, those in no group included, so groups may overlap. Source: METHODS §1
 (arXiv 2505.24262); equal to fairlearn when the groups partition the data and all rates are
 defined. Where fairlearn gives a group without positives a TPR of 0, it is left out here.
 
 Common arguments:
-    groups: counts (..., G, 2, 2).
-    overall: counts (..., 2, 2) over all rows; ``between_groups`` does not read it.
+    groups: counts (..., G, 2, 3).
+    overall: counts (..., 2, 3) over all rows; ``between_groups`` does not read it.
     usable: bool (G,), the groups that may decide a maximum or enter a mean. It belongs to the
         data set, and stays fixed over bootstrap replicates.
     reference: one of REFERENCES; ``one_vs_rest`` stands for its worst group.
@@ -30,7 +31,9 @@ from mergekit_fair.fairness.metrics import (
     Values,
     false_positive_rate,
     largest,
+    ratio,
     selection_rate,
+    smallest,
     spread,
     true_positive_rate,
 )
@@ -40,6 +43,7 @@ REFERENCES = ("between_groups", "one_vs_rest", "to_overall")
 Rate = Callable[[Counts], Values]
 DPD_RATES: tuple[Rate, ...] = (selection_rate,)
 EOD_RATES: tuple[Rate, ...] = (true_positive_rate, false_positive_rate)
+OPPORTUNITY_RATES: tuple[Rate, ...] = (true_positive_rate,)
 
 
 def check_reference(reference: str) -> None:
@@ -80,6 +84,38 @@ def equalized_odds_difference(
         MeasurementError: an unknown reference.
     """
     return gap(deviations(EOD_RATES, groups, overall, usable, reference), reference)
+
+
+def equal_opportunity_difference(
+    groups: Counts, overall: Counts, usable: Mask, *, reference: str = "between_groups"
+) -> Values:
+    """Gap of the TPR alone (Hardt et al. 2016, arXiv 1610.02413).
+
+    Returns:
+        (...), in [0, 1], 0 means equal opportunity; NaN with fewer than two defined TPRs.
+
+    Raises:
+        MeasurementError: an unknown reference.
+    """
+    return gap(deviations(OPPORTUNITY_RATES, groups, overall, usable, reference), reference)
+
+
+def demographic_parity_ratio(groups: Counts, usable: Mask) -> Values:
+    """min_g SR_g / max_g SR_g: (...), in [0, 1], 1 means parity ("four-fifths rule": ≥ 0.8).
+
+    NaN with fewer than two usable groups that have rows, or when no row of any is selected.
+    """
+    return ratio(np.where(usable, selection_rate(groups), np.nan))
+
+
+def equalized_odds_ratio(groups: Counts, usable: Mask) -> Values:
+    """The smaller of the ratios of TPR and of FPR: (...), in [0, 1], 1 means equal odds.
+
+    A part that is undefined (fewer than two defined rates, or all of them 0) is left out; NaN when
+    both parts are.
+    """
+    rates = np.stack([rate(groups) for rate in EOD_RATES], axis=-2)
+    return smallest(ratio(np.where(usable, rates, np.nan)))
 
 
 def dpd_against_rest(groups: Counts, overall: Counts) -> Values:

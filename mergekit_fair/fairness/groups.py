@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mergekit_fair.errors import MeasurementError
+from mergekit_fair.fairness.labels import is_nan
 
 Labels = frozenset[str]
 _COLLECTIONS = (list, tuple, set, frozenset, np.ndarray)
@@ -57,6 +58,31 @@ class Groups:
         if isinstance(groups, Mapping):
             return _from_masks(groups, n)
         return _from_labels(groups, n)
+
+
+def cross(first: Groups, second: Groups) -> Groups:
+    """Intersections of two attributes: groups named "a × b", for pairs that occur.
+
+    Args:
+        first, second: of the same n rows, such as gender and race.
+
+    Raises:
+        MeasurementError: different numbers of rows.
+    """
+    if len(first.membership) != len(second.membership):
+        raise MeasurementError(
+            "attributes of different rows cannot be crossed",
+            where="groups",
+            got=f"{len(first.membership)} and {len(second.membership)} rows",
+        )
+    names, columns = [], []
+    for a, in_a in zip(first.names, first.membership.T, strict=True):
+        for b, in_b in zip(second.names, second.membership.T, strict=True):
+            if (in_a & in_b).any():
+                names.append(f"{a} × {b}")
+                columns.append(in_a & in_b)
+    membership = np.stack(columns, axis=1) if columns else np.zeros((len(first.membership), 0))
+    return Groups(tuple(names), membership.astype(np.bool_))
 
 
 def read_only(array: NDArray[Any]) -> NDArray[Any]:
@@ -146,8 +172,7 @@ def _labels(row: Any, index: int) -> Labels:
 
 
 def _label(label: Any, index: int) -> str:
-    # Only NaN, NaT and pandas.NA are not plainly equal to themselves.
-    if label is None or not _is_itself(label):
+    if label is None or is_nan(label):
         raise MeasurementError(
             f"missing group label in row {index}",
             where="groups",
@@ -155,10 +180,3 @@ def _label(label: Any, index: int) -> str:
             fix="use None or an empty list for a row in no group, or name it, e.g. 'unknown'",
         )
     return str(label)
-
-
-def _is_itself(label: Any) -> bool:
-    try:
-        return bool(label == label)
-    except TypeError:  # pandas.NA refuses to be a truth value
-        return False

@@ -1,7 +1,8 @@
 """Checks that labels and predictions are binary integers before anything is counted.
 
-String labels, probabilities and NaN are refused: fairlearn takes all three in silence and
-answers with a DPD of 0.0.
+String labels, probabilities and NaN labels are refused: fairlearn takes all three in silence and
+answers with a DPD of 0.0. A prediction may be missing (None, NaN): a score that is no number, an
+answer that cannot be parsed. It is counted as what it is, never as a 0.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from mergekit_fair.errors import MeasurementError
 
 _ALLOWED = (0, 1)
+UNANSWERED = 2  # what a missing prediction becomes
 
 
 def binary_labels(values: ArrayLike, name: str) -> NDArray[np.int8]:
@@ -52,6 +54,33 @@ def binary_labels(values: ArrayLike, name: str) -> NDArray[np.int8]:
     return array.astype(np.int8)
 
 
+def binary_predictions(values: ArrayLike, name: str) -> NDArray[np.int8]:
+    """Return ``values`` as predictions of shape (n,): 0, 1, or UNANSWERED for None and NaN.
+
+    Args:
+        values: shape (n,), integers or booleans that are 0 or 1; None or NaN where there is no
+            usable prediction.
+        name: what the caller calls them, for messages.
+
+    Raises:
+        MeasurementError: as :func:`binary_labels`, missing values excepted.
+    """
+    array = _as_array(values, name)
+    if array.dtype.kind not in "fO" or array.ndim != 1:
+        return binary_labels(array, name)
+    missing = _missing_values(array)
+    if not missing.any():
+        return binary_labels(array, name)
+    # A column of integers becomes one of floats, or of objects, as soon as a value is missing.
+    given = array[~missing]
+    if given.dtype.kind == "f" and np.isin(given, _ALLOWED).all():
+        given = given.astype(np.int8)
+    found = np.full(array.shape, UNANSWERED, dtype=np.int8)
+    if given.size:
+        found[~missing] = binary_labels(given, name)
+    return found
+
+
 def same_length(y_true: NDArray[np.int8], other: NDArray[np.int8], name: str) -> None:
     """Raise MeasurementError unless ``other`` has one value for every row of ``y_true``."""
     if len(y_true) != len(other):
@@ -71,6 +100,20 @@ def _as_array(values: ArrayLike, name: str) -> NDArray[Any]:
         raise MeasurementError(
             "rows differ in length", where=name, allowed="one 0 or 1 per row"
         ) from error
+
+
+def _missing_values(array: NDArray[Any]) -> NDArray[np.bool_]:
+    if array.dtype.kind == "f":
+        return np.asarray(np.isnan(array))
+    return np.array([value is None or is_nan(value) for value in array], dtype=bool)
+
+
+def is_nan(value: object) -> bool:
+    """Whether a value is NaN, NaT or pandas.NA: only these are not plainly equal to themselves."""
+    try:
+        return not bool(value == value)
+    except (TypeError, ValueError):  # pandas.NA refuses to be a truth value; arrays have many
+        return type(value).__name__ == "NAType"
 
 
 def _from_objects(array: NDArray[Any], name: str) -> NDArray[Any]:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mergekit_fair.fairness import metrics
-from mergekit_fair.fairness.counts import Counts, CountTable, group_counts, total
+from mergekit_fair.fairness.counts import Counts, CountTable
+from mergekit_fair.fairness.evidence import Evidence
 from mergekit_fair.fairness.gaps import (
     DPD_RATES,
     EOD_RATES,
@@ -20,21 +21,11 @@ from mergekit_fair.fairness.gaps import (
     eod_against_rest,
     gap,
 )
-from mergekit_fair.fairness.intervals import (
-    Interval,
-    around,
-    check_settings,
-    conservative,
-    conservative_minimum,
-    percentile,
-    replicates,
-    undefined_to_none,
-    wilson,
-)
+from mergekit_fair.fairness.intervals import check_settings, undefined_to_none
 from mergekit_fair.fairness.measurement import Gaps, GroupRates, Measurement, Summary
 from mergekit_fair.fairness.metrics import Mask, Values
-from mergekit_fair.fairness.notes import group_notes, interval_notes, table_notes
-from mergekit_fair.fairness.usable import usable_groups
+from mergekit_fair.fairness.notes import notes
+from mergekit_fair.fairness.statistics import Deciding
 
 
 def measure(
@@ -53,7 +44,9 @@ def measure(
 
     Args:
         y_true: shape (n,), labels, integers or booleans 0 and 1.
-        y_pred: shape (n,), predictions, likewise; probabilities are refused.
+        y_pred: shape (n,), predictions, likewise; probabilities are refused. None and NaN mean
+            that there is no usable prediction: an error for accuracy, left out of rates, counted
+            per group; where they are more than 5 % of a deciding group, gaps are undefined.
         groups: one label per row, or a collection of labels per row (empty or None = in no
             group), or a mapping name -> boolean mask (n,). Groups may overlap.
         reference: what ``metrics["dpd"]`` and ``["eod"]`` compare with: ``between_groups``
@@ -72,7 +65,8 @@ def measure(
     Raises:
         MeasurementError: input that no metric is defined on, or an unknown setting.
 
-    Source: METHODS §1 (arXiv 2505.24262); intervals: :mod:`mergekit_fair.fairness.intervals`.
+    Source: METHODS §1 (arXiv 2505.24262); intervals: :mod:`mergekit_fair.fairness.intervals`,
+    :mod:`mergekit_fair.fairness.band`, :mod:`mergekit_fair.fairness.null`.
     """
     return measure_table(
         CountTable.tally(y_true, y_pred, groups),
@@ -98,20 +92,23 @@ def measure_table(
     """Measure rows that are already counted; otherwise as :func:`measure`."""
     check_reference(reference)
     check_settings(confidence, draws)
-    groups, overall = group_counts(table.cells, table.patterns), total(table.cells)
-    usable = usable_groups(table.groups, groups, min_group_size, exclude)
-    drawn = replicates(table.cells, draws, seed)
-    intervals = _intervals(table, drawn, usable, reference, confidence)
+    deciding = Deciding.of(table, min_group_size, exclude)
+    evidence = Evidence(table, deciding, reference, confidence, draws, seed)
+    groups, overall = evidence.counts
+    usable = deciding.comparable
+    intervals = evidence.intervals()
 
     def gaps(of: str) -> Gaps:
         return Gaps(*(_gap(rates, groups, overall, usable, of) for rates in (DPD_RATES, EOD_RATES)))
 
     return Measurement(
         n=table.n,
+        unanswered=int(overall[..., 2].sum()),
         reference=reference,
         confidence=confidence,
         degenerate=bool(metrics.is_degenerate(overall)),
         metrics=intervals,
+        uncertainty={name: evidence.uncertainty(name, intervals[name]) for name in ("dpd", "eod")},
         between_groups=gaps("between_groups"),
         to_overall=gaps("to_overall"),
         one_vs_rest={
@@ -119,55 +116,20 @@ def measure_table(
             "eod": _summary(EOD_RATES, table.groups, groups, overall, usable),
         },
         base_rate=undefined_to_none(float(metrics.base_rate(overall))),
-        label_dpd=_gap((metrics.base_rate,), groups, overall, usable, reference),
+        label_dpd=_gap((metrics.base_rate,), groups, overall, deciding.groups, reference),
         groups=_group_rates(table.groups, groups, overall),
-        warnings=(
-            *table_notes(groups, overall, usable, reference),
-            *group_notes(table.groups, groups, overall, min_group_size),
-            *interval_notes(intervals),
+        warnings=tuple(
+            notes(
+                table.groups,
+                groups,
+                overall,
+                deciding,
+                reference,
+                min_group_size=min_group_size,
+                intervals=intervals,
+            )
         ),
     )
-
-
-def _intervals(
-    table: CountTable, drawn: Counts, usable: Mask, reference: str, confidence: float
-) -> dict[str, Interval]:
-    groups, overall = group_counts(table.cells, table.patterns), total(table.cells)
-    drawn_groups, drawn_overall = group_counts(drawn, table.patterns), total(drawn)
-
-    def gap_interval(rates: Sequence[Rate]) -> Interval:
-        estimate = deviations(rates, groups, overall, usable, reference)
-        sample = deviations(rates, drawn_groups, drawn_overall, usable, reference)
-        samples = gap(sample, reference), gap(sample - estimate, reference)
-        return around(float(gap(estimate, reference)), samples, conservative, confidence)
-
-    return {
-        "acc": _proportion(int(overall[0, 0] + overall[1, 1]), table.n, confidence),
-        "dpd": gap_interval(DPD_RATES),
-        "eod": gap_interval(EOD_RATES),
-        "bal_acc": around(
-            float(metrics.balanced_accuracy(overall)),
-            (metrics.balanced_accuracy(drawn_overall),),
-            percentile,
-            confidence,
-        ),
-        "worst_group_acc": _worst_accuracy(groups, drawn_groups, usable, confidence),
-        "selection_rate": _proportion(int(overall[:, 1].sum()), table.n, confidence),
-    }
-
-
-def _proportion(successes: int, n: int, confidence: float) -> Interval:
-    return Interval(successes / n, *wilson(successes, n, confidence))
-
-
-def _worst_accuracy(groups: Counts, drawn: Counts, usable: Mask, confidence: float) -> Interval:
-    losses = metrics.accuracy(groups) - metrics.accuracy(drawn)
-    samples = (
-        metrics.worst_group_accuracy(drawn, usable),
-        metrics.largest(np.where(usable, losses, np.nan)),
-    )
-    value = float(metrics.worst_group_accuracy(groups, usable))
-    return around(value, samples, conservative_minimum, confidence)
 
 
 def _gap(
@@ -207,6 +169,8 @@ def _group_rates(names: tuple[str, ...], groups: Counts, overall: Counts) -> dic
         column(metrics.true_positive_rate(groups)),
         column(metrics.false_positive_rate(groups)),
         column(metrics.accuracy(groups)),
+        column(metrics.balanced_accuracy(groups)),
+        groups[..., 2].sum(axis=-1).tolist(),
         (Gaps(dpd, eod) for dpd, eod in against_rest),
         strict=True,
     )

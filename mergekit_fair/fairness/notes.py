@@ -9,11 +9,57 @@ import numpy as np
 from mergekit_fair.fairness.counts import Counts
 from mergekit_fair.fairness.gaps import EOD_RATES, deviations
 from mergekit_fair.fairness.intervals import MAX_UNDEFINED, Interval
-from mergekit_fair.fairness.metrics import Mask, is_degenerate
+from mergekit_fair.fairness.metrics import is_degenerate, unanswered_rate
+from mergekit_fair.fairness.statistics import MAX_UNANSWERED, Deciding
 
 
-def table_notes(groups: Counts, overall: Counts, usable: Mask, reference: str) -> Iterator[str]:
+def notes(
+    names: tuple[str, ...],
+    groups: Counts,
+    overall: Counts,
+    deciding: Deciding,
+    reference: str,
+    *,
+    min_group_size: int,
+    intervals: Mapping[str, Interval],
+) -> Iterator[str]:
+    """All warnings of a measurement: the table's, the groups', the intervals'."""
+    yield from answer_notes(names, groups, overall, deciding)
+    yield from table_notes(groups, overall, deciding, reference)
+    yield from group_notes(names, groups, overall, min_group_size)
+    yield from interval_notes(intervals)
+
+
+def answer_notes(
+    names: tuple[str, ...], groups: Counts, overall: Counts, deciding: Deciding
+) -> Iterator[str]:
+    """Warn about missing predictions: whose, and what follows."""
+    missing = int(overall[..., 2].sum())
+    if not missing:
+        return
+    counts = groups[..., 2].sum(axis=-1)
+    whose = ", ".join(
+        f"{name} {count} of {size}"
+        for name, count, size in zip(names, counts, groups.sum(axis=(-2, -1)), strict=True)
+        if count
+    )
+    yield (
+        f"{missing} of {overall.sum()} rows have no usable prediction"
+        f"{f' ({whose})' if whose else ''}: wrong for accuracy, left out of rates"
+    )
+    if deciding.groups.any() and not deciding.comparable.any():
+        largest = max(unanswered_rate(groups)[deciding.groups].max(), unanswered_rate(overall))
+        yield (
+            f"predictions are missing for {largest:.1%} of a group or of all rows, more than "
+            f"{MAX_UNANSWERED:.0%}: DPD, EOD and the ratios are undefined"
+        )
+
+
+def table_notes(
+    groups: Counts, overall: Counts, deciding: Deciding, reference: str
+) -> Iterator[str]:
     """Warn about the data set as a whole."""
+    usable = deciding.groups
     if is_degenerate(overall):
         yield "predictions are (nearly) constant: small gaps say nothing about fairness"
     positives = int(overall[1].sum())
@@ -26,6 +72,8 @@ def table_notes(groups: Counts, overall: Counts, usable: Mask, reference: str) -
         if not usable.any():
             yield "no usable group: worst-group accuracy is undefined"
         return
+    if not deciding.comparable.any():
+        return  # said already
     defined = np.isfinite(deviations(EOD_RATES, groups, overall, usable, reference))
     tpr, fpr = (bool(line.any()) for line in defined)
     if not tpr and not fpr:

@@ -18,7 +18,7 @@ def usable_groups(
 
     Args:
         names: the G group names.
-        groups: counts (G, 2, 2).
+        groups: counts (G, 2, 3).
         min_group_size: smallest number of rows of a group that decides.
         exclude: names of semantically empty groups ("other"): reported, never deciding.
 

@@ -24,7 +24,9 @@ def test_values_are_differences_of_measurements(rows, reference):
     y_true, a, b, groups = rows
     options = {"reference": reference, "draws": 50}
     difference = compare(y_true, a, b, groups, **options).to_dict()
-    assert list(difference) == ["acc", "dpd", "eod", "bal_acc", "selection_rate"]
+    assert list(difference) == [
+        "acc", "dpd", "eod", "bal_acc", "worst_group_acc", "selection_rate",
+    ]  # fmt: skip
     first = measure(y_true, a, groups, **options).to_dict()["metrics"]
     second = measure(y_true, b, groups, **options).to_dict()["metrics"]
     for name, interval in difference.items():
@@ -46,7 +48,8 @@ def test_same_predictions_differ_by_exactly_nothing(rows):
     y_true, a, _, groups = rows
     result = compare(y_true, a, a, groups, draws=50)
     assert all(
-        value == {"value": 0.0, "low": 0.0, "high": 0.0} for value in result.to_dict().values()
+        value == {"value": 0.0, "low": 0.0, "high": 0.0, "p_value": 1.0}
+        for value in result.to_dict().values()
     )
     assert "acc is the same in every bootstrap draw: its interval has no width" in result.warnings
 
@@ -64,7 +67,7 @@ def test_swapping_flips_the_sign_and_row_order_is_free(rows):
 def test_undefined_differences(rows):
     y_true, a, b, _ = rows
     result = compare(y_true, a, b, ["all"] * len(a), draws=50)
-    assert result.to_dict()["dpd"] == {"value": None, "low": None, "high": None}
+    assert result.to_dict()["dpd"] == {"value": None, "low": None, "high": None, "p_value": None}
     assert result.warnings == (
         "the difference in dpd is undefined",
         "the difference in eod is undefined",

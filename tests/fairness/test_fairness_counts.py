@@ -15,16 +15,16 @@ def test_tally_by_hand():
     assert table.groups == ("a", "b")
     assert table.patterns.tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
     assert table.cells.tolist() == [
-        [[0, 1], [0, 0]],
-        [[1, 0], [0, 0]],
-        [[0, 0], [1, 0]],
-        [[0, 0], [0, 2]],
+        [[0, 1, 0], [0, 0, 0]],
+        [[1, 0, 0], [0, 0, 0]],
+        [[0, 0, 0], [1, 0, 0]],
+        [[0, 0, 0], [0, 2, 0]],
     ]
     assert table.n == 5
     a, b = group_counts(table.cells, table.patterns).tolist()
-    assert a == [[0, 0], [1, 2]]
-    assert b == [[1, 0], [0, 2]]
-    assert total(table.cells).tolist() == [[1, 1], [1, 2]]
+    assert a == [[0, 0, 0], [1, 2, 0]]
+    assert b == [[1, 0, 0], [0, 2, 0]]
+    assert total(table.cells).tolist() == [[1, 1, 0], [1, 2, 0]]
 
 
 def test_group_counts_keep_leading_axes():

@@ -24,14 +24,15 @@ def test_the_json(rows):
     y_true, y_pred, groups = rows
     result = measure(*rows, draws=200).to_dict()
     assert list(result) == [
-        "n", "reference", "confidence", "degenerate", "metrics", "between_groups", "one_vs_rest",
-        "to_overall", "labels", "groups", "warnings",
+        "n", "unanswered", "reference", "confidence", "degenerate", "metrics", "uncertainty",
+        "between_groups", "one_vs_rest", "to_overall", "labels", "groups", "warnings",
     ]  # fmt: skip
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     assert result["n"] == 400
     assert result["warnings"] == []
     assert list(result["metrics"]) == [
-        "acc", "dpd", "eod", "bal_acc", "worst_group_acc", "selection_rate",
+        "acc", "dpd", "eod", "bal_acc", "worst_group_acc", "selection_rate", "tpr", "fpr",
+        "equal_opportunity", "dp_ratio", "eo_ratio",
     ]  # fmt: skip
     for interval in result["metrics"].values():
         assert 0 <= interval["low"] <= interval["value"] <= interval["high"] <= 1
@@ -48,6 +49,11 @@ def test_the_json(rows):
             "tpr": y_pred[group & (y_true == 1)].mean(),
             "fpr": y_pred[group & (y_true == 0)].mean(),
             "acc": (y_pred == y_true)[group].mean(),
+            "bal_acc": (
+                y_pred[group & (y_true == 1)].mean() + 1 - y_pred[group & (y_true == 0)].mean()
+            )
+            / 2,
+            "unanswered": 0,
         }
     )
 
@@ -89,6 +95,7 @@ def test_a_constant_predictor_is_degenerate(rows, constant):
         "dpd is the same in every bootstrap draw: its interval has no width",
         "eod is the same in every bootstrap draw: its interval has no width",
         "bal_acc is the same in every bootstrap draw: its interval has no width",
+        "equal_opportunity is the same in every bootstrap draw: its interval has no width",
     ]
 
 
@@ -162,6 +169,7 @@ def test_an_empty_mask_and_one_class_of_labels():
     result = measure([0] * 60, [0, 1] * 30, masks, draws=50).to_dict()
     assert result["groups"]["none"] == {
         "n": 0, "n_pos": 0, "selection_rate": None, "tpr": None, "fpr": None, "acc": None,
+        "bal_acc": None, "unanswered": 0,
     }  # fmt: skip
     assert result["metrics"]["bal_acc"]["value"] is None
     assert (

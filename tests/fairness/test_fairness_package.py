@@ -8,8 +8,10 @@ from mergekit_fair import fairness
 
 def test_exports():
     assert fairness.__all__ == [
-        "Comparison", "CountTable", "Groups", "Measurement", "compare", "matching_threshold",
-        "measure", "measure_table", "predict_at",
+        "HEADLINE", "Comparison", "Comparisons", "CountTable", "Groups", "Measurement",
+        "MultiMeasurement", "ScoreMeasurement", "compare", "compare_many", "cross", "estimate",
+        "holm", "matching_threshold", "measure", "measure_classes", "measure_labels",
+        "measure_scores", "measure_table", "predict_at",
     ]  # fmt: skip
     assert all(hasattr(fairness, name) for name in fairness.__all__)
 

@@ -1,0 +1,87 @@
+"""Joint counts: rows that agree in several columns at once.
+
+Two or many predictors on the same rows, classes, and several labels a row all need the joint
+distribution of their columns, because a bootstrap draw must resample whole rows. Distinct
+combinations are few, so that a draw is again one multinomial.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mergekit_fair.fairness.counts import Counts, distinct_patterns, groups_of
+
+Column = NDArray[np.integer[Any]]
+_LARGEST_CODE = 2**40
+
+
+@dataclass(frozen=True, eq=False)
+class JointTable:
+    """C distinct combinations of a membership pattern and k columns, with their counts.
+
+    Attributes:
+        groups: the G group names.
+        patterns: bool, shape (P, G).
+        pattern: shape (C,), the pattern of each combination.
+        columns: int64, shape (C, k), its values.
+        counts: int64, shape (C,), how many rows have it.
+    """
+
+    groups: tuple[str, ...]
+    patterns: NDArray[np.bool_]
+    pattern: NDArray[np.intp]
+    columns: NDArray[np.int64]
+    counts: Counts
+
+    @classmethod
+    def tally(cls, columns: Sequence[Column], groups: Any) -> JointTable:
+        """Count rows by pattern and columns (k arrays of n integers ≥ 0).
+
+        Combinations are ordered by pattern and values, whatever the order of rows.
+        """
+        members = groups_of(groups, len(columns[0]))
+        patterns, of_row = distinct_patterns(members)
+        code = of_row.astype(np.int64)
+        for column in columns:
+            size = int(column.max()) + 1
+            if (int(code.max()) + 1) * size > _LARGEST_CODE:
+                code = np.unique(code, return_inverse=True)[1].reshape(-1)
+            code = code * size + column
+        _, first, counts = np.unique(code, return_index=True, return_counts=True)
+        values = np.stack([np.asarray(column)[first] for column in columns], axis=1)
+        return cls(
+            members.names,
+            patterns,
+            of_row[first],
+            values.astype(np.int64),
+            counts.astype(np.int64),
+        )
+
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        return int(self.counts.sum())
+
+    def cells(self, truth: Column, predicted: Column, counts: Counts | None = None) -> Counts:
+        """Collapse to (..., P, 2, 3) counts of one label and one prediction.
+
+        Args:
+            truth: shape (C,), 0 or 1: the label of each combination.
+            predicted: shape (C,), 0, 1 or UNANSWERED: its prediction.
+            counts: shape (..., C), for example bootstrap draws; default: the table's own.
+        """
+        weights = self.counts if counts is None else counts
+        place = (self.pattern * 2 + truth) * 3 + predicted
+        used, column = np.unique(place, return_inverse=True)
+        collect = np.zeros((len(place), len(used)))
+        collect[np.arange(len(place)), column.reshape(-1)] = 1.0
+        size = len(self.patterns) * 6
+        flat = np.zeros((*weights.shape[:-1], size), dtype=np.int64)
+        # float64 reaches BLAS and is exact below 2**53.
+        flat[..., used] = weights.astype(np.float64) @ collect
+        return flat.reshape(*weights.shape[:-1], len(self.patterns), 2, 3)
