@@ -3,8 +3,9 @@
     load_spec   YAML file or mapping → `DataSpec`, checked before any data is read
     load_rows   `DataSpec` → `Rows`, the same for training and for evaluation
 
-The walk of a row: source (`sources`) → input (`inputs`), label (`labels`), groups (`groups`),
-split (`splits`), leaks between splits (`leaks`) → `Rows` (`rows`, put together in `load`).
+The walk of a row: source (`sources`) → does it count (`conditions`, `units`) → input (`inputs`,
+`images`), label (`labels`), groups (`groups`), split (`splits`), leaks between splits (`leaks`) →
+`Rows` (`rows`, put together in `load`).
 """
 
 from mergekit_fair.data.load import load_rows

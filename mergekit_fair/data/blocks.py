@@ -42,7 +42,10 @@ Values = Annotated[tuple[str, ...], BeforeValidator(_values), Field(min_length=1
 
 
 class Source(Strict):
-    """Where the table is: a file, a data set of the Hub, or a file of an installed package."""
+    """Where the table is: a file, a data set of the Hub, or a file of an installed package.
+
+    `columns` names the columns of a csv or tsv file whose first line is data already.
+    """
 
     path: Text | None = None
     hub: Text | None = None
@@ -52,6 +55,8 @@ class Source(Strict):
     split: Text | None = None
     revision: Text | None = None
     format: Literal["csv", "tsv", "jsonl", "parquet"] | None = None
+    separator: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+    columns: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
     def _one_place(self) -> Source:
@@ -63,6 +68,12 @@ class Source(Strict):
             self.table_format  # noqa: B018  # an unknown suffix is found here, not when reading
         elif self.format is not None:
             raise ValueError("format goes with a file, not with hub")
+        plain = _given(self, "separator", "columns")
+        if plain and (self.hub or self.table_format not in ("csv", "tsv")):
+            raise ValueError(f"{' and '.join(plain)}: only together with a csv or tsv file")
+        named = self.columns or ()
+        if twice := sorted({name for name in named if named.count(name) > 1}):
+            raise ValueError(f"columns names {twice} twice")
         return self
 
     @property
@@ -86,16 +97,24 @@ class Source(Strict):
 
 
 class TextInput(Strict):
-    """The input text: one column, or a template over columns."""
+    """The input text: one column, or a template over columns.
+
+    `values` says in words what the codes of a template's column mean: {column: {code: words}}.
+    """
 
     column: Text | None = None
     template: Text | None = None
+    values: dict[Text, Annotated[dict[str, Text], BeforeValidator(_named_values)]] | None = None
 
     @model_validator(mode="after")
     def _one_form(self) -> TextInput:
         exactly_one(self, "column", "template")
         if self.template is not None and not any(name for _, name in self.pieces()):
             raise ValueError("a template needs a column in braces, as in '{age} years old'")
+        _only_with(self, "template", "values")
+        used = {name for _, name in self.pieces()}
+        if unused := sorted(set(self.values or {}) - used):
+            raise ValueError(f"values explains {unused}, which the template does not use")
         return self
 
     def pieces(self) -> list[tuple[str, str | None]]:

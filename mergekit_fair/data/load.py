@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mergekit_fair.data.conditions import kept_rows
 from mergekit_fair.data.groups import read_groups
 from mergekit_fair.data.inputs import read_inputs
 from mergekit_fair.data.labels import read_labels
@@ -15,7 +17,11 @@ from mergekit_fair.data.rows import Rows
 from mergekit_fair.data.sources import read_table
 from mergekit_fair.data.spec import DataSpec
 from mergekit_fair.data.splits import UNUSED, assign_splits
+from mergekit_fair.data.units import merge_units
 from mergekit_fair.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def load_rows(spec: DataSpec) -> Rows:
@@ -27,7 +33,9 @@ def load_rows(spec: DataSpec) -> Rows:
         DataError: the source cannot be read or does not fit its description.
     """
     where = f"data set {spec.name!r}"
-    frame = read_table(spec.source)
+    frame, ids, left_out = _rows_that_count(read_table(spec.source), spec, where)
+    if spec.keep or spec.one_row_per:
+        where = f"{where} (numbers of rows: among the {len(frame)} that count)"
     inputs = read_inputs(frame, spec, where)
     labels = read_labels(frame, spec.label, where)
     groups = read_groups(frame, spec.groups, where)
@@ -42,10 +50,27 @@ def load_rows(spec: DataSpec) -> Rows:
         excluded=groups.excluded,
         membership=groups.matrix,
         split=split,
-        ids=np.arange(len(frame), dtype=np.int64),
-        warnings=(*groups.warnings, *leaks),
+        ids=ids,
+        warnings=(*left_out, *groups.warnings, *leaks),
     ).take(split != UNUSED)
     return _with_warnings(rows, where)
+
+
+def _rows_that_count(
+    frame: pd.DataFrame, spec: DataSpec, where: str
+) -> tuple[pd.DataFrame, np.ndarray, list[str]]:
+    """The table after `keep` and `one_row_per`, the rows' numbers in the source, and notes."""
+    ids, notes = np.arange(len(frame), dtype=np.int64), []
+    if spec.keep:
+        kept = kept_rows(frame, spec.keep, where)
+        if not kept.all():
+            gone = int((~kept).sum())
+            notes = [f"keep: {gone} of {len(frame)} rows of the source are left out"]
+        frame, ids = frame[kept].reset_index(drop=True), ids[kept]
+    if spec.one_row_per:
+        frame, first = merge_units(frame, spec.one_row_per, spec.columns_read, where)
+        ids = ids[first]
+    return frame, ids, notes
 
 
 def _with_warnings(rows: Rows, where: str) -> Rows:

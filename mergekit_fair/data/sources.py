@@ -26,14 +26,15 @@ HUB_SPLIT = "hub_split"
 def read_table(source: Source) -> pd.DataFrame:
     """Read the whole table of a source, rows in the order of the source.
 
-    csv and tsv: every cell is text, stripped, and no text is taken for a missing value.
+    csv and tsv: every cell is text, stripped, and no text is taken for a missing value; with
+    `columns` the file has no header line.
     jsonl and parquet keep their types. A Hub data set without `split` is read whole, and the
     column `hub_split` names the split that each row came from.
 
     Raises:
         DataError: not found, unreadable, or without rows.
     """
-    table = _read_hub(source) if source.hub else _read_file(_path(source), source.table_format)
+    table = _read_hub(source) if source.hub else _read_file(_path(source), source)
     if len(table) == 0:
         raise DataError("the table has no rows", where=source.shown, fix="check the source")
     return table
@@ -93,10 +94,12 @@ def _path(source: Source) -> Path:
     return path
 
 
-def _read_file(path: Path, kind: str) -> pd.DataFrame:
+def _read_file(path: Path, source: Source) -> pd.DataFrame:
+    kind = source.table_format
     try:
         if kind in ("csv", "tsv"):
-            return _read_csv(path, "\t" if kind == "tsv" else ",")
+            separator = source.separator or ("\t" if kind == "tsv" else ",")
+            return _read_csv(path, separator, source.columns)
         return _read_jsonl(path) if kind == "jsonl" else _read_parquet(path)
     except UnicodeDecodeError as error:
         raise DataError(
@@ -108,7 +111,7 @@ def _read_file(path: Path, kind: str) -> pd.DataFrame:
         raise DataError(f"cannot be read ({error.strerror or error})", where=path) from error
 
 
-def _read_csv(path: Path, separator: str) -> pd.DataFrame:
+def _read_csv(path: Path, separator: str, columns: tuple[str, ...] | None) -> pd.DataFrame:
     import pandas as pd
 
     try:
@@ -118,6 +121,7 @@ def _read_csv(path: Path, separator: str) -> pd.DataFrame:
             table = pd.read_csv(
                 path,
                 sep=separator,
+                header=None if columns else 0,
                 dtype=str,
                 keep_default_na=False,
                 na_filter=False,
@@ -132,7 +136,13 @@ def _read_csv(path: Path, separator: str) -> pd.DataFrame:
         raise DataError(
             f"is no well-formed table ({reason})", where=path, fix="check separator and quotes"
         ) from error
-    table = table.rename(columns=lambda name: str(name).strip())
+    if columns and len(columns) != table.shape[1]:
+        raise DataError(
+            f"has {table.shape[1]} columns, and source.columns names {len(columns)}",
+            where=path,
+            fix="name every column of the file, and check the separator",
+        )
+    table.columns = [str(name).strip() for name in columns or table.columns]
     return table.apply(lambda cells: cells.str.strip())
 
 

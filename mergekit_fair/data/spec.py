@@ -6,9 +6,9 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mergekit_fair.data.blocks import (
     Groups,
@@ -20,15 +20,19 @@ from mergekit_fair.data.blocks import (
     TextInput,
     exactly_one,
 )
+from mergekit_fair.data.conditions import Condition
+from mergekit_fair.data.units import OneRowPer
 from mergekit_fair.errors import ConfigError
 from mergekit_fair.schema import Strict, load_yaml, parse
 
 
 class DataSpec(Strict):
-    """One data set: its source, input, label, groups and splits."""
+    """One data set: its source, which rows of it count, its input, label, groups and splits."""
 
     name: Text
     source: Source
+    keep: Annotated[tuple[Condition, ...], Field(min_length=1)] | None = None
+    one_row_per: OneRowPer | None = None
     text: TextInput | None = None
     image: ImageInput | None = None
     label: Label
@@ -62,6 +66,17 @@ class DataSpec(Strict):
     def _one_input(self) -> DataSpec:
         exactly_one(self, "text", "image")
         return self
+
+    @property
+    def columns_read(self) -> frozenset[str]:
+        """The columns that input, label, groups and splits are read from."""
+        named = {self.label.column, self.groups.column, self.groups.list_, self.splits.column}
+        named |= set((self.groups.columns or {}).values())
+        if self.text:
+            named |= {self.text.column, *(name for _, name in self.text.pieces())}
+        if self.image:
+            named.add(self.image.column)
+        return frozenset(name for name in named if name)
 
     def to_dict(self) -> dict[str, Any]:
         """The block with its defaults, short forms and paths written out; JSON-able.

@@ -208,3 +208,19 @@ def test_nobody_in_any_group_of_the_splits(spec):
         "data set 'small': no row of any split belongs to a group. Check the groups, and the "
         "limits of the splits."
     )
+
+
+def test_codes_in_words(spec):
+    values = {"group": {"a": "the first", "b": "the second"}}
+    text = {"template": "{text} of {group}", "values": values}
+    assert load_rows(spec(text=text)).inputs[:3] == (
+        "text 0 of the first",
+        "text 1 of the first",
+        "text 2 of the second",
+    )
+    del values["group"]["b"]
+    assert complaint(load_rows, spec(text=text)) == (
+        "data set 'small', text.values: values of column 'group' are not explained: 'b' (8); "
+        "first at row 2 (the first data row is 0); allowed: a. "
+        "Add what they mean: a code must not end in the text."
+    )

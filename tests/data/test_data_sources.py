@@ -45,6 +45,36 @@ def test_tsv_and_a_format_that_the_name_does_not_tell(tmp_path):
     assert found.to_numpy().tolist() == [["x, y", "1"]]
 
 
+def test_a_file_without_a_header(tmp_path):
+    options = {"format": "csv", "separator": " ", "columns": ["code", "n"]}
+    found = table(tmp_path / "a.data", "A11 6\nA12 48\n", **options)
+    assert list(found.columns) == ["code", "n"]
+    assert found.to_numpy().tolist() == [["A11", "6"], ["A12", "48"]]
+    text = complaint(table, tmp_path / "a.data", "A11 6 1\n", **options)
+    assert text.endswith(
+        "a.data: has 3 columns, and source.columns names 2. "
+        "Name every column of the file, and check the separator."
+    )
+
+
+def test_another_separator(tmp_path):
+    found = table(tmp_path / "a.csv", "a;b\n1;x, y\n", separator=";")
+    assert found.to_dict("records") == [{"a": "1", "b": "x, y"}]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"path": "a.jsonl", "columns": ["a"]}, "columns: only together with a csv or tsv file"),
+        ({"hub": "a/b", "separator": ";"}, "separator: only together with a csv or tsv file"),
+        ({"path": "a.csv", "columns": ["a", "b", "a"]}, r"columns names \['a'\] twice"),
+    ],
+)
+def test_names_and_separator_belong_to_plain_tables(options, expected):
+    with pytest.raises(ValueError, match=expected):
+        Source(**options)
+
+
 def test_jsonl_keeps_types_and_integers_beside_a_gap(tmp_path):
     found = table(
         tmp_path / "a.jsonl", "\n".join(json.dumps(record) for record in RECORDS) + "\n\n"

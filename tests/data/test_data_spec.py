@@ -44,6 +44,9 @@ def test_values_are_compared_as_text(block):
     "changes",
     [
         {},
+        {"text": {"template": "{text} {group}", "values": {"group": {1: "one"}}}},
+        {"one_row_per": {"column": "text", "mean": ["label"]}},
+        {"source": {"path": "/a.data", "format": "csv", "separator": " ", "columns": ["text"]}},
         {"source": "hub:a/b", "text": "{text}", "label": {"column": "label", "lt": 2}},
         {"groups": {"columns": ["b", "a"], "ge": 0.5, "missing": "outside", "exclude": "a"}},
         {"groups": {"list": "ids", "separator": ",", "rename": {0: "zero"}}},
@@ -187,3 +190,20 @@ def test_importing_the_package_is_cheap():
         "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_values_explain_columns_of_the_template(block):
+    text = {"template": "{text}", "values": {"group": {"a": "x"}}}
+    assert "values explains ['group'], which the template does not use" in complaint(
+        block(text=text)
+    )
+    text = {"column": "text", "values": {"text": {"a": "x"}}}
+    assert "values: only together with template" in complaint(block(text=text))
+
+
+def test_columns_that_are_read(block):
+    found = load_spec(block(text="{text} {age}", splits={"shares": {"train": 1}}))
+    assert found.columns_read == {"text", "age", "label", "group"}
+    groups = {"columns": {"men": "male", "women": "female"}}
+    found = load_spec(block(text=None, image={"column": "file"}, groups=groups))
+    assert found.columns_read == {"file", "label", "male", "female", "split"}

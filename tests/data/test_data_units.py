@@ -1,0 +1,102 @@
+"""`one_row_per`: several annotators' rows become one."""
+
+import pytest
+
+from mergekit_fair.data import load_rows
+from mergekit_fair.errors import DataError
+
+COLUMNS = ("unit", "text", "label", "a", "b", "note")
+SPLITS = {"shares": {"train": 0.5, "validation": 0.5}}
+
+
+def annotated(units=20, annotators=3):
+    """Unit u is about a in a third of the rows if u is even, about b in all of them if odd."""
+    return [
+        (
+            f"u{unit}",
+            f"text {unit}",
+            unit // 2 % 2,
+            (unit % 2 == 0) & (who == 0),
+            unit % 2 == 1,
+            who,
+        )
+        for who in range(annotators)
+        for unit in range(units)
+    ]
+
+
+@pytest.fixture
+def merged(spec):
+    """`merged(rows, **changes)`: the rows of the small data set."""
+
+    def build(rows=None, ge=0.3, **unit):
+        return load_rows(
+            spec(
+                rows or annotated(),
+                COLUMNS,
+                one_row_per={"column": "unit", "mean": ["a", "b"], **unit},
+                groups={"columns": ["a", "b"], "ge": ge},
+                splits=SPLITS,
+            )
+        )
+
+    return build
+
+
+def complaint(call, *args, **options):
+    with pytest.raises(DataError) as caught:
+        call(*args, **options)
+    return str(caught.value)
+
+
+def test_one_row_a_unit_in_order_of_appearance(merged):
+    rows = merged()
+    assert rows.inputs == tuple(f"text {unit}" for unit in range(20))
+    assert rows.ids.tolist() == list(range(20))  # each unit's first row in the source
+    assert rows.labels.tolist() == [unit // 2 % 2 for unit in range(20)]
+    assert rows.membership[:, 0].tolist() == [unit % 2 == 0 for unit in range(20)]
+
+
+def test_the_mean_decides_membership(merged):
+    assert "the group 'a' is empty: no row has a value ge 0.5" in complaint(merged, ge=0.5)
+
+
+def test_units_stay_in_one_split(merged):
+    rows = merged()
+    assert rows.warnings == ()
+    assert not set(rows.of("train").inputs) & set(rows.of("validation").inputs)
+
+
+def test_rows_of_a_unit_that_differ(merged):
+    rows = annotated()
+    rows[25] = (*rows[25][:2], 1 - rows[25][2], *rows[25][3:])
+    text = complaint(merged, rows)
+    assert "one_row_per: column 'label' differs between rows 5 and 25 of one unit" in text
+    assert "Average it with `mean: [...]`" in text
+    assert len({row[5] for row in annotated()}) == 3  # `note` differs too, but is not read
+
+
+def test_keys_and_means_that_are_none(merged):
+    rows = annotated()
+    rows[7] = ("", *rows[7][1:])
+    assert "1 of 60 cells of column 'unit' are missing, first at row 7" in complaint(merged, rows)
+    rows = annotated()
+    rows[7] = (*rows[7][:3], "x", *rows[7][4:])
+    assert "mean, column 'a': 1 of 60 values are not numbers, first at row 7" in complaint(
+        merged, rows
+    )
+    assert "one_row_per.column: no column 'units'" in complaint(merged, column="units")
+
+
+def test_after_keep(spec):
+    rows = load_rows(
+        spec(
+            annotated(),
+            COLUMNS,
+            keep=[{"column": "note", "is": 1}],
+            one_row_per={"column": "unit", "mean": ["b"]},
+            groups={"columns": ["b"]},
+            splits=SPLITS,
+        )
+    )
+    assert rows.ids.tolist() == list(range(20, 40))
