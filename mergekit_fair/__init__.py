@@ -1,7 +1,8 @@
 """Fairness-aware model merging for mergekit.
 
-`register()` makes the merge methods known to mergekit in this process; every command of
-`mergekit-fair` does so by itself. Importing this package imports neither torch nor transformers.
+`register()` makes the merge methods known to mergekit, and the classifiers and aggregations to
+lm-eval, in this process; every command of `mergekit-fair` does so by itself. Importing this package
+imports neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -12,11 +13,16 @@ __all__ = ["__version__", "register"]
 
 
 def register() -> None:
-    """Register the merge methods with mergekit; calling it again changes nothing.
+    """Register the merge methods with mergekit, and models and aggregations with lm-eval.
+
+    Calling it again changes nothing.
 
     Raises:
         RecipeError: another package has registered a method under one of our names.
+        ConfigError: the same for a model or an aggregation.
     """
+    from mergekit_fair.harness.lm import register_models
     from mergekit_fair.methods.registry import register_methods
 
     register_methods()
+    register_models()

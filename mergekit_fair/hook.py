@@ -1,4 +1,4 @@
-"""A lazy import hook: mergekit's own programs see the merge methods by themselves.
+"""A lazy import hook: mergekit's and lm-eval's own programs see the plug-in by themselves.
 
 The `.pth` file that `mergekit-fair hook install` writes calls `arm` at every start of Python.
 Nothing is imported here for that reason: `typing` alone would cost more than the whole hook.
@@ -15,24 +15,44 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
-# The methods are registered when the first one is ready. The second one, which every merge
-# imports, is for the case that one of our own method modules had imported the first one.
-_TARGETS = ("mergekit.merge_methods", "mergekit.plan")
+# A few modules, and what is registered once one of them is ready: module, function, what it is.
+# Importing lm-eval must not cost the import of mergekit, nor the other way round.
+_FAMILIES = (
+    # The second one, which every merge imports, is for the case that one of our own method modules
+    # had imported the first one.
+    (
+        ("mergekit.merge_methods", "mergekit.plan"),
+        ("mergekit_fair.methods.registry", "register_methods", "merge methods"),
+    ),
+    # The list of models, and the metrics, which a command that only looks at tasks imports.
+    (
+        ("lm_eval.models",),
+        ("mergekit_fair.harness.lm", "register_models", "models"),
+    ),
+    (
+        ("lm_eval.api.metrics",),
+        ("mergekit_fair.harness.lm", "register_aggregations", "aggregations"),
+    ),
+)
 
 
 def arm() -> None:
-    """Call `mergekit_fair.register()` as soon as this process has imported mergekit's methods."""
+    """Register methods, models and aggregations as soon as this process imports their place."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Finder())
+        sys.meta_path[:0] = [_Finder(*family) for family in _FAMILIES]
 
 
 class _Finder:
     """Puts a `_Loader` in front of the loader that the finders behind it find for a target."""
 
+    def __init__(self, targets: tuple[str, ...], registration: tuple[str, str, str]) -> None:
+        self._targets = targets
+        self.registration = registration
+
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if name not in _TARGETS or self not in sys.meta_path:
+        if name not in self._targets or self not in sys.meta_path:
             return None
         # Only those behind: the ones in front have been asked, and might ask us in turn.
         for finder in sys.meta_path[sys.meta_path.index(self) + 1 :]:
@@ -60,11 +80,11 @@ class _Loader:
         if module.__spec__ is not None:
             module.__spec__.loader = self._real
         self._real.exec_module(module)
-        if _own_import_runs():
+        if module.__name__.startswith("mergekit.") and _own_import_runs():
             return
         if self._finder in sys.meta_path:
             sys.meta_path.remove(self._finder)
-        _register()
+        _register(module.__name__, *self._finder.registration)
 
 
 def _own_import_runs() -> bool:
@@ -76,19 +96,19 @@ def _own_import_runs() -> bool:
     )
 
 
-def _register() -> None:
+def _register(target: str, module: str, function: str, what: str) -> None:
     try:
-        import mergekit_fair
+        from importlib import import_module
 
-        mergekit_fair.register()
-    # Whatever is wrong with this package, programs that only use mergekit must go on.
+        getattr(import_module(module), function)()
+    # Whatever is wrong with this package, programs that do not use it must go on.
     except Exception as error:
         import warnings
 
         cause = " ".join(f"{type(error).__name__}: {error}".split())
         warnings.warn(
-            f"mergekit-fair could not register its merge methods ({cause}); mergekit goes on "
-            "without them. `mergekit-fair hook remove` ends these attempts.",
+            f"mergekit-fair could not register its {what} ({cause}); {target.partition('.')[0]} "
+            "goes on without them. `mergekit-fair hook remove` ends these attempts.",
             RuntimeWarning,
             stacklevel=3,
         )

@@ -26,9 +26,12 @@ COMMANDS = {
     "check": ("check", "Check a recipe without merging, or a merged model against its manifest."),
     "grid": ("grid", "Plain recipe files for a grid of λ, and the models on request."),
     "sweep": ("sweep", "Measure a λ grid, choose on validation rows, report once."),
+    "eval": ("eval", "Run lm-eval: accuracy, DPD, EOD per subgroup, with intervals."),
+    "compare": ("compare", "Evaluations of models on the same rows: paired differences."),
     "methods": ("methods", "The registered merge methods and their parameters."),
-    "exec": ("exec", "Run a stock program with the plug-in's methods registered."),
-    "hook": ("hook", "Let mergekit's own programs see the methods; off until installed."),
+    "tasks-dir": ("tasks_dir", "The folder of the task suite, for lm_eval --include_path."),
+    "exec": ("exec", "Run a stock program with the plug-in's methods, models and metrics."),
+    "hook": ("hook", "Let mergekit's and lm-eval's own programs see it; off until installed."),
 }
 
 

@@ -27,12 +27,13 @@ CONTENT = f"{MARK}\n{LINE}\n"
 
 @click.group("hook")
 def command() -> None:
-    """Let the stock commands of this environment see the merge methods by themselves.
+    """Let the stock commands of this environment see the plug-in by themselves.
 
     Opt-in: `install` writes one .pth file into site-packages, which makes every start of this
     environment's Python one to two milliseconds longer. Plain mergekit-yaml and mergekit-multi then
-    know the methods. Run `remove` before you uninstall mergekit-fair; a hook that is left behind
-    does nothing.
+    know the merge methods; plain lm_eval knows fair-classifier, fair-image-classifier, fair_dpd and
+    fair_eod (its own models stay as they are: `mergekit-fair exec lm_eval` guards them, too). Run
+    `remove` before you uninstall mergekit-fair; a hook that is left behind does nothing.
 
     \b
     Example:
@@ -178,6 +179,6 @@ def _denied(path: Path, error: OSError) -> ConfigError:
     return ConfigError(
         f"cannot write into this environment's site-packages ({error.strerror or error})",
         where=path.parent,
-        fix="use a virtual environment of your own, or `mergekit-fair exec mergekit-yaml …`, which "
+        fix="use a virtual environment of your own, or `mergekit-fair exec PROGRAM …`, which "
         "needs no hook",
     )

@@ -23,13 +23,11 @@ def command(everything: bool, as_json: bool, as_markdown: bool) -> None:
     Example:
       mergekit-fair methods --json
     """
-    import mergekit_fair
-
-    mergekit_fair.register()
     from mergekit.merge_methods import registered_methods
 
-    from mergekit_fair.methods.registry import METHODS
+    from mergekit_fair.methods.registry import METHODS, register_methods
 
+    register_methods()
     methods = registered_methods() if everything else METHODS
     found = [_describe(method) for method in methods]
     if as_json:

@@ -96,7 +96,7 @@ def summary_text(results: dict[str, Any]) -> str:
     ]
     if results["comparison"]:
         comparison = results["comparison"]
-        parts += ["", comparison_table(comparison), verdict(comparison)]
+        parts += ["", comparison_table(comparison), verdict(comparison, results["confidence"])]
     if results["report_opened_for_another_selection"]:
         parts.append(
             "\nwarning: the report split was opened before for another choice; its figures are "

@@ -84,6 +84,21 @@ def quiet_libraries() -> None:
     logging.disable_progress_bar()
 
 
+def no_bars() -> None:
+    """No tqdm bar of any library in this process.
+
+    lm-eval and transformers say themselves whether their bars are shown, which is why tqdm's own
+    TQDM_DISABLE does not silence them.
+    """
+    from tqdm import std
+
+    def disabled(bar: Any, *args: Any, **options: Any) -> None:
+        show(bar, *args, **{**options, "disable": True})
+
+    show = std.tqdm.__init__
+    std.tqdm.__init__ = disabled
+
+
 def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}:{rest:02d}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,27 +32,58 @@ def load_classifier(folder: str | Path, kind: str, device: str = "cpu") -> Any:
     if not (folder / "config.json").is_file():
         raise CheckpointError("no model here (no config.json)", where=folder)
     config = AutoConfig.from_pretrained(str(folder))
-    names = config.architectures or []
-    if not any(name.endswith("Classification") for name in names):
-        raise CheckpointError(
-            "its architecture has no classification head",
-            where=folder,
-            got=names,
-            allowed="…ForSequenceClassification, …ForImageClassification",
-        )
+    require_head(config.architectures or [], kind, folder)
     if config.num_labels != 2:
         raise CheckpointError(
             "must have two classes", where=folder, got=config.num_labels, allowed="2"
         )
     model, report = auto_class(kind).from_pretrained(str(folder), output_loading_info=True)
-    absent = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
+    require_weights(absent_weights(report), folder)
+    return model.to(device).eval()
+
+
+# What transformers' classes of a kind are called; some have an end of their own behind it.
+_HEADS = {"text": "ForSequenceClassification", "image": "ForImageClassification"}
+
+
+def require_head(architectures: Sequence[str], kind: str, where: object) -> None:
+    """The names of `architectures`, as in config.json, hold a head for `text` or `image`.
+
+    Raises:
+        CheckpointError: they do not.
+    """
+    if not any(_HEADS[kind] in name for name in architectures):
+        raise CheckpointError(
+            "its architecture has no classification head",
+            where=where,
+            got=list(architectures),
+            allowed=f"…{_HEADS[kind]}",
+            fix="use a fine-tuned or merged classifier",
+        )
+
+
+def absent_weights(report: Mapping[str, Any]) -> list[str]:
+    """Names of the weights that transformers has filled with random numbers, sorted.
+
+    Args:
+        report: what `from_pretrained(…, output_loading_info=True)` returns beside the model.
+    """
+    mismatched = (key for key, *_ in report.get("mismatched_keys", ()))
+    return sorted({*report.get("missing_keys", ()), *mismatched})
+
+
+def require_weights(absent: Sequence[str], where: object) -> None:
+    """No weight is absent.
+
+    Raises:
+        CheckpointError: with their number and the first of them.
+    """
     if absent:
         raise CheckpointError(
-            f"lacks {len(absent)} weights that the model needs, such as {absent[:3]}",
-            where=folder,
+            f"lacks {len(absent)} weights that the model needs, such as {list(absent[:3])}",
+            where=where,
             fix="use a fine-tuned or merged classifier, not a bare encoder",
         )
-    return model.to(device).eval()
 
 
 def resolve_device(device: str) -> str:

@@ -1,23 +1,21 @@
-"""One evaluation: the model's margins on a split become the JSON of the interface."""
+"""One evaluation: a model's answers on a split become the JSON of the interface."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from mergekit_fair.fairness import matching_threshold, measure, predict_at
-from mergekit_fair.harness.predict import Margins, predictions
-
-if TYPE_CHECKING:
-    from mergekit_fair.data import Rows
+from mergekit_fair.harness.answers import Answers
 
 
 @dataclass(frozen=True)
 class Measuring:
-    """How margins are measured; the same for every model of a sweep.
+    """How answers are measured; the same for every model of a sweep.
 
     Attributes:
         reference: which DPD and EOD stand under `metrics`; all three are always in the output.
@@ -44,8 +42,7 @@ class Level:
 
 
 def evaluate(
-    found: Margins,
-    rows: Rows,
+    answers: Answers,
     how: Measuring,
     *,
     model: str,
@@ -56,46 +53,56 @@ def evaluate(
     """Accuracy, DPD, EOD and the rest, with intervals, as in INTERFACE "One evaluation in JSON".
 
     Args:
-        found: margins of the rows, from `margins`.
-        rows: the split's rows.
+        answers: of the split's rows.
         how: reference, confidence and limits.
         model: path or name, copied into the output.
         split: the split's name, copied into the output.
-        level: also measure at one global threshold that gives this overall selection rate; no
-            group label is used.
+        level: also measure at one global threshold on the margins that gives this overall
+            selection rate; no group label is used. Left out where there are no margins.
         threshold: that threshold, when it was set on another split; else it is set on this one.
     """
-    measured = _measured(predictions(found), rows, how)
-    evaluation = {"model": model, "task": rows.name, "split": split, **measured}
+    measured = _measured(answers.as_given, answers, how)
+    evaluation = {"model": model, "task": answers.task, "split": split, **measured}
     rate = measured["metrics"]["selection_rate"]["value"]
-    if level is not None:
-        chosen = matching_threshold(found, level.rate) if threshold is None else threshold
-        matched = _measured(predict_at(found, chosen), rows, how)["metrics"]
-        evaluation["level_matched"] = {
-            "to": level.to,
-            "threshold": float(chosen),
-            **{key: matched[key] for key in ("acc", "bal_acc", "dpd", "eod", "selection_rate")},
-        }
+    if level is not None and answers.margins is not None and rate is not None:
+        evaluation["level_matched"] = _level_matched(
+            answers.margins, answers, how, level, threshold
+        )
         evaluation["saturated"] = bool(abs(rate - level.rate) > how.saturation)
     evaluation["versions"] = versions()
     return evaluation
 
 
-def _measured(predicted: Any, rows: Rows, how: Measuring) -> dict[str, Any]:
-    groups = {name: rows.membership[:, index] for index, name in enumerate(rows.group_names)}
+def _level_matched(
+    margins: np.ndarray, answers: Answers, how: Measuring, level: Level, threshold: float | None
+) -> dict[str, Any]:
+    answered = ~np.isnan(margins)
+    chosen = matching_threshold(margins[answered], level.rate) if threshold is None else threshold
+    predicted = np.full(len(margins), None, dtype=object)
+    predicted[answered] = predict_at(margins[answered], chosen)
+    matched = _measured(predicted, answers, how)["metrics"]
+    return {
+        "to": level.to,
+        "rate": level.rate,
+        "threshold": float(chosen),
+        **{key: matched[key] for key in ("acc", "bal_acc", "dpd", "eod", "selection_rate")},
+    }
+
+
+def _measured(predicted: ArrayLike, answers: Answers, how: Measuring) -> dict[str, Any]:
     return measure(
-        np.asarray(rows.labels),
+        answers.labels,
         predicted,
-        groups,
+        answers.groups,
         reference=how.reference,
         confidence=how.confidence,
         min_group_size=how.min_group_size,
-        exclude=tuple(sorted(rows.excluded)),
+        exclude=answers.excluded,
         seed=how.seed,
     ).to_dict()
 
 
 def versions() -> dict[str, str]:
     """The versions that a number depends on."""
-    names = ("mergekit-fair", "mergekit", "torch", "transformers")
+    names = ("mergekit-fair", "mergekit", "torch", "transformers", "lm-eval")
     return {name: version(name) for name in names}

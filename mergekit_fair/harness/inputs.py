@@ -41,28 +41,34 @@ class TextInputs:
         picked = {key: [column[i] for i in indices] for key, column in self._columns.items()}
         return dict(self._tokenizer.pad(picked, return_tensors="pt"))
 
+    def last_tokens(self) -> frozenset[int]:
+        """The ids that texts end with."""
+        return frozenset(ids[-1] for ids in self._columns["input_ids"] if ids)
+
 
 class ImageInputs:
-    """Pictures, opened and processed when their batch is asked for."""
+    """Pictures, by path or as PIL images; opened and processed when their batch is asked for."""
 
-    def __init__(self, paths: Sequence[str], processor: Any) -> None:
-        self._paths = tuple(paths)
+    def __init__(self, pictures: Sequence[Any], processor: Any) -> None:
+        self._pictures = tuple(pictures)
         self._processor = processor
-        self.lengths = (1,) * len(self._paths)
+        self.lengths = (1,) * len(self._pictures)
 
     def batch(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
-        from PIL import Image
-
-        pictures = []
-        for index in indices:
-            try:
-                with Image.open(self._paths[index]) as picture:
-                    pictures.append(picture.convert("RGB"))
-            except OSError as error:
-                raise DataError(
-                    f"is not a readable picture ({error})", where=self._paths[index]
-                ) from None
+        pictures = [_rgb(self._pictures[index]) for index in indices]
         return dict(self._processor(images=pictures, return_tensors="pt"))
+
+
+def _rgb(picture: Any) -> Any:
+    from PIL import Image
+
+    try:
+        if isinstance(picture, Image.Image):
+            return picture.convert("RGB")
+        with Image.open(picture) as opened:
+            return opened.convert("RGB")
+    except OSError as error:
+        raise DataError(f"is not a readable picture ({error})", where=picture) from None
 
 
 def open_inputs(rows: Rows, model_folder: str | Path, max_length: int) -> Inputs:
@@ -83,8 +89,13 @@ _PROCESSOR_FILES = {
 }
 
 
-def load_processor(model_folder: str | Path, kind: str) -> Any:
+def load_processor(model_folder: str | Path, kind: str, **options: Any) -> Any:
     """A tokenizer with a padding token (`text`) or an image processor (`image`).
+
+    Args:
+        model_folder: or a name on the Hub.
+        kind: `text` or `image`.
+        options: of transformers' `from_pretrained`.
 
     Raises:
         CheckpointError: there is none in the folder.
@@ -94,17 +105,29 @@ def load_processor(model_folder: str | Path, kind: str) -> Any:
     auto, what = (
         (AutoImageProcessor, "image processor") if kind == "image" else (AutoTokenizer, "tokenizer")
     )
-    folder = Path(model_folder)
+    require_processor(model_folder, kind)
     try:
-        if folder.is_dir() and not any(any(folder.glob(name)) for name in _PROCESSOR_FILES[kind]):
-            raise OSError("none of its files is there")
-        processor = auto.from_pretrained(str(model_folder))
+        processor = auto.from_pretrained(str(model_folder), **options)
     except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"has no {what} ({str(error).splitlines()[0]})",
-            where=model_folder,
-            fix=f"save the {what} beside the model",
-        ) from None
+        raise _no_processor(model_folder, what, str(error).splitlines()[0]) from None
     if kind == "text" and processor.pad_token is None:
         processor.pad_token = processor.eos_token
     return processor
+
+
+def require_processor(model_folder: str | Path, kind: str) -> None:
+    """A folder holds the files of a tokenizer or image processor; a name on the Hub passes.
+
+    Raises:
+        CheckpointError: none of them is there.
+    """
+    folder = Path(model_folder)
+    if folder.is_dir() and not any(any(folder.glob(name)) for name in _PROCESSOR_FILES[kind]):
+        what = "image processor" if kind == "image" else "tokenizer"
+        raise _no_processor(model_folder, what, "none of its files is there")
+
+
+def _no_processor(model_folder: str | Path, what: str, why: str) -> CheckpointError:
+    return CheckpointError(
+        f"has no {what} ({why})", where=model_folder, fix=f"save the {what} beside the model"
+    )

@@ -14,9 +14,8 @@ from mergekit.merge_methods import MergeMethodSpec
 from mergekit.merge_methods.base import ParameterSpec
 from pydantic import TypeAdapter, ValidationError
 
-import mergekit_fair
 from mergekit_fair.errors import RecipeError
-from mergekit_fair.methods.registry import METHODS
+from mergekit_fair.methods.registry import METHODS, register_methods
 from mergekit_fair.recipe.keys import known_keys, parameter_blocks, require_known_keys
 from mergekit_fair.recipe.members import check_members
 from mergekit_fair.schema import nearest
@@ -35,7 +34,7 @@ def check_recipe(raw: dict[str, Any], where: str) -> None:
     Raises:
         RecipeError: with the file, the model, the key, what was given and what is allowed.
     """
-    mergekit_fair.register()
+    register_methods()
     known = {method.spec.name: method.spec for method in merge_methods.registered_methods()}
     name = raw.get("merge_method")
     spec = known.get(name) if isinstance(name, str) else None

@@ -36,37 +36,44 @@ def points_table(lines: list[Line], *, chosen: str | None = None) -> str:
             continue
         metrics = line["evaluation"]["metrics"]
         matched = line["evaluation"]["level_matched"]
-        cells = [_interval(metrics[key]) for key, _ in _WITH_INTERVAL]
-        cells += [_value(metrics[key]["value"]) for key, _ in _VALUE_ONLY]
-        cells += [_value(matched[key]["value"]) for key in ("dpd", "eod")]
+        cells = [interval_text(metrics[key]) for key, _ in _WITH_INTERVAL]
+        cells += [value_text(metrics[key]["value"]) for key, _ in _VALUE_ONLY]
+        cells += [value_text(matched[key]["value"]) for key in ("dpd", "eod")]
         rows.append([*start, *cells, " ".join(marks(line))])
-    return f"{_aligned(rows)}\n{_group_sizes(lines)}".rstrip()
+    return f"{aligned(rows)}\n{_group_sizes(lines)}".rstrip()
 
 
 def comparison_table(comparison: dict[str, Any]) -> str:
     """Chosen minus baseline, paired on the report rows."""
     rows = [["chosen minus", "acc", "DPD", "EOD"]]
     for name, gaps in comparison.items():
-        rows.append([name, *(_interval(gaps[key], sign="+") for key in ("acc", "dpd", "eod"))])
-    return _aligned(rows)
+        rows.append([name, *(interval_text(gaps[key], sign="+") for key in ("acc", "dpd", "eod"))])
+    return aligned(rows)
 
 
-def verdict(comparison: dict[str, Any]) -> str:
-    """One sentence a baseline: the differences whose paired interval leaves out 0, or none.
+def verdict(comparison: dict[str, Any], confidence: float) -> str:
+    """One sentence a baseline: the differences that hold although so many are looked at, or none.
 
-    Each interval is read by itself; they are not corrected for being several.
+    A difference holds where its Holm-adjusted p-value is at most 1 − confidence and its interval
+    leaves out 0.
     """
     names = {"acc": "accuracy", "dpd": "DPD", "eod": "EOD"}
     sentences = []
     for baseline, gaps in comparison.items():
         shown = [
-            f"{names[key]} {_interval(gaps[key], sign='+')}"
+            f"{names[key]} {interval_text(gaps[key], sign='+')}"
             for key in names
-            if gaps[key]["low"] is not None and gaps[key]["low"] * gaps[key]["high"] > 0
+            if _holds(gaps[key], confidence)
         ]
         found = ", ".join(shown) or "no difference in accuracy, DPD or EOD can be told from noise"
         sentences.append(f"Against {baseline}, on the same report rows: {found}.")
     return "\n".join(sentences)
+
+
+def _holds(gap: dict[str, Any], confidence: float) -> bool:
+    if gap["low"] is None or gap["low"] * gap["high"] <= 0:
+        return False
+    return float(gap["adjusted_p_value"]) <= 1 - confidence
 
 
 def results_csv(results: dict[str, Any]) -> str:
@@ -104,11 +111,12 @@ def _group_sizes(lines: list[Line]) -> str:
         f"{name} {group['n']} ({group['n_pos']} positive)"
         for name, group in evaluation["groups"].items()
     ]
-    own = _value(evaluation["labels"]["dpd"])
+    own = value_text(evaluation["labels"]["dpd"])
     return f"n = {evaluation['n']}: {', '.join(groups)}; DPD of the labels: {own}"
 
 
-def _interval(entry: dict[str, float | None], sign: str = "") -> str:
+def interval_text(entry: dict[str, Any], sign: str = "") -> str:
+    """`0.123 [0.100, 0.150]`; without limits where there are none, a dash where undefined."""
     if entry["value"] is None:
         return "–"
     text = f"{entry['value']:{sign}.3f}"
@@ -117,11 +125,13 @@ def _interval(entry: dict[str, float | None], sign: str = "") -> str:
     return f"{text} [{entry['low']:{sign}.3f}, {entry['high']:{sign}.3f}]"
 
 
-def _value(value: float | None) -> str:
+def value_text(value: float | None) -> str:
+    """Three decimals, or a dash for None."""
     return "–" if value is None else f"{value:.3f}"
 
 
-def _aligned(rows: list[list[str]]) -> str:
+def aligned(rows: list[list[str]]) -> str:
+    """Rows of equally many cells as columns of text."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -12,6 +12,7 @@ import torch
 from mergekit_fair.data import Rows
 from mergekit_fair.engine.compose import Composer, random_control
 from mergekit_fair.errors import CheckpointError, MeasurementError
+from mergekit_fair.harness.answers import Answers
 from mergekit_fair.harness.classifier import load_classifier, resolve_device
 from mergekit_fair.harness.evaluate import Level, Measuring, evaluate
 from mergekit_fair.harness.inputs import Inputs, open_inputs
@@ -152,7 +153,12 @@ def measure_point(
         return {**line, "error": str(error)}, failed
     level = level or Level(point.label, float(predictions(found).mean()))
     line["evaluation"] = evaluate(
-        found, rows, how, model=point.label, split=split, level=level, threshold=threshold
+        Answers.of_margins(found, rows),
+        how,
+        model=point.label,
+        split=split,
+        level=level,
+        threshold=threshold,
     )
     line["seconds"] = round(time.monotonic() - start, 2)
     return line, found

@@ -9,7 +9,7 @@ from typing import Any
 from mergekit_fair.data import Rows, load_rows
 from mergekit_fair.engine.files import write_atomic
 from mergekit_fair.errors import SweepError
-from mergekit_fair.fairness import compare
+from mergekit_fair.fairness import HEADLINE, compare, holm
 from mergekit_fair.fairness.worst_group import worst_group
 from mergekit_fair.harness.evaluate import Level, Measuring, versions
 from mergekit_fair.harness.predict import predictions
@@ -189,11 +189,14 @@ class _Run:
         return line
 
     def _comparison(self, baselines: dict[str, Line], chosen: Point) -> dict[str, Any]:
-        """Chosen point minus each baseline on the same report rows, paired."""
+        """Chosen point minus each baseline on the same report rows, paired.
+
+        `adjusted_p_value` is corrected (Holm) for every baseline and headline metric looked at.
+        """
         rows = self.rows.of("report")
         groups = {name: rows.membership[:, i] for i, name in enumerate(rows.group_names)}
         after = predictions(self.store.margins(chosen.id, "report"))
-        return {
+        found: dict[str, Any] = {
             name: compare(
                 rows.labels,
                 predictions(self.store.margins(line["id"], "report")),
@@ -207,6 +210,15 @@ class _Run:
             ).to_dict()
             for name, line in baselines.items()
         }
+        looked_at = {
+            (name, metric): gaps[metric]["p_value"]
+            for name, gaps in found.items()
+            for metric in HEADLINE
+            if gaps[metric]["p_value"] is not None
+        }
+        for (name, metric), adjusted in holm(looked_at).items():
+            found[name][metric]["adjusted_p_value"] = adjusted
+        return found
 
 
 def _measured(line: Line) -> Line:

@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from mergekit_fair.data import Rows
 
 
+# The choices of the task suite, so that an evaluation knows which class is which.
+CLASSES = ("no", "yes")
+LABELS = {name: index for index, name in enumerate(CLASSES)}
+
+
 def model_source(config: TrainConfig) -> str:
     """The folder or Hub id of `model:`; checks its sha256 where one is given.
 
@@ -75,7 +80,7 @@ def build_base(config: TrainConfig, rows: Rows, out: Path, device: str) -> None:
     set_seed(config.seed)
     try:
         model = auto_class(rows.kind).from_pretrained(
-            source, num_labels=2, id2label={0: "0", 1: "1"}, label2id={"0": 0, "1": 1}
+            source, num_labels=2, id2label=dict(enumerate(CLASSES)), label2id=LABELS
         )
     except (OSError, ValueError) as error:
         raise CheckpointError(

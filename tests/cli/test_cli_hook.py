@@ -33,6 +33,15 @@ print(*(get(name).spec.name for name in {METHODS!r}))
 """
 
 
+MODELS = ("fair-classifier", "fair-image-classifier")
+# What lm-eval finds by itself: its own models and metrics, and ours.
+SEES_MODELS = f"""
+from lm_eval.api.registry import get_aggregation, get_model, model_registry
+print(*(get_model(name).__name__ for name in {MODELS!r}))
+assert get_aggregation("fair_dpd").__name__ == "dpd" and get_aggregation("mean")
+assert model_registry._objs["vllm"]
+"""
+
 LOOK = """
 import importlib.util, sys
 finder = sys.meta_path[0]
@@ -154,7 +163,9 @@ def test_every_way_into_mergekit_sees_the_methods(hooked):
     """In any order of imports; the stock program begins with mergekit.config and .merge."""
     gone = """
 import sys
-assert not [finder for finder in sys.meta_path if "mergekit" in type(finder).__module__]
+left = [finder for finder in sys.meta_path if "mergekit" in type(finder).__module__]
+assert "merge methods" not in [finder.registration[2] for finder in left]
+assert not [name for name in sys.modules if name.startswith("lm_eval")]
 """
     ways = [
         LOOK + gone,
@@ -167,6 +178,49 @@ assert not [finder for finder in sys.meta_path if "mergekit" in type(finder).__m
         assert result.code == 0, f"{way}: {result.stderr}"
         assert "mergekit-fair" not in result.stderr, way
         assert result.stdout.split() == list(METHODS), way
+
+
+def test_every_way_into_lm_eval_sees_the_models(hooked):
+    """Through the list of models, through the metrics alone, and from one of our own modules."""
+    gone = """
+import sys
+left = [finder for finder in sys.meta_path if "mergekit" in type(finder).__module__]
+assert [finder.registration[2] for finder in left] == ["merge methods"]
+assert not [name for name in sys.modules if name == "mergekit" or name.startswith("mergekit.")]
+"""
+    light = """
+import sys, lm_eval.api.metrics, lm_eval.models
+assert not {"torch", "transformers", "mergekit"} & set(sys.modules)
+"""
+    ways = [
+        "",
+        light,
+        "import mergekit_fair.harness.lm.text",
+        "import mergekit_fair.harness.lm as lm; lm.register_models(); lm.register_models()",
+    ]
+    started = [hooked.start("-c", way + SEES_MODELS + gone) for way in ways]
+    for way, result in zip(ways, [finished(process) for process in started], strict=True):
+        assert result.code == 0, f"{way}: {result.stderr}"
+        assert "mergekit-fair" not in result.stderr, way
+        assert result.stdout.split() == ["FairClassifier", "FairImageClassifier"], way
+
+
+def test_a_task_alone_sees_the_aggregations(hooked):
+    """As `lm_eval validate` looks at it: no model is asked for."""
+    code = """
+import sys
+from lm_eval.api.registry import get_aggregation
+print(get_aggregation("mean").__name__, get_aggregation("fair_eod").__name__)
+assert "lm_eval.models" not in sys.modules
+"""
+    result = hooked.run("-c", code)
+    assert (result.code, result.stdout) == (0, "mean eod\n"), result.stderr
+
+
+def test_without_the_hook_lm_eval_does_not_know_the_models(environment):
+    result = environment.run("-c", SEES_MODELS)
+    assert result.code == 1
+    assert f"Attempted to load model '{MODELS[0]}', but no model for this name" in result.stderr
 
 
 def test_the_stock_program_merges(hooked, tmp_path, monkeypatch):
@@ -219,13 +273,19 @@ def test_a_start_imports_nothing_but_the_hook(hooked):
 
 
 def test_a_broken_package_costs_mergekit_one_warning(hooked, tmp_path):
-    """A package whose methods are missing stands in front of the real one."""
+    """A package whose methods and models are missing stands in front of the real one."""
     package = tmp_path / "mergekit_fair"
     package.mkdir()
     for name in ("__init__.py", "hook.py"):
         text = (Path(mergekit_fair.__file__).parent / name).read_text(encoding="utf-8")
         (package / name).write_text(text, encoding="utf-8")
     code = "import mergekit.merge_methods as m; print(m.get('ties').spec.name)"
+    models = hooked.run("-c", "import lm_eval.models", PYTHONPATH=str(tmp_path))
+    assert models.code == 0
+    assert (
+        "RuntimeWarning: mergekit-fair could not register its models (ModuleNotFoundError: No "
+        "module named 'mergekit_fair.harness'); lm_eval goes on without them." in models.stderr
+    )
     result = hooked.run("-c", code, PYTHONPATH=str(tmp_path))
     assert (result.code, result.stdout) == (0, "ties\n")
     warnings = [line for line in result.stderr.splitlines() if "mergekit-fair" in line]
@@ -244,7 +304,7 @@ def test_a_foreign_method_of_the_same_name(monkeypatch):
     foreign = SimpleNamespace(spec=SimpleNamespace(name=METHODS[0]))
     monkeypatch.setitem(registry._METHODS, METHODS[0], foreign)
     with pytest.warns(RuntimeWarning, match="another package has registered") as caught:
-        hook._register()
+        hook._register("mergekit.plan", *hook._FAMILIES[0][1])
     assert len(caught) == 1
     assert "hook remove" in str(caught[0].message)
 
@@ -266,7 +326,9 @@ def test_the_finder_leaves_other_importers_alone(monkeypatch):
     monkeypatch.setattr(sys, "meta_path", [Other("front"), Other("behind"), object()])
     hook.arm()
     hook.arm()
-    finder = sys.meta_path.pop(0)
+    finder, *others = sys.meta_path[: len(hook._FAMILIES)]
+    assert [other.find_spec("mergekit.plan") for other in others] == [None, None]
+    del sys.meta_path[: len(hook._FAMILIES)]
     sys.meta_path[1:1] = [finder]
     assert [type(x).__name__ for x in sys.meta_path] == ["Other", "_Finder", "Other", "object"]
     assert finder.find_spec("json") is None
@@ -319,8 +381,7 @@ def test_site_packages_that_cannot_be_written(site, monkeypatch):
 
     expected = (
         f"{site}: cannot write into this environment's site-packages (Permission denied). Use a "
-        "virtual environment of your own, or `mergekit-fair exec mergekit-yaml …`, which needs "
-        "no hook."
+        "virtual environment of your own, or `mergekit-fair exec PROGRAM …`, which needs no hook."
     )
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", deny)

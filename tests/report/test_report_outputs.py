@@ -62,17 +62,22 @@ def test_comparison_is_signed(results: dict[str, Any]) -> None:
     assert f"{gap['value']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}]" in text
 
 
-def test_verdict_names_only_differences_whose_interval_leaves_out_0() -> None:
-    def gap(value: float | None, low: float | None, high: float | None) -> dict[str, Any]:
-        return {"value": value, "low": low, "high": high}
+def test_verdict_names_only_differences_that_hold_after_correction() -> None:
+    def gap(
+        value: float | None, low: float | None, high: float | None, adjusted: float = 0.001
+    ) -> dict[str, Any]:
+        return {"value": value, "low": low, "high": high, "adjusted_p_value": adjusted}
 
     none = {"acc": gap(0.1, -0.1, 0.2), "dpd": gap(None, None, None), "eod": gap(0.0, 0.0, 0.0)}
     some = {"acc": gap(0.0, -0.1, 0.1), "dpd": gap(-0.1, -0.2, -0.05), "eod": gap(0.1, 0.02, 0.3)}
-    assert verdict({"fft": none, "lora": some}).splitlines() == [
+    many = {"acc": gap(0.1, 0.01, 0.2, 0.06), "dpd": none["dpd"], "eod": none["eod"]}
+    assert verdict({"fft": none, "lora": some, "sft": many}, 0.95).splitlines() == [
         "Against fft, on the same report rows: no difference in accuracy, DPD or EOD can be told "
         "from noise.",
         "Against lora, on the same report rows: DPD -0.100 [-0.200, -0.050], "
         "EOD +0.100 [+0.020, +0.300].",
+        "Against sft, on the same report rows: no difference in accuracy, DPD or EOD can be told "
+        "from noise.",
     ]
 
 

@@ -1,0 +1,128 @@
+"""Which class a task's choice is: said by `choice_map`, or the label of exactly that name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from mergekit_fair.errors import ConfigError
+from mergekit_fair.schema import nearest
+
+# Characters that a choice_map on the command line gives a meaning of their own.
+_SPECIAL = frozenset(":;,=\"'{}[]()")
+
+
+class Choices:
+    """The classes of choices, 0 … C − 1.
+
+    Args:
+        labels: the model's label2id.
+        n_classes: C.
+        choice_map: choice → class, its number or its label: a mapping, or text such as
+            `no:0;yes:1` (lm-eval splits its `--model_args` at commas). With it, labels are not
+            looked at.
+
+    Raises:
+        ConfigError: a map that is none, names a class that is not there or a class twice.
+    """
+
+    def __init__(self, labels: Mapping[str, int], n_classes: int, choice_map: Any = None) -> None:
+        self._labels = {
+            str(name): index
+            for name, index in labels.items()
+            if isinstance(index, int) and 0 <= index < n_classes
+        }
+        self._is_given = choice_map is not None
+        pairs = _pairs(choice_map) if self._is_given else self._labels
+        self.classes = {
+            choice: _class_of(choice, value, self._labels, n_classes) if self._is_given else value
+            for choice, value in pairs.items()
+        }
+        if self._is_given and len(set(self.classes.values())) < len(self.classes):
+            raise ConfigError("names a class twice", where="choice_map", got=self.classes)
+
+    def of(self, choices: Iterable[str]) -> dict[str, int]:
+        """Choice as the task has it → class; spaces around a choice do not count.
+
+        Raises:
+            ConfigError: a choice that no class is known of; shows what to pass.
+        """
+        stripped = {choice: choice.strip() for choice in choices}
+        unknown = [text for text in dict.fromkeys(stripped.values()) if text not in self.classes]
+        if unknown:
+            raise self._unknown(unknown, list(dict.fromkeys(stripped.values())))
+        return {choice: self.classes[text] for choice, text in stripped.items()}
+
+    def _unknown(self, unknown: list[str], choices: list[str]) -> ConfigError:
+        if self._is_given:
+            return ConfigError(
+                f"choice_map does not say which class {unknown[0]!r} is"
+                f"{nearest(unknown[0], list(self.classes))}",
+                got=self.classes,
+                fix=f"the task's choices are {choices[:8]}; name each of them",
+            )
+        return ConfigError(
+            "the task's choices are not the model's labels",
+            got=choices[:8],
+            allowed=list(self._labels)[:8],
+            fix=f"say which class each choice is: {_example(choices)}, if {choices[0]!r} is "
+            "class 0 (or the class's label in place of its number)",
+        )
+
+
+def _example(choices: list[str]) -> str:
+    """What to write on lm-eval's command line."""
+    if any(_SPECIAL & set(choice) for choice in choices):
+        pairs = {choice: index for index, choice in enumerate(choices[:8])}
+        text = json.dumps({"pretrained": "…", "choice_map": pairs}, ensure_ascii=False)
+        return f"--model_args '{text}'"
+    pairs_text = ";".join(f"{choice}:{index}" for index, choice in enumerate(choices[:8]))
+    return f'--model_args "pretrained=…,choice_map={pairs_text}"'
+
+
+def _pairs(choice_map: Any) -> dict[str, Any]:
+    """Choice → what stands for its class."""
+    if isinstance(choice_map, Mapping):
+        for choice in choice_map:
+            if isinstance(choice, bool) or not isinstance(choice, str | int):
+                raise _bad("a choice must be text (YAML reads no without quotes as false)", choice)
+        found = [(str(choice), value) for choice, value in choice_map.items()]
+    elif isinstance(choice_map, str):
+        parts = [part.rpartition(":") for part in choice_map.split(";") if part.strip()]
+        for _, colon, value in parts:
+            if not colon or not value.strip():
+                raise _bad("is no list of choices and classes", choice_map)
+        found = [(choice, value.strip()) for choice, _, value in parts]
+    else:
+        raise _bad("is neither a mapping nor text", choice_map)
+    pairs = {choice.strip(): value for choice, value in found}
+    if not pairs or len(pairs) < len(found):
+        raise _bad("names a choice twice" if pairs else "names no choice", choice_map)
+    return pairs
+
+
+def _bad(problem: str, got: Any) -> ConfigError:
+    return ConfigError(problem, where="choice_map", got=got, allowed="such as no:0;yes:1")
+
+
+def _class_of(choice: str, value: Any, labels: Mapping[str, int], n_classes: int) -> int:
+    label = labels.get(value) if isinstance(value, str) else None
+    number = value
+    if isinstance(value, str):
+        number = int(value) if value.isascii() and value.isdigit() else None
+    if label is not None and number is not None and label != number:
+        raise ConfigError(
+            f"{value!r} is the label of class {label} and the number of another",
+            where=f"choice_map: {choice}",
+            fix="write choice_map as a mapping, choice → number (an integer is always a number)",
+        )
+    index = label if number is None else number
+    if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < n_classes:
+        raise ConfigError(
+            "is no class of the model",
+            where=f"choice_map: {choice}",
+            got=value,
+            allowed=[*map(str, range(n_classes)), *labels],
+        )
+    return index

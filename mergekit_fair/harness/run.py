@@ -1,0 +1,259 @@
+"""One run of lm-eval with everything of this package registered, and what it measured."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mergekit_fair.errors import ConfigError
+from mergekit_fair.harness.answers import Answers
+from mergekit_fair.harness.backend import BATCH_SIZES, OTHER_BATCH_SIZE, backend_of
+from mergekit_fair.harness.evaluate import Level, Measuring, evaluate
+from mergekit_fair.harness.selected import selections, used_by
+from mergekit_fair.harness.tasks_dir import tasks_dir
+from mergekit_fair.schema import nearest
+
+SPLITS = ("validation", "report")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to run.
+
+    Attributes:
+        model: folder or name on the Hub.
+        tasks: names of tasks, groups or tags; the suite's and lm-eval's own.
+        split: validation or report.
+        data: a file in place of the tasks' data, or None.
+        lm: lm-eval's name of the model class; None finds it from the checkpoint.
+        model_args: further arguments of that class.
+        batch_size: rows of one forward pass, `auto`, or None for the class's default.
+        device: torch device, or `auto`.
+        limit: rows of a task, a random sample of them; None for all.
+        num_fewshot: examples in the prompt of a causal model.
+        include_path: a further folder of tasks.
+        options: further arguments of lm-eval's `simple_evaluate`.
+    """
+
+    model: str
+    tasks: tuple[str, ...]
+    split: str = "validation"
+    data: str | None = None
+    lm: str | None = None
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+    batch_size: int | str | None = None
+    device: str = "auto"
+    limit: int | None = None
+    num_fewshot: int | None = None
+    include_path: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run gave.
+
+    Attributes:
+        samples: task → lm-eval's samples, with documents and log-probabilities.
+        results: lm-eval's own results.
+        arguments: of the model class, as they were used.
+        warnings: what was said about the data while tasks were loaded.
+    """
+
+    request: Request
+    samples: dict[str, list[dict[str, Any]]]
+    results: dict[str, Any]
+    arguments: dict[str, Any]
+    warnings: tuple[str, ...] = ()
+
+
+def run(request: Request) -> Run:
+    """Run the model over the tasks, one forward pass a document (a choice, for causal models).
+
+    Raises:
+        CheckpointError, ConfigError, DataError: whatever is wrong with model, tasks or data.
+    """
+    if request.split not in SPLITS:
+        raise ConfigError("unknown split", where="split", got=request.split, allowed=SPLITS)
+    name, arguments = _backend(request)
+    from lm_eval import simple_evaluate
+
+    from mergekit_fair.harness.classifier import resolve_device
+    from mergekit_fair.harness.lm import register_models
+    from mergekit_fair.harness.lm.guard import guard_stock_models
+
+    register_models()
+    guard_stock_models()
+    metadata = {**arguments, "split": request.split}
+    if request.data is not None:
+        metadata["data"] = str(Path(request.data).absolute())
+    manager = _manager(request, metadata)
+    batch_size = request.batch_size or BATCH_SIZES.get(name, OTHER_BATCH_SIZE)
+    with _heard() as warnings:
+        results = simple_evaluate(
+            model=name,
+            model_args=arguments,
+            tasks=list(request.tasks),
+            batch_size=batch_size,
+            device=resolve_device(request.device),
+            limit=request.limit,
+            num_fewshot=request.num_fewshot,
+            task_manager=manager,
+            metadata=metadata,
+            log_samples=True,
+            bootstrap_iters=0,
+            **request.options,
+        )
+    samples = results.pop("samples")
+    return Run(request, samples, results, {"model": name, **arguments}, tuple(warnings))
+
+
+@contextmanager
+def _heard() -> Iterator[list[str]]:
+    """The warnings that this package logs inside the block, kept instead of printed."""
+    heard: list[str] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            heard.append(record.getMessage())
+
+    ours, handler = logging.getLogger("mergekit_fair"), Keep(logging.WARNING)
+    ours.addHandler(handler)
+    propagates, ours.propagate = ours.propagate, False
+    try:
+        yield heard
+    finally:
+        ours.removeHandler(handler)
+        ours.propagate = propagates
+
+
+def measure_run(
+    finished: Run,
+    how: Measuring,
+    *,
+    level: Level | None = None,
+    thresholds: Mapping[str, float] | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Task → one evaluation, as in INTERFACE; the tasks that measure no fairness are left out.
+
+    Args:
+        finished: from `run`.
+        how: reference, confidence and limits.
+        level: the selection rate of level-matched figures; None: each task's share of positive
+            labels.
+        thresholds: task → threshold set on validation.
+
+    Raises:
+        MeasurementError: no task measures fairness.
+    """
+    request, found = finished.request, {}
+    selected = selections(request.model)
+    fair = {task: rows for task, rows in finished.samples.items() if "dpd" in rows[0]}
+    for task, rows in (fair or finished.samples).items():
+        answers = Answers.of_samples(task, rows)
+        at = level or Level("labels", float(answers.labels.mean()))
+        evaluation = evaluate(
+            answers,
+            how,
+            model=request.model,
+            split=request.split,
+            level=at,
+            threshold=(thresholds or {}).get(task),
+        )
+        record = used_by(selected, task, request.split)
+        evaluation["used_by_selection"] = record
+        evaluation["limit"] = request.limit
+        evaluation["model_args"] = finished.arguments
+        evaluation["warnings"] += finished.warnings
+        if record is not None:
+            evaluation["warnings"].append(
+                f"the {request.split} split has chosen this model ({record['rule']}): its figures "
+                "are optimistic; use the report split"
+            )
+        found[task] = evaluation
+    return found
+
+
+def lines_of(samples: Sequence[Mapping[str, Any]]) -> str:
+    """lm-eval's samples as JSON lines in the form of its own sample files."""
+    from lm_eval.utils import handle_non_serializable, sanitize_list
+
+    written = []
+    for sample in samples:
+        arguments = {
+            f"gen_args_{i}": {f"arg_{j}": part for j, part in enumerate(argument)}
+            for i, argument in enumerate(sample["arguments"])
+        }
+        line = {
+            **sample,
+            "resps": sanitize_list(sample["resps"]),
+            "filtered_resps": sanitize_list(sample["filtered_resps"]),
+            "arguments": arguments,
+            "target": str(sample["target"]),
+        }
+        written.append(json.dumps(line, default=handle_non_serializable, ensure_ascii=False))
+    return "\n".join(written) + "\n"
+
+
+def _backend(request: Request) -> tuple[str, dict[str, Any]]:
+    if request.lm is None:
+        name, arguments = backend_of(request.model)
+    else:
+        name, arguments = request.lm, {"pretrained": request.model}
+    return name, {**arguments, **request.model_args}
+
+
+def _manager(request: Request, metadata: Mapping[str, Any]) -> Any:
+    """lm-eval's task manager. Its own 14,000 files are read only for a task that is not ours.
+
+    Raises:
+        ConfigError: an unknown task.
+    """
+    from lm_eval.tasks import TaskManager
+
+    folders = [str(tasks_dir()), *([request.include_path] if request.include_path else [])]
+    known: list[str] = []
+    for with_defaults in (False, True):
+        manager = TaskManager(
+            include_path=folders, include_defaults=with_defaults, metadata=dict(metadata)
+        )
+        known = manager.all_tasks
+        unknown = [n for n in request.tasks if n not in known and not Path(n).is_file()]
+        if not unknown:
+            return manager
+    raise ConfigError(
+        f"no such task{nearest(unknown[0], known)}",
+        where="tasks",
+        got=unknown[0],
+        allowed=[task for task in known if task.startswith("fair_")],
+    )
+
+
+def level_of(path: Path, model: str) -> tuple[Level, dict[str, float]]:
+    """The level that another evaluation sets, and the thresholds, if it is of the same model.
+
+    Args:
+        path: a file that `eval` has written.
+        model: the model that is about to be measured.
+
+    Raises:
+        ConfigError: no evaluation, or one without what is needed.
+    """
+    try:
+        given = json.loads(path.read_text(encoding="utf-8"))
+        matched = given.get("level_matched")
+        if given["model"] == model and given["split"] == "validation" and matched:
+            level = Level(matched["to"], matched["rate"])
+            return level, {given["task"]: matched["threshold"]}
+        return Level(given["model"], given["metrics"]["selection_rate"]["value"]), {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"is no evaluation ({type(error).__name__}: {error})",
+            where=path,
+            fix="give a file that `mergekit-fair eval` has written",
+        ) from None

@@ -1,0 +1,184 @@
+"""A small file for every task of `evals/`, with the columns of its real data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+N = 60
+Record = dict[str, Any]
+GENDERS = ("men", "non_binary", "transgender_men", "transgender_unspecified")
+GENDERS += ("transgender_women", "women", "other")
+RACES = ("asian", "black", "latinx", "native_american", "middle_eastern")
+RACES += ("pacific_islander", "white", "other")
+IDENTITIES = ("male", "female", "transgender", "other_gender", "black", "white", "asian", "latino")
+IDENTITIES += ("other_race_or_ethnicity", "christian", "jewish", "muslim", "hindu", "buddhist")
+IDENTITIES += ("atheist", "other_religion")
+BIAS_TYPES = ("age", "disability", "gender", "race-color", "religion")
+
+
+def _adult(row: int) -> Record:
+    races = ("White", "Black", "Asian-Pac-Islander", "Amer-Indian-Eskimo", "Other")
+    numbers = {"hours-per-week": 40, "capital-gain": row, "capital-loss": 0}
+    words = dict.fromkeys(("marital-status", "education", "occupation", "workclass"), "x")
+    return {
+        "age": 20 + row,
+        **words,
+        **numbers,
+        "Probability": ("<=50K", ">50K")[row % 2],
+        "sex": ("Female", "Male")[row // 2 % 2],
+        "race": races[row // 2 % 5],
+    }
+
+
+def _compas(row: int) -> Record:
+    races = ("African-American", "Caucasian", "Hispanic", "Asian", "Native American", "Other")
+    counts = ("priors_count", "juv_fel_count", "juv_misd_count", "juv_other_count")
+    return {
+        "sex": "Male",
+        "age": 20 + row,
+        "race": races[row // 2 % 6],
+        "c_charge_degree": "FM"[row % 2],
+        "c_charge_desc": f"charge {row}",
+        **dict.fromkeys(counts, row % 3),
+        "days_b_screening_arrest": -1,
+        "is_recid": 0,
+        "score_text": "Low",
+        "two_year_recid": row % 2,
+    }
+
+
+def _german(row: int) -> Record:
+    codes = {"status": "A11", "credit_history": "A34", "purpose": "A410", "savings": "A61"}
+    codes |= {"employment": "A71", "property": "A121", "installment_plans": "A143"}
+    codes |= {"housing": "A152", "skill_level": "A173", "other_debtors": "A101"}
+    return {
+        **codes,
+        "month": 6,
+        "credit_amount": 1000 + row,
+        "age": 30,
+        "personal_status": ("A91", "A92", "A93", "A94")[row // 2 % 4],
+        "credit": 1 + row % 2,
+    }
+
+
+def _redditbias(row: int) -> Record:
+    return {
+        "text": f"comment {row}",
+        "label": row % 2,
+        "group": ("black", "female", "jewish")[row // 2 % 3],
+        "split": ("train", "validation", "report")[row // 6 % 3],
+    }
+
+
+def _civil_comments(row: int) -> Record:
+    scores = {name: float(row // 2 % 8 == index % 8) for index, name in enumerate(IDENTITIES)}
+    return {
+        "id": row,
+        "comment_text": f"comment {row}",
+        "split": ("train", "val", "test")[row // 16 % 3],
+        "toxicity": (0.5, 0.6)[row % 2],  # 0.5 is not above 0.5
+        **scores,
+    }
+
+
+def _dlab_hate(row: int) -> Record:
+    """Two annotators a comment; the first one names a group more than the second."""
+    comment = row // 2
+    named = {f"target_gender_{name}": comment // 2 % 7 == i for i, name in enumerate(GENDERS)}
+    named |= {f"target_race_{name}": comment // 2 % 8 == i for i, name in enumerate(RACES)}
+    return {
+        "comment_id": comment,
+        "annotator_id": row,
+        "text": f"comment {comment}",
+        "hate_speech_score": (-1.0, 1.5)[comment % 2],
+        **{name: inside and row % 2 == 0 for name, inside in named.items()},
+    }
+
+
+def _utkface(row: int) -> Record:
+    return {
+        "image": f"{row}.png",
+        "age": (30, 31)[row % 2],
+        "gender": ("Male", "Female")[row // 2 % 2],
+        "ethnicity": ("White", "Black", "Asian", "Indian", "Other")[row // 2 % 5],
+    }
+
+
+def _toxigen(row: int) -> Record:
+    groups = ("women", "black folks / african-americans", "black/african-american folks")
+    return {
+        "text": f"statement {row}",
+        "target_group": groups[row // 2 % 3],
+        "toxicity_ai": (1.0, 5.0)[row % 2],
+        "toxicity_human": (1.0, 5.0)[row % 2],
+    }
+
+
+def _winogender(row: int) -> Record:
+    """Every template with three pronouns, and once more with "someone"."""
+    template, variant = divmod(row, 6)
+    gender = ("male", "female", "neutral")[variant % 3]
+    occupation = f"occupation{template // 2}"
+    participant = ("customer", "someone")[variant // 3]
+    pronoun = {"male": "he", "female": "she", "neutral": "they"}[gender]
+    label = template % 2
+    return {
+        "sentid": f"{occupation}.{participant}.{label}.{gender}.txt",
+        "sentence": f"The {occupation} told the {participant} that {pronoun} could.",
+        "pronoun": pronoun,
+        "occupation": occupation,
+        "participant": participant,
+        "gender": gender,
+        "target": (occupation, participant)[label],
+        "label": label,
+    }
+
+
+def _crows_pairs(row: int) -> Record:
+    return {
+        "sent_more": f"more {row}",
+        "sent_less": f"less {row}",
+        "stereo_antistereo": "stereo",
+        "bias_type": BIAS_TYPES[row % 5],
+    }
+
+
+RECORDS: dict[str, Callable[[int], Record]] = {
+    "fair_adult": _adult,
+    "fair_compas": _compas,
+    "fair_german": _german,
+    "fair_redditbias": _redditbias,
+    "fair_civil_comments": _civil_comments,
+    "fair_dlab_hate": _dlab_hate,
+    "fair_utkface": _utkface,
+    "fair_toxigen": _toxigen,
+    "fair_winogender": _winogender,
+    "fair_crows_pairs": _crows_pairs,
+}
+
+
+def table(family: str, n: int = N) -> pd.DataFrame:
+    """The small table of a family of tasks."""
+    rows = 2 * n if family in ("fair_dlab_hate", "fair_winogender") else n
+    return pd.DataFrame([RECORDS[family](row) for row in range(rows)])
+
+
+def write_table(family: str, folder: Path, suffix: str = ".csv", n: int = N) -> Path:
+    """The same in a file, and the pictures that it names beside it."""
+    frame, path = table(family, n), folder / f"{family}{suffix}"
+    if family == "fair_utkface":
+        from PIL import Image
+
+        for row, name in enumerate(frame["image"]):
+            Image.new("RGB", (4, 4), (row, 0, 255 - row)).save(folder / name)
+    if suffix == ".csv":
+        frame.to_csv(path, index=False)
+    elif suffix == ".jsonl":
+        frame.to_json(path, orient="records", lines=True)
+    else:
+        frame.to_parquet(path)
+    return path
