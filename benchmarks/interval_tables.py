@@ -1,0 +1,257 @@
+"""Markdown tables of the interval benchmark, with targets and Monte Carlo errors."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from statistics import NormalDist
+from typing import Any
+
+from interval_coverage import CONFIDENCE, KINDS, Cell
+from interval_pairs import METRICS, ManyCell, PairCell
+from interval_speed import DRAWS
+from interval_truths import GAPS, SIZES
+
+FASTER = 10_000  # least ratio to a MetricFrame's replicate at a million rows
+MOST_SECONDS = 0.1  # of 10,000 replicates of a million rows in 8 groups
+LEAST = 0.9  # coverage of the default wherever the gap is at least 0.02
+GAP_METRICS = ("dpd", "eod")
+
+Key = tuple[str, float, int]  # metric, gap, n
+
+
+def print_table(title: str, heading: Sequence[str], lines: Iterable[Sequence[Any]]) -> None:
+    """A Markdown table under a line of text."""
+    print(f"\n{title}\n\n| {' | '.join(heading)} |\n|{'---|' * len(heading)}")
+    for line in lines:
+        print(f"| {' | '.join(str(entry) for entry in line)} |")
+    print(end="", flush=True)
+
+
+def print_bootstrap(found: list[dict[str, Any]]) -> None:
+    lines = []
+    for each in found:
+        is_target = each["n"] >= 1_000_000 and each["patterns"] == 8
+        mark = _verdict(each["bootstrap"] < MOST_SECONDS) if is_target else ""
+        lines.append(
+            (
+                f"{each['n']:,}",
+                each["patterns"],
+                *(f"{each[key]:.4f}" for key in ("groups_from_masks", "tally", "bootstrap")),
+                f"{each['load']:.1f}",
+                mark,
+            )
+        )
+    print_table(
+        f"Seconds, median; {DRAWS:,} replicates of DPD and EOD, 8 groups, one thread",
+        ("rows", "patterns", "masks", "tally", "replicates", "load", f"< {MOST_SECONDS}"),
+        lines,
+    )
+
+
+def print_whole(found: list[dict[str, Any]]) -> None:
+    print_table(
+        "Seconds, median; groups read from a list of labels, then `measure` and `compare`",
+        ("rows", "labels", "measure", "compare", "load"),
+        [
+            (
+                f"{each['n']:,}",
+                *(f"{each[key]:.3f}" for key in ("groups_from_labels", "measure", "compare")),
+                f"{each['load']:.1f}",
+            )
+            for each in found
+        ],
+    )
+
+
+def print_same(found: list[dict[str, Any]]) -> None:
+    print_table(
+        "Replicates of ours and of fairlearn's differences on resampled rows; z: the difference "
+        "in Monte Carlo standard errors",
+        ("gap", "mean ours", "mean theirs", "z", "sd ours", "sd theirs", "z", "same"),
+        [
+            (
+                each["gap"].upper(),
+                *(f"{value:.4f}" for value in each["mean"]),
+                f"{each['mean_z']:.1f}",
+                *(f"{value:.4f}" for value in each["sd"]),
+                f"{each['sd_z']:.1f}",
+                _verdict(max(abs(each["mean_z"]), abs(each["sd_z"])) < 3),
+            )
+            for each in found
+        ],
+    )
+
+
+def print_fairlearn(found: list[dict[str, Any]]) -> None:
+    print_table(
+        "Microseconds a replicate; ratios round by round. `frame`: fairlearn's "
+        "MetricFrame(n_boot=); `differences`: its two gaps on resampled rows; `numpy`: resampled "
+        f"rows counted with bincount; `whole`: {DRAWS:,} replicates, our tally included",
+        (
+            *("rows", "ours", "numpy", "frame", "differences"),
+            *("numpy / ours", "frame / ours", "whole", "load", f"≥ {FASTER:,}"),
+        ),
+        [
+            (
+                f"{each['n']:,}",
+                f"{1e6 * each['ours']:.1f}",
+                *(f"{1e6 * each[key]:,.0f}" for key in ("numpy", "frame", "differences")),
+                *(f"{each[key]:,.0f}" for key in ("numpy / ours", "frame / ours", "whole")),
+                f"{each['load']:.1f}",
+                _verdict(each["frame / ours"] >= FASTER) if each["n"] >= 1_000_000 else "",
+            )
+            for each in found
+        ],
+    )
+
+
+def lowest_cells(cells: list[Cell]) -> dict[Key, Cell]:
+    """The cell with the lowest coverage of the default interval, by metric, gap and n."""
+    return {
+        (metric, gap, n): min(
+            chosen, key=lambda cell: cell.tallies[metric, "conservative"].coverage
+        )
+        for metric in (*GAP_METRICS, "worst_group_acc")
+        for gap in GAPS
+        for n in SIZES
+        if (chosen := _chosen(cells, metric, gap, n))
+    }
+
+
+def print_coverage(cells: list[Cell], again: dict[Key, Cell], trials: int) -> None:
+    """Worst and mean coverage and mean width over populations."""
+    kind = "conservative"
+    for metric in (*GAP_METRICS, "worst_group_acc"):
+        kinds = KINDS if metric in GAP_METRICS else (kind,)
+        lines = []
+        for gap in GAPS:
+            for n in SIZES:
+                chosen = _chosen(cells, metric, gap, n)
+                once_more = again[metric, gap, n].tallies[metric, kind].coverage
+                is_target = gap > 0 or metric not in GAP_METRICS
+                lines.append(
+                    (
+                        gap,
+                        f"{n:,}",
+                        len(chosen),
+                        *(_coverage(chosen, metric, each) for each in kinds),
+                        _percent(once_more),
+                        _verdict(once_more >= LEAST) if is_target else "",
+                    )
+                )
+        print_table(
+            f"{metric}: lowest / mean coverage in % over populations (mean width); `again`: the "
+            f"default in its lowest population, once more. {_error(trials)}",
+            ("gap", "n", "populations", *kinds, "again", f"≥ {LEAST:.0%}"),
+            lines,
+        )
+
+
+def print_power(cells: list[Cell]) -> None:
+    """Share of runs that tell the gap from 0; at 0 it is the share of false alarms."""
+    lines = []
+    for metric in GAP_METRICS:
+        for gap in GAPS:
+            line = [metric.upper(), gap]
+            for n in SIZES:
+                shares = [
+                    cell.distinguishable[metric] / cell.trials
+                    for cell in _chosen(cells, metric, gap, n)
+                ]
+                low, high = 100 * min(shares), 100 * max(shares)
+                line.append(f"{low:.1f} to {high:.1f} ({100 * statistics.mean(shares):.1f})")
+            lines.append(line)
+    print_table(
+        "Runs in % with `distinguishable_from_0`: range over populations (mean); at gap 0 at most "
+        f"{1 - CONFIDENCE:.0%}",
+        ("", "gap", *(f"n = {n:,}" for n in SIZES)),
+        lines,
+    )
+
+
+def print_pairs(cells: list[PairCell], trials: int) -> None:
+    """Coverage of paired differences and errors of their p-values."""
+    lines = []
+    keys = sorted({(abs(cell.pair.difference), cell.pair.kind) for cell in cells})
+    for difference, kind in keys:
+        for n in SIZES:
+            chosen = [
+                cell
+                for cell in cells
+                if (abs(cell.pair.difference), cell.pair.kind, cell.n) == (difference, kind, n)
+            ]
+            line = [f"{difference:.2f}", kind, f"{n:,}", len(chosen)]
+            for metric in METRICS:
+                covered = [cell.tallies[metric].coverage for cell in chosen]
+                width = statistics.mean(cell.tallies[metric].mean_width for cell in chosen)
+                line.append(
+                    f"{_percent(min(covered))} / {_percent(statistics.mean(covered))} ({width:.2f})"
+                )
+            found = [cell.significant[m] / cell.trials for cell in chosen for m in GAP_METRICS]
+            line.append(f"{100 * max(found):.1f} / {100 * statistics.mean(found):.1f}")
+            lines.append(line)
+    print_table(
+        "`compare`: lowest / mean coverage in % (mean width) of b − a; last: highest / mean % of "
+        f"runs in which DPD or EOD has p ≤ 5 %. {_error(trials)}",
+        ("difference", "gaps", "n", "pairs", *METRICS, "p ≤ 5 %"),
+        lines,
+    )
+
+
+def print_many(cells: list[ManyCell]) -> None:
+    lines = []
+    for cell in cells:
+        share = cell.any_found / cell.trials
+        error = math.sqrt(0.05 * 0.95 / cell.trials)
+        lines.append(
+            (
+                cell.gap,
+                f"{cell.n:,}",
+                f"{_percent(cell.uncorrected / cell.trials)}",
+                f"{_percent(share)} ± {_percent(error)}",
+                _verdict(share <= 0.05 + 2 * error),
+            )
+        )
+    print_table(
+        "`compare_many`, ten models no different from the baseline: % of runs with any accuracy, "
+        "DPD or EOD significant",
+        ("gap", "n", "uncorrected", "Holm", "≤ 5 %"),
+        lines,
+    )
+
+
+def _chosen(cells: list[Cell], metric: str, gap: float, n: int) -> list[Cell]:
+    """Cells of one n whose metric has this gap; accuracy goes by the gap of DPD."""
+    of = "dpd" if metric == "worst_group_acc" else metric
+    return [
+        cell
+        for cell in cells
+        if cell.n == n and math.isclose(cell.truth.values[of], gap, abs_tol=1e-9)
+    ]
+
+
+def _coverage(cells: list[Cell], metric: str, kind: str) -> str:
+    tallies = [cell.tallies[metric, kind] for cell in cells]
+    covered = [tally.coverage for tally in tallies if tally.made]
+    width = statistics.mean(tally.mean_width for tally in tallies if tally.made)
+    return f"{_percent(min(covered))} / {_percent(statistics.mean(covered))} ({width:.2f})"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _error(trials: int) -> str:
+    """What chance does to one coverage, and to the lowest of twenty."""
+    error = math.sqrt(CONFIDENCE * (1 - CONFIDENCE) / trials)
+    lowest = CONFIDENCE + NormalDist().inv_cdf(1 / 21) * error
+    return (
+        f"Monte Carlo standard error of a 95 %: {100 * error:.1f} points; the lowest of twenty "
+        f"that are 95 % in truth is about {_percent(lowest)}"
+    )
+
+
+def _verdict(is_met: bool) -> str:
+    return "met" if is_met else "MISSED"
