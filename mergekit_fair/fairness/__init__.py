@@ -14,8 +14,10 @@ numpy only; knows no model. One idea a file:
     band, null    simultaneous Wilson band; gaps under permuted group labels
     evidence      all of that for one table
     measure       one predictor → measurement (the result) with notes (its warnings)
-    compare       two or many predictors on the same rows, paired; holm corrects
-    multiclass    classes, and several labels a row
+    paired        several predictors on the same draws, and their difference
+    compare       two or many predictors on the same rows; holm corrects
+    views         several binary views of the same rows: macro and worst
+    multiclass    classes are views; multilabel: labels are
     scores        range of mean scores
     thresholds    level matching: one threshold for a wanted selection rate
     worst_group   the worst-served group of an evaluation
@@ -23,7 +25,6 @@ numpy only; knows no model. One idea a file:
 
 from mergekit_fair.fairness.compare import (
     HEADLINE,
-    Comparison,
     Comparisons,
     compare,
     compare_many,
@@ -33,10 +34,13 @@ from mergekit_fair.fairness.groups import Groups, cross
 from mergekit_fair.fairness.holm import holm
 from mergekit_fair.fairness.measure import measure, measure_table
 from mergekit_fair.fairness.measurement import Measurement
-from mergekit_fair.fairness.multiclass import MultiMeasurement, measure_classes, measure_labels
+from mergekit_fair.fairness.multiclass import measure_classes
+from mergekit_fair.fairness.multilabel import measure_labels
+from mergekit_fair.fairness.paired import Comparison
 from mergekit_fair.fairness.scores import ScoreMeasurement, measure_scores
 from mergekit_fair.fairness.statistics import estimate
 from mergekit_fair.fairness.thresholds import matching_threshold, predict_at
+from mergekit_fair.fairness.views import MultiMeasurement
 
 __all__ = [
     "HEADLINE",

@@ -1,66 +1,21 @@
-"""Predictors on the same rows: paired differences with intervals.
-
-All predictions of a row are resampled together: the bootstrap draws over joint cells
-(pattern, y, ŷ_a, ŷ_b, …). What the predictors share cancels, so a difference is known far better
-than from separate intervals.
-"""
+"""Two predictors, or many against one, on the same rows: paired differences with intervals."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from mergekit_fair.errors import MeasurementError
-from mergekit_fair.fairness.counts import Counts, CountTable, group_counts, total
 from mergekit_fair.fairness.gaps import check_reference
 from mergekit_fair.fairness.holm import holm
-from mergekit_fair.fairness.intervals import (
-    Interval,
-    around,
-    check_settings,
-    percentile,
-    replicates,
-)
-from mergekit_fair.fairness.joint import JointTable
-from mergekit_fair.fairness.labels import binary_labels, binary_predictions, same_length
-from mergekit_fair.fairness.metrics import Values
-from mergekit_fair.fairness.notes import interval_notes
-from mergekit_fair.fairness.statistics import Deciding, statistics
+from mergekit_fair.fairness.intervals import check_settings
+from mergekit_fair.fairness.paired import Comparison, Paired
 
-COMPARED = ("acc", "dpd", "eod", "bal_acc", "worst_group_acc", "selection_rate")
 HEADLINE = ("acc", "dpd", "eod")  # what a winner is declared on
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Differences b − a, each in [−1, 1].
-
-    Attributes:
-        n: number of rows.
-        reference, confidence: as in a :class:`Measurement`.
-        metrics: ``acc``, ``dpd``, ``eod``, ``bal_acc``, ``worst_group_acc``, ``selection_rate``.
-            A negative DPD or EOD says that b's gap is smaller.
-        p_values: of "the difference is 0", two-sided, from the same draws; None where undefined.
-        warnings: why a difference is undefined or has no interval.
-    """
-
-    n: int
-    reference: str
-    confidence: float
-    metrics: dict[str, Interval]
-    p_values: dict[str, float | None]
-    warnings: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, dict[str, float | None]]:
-        """Return ``{metric: {"value", "low", "high", "p_value"}}``; None means undefined."""
-        return {
-            name: {**interval.to_dict(), "p_value": self.p_values[name]}
-            for name, interval in self.metrics.items()
-        }
 
 
 def compare(
@@ -98,12 +53,17 @@ def compare(
     """
     check_reference(reference)
     check_settings(confidence, draws)
-    joint = _joint(y_true, {"y_pred_a": y_pred_a, "y_pred_b": y_pred_b}, groups)
-    drawn = replicates(joint.counts, draws, seed)
-    first, second = (
-        _Predictor.of(joint, drawn, column, reference, min_group_size, exclude) for column in (1, 2)
+    paired = Paired.of(
+        y_true,
+        {"y_pred_a": y_pred_a, "y_pred_b": y_pred_b},
+        groups,
+        reference=reference,
+        min_group_size=min_group_size,
+        exclude=exclude,
+        draws=draws,
+        seed=seed,
     )
-    return _difference(joint.n, first, second, reference, confidence)
+    return paired.difference("y_pred_a", "y_pred_b", reference, confidence)
 
 
 @dataclass(frozen=True)
@@ -117,12 +77,14 @@ class Comparisons:
             predictor; undefined ones are absent.
         confidence: of the intervals; a difference is significant where its adjusted p-value is at
             most 1 − confidence.
+        warnings: that no adjusted p-value can be that small, with so few draws.
     """
 
     baseline: str
     differences: dict[str, Comparison]
     adjusted: dict[tuple[str, str], float]
     confidence: float
+    warnings: tuple[str, ...] = ()
 
     def significant(self, name: str, metric: str) -> bool:
         """Whether a difference holds although so many are looked at."""
@@ -150,38 +112,45 @@ def compare_many(
     min_group_size: int = 1,
     exclude: Collection[str] = (),
     seed: int = 0,
-    draws: int = 2000,
+    draws: int | None = None,
 ) -> Comparisons:
     """Compare every predictor with one of them, each minus the baseline, on the same draws.
 
     Args:
         predictions: name → predictions (n,) as in :func:`compare`; at least two.
         baseline: the name that the others are compared with.
-        y_true, groups, reference, confidence, min_group_size, exclude, seed, draws: as in
+        y_true, groups, reference, confidence, min_group_size, exclude, seed: as in
             :func:`compare`.
+        draws: number of bootstrap replicates. Default: 2000, and more where so many tests are
+            made that no corrected p-value could be small (10 · tests / (1 − confidence)).
 
     Raises:
         MeasurementError: an unknown baseline, nothing to compare, or as :func:`compare`.
     """
     check_reference(reference)
-    check_settings(confidence, draws)
+    check_settings(confidence, 1 if draws is None else draws)
     if baseline not in predictions or len(predictions) < 2:
         raise MeasurementError(
             "needs the baseline and at least one other predictor",
             where="predictions",
-            got=baseline,
+            got=f"baseline {baseline!r}",
             allowed=list(predictions),
         )
-    joint = _joint(y_true, predictions, groups)
-    drawn = replicates(joint.counts, draws, seed)
-    measured = {
-        name: _Predictor.of(joint, drawn, column, reference, min_group_size, exclude)
-        for column, name in enumerate(predictions, start=1)
-    }
-    first = measured.pop(baseline)
+    others = [name for name in predictions if name != baseline]
+    tests = len(HEADLINE) * len(others)
+    made = max(2000, ceil(10 * tests / (1 - confidence))) if draws is None else draws
+    paired = Paired.of(
+        y_true,
+        predictions,
+        groups,
+        reference=reference,
+        min_group_size=min_group_size,
+        exclude=exclude,
+        draws=made,
+        seed=seed,
+    )
     differences = {
-        name: _difference(joint.n, first, second, reference, confidence)
-        for name, second in measured.items()
+        name: paired.difference(baseline, name, reference, confidence) for name in others
     }
     p_values = {
         (name, metric): p_value
@@ -189,66 +158,15 @@ def compare_many(
         for metric in HEADLINE
         if (p_value := comparison.p_values[metric]) is not None
     }
-    return Comparisons(baseline, differences, holm(p_values), confidence)
+    few = tuple(_too_few(len(p_values), made, confidence))
+    return Comparisons(baseline, differences, holm(p_values), confidence, few)
 
 
-def _joint(y_true: ArrayLike, predictions: Mapping[str, ArrayLike], groups: Any) -> JointTable:
-    truth = binary_labels(y_true, "y_true")
-    columns = [truth]
-    for name, values in predictions.items():
-        columns.append(binary_predictions(values, name))
-        same_length(truth, columns[-1], name)
-    return JointTable.tally(columns, groups)
-
-
-@dataclass(frozen=True)
-class _Predictor:
-    """One predictor's metrics: values () and bootstrap replicates (draws,)."""
-
-    values: dict[str, Values]
-    drawn: dict[str, Values]
-
-    @classmethod
-    def of(
-        cls,
-        joint: JointTable,
-        drawn: Counts,
-        column: int,
-        reference: str,
-        min_group_size: int,
-        exclude: Collection[str],
-    ) -> _Predictor:
-        truth, predicted = joint.columns[:, 0], joint.columns[:, column]
-        cells = joint.cells(truth, predicted)
-        table = CountTable(joint.groups, joint.patterns, cells)
-        deciding = Deciding.of(table, min_group_size, exclude)
-        found = [
-            statistics(group_counts(counts, joint.patterns), total(counts), deciding, reference)
-            for counts in (cells, joint.cells(truth, predicted, drawn))
-        ]
-        return cls(*found)
-
-
-def _difference(
-    n: int, a: _Predictor, b: _Predictor, reference: str, confidence: float
-) -> Comparison:
-    intervals, p_values = {}, {}
-    for name in COMPARED:
-        value = float(b.values[name] - a.values[name])
-        drawn = b.drawn[name] - a.drawn[name]
-        intervals[name] = around(value, (drawn,), percentile, confidence, (-1.0, 1.0))
-        known = intervals[name].low is not None
-        p_values[name] = _two_sided(drawn[np.isfinite(drawn)]) if known else None
-    undefined = [
-        f"the difference in {name} is undefined"
-        for name, interval in intervals.items()
-        if interval.value is None
-    ]
-    warnings = (*undefined, *interval_notes(intervals))
-    return Comparison(n, reference, confidence, intervals, p_values, warnings)
-
-
-def _two_sided(drawn: Values) -> float:
-    """Twice the smaller tail at 0 of the replicates, at least 2 / (draws + 1): in (0, 1]."""
-    tail = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
-    return min(1.0, 2 * (1 + tail) / (1 + drawn.size))
+def _too_few(tests: int, draws: int, confidence: float) -> Iterator[str]:
+    """Warn where Holm's correction leaves no p-value of these draws significant."""
+    smallest = min(1.0, 2 * tests / (draws + 1))
+    if smallest > 1 - confidence:
+        yield (
+            f"{draws} bootstrap draws are too few for {tests} tests: no adjusted p-value can be "
+            f"below {smallest:.2g}, so that nothing is significant; leave `draws` out"
+        )

@@ -29,7 +29,11 @@ class CountTable:
     Attributes:
         groups: the G group names.
         patterns: bool, shape (P, G), read-only: the distinct membership patterns that occur.
-        cells: int64, shape (P, 2, 3), read-only: rows by [pattern, y, ŷ].
+        cells: int64, shape (P, 2, 3), read-only: rows by [pattern, y, ŷ]; (P, 2, 2) is taken
+            as "no prediction is missing".
+
+    Raises:
+        MeasurementError: no rows, other shapes, or cells that are no counts.
     """
 
     groups: tuple[str, ...]
@@ -37,10 +41,10 @@ class CountTable:
     cells: Counts
 
     def __post_init__(self) -> None:
-        if not self.cells.any():
-            raise MeasurementError("there are no rows", where="cells", fix="check the split")
+        _check_patterns(self.patterns, self.groups)
+        cells = _checked_cells(np.asarray(self.cells), len(self.patterns))
         object.__setattr__(self, "patterns", read_only(self.patterns))
-        object.__setattr__(self, "cells", read_only(self.cells))
+        object.__setattr__(self, "cells", read_only(cells))
 
     @classmethod
     def tally(cls, y_true: ArrayLike, y_pred: ArrayLike, groups: Any) -> CountTable:
@@ -70,8 +74,22 @@ class CountTable:
 
 
 def groups_of(groups: Any, n: int) -> Groups:
-    """Return ``groups`` as :class:`Groups` of n rows, reading them only if they are not yet."""
-    return groups if isinstance(groups, Groups) else Groups.of(groups, n)
+    """Return ``groups`` as :class:`Groups` of n rows, reading them only if they are not yet.
+
+    Raises:
+        MeasurementError: they are of another number of rows, or as :meth:`Groups.of`.
+    """
+    if not isinstance(groups, Groups):
+        return Groups.of(groups, n)
+    if len(groups.membership) != n:
+        raise MeasurementError(
+            "are of other rows",
+            where="groups",
+            got=f"{len(groups.membership)} rows",
+            allowed=f"{n} rows",
+            fix="pass the groups of the same rows as y_true, in the same order",
+        )
+    return groups
 
 
 def distinct_patterns(groups: Groups) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
@@ -82,7 +100,14 @@ def distinct_patterns(groups: Groups) -> tuple[NDArray[np.bool_], NDArray[np.int
     """
     by_name = np.argsort(np.asarray(groups.names, dtype=str), kind="stable")
     packed = np.packbits(groups.membership[:, by_name], axis=1)
-    _, first, of_row = np.unique(packed, axis=0, return_index=True, return_inverse=True)
+    if packed.shape[1] <= 8:
+        # As one integer a row, in the same order: ten times as fast as comparing rows of bytes.
+        wide = np.zeros((len(packed), 8), dtype=np.uint8)
+        wide[:, : packed.shape[1]] = packed
+        codes = wide.view(">u8").reshape(-1)
+        _, first, of_row = np.unique(codes, return_index=True, return_inverse=True)
+    else:
+        _, first, of_row = np.unique(packed, axis=0, return_index=True, return_inverse=True)
     return groups.membership[first], of_row.reshape(-1)
 
 
@@ -106,3 +131,29 @@ def group_counts(cells: Counts, patterns: NDArray[np.bool_]) -> Counts:
 def total(cells: Counts) -> Counts:
     """Sum pattern cells (..., P, 2, 3) to counts over all rows (..., 2, 3), grouped or not."""
     return np.asarray(cells.sum(axis=-3))
+
+
+def _check_patterns(patterns: NDArray[np.bool_], names: tuple[str, ...]) -> None:
+    if patterns.ndim != 2 or patterns.shape[1] != len(names) or patterns.dtype.kind != "b":
+        raise MeasurementError(
+            "needs one boolean column per group",
+            where="patterns",
+            got=f"shape {patterns.shape}, dtype {patterns.dtype}",
+            allowed=f"shape (P, {len(names)}), dtype bool",
+        )
+
+
+def _checked_cells(cells: NDArray[Any], patterns: int) -> NDArray[np.int64]:
+    if cells.dtype.kind not in "iu" or cells.shape not in ((patterns, 2, 2), (patterns, 2, 3)):
+        raise MeasurementError(
+            "must be numbers of rows by [pattern, y, ŷ]",
+            where="cells",
+            got=f"shape {cells.shape}, dtype {cells.dtype}",
+            allowed=f"integers of shape ({patterns}, 2, 3)",
+        )
+    if (cells < 0).any():
+        raise MeasurementError("must not be negative", where="cells", got=int(cells.min()))
+    if not cells.any():
+        raise MeasurementError("there are no rows", where="cells", fix="check the split")
+    unanswered = ((0, 0), (0, 0), (0, 3 - cells.shape[2]))
+    return np.pad(cells.astype(np.int64, copy=False), unanswered)

@@ -33,7 +33,7 @@ from mergekit_fair.fairness.intervals import (
 )
 from mergekit_fair.fairness.measurement import Uncertainty
 from mergekit_fair.fairness.metrics import Values
-from mergekit_fair.fairness.null import Null, permuted
+from mergekit_fair.fairness.null import MAX_ROWS, Null, permuted
 from mergekit_fair.fairness.statistics import Deciding, statistics
 
 _GAPS = {"dpd": DPD_RATES, "eod": EOD_RATES, "equal_opportunity": OPPORTUNITY_RATES}
@@ -135,7 +135,7 @@ class Evidence:
         return None if found.low is None or found.high is None else (found.low, found.high)
 
     def _null(self, name: str, rates: Sequence[Rate], value: float) -> Null | None:
-        if np.isnan(value):
+        if np.isnan(value) or self.table.n >= MAX_ROWS:
             return None
         cells = permuted(self.table.cells, self.draws, self.seed, within_labels=name != "dpd")
         groups, overall = group_counts(cells, self.table.patterns), total(cells)
@@ -147,9 +147,11 @@ class Evidence:
 
     def _gap(self, rates: Sequence[Rate]) -> Interval:
         value = float(gap(self._deviations(rates, *self.counts), self.reference))
-        drawn = gap(self._deviations(rates, *self.drawn), self.reference)
-        errors = self._deviations(rates, *self.smooth_drawn) - self._deviations(rates, *self.smooth)
-        samples = drawn, gap(errors, self.reference)
+        drawn, smooth = (
+            self._deviations(rates, *counts) for counts in (self.drawn, self.smooth_drawn)
+        )
+        errors = smooth - self._deviations(rates, *self.smooth)
+        samples = tuple(gap(sample, self.reference) for sample in (drawn, smooth, errors))
         return around(value, samples, conservative, self.confidence)
 
     def _worst_accuracy(self, value: float) -> Interval:
@@ -157,6 +159,7 @@ class Evidence:
         losses = metrics.accuracy(self.smooth[0]) - metrics.accuracy(self.smooth_drawn[0])
         samples = (
             metrics.worst_group_accuracy(self.drawn[0], usable),
+            metrics.worst_group_accuracy(self.smooth_drawn[0], usable),
             metrics.largest(np.where(usable, losses, np.nan)),
         )
         return around(value, samples, conservative_minimum, self.confidence)

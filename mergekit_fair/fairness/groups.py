@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mergekit_fair.errors import MeasurementError
-from mergekit_fair.fairness.labels import is_nan
+from mergekit_fair.fairness.labels import is_nan, unmasked
 
 Labels = frozenset[str]
 _COLLECTIONS = (list, tuple, set, frozenset, np.ndarray)
@@ -30,6 +30,18 @@ class Groups:
     membership: NDArray[np.bool_]
 
     def __post_init__(self) -> None:
+        shape, dtype = self.membership.shape, self.membership.dtype
+        if len(shape) != 2 or shape[1] != len(self.names) or dtype.kind != "b":
+            raise MeasurementError(
+                "needs one boolean column per name",
+                where="membership",
+                got=f"shape {shape}, dtype {dtype}",
+                allowed=f"shape (n, {len(self.names)}), dtype bool",
+            )
+        if len(set(self.names)) < len(self.names):
+            raise MeasurementError(
+                "two groups have the same name", where="groups", got=self.names, fix="rename one"
+            )
         object.__setattr__(self, "membership", read_only(self.membership))
 
     @classmethod
@@ -38,9 +50,10 @@ class Groups:
 
         Args:
             groups: one label per row; or a collection (list, tuple, set, frozenset, array) of
-                labels per row; or a mapping from name to a boolean mask of shape (n,). ``None``
-                and an empty collection mean "in no group". A string is one label, never a
-                collection of characters. Labels are compared as strings.
+                labels per row; or a mapping from name to a boolean mask of shape (n,), which a
+                data frame of boolean columns is, too. ``None`` and an empty collection mean "in no
+                group". A string is one label, never a collection of characters. Labels are
+                compared as strings.
             n: number of rows.
 
         Names are sorted as strings, except that a mapping keeps its own order.
@@ -57,17 +70,21 @@ class Groups:
             )
         if isinstance(groups, Mapping):
             return _from_masks(groups, n)
+        if hasattr(groups, "columns") and hasattr(groups, "items"):  # pandas; not imported here
+            return _from_masks(dict(groups.items()), n)
         return _from_labels(groups, n)
 
 
 def cross(first: Groups, second: Groups) -> Groups:
     """Intersections of two attributes: groups named "a × b", for pairs that occur.
 
+    A row is in "a × b" when it carries both a and b; one that lacks either attribute is in none.
+
     Args:
         first, second: of the same n rows, such as gender and race.
 
     Raises:
-        MeasurementError: different numbers of rows.
+        MeasurementError: different numbers of rows, or names that make an intersection ambiguous.
     """
     if len(first.membership) != len(second.membership):
         raise MeasurementError(
@@ -104,7 +121,7 @@ def _from_masks(masks: Mapping[Any, Any], n: int) -> Groups:
 
 
 def _mask(name: str, mask: Any, n: int) -> NDArray[np.bool_]:
-    array = np.asarray(mask)
+    array = np.asarray(unmasked(mask))
     where = f"groups[{name!r}]"
     if array.dtype != bool:
         raise MeasurementError(

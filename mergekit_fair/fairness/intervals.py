@@ -14,9 +14,11 @@ Which interval for which statistic:
 
 Why not the textbook kinds for gaps: the largest of several noisy differences is biased upward
 near 0, in the estimate and once more in its replicates: the percentile interval of a DPD of 0
-over 8 groups never contains 0. ``benchmarks/intervals.py`` measures the coverage of all kinds and
-``docs/measurement.md`` has its table. The price of the conservative kind is width, 1 to 2 times
-that of basic.
+over 8 groups never contains 0. And where all of a group's few rows agree (a model that is nearly
+always right, or nearly always says 0), its replicates agree too: for that the conservative kind
+also draws from the :func:`smoothed` table. ``benchmarks/intervals.py`` measures the coverage of
+all kinds and ``docs/measurement.md`` has its table. The price of the conservative kind is width,
+1 to 2 times that of basic.
 """
 
 from __future__ import annotations
@@ -54,13 +56,14 @@ class Interval:
         return {"value": self.value, "low": self.low, "high": self.high}
 
 
-def replicates(cells: Counts, draws: int, seed: int) -> Counts:
+def replicates(cells: Counts, draws: int, seed: int | np.random.Generator) -> Counts:
     """Draw bootstrap replicates of a count table.
 
     Args:
         cells: int64, or floats from :func:`smoothed`, any shape; one cell per kind of row.
         draws: number of replicates.
-        seed: of ``numpy.random.default_rng``; the same seed gives the same replicates.
+        seed: of ``numpy.random.default_rng``; the same seed gives the same replicates. A generator
+            goes on from where it is.
 
     Returns:
         int64, shape (draws,) + cells.shape; each replicate sums to ``cells.sum()``.
@@ -74,12 +77,14 @@ def replicates(cells: Counts, draws: int, seed: int) -> Counts:
 
 
 def smoothed(cells: Counts, patterns: NDArray[np.bool_]) -> Values:
-    """Counts with predictions pulled towards one half by at most one row a group and label.
+    """Counts with predictions pulled towards one half, by about one row a group and label.
 
     Of the answered rows of a (pattern, y) pair, k with ŷ = 1 of m become m·(k + a/2) / (m + a),
     with a = 1 where the groups are a partition (Jeffreys' prior). Where groups overlap, a is the
-    share of the pair in the smallest of its groups, so that a group gets about one row in all. A
-    group whose few rows all agree has an error, which its bootstrap replicates cannot show.
+    share of the pair in the smallest of its groups: the a of a group add up to at least one row,
+    to exactly one in the smallest, and to at most one for each group that it overlaps and itself.
+    Rows in no group stay as they are. A group whose few rows all agree has an error, which its
+    bootstrap replicates cannot show.
 
     Args:
         cells: (P, 2, 3).
@@ -113,13 +118,14 @@ def check_settings(confidence: float, draws: int) -> None:
 
 def wilson(successes: int, n: int, confidence: float) -> Ends:
     """Score interval of a proportion successes / n (Wilson 1927), in [0, 1]; needs n > 0."""
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    z = _deviate(confidence)
     share = successes / n
     centre = share + z * z / (2 * n)
     half = z * float(np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)))
     scale = 1 + z * z / n
-    # Rounding may leave a limit a hair on the wrong side of the estimate.
-    return min((centre - half) / scale, share), max((centre + half) / scale, share)
+    # Rounding may leave a limit a hair on the wrong side of the estimate, or outside [0, 1].
+    low, high = max((centre - half) / scale, 0.0), min((centre + half) / scale, 1.0)
+    return min(low, share), max(high, share)
 
 
 def percentile(value: float, drawn: Values, confidence: float) -> Ends:
@@ -141,16 +147,19 @@ def bias_corrected(value: float, drawn: Values, confidence: float) -> Ends:
     below = float((drawn < value).mean() + (drawn == value).mean() / 2)
     edge = 1 / (drawn.size + 1)  # keeps z₀ finite
     shift = 2 * normal.inv_cdf(min(max(below, edge), 1 - edge))
-    tails = [normal.cdf(shift + normal.inv_cdf(tail)) for tail in _tails(confidence)]
+    z = _deviate(confidence)
+    tails = [normal.cdf(shift - z), normal.cdf(shift + z)]
     low, high = np.quantile(drawn, tails)
     return float(low), float(high)
 
 
-def conservative(value: float, drawn: Values, errors: Values, confidence: float) -> Ends:
-    """Interval of a gap whose coverage does not fall when groups tie.
+def conservative(
+    value: float, drawn: Values, smooth: Values, errors: Values, confidence: float
+) -> Ends:
+    """Interval of a gap whose coverage falls neither when groups tie nor when their rows agree.
 
-        low  = value − q_{1−α/2}(gap of (deviations* − deviations))
-        high = q_{1−α/2}(gap of deviations*)
+        low  = value − q_{1−α/2}(gap of (smoothed deviations* − smoothed deviations))
+        high = max(q_{1−α/2}(gap of deviations*), q_{1−α/2}(gap of smoothed deviations*))
 
     where * marks replicates. Low: a gap is a seminorm of the rates, so value − truth never
     exceeds the gap of the errors, whose quantile is subtracted. High: the truth is the size of
@@ -160,17 +169,22 @@ def conservative(value: float, drawn: Values, errors: Values, confidence: float)
     Args:
         value: the estimate.
         drawn: (draws,), replicates of the gap.
+        smooth: (draws,), replicates of the gap from the :func:`smoothed` table.
         errors: (draws,), the gap of the replicated errors, of the smoothed table.
         confidence: e.g. 0.95; the interval covers at least about that often.
     """
     upper = _tails(confidence)[1]
-    return value - float(np.quantile(errors, upper)), float(np.quantile(drawn, upper))
+    highest = max(np.quantile(drawn, upper), np.quantile(smooth, upper))
+    return value - float(np.quantile(errors, upper)), float(highest)
 
 
-def conservative_minimum(value: float, drawn: Values, losses: Values, confidence: float) -> Ends:
-    """The same for a minimum over groups, with ``losses`` = max_g (r_g − r*_g)."""
+def conservative_minimum(
+    value: float, drawn: Values, smooth: Values, losses: Values, confidence: float
+) -> Ends:
+    """The same for a minimum over groups, with ``losses`` = max_g (r_g − r*_g), smoothed."""
     lower, upper = _tails(confidence)
-    return float(np.quantile(drawn, lower)), value + float(np.quantile(losses, upper))
+    lowest = min(np.quantile(drawn, lower), np.quantile(smooth, lower))
+    return float(lowest), value + float(np.quantile(losses, upper))
 
 
 def around(
@@ -205,6 +219,11 @@ def around(
 def undefined_to_none(value: float) -> float | None:
     """Return a Python float, or None for NaN: JSON has no NaN."""
     return None if np.isnan(value) else float(value)
+
+
+def _deviate(confidence: float) -> float:
+    """Φ⁻¹((1 + confidence) / 2), from the lower tail: finite for every confidence below 1."""
+    return -NormalDist().inv_cdf(max((1 - confidence) / 2, 2**-54))
 
 
 def _tails(confidence: float) -> tuple[float, float]:

@@ -1,8 +1,8 @@
 """Joint counts: rows that agree in several columns at once.
 
 Two or many predictors on the same rows, classes, and several labels a row all need the joint
-distribution of their columns, because a bootstrap draw must resample whole rows. Distinct
-combinations are few, so that a draw is again one multinomial.
+distribution of their columns, because a bootstrap draw must resample whole rows. A draw is again
+one multinomial, over the combinations that occur: few for a few columns, never more than rows.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mergekit_fair.fairness.counts import Counts, distinct_patterns, groups_of
+from mergekit_fair.fairness.intervals import replicates
 
 Column = NDArray[np.integer[Any]]
 _LARGEST_CODE = 2**40
+_AT_ONCE = 2**23  # resampled counts in memory at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,3 +87,22 @@ class JointTable:
         # float64 reaches BLAS and is exact below 2**53.
         flat[..., used] = weights.astype(np.float64) @ collect
         return flat.reshape(*weights.shape[:-1], len(self.patterns), 2, 3)
+
+    def resampled(
+        self, views: Sequence[tuple[Column, Column]], draws: int, seed: int
+    ) -> list[Counts]:
+        """Bootstrap draws of whole rows, collapsed to each view: a list of (draws, P, 2, 3).
+
+        Args:
+            views: pairs (truth, predicted) as in :meth:`cells`; all see the same draws.
+            draws: number of replicates.
+            seed: as in :func:`replicates`.
+        """
+        rng = np.random.default_rng(seed)
+        at_once = max(1, _AT_ONCE // len(self.counts))
+        found: list[list[Counts]] = [[] for _ in views]
+        for start in range(0, draws, at_once):
+            drawn = replicates(self.counts, min(at_once, draws - start), rng)
+            for parts, view in zip(found, views, strict=True):
+                parts.append(self.cells(*view, drawn))
+        return list(map(np.concatenate, found))

@@ -1,8 +1,10 @@
 """Checks that labels and predictions are binary integers before anything is counted.
 
 String labels, probabilities and NaN labels are refused: fairlearn takes all three in silence and
-answers with a DPD of 0.0. A prediction may be missing (None, NaN): a score that is no number, an
-answer that cannot be parsed. It is counted as what it is, never as a 0.
+answers with a DPD of 0.0. A prediction may be missing (None, NaN, pandas.NA, masked): a score that
+is no number, an answer that cannot be parsed. It is counted as what it is, never as a 0. Because a
+column of integers becomes one of floats as soon as a value is missing, predictions, unlike labels,
+may be the floats 0.0 and 1.0.
 """
 
 from __future__ import annotations
@@ -58,26 +60,20 @@ def binary_predictions(values: ArrayLike, name: str) -> NDArray[np.int8]:
     """Return ``values`` as predictions of shape (n,): 0, 1, or UNANSWERED for None and NaN.
 
     Args:
-        values: shape (n,), integers or booleans that are 0 or 1; None or NaN where there is no
-            usable prediction.
+        values: shape (n,), integers, booleans or whole floats that are 0 or 1; None, NaN,
+            pandas.NA or masked where there is no usable prediction.
         name: what the caller calls them, for messages.
 
     Raises:
-        MeasurementError: as :func:`binary_labels`, missing values excepted.
+        MeasurementError: as :func:`binary_labels`, missing values and whole floats excepted.
     """
     array = _as_array(values, name)
-    if array.dtype.kind not in "fO" or array.ndim != 1:
+    if array.dtype.kind not in "fO" or array.ndim != 1 or not array.size:
         return binary_labels(array, name)
     missing = _missing_values(array)
-    if not missing.any():
-        return binary_labels(array, name)
-    # A column of integers becomes one of floats, or of objects, as soon as a value is missing.
-    given = array[~missing]
-    if given.dtype.kind == "f" and np.isin(given, _ALLOWED).all():
-        given = given.astype(np.int8)
     found = np.full(array.shape, UNANSWERED, dtype=np.int8)
-    if given.size:
-        found[~missing] = binary_labels(given, name)
+    if not missing.all():
+        found[~missing] = binary_labels(_whole(array[~missing]), name)
     return found
 
 
@@ -95,7 +91,7 @@ def same_length(y_true: NDArray[np.int8], other: NDArray[np.int8], name: str) ->
 
 def _as_array(values: ArrayLike, name: str) -> NDArray[Any]:
     try:
-        return np.asarray(values)
+        return np.asarray(unmasked(values))
     except ValueError as error:
         raise MeasurementError(
             "rows differ in length", where=name, allowed="one 0 or 1 per row"
@@ -106,6 +102,29 @@ def _missing_values(array: NDArray[Any]) -> NDArray[np.bool_]:
     if array.dtype.kind == "f":
         return np.asarray(np.isnan(array))
     return np.array([value is None or is_nan(value) for value in array], dtype=bool)
+
+
+def _whole(array: NDArray[Any]) -> NDArray[Any]:
+    """Turn the floats 0.0 and 1.0 into integers; leave everything else for the checks."""
+    if array.dtype.kind == "f":
+        return array.astype(np.int8) if np.isin(array, _ALLOWED).all() else array
+    whole = array.copy()
+    for row, value in enumerate(array):
+        if isinstance(value, float | np.floating) and value in _ALLOWED:
+            whole[row] = int(value)
+    return whole
+
+
+def unmasked(values: Any) -> Any:
+    """Return a masked array with None where it is masked; anything else as it is.
+
+    np.asarray alone would show what the mask hides.
+    """
+    if not isinstance(values, np.ma.MaskedArray):
+        return values
+    shown = np.array(values.data, dtype=object)
+    shown[np.ma.getmaskarray(values)] = None
+    return shown
 
 
 def is_nan(value: object) -> bool:
@@ -119,10 +138,10 @@ def is_nan(value: object) -> bool:
 def _from_objects(array: NDArray[Any], name: str) -> NDArray[Any]:
     """Turn an object array (pandas makes them) into numbers, without parsing strings."""
     for row, value in enumerate(array):
-        if value is None:
+        if value is None or is_nan(value):
             raise _missing(name, row)
         if isinstance(value, float | np.floating):
-            raise _missing(name, row) if np.isnan(value) else _not_integer(name, float(value))
+            raise _not_integer(name, float(value))
         integer = isinstance(value, bool | int | np.bool_ | np.integer)
         if not integer or value not in _ALLOWED:  # before astype, which a huge int overflows
             raise _not_binary(name, value)

@@ -42,6 +42,9 @@ def measure(
 ) -> Measurement:
     """Measure accuracy, DPD, EOD and their intervals for binary predictions.
 
+    Rows are taken to be independent: copies of an example, such as translations or several prompts
+    for it, make every interval too narrow.
+
     Args:
         y_true: shape (n,), labels, integers or booleans 0 and 1.
         y_pred: shape (n,), predictions, likewise; probabilities are refused. None and NaN mean
@@ -127,6 +130,8 @@ def measure_table(
                 reference,
                 min_group_size=min_group_size,
                 intervals=intervals,
+                confidence=confidence,
+                draws=draws,
             )
         ),
     )
@@ -145,11 +150,13 @@ def _summary(
     """Mean and maximum over usable groups of the one-vs-rest gap."""
     deviation = deviations(rates, groups, overall, usable, "one_vs_rest")
     per_group: Values = metrics.largest(np.abs(deviation).swapaxes(-1, -2))
-    worst = undefined_to_none(float(metrics.largest(per_group)))
+    worst = metrics.largest(per_group)
+    # Two groups that share out the rows always tie: the first name wins, in any order of groups.
+    worst_names = [name for name, of in zip(names, per_group, strict=True) if of == worst]
     return Summary(
         macro=undefined_to_none(float(metrics.mean(per_group))),
-        worst=worst,
-        worst_group=None if worst is None else names[int(np.nanargmax(per_group))],
+        worst=undefined_to_none(float(worst)),
+        worst_group=min(worst_names, default=None),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from math import ceil
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from mergekit_fair.fairness.counts import Counts
 from mergekit_fair.fairness.gaps import EOD_RATES, deviations
 from mergekit_fair.fairness.intervals import MAX_UNDEFINED, Interval
 from mergekit_fair.fairness.metrics import is_degenerate, unanswered_rate
+from mergekit_fair.fairness.null import MAX_ROWS
 from mergekit_fair.fairness.statistics import MAX_UNANSWERED, Deciding
 
 
@@ -22,12 +24,18 @@ def notes(
     *,
     min_group_size: int,
     intervals: Mapping[str, Interval],
+    confidence: float,
+    draws: int,
 ) -> Iterator[str]:
-    """All warnings of a measurement: the table's, the groups', the intervals'."""
+    """All warnings of a measurement: the table's, the groups', the intervals', the settings'."""
     yield from answer_notes(names, groups, overall, deciding)
     yield from table_notes(groups, overall, deciding, reference)
+    yield from ratio_notes(intervals)
     yield from group_notes(names, groups, overall, min_group_size)
     yield from interval_notes(intervals)
+    yield from draw_notes(confidence, draws)
+    if overall.sum() >= MAX_ROWS:
+        yield f"{MAX_ROWS:,} rows or more: gaps under permuted group labels are not drawn"
 
 
 def answer_notes(
@@ -51,7 +59,7 @@ def answer_notes(
         largest = max(unanswered_rate(groups)[deciding.groups].max(), unanswered_rate(overall))
         yield (
             f"predictions are missing for {largest:.1%} of a group or of all rows, more than "
-            f"{MAX_UNANSWERED:.0%}: DPD, EOD and the ratios are undefined"
+            f"{MAX_UNANSWERED:.0%}: DPD, EOD, equal opportunity and the ratios are undefined"
         )
 
 
@@ -60,15 +68,23 @@ def table_notes(
 ) -> Iterator[str]:
     """Warn about the data set as a whole."""
     usable = deciding.groups
-    if is_degenerate(overall):
+    if not overall[:, :2].any():
+        yield "no row has a usable prediction: every rate is undefined"
+    elif is_degenerate(overall):
         yield "predictions are (nearly) constant: small gaps say nothing about fairness"
-    positives = int(overall[1].sum())
-    if positives == 0:
-        yield "there are no positive labels: balanced accuracy is undefined"
-    elif positives == overall.sum():
-        yield "there are no negative labels: balanced accuracy is undefined"
+    for label, name, rate in ((1, "positive", "TPR"), (0, "negative", "FPR")):
+        if not overall[label].any():
+            yield f"there are no {name} labels: {rate} and balanced accuracy are undefined"
+        elif overall[:, :2].any() and not overall[label, :2].any():
+            yield (
+                f"no row with a {name} label has a usable prediction: {rate} and balanced accuracy "
+                "are undefined"
+            )
     if usable.sum() < 2:
-        yield f"{usable.sum()} usable group(s), two are needed: DPD and EOD are undefined"
+        yield (
+            f"{usable.sum()} usable group(s), two are needed: DPD, EOD, equal opportunity and the "
+            "ratios are undefined"
+        )
         if not usable.any():
             yield "no usable group: worst-group accuracy is undefined"
         return
@@ -82,6 +98,16 @@ def table_notes(
         yield "EOD rests on FPR alone: TPR cannot be compared between two usable groups"
     elif not fpr:
         yield "EOD rests on TPR alone: FPR cannot be compared between two usable groups"
+
+
+def ratio_notes(intervals: Mapping[str, Interval]) -> Iterator[str]:
+    """Warn about ratios that are undefined although groups can be compared."""
+    for name, of, what in (
+        ("dp_ratio", "dpd", "no row of any group is predicted positive"),
+        ("eo_ratio", "eod", "TPR and FPR are 0 in every group that has them"),
+    ):
+        if intervals[name].value is None and intervals[of].value is not None:
+            yield f"{name} is undefined: {what}"
 
 
 def group_notes(
@@ -98,11 +124,14 @@ def group_notes(
                 f"group {name!r} has {n} rows, min_group_size is {min_group_size}: "
                 "reported, decides no maximum"
             )
-        yield from _missing_class(f"group {name!r}", counts, "left out of EOD")
+        if not counts[:, :2].any():
+            yield f"group {name!r} has no usable prediction: its rates are undefined"
+        else:
+            yield from _missing_class(f"group {name!r}", counts, "left out of EOD")
         rest = overall - counts
         if not rest.any():
             yield f"group {name!r} holds every row: its one-vs-rest gaps are undefined"
-        elif overall[1].any() and overall[0].any():
+        elif overall[1].any() and overall[0].any() and rest[:, :2].any():
             effect = f"left out of the one-vs-rest EOD of {name!r}"
             yield from _missing_class(f"the rest of group {name!r}", rest, effect)
 
@@ -123,8 +152,18 @@ def interval_notes(intervals: Mapping[str, Interval]) -> Iterator[str]:
             yield f"{name} is the same in every bootstrap draw: its interval has no width"
 
 
+def draw_notes(confidence: float, draws: int) -> Iterator[str]:
+    """Warn where the bootstrap has not one draw in each tail."""
+    needed = ceil(2 / (1 - confidence) - 1e-6)
+    if draws < needed:
+        yield (
+            f"{draws} bootstrap draws are too few for a confidence of {confidence}: use "
+            f"{needed:,} or more"
+        )
+
+
 def _missing_class(who: str, counts: Counts, effect: str) -> Iterator[str]:
-    if not counts[1].any():
-        yield f"{who} has no positives: TPR undefined, {effect}"
-    if not counts[0].any():
-        yield f"{who} has no negatives: FPR undefined, {effect}"
+    for label, name, rate in ((1, "positives", "TPR"), (0, "negatives", "FPR")):
+        if not counts[label, :2].any():
+            without = " with a usable prediction" if counts[label].any() else ""
+            yield f"{who} has no {name}{without}: {rate} undefined, {effect}"

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from mergekit_fair.fairness.counts import Counts
 
+MAX_ROWS = 10**9  # numpy draws from no larger hypergeometric distribution
+
 
 @dataclass(frozen=True)
 class Null:
@@ -43,6 +45,7 @@ def permuted(cells: Counts, draws: int, seed: int, *, within_labels: bool) -> Co
 
     Args:
         cells: int64 (P, 2, 3).
+            It must count fewer than MAX_ROWS rows.
         draws: number of permutations.
         seed: of ``numpy.random.default_rng``.
         within_labels: permute among rows of equal y only. Otherwise the labels y are dropped:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +12,17 @@ from numpy.typing import ArrayLike, NDArray
 from mergekit_fair.errors import MeasurementError
 from mergekit_fair.fairness.counts import groups_of
 from mergekit_fair.fairness.intervals import (
+    Ends,
     Interval,
     around,
     check_settings,
     conservative,
     undefined_to_none,
 )
-from mergekit_fair.fairness.metrics import spread
+from mergekit_fair.fairness.labels import is_nan, unmasked
+from mergekit_fair.fairness.metrics import Mask, Values, spread
+from mergekit_fair.fairness.notes import draw_notes, interval_notes
+from mergekit_fair.fairness.statistics import MAX_UNANSWERED
 from mergekit_fair.fairness.usable import usable_groups
 
 _CHUNK = 2**22  # resampled rows in memory at once
@@ -69,46 +73,87 @@ def measure_scores(
     """Measure the range of group mean scores, max_g mean(s | g) − min_g mean(s | g).
 
     The interval is the conservative one, from a bootstrap of rows: scores have no few cells, so
-    that the cost grows with n · draws (about one second per 10⁸).
+    that the cost grows with n · draws (about one second per 10⁸). It sees the spread of scores in
+    a group only as far as the group's rows show it; groups of a few rows have too narrow ones.
 
     Args:
-        scores: shape (n,), numbers; NaN and infinite scores are counted and left out, and where
-            they are more than 5 % of a deciding group the gap is undefined.
+        scores: shape (n,), numbers; None, NaN and infinite scores are counted and left out, and
+            where they are more than 5 % of a deciding group or of all rows the gap is undefined.
         groups, confidence, min_group_size, exclude, seed, draws: as in :func:`measure`.
 
     Raises:
         MeasurementError: no numbers, no rows, or as :func:`measure`.
     """
     check_settings(confidence, draws)
-    values = _numbers(scores)
-    members = groups_of(groups, len(values))
-    finite = np.isfinite(values)
-    sizes = members.membership.sum(axis=0)
-    shape = np.zeros((len(members.names), 2, 2), dtype=np.int64)
-    shape[:, 0, 0] = sizes
-    usable = usable_groups(members.names, shape, min_group_size, exclude)
-    membership = members.membership[finite].astype(np.float64)
-    means = _means(values[finite], membership, np.ones((1, int(finite.sum()))))[0]
-    missing = (members.membership & ~finite[:, np.newaxis]).sum(axis=0)
-    warnings = _warnings(members.names, missing, sizes)
-    comparable = usable & ~(missing[usable] > 0.05 * sizes[usable]).any()
-    deciding = np.where(comparable, means, np.nan)
+    rows = _Rows.of(scores, groups)
+    usable = rows.deciding(min_group_size, exclude)
+    means = _means(rows.values, rows.membership, np.ones((1, len(rows.values))))[0]
+    deciding = np.where(usable & rows.comparable(usable), means, np.nan)
     gap = Interval(None)
     if np.isfinite(deciding).sum() >= 2:
-        drawn = _resampled(values[finite], membership, draws, seed)
-        drawn = np.where(comparable, drawn, np.nan)
-        samples = spread(drawn), spread(drawn - deciding)
-        gap = around(float(spread(deciding)), samples, conservative, confidence, (0.0, np.inf))
-    else:
-        warnings = (*warnings, "fewer than two groups can be compared: the gap is undefined")
+        drawn = _resampled(rows, draws, seed)
+        samples = spread(np.where(usable, drawn, np.nan)), spread(drawn - deciding)
+        gap = around(float(spread(deciding)), samples, _limits, confidence, (0.0, np.inf))
     return ScoreMeasurement(
-        n=len(values),
-        unanswered=int((~finite).sum()),
+        n=rows.n,
+        unanswered=rows.n - len(rows.values),
         gap=gap,
-        means=dict(zip(members.names, map(undefined_to_none, means.tolist()), strict=True)),
-        sizes=dict(zip(members.names, (sizes - missing).tolist(), strict=True)),
-        warnings=warnings,
+        means=dict(zip(rows.names, map(undefined_to_none, means.tolist()), strict=True)),
+        sizes=dict(zip(rows.names, (rows.sizes - rows.missing).tolist(), strict=True)),
+        warnings=(*_warnings(rows, usable, gap), *draw_notes(confidence, draws)),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """Finite scores (m,) with their membership (m, G), in an order of their own.
+
+    Attributes:
+        names, sizes, missing: per group; its rows, and those among them without a finite score.
+        n: number of rows, those without a finite score included.
+    """
+
+    names: tuple[str, ...]
+    values: NDArray[np.float64]
+    membership: NDArray[np.float64]
+    sizes: NDArray[np.int64]
+    missing: NDArray[np.int64]
+    n: int
+
+    @classmethod
+    def of(cls, scores: ArrayLike, groups: Any) -> _Rows:
+        values = _numbers(scores)
+        members = groups_of(groups, len(values))
+        finite = np.isfinite(values)
+        kept = members.membership[finite]
+        # Sorted, so that neither the order of rows nor that of groups decides what is drawn.
+        by_name = np.argsort(np.asarray(members.names, dtype=str), kind="stable")
+        order = np.lexsort((*kept[:, by_name].T, values[finite]))
+        return cls(
+            members.names,
+            values[finite][order],
+            kept[order].astype(np.float64),
+            members.membership.sum(axis=0),
+            (members.membership & ~finite[:, np.newaxis]).sum(axis=0),
+            len(values),
+        )
+
+    def deciding(self, min_group_size: int, exclude: Collection[str]) -> Mask:
+        """Which groups may decide the gap, missing scores or not."""
+        counts = np.zeros((len(self.names), 2, 3), dtype=np.int64)
+        counts[:, 0, 0] = self.sizes
+        return usable_groups(self.names, counts, min_group_size, exclude)
+
+    def comparable(self, usable: Mask) -> bool:
+        """Whether few enough scores are missing in every deciding group and overall."""
+        overall = self.n - len(self.values) <= MAX_UNANSWERED * self.n
+        in_groups = self.missing[usable] <= MAX_UNANSWERED * self.sizes[usable]
+        return bool(overall and in_groups.all())
+
+
+def _limits(value: float, drawn: Values, errors: Values, confidence: float) -> Ends:
+    """The conservative kind without a smoothed table, which scores do not have."""
+    return conservative(value, drawn, drawn, errors, confidence)
 
 
 def _means(
@@ -120,26 +165,31 @@ def _means(
     return np.asarray(np.divide(sums, total, out=np.full(sums.shape, np.nan), where=total > 0))
 
 
-def _resampled(
-    values: NDArray[np.float64], membership: NDArray[np.float64], draws: int, seed: int
-) -> NDArray[np.float64]:
+def _resampled(rows: _Rows, draws: int, seed: int) -> NDArray[np.float64]:
     """Group means of bootstrap samples of rows: (draws, G)."""
     rng = np.random.default_rng(seed)
-    n = len(values)
-    at_once = max(1, _CHUNK // n)
+    m = len(rows.values)
+    at_once = max(1, _CHUNK // m)
     found = []
     for start in range(0, draws, at_once):
-        rows = rng.integers(0, n, (min(at_once, draws - start), n))
-        weights = np.stack([np.bincount(row, minlength=n) for row in rows]).astype(np.float64)
-        found.append(_means(values, membership, weights))
+        picked = rng.integers(0, m, (min(at_once, draws - start), m))
+        weights = np.stack([np.bincount(pick, minlength=m) for pick in picked])
+        found.append(_means(rows.values, rows.membership, weights.astype(np.float64)))
     return np.concatenate(found)
 
 
 def _numbers(scores: ArrayLike) -> NDArray[np.float64]:
     try:
-        values = np.asarray(scores, dtype=np.float64)
+        values = np.asarray(unmasked(scores))
+        if values.dtype.kind == "O":
+            values = np.array([None if is_nan(value) else value for value in values])
+        if values.dtype.kind not in "biufO":  # "0.5" would be parsed, complex numbers cut
+            raise TypeError
+        values = values.astype(np.float64)
     except (TypeError, ValueError) as error:
-        raise MeasurementError("must be numbers", where="scores") from error
+        raise MeasurementError(
+            "must be numbers", where="scores", fix="convert them, None where there is none"
+        ) from error
     if values.ndim != 1 or not values.size:
         raise MeasurementError(
             "needs one score per row", where="scores", got=f"shape {values.shape}", allowed="(n,)"
@@ -147,11 +197,25 @@ def _numbers(scores: ArrayLike) -> NDArray[np.float64]:
     return values
 
 
-def _warnings(
-    names: tuple[str, ...], missing: NDArray[np.int64], sizes: NDArray[np.int64]
-) -> tuple[str, ...]:
-    return tuple(
-        f"group {name!r}: {lost} of {size} scores are not finite, left out of its mean"
-        for name, lost, size in zip(names, missing.tolist(), sizes.tolist(), strict=True)
-        if lost
-    )
+def _warnings(rows: _Rows, usable: Mask, gap: Interval) -> Iterator[str]:
+    for name, lost, size in zip(
+        rows.names, rows.missing.tolist(), rows.sizes.tolist(), strict=True
+    ):
+        if lost:
+            yield f"group {name!r}: {lost} of {size} scores are not finite, left out of its mean"
+    if gap.value is None:
+        few = usable.sum() < 2
+        yield (
+            f"{usable.sum()} usable group(s), two are needed: the gap is undefined"
+            if few
+            else f"more than {MAX_UNANSWERED:.0%} of the scores of a group or of all rows are not "
+            "finite: the gap is undefined"
+        )
+        return
+    for name, column in zip(np.array(rows.names)[usable], rows.membership.T[usable], strict=True):
+        if np.unique(rows.values[column > 0]).size < 2:
+            yield (
+                f"all scores of group {str(name)!r} are the same: how far its mean is off cannot "
+                "be seen, and the interval is too narrow"
+            )
+    yield from interval_notes({"gap": gap})

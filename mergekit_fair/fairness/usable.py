@@ -20,7 +20,8 @@ def usable_groups(
         names: the G group names.
         groups: counts (G, 2, 3).
         min_group_size: smallest number of rows of a group that decides.
-        exclude: names of semantically empty groups ("other"): reported, never deciding.
+        exclude: names of semantically empty groups ("other"): reported, never deciding. Compared
+            as strings, like the labels of groups.
 
     Returns:
         bool (G,).
@@ -30,7 +31,7 @@ def usable_groups(
     """
     if min_group_size < 1:
         raise MeasurementError("must be at least 1", where="min_group_size", got=min_group_size)
-    left_out = (exclude,) if isinstance(exclude, str) else exclude
+    left_out = [exclude] if isinstance(exclude, str) else [str(name) for name in exclude]
     for name in left_out:
         if name not in names:
             raise MeasurementError(
@@ -41,5 +42,5 @@ def usable_groups(
                 fix="name groups as they are named in the data",
             )
     large = groups.sum(axis=(-2, -1)) >= min_group_size
-    excluded = np.isin(np.asarray(names, dtype=str), list(left_out))
+    excluded = np.isin(np.asarray(names, dtype=str), left_out)
     return np.asarray(large & ~excluded)

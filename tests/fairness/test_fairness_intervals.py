@@ -60,7 +60,7 @@ def coverage(kind, truths, n, trials=200, draws=200):
         drawn = deviation(intervals.replicates(cells, draws, seed=trial))
         samples = [gap(drawn, "between_groups")]
         if kind is intervals.conservative:
-            samples.append(gap(drawn - estimate, "between_groups"))
+            samples += [samples[0], gap(drawn - estimate, "between_groups")]
         interval = intervals.around(
             float(gap(estimate, "between_groups")), tuple(samples), kind, 0.95
         )
@@ -94,10 +94,21 @@ def test_kinds_by_hand():
     assert intervals.bias_corrected(0.5, drawn, 0.9) == pytest.approx((0.05, 0.95))
     low, high = intervals.bias_corrected(2.0, drawn, 0.9)  # all replicates below: still finite
     assert 0.9 < low <= high <= 1.0
-    assert intervals.conservative(0.4, drawn, drawn / 10, 0.9) == pytest.approx((0.305, 0.95))
-    assert intervals.conservative_minimum(0.4, drawn, drawn / 10, 0.9) == pytest.approx(
-        (0.05, 0.495)
-    )
+
+
+def test_conservative_kinds_by_hand():
+    drawn = np.linspace(0.0, 1.0, 101)
+    errors = drawn / 10
+    for other, low, high in (
+        (drawn, 0.05, 0.95),
+        (drawn / 2, 0.025, 0.95),
+        (drawn + 1, 0.05, 1.95),
+    ):
+        for pair in ((drawn, other), (other, drawn)):  # the wider of both counts
+            ends = intervals.conservative(0.4, *pair, errors, 0.9)
+            assert ends == pytest.approx((0.305, high))
+            ends = intervals.conservative_minimum(0.4, *pair, errors, 0.9)
+            assert ends == pytest.approx((low, 0.495))
 
 
 def test_around_clips_contains_and_drops():

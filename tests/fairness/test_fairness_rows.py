@@ -1,0 +1,153 @@
+"""Every metric against a plain loop over rows: overlapping groups, missing predictions."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mergekit_fair.fairness import estimate, measure
+from mergekit_fair.fairness.gaps import REFERENCES
+
+NAN = math.nan
+
+
+def share(hits):
+    """Mean of a list of truth values; NaN of nothing."""
+    return sum(hits) / len(hits) if hits else NAN
+
+
+def rates(rows):
+    """Selection rate, TPR and FPR of (y, ŷ, groups) rows; ŷ None is left out."""
+    answered = [(y, p) for y, p, _ in rows if p is not None]
+    return (
+        share([p == 1 for _, p in answered]),
+        share([p == 1 for y, p in answered if y == 1]),
+        share([p == 1 for y, p in answered if y == 0]),
+    )
+
+
+def accuracy(rows):
+    return share([y == p for y, p, _ in rows])
+
+
+def gap_of_rate(rows, names, kind, reference):
+    """Largest difference of one rate; NaN unless two groups have it."""
+    inside = {g: rates([r for r in rows if g in r[2]])[kind] for g in names}
+    outside = {g: rates([r for r in rows if g not in r[2]])[kind] for g in names}
+    defined = [g for g in names if not math.isnan(inside[g])]
+    if len(defined) < 2:
+        return NAN
+    if reference == "between_groups":
+        pairs = [(inside[g], inside[h]) for g in defined for h in defined]
+    elif reference == "one_vs_rest":
+        pairs = [(inside[g], outside[g]) for g in defined]
+    else:
+        pairs = [(inside[g], rates(rows)[kind]) for g in defined]
+    return largest([abs(a - b) for a, b in pairs])
+
+
+def largest(values):
+    return max((v for v in values if not math.isnan(v)), default=NAN)
+
+
+def ratio(rows, names, kind):
+    found = [rates([r for r in rows if g in r[2]])[kind] for g in names]
+    found = [rate for rate in found if not math.isnan(rate)]
+    return min(found) / max(found) if len(found) >= 2 and max(found) > 0 else NAN
+
+
+def loop(rows, reference, allowed=0.05):
+    """The twelve metrics, one membership at a time."""
+    names = sorted(set().union(*(groups for _, _, groups in rows)))
+    of = {g: [r for r in rows if g in r[2]] for g in names}
+    lost = [share([p is None for _, p, _ in part]) for part in (rows, *of.values())]
+    comparable = names if max(lost) <= allowed else []
+    selection, tpr, fpr = rates(rows)
+    gaps = [gap_of_rate(rows, comparable, kind, reference) for kind in range(3)]
+    ratios = [ratio(rows, comparable, kind) for kind in range(3)]
+    return {
+        "acc": accuracy(rows),
+        "dpd": gaps[0],
+        "eod": largest(gaps[1:]),
+        "bal_acc": (tpr + 1 - fpr) / 2,
+        "worst_group_acc": -largest([-accuracy(part) for part in of.values()]),
+        "selection_rate": selection,
+        "tpr": tpr,
+        "fpr": fpr,
+        "equal_opportunity": gaps[1],
+        "dp_ratio": ratios[0],
+        "eo_ratio": -largest([-value for value in ratios[1:]]),
+        "unanswered": share([p is None for _, p, _ in rows]),
+    }
+
+
+def check(rows, reference):
+    y_true, y_pred, groups = ([row[i] for row in rows] for i in range(3))
+    found = estimate(y_true, y_pred, [sorted(g) for g in groups], reference=reference)
+    assert found == pytest.approx(loop(rows, reference), abs=1e-12, nan_ok=True)
+
+
+few_rows = st.lists(
+    st.tuples(
+        st.integers(0, 1),
+        st.sampled_from([0, 1, 0, 1, None]),
+        st.frozensets(st.sampled_from("abc")),
+    ),
+    min_size=1,
+    max_size=14,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(few_rows, st.sampled_from(REFERENCES))
+def test_a_handful_of_rows(rows, reference):
+    check(rows, reference)
+
+
+@pytest.mark.parametrize("reference", REFERENCES)
+@pytest.mark.parametrize("missing", [0.0, 0.02, 0.2])
+def test_many_rows(reference, missing):
+    rng = np.random.default_rng(7)
+    rows = [
+        (
+            int(rng.integers(2)),
+            None if rng.random() < missing else int(rng.integers(2)),
+            {g for g in "abcd" if rng.random() < 0.4},
+        )
+        for _ in range(400)
+    ]
+    check(rows, reference)
+    found = loop(rows, reference)
+    assert math.isnan(found["dpd"]) == (missing == 0.2)
+
+
+@pytest.mark.parametrize("reference", REFERENCES)
+def test_estimate_gives_the_values_of_measure(reference):
+    rng = np.random.default_rng(2)
+    y_true = rng.integers(0, 2, 300)
+    y_pred = [None if rng.random() < 0.02 else int(p) for p in rng.integers(0, 2, 300)]
+    groups = [[g for g in "abc" if rng.random() < 0.5] for _ in range(300)]
+    options = {"reference": reference, "min_group_size": 5, "exclude": ["c"]}
+    found = estimate(y_true, y_pred, groups, **options)
+    result = measure(y_true, y_pred, groups, **options, draws=50).to_dict()
+    assert result["unanswered"] == round(found.pop("unanswered") * 300) > 0
+    assert {name: entry["value"] for name, entry in result["metrics"].items()} == pytest.approx(
+        found, abs=1e-15
+    )
+
+
+def test_one_vs_rest_of_every_group():
+    rng = np.random.default_rng(5)
+    rows = [
+        (int(rng.integers(2)), int(rng.integers(2)), {g for g in "abc" if rng.random() < 0.4})
+        for _ in range(200)
+    ]
+    y_true, y_pred, groups = ([row[i] for row in rows] for i in range(3))
+    result = measure(y_true, y_pred, [sorted(g) for g in groups], draws=50).to_dict()
+    for name, found in result["one_vs_rest"]["groups"].items():
+        inside = rates([r for r in rows if name in r[2]])
+        outside = rates([r for r in rows if name not in r[2]])
+        apart = [abs(a - b) for a, b in zip(inside, outside, strict=True)]
+        assert found == pytest.approx({"dpd": apart[0], "eod": max(apart[1:])})
