@@ -75,18 +75,23 @@ def command(**given: Any) -> None:
       mergekit-fair eval --model runs/adult_sex/fft --tasks fair_adult_sex -o runs/adult_sex/eval
     """
     _quiet(quiet=given["quiet"])
-    evaluations = _evaluate(given)
+    evaluations, others = _evaluate(given)
     if given["as_json"]:
         click.echo(json.dumps(list(evaluations.values()), indent=2, ensure_ascii=False))
         return
-    from mergekit_fair.report.evaluation import evaluation_text
+    from mergekit_fair.report.evaluation import evaluation_text, other_text
 
-    click.echo("\n\n".join(evaluation_text(found) for found in evaluations.values()))
+    parts = [evaluation_text(found) for found in evaluations.values()]
+    parts += [other_text(task, found) for task, found in others.items()]
+    click.echo("\n\n".join(parts))
     click.echo(f"\n{given['out']}")
 
 
-def _evaluate(given: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Run, measure and write."""
+Found = dict[str, dict[str, Any]]
+
+
+def _evaluate(given: dict[str, Any]) -> tuple[Found, Found]:
+    """Run, measure and write; the evaluations, and lm-eval's results of the other tasks."""
     from mergekit_fair.engine.files import write_atomic
     from mergekit_fair.harness.evaluate import Measuring
     from mergekit_fair.harness.run import Request, level_of, lines_of, measure_run, run
@@ -127,7 +132,8 @@ def _evaluate(given: dict[str, Any]) -> dict[str, dict[str, Any]]:
         write_atomic(out / f"{task}.json", text + "\n")
     results = json.dumps(finished.results, indent=2, ensure_ascii=False, default=str)
     write_atomic(out / "lm_eval.json", results + "\n")
-    return evaluations
+    others = {task: finished.results["results"][task] for task in finished.samples}
+    return evaluations, {task: r for task, r in others.items() if task not in evaluations}
 
 
 def _quiet(*, quiet: bool) -> None:

@@ -14,6 +14,7 @@ from mergekit_fair.errors import ConfigError
 from mergekit_fair.harness.answers import Answers
 from mergekit_fair.harness.backend import BATCH_SIZES, OTHER_BATCH_SIZE, backend_of
 from mergekit_fair.harness.evaluate import Level, Measuring, evaluate
+from mergekit_fair.harness.preferences import ITEM, measure_preferences
 from mergekit_fair.harness.selected import selections, used_by
 from mergekit_fair.harness.tasks_dir import tasks_dir
 from mergekit_fair.schema import nearest
@@ -139,7 +140,9 @@ def measure_run(
     level: Level | None = None,
     thresholds: Mapping[str, float] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Task → one evaluation, as in INTERFACE; the tasks that measure no fairness are left out.
+    """Task → one evaluation, as in INTERFACE; tasks that measure no fairness are left out.
+
+    A task of preferences has an evaluation of its own kind, see `measure_preferences`.
 
     Args:
         finished: from `run`.
@@ -147,36 +150,45 @@ def measure_run(
         level: the selection rate of level-matched figures; None: each task's share of positive
             labels.
         thresholds: task → threshold set on validation.
-
-    Raises:
-        MeasurementError: no task measures fairness.
     """
     request, found = finished.request, {}
     selected = selections(request.model)
-    fair = {task: rows for task, rows in finished.samples.items() if "dpd" in rows[0]}
-    for task, rows in (fair or finished.samples).items():
-        answers = Answers.of_samples(task, rows)
-        at = level or Level("labels", float(answers.labels.mean()))
-        evaluation = evaluate(
-            answers,
-            how,
-            model=request.model,
-            split=request.split,
-            level=at,
-            threshold=(thresholds or {}).get(task),
-        )
-        record = used_by(selected, task, request.split)
-        evaluation["used_by_selection"] = record
-        evaluation["limit"] = request.limit
-        evaluation["model_args"] = finished.arguments
-        evaluation["warnings"] += finished.warnings
-        if record is not None:
-            evaluation["warnings"].append(
-                f"the {request.split} split has chosen this model ({record['rule']}): its figures "
-                "are optimistic; use the report split"
+    for task, samples in finished.samples.items():
+        if ITEM in samples[0]:
+            evaluation = measure_preferences(
+                task, samples, how, model=request.model, split=request.split
             )
-        found[task] = evaluation
+        elif "dpd" in samples[0]:
+            answers = Answers.of_samples(task, samples)
+            evaluation = evaluate(
+                answers,
+                how,
+                model=request.model,
+                split=request.split,
+                level=level or Level("labels", float(answers.labels.mean())),
+                threshold=(thresholds or {}).get(task),
+            )
+        else:
+            continue
+        found[task] = _complete(evaluation, finished, used_by(selected, task, request.split))
     return found
+
+
+def _complete(
+    evaluation: dict[str, Any], finished: Run, selection: dict[str, Any] | None
+) -> dict[str, Any]:
+    """With what the run knows beyond the numbers."""
+    request = finished.request
+    evaluation["used_by_selection"] = selection
+    evaluation["limit"] = request.limit
+    evaluation["model_args"] = finished.arguments
+    evaluation["warnings"] += finished.warnings
+    if selection is not None:
+        evaluation["warnings"].append(
+            f"the {request.split} split has chosen this model ({selection['rule']}): its figures "
+            "are optimistic; use the report split"
+        )
+    return evaluation
 
 
 def lines_of(samples: Sequence[Mapping[str, Any]]) -> str:

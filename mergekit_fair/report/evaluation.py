@@ -17,6 +17,8 @@ _COMPARED = ("acc", "dpd", "eod", "bal_acc", "worst_group_acc", "selection_rate"
 
 def evaluation_text(evaluation: Evaluation) -> str:
     """Metrics with intervals, groups, gaps under the other references, warnings."""
+    if "gap" in evaluation:
+        return _preferences(evaluation)
     parts = [_title(evaluation), _metrics(evaluation), "", _groups(evaluation), ""]
     parts += [text for name in ("dpd", "eod") if (text := _sentence(name, evaluation))]
     parts.append(_rest(evaluation))
@@ -41,6 +43,32 @@ def comparison_text(task: str, compared: dict[str, Any], baseline: str, n: int) 
         ]
         rows.append([name, *cells])
     return f"{task}: minus {baseline}, on the same {n} rows\n{aligned(rows)}"
+
+
+def _preferences(evaluation: Evaluation) -> str:
+    """Rates of a task without right answers."""
+    rows = [["kind", "n", "preferred"]]
+    for name, mean in evaluation["means"].items():
+        rows.append([name, str(evaluation["sizes"][name]), value_text(mean)])
+    return "\n".join(
+        [
+            f"{evaluation['task']}, {evaluation['split']} split: {evaluation['model']}, "
+            f"n = {evaluation['n']}, {evaluation['confidence'] * 100:g} % intervals",
+            aligned(rows),
+            f"largest − smallest: {interval_text(evaluation['gap'])}",
+            *(f"warning: {text}" for text in evaluation["warnings"]),
+        ]
+    )
+
+
+def other_text(task: str, results: dict[str, Any]) -> str:
+    """lm-eval's own figures of a task that measures no fairness."""
+    figures = ", ".join(
+        f"{key.split(',')[0]} {value:.4f}"
+        for key, value in results.items()
+        if "," in key and "_stderr" not in key and isinstance(value, float)
+    )
+    return f"{task} (measures no fairness): {figures}"
 
 
 def _title(evaluation: Evaluation) -> str:

@@ -118,9 +118,8 @@ def test_no_model_and_no_tokenizer(tmp_path: Path) -> None:
 def test_heads_that_softmax_does_not_fit(changes: Any, got: str, tmp_path: Path) -> None:
     folder = write_text(tmp_path, "bert", **changes)
     assert refusal(CheckpointError, folder) == (
-        f"{folder}: its head gives no distribution over classes; got {got}; allowed: two classes or "
-        "more, "
-        "of which a document has one."
+        f"{folder}: its head gives no distribution over classes; got {got}; allowed: two classes "
+        "or more, of which a document has one."
     )
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pictures
 import pytest
 import tiny
 import torch
@@ -19,43 +18,6 @@ from mergekit_fair.sweep.run import run_sweep
 from mergekit_fair.sweep.store import Store
 from mergekit_fair.training.config import load_train_config
 from mergekit_fair.training.run import train
-
-
-def _vit(folder: Path) -> Path:
-    from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
-
-    torch.manual_seed(0)
-    config = ViTConfig(
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        image_size=16,
-        patch_size=8,
-        initializer_range=0.2,
-    )
-    ViTModel(config).save_pretrained(folder)
-    ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(folder)
-    return folder
-
-
-def _pictures(folder: Path, n: int = 160) -> dict[str, Any]:
-    """Bright pictures are 1, dark ones 0; the group is the colour that dominates."""
-    from PIL import Image
-
-    draw, lines = random.Random(0), ["file,label,group"]
-    folder.mkdir(parents=True)
-    for row in range(n):
-        label, group = draw.randrange(2), tiny.GROUPS[row % 2]
-        noise = np.random.default_rng(row).integers(0, 60, (20, 24, 3))
-        noise += 120 * label
-        noise[..., 2 if group == "blue" else 1] += 50
-        Image.fromarray(noise.astype("uint8")).save(folder / f"{row}.png")
-        lines.append(f"{row}.png,{label},{group}")
-    (folder / "rows.csv").write_text("\n".join(lines) + "\n")
-    block = tiny.data_block(folder / "rows.csv", image={"column": "file", "folder": str(folder)})
-    del block["text"]
-    return block
 
 
 def _llama(folder: Path) -> Path:
@@ -80,7 +42,10 @@ def _llama(folder: Path) -> Path:
 @pytest.mark.parametrize("kind", ["vit", "llama"])
 def test_train_and_sweep(tmp_path: Path, kind: str) -> None:
     if kind == "vit":
-        model, data = _vit(tmp_path / "model"), _pictures(tmp_path / "pictures")
+        model, data = (
+            pictures.write_vit(tmp_path / "model"),
+            pictures.write_pictures(tmp_path / "pictures"),
+        )
     else:
         model = _llama(tmp_path / "model")
         data = tiny.data_block(tiny.write_rows(tmp_path / "rows.csv", 240))

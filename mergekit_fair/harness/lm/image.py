@@ -92,6 +92,7 @@ class FairImageClassifier(LM):
         self.max_batch_size = int(max_batch_size or 64)
         self.batch_sizes: dict[int, int] = {}
         options = {"revision": self.revision, "trust_remote_code": trust_remote_code}
+        self._require_model(options)
         self.processor = load_processor(self.pretrained, "image", **options)
         self.model = self._load(dtype, options)
         self.config = self.model.config
@@ -99,7 +100,7 @@ class FairImageClassifier(LM):
         labels, self._choice_map = self.config.label2id or {}, choice_map
         self.choices = Choices(labels, self.config.num_labels, choice_map)
 
-    def _load(self, dtype: str | torch.dtype, options: Mapping[str, Any]) -> Any:
+    def _require_model(self, options: Mapping[str, Any]) -> None:
         try:
             config = AutoConfig.from_pretrained(self.pretrained, **options)
         except (OSError, ValueError) as error:
@@ -107,6 +108,8 @@ class FairImageClassifier(LM):
                 f"no model here ({str(error).splitlines()[0]})", where=self.pretrained
             ) from None
         require_head(config.architectures or [], "image", self.pretrained)
+
+    def _load(self, dtype: str | torch.dtype, options: Mapping[str, Any]) -> Any:
         model, report = AutoModelForImageClassification.from_pretrained(
             self.pretrained, dtype=dtype, output_loading_info=True, **options
         )
