@@ -71,3 +71,50 @@ def test_a_table_cannot_be_changed():
         table.cells[0] = 0
     with pytest.raises(AttributeError):
         table.groups = ()
+
+
+PATTERNS = np.eye(2, dtype=bool)
+
+
+def test_cells_without_missing_predictions_may_have_two_columns():
+    cells = np.arange(8).reshape(2, 2, 2)
+    table = CountTable(("a", "b"), PATTERNS, cells)
+    assert table.cells.shape == (2, 2, 3)
+    assert (table.cells[..., :2] == cells).all()
+    assert not table.cells[..., 2].any()
+
+
+@pytest.mark.parametrize(
+    ("patterns", "cells", "message"),
+    [
+        (
+            PATTERNS,
+            np.ones((2, 3, 2), dtype=int),
+            "cells: must be numbers of rows by [pattern, y, ŷ]; got 'shape (2, 3, 2), dtype "
+            "int64'; allowed: integers of shape (2, 2, 3).",
+        ),
+        (
+            PATTERNS,
+            np.ones((2, 2, 3)),
+            "cells: must be numbers of rows by [pattern, y, ŷ]; got 'shape (2, 2, 3), dtype "
+            "float64'; allowed: integers of shape (2, 2, 3).",
+        ),
+        (PATTERNS, -np.ones((2, 2, 3), dtype=int), "cells: must not be negative; got -1."),
+        (
+            np.ones((2, 3), dtype=bool),
+            np.ones((2, 2, 3), dtype=int),
+            "patterns: needs one boolean column per group; got 'shape (2, 3), dtype bool'; "
+            "allowed: shape (P, 2), dtype bool.",
+        ),
+        (
+            np.eye(2),
+            np.ones((2, 2, 3), dtype=int),
+            "patterns: needs one boolean column per group; got 'shape (2, 2), dtype float64'; "
+            "allowed: shape (P, 2), dtype bool.",
+        ),
+    ],
+)
+def test_tables_made_by_hand_are_checked(patterns, cells, message):
+    with pytest.raises(MeasurementError) as caught:
+        CountTable(("a", "b"), patterns, cells)
+    assert str(caught.value) == message

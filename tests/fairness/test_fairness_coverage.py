@@ -8,6 +8,7 @@ import pytest
 
 from mergekit_fair.fairness import CountTable
 from mergekit_fair.fairness.evidence import Evidence
+from mergekit_fair.fairness.gaps import EOD_RATES, deviations, equalized_odds_difference, gap
 from mergekit_fair.fairness.intervals import around, conservative, percentile
 from mergekit_fair.fairness.statistics import Deciding
 
@@ -51,8 +52,6 @@ SMALL_GAP = (EIGHT, 0.3, 0.5 + STEP, 0.1 + STEP)  # EOD 0.02; about four positiv
 
 def unsmoothed(evidence):
     """The EOD with errors of plain replicates, which a group whose rows agree does not have."""
-    from mergekit_fair.fairness.gaps import EOD_RATES, deviations, gap
-
     usable, of = evidence.deciding.comparable, "between_groups"
     centre, drawn = (
         deviations(EOD_RATES, *counts, usable, of) for counts in (evidence.counts, evidence.drawn)
@@ -91,8 +90,6 @@ def test_where_the_rows_of_a_small_group_agree(metric, sizes, base, tpr, fpr):
 
 def test_plain_percentiles_miss_there():
     def plain(evidence):
-        from mergekit_fair.fairness.gaps import equalized_odds_difference
-
         usable = evidence.deciding.comparable
         value, drawn = (
             equalized_odds_difference(*counts, usable)

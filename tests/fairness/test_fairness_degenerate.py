@@ -115,7 +115,13 @@ HALVES = np.repeat(["a", "b"], 60)
     [
         (Y, Y, [None] * N, {}, "no usable group: worst-group accuracy is undefined"),
         (Y, Y, ["a"] * N, {}, "group 'a' holds every row: its one-vs-rest gaps are undefined"),
-        (Y, Y, HALVES, {"exclude": "ab"}, "no usable group: worst-group accuracy is undefined"),
+        (
+            Y,
+            Y,
+            HALVES,
+            {"exclude": ["a", "b"]},
+            "no usable group: worst-group accuracy is undefined",
+        ),
         (Y, Y, ["solo"] + ["a"] * 119, {"min_group_size": 2}, "group 'solo' has 1 rows, "),
         (Y, Y, ["solo"] + ["a"] * 119, {}, "group 'solo' has no positives: TPR undefined, "),
         (Y * 0, Y, HALVES, {}, "there are no positive labels: TPR and balanced accuracy are "),

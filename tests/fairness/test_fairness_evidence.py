@@ -23,7 +23,7 @@ def rows():
     n = 500
     groups = rng.choice(["a", "b", "c"], n)
     y_true = rng.integers(0, 2, n)
-    shifted = rng.random(n) < np.where(groups == "a", 0.7, 0.9)
+    shifted = rng.random(n) < np.where(groups == "a", 0.4, 0.95)
     return y_true, np.where(shifted, y_true, 1), groups
 
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from mergekit_fair.errors import MeasurementError
-from mergekit_fair.fairness import Groups
+from mergekit_fair.fairness import Groups, cross
 
 
 def test_one_label_per_row():
@@ -94,3 +94,99 @@ def test_messages(groups, n, message):
     with pytest.raises(MeasurementError) as caught:
         Groups.of(groups, n)
     assert str(caught.value) == message
+
+
+def test_a_data_frame_of_boolean_columns_is_a_mapping():
+    frame = pd.DataFrame({"z": [True, False], "a": [True, True]}, index=[5, 5])
+    groups = Groups.of(frame, 2)
+    assert groups.names == ("z", "a")
+    assert groups.membership.tolist() == [[1, 1], [0, 1]]
+    with pytest.raises(MeasurementError, match=r"^groups\['sex'\]: a mask must be boolean"):
+        Groups.of(pd.DataFrame({"sex": ["men", "women"]}), 2)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        pd.Series(["x", pd.NA], dtype="string"),
+        pd.Series(["x", None]).astype("category"),
+        np.ma.array(["x", "y"], mask=[False, True]),
+        [["x"], ["x", None]],
+    ],
+)
+def test_a_missing_label_is_an_error_in_every_kind_of_column(labels):
+    with pytest.raises(MeasurementError, match=r"^groups: missing group label in row 1"):
+        Groups.of(labels, 2)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [pd.array([True, pd.NA], dtype="boolean"), np.ma.array([True, True], mask=[False, True])],
+)
+def test_a_mask_with_holes_is_an_error(mask):
+    with pytest.raises(MeasurementError, match=r"^groups\['a'\]: a mask must be boolean"):
+        Groups.of({"a": mask}, 2)
+
+
+@pytest.mark.parametrize(
+    ("names", "membership", "message"),
+    [
+        (
+            ("a",),
+            np.ones((2, 2), dtype=bool),
+            "membership: needs one boolean column per name; got 'shape (2, 2), dtype bool'; "
+            "allowed: shape (n, 1), dtype bool.",
+        ),
+        (
+            ("a",),
+            np.ones((2, 1)),
+            "membership: needs one boolean column per name; got 'shape (2, 1), dtype float64'; "
+            "allowed: shape (n, 1), dtype bool.",
+        ),
+        (
+            ("a", "a"),
+            np.ones((2, 2), dtype=bool),
+            "groups: two groups have the same name; got ('a', 'a'). Rename one.",
+        ),
+    ],
+)
+def test_groups_made_by_hand_are_checked(names, membership, message):
+    with pytest.raises(MeasurementError) as caught:
+        Groups(names, membership)
+    assert str(caught.value) == message
+
+
+def test_cross():
+    gender = Groups.of(["men", "women", ["men", "women"], None, "men"], 5)
+    race = Groups.of({"x": [True, True, True, True, False], "y": [True] + [False] * 4}, 5)
+    found = cross(gender, race)
+    assert found.names == ("men × x", "men × y", "women × x")  # women × y does not occur
+    assert found.membership.tolist() == [[1, 1, 0], [0, 0, 1], [1, 0, 1], [0, 0, 0], [0, 0, 0]]
+
+
+def test_cross_is_the_intersection_of_every_pair():
+    rng = np.random.default_rng(0)
+    first, second = (Groups(tuple(n), rng.random((50, 3)) < 0.4) for n in ("abc", "xyz"))
+    found = cross(first, second)
+    assert len(found.names) == 9
+    for name, column in zip(found.names, found.membership.T, strict=True):
+        a, b = name.split(" × ")
+        pair = first.membership[:, "abc".index(a)] & second.membership[:, "xyz".index(b)]
+        assert (column == pair).all()
+
+
+def test_cross_of_nothing():
+    nobody = Groups.of([None, None], 2)
+    assert cross(nobody, Groups.of(["a", "b"], 2)).membership.shape == (2, 0)
+
+
+def test_cross_refuses_what_is_ambiguous():
+    with pytest.raises(MeasurementError) as caught:
+        cross(Groups.of(["a"], 1), Groups.of(["a", "b"], 2))
+    assert str(caught.value) == (
+        "groups: attributes of different rows cannot be crossed; got '1 and 2 rows'."
+    )
+    first = Groups.of([["a", "a × b"]], 1)
+    second = Groups.of([["b × c", "c"]], 1)
+    with pytest.raises(MeasurementError, match="two groups have the same name"):
+        cross(first, second)

@@ -140,3 +140,21 @@ def test_settings_are_checked(confidence, draws, message):
     with pytest.raises(MeasurementError) as caught:
         intervals.check_settings(confidence, draws)
     assert str(caught.value) == message
+
+
+def test_limits_of_proportions_stay_in_range():
+    for n in range(1, 200):
+        for confidence in (0.5, 0.95, 0.999, 1 - 2**-53):
+            for k in {0, 1, n // 2, n - 1, n}:
+                low, high = intervals.wilson(k, n, confidence)
+                assert 0 <= low <= k / n <= high <= 1
+    drawn = np.linspace(0, 1, 101)
+    low, high = intervals.bias_corrected(0.5, drawn, 1 - 2**-53)
+    assert (low, high) == pytest.approx((0, 1))
+
+
+def test_replicates_go_on_from_a_generator():
+    cells = np.array([3, 5, 2])
+    rng = np.random.default_rng(4)
+    parts = [intervals.replicates(cells, draws, rng) for draws in (20, 30)]
+    assert (np.concatenate(parts) == intervals.replicates(cells, 50, seed=4)).all()

@@ -216,3 +216,11 @@ def test_settings_are_checked(options, message):
     with pytest.raises(MeasurementError) as caught:
         measure([0, 1], [0, 1], ["a", "b"], **options)
     assert str(caught.value) == message
+
+
+def test_excluded_names_are_compared_as_strings():
+    y_true = [0, 1] * 30
+    groups = [7, 8, 9] * 20
+    result = measure(y_true, y_true, groups, exclude=[9], draws=50)
+    assert result == measure(y_true, y_true, list(map(str, groups)), exclude="9", draws=50)
+    assert result.metrics["dpd"].value == 0.0
