@@ -25,8 +25,6 @@ from interval_speed import same_distribution, time_bootstrap, time_fairlearn, ti
 from interval_truths import GAPS, SIZES, truths
 from threadpoolctl import threadpool_limits
 
-MANY_DRAWS = 2_000  # as few as the default: with 400, thirty tests can never be significant
-
 
 def run_speed(quick: bool, seed: int) -> dict[str, Any]:
     """All timings, in one process with one thread."""
@@ -45,28 +43,33 @@ def run_speed(quick: bool, seed: int) -> dict[str, Any]:
 
 
 def run_coverage(trials: int, draws: int, seed: int, workers: int) -> dict[str, Any]:
-    """Coverage of one predictor's intervals, of pairs, and errors of many comparisons."""
+    """Coverage and power of one predictor's intervals."""
     cells = _simulated(_single_jobs(trials, draws, seed), workers, "one predictor")
     lowest = show.lowest_cells(cells)
-    places = {id(cell): index for index, cell in enumerate(cells)}
     # The lowest of many is low by luck too: it is simulated once more, with other samples.
     jobs = [
-        partial(simulate, cell.truth, cell.n, trials, draws, (seed, 9, places[id(cell)]))
-        for cell in lowest.values()
+        partial(simulate, cell.truth, cell.n, trials, draws, (seed, 9, index))
+        for index, cell in enumerate(lowest.values())
     ]
     again = dict(zip(lowest, _simulated(jobs, workers, "the lowest again"), strict=True))
     show.print_coverage(cells, again, trials)
     show.print_power(cells)
+    return {
+        "one": [cell.to_dict() for cell in cells],
+        "again": [
+            {"metric": metric, "gap": gap, **cell.to_dict()}
+            for (metric, gap, _), cell in again.items()
+        ],
+    }
+
+
+def run_comparisons(trials: int, draws: int, seed: int, workers: int) -> dict[str, Any]:
+    """Coverage of paired differences, and errors of many comparisons."""
     paired = _simulated(_pair_jobs(trials, draws, seed), workers, "pairs")
     show.print_pairs(paired, trials)
     many = _simulated(_many_jobs(trials, seed), workers, "many")
     show.print_many(many)
     return {
-        "one": [cell.to_dict() for cell in cells],
-        "again": [
-            {"metric": metric, "gap": gap, "n": n, **cell.to_dict()}
-            for (metric, gap, n), cell in again.items()
-        ],
         "pairs": [cell.to_dict() for cell in paired],
         "many": [cell.to_dict() for cell in many],
     }
@@ -91,7 +94,7 @@ def _pair_jobs(trials: int, draws: int, seed: int) -> list[Callable[[], PairCell
 
 def _many_jobs(trials: int, seed: int) -> list[Callable[[], ManyCell]]:
     return [
-        partial(simulate_many, gap, n, trials, MANY_DRAWS, (seed, 3, n, index))
+        partial(simulate_many, gap, n, trials, (seed, 3, n, index))
         for n in SIZES[:2]
         for index, gap in enumerate((0.0, 0.1))
     ]
@@ -133,7 +136,8 @@ def _machine() -> dict[str, Any]:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--speed", action="store_true", help="timings; the default part")
-    parser.add_argument("--coverage", action="store_true", help="simulated coverage")
+    parser.add_argument("--coverage", action="store_true", help="simulated coverage, both parts")
+    parser.add_argument("--comparisons", action="store_true", help="its second part alone")
     parser.add_argument("--quick", action="store_true", help="small problems, 40 trials")
     parser.add_argument("--trials", type=int, metavar="N", help="per population and n; 400")
     parser.add_argument("--draws", type=int, default=400, metavar="N", help="of each bootstrap")
@@ -149,16 +153,20 @@ def _arguments() -> argparse.Namespace:
 
 def main() -> None:
     given = _arguments()
-    content: dict[str, Any] = {"machine": _machine()}
+    content: dict[str, Any] = {"machine": _machine(), **vars(given), "json": str(given.json)}
     print(", ".join(f"{key} {value}" for key, value in content["machine"].items()), flush=True)
-    if given.speed or not given.coverage:
-        with threadpool_limits(1):
-            content["speed"] = run_speed(given.quick, given.seed)
+    simulation = given.trials, given.draws, given.seed, given.workers
+    parts: dict[str, Callable[[], Any]] = {}
+    if given.speed or not (given.coverage or given.comparisons):
+        parts["speed"] = partial(_call, partial(run_speed, given.quick, given.seed))
     if given.coverage:
-        content["trials"], content["draws"] = given.trials, given.draws
-        content["coverage"] = run_coverage(given.trials, given.draws, given.seed, given.workers)
-    if given.json:
-        given.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        parts["coverage"] = partial(run_coverage, *simulation)
+    if given.coverage or given.comparisons:
+        parts["comparisons"] = partial(run_comparisons, *simulation)
+    for name, part in parts.items():
+        content[name] = part()
+        if given.json:  # after every part, so that a later one cannot lose it
+            given.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -184,7 +184,9 @@ def _rows(groups: Any) -> Sequence[Any]:
 def _labels(row: Any, index: int) -> Labels:
     if row is None:
         return frozenset()
-    members = row if isinstance(row, _COLLECTIONS) else (row,)
+    # A masked label and an array of one string are arrays without an axis.
+    several = isinstance(row, _COLLECTIONS) and getattr(row, "ndim", 1) > 0
+    members = row if several else (row,)
     return frozenset(_label(member, index) for member in members)
 
 

@@ -51,6 +51,9 @@ def test_macro_is_the_mean_and_worst_the_maximum(rows, reference):
         assert values[result.worst_view[key]] == max(values.values())
         for interval in (result.macro[key], result.worst[key]):
             assert 0 <= interval.low <= interval.value <= interval.high <= 1
+        # A mean cannot be further off than its parts are when all err together.
+        highs = [view.metrics[key].high for view in result.views.values()]
+        assert result.macro[key].high <= np.mean(highs) + 0.01
 
 
 def test_two_classes_are_one_binary_label(rows):

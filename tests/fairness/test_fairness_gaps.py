@@ -40,7 +40,7 @@ def partitions(draw):
     return y_true, y_pred, groups
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(partitions())
 def test_equal_to_fairlearn(rows):
     y_true, y_pred, groups = rows

@@ -57,6 +57,17 @@ def test_the_same_as_shuffling_rows(rows, metric, reference):
     assert np.quantile(fast, 0.9) == pytest.approx(np.quantile(slow, 0.9), rel=0.12)
 
 
+@pytest.mark.parametrize("reference", REFERENCES)
+def test_what_measure_says_is_from_these_permutations(rows, reference):
+    table = CountTable.tally(*rows)
+    result = measure(*rows, reference=reference, confidence=0.9, draws=200, seed=5)
+    for name, rates in (("dpd", DPD_RATES), ("eod", EOD_RATES)):
+        cells = permuted(table.cells, 200, seed=5, within_labels=name == "eod")
+        drawn = gap_of(cells, table.patterns, rates, reference)
+        expected = Null.of(result.metrics[name].value, drawn, 0.9)
+        assert result.uncertainty[name].null == expected
+
+
 @pytest.mark.parametrize("within_labels", [False, True])
 def test_totals_are_kept(rows, within_labels):
     cells = CountTable.tally(*rows).cells
