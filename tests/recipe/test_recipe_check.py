@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from checkpoints import GROUPS, Family
 
-import mergekit_fair
 from mergekit_fair.errors import RecipeError
+from mergekit_fair.recipe import check
 from mergekit_fair.recipe.check import check_recipe
 from mergekit_fair.recipe.recipe import Recipe
 
@@ -408,6 +408,6 @@ def test_stock_recipes_with_mistakes():
 
 def test_check_registers_the_methods(monkeypatch):
     calls = []
-    monkeypatch.setattr(mergekit_fair, "register", lambda: calls.append(1))
+    monkeypatch.setattr(check, "register_methods", lambda: calls.append(1))
     check_recipe(addition(), "r.yml")
     assert calls == [1]
