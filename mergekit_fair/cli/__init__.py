@@ -28,6 +28,7 @@ COMMANDS = {
     "sweep": ("sweep", "Measure a λ grid, choose on validation rows, report once."),
     "eval": ("eval", "Run lm-eval: accuracy, DPD, EOD per subgroup, with intervals."),
     "compare": ("compare", "Evaluations of models on the same rows: paired differences."),
+    "vectors": ("vectors", "Task vectors: norms, cosines, sign conflict, displacement."),
     "methods": ("methods", "The registered merge methods and their parameters."),
     "tasks-dir": ("tasks_dir", "The folder of the task suite, for lm_eval --include_path."),
     "exec": ("exec", "Run a stock program with the plug-in's methods, models and metrics."),

@@ -14,34 +14,63 @@ from mergekit_fair.errors import ConfigError, SweepError
 @click.command("sweep")
 @click.argument("sweep_file", metavar="SWEEP", type=click.Path(path_type=Path))
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Folder to make.")
-@click.option("--dry-run", is_flag=True, help="Print the plan, measure nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the plan; run two batches for the time.")
+@click.option(
+    "--executor",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="In this process, or on Ray actors (extra ray).",
+)
+@click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Of Ray.")
+@click.option(
+    "--cpus", type=click.IntRange(1), default=1, show_default=True, help="Threads of a Ray worker."
+)
+@click.option(
+    "--gpus",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    help="GPUs of a Ray worker; 0.5 puts two on one.",
+)
+@click.option("--ray-address", help="A running Ray cluster; else RAY_ADDRESS, else a new one here.")
 @click.option("--no-write", is_flag=True, help="Write no merged model, only its recipe.")
 @click.option("--json", "as_json", is_flag=True, help="Print results.json instead of tables.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def command(
-    sweep_file: Path, out: Path, dry_run: bool, no_write: bool, as_json: bool, quiet: bool
+    sweep_file: Path,
+    out: Path,
+    dry_run: bool,
+    no_write: bool,
+    as_json: bool,
+    quiet: bool,
+    executor: str,
+    **cluster: Any,
 ) -> None:
-    """Measure every point of a grid, choose on validation rows, report once on untouched rows.
+    """Measure points of a grid or search, choose on validation rows, report once on untouched rows.
 
     Writes points.jsonl, results.csv, results.json, curves and pareto pictures, selected/recipe.yml
     and selected/model into OUT. The same command again goes on where it was killed.
 
     \b
-    Example:
+    Examples:
       mergekit-fair sweep recipes/adult_sex/sweep.yml -o runs/adult_sex/sweep
+      mergekit-fair sweep sweep.yml -o out --executor ray --workers 4 --gpus 1
     """
     from mergekit_fair.cli.terminal import Terminal, quiet_libraries
 
     quiet_libraries()
     from mergekit_fair.sweep.config import load_sweep
-    from mergekit_fair.sweep.run import plan_summary
+    from mergekit_fair.sweep.run import plan_summary, probed
 
     sweep = load_sweep(sweep_file)
+    progress = Terminal(quiet=quiet)
     if dry_run:
-        summary = plan_summary(sweep)
+        summary = probed(sweep, plan_summary(sweep), progress)
         click.echo(json.dumps(summary, indent=2, ensure_ascii=False) if as_json else _plan(summary))
         return
-    results = sweep_and_report(sweep, out, Terminal(quiet=quiet), write_model=not no_write)
+    make = _on_ray(**cluster) if executor == "ray" else None
+    results = sweep_and_report(sweep, out, progress, write_model=not no_write, make=make)
     if as_json:
         click.echo(json.dumps(results, indent=2, ensure_ascii=False))
     else:
@@ -50,14 +79,30 @@ def command(
     require_choice(results, out)
 
 
-def sweep_and_report(sweep: Any, out: Path, progress: Any, *, write_model: bool) -> dict[str, Any]:
+def _on_ray(workers: int, cpus: int, gpus: float, ray_address: str | None) -> Any:
+    """What makes the executor, once there is something to run."""
+    from mergekit_fair.sweep.on_ray import Cluster, OnRay
+
+    cluster = Cluster(workers, gpus, cpus, ray_address)
+
+    def make(sweep: Any, exam: Any, base: str, progress: Any) -> Any:
+        del exam, progress  # every worker opens its own
+        return OnRay(sweep, base, cluster)
+
+    return make
+
+
+def sweep_and_report(
+    sweep: Any, out: Path, progress: Any, *, write_model: bool, make: Any = None
+) -> dict[str, Any]:
     """Run a sweep, then write its tables, pictures and the selected model."""
     from mergekit_fair.engine.files import write_atomic
     from mergekit_fair.report.pictures import draw
     from mergekit_fair.report.table import results_csv
+    from mergekit_fair.report.transfer import draw_transfer
     from mergekit_fair.sweep.run import run_sweep
 
-    results = run_sweep(sweep, out, progress)
+    results = run_sweep(sweep, out, progress, **({"make": make} if make else {}))
     write_atomic(out / "results.csv", results_csv(results))
     if write_model and results["selected"]["id"] is not None:
         _write_model(out / "selected", progress)
@@ -65,6 +110,8 @@ def sweep_and_report(sweep: Any, out: Path, progress: Any, *, write_model: bool)
         progress.say(f"{out / 'selected' / 'model'}: of an earlier run, not of this choice")
     try:
         draw(results, out)
+        if results["transfer"]:
+            draw_transfer(results["transfer"], out)
     except ConfigError as error:  # hours of measuring must not end in a missing extra
         progress.say(f"no pictures: {error}")
     return results
@@ -84,25 +131,53 @@ def summary_text(results: dict[str, Any]) -> str:
     """The tables of a sweep as text."""
     from mergekit_fair.report.table import comparison_table, points_table, verdict
 
-    chosen, level = results["selected"], results["level"]
+    chosen, level, split = results["selected"], results["level"], results["selected_on"]
     parts = [
-        f"Validation rows of {results['task']} ([low, high]: {results['confidence']:.4g} "
+        f"{split.capitalize()} rows of {results['task']} ([low, high]: {results['confidence']:.4g} "
         "confidence intervals; DPD=, EOD=: at the selection rate of "
         f"{level['to']}, {level['rate']:.3f})",
         points_table(results["points"], chosen=chosen["id"]),
+        *_stages(results),
         f"\nRule: {chosen['rule']}.\nChosen: {chosen['reason']}.",
         "\nReport rows, opened once for the chosen model and the baselines",
         points_table(results["report"], chosen=chosen["id"]),
     ]
+    if split == "report":
+        parts.insert(0, OPTIMISTIC)
     if results["comparison"]:
-        comparison = results["comparison"]
-        parts += ["", comparison_table(comparison), verdict(comparison, results["confidence"])]
+        parts += ["", comparison_table(results["comparison"]), verdict(results)]
     if results["report_opened_for_another_selection"]:
         parts.append(
             "\nwarning: the report split was opened before for another choice; its figures are "
             "no longer untouched."
         )
     return "\n".join(parts)
+
+
+def _stages(results: dict[str, Any]) -> list[str]:
+    """What the race stopped, and the transfer matrix of safe injection."""
+    from mergekit_fair.report.transfer import transfer_table
+
+    found = []
+    if results["race"]:
+        race = results["race"]
+        stopped = ", ".join(f"{label} after {rows}" for label, rows in race["stopped"].items())
+        share = race["passes"] / max(1, race["full_passes"])
+        found.append(
+            f"\nRace over {race['rows']} rows: {share:.0%} of the grid's forward passes. Stopped: "
+            f"{stopped or 'none'} rows."
+        )
+    if results["transfer"]:
+        added = results["transfer"]["added"]
+        names = ", ".join(f"{value:g} {group}" for group, value in added.items())
+        found += ["", transfer_table(results["transfer"]), f"Added: {names or 'nothing'}."]
+    return found
+
+
+OPTIMISTIC = (
+    "SELECTED ON THE REPORT SPLIT (select.force): every figure of the chosen model is optimistic, "
+    "and no untouched rows are left to report on.\n"
+)
 
 
 def _write_model(folder: Path, progress: Any) -> None:
@@ -122,19 +197,26 @@ def _write_model(folder: Path, progress: Any) -> None:
 
 
 def _plan(summary: dict[str, Any]) -> str:
+    later = {
+        "of the search": summary["search_budget"],
+        "of the worst group, named once the baseline is measured": summary[
+            "injection_points_of_the_worst_group"
+        ],
+        "at most of safe groups": summary["injection_points_of_safe_groups"],
+    }
+    more = "".join(f", {count} {what}" for what, count in later.items() if count)
+    race = "; a race stops many of them early" if summary["race"] else ""
     lines = [
-        f"{len(summary['points'])} points"
-        + (
-            f" and {summary['injection_points_of_the_worst_group']} of the worst group, named once "
-            "the baseline is measured"
-            if summary["injection_points_of_the_worst_group"]
-            else ""
-        ),
+        f"{len(summary['points'])} points{more}{race}",
         *(f"  {point['id']}  {point['kind']:<9} {point['label']}" for point in summary["points"]),
-        f"{len(summary['models'])} models, {summary['bytes_read'] / 1e6:,.0f} MB",
+        f"{len(summary['models'])} models, {summary['bytes_read'] / 1e6:,.0f} MB; "
+        f"{summary['memory_bytes'] / 1e6:,.0f} MB of memory, or as much as there is",
         *(f"  {model}" for model in summary["models"]),
         f"{summary['rows']['validation']} validation rows a point, "
         f"{summary['rows']['report']} report rows for the chosen point and the baselines",
+        f"{summary['forward_passes']:,} forward passes, about "
+        f"{summary['estimated_minutes']:.1f} minutes by two batches of the base "
+        f"({summary['seconds_per_point']:.1f} s a point)",
         *(f"warning: {text}" for text in summary["warnings"]),
     ]
     return "\n".join(lines)

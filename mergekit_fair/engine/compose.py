@@ -1,4 +1,4 @@
-"""A recipe's tensors in memory, from checkpoints that are loaded once.
+"""A recipe's tensors in memory, from checkpoints that are opened once.
 
 The program is that of a merge to disk, executed on tensors that stay loaded: filters, gradients,
 dtypes and the kernel are the same, so a composed tensor equals the merged file's bit for bit.
@@ -6,6 +6,8 @@ dtypes and the kernel are the same, so a composed tensor equals the merged file'
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,54 +16,67 @@ import torch
 from mergekit.common import dtype_from_name
 from mergekit.io.tasks import GatherTensors
 from mergekit.options import MergeOptions
-from safetensors import safe_open
 
 from mergekit_fair.engine.models import is_tensorwise
 from mergekit_fair.engine.plan import checked_models, explained, tensor_tasks
 from mergekit_fair.engine.prepare import Settings, prepared
-from mergekit_fair.engine.program import unequal
-from mergekit_fair.errors import CheckpointError, RecipeError
-from mergekit_fair.methods.arithmetic import merge_tensor, seeded
+from mergekit_fair.engine.program import OutputTensor, Program, unequal
+from mergekit_fair.engine.shelf import RandomControl, Shelf, Streamed, Tensors, lookup, size_of
+from mergekit_fair.errors import RecipeError
+from mergekit_fair.methods.arithmetic import (
+    ACCUMULATOR,
+    add_direction,
+    merge_tensor,
+    whole_direction,
+)
 from mergekit_fair.methods.registry import is_own
 from mergekit_fair.progress import Silent
 from mergekit_fair.recipe.recipe import Recipe, local_path
-from mergekit_fair.weights.folder import weight_files
-
-Tensors = dict[str, torch.Tensor]
 
 
-def load_tensors(folder: str | Path) -> Tensors:
+def load_tensors(folder: str | Path) -> dict[str, torch.Tensor]:
     """All tensors of a checkpoint folder, on the CPU, in their own dtype."""
-    tensors: Tensors = {}
-    for file in weight_files(folder):
-        with safe_open(str(file), framework="pt") as stream:
-            for name in stream.keys():  # noqa: SIM118 (no mapping)
-                tensors[name] = stream.get_tensor(name)
-    return tensors
+    return dict(Streamed(folder))
 
 
 class Composer:
     """Holds the checkpoints of a family of recipes and composes any of them.
 
-    Memory: every checkpoint once, in its own dtype, plus one tensor.
+    Memory: every checkpoint once, in its own dtype, as far as there is room, plus one tensor. For
+    recipes that differ in λ alone, the sum that λ is multiplied with is computed once and held in
+    float64, if there is room for it: then a point reads two tensors instead of G + 1.
+
+    Args:
+        device: where tensors are composed, if it knows float64.
+        room: bytes that may be held, see `Shelf`.
     """
 
-    def __init__(self) -> None:
-        self._models: dict[str, Tensors] = {}
+    def __init__(self, device: str = "cpu", room: int | None = None) -> None:
+        known = torch.device(device)
+        self.device = torch.device("cpu") if known.type == "mps" else known
+        self._shelf = Shelf(self.device, room)
+        self._family: tuple[str, torch.device, dict[str, torch.Tensor]] | None = None
 
     def tensors(self, model: str) -> Tensors:
-        """The tensors of one model folder, loaded at the first call; borrowed."""
+        """The tensors of one model folder, opened at the first call; borrowed."""
+        return self._shelf[local_path(str(model))]
+
+    def replace(self, model: str, tensors: Tensors, *, shared: bool = False) -> None:
+        """Let `model` stand for other tensors, as the random control does.
+
+        Args:
+            model: whose place they take.
+            tensors: as many bytes as the model's; held if there is room, unless `shared`.
+        """
         path = local_path(str(model))
-        if path not in self._models:
-            self._models[path] = load_tensors(path)
-        return self._models[path]
+        self._shelf.put(path, tensors, None if shared else size_of(path))
 
-    def replace(self, model: str, tensors: Tensors) -> None:
-        """Let `model` stand for other tensors, as the random control does."""
-        self._models[local_path(str(model))] = tensors
-
-    def compose(self, recipe: Recipe) -> Iterator[tuple[str, torch.Tensor]]:
+    def compose(self, recipe: Recipe, *, again: bool = False) -> Iterator[tuple[str, torch.Tensor]]:
         """(name, tensor) for every tensor of the merged model.
+
+        Args:
+            recipe: what to compose.
+            again: recipes that differ from it in λ alone will follow; the bits are the same.
 
         Raises:
             RecipeError: slices, adapters or whatever else mergekit refuses.
@@ -83,23 +98,50 @@ class Composer:
                 fix="merge each into its base first, or merge the recipe to a folder",
             )
         if is_own(recipe.method):
-            return self._own(recipe, options)
+            return self._own(recipe, options, again=again)
         return self._stock(recipe, options)
 
-    def _own(self, recipe: Recipe, options: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    def _own(
+        self, recipe: Recipe, options: Any, *, again: bool
+    ) -> Iterator[tuple[str, torch.Tensor]]:
         """By the program that a merge to disk streams."""
         with prepared(recipe, options, Settings(), Silent()) as merge:
             program = merge.program
+        sums = self._sums(recipe, program) if again else None
         for tensor in program.tensors:
-            inputs: dict[Hashable, torch.Tensor] = {
-                model: _as(self._tensor(model, tensor.name), tensor.inner)
-                for model in tensor.models
-            }
-            for model in tensor.equal:
-                if not torch.equal(inputs[model], inputs[tensor.equal[0]]):
-                    raise unequal(model, tensor.name)
-            merged = merge_tensor(tensor.formula, inputs, tensor.name)
-            yield tensor.name, _as(merged, tensor.dtype)
+            yield tensor.name, _as(self._merged(tensor, sums), tensor.dtype)
+
+    def _merged(self, tensor: OutputTensor, sums: dict[str, torch.Tensor] | None) -> torch.Tensor:
+        formula, name = tensor.formula, tensor.name
+        is_summed = sums is not None and formula.moves
+        models = (formula.start,) if is_summed and name in (sums or {}) else tensor.models
+        inputs: dict[Hashable, torch.Tensor] = {
+            model: _as(self._tensor(str(model), name), tensor.inner) for model in models
+        }
+        for model in tensor.equal:
+            if not torch.equal(inputs[model], inputs[tensor.equal[0]]):
+                raise unequal(model, name)
+        if sums is None or not formula.moves:
+            return merge_tensor(formula, inputs, name)
+        if name not in sums:
+            sums[name] = whole_direction(formula, inputs, name)
+        return add_direction(formula, inputs[formula.start], sums[name])
+
+    def _sums(self, recipe: Recipe, program: Program) -> dict[str, torch.Tensor] | None:
+        """What λ is multiplied with, by tensor, of the recipes that differ in λ alone."""
+        parameters = {k: v for k, v in recipe.raw["parameters"].items() if k != "lambda"}
+        family = json.dumps({**recipe.raw, "parameters": parameters}, sort_keys=True, default=str)
+        size = sum(math.prod(t.shape) * ACCUMULATOR.itemsize for t in program.tensors)
+        if self._family is not None:
+            if self._family[0] == family:
+                return self._family[2]
+            self._shelf.give(self._family[1], size)
+            self._family = None
+        place = self._shelf.take(size)
+        if place is None:
+            return None
+        self._family = (family, place, {})
+        return self._family[2]
 
     def _stock(self, recipe: Recipe, options: Any) -> Iterator[tuple[str, torch.Tensor]]:
         """By the tasks that mergekit's planner makes for a merge to disk."""
@@ -110,7 +152,7 @@ class Composer:
             gather: GatherTensors = merge.gather_tensors
             inputs = {
                 model: _as(
-                    self._tensor(str(model), weight.name),
+                    self._tensor(str(model), weight.name).cpu(),
                     dtype_from_name(weight.force_dtype or gather.dtype),
                 )
                 for model, weight in gather.weight_info.items()
@@ -120,35 +162,14 @@ class Composer:
             yield task.tensor_name, _as(merged, dtype_from_name(task.dtype))
 
     def _tensor(self, model: str, name: str) -> torch.Tensor:
-        tensors = self.tensors(model)
-        if name not in tensors:
-            raise CheckpointError(f"has no tensor {name}", where=model)
-        return tensors[name]
+        return lookup(self.tensors(model), model, name).to(self.device)
 
 
-def random_control(base: Tensors, model: Tensors, *, seed: int, name: str) -> Tensors:
-    """θ₀ plus, in every tensor, a Gaussian vector of the norm of θ − θ₀.
-
-    What a merge of such vectors still does to a metric is no effect of the subgroup.
-    Source: the norm-matched random control of arXiv 2212.04089.
-
-    Args:
-        base: θ₀.
-        model: θ, same names and shapes.
-        seed: of the random numbers; each tensor's stream depends on it, `name` and the tensor's
-            name only.
-        name: the subgroup.
-    """
-    control: Tensors = {}
-    for key, start in base.items():
-        if not start.is_floating_point():
-            control[key] = model[key]
-            continue
-        vector = model[key].float() - start.float()
-        noise = torch.randn(vector.shape, generator=seeded(seed, name, key))
-        scale = vector.norm() / noise.norm() if vector.numel() else 0.0
-        control[key] = (start.float() + noise * scale).to(start.dtype)
-    return control
+def random_control(
+    base: Tensors, model: Tensors, *, seed: int, name: str
+) -> dict[str, torch.Tensor]:
+    """`RandomControl` with all its tensors made."""
+    return dict(RandomControl(base, model, seed=seed, name=name))
 
 
 def _as(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mergekit_fair.errors import MeasurementError
+from mergekit_fair.fairness import predict_at
 from mergekit_fair.fairness.labels import UNANSWERED
 
 if TYPE_CHECKING:
     from mergekit_fair.data import Rows
-    from mergekit_fair.harness.predict import Margins
+
+# One number a row: the margin; +inf or -inf where only the answer is known, NaN without one.
+Scores = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +48,12 @@ class Answers:
         return len(self.labels)
 
     @classmethod
-    def of_margins(cls, found: Margins, rows: Rows) -> Answers:
+    def blank(cls, rows: Rows) -> Answers:
+        """A split's rows, of which nothing is answered."""
+        return cls.of_margins(np.full(len(rows), np.nan), rows)
+
+    @classmethod
+    def of_margins(cls, found: Scores, rows: Rows) -> Answers:
         """The answers that lie in margins (n,) of a split's rows."""
         margins = np.asarray(found, dtype=np.float64)
         return cls(
@@ -86,6 +94,44 @@ class Answers:
             excluded=tuple(sorted(excluded)),
             margins=margins,
         )
+
+    @property
+    def scores(self) -> Scores:
+        """All that is answered, as one array (n,); `given` takes it back."""
+        if self.margins is not None:
+            return self.margins
+        known = np.where(self.predictions == 1, np.inf, -np.inf)
+        return np.where(self.predictions == UNANSWERED, np.nan, known)
+
+    def of(self, rows: NDArray[np.int64]) -> Answers:
+        """Some of the rows, in this order."""
+        return replace(
+            self,
+            keys=tuple(self.keys[row] for row in rows.tolist()),
+            labels=self.labels[rows],
+            predictions=self.predictions[rows],
+            groups={name: inside[rows] for name, inside in self.groups.items()},
+            margins=None if self.margins is None else self.margins[rows],
+        )
+
+    def given(self, scores: Scores) -> Answers:
+        """The same rows with other answers.
+
+        Args:
+            scores: (n,), from `scores` or margins.
+        """
+        found = np.asarray(scores, dtype=np.float64)
+        margins = None if np.isinf(found).any() else found
+        return replace(self, predictions=_decided(found), margins=margins)
+
+    def at(self, threshold: float) -> NDArray[np.object_]:
+        """Predictions 1[margin >= threshold], None where there is no answer."""
+        if self.margins is None:
+            raise MeasurementError("has no margins to put a threshold on", where=self.task)
+        given = np.full(len(self), None, dtype=object)
+        answered = ~np.isnan(self.margins)
+        given[answered] = predict_at(self.margins[answered], threshold)
+        return given
 
     @property
     def as_given(self) -> NDArray[np.object_]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mergekit_fair.fairness import matching_threshold, measure, predict_at
+from mergekit_fair.fairness import matching_threshold, measure
 from mergekit_fair.harness.answers import Answers
 
 
@@ -76,11 +76,9 @@ def evaluate(
 def _level_matched(
     margins: np.ndarray, answers: Answers, how: Measuring, level: Level, threshold: float | None
 ) -> dict[str, Any]:
-    answered = ~np.isnan(margins)
-    chosen = matching_threshold(margins[answered], level.rate) if threshold is None else threshold
-    predicted = np.full(len(margins), None, dtype=object)
-    predicted[answered] = predict_at(margins[answered], chosen)
-    matched = _measured(predicted, answers, how)["metrics"]
+    known = margins[~np.isnan(margins)]
+    chosen = matching_threshold(known, level.rate) if threshold is None else threshold
+    matched = _measured(answers.at(chosen), answers, how)["metrics"]
     return {
         "to": level.to,
         "rate": level.rate,

@@ -28,6 +28,17 @@ class Inputs(Protocol):
         ...
 
 
+class Taken:
+    """Some rows of other inputs."""
+
+    def __init__(self, inputs: Inputs, rows: Sequence[int]) -> None:
+        self._inputs, self._rows = inputs, rows
+        self.lengths = tuple(inputs.lengths[row] for row in rows)
+
+    def batch(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
+        return self._inputs.batch([self._rows[index] for index in indices])
+
+
 class TextInputs:
     """Token ids of every row, truncated to `max_length`; padded per batch."""
 

@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,17 +85,14 @@ def run(request: Request) -> Run:
     from lm_eval import simple_evaluate
 
     from mergekit_fair.harness.classifier import resolve_device
-    from mergekit_fair.harness.lm import register_models
-    from mergekit_fair.harness.lm.guard import guard_stock_models
 
-    register_models()
-    guard_stock_models()
+    _register()
     metadata = {**arguments, "split": request.split}
     if request.data is not None:
         metadata["data"] = str(Path(request.data).absolute())
-    manager = _manager(request, metadata)
-    batch_size = request.batch_size or BATCH_SIZES.get(name, OTHER_BATCH_SIZE)
-    with _heard() as warnings:
+    manager = task_manager(request, metadata)
+    batch_size = _batch_size(name, request)
+    with heard() as warnings:
         results = simple_evaluate(
             model=name,
             model_args=arguments,
@@ -114,20 +111,53 @@ def run(request: Request) -> Run:
     return Run(request, samples, results, {"model": name, **arguments}, tuple(warnings))
 
 
+def lm_of(request: Request, model: str, device: str) -> Any:
+    """lm-eval's model of a checkpoint, as `run` makes it.
+
+    Args:
+        request: its tasks, split and model are not looked at.
+        model: a folder.
+        device: torch device.
+
+    Raises:
+        CheckpointError: no model there, or a head of random numbers.
+    """
+    name, arguments = _backend(replace(request, model=model))
+    _register()
+    from lm_eval.api.registry import get_model
+
+    return get_model(name).create_from_arg_obj(
+        arguments,
+        {"batch_size": _batch_size(name, request), "max_batch_size": None, "device": device},
+    )
+
+
+def _register() -> None:
+    from mergekit_fair.harness.lm import register_models
+    from mergekit_fair.harness.lm.guard import guard_stock_models
+
+    register_models()
+    guard_stock_models()
+
+
+def _batch_size(name: str, request: Request) -> int | str:
+    return request.batch_size or BATCH_SIZES.get(name, OTHER_BATCH_SIZE)
+
+
 @contextmanager
-def _heard() -> Iterator[list[str]]:
+def heard() -> Iterator[list[str]]:
     """The warnings that this package logs inside the block, kept instead of printed."""
-    heard: list[str] = []
+    messages: list[str] = []
 
     class Keep(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            heard.append(record.getMessage())
+            messages.append(record.getMessage())
 
     ours, handler = logging.getLogger("mergekit_fair"), Keep(logging.WARNING)
     ours.addHandler(handler)
     propagates, ours.propagate = ours.propagate, False
     try:
-        yield heard
+        yield messages
     finally:
         ours.removeHandler(handler)
         ours.propagate = propagates
@@ -220,7 +250,7 @@ def _backend(request: Request) -> tuple[str, dict[str, Any]]:
     return name, {**arguments, **request.model_args}
 
 
-def _manager(request: Request, metadata: Mapping[str, Any]) -> Any:
+def task_manager(request: Request, metadata: Mapping[str, Any]) -> Any:
     """lm-eval's task manager. Its own 14,000 files are read only for a task that is not ours.
 
     Raises:

@@ -22,7 +22,8 @@ def selections(model: str | Path) -> list[dict[str, Any]]:
     block = _fairness_block(Path(model))
     found = []
     if block.get("rule") and block.get("task"):
-        found.append({"task": block["task"], "split": "validation", "rule": block["rule"]})
+        split = block.get("selected_on", "validation")
+        found.append({"task": block["task"], "split": split, "rule": block["rule"]})
     if isinstance(report := block.get("report"), str) and Path(report).is_file():
         evaluation = _json(Path(report))
         if isinstance(evaluation, Mapping) and evaluation.get("task"):

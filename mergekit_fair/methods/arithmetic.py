@@ -56,6 +56,47 @@ def merge_tensor(
     return merged.reshape(kept.shape)
 
 
+def whole_direction(
+    formula: Formula, tensors: Mapping[Hashable, torch.Tensor], name: str = ""
+) -> torch.Tensor:
+    """What the scale is multiplied with, of whole tensors, in float64; arguments as merge_tensor.
+
+    `add_direction` of it gives the bits of `merge_tensor`, for any scale.
+    """
+    kept = tensors[formula.start]
+    scratch = Scratch(kept.device)
+    found = torch.empty(kept.numel(), dtype=ACCUMULATOR, device=kept.device)
+    with torch.no_grad():
+        flat = {model: tensors[model].reshape(-1) for model in formula.models}
+        step = max(1, kept.numel()) if formula.is_sparse else SLICE
+        for begin in range(0, kept.numel(), step):
+            part = {model: tensor[begin : begin + step] for model, tensor in flat.items()}
+            scratch.reset()
+            vector, _ = direction(formula, part.__getitem__, scratch, name)
+            found[begin : begin + step].copy_(vector)
+    return found
+
+
+def add_direction(formula: Formula, start: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
+    """θ_start + scale · vector, a new tensor of the start's shape and dtype.
+
+    Args:
+        formula: whose scale it is.
+        start: any floating dtype.
+        vector: from `whole_direction`; on any device.
+    """
+    scratch = Scratch(start.device)
+    flat = start.reshape(-1)
+    merged = torch.empty_like(flat)
+    with torch.no_grad():
+        for begin in range(0, flat.numel(), SLICE):
+            part = slice(begin, begin + SLICE)
+            scratch.reset()
+            moved = scratch.copy(flat[part])
+            merged[part].copy_(moved.add_(vector[part].to(start.device), alpha=formula.scale))
+    return merged.reshape(start.shape)
+
+
 class Scratch:
     """Memory for the intermediates of a slice, used again for the next one.
 

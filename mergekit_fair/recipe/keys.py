@@ -15,7 +15,7 @@ from mergekit_fair.schema import nearest
 # What `worst: auto` reads, and what a sweep writes beside its chosen recipe.
 FAIRNESS = (
     *("report", "min_group_size", "exclude"),
-    *("tool", "task", "rule", "feasible", "validation"),
+    *("tool", "task", "rule", "selected_on", "feasible", "validation"),
 )
 
 # More than any model has.

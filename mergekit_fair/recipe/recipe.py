@@ -168,6 +168,16 @@ def lambda_eff(raw: dict[str, Any]) -> float | None:
     return total / len(weights) if mean else total
 
 
+def total_lambda(raw: dict[str, Any]) -> float | None:
+    """Σ_g |λ_g|: how far the vectors move in all; None as in `lambda_eff`."""
+    scale, weights = _coefficients(raw)
+    if not weights or not all(isinstance(value, (int, float)) for value in [scale, *weights]):
+        return None
+    total = abs(float(scale)) * math.fsum(map(abs, weights))
+    mean = (raw.get("parameters") or {}).get("normalize") == "mean"
+    return total / len(weights) if mean else total
+
+
 def adds_nothing(raw: dict[str, Any]) -> bool:
     """λ = 0, or every weight 0: the merge is its base or target. Weights 1 and −1 are not that."""
     scale, weights = _coefficients(raw)

@@ -27,9 +27,15 @@ def addition_recipe(folder: Path, groups: Iterable[str]) -> dict[str, Any]:
 
 
 def injection_recipe(
-    base: str, target: str, candidates: dict[str, str], worst: str, dtype: str | None
+    base: str,
+    target: str,
+    candidates: dict[str, str],
+    worst: str,
+    dtype: str | None,
+    *,
+    lambda_: float = 0.2,
 ) -> dict[str, Any]:
-    """Injection of one group's vector into `target`, at λ = 0.2; candidates: group → model."""
+    """Injection of one group's vector into `target`; candidates: group → model."""
     models: list[dict[str, Any]] = [{"model": target, "parameters": {"role": "target"}}]
     models += [
         {"model": model, "parameters": {"role": "candidate", "group": name}}
@@ -39,6 +45,35 @@ def injection_recipe(
         "merge_method": "worst_group_injection",
         "base_model": base,
         "models": models,
-        "parameters": {"lambda": 0.2, "worst": worst},
+        "parameters": {"lambda": lambda_, "worst": worst},
+    }
+    return recipe | ({"dtype": dtype} if dtype else {})
+
+
+def injections_recipe(
+    base: str,
+    target: str,
+    name: str,
+    added: dict[str, tuple[str, float]],
+    dtype: str | None,
+) -> dict[str, Any]:
+    """Several groups' vectors on `target`: θ₀ + 1 · (θ_target − θ₀) + Σ_g λ_g (θ_g − θ₀).
+
+    Args:
+        base, target: models.
+        name: of the target, as a group.
+        added: model → (group, λ).
+        dtype: of the result.
+    """
+    parts = {target: (name, 1.0), **added}
+    models = [
+        {"model": model, "parameters": {"group": group, "weight": weight}}
+        for model, (group, weight) in parts.items()
+    ]
+    recipe: dict[str, Any] = {
+        "merge_method": "subgroup_task_addition",
+        "base_model": base,
+        "models": models,
+        "parameters": {"lambda": 1.0, "normalize": "sum"},
     }
     return recipe | ({"dtype": dtype} if dtype else {})

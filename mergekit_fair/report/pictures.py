@@ -18,7 +18,9 @@ _PANELS = (
 _SERIES = {
     "merge": ("subgroup addition", "C0"),
     "injection": ("injection", "C1"),
+    "search": ("search", "C6"),
     "control": ("random control", "0.6"),
+    "thresholds": ("group thresholds (need group labels)", "C8"),
 }
 _BASELINES = ("k", "C2", "C4", "C5")
 
@@ -59,6 +61,8 @@ def _curves(figure: Any, results: dict[str, Any]) -> None:
     panels = figure.subplots(2, 2, sharex=True).ravel()
     for axes, (key, title) in zip(panels, _PANELS, strict=True):
         for kind, (label, colour) in _SERIES.items():
+            if kind == "search":  # its λ is always 1
+                continue
             for worst, series in _by_group([p for p in points if p["kind"] == kind]).items():
                 _series(axes, series, key, f"{label} {worst}".strip(), colour)
         for line, colour in zip(_baselines(points), _BASELINES, strict=False):
@@ -77,7 +81,7 @@ def _curves(figure: Any, results: dict[str, Any]) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     hatched = any(p["evaluation"]["degenerate"] for p in points)
     figure.suptitle(
-        f"{results['task']}, validation rows"
+        f"{results['task']}, {results['selected_on']} rows"
         + (" (hatched, hollow: degenerate)" if hatched else "")
     )
 
@@ -124,7 +128,7 @@ def _pareto(figure: Any, results: dict[str, Any]) -> None:
     figure.axes[0].set_ylabel("accuracy")
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
-    figure.suptitle(f"{results['task']}, validation rows; numbers are λ")
+    figure.suptitle(f"{results['task']}, {results['selected_on']} rows; numbers are λ")
 
 
 def _scatter(axes: Any, series: list[Line], key: str, label: str, colour: str) -> None:
@@ -136,7 +140,7 @@ def _scatter(axes: Any, series: list[Line], key: str, label: str, colour: str) -
             x, y, "o", color=colour, ms=5, mfc="none" if hollow else colour,
             label=label if number == 0 else None,
         )  # fmt: skip
-        if line["lambda"] is not None:
+        if line["lambda"] is not None and line["kind"] != "search":
             axes.annotate(
                 f"{line['lambda']:g}", (x, y), xytext=(3, 3), textcoords="offset points", fontsize=7
             )

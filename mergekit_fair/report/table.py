@@ -35,10 +35,10 @@ def points_table(lines: list[Line], *, chosen: str | None = None) -> str:
             rows.append([*start, *[""] * (len(titles) + 2), line["error"]])
             continue
         metrics = line["evaluation"]["metrics"]
-        matched = line["evaluation"]["level_matched"]
+        matched = line["evaluation"].get("level_matched", {})
         cells = [interval_text(metrics[key]) for key, _ in _WITH_INTERVAL]
         cells += [value_text(metrics[key]["value"]) for key, _ in _VALUE_ONLY]
-        cells += [value_text(matched[key]["value"]) for key in ("dpd", "eod")]
+        cells += [value_text(matched[key]["value"]) if matched else "" for key in ("dpd", "eod")]
         rows.append([*start, *cells, " ".join(marks(line))])
     return f"{aligned(rows)}\n{_group_sizes(lines)}".rstrip()
 
@@ -51,23 +51,47 @@ def comparison_table(comparison: dict[str, Any]) -> str:
     return aligned(rows)
 
 
-def verdict(comparison: dict[str, Any], confidence: float) -> str:
-    """One sentence a baseline: the differences that hold although so many are looked at, or none.
+def verdict(results: dict[str, Any]) -> str:
+    """One sentence a baseline: what was won and lost with what confidence, or that nothing was.
 
     A difference holds where its Holm-adjusted p-value is at most 1 − confidence and its interval
-    leaves out 0.
+    leaves out 0. On a selection's own rows the sentence says so.
     """
-    names = {"acc": "accuracy", "dpd": "DPD", "eod": "EOD"}
-    sentences = []
-    for baseline, gaps in comparison.items():
-        shown = [
-            f"{names[key]} {interval_text(gaps[key], sign='+')}"
-            for key in names
-            if _holds(gaps[key], confidence)
-        ]
-        found = ", ".join(shown) or "no difference in accuracy, DPD or EOD can be told from noise"
-        sentences.append(f"Against {baseline}, on the same report rows: {found}.")
+    sentences = [
+        _sentence(results["selected"]["label"], baseline, gaps, results["confidence"])
+        for baseline, gaps in results["comparison"].items()
+    ]
+    if results["selected_on"] == "report":
+        sentences.append("These are the rows that it was selected on: the figures are optimistic.")
     return "\n".join(sentences)
+
+
+def _sentence(label: str, baseline: str, gaps: dict[str, Any], confidence: float) -> str:
+    """`λ=0.4: EOD −0.031 [−0.049, −0.012] against fft at accuracy −0.002 [−0.008, +0.004].`"""
+    better = {"acc": 1, "dpd": -1, "eod": -1}
+    held = [key for key in better if _holds(gaps[key], confidence)]
+    won = [key for key in held if gaps[key]["value"] * better[key] > 0]
+    lost = [key for key in held if key not in won]
+    rest = [key for key in better if key not in held]
+    if won:
+        rest_at = [key for key in rest if key == "acc" or "acc" in won]
+        parts = [f"{_named(gaps, won)} against {baseline}"]
+        if rest_at:
+            parts.append(f"at {_named(gaps, rest_at)}")
+        if lost:
+            parts.append(f"but lost: {_named(gaps, lost)}")
+        return f"{label}: {' '.join(parts)}."
+    if lost:
+        return f"{label}: nothing was won against {baseline}, and lost: {_named(gaps, lost)}."
+    return (
+        f"{label}: nothing was won against {baseline}; no difference in accuracy, DPD or EOD can "
+        f"be told from noise ({_named(gaps, list(better))})."
+    )
+
+
+def _named(gaps: dict[str, Any], keys: list[str]) -> str:
+    names = {"acc": "accuracy", "dpd": "DPD", "eod": "EOD"}
+    return ", ".join(f"{names[key]} {interval_text(gaps[key], sign='+')}" for key in keys)
 
 
 def _holds(gap: dict[str, Any], confidence: float) -> bool:
@@ -92,11 +116,11 @@ def results_csv(results: dict[str, Any]) -> str:
         row["selected"] = line["id"] == results["selected"]["id"]
         evaluation = line.get("evaluation")
         if evaluation:
-            row |= {key: evaluation[key] for key in ("degenerate", "saturated")}
+            row |= {key: evaluation.get(key) for key in ("degenerate", "saturated")}
             for name in _CSV_METRICS:
                 for part, suffix in (("value", ""), ("low", "_low"), ("high", "_high")):
                     row[name + suffix] = evaluation["metrics"][name][part]
-            for name in ("acc", "dpd", "eod"):
+            for name in ("acc", "dpd", "eod") if "level_matched" in evaluation else ():
                 row[f"level_matched_{name}"] = evaluation["level_matched"][name]["value"]
         writer.writerow(row)
     return out.getvalue()

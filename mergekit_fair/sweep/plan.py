@@ -6,17 +6,21 @@ import hashlib
 import itertools
 import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from mergekit_fair.errors import ConfigError
 from mergekit_fair.recipe.grid import MOST_POINTS
-from mergekit_fair.recipe.recipe import Recipe, adds_nothing, lambda_eff
-from mergekit_fair.recipe.templates import injection_recipe
+from mergekit_fair.recipe.recipe import Recipe, adds_nothing, lambda_eff, total_lambda
+from mergekit_fair.recipe.templates import injection_recipe, injections_recipe
 from mergekit_fair.sweep.config import Sweep
 from mergekit_fair.weights.folder import fingerprint, require_same_tensors, weight_files
 
-Kind = Literal["baseline", "merge", "control", "injection"]
+Kind = Literal["baseline", "merge", "control", "search", "injection"]
+
+
+_INJECTED = "inject."
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Point:
     """One model to measure.
 
     Attributes:
-        kind: baseline (a folder), merge (addition grid), control (random vectors), injection.
+        kind: baseline (a folder), merge (of the grid), control (random vectors), search, injection.
         label: unique within the sweep, for tables and pictures.
         settings: λ and the like that this point sets.
         recipe: what to compose; None for a baseline.
@@ -45,6 +49,16 @@ class Point:
         return float(value) if value is not None else None
 
     @property
+    def size(self) -> float | None:
+        """Σ_g |λ_g| of what is added to the base or the target; None where that is no number."""
+        if self.recipe is None:
+            return None
+        if self.kind == "injection":
+            added = {k: v for k, v in self.settings.items() if k.startswith(_INJECTED)}
+            return sum(abs(float(value)) for value in added.values())
+        return total_lambda(self.recipe.raw)
+
+    @property
     def lambda_eff(self) -> float | None:
         return lambda_eff(self.recipe.raw) if self.recipe else None
 
@@ -57,6 +71,7 @@ class Point:
             "settings": self.settings,
             "lambda": self.lambda_,
             "lambda_eff": self.lambda_eff,
+            "size": self.size,
             "adds_nothing": self.recipe is not None and adds_nothing(self.recipe.raw),
         }
 
@@ -91,6 +106,8 @@ class Planner:
     def merges(self) -> list[Point]:
         """The addition grid in its order, then the random control's."""
         names = list(self._sweep.grid)
+        if not names:
+            return []
         count = math.prod(len(values) for values in self._sweep.grid.values())
         if count > MOST_POINTS:
             raise ConfigError(
@@ -110,32 +127,42 @@ class Planner:
             ]
         return points
 
-    def injections(self, groups: list[str]) -> list[Point]:
-        """The second stage for these groups, in order."""
+    def searched(self, settings: dict[str, float]) -> Point:
+        """One point of the search: these settings, the recipe's λ being 1."""
+        return self._merge("search", {"lambda": 1.0, **settings})
+
+    def injections(self, groups: list[str], lambdas: Sequence[float]) -> list[Point]:
+        """Each of these groups alone, at each λ."""
+        return [self.injection({name: value}) for name in groups for value in lambdas]
+
+    def injection(self, lambdas: Mapping[str, float]) -> Point:
+        """θ_target + Σ_g λ_g (θ_g − θ₀).
+
+        One group makes a recipe of `worst_group_injection`; several make one of subgroup task
+        addition, in which the target's own vector is one more with weight 1.
+        """
         inject = self._sweep.config.inject
         if inject is None:
-            return []
-        raw = self._sweep.recipe.raw
-        points = []
-        for name in groups:
-            recipe = injection_recipe(
-                str(raw["base_model"]),
-                self._sweep.config.baselines[inject.target],
-                self._sweep.recipe.groups(),
-                name,
-                raw.get("dtype"),
-            )
-            for value in self._sweep.inject_grid:
-                made = Recipe.from_mapping(recipe, f"{self._sweep.where}: inject")
-                settings: dict[str, float | str] = {"lambda": value, "worst": name}
-                label = f"{inject.target} + {value:g} {name}"
-                points.append(
-                    self._point("injection", label, settings, recipe=made.with_settings(settings))
-                )
-        return points
+            raise ConfigError("has no inject block", where=self._sweep.where)
+        raw, groups = self._sweep.recipe.raw, self._sweep.recipe.groups()
+        target = self._sweep.config.baselines[inject.target]
+        settings: dict[str, float | str] = {_INJECTED + g: v for g, v in lambdas.items()}
+        base, dtype = str(raw["base_model"]), raw.get("dtype")
+        if len(lambdas) == 1:
+            ((name, value),) = lambdas.items()
+            settings |= {"lambda": value, "worst": name}
+            recipe = injection_recipe(base, target, groups, name, dtype, lambda_=value)
+        else:
+            added = {groups[name]: (name, value) for name, value in lambdas.items()}
+            recipe = injections_recipe(base, target, inject.target, added, dtype)
+        label = " ".join([inject.target, *(f"+ {v:g} {g}" for g, v in lambdas.items())])
+        made = Recipe.from_mapping(recipe, f"{self._sweep.where}: inject")
+        return self._point("injection", label, settings, recipe=made)
 
     def _merge(self, kind: Kind, settings: dict[str, float]) -> Point:
         parts = [f"{'λ' if key == 'lambda' else key}={value:g}" for key, value in settings.items()]
+        if kind == "search":
+            parts = [f"{key.removeprefix('weight.')}={settings[key]:g}" for key in settings][1:]
         label = ("random " if kind == "control" else "") + " ".join(parts)
         recipe = self._sweep.recipe.with_settings(dict(settings))
         return self._point(kind, label, dict(settings), recipe=recipe)

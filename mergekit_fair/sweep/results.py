@@ -17,9 +17,15 @@ def to_json(value: dict[str, Any]) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def public(line: Line) -> Line:
-    """A point without its seconds: results do not depend on the machine's speed."""
-    return {key: value for key, value in line.items() if key != "seconds"}
+def public(line: Line, refused: str | None = None) -> Line:
+    """A point without its seconds: results do not depend on the machine's speed.
+
+    Args:
+        line: of points.jsonl.
+        refused: why it may not be chosen, if so.
+    """
+    shown = {key: value for key, value in line.items() if key != "seconds"}
+    return shown if refused is None else {**shown, "refused": refused}
 
 
 def one_line(line: Line) -> str:
@@ -43,7 +49,8 @@ def one_line(line: Line) -> str:
 def marks(line: Line) -> list[str]:
     """`degenerate`, `saturated`: what forbids or qualifies a reading of DPD and EOD."""
     evaluation = line.get("evaluation", {})
-    return [name for name in ("degenerate", "saturated") if evaluation.get(name)]
+    found = [name for name in ("degenerate", "saturated") if evaluation.get(name)]
+    return [*found, *([line["refused"]] if "refused" in line else [])]
 
 
 def selected_recipe(point: Point, results: dict[str, Any]) -> str:
@@ -54,9 +61,13 @@ def selected_recipe(point: Point, results: dict[str, Any]) -> str:
         "tool": "mergekit-fair",
         "task": results["task"],
         "rule": results["selected"]["rule"],
+        "selected_on": results["selected_on"],
         "feasible": results["selected"]["feasible"],
     }
-    for split, lines in (("validation", results["points"]), ("report", results["report"])):
+    for split, lines in (
+        (results["selected_on"], results["points"]),
+        ("report", results["report"]),
+    ):
         line = next(item for item in lines if item["id"] == point.id)
         if "evaluation" in line:
             metrics = line["evaluation"]["metrics"]

@@ -64,7 +64,7 @@ def test_dry_run_prints_the_plan_and_makes_nothing(swept: Path, tmp_path: Path) 
     arguments = ["sweep", str(swept / "sweep.yml"), "-o", str(tmp_path / "out"), "--dry-run"]
     run = CliRunner().invoke(main, arguments)
     assert run.exit_code == 0, run.output
-    assert "7 points and 2 of the worst group" in run.output
+    assert "7 points, 2 of the worst group" in run.output
     assert "120 validation rows a point, 120 report rows" in run.output
     assert not (tmp_path / "out").exists()
     plan = json.loads(CliRunner().invoke(main, [*arguments, "--json"]).stdout)

@@ -116,10 +116,10 @@ def test_integer_buffers_equal_the_merged_file(tiny, tmp_path, options):
 def test_one_composer_serves_many_recipes_from_tensors_loaded_once(tiny, monkeypatch):
     family = tiny("bert")
     loads = []
-    from mergekit_fair.engine import compose
+    from mergekit_fair.engine import shelf
 
-    load = compose.load_tensors
-    monkeypatch.setattr(compose, "load_tensors", lambda path: loads.append(path) or load(path))
+    opened = shelf.Streamed
+    monkeypatch.setattr(shelf, "Streamed", lambda path: loads.append(path) or opened(path))
     composer = Composer()
     base = {name: tensor.clone() for name, tensor in composer.tensors(str(family.base)).items()}
     scales = (0.5, 0.0, 1.0, 0.5)
@@ -130,6 +130,35 @@ def test_one_composer_serves_many_recipes_from_tensors_loaded_once(tiny, monkeyp
     assert not any(same_bits(made[0][name], made[2][name]) for name in base)
     held = composer.tensors(str(family.base))
     assert all(same_bits(held[name], base[name]) for name in base)
+
+
+@pytest.mark.parametrize("room", [0, 10_000_000_000], ids=["streamed", "held"])
+def test_neither_the_room_nor_a_sum_that_is_kept_changes_a_bit(tiny, room):
+    """λ back and forth, another family between: the sum belongs to its family alone."""
+    family = tiny("bert")
+    composer = Composer(room=room)
+    for make, scale in (
+        (family.addition, 0.3),
+        (family.addition, 0.0),
+        (family.addition, 0.7),
+        (lambda lambda_: family.injection(worst="Male", lambda_=lambda_), 0.4),
+        (lambda lambda_: changed(family.addition(lambda_=lambda_), weight=FILTERED), 0.5),
+        (family.addition, 0.3),
+    ):
+        made = recipe(make(lambda_=scale))
+        expected = dict(Composer().compose(made))
+        found = dict(composer.compose(made, again=True))
+        assert found.keys() == expected.keys()
+        assert all(same_bits(found[name], expected[name]) for name in expected)
+
+
+def test_a_composer_without_room_holds_nothing(tiny):
+    from mergekit_fair.engine.shelf import Streamed
+
+    family = tiny("bert")
+    composer = Composer(room=0)
+    assert isinstance(composer.tensors(str(family.base)), Streamed)
+    assert isinstance(Composer().tensors(str(family.base)), dict)
 
 
 def test_the_order_of_the_models_changes_no_bit(tiny):

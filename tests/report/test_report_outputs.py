@@ -71,14 +71,25 @@ def test_verdict_names_only_differences_that_hold_after_correction() -> None:
     none = {"acc": gap(0.1, -0.1, 0.2), "dpd": gap(None, None, None), "eod": gap(0.0, 0.0, 0.0)}
     some = {"acc": gap(0.0, -0.1, 0.1), "dpd": gap(-0.1, -0.2, -0.05), "eod": gap(0.1, 0.02, 0.3)}
     many = {"acc": gap(0.1, 0.01, 0.2, 0.06), "dpd": none["dpd"], "eod": none["eod"]}
-    assert verdict({"fft": none, "lora": some, "sft": many}, 0.95).splitlines() == [
-        "Against fft, on the same report rows: no difference in accuracy, DPD or EOD can be told "
-        "from noise.",
-        "Against lora, on the same report rows: DPD -0.100 [-0.200, -0.050], "
-        "EOD +0.100 [+0.020, +0.300].",
-        "Against sft, on the same report rows: no difference in accuracy, DPD or EOD can be told "
-        "from noise.",
+    won = {"acc": gap(0.1, 0.01, 0.2), "dpd": none["dpd"], "eod": none["eod"]}
+    results = {
+        "selected": {"label": "λ=0.4"},
+        "comparison": {"fft": none, "lora": some, "sft": many, "xft": won},
+        "confidence": 0.95,
+        "selected_on": "validation",
+    }
+    assert verdict(results).splitlines() == [
+        "λ=0.4: nothing was won against fft; no difference in accuracy, DPD or EOD can be told from "
+        "noise (accuracy +0.100 [-0.100, +0.200], DPD –, EOD +0.000 [+0.000, +0.000]).",
+        "λ=0.4: DPD -0.100 [-0.200, -0.050] against lora at accuracy +0.000 [-0.100, +0.100] but "
+        "lost: EOD +0.100 [+0.020, +0.300].",
+        "λ=0.4: nothing was won against sft; no difference in accuracy, DPD or EOD can be told from "
+        "noise (accuracy +0.100 [+0.010, +0.200], DPD –, EOD +0.000 [+0.000, +0.000]).",
+        "λ=0.4: accuracy +0.100 [+0.010, +0.200] against xft at DPD –, EOD +0.000 [+0.000, "
+        "+0.000].",
     ]
+    forced = verdict({**results, "selected_on": "report"})
+    assert forced.endswith("the rows that it was selected on: the figures are optimistic.")
 
 
 def test_pictures_are_drawn_and_repeat_byte_for_byte(

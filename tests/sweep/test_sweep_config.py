@@ -40,7 +40,11 @@ from mergekit_fair.sweep.run import plan_summary
             "inject.groups names no group of the recipe; got 'red'; allowed: blue, green",
         ),
         ({"controls": ["shuffled"]}, "controls.0: input should be 'random'"),
-        ({"evaluate": {"tasks": ["fair_adult_sex"]}}, "evaluate.tasks is not available"),
+        (
+            {"evaluate": {"tasks": ["fair_adlut_sex"]}},
+            "no such task; did you mean 'fair_adult_sex'?",
+        ),
+        ({"evaluate": {"batch_size": 8}}, "evaluate: give tasks, or data"),
         ({"recipe": 3}, "recipe must be a path or a mapping"),
         ({"recipe": "nothing.yml"}, "nothing.yml: cannot be read"),
     ],

@@ -65,7 +65,7 @@ def test_lambda_0_is_the_base_and_injection_at_0_is_fft_bit_for_bit(
         folder = family / "run" / model
         loaded = AutoModelForSequenceClassification.from_pretrained(folder).eval()
         expected = margins(loaded, open_inputs(rows, folder, 16))
-        found = store.margins(_point(results, label)["id"], "validation")
+        found = store.scores(_point(results, label)["id"], "validation")
         assert np.array_equal(found, expected)
     store.close()
 
@@ -84,7 +84,7 @@ def test_the_selected_model_predicts_what_was_recorded_row_by_row(
     rows = load_rows(load_sweep(swept / "sweep.yml").config.evaluate.data)
     store = Store(swept / "out")
     for split in ("validation", "report"):
-        expected = store.margins(results["selected"]["id"], split)
+        expected = store.scores(results["selected"]["id"], split)
         found = margins(model, open_inputs(rows.of(split), tmp_path / "model", 16))
         assert np.array_equal(found, expected)
     store.close()
@@ -99,7 +99,7 @@ def test_fairlearn_gives_the_same_dpd_and_eod_for_a_recorded_point(swept: Path) 
     group = np.array(rows.group_names)[rows.membership.argmax(axis=1)]
     store = Store(swept / "out")
     for line in _results(swept)["points"]:
-        found = (store.margins(line["id"], "validation") > 0).astype(int)
+        found = (store.scores(line["id"], "validation") > 0).astype(int)
         metrics = line["evaluation"]["metrics"]
         arguments = {"y_true": rows.labels, "y_pred": found, "sensitive_features": group}
         assert metrics["dpd"]["value"] == pytest.approx(
@@ -226,28 +226,37 @@ def test_a_bfloat16_merge_is_measured_as_it_is_written(
     assert model.dtype == torch.bfloat16
     rows = load_rows(load_sweep(path).config.evaluate.data).of("report")
     store, before = Store(tmp_path / "out"), Store(swept / "out")
-    expected = store.margins(results["selected"]["id"], "report")
+    expected = store.scores(results["selected"]["id"], "report")
     assert np.array_equal(margins(model, open_inputs(rows, tmp_path / "model", 16)), expected)
     old = _point(_results(swept), "fft")["id"]
     new = next(line["id"] for line in results["points"] if line["label"] == "fft")
     # FFT is measured again after the merges, on the report rows, in its own dtype.
-    assert np.array_equal(store.margins(new, "report"), before.margins(old, "report"))
+    assert np.array_equal(store.scores(new, "report"), before.scores(old, "report"))
     store.close()
     before.close()
 
 
 def test_weights_come_from_the_checkpoints_each_time(swept: Path, family: Path) -> None:
     """λ back and forth: no drift."""
-    from mergekit_fair.sweep.apply import Runner
+    from mergekit_fair.sweep.exams import open_exam
     from mergekit_fair.sweep.plan import Planner
+    from mergekit_fair.sweep.worker import Job, Worker
 
     sweep = load_sweep(swept / "sweep.yml")
     rows = load_rows(sweep.config.evaluate.data)
     points = Planner(sweep, rows.fingerprint()).merges()
-    runner = Runner(
-        str(family / "run" / "base"), rows, sweep.config.evaluate, seed=0, progress=Silent()
+    worker = Worker(
+        open_exam(sweep.config.evaluate),
+        str(family / "run" / "base"),
+        "cpu",
+        seed=0,
+        progress=Silent(),
     )
-    first = runner.margins(points[1], "validation")
+
+    def scores(point: Any) -> Any:
+        return worker.run(Job(point, "validation")).scores["tiny"]
+
+    first = scores(points[1])
     for point in (points[2], points[3], points[0]):
-        runner.margins(point, "validation")
-    assert np.array_equal(runner.margins(points[1], "validation"), first)
+        scores(point)
+    assert np.array_equal(scores(points[1]), first)

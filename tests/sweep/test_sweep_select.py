@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mergekit_fair.errors import SweepError
-from mergekit_fair.sweep.config import Select
+from mergekit_fair.sweep.rule import Select
 from mergekit_fair.sweep.select import choose
 
 RULE = Select(maximize="acc", subject_to={"dpd": "<= fft", "eod": "<= fft"})

@@ -74,7 +74,7 @@ def test_train_and_sweep(tmp_path: Path, kind: str) -> None:
     # The probe makes the base a classifier that beats a coin on rows it has not seen.
     assert base["evaluation"]["metrics"]["bal_acc"]["value"] > 0.6
     store = Store(tmp_path / "out")
-    scores = {line["label"]: store.margins(line["id"], "validation") for line in results["points"]}
+    scores = {line["label"]: store.scores(line["id"], "validation") for line in results["points"]}
     store.close()
     assert not np.array_equal(scores["λ=0"], scores["λ=0.5"])
     names = set(load_tensors(tmp_path / "job" / "run" / "base"))

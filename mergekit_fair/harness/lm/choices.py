@@ -28,6 +28,7 @@ class Choices:
     """
 
     def __init__(self, labels: Mapping[str, int], n_classes: int, choice_map: Any = None) -> None:
+        self.count = n_classes
         self._labels = {
             str(name): index
             for name, index in labels.items()

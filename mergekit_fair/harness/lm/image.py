@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -22,7 +22,7 @@ from mergekit_fair.harness.inputs import ImageInputs, load_processor
 from mergekit_fair.harness.lm.cache import require_key, tie_cache
 from mergekit_fair.harness.lm.choices import Choices
 from mergekit_fair.harness.lm.identity import source_identity
-from mergekit_fair.harness.lm.scoring import Answer, answer, group
+from mergekit_fair.harness.lm.scoring import Answer, Prepared, answer, group
 from mergekit_fair.harness.lm.softmax import only_choices, require_softmax
 from mergekit_fair.schema import nearest
 
@@ -123,9 +123,16 @@ class FairImageClassifier(LM):
             ConfigError: no picture, an unknown choice, a cache that cannot tell documents apart.
             DataError: not exactly one picture, or one that cannot be read.
         """
+        return self.answer(self.prepare(requests), quiet=disable_tqdm)
+
+    def prepare(self, requests: Sequence[Instance]) -> Prepared:
+        """The pictures of the documents, not yet opened; errors as `loglikelihood`."""
         documents = group(requests, _document, self._picture)
-        inputs = ImageInputs(documents.contents, self.processor)
-        return answer(self, requests, documents, inputs, quiet=disable_tqdm)
+        return Prepared(requests, documents, ImageInputs(documents.contents, self.processor))
+
+    def answer(self, prepared: Prepared, *, quiet: bool) -> list[Answer]:
+        """What `loglikelihood` gives, with the weights that the model has now."""
+        return answer(self, prepared, quiet=quiet)
 
     def _picture(self, request: Instance) -> Any:
         where = f"task {request.task_name}"

@@ -30,6 +30,15 @@ class Documents:
     requests: list[list[int]]
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """Requests that only need a forward pass: their documents and the inputs of these."""
+
+    requests: Sequence[Any]
+    documents: Documents
+    inputs: Inputs
+
+
 class Classifier(Protocol):
     """What `answer` needs of a registered model."""
 
@@ -83,9 +92,7 @@ def log_probs(logits: torch.Tensor) -> torch.Tensor:
     return found.masked_fill(~is_finite, float("nan"))
 
 
-def answer(
-    lm: Classifier, requests: Sequence[Any], documents: Documents, inputs: Inputs, *, quiet: bool
-) -> list[Answer]:
+def answer(lm: Classifier, prepared: Prepared, *, quiet: bool) -> list[Answer]:
     """Log-probability of each request's choice, and whether it is the arg max (the first on a tie).
 
     NaN and False where the model has no answer: NaN or infinite logits, or no input at all.
@@ -95,6 +102,7 @@ def answer(
     """
     from tqdm import tqdm
 
+    requests, documents, inputs = prepared.requests, prepared.documents, prepared.inputs
     classes = lm.choices.of(request.args[1] for request in requests)
     found: list[Answer] = [(float("nan"), False)] * len(requests)
     with tqdm(total=len(inputs.lengths), desc="Classifying documents", disable=quiet) as bar:

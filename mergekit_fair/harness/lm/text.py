@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -18,7 +18,7 @@ from mergekit_fair.harness.lm.cache import require_key
 from mergekit_fair.harness.lm.checked import CheckedHFLM
 from mergekit_fair.harness.lm.choices import Choices
 from mergekit_fair.harness.lm.padding import padding_id, picks_last_token, position_limit
-from mergekit_fair.harness.lm.scoring import Answer, answer, group
+from mergekit_fair.harness.lm.scoring import Answer, Prepared, answer, group
 from mergekit_fair.harness.lm.softmax import only_choices, require_softmax
 from mergekit_fair.weights.adapter_config import is_adapter_folder
 
@@ -142,11 +142,19 @@ class FairClassifier(CheckedHFLM):
             ConfigError: no such field, an unknown choice, a cache that cannot tell documents apart.
             DataError: a document whose field is not text.
         """
+        return self.answer(self.prepare(requests), quiet=disable_tqdm or self.rank != 0)
+
+    def prepare(self, requests: Sequence[Instance]) -> Prepared:
+        """Texts as tokens; errors as `loglikelihood`."""
         documents = group(requests, self._text, self._text)
         encoded = TextInputs(documents.contents, self.tokenizer, self.max_length)
         self._choose_padding(encoded)
-        is_quiet = disable_tqdm or self.rank != 0
-        return answer(self, requests, documents, encoded, quiet=is_quiet)
+        return Prepared(requests, documents, encoded)
+
+    def answer(self, prepared: Prepared, *, quiet: bool) -> list[Answer]:
+        """What `loglikelihood` gives, with the weights that the model has now."""
+        self._choose_padding(prepared.inputs)
+        return answer(self, prepared, quiet=quiet)
 
     def _text(self, request: Instance) -> str:
         where = f"task {request.task_name}"
@@ -170,7 +178,7 @@ class FairClassifier(CheckedHFLM):
             require_key(text.strip() in request.args[0], f"text ({self.text_field})", where)
         return text
 
-    def _choose_padding(self, encoded: TextInputs) -> None:
+    def _choose_padding(self, encoded: Any) -> None:
         config = self._inner.config.get_text_config()
         vocabulary = getattr(config, "vocab_size", None) or len(self.tokenizer)
         pad = padding_id(

@@ -1,0 +1,65 @@
+"""Where jobs run: in this process, or on Ray actors. The driver alone writes results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mergekit_fair.harness.exam import Exam
+from mergekit_fair.progress import Progress
+from mergekit_fair.sweep.config import Sweep
+from mergekit_fair.sweep.plan import Point
+from mergekit_fair.sweep.worker import Job, Outcome, Worker
+
+
+class Executor(Protocol):
+    """Runs jobs, in any order."""
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+        """Every job with its outcome, as soon as it has one."""
+
+    def pull(
+        self,
+        point: Point,
+        split: str,
+        names: Sequence[str],
+        weights: NDArray[np.floating[Any]],
+    ) -> tuple[float, ...]:
+        """As `Worker.pull`."""
+
+    def close(self) -> None:
+        """Give memory and workers back."""
+
+
+class Local:
+    """One worker in this process, made when the first job comes."""
+
+    def __init__(self, sweep: Sweep, exam: Exam, base: str, progress: Progress) -> None:
+        self._given = (exam, base, sweep.config.evaluate.device)
+        self._seed, self._progress = sweep.config.seed, progress
+        self._worker: Worker | None = None
+
+    @property
+    def worker(self) -> Worker:
+        if self._worker is None:
+            self._worker = Worker(*self._given, seed=self._seed, progress=self._progress)
+        return self._worker
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+        for job in jobs:
+            yield job, self.worker.run(job)
+
+    def pull(
+        self,
+        point: Point,
+        split: str,
+        names: Sequence[str],
+        weights: NDArray[np.floating[Any]],
+    ) -> tuple[float, ...]:
+        return self.worker.pull(point, split, names, weights)
+
+    def close(self) -> None:
+        self._worker = None

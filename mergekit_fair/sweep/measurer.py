@@ -1,0 +1,148 @@
+"""Points become lines: what is finished is read, the rest is run, measured and stored."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mergekit_fair.harness.answers import Answers
+from mergekit_fair.harness.evaluate import Measuring
+from mergekit_fair.harness.exam import Exam
+from mergekit_fair.progress import Progress
+from mergekit_fair.sweep.executor import Executor
+from mergekit_fair.sweep.lines import Levels, Line, Sheets, line_of, split_scores, thresholds_of
+from mergekit_fair.sweep.plan import Point
+from mergekit_fair.sweep.results import one_line
+from mergekit_fair.sweep.store import Store
+from mergekit_fair.sweep.worker import Job, Outcome
+
+
+@dataclass
+class Measurer:
+    """The one place where points are run; only the driver writes.
+
+    Attributes:
+        split: the one that is selected on.
+        levels: task → the selection rate that level-matched figures are measured at.
+    """
+
+    exam: Exam
+    store: Store
+    how: Measuring
+    progress: Progress
+    split: str
+    make: Callable[[], Executor]
+    levels: Levels | None = None
+    _executor: Executor | None = field(default=None, init=False)
+
+    @property
+    def executor(self) -> Executor:
+        """Made when the first job comes."""
+        if self._executor is None:
+            self._executor = self.make()
+        return self._executor
+
+    def close(self) -> None:
+        if self._executor is not None:
+            self._executor.close()
+
+    @property
+    def task(self) -> str:
+        """The one that decides."""
+        return self.exam.tasks[0]
+
+    def sheets(self, split: str | None = None) -> Sheets:
+        return self.exam.sheets(split or self.split)
+
+    @property
+    def sheet(self) -> Answers:
+        """The deciding task's rows of the split that is selected on, unanswered."""
+        return self.sheets()[self.task]
+
+    def measure(self, points: Sequence[Point], split: str | None = None) -> list[Line]:
+        """The points' lines on a split, in the points' order."""
+        split = split or self.split
+        done = self.store.lines(split)
+        jobs = [Job(point, split) for point in unique(points) if point.id not in done]
+        for job, outcome in self.executor.run(jobs) if jobs else ():
+            self._keep(job.point, split, outcome)
+        done = self.store.lines(split)
+        return [done[point.id] for point in points]
+
+    def answers(self, point: str, split: str | None = None) -> Answers:
+        """What a finished point answered to the deciding task, by its id."""
+        split = split or self.split
+        return split_scores(self.store.scores(point, split), self.sheets(split))[self.task]
+
+    def pull(
+        self, point: Point, names: Sequence[str], weights: NDArray[np.float64]
+    ) -> tuple[float, ...]:
+        """As `Worker.pull`, on the selection's rows; what is in the store is read there."""
+        content = json.dumps([list(names), weights.tolist()]).encode()
+        key = f"gradient-{hashlib.sha256(content).hexdigest()[:16]}"
+        line = self.store.part(point.id, self.split, key)
+        if line is None:
+            values = self.executor.pull(point, self.split, names, weights)
+            line = {"id": point.id, "split": self.split, "gradient": key, "values": list(values)}
+            self.store.append(line)
+        return tuple(line["values"])
+
+    def parts(self, points: Sequence[Point], name: str, rows: NDArray[np.int64]) -> None:
+        """Measure points on some rows of the deciding task, under a name."""
+        jobs = [
+            Job(point, self.split, rows)
+            for point in unique(points)
+            if self.store.part(point.id, self.split, name) is None
+        ]
+        for job, outcome in self.executor.run(jobs) if jobs else ():
+            scores = outcome.scores.get(self.task)
+            if scores is None:
+                scores = np.full(len(rows), np.nan, dtype=np.float32)
+            line = {"id": job.point.id, "split": self.split, "part": name}
+            if outcome.error is not None:
+                line["error"] = outcome.error
+            self.store.append({**line, "seconds": round(outcome.seconds, 2)}, scores)
+
+    def assemble(
+        self, point: Point, names: Sequence[str], rows: Sequence[NDArray[np.int64]]
+    ) -> None:
+        """Make a finished point of its parts, which together are all rows of the only task."""
+        if point.id in self.store.lines(self.split):
+            return
+        parts = [self.store.scores(point.id, self.split, name) for name in names]
+        lines = [self.store.part(point.id, self.split, name) or {} for name in names]
+        found = np.empty(len(self.sheet), dtype=parts[0].dtype)
+        for part, block in zip(parts, rows, strict=True):
+            found[block] = part
+        error = next((line["error"] for line in lines if "error" in line), None)
+        outcome = Outcome(
+            {self.task: found}, error, sum(float(line.get("seconds", 0)) for line in lines)
+        )
+        self._keep(point, self.split, outcome)
+
+    def _keep(self, point: Point, split: str, outcome: Outcome) -> None:
+        """Measure, store and say."""
+        thresholds = None
+        if split != self.split:
+            thresholds = thresholds_of(self.store.lines(self.split)[point.id])
+        line, found = line_of(
+            point,
+            split,
+            outcome,
+            self.sheets(split),
+            self.how,
+            levels=self.levels,
+            thresholds=thresholds,
+        )
+        self.store.append(line, found)
+        self.progress.say(one_line(line))
+
+
+def unique(points: Sequence[Point]) -> list[Point]:
+    """Each point once, in order."""
+    return list({point.id: point for point in points}.values())

@@ -1,0 +1,43 @@
+"""Budgeted search over per-subgroup λ: pure proposers, which know no model.
+
+space        the box of λs
+observation  what is aimed at (Goal), what was seen (Observation)
+propose      the protocol; random points and lattices
+tpe          Optuna's sampler
+surrogate    modelled rates (rates, model), Thompson sampling
+gradient     a smooth loss of margins (smooth), and projected steps
+pareto       fronts and hypervolumes
+"""
+
+from __future__ import annotations
+
+from mergekit_fair.sweep.search.gradient import Step, best_step, next_step
+from mergekit_fair.sweep.search.observation import Goal, Limit, Observation, failed, observed
+from mergekit_fair.sweep.search.pareto import front, hypervolume
+from mergekit_fair.sweep.search.propose import GridProposer, Proposer, RandomProposer, pending
+from mergekit_fair.sweep.search.smooth import smooth_loss
+from mergekit_fair.sweep.search.space import Space
+from mergekit_fair.sweep.search.surrogate import SurrogateProposer
+from mergekit_fair.sweep.search.tpe import OptunaProposer, write_journal
+
+__all__ = [
+    "Goal",
+    "GridProposer",
+    "Limit",
+    "Observation",
+    "OptunaProposer",
+    "Proposer",
+    "RandomProposer",
+    "Space",
+    "Step",
+    "SurrogateProposer",
+    "best_step",
+    "failed",
+    "front",
+    "hypervolume",
+    "next_step",
+    "observed",
+    "pending",
+    "smooth_loss",
+    "write_journal",
+]

@@ -1,0 +1,138 @@
+"""Proposals from modelled rates, by Thompson sampling of the hypervolume gained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mergekit_fair.sweep.search.model import Landscape, Model, check_composed
+from mergekit_fair.sweep.search.observation import Goal, Observation, best, feasible_front
+from mergekit_fair.sweep.search.pareto import contribution, front
+from mergekit_fair.sweep.search.propose import draw_new, generator, seen, start
+from mergekit_fair.sweep.search.space import Array, Coordinates, Space, distinct
+
+# Standard deviations of perturbations, as shares of a range: near, and very near.
+_SPREADS = (0.1, 0.03)
+# Points that perturbations start from where none is feasible.
+_NEAREST = 5
+
+
+@dataclass(frozen=True)
+class SurrogateProposer:
+    """Model the rates of every group, compose the metrics, ask where the front would grow most.
+
+    The first 2G + 2 points are quasi-random. Each later one draws the models' coefficients once
+    from their posterior, predicts objectives and violations of random candidates and of
+    perturbations of the best points, and takes the feasible candidate that adds most to the
+    hypervolume below (1, …, 1) of the feasible front; where none adds anything, the one that
+    misses the front by least; where none is feasible, the one with the least violation. Points
+    asked earlier in the same batch count with their predicted objectives.
+
+    Attributes:
+        space: where to look.
+        goal: objectives and limits; ``between_groups`` gaps only.
+        seed: of the start and of every draw.
+        candidates: number of random candidates per point, and about that of perturbations.
+
+    Raises:
+        ConfigError: a metric that rates do not compose, such as ``level_matched.dpd``.
+
+    Source: METHODS §5; MAP (arXiv 2406.07529) for the models; Bradford et al. 2018 for Thompson
+    sampling with hypervolume.
+    """
+
+    space: Space
+    goal: Goal
+    seed: int = 0
+    candidates: int = 1000
+
+    def __post_init__(self) -> None:
+        check_composed(self.goal)
+
+    def ask(self, history: Sequence[Observation], count: int) -> list[Coordinates]:
+        """See :class:`~mergekit_fair.sweep.search.propose.Proposer`.
+
+        Raises:
+            SweepError: groups do not partition the rows and an observation has no overall rates.
+        """
+        asked = start(self.space, self.seed, history, count)
+        if len(asked) == count:
+            return asked
+        rng = generator(self.seed, history)
+        model = Model.of(self.space, self.goal, history)
+        if model is None:
+            return asked + draw_new(self.space, count - len(asked), seen(history) | set(asked), rng)
+        known = [np.asarray(found.objectives) for found in feasible_front(history)]
+        while len(asked) < count:
+            candidates = self._candidates(history, seen(history) | set(asked), rng)
+            if not candidates:
+                break
+            objectives, violation = model.draw(rng).predict(candidates)
+            index = chosen(objectives, violation, known)
+            asked.append(candidates[index])
+            if violation[index] == 0:
+                known.append(objectives[index])
+        return asked
+
+    def _candidates(
+        self, history: Sequence[Observation], taken: set[Coordinates], rng: np.random.Generator
+    ) -> list[Coordinates]:
+        points = self.space.random(self.candidates, rng)
+        centres = [found.x for found in best(history, _NEAREST)]
+        if centres:
+            width = np.asarray(self.space.high) - np.asarray(self.space.low)
+            picked = np.asarray(centres)[rng.integers(len(centres), size=self.candidates)]
+            spreads = rng.choice(_SPREADS, size=(self.candidates, 1))
+            noise = rng.standard_normal(picked.shape) * spreads * width
+            points += self.space.points(picked + noise)
+        return distinct(points, taken)
+
+
+def chosen(objectives: Array, violation: Array, known: Sequence[Array]) -> int:
+    """Index of the best of n candidates; see :class:`SurrogateProposer`.
+
+    Args:
+        objectives: (n, k), minimised, in [0, 1].
+        violation: (n,), 0 where feasible.
+        known: objectives (k,) of the feasible front.
+    """
+    feasible = np.flatnonzero(violation == 0)
+    if not len(feasible):
+        return int(np.argmin(violation))
+    # A dominated candidate never adds more than the one that dominates it.
+    kept = feasible[front(objectives[feasible])]
+    if not known:
+        measured = np.empty((0, objectives.shape[1]))
+        missed = np.full(len(kept), -np.inf)
+    else:
+        measured = np.stack(known)
+        behind = objectives[kept, np.newaxis, :] - measured
+        missed = behind.min(axis=-1).max(axis=-1)
+    outside = missed < 0
+    if not outside.any():
+        return int(kept[np.argmin(missed)])
+    corner = np.ones(objectives.shape[1])
+    gains = [
+        contribution(objectives[index], measured, corner) if new else -1.0
+        for index, new in zip(kept, outside, strict=True)
+    ]
+    return int(kept[np.argmax(gains)])
+
+
+def predicted_front(
+    space: Space, goal: Goal, history: Sequence[Observation], count: int, seed: int = 0
+) -> list[Coordinates]:
+    """Points on the mean model's feasible front among ``count`` random ones, for a plot.
+
+    Empty when nothing was measured or nothing is predicted to be feasible.
+    """
+    model = Model.of(space, goal, history)
+    if model is None:
+        return []
+    landscape: Landscape = model.mean()
+    points = distinct(space.random(count, generator(seed, history)))
+    objectives, violation = landscape.predict(points)
+    feasible = np.flatnonzero(violation == 0)
+    return [points[index] for index in feasible[front(objectives[feasible])]]

@@ -1,0 +1,158 @@
+"""Proposals from Optuna's tree-structured Parzen estimator; Optuna is optional."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import math
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mergekit_fair.errors import ConfigError
+from mergekit_fair.sweep.search.observation import LOWER_IS_BETTER, Goal, Observation
+from mergekit_fair.sweep.search.propose import draw_new, generator, seen, start, start_length
+from mergekit_fair.sweep.search.space import Coordinates, Space, distinct
+
+STUDY = "mergekit-fair"
+
+# Stands for an infinite violation, which JSON has no number for; far beyond any sum of shares.
+_UNUSABLE = 1e6
+# Questions per point before a repeated answer is replaced by a random point.
+_TRIES = 5
+# Trials carry a time; measured ones have no place for it here, and the file should not vary.
+_WHEN = datetime.datetime(2000, 1, 1)
+
+
+@dataclass(frozen=True)
+class OptunaProposer:
+    """Multi-objective TPE with constraints, as ask and tell.
+
+    The study is rebuilt from the history at every question, with a sampler seeded by the seed and
+    the history's length. The first 2G + 2 points are the same quasi-random start as those of the
+    surrogate.
+
+    Attributes:
+        space: where to look.
+        goal: objectives, for their number and names.
+        seed: of the start and the sampler.
+        journal: where to write the history as an Optuna journal file, which `optuna-dashboard`
+            opens; written anew at every question. It is a view, not a result: it holds identifiers
+            that differ from run to run.
+
+    Source: Ozaki et al. 2022 (multi-objective TPE), Watanabe and Hutter 2023 (constraints).
+    """
+
+    space: Space
+    goal: Goal
+    seed: int = 0
+    journal: Path | None = None
+
+    def ask(self, history: Sequence[Observation], count: int) -> list[Coordinates]:
+        """See :class:`~mergekit_fair.sweep.search.propose.Proposer`.
+
+        Raises:
+            ConfigError: Optuna is not installed.
+        """
+        optuna = _optuna()
+        if self.journal is not None:
+            write_journal(self.space, self.goal, history, self.journal)
+        asked = start(self.space, self.seed, history, count)
+        rng = generator(self.seed, history)
+        with _quiet(optuna):
+            sampler = optuna.samplers.TPESampler(
+                seed=int(rng.integers(2**31)),
+                multivariate=True,
+                n_startup_trials=start_length(self.space),
+            )
+            study = _study(optuna, self.goal, sampler=sampler)
+            study.add_trials(_trials(optuna, self.space, history))
+            taken = seen(history) | set(asked)
+            for _ in range(_TRIES * (count - len(asked))):
+                if len(asked) == count:
+                    break
+                trial = study.ask(_distributions(optuna, self.space))
+                point = self.space.snapped([trial.params[name] for name in self.space.names])
+                asked += distinct([point], taken)
+                taken.add(point)
+        return asked + draw_new(self.space, count - len(asked), taken, rng)
+
+
+def write_journal(space: Space, goal: Goal, history: Sequence[Observation], path: Path) -> None:
+    """Write the history as an Optuna journal file, replacing the one that is there.
+
+    Raises:
+        ConfigError: Optuna is not installed.
+    """
+    optuna = _optuna()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        fresh = Path(folder) / path.name
+        with _quiet(optuna):
+            backend = optuna.storages.journal.JournalFileBackend(str(fresh))
+            storage = optuna.storages.JournalStorage(backend)
+            study = _study(optuna, goal, study_name=STUDY, storage=storage)
+            study.set_metric_names([_axis(name) for name in goal.objectives])
+            study.add_trials(_trials(optuna, space, history))
+        fresh.replace(path)
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError as error:
+        raise ConfigError(
+            "a search with `tpe` needs Optuna, which is not installed",
+            fix="run pip install 'mergekit-fair[search]'",
+        ) from error
+    return optuna
+
+
+@contextlib.contextmanager
+def _quiet(optuna: Any) -> Iterator[None]:
+    """Without Optuna's log lines and its warnings that a feature is experimental."""
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+
+
+def _study(optuna: Any, goal: Goal, **settings: Any) -> Any:
+    return optuna.create_study(directions=["minimize"] * len(goal.objectives), **settings)
+
+
+def _distributions(optuna: Any, space: Space) -> dict[str, Any]:
+    return {
+        name: optuna.distributions.FloatDistribution(low, high)
+        for name, low, high in zip(space.names, space.low, space.high, strict=True)
+    }
+
+
+def _trials(optuna: Any, space: Space, history: Sequence[Observation]) -> list[Any]:
+    """One finished trial per observation; one without objectives is a failed trial."""
+    distributions = _distributions(optuna, space)
+    trials = []
+    for found in history:
+        usable = all(math.isfinite(value) for value in found.objectives)
+        state = optuna.trial.TrialState.COMPLETE if usable else optuna.trial.TrialState.FAIL
+        trial = optuna.trial.create_trial(
+            state=state,
+            values=list(found.objectives) if usable else None,
+            params=dict(zip(space.names, found.x, strict=True)),
+            distributions=distributions,
+            constraints={"violation": min(found.violation, _UNUSABLE)} if usable else None,
+        )
+        trial.datetime_start = trial.datetime_complete = _WHEN
+        trials.append(trial)
+    return trials
+
+
+def _axis(name: str) -> str:
+    return name if name.rpartition(".")[2] in LOWER_IS_BETTER else f"1 - {name}"

@@ -1,0 +1,183 @@
+"""One process's share of a sweep: a model in memory, whose weights are each point's in turn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mergekit_fair.engine.compose import Composer
+from mergekit_fair.engine.place import fits_in_place, write
+from mergekit_fair.engine.shelf import RandomControl
+from mergekit_fair.errors import CheckpointError, ConfigError, MeasurementError
+from mergekit_fair.harness.answers import Scores
+from mergekit_fair.harness.classifier import resolve_device
+from mergekit_fair.harness.exam import Exam, Part
+from mergekit_fair.progress import Progress
+from mergekit_fair.recipe.recipe import Recipe
+from mergekit_fair.sweep.plan import Point
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One point on one split, or on some rows of it."""
+
+    point: Point
+    split: str
+    part: Part | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a job gave.
+
+    Attributes:
+        scores: task → scores, in the rows' order; empty with an error.
+        error: why there are none: NaN or infinite scores.
+        seconds: of the weights and of the forward passes.
+    """
+
+    scores: Mapping[str, Scores] = field(default_factory=dict)
+    error: str | None = None
+    seconds: float = 0.0
+
+
+class Worker:
+    """Holds one model on the device and every checkpoint of the sweep, as far as there is room.
+
+    Each point's weights are computed from the checkpoints anew and copied into the model, so
+    that nothing drifts and the order of points changes nothing.
+
+    Args:
+        exam: what to ask.
+        base: θ₀'s folder, which brings configuration and tokenizer.
+        device: torch device, or `auto`.
+        seed: of the random control.
+    """
+
+    def __init__(
+        self, exam: Exam, base: str, device: str, *, seed: int, progress: Progress
+    ) -> None:
+        self._base, self._seed, self._progress = base, seed, progress
+        self._examiner = exam.open(base, resolve_device(device))
+        self._composer = Composer(self._examiner.device)
+        self._control: Composer | None = None
+        self._in_place = fits_in_place(self._composer.tensors(base), self._examiner.model)
+        self._current: str | None = None
+
+    def run(self, job: Job) -> Outcome:
+        """Write the point's weights and ask."""
+        start = time.monotonic()
+        self._become(job.point)
+        label = f"{job.point.label} on {job.split}"
+        try:
+            found = self._examiner.ask(job.split, job.part, self._progress, label)
+        except MeasurementError as error:
+            return Outcome(error=str(error), seconds=time.monotonic() - start)
+        return Outcome(found, seconds=time.monotonic() - start)
+
+    def pull(
+        self,
+        point: Point,
+        split: str,
+        names: Sequence[str],
+        weights: NDArray[np.floating[Any]],
+    ) -> tuple[float, ...]:
+        """∂/∂λ of Σ_i weights_i · margin_i for settings of a merge, at the point.
+
+        By the chain rule, ⟨∇_θ, ∂θ/∂λ⟩ with ∂θ/∂λ = θ(λ + 1) − θ(λ): merges are linear in λ.
+
+        Args:
+            point: a merge.
+            split: whose rows.
+            names: settings such as `weight.Female`.
+            weights: (n,), of the first task's rows.
+        """
+        if point.recipe is None or not self._in_place:
+            raise ConfigError(
+                "this model's weights cannot be differentiated in place",
+                where="search.method",
+                got="gradient",
+                fix="use method: surrogate",
+            )
+        self._become(point)
+        gradients = self._examiner.pull(split, weights)
+        here = _exact(point.recipe)
+        found = []
+        for name in names:
+            there = here.with_settings({name: float(point.settings[name]) + 1})
+            total = 0.0
+            pairs = zip(self._composer.compose(here), self._composer.compose(there), strict=True)
+            for (key, tensor), (_, moved) in pairs:
+                if key in gradients:
+                    vector = (moved.double() - tensor.double()).to(gradients[key].device)
+                    total += float((vector * gradients[key].double()).sum())
+            found.append(total)
+        return tuple(found)
+
+    def probe(self, split: str, batch_size: int) -> float:
+        """Seconds that one point takes on a split, from two batches: the longest and a middle one.
+
+        Between and beyond them a batch's time is taken to be linear in its rows' costs.
+        """
+        costs = np.asarray(self._examiner.costs(split), dtype=float)
+        order = np.argsort(-costs, kind="stable")
+        starts = range(0, len(order), batch_size)
+        batches = [order[start : start + batch_size] for start in starts]
+        picked = [batches[0], batches[len(batches) // 2]]
+        for part in reversed(picked):  # the first pass of all is slow
+            self._examiner.ask(split, part[:1], self._progress, "warm-up")
+        seconds = []
+        for part in picked:
+            start = time.monotonic()
+            self._examiner.ask(split, part, self._progress, "probe")
+            seconds.append(time.monotonic() - start)
+        longest = [float(costs[part].max()) for part in batches]
+        slope = _slope(longest[0], longest[len(batches) // 2], *seconds)
+        return sum(max(0.0, seconds[0] + slope * (cost - longest[0])) for cost in longest)
+
+    def _become(self, point: Point) -> None:
+        if self._current == point.id:
+            return
+        self._current = None
+        weights = self._weights(point)
+        self._examiner.model = write(weights, self._examiner.model, in_place=self._in_place)
+        self._current = point.id
+
+    def _weights(self, point: Point) -> Iterable[tuple[str, torch.Tensor]]:
+        if point.model is not None:
+            return self._composer.tensors(point.model).items()
+        if point.recipe is None:
+            raise CheckpointError("a point has neither a model nor a recipe", where=point.label)
+        composer = self._random(point) if point.kind == "control" else self._composer
+        return composer.compose(point.recipe, again="lambda" in point.settings)
+
+    def _random(self, point: Point) -> Composer:
+        """A composer whose subgroup models are norm-matched random vectors; made once."""
+        if self._control is not None:
+            return self._control
+        if point.recipe is None:
+            raise CheckpointError("a control needs a recipe", where=point.label)
+        control = Composer(self._examiner.device)
+        base = self._composer.tensors(self._base)
+        control.replace(self._base, base, shared=True)
+        for name, model in point.recipe.groups().items():
+            own = self._composer.tensors(model)
+            control.replace(model, RandomControl(base, own, seed=self._seed, name=name))
+        self._control = control
+        return control
+
+
+def _exact(recipe: Recipe) -> Recipe:
+    """The recipe in float32: differences of rounded weights would be noise."""
+    raw = {key: value for key, value in recipe.raw.items() if key != "out_dtype"}
+    return Recipe.from_mapping({**raw, "dtype": "float32"}, recipe.where)
+
+
+def _slope(x1: float, x2: float, y1: float, y2: float) -> float:
+    return max(0.0, (y1 - y2) / (x1 - x2)) if x1 != x2 else 0.0

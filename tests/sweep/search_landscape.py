@@ -1,0 +1,87 @@
+"""A search problem with a known answer: three groups, logistic rates in λ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mergekit_fair.fairness.gaps import (
+    demographic_parity_difference,
+    equalized_odds_difference,
+)
+from mergekit_fair.fairness.metrics import (
+    accuracy,
+    false_positive_rate,
+    is_degenerate,
+    selection_rate,
+    true_positive_rate,
+)
+from mergekit_fair.sweep.search import Goal, Limit, Observation, Proposer, Space, observed
+
+SPACE = Space(("weight.a", "weight.b", "weight.c"), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+GOAL = Goal(limits=(Limit("acc", ">=", 0.68),), partition=True)
+_POSITIVE = np.array([400, 300, 250])
+_NEGATIVE = np.array([600, 500, 750])
+
+
+def evaluation(x: Sequence[float]) -> dict[str, Any]:
+    """What a sweep would measure at λ = x: counts, rounded to rows."""
+    lam = np.asarray(x)
+    own, shared = lam * 2.5, lam.sum()
+    up = np.array([-0.6, 0.0, -1.2]) + own + 0.7 * shared - 0.3 * shared**2
+    down = np.array([-1.6, -0.4, -2.2]) + 1.2 * own - np.roll(lam, 1) + 0.4 * shared - own * lam
+    hit = np.rint(_POSITIVE / (1 + np.exp(-up))).astype(int)
+    alarm = np.rint(_NEGATIVE / (1 + np.exp(-down))).astype(int)
+    zero = np.zeros(3, dtype=int)
+    counts = np.stack(
+        [
+            np.stack([_NEGATIVE - alarm, alarm, zero], axis=-1),
+            np.stack([_POSITIVE - hit, hit, zero], axis=-1),
+        ],
+        axis=-2,
+    )
+    overall, usable = counts.sum(axis=0), np.ones(3, dtype=bool)
+    names = {
+        "acc": accuracy,
+        "selection_rate": selection_rate,
+        "tpr": true_positive_rate,
+        "fpr": false_positive_rate,
+    }
+    gaps = {
+        "dpd": demographic_parity_difference(counts, overall, usable),
+        "eod": equalized_odds_difference(counts, overall, usable),
+    }
+    return {
+        "n": int(overall.sum()),
+        "degenerate": bool(is_degenerate(overall)),
+        "labels": {"base_rate": float(_POSITIVE.sum() / overall.sum())},
+        "metrics": {
+            name: {"value": float(value)}
+            for name, value in {**{k: f(overall) for k, f in names.items()}, **gaps}.items()
+        },
+        "groups": {
+            name: {
+                "n": int(table.sum()),
+                "n_pos": int(table[1].sum()),
+                **{key: float(rate(table)) for key, rate in names.items()},
+            }
+            for name, table in zip("abc", counts, strict=True)
+        },
+    }
+
+
+def measure(x: tuple[float, ...], goal: Goal = GOAL) -> Observation:
+    return observed(x, evaluation(x), goal)
+
+
+def search(proposer: Proposer, budget: int, size: int = 1, goal: Goal = GOAL) -> list[Observation]:
+    """Ask and measure until the budget is spent."""
+    history: list[Observation] = []
+    while len(history) < budget:
+        asked = proposer.ask(history, min(size, budget - len(history)))
+        if not asked:
+            break
+        history += [measure(x, goal) for x in asked]
+    return history

@@ -1,0 +1,196 @@
+"""The surrogate: it fits rates, composes metrics as they are defined, and finds the front."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from search_landscape import GOAL, SPACE, evaluation, measure, search
+
+from mergekit_fair.errors import SweepError
+from mergekit_fair.sweep.search import (
+    Goal,
+    Limit,
+    Observation,
+    Proposer,
+    RandomProposer,
+    SurrogateProposer,
+    failed,
+    hypervolume,
+    observed,
+)
+from mergekit_fair.sweep.search.model import COMPOSED, Model, composed
+from mergekit_fair.sweep.search.observation import feasible_front
+from mergekit_fair.sweep.search.rates import expit, fit, terms
+from mergekit_fair.sweep.search.surrogate import chosen, predicted_front
+
+RNG = np.random.default_rng
+
+
+def volume(history: list[Observation]) -> float:
+    found = [seen.objectives for seen in feasible_front(history)]
+    return hypervolume(np.array(found).reshape(-1, 3), (1.0, 1.0, 1.0))
+
+
+def model(goal: Goal, history: list[Observation]) -> Model:
+    found = Model.of(SPACE, goal, history)
+    assert found is not None
+    return found
+
+
+def test_after_30_points_the_front_is_larger_than_by_chance() -> None:
+    def volumes(proposers: list[Proposer]) -> list[float]:
+        return [volume(search(proposer, 30, size=2)) for proposer in proposers]
+
+    ours = volumes([SurrogateProposer(SPACE, GOAL, seed, candidates=200) for seed in range(5)])
+    chance = volumes([RandomProposer(SPACE, seed) for seed in range(5)])
+    # Every single run, not only their mean; and better than 500 random points.
+    assert min(ours) > max(chance)
+    assert min(ours) > volume([measure(x) for x in SPACE.random(500, RNG(0))])
+
+
+def test_the_number_of_terms_follows_the_number_of_points() -> None:
+    points = RNG(0).uniform(-1, 1, (2, 3))
+    assert [terms(points, n).shape[1] for n in (1, 6, 7, 9, 10, 99)] == [4, 4, 7, 7, 10, 10]
+
+
+def test_a_quadratic_logit_is_recovered() -> None:
+    rng = RNG(0)
+    points = rng.uniform(-1, 1, (40, 3))
+    beta = np.array([-0.5, 1.0, -0.7, 0.2, 0.5, -0.4, 0.3, 0.6, -0.2, 0.1])
+    rates = expit(terms(points, 40) @ beta)
+    exact = fit(terms(points, 40), 3, rates, np.full(40, 1e7))
+    assert exact.mean == pytest.approx(beta, abs=1e-3)
+    rows = np.full(40, 300.0)
+    noisy = fit(terms(points, 40), 3, rng.binomial(300, rates) / rows, rows)
+    draws = np.stack([noisy.draw(rng) for _ in range(400)])
+    # The posterior is about as wide as it is wrong.
+    score = (draws.mean(axis=0) - beta) / draws.std(axis=0)
+    assert np.abs(score).max() < 3.5
+    assert 0.4 < noisy.dispersion < 2.0
+
+
+def test_few_points_leave_the_prior_wide_and_extreme_rates_are_finite() -> None:
+    points = RNG(0).uniform(-1, 1, (2, 3))
+    found = fit(terms(points, 2), 3, np.array([0.0, 1.0]), np.array([50.0, 50.0]))
+    assert np.isfinite(found.mean).all()
+    draws = np.stack([found.draw(RNG(seed)) for seed in range(200)])
+    assert draws[:, 1:].std(axis=0).min() > 1.0
+
+
+def _with(goal: Goal, name: str) -> float:
+    """The metric `name` at a point, as the model composes it from that point's own rates."""
+    block = evaluation((0.3, 0.6, 0.4))
+    seen = observed((0.3, 0.6, 0.4), block, goal)
+    blocks: list[Any] = [*seen.groups.values(), *(() if goal.partition else (seen.overall,))]
+    rates = np.array([[[b["selection_rate"], b["tpr"], b["fpr"]] for b in blocks]])
+    return float(composed(rates, model(goal, [seen]))[name][0])
+
+
+@pytest.mark.parametrize("partition", [True, False])
+@pytest.mark.parametrize("name", ["acc", "selection_rate", "tpr", "fpr", "dpd", "eod"])
+def test_metrics_are_composed_as_they_are_measured(name: str, partition: bool) -> None:
+    expected = evaluation((0.3, 0.6, 0.4))["metrics"][name]["value"]
+    assert _with(Goal(partition=partition), name) == pytest.approx(expected, abs=1e-12)
+
+
+def test_other_metrics_and_deciding_groups() -> None:
+    groups = evaluation((0.3, 0.6, 0.4))["groups"]
+    metrics = evaluation((0.3, 0.6, 0.4))["metrics"]
+    balanced = (metrics["tpr"]["value"] + 1 - metrics["fpr"]["value"]) / 2
+    assert _with(Goal(), "bal_acc") == pytest.approx(balanced)
+    assert _with(Goal(), "worst_group_acc") == pytest.approx(min(g["acc"] for g in groups.values()))
+    two = Goal(deciding=("a", "b"))
+    for name, key in (("dpd", "selection_rate"), ("equal_opportunity", "tpr")):
+        assert _with(two, name) == pytest.approx(abs(groups["a"][key] - groups["b"][key]))
+    assert math.isnan(_with(Goal(deciding=("a",)), "dpd"))
+    assert {"acc", "dpd", "eod"} <= set(COMPOSED)
+
+
+def test_a_fitted_model_predicts_new_points() -> None:
+    history = [measure(x) for x in SPACE.sobol(30, 0)]
+    new = SPACE.sobol(60, 0)[30:]
+    predicted, _ = model(GOAL, history).mean().predict(new)
+    errors = np.abs(predicted - np.array([measure(x).objectives for x in new]))
+    assert errors.mean() < 0.02
+
+
+def test_undefined_rates_are_left_out() -> None:
+    def without_positives(seen: Observation) -> Observation:
+        groups = {name: dict(block) for name, block in seen.groups.items()}
+        groups["c"] |= {"n": groups["c"]["n"], "n_pos": 0, "tpr": None, "fpr": 0.5}
+        return dataclasses.replace(seen, groups=groups)
+
+    history = [without_positives(measure(x)) for x in SPACE.sobol(12, 0)]
+    found = model(Goal(partition=True), history).draw(RNG(0))
+    rates = found.rates(SPACE.sobol(5, 1))
+    assert np.isnan(rates[:, 2, 1]).all()
+    assert np.isfinite(rates[:, :2]).all()
+    objectives, violation = found.predict(SPACE.sobol(5, 1))
+    assert np.isfinite(objectives).all()
+    assert (violation == 0).all()
+
+
+def test_predicted_constants_are_infinitely_far() -> None:
+    def rejecting(seen: Observation) -> Observation:
+        low = {"selection_rate": 0.001, "tpr": 0.002, "fpr": 0.001}
+        return dataclasses.replace(
+            seen, groups={name: {**block, **low} for name, block in seen.groups.items()}
+        )
+
+    history = [rejecting(measure(x)) for x in SPACE.sobol(20, 0)]
+    _, violation = model(GOAL, history).mean().predict(SPACE.sobol(20, 0))
+    assert np.isinf(violation).all()
+
+
+def test_failed_points_count_but_teach_nothing() -> None:
+    proposer = SurrogateProposer(SPACE, GOAL, candidates=50)
+    broken = [failed(x, GOAL) for x in SPACE.sobol(9, 0)]
+    asked = proposer.ask(broken, 3)
+    assert len(set(asked)) == 3
+    assert not set(asked) & {seen.x for seen in broken}
+    assert Model.of(SPACE, GOAL, broken) is None
+    assert predicted_front(SPACE, GOAL, broken, 10) == []
+    mixed = [*broken[:4], *(measure(seen.x) for seen in broken[4:])]
+    assert len(proposer.ask(mixed, 1)) == 1
+
+
+def test_overlapping_groups_need_overall_rates() -> None:
+    history = [dataclasses.replace(measure(x), overall={}) for x in SPACE.sobol(9, 0)]
+    with pytest.raises(SweepError, match="the rates over all rows are needed"):
+        SurrogateProposer(SPACE, Goal()).ask(history, 1)
+    assert SurrogateProposer(SPACE, Goal(partition=True), candidates=50).ask(history, 1)
+
+
+def test_the_choice_among_candidates() -> None:
+    objectives = np.array([[0.5, 0.5], [0.1, 0.9], [0.0, 0.0], [0.6, 0.6]])
+    violation = np.array([0.0, 0.0, 0.3, 0.0])
+    assert chosen(objectives, violation, []) == 0  # 0.25 against 0.09; the third is infeasible
+    assert chosen(objectives, violation, [np.array([0.45, 0.45])]) == 1
+    # Nothing adds anything: the one that misses the front by least.
+    assert chosen(objectives, violation, [np.array([0.4, 0.0]), np.array([0.05, 0.5])]) == 1
+    assert chosen(objectives, np.array([0.4, 0.3, 0.2, np.inf]), []) == 2
+
+
+def test_it_works_its_way_to_the_feasible_region() -> None:
+    goal = dataclasses.replace(GOAL, limits=(Limit("acc", ">=", 0.71),))
+    hits = {
+        name: sum(seen.feasible for seen in search(proposer, 24, size=4, goal=goal))
+        for name, proposer in {
+            "surrogate": SurrogateProposer(SPACE, goal, candidates=200),
+            "random": RandomProposer(SPACE),
+        }.items()
+    }
+    assert hits["surrogate"] >= 8
+    assert hits["surrogate"] > hits["random"]
+
+
+def test_the_predicted_front_is_near_the_true_one() -> None:
+    history = [measure(x) for x in SPACE.sobol(30, 0)]
+    points = predicted_front(SPACE, GOAL, history, 500)
+    assert points == predicted_front(SPACE, GOAL, history, 500)
+    truth = volume([measure(x) for x in SPACE.random(500, RNG(1))])
+    assert volume([measure(x) for x in points]) > 0.95 * truth

@@ -1,0 +1,148 @@
+"""`--executor ray`: two real workers on this machine; one is killed; the results are the same."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mergekit_fair.errors import ConfigError, SweepError
+from mergekit_fair.progress import Silent
+from mergekit_fair.sweep.config import load_sweep
+from mergekit_fair.sweep.on_ray import Cluster, OnRay
+from mergekit_fair.sweep.run import run_sweep
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[Any]:
+    found = pytest.importorskip("ray")
+    found.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield found
+    found.shutdown()
+
+
+class Killing(OnRay):
+    """Kills the process of a busy worker after the third outcome."""
+
+    killed = 0
+
+    def run(self, jobs: Any) -> Any:
+        for number, found in enumerate(super().run(jobs), 1):
+            if number == 3 and not type(self).killed:
+                process = self._ray.get(self.actors[0].process.remote())
+                os.kill(process, signal.SIGKILL)
+                type(self).killed = process
+            yield found
+
+
+def test_two_workers_and_one_killed_give_the_local_results(
+    ray: Any, swept: Path, tmp_path: Path
+) -> None:
+    del ray
+    Killing.killed = 0
+
+    def make(sweep: Any, exam: Any, base: str, progress: Any) -> OnRay:
+        del exam, progress
+        return Killing(sweep, base, Cluster(workers=2))
+
+    run_sweep(load_sweep(swept / "sweep.yml"), tmp_path / "out", Silent(), make)
+    assert Killing.killed
+    expected = swept / "out"
+    assert (tmp_path / "out" / "results.json").read_bytes() == (
+        expected / "results.json"
+    ).read_bytes()
+    scores = sorted(path.name for path in (expected / "scores").iterdir())
+    assert scores == sorted(path.name for path in (tmp_path / "out" / "scores").iterdir())
+    for name in scores:
+        found = (tmp_path / "out" / "scores" / name).read_bytes()
+        assert found == (expected / "scores" / name).read_bytes()
+
+
+def test_gradients_and_errors_come_back_from_a_worker(
+    ray: Any, family: Path, tmp_path: Path
+) -> None:
+    import numpy as np
+    import tiny
+
+    from mergekit_fair.sweep.exams import open_exam
+    from mergekit_fair.sweep.plan import Planner
+    from mergekit_fair.sweep.worker import Job, Worker
+
+    del ray
+    search = {"method": "gradient", "budget": 8}
+    sweep = load_sweep(tiny.write_sweep(family, tmp_path / "s.yml", search=search))
+    exam = open_exam(sweep.config.evaluate)
+    planner = Planner(sweep, exam.fingerprint())
+    base = planner.models()[0]
+    point = planner.searched({"weight.blue": 0.3, "weight.green": 0.1})
+    weights = np.linspace(-1, 1, len(exam.sheets("validation")["tiny"]))
+    made = OnRay(sweep, base, Cluster(workers=1))
+    local = Worker(exam, base, "cpu", seed=0, progress=Silent())
+    names = list(sweep.ranges)
+    assert made.pull(point, "validation", names, weights) == pytest.approx(
+        local.pull(point, "validation", names, weights), rel=1e-5
+    )
+    broken = Planner(sweep, "").searched({"weight.blue": 0.3, "weight.green": 0.1})
+    shutil.copytree(family / "run" / "base", tmp_path / "base")
+    object.__setattr__(broken, "model", str(tmp_path / "nowhere"))
+    with pytest.raises(Exception, match="nowhere"):
+        list(made.run([Job(broken, "validation")]))
+    made.close()
+
+
+def test_a_worker_that_is_lost_again_and_again_ends_the_sweep(
+    ray: Any, swept: Path, tmp_path: Path
+) -> None:
+    del ray, tmp_path
+    from mergekit_fair.sweep import on_ray
+    from mergekit_fair.sweep.exams import open_exam
+    from mergekit_fair.sweep.plan import Planner
+    from mergekit_fair.sweep.worker import Job
+
+    class Mortal(on_ray.RayActor):
+        def run(self, job: Any) -> Any:
+            del job
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sweep = load_sweep(swept / "sweep.yml")
+    planner = Planner(sweep, open_exam(sweep.config.evaluate).fingerprint())
+    cluster = Cluster(workers=1, restarts=1)
+    made = OnRay(sweep, planner.models()[0], cluster, actor=Mortal)
+    with pytest.raises(SweepError, match="a Ray worker was lost and 1 times started again"):
+        list(made.run([Job(planner.baselines()[0], "validation")]))
+
+
+def test_ray_that_is_not_installed_is_said(
+    swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from click.testing import CliRunner
+
+    from mergekit_fair.cli import main
+
+    monkeypatch.setitem(sys.modules, "ray", None)
+    arguments = [
+        "sweep",
+        str(swept / "sweep.yml"),
+        "-o",
+        str(tmp_path / "out"),
+        "--executor",
+        "ray",
+    ]
+    found = CliRunner().invoke(main, [*arguments, "--quiet"])
+    assert found.exit_code == 2
+    assert "Run pip install 'mergekit-fair[ray]'" in found.stderr
+    with pytest.raises(ConfigError, match="--executor ray needs Ray"):
+        OnRay(load_sweep(swept / "sweep.yml"), "", Cluster())

@@ -1,0 +1,213 @@
+"""Safe injection, group thresholds, the forced selection and ties, on real, tiny models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+from click.testing import CliRunner
+
+from mergekit_fair.cli import main
+from mergekit_fair.errors import ConfigError
+from mergekit_fair.progress import Silent
+from mergekit_fair.sweep.config import load_sweep
+from mergekit_fair.sweep.run import run_sweep
+from mergekit_fair.sweep.store import Store
+
+
+def swept_with(family: Path, folder: Path, **changes: Any) -> tuple[dict[str, Any], Path]:
+    settings = {"grid": {"lambda": [0.2]}, "controls": [], "inject": None, **changes}
+    path = tiny.write_sweep(family, folder / "sweep.yml", **settings)
+    out = folder / "out"
+    return run_sweep(load_sweep(path), out, Silent()), out
+
+
+def injecting(tolerance: float, **more: Any) -> dict[str, Any]:
+    return {
+        "target": "fft",
+        "groups": "safe",
+        "lambda": [0.2, 0.4],
+        "step": 0.1,
+        "tolerance": tolerance,
+        **more,
+    }
+
+
+def test_with_a_tolerance_of_nearly_everything_groups_are_added_greedily(
+    family: Path, tmp_path: Path
+) -> None:
+    results, _ = swept_with(family, tmp_path, inject=injecting(0.99), select={})
+    transfer = results["transfer"]
+    assert [v["status"] for v in transfer["verdicts"]] == ["safe", "safe"]
+    assert [one["group"] for one in transfer["screening"]] == transfer["injected"]
+    injected = [line for line in results["points"] if line["kind"] == "injection"]
+    labels = {line["label"] for line in injected}
+    singles = {f"fft + {v} {g}" for v in ("0.1", "0.2", "0.4") for g in tiny.GROUPS}
+    assert singles <= labels
+    assert 1 <= len(transfer["added"]) <= 2
+    first, *_ = transfer["added"].items()
+    # The second round lays the other group on top of the first one's choice.
+    other = next(g for g in tiny.GROUPS if g != first[0])
+    assert f"fft + {first[1]:g} {first[0]} + 0.2 {other}" in labels
+    for line in injected:
+        expected = sum(v for k, v in line["settings"].items() if k.startswith("inject."))
+        assert line["size"] == pytest.approx(expected)
+
+
+def test_several_injections_are_the_sum_of_their_vectors(family: Path, tmp_path: Path) -> None:
+    from mergekit_fair.engine.compose import Composer, load_tensors
+    from mergekit_fair.sweep.plan import Planner
+
+    path = tiny.write_sweep(family, tmp_path / "sweep.yml", inject=injecting(0.5))
+    point = Planner(load_sweep(path), "").injection({"blue": 0.2, "green": -0.3})
+    assert point.label == "fft + 0.2 blue + -0.3 green"
+    assert point.recipe is not None
+    run = family / "run"
+    base, fft = load_tensors(run / "base"), load_tensors(run / "fft")
+    blue, green = (load_tensors(run / "groups" / name) for name in tiny.GROUPS)
+    for name, tensor in Composer().compose(point.recipe):
+        if tensor.is_floating_point():
+            start = base[name].double()
+            expected = fft[name].double() + 0.2 * (blue[name].double() - start)
+            expected -= 0.3 * (green[name].double() - start)
+            np.testing.assert_allclose(tensor.numpy(), expected.numpy(), atol=1e-6)
+
+
+def test_without_tolerance_nothing_is_safe_and_no_injection_is_chosen(
+    family: Path, tmp_path: Path
+) -> None:
+    results, out = swept_with(family, tmp_path, inject=injecting(0.0), select={})
+    statuses = {v["group"]: v["status"] for v in results["transfer"]["verdicts"]}
+    assert set(statuses) == set(tiny.GROUPS)
+    assert "safe" not in statuses.values()
+    assert results["transfer"]["added"] == {}
+    injected = [line for line in results["points"] if line["kind"] == "injection"]
+    assert [line["refused"] for line in injected] == [
+        f"{statuses[g]} step" for g in results["transfer"]["injected"]
+    ]
+    assert results["selected"]["label"] == "λ=0.2"
+    from mergekit_fair.report.table import points_table
+
+    table = points_table(results["points"])
+    assert table.count(" step") == 2
+    assert all(verdict["reason"] for verdict in results["transfer"]["verdicts"])
+    assert (out / "results.json").is_file()
+
+
+def test_thresholds_by_group_equal_fairlearns_on_the_report_rows(
+    family: Path, tmp_path: Path
+) -> None:
+    from fairlearn.postprocessing import ThresholdOptimizer
+    from sklearn.base import BaseEstimator
+
+    class Margins(BaseEstimator):
+        def fit(self, *args: Any) -> Margins:
+            del args
+            return self
+
+        def decision_function(self, x: Any) -> Any:
+            return x[:, 0]
+
+        def __sklearn_is_fitted__(self) -> bool:
+            return True
+
+    results, out = swept_with(family, tmp_path, thresholds="fft", select={})
+    assert any("need the group label of every row" in text for text in results["warnings"])
+    from mergekit_fair.data import load_rows
+
+    rows = load_rows(load_sweep(tmp_path / "sweep.yml").config.evaluate.data)
+    store = Store(out)
+    fft = next(line["id"] for line in results["points"] if line["label"] == "fft")
+    x = {s: store.scores(fft, s).astype(float)[:, None] for s in ("validation", "report")}
+    store.close()
+    for short, constraint in (("dpd", "demographic_parity"), ("eod", "equalized_odds")):
+        fitted, report = rows.of("validation"), rows.of("report")
+        names = {id(r): np.array(tiny.GROUPS)[r.membership.argmax(1)] for r in (fitted, report)}
+        oracle = ThresholdOptimizer(
+            estimator=Margins(), constraints=constraint, objective="accuracy_score",
+            prefit=True, predict_method="decision_function",
+        )  # fmt: skip
+        oracle.fit(x["validation"], fitted.labels, sensitive_features=names[id(fitted)])
+        expected = oracle.predict(x["report"], sensitive_features=names[id(report)], random_state=0)
+        label = f"fft + thresholds ({short})"
+        line = next(line for line in results["report"] if line["label"] == label)
+        accuracy = float((np.asarray(expected) == report.labels).mean())
+        assert line["evaluation"]["metrics"]["acc"]["value"] == pytest.approx(accuracy)
+        assert label in results["comparison"]
+    assert results["selected"]["label"] == "λ=0.2"  # thresholds are no merge and never chosen
+
+
+def test_selecting_on_the_report_split_is_refused_or_said_everywhere(
+    family: Path, tmp_path: Path
+) -> None:
+    path = tiny.write_sweep(family, tmp_path / "no.yml", select={"split": "report"})
+    with pytest.raises(ConfigError, match=r"select\.split: the report split is there to report"):
+        load_sweep(path)
+    rule = {"split": "report", "force": True}
+    results, out = swept_with(family, tmp_path, select=rule)
+    assert results["selected_on"] == "report"
+    assert "on report rows" in results["selected"]["rule"]
+    shown = CliRunner().invoke(
+        main, ["sweep", str(tmp_path / "sweep.yml"), "-o", str(out), "--quiet", "--no-write"]
+    )
+    assert shown.exit_code == 0, shown.output
+    assert shown.stdout.startswith("SELECTED ON THE REPORT SPLIT (select.force): every figure")
+    assert shown.stdout.rstrip().splitlines()[-3].startswith("These are the rows that it was")
+    assert "selected_on: report" in (out / "selected" / "recipe.yml").read_text()
+    splits = {line.get("split") for line in results["points"]}
+    assert splits == {"report"}
+
+
+def test_a_point_within_noise_of_the_best_with_a_smaller_lambda_is_chosen(
+    family: Path, tmp_path: Path
+) -> None:
+    from mergekit_fair.fairness import compare
+
+    results, out = swept_with(family, tmp_path, grid={"lambda": "0.1:1:0.3"}, select={})
+    chosen = results["selected"]
+    points = {
+        line["label"]: line
+        for line in results["points"]
+        if line["kind"] == "merge" and not line["evaluation"]["degenerate"]
+    }
+    accuracy = {label: p["evaluation"]["metrics"]["acc"]["value"] for label, p in points.items()}
+    top = max(accuracy, key=lambda label: accuracy[label])
+    from mergekit_fair.data import load_rows
+
+    rows = load_rows(load_sweep(tmp_path / "sweep.yml").config.evaluate.data).of("validation")
+    groups = {name: rows.membership[:, i] for i, name in enumerate(rows.group_names)}
+    store = Store(out)
+    found = {k: (store.scores(p["id"], "validation") > 0).astype(int) for k, p in points.items()}
+    store.close()
+    tied = [top] + [
+        label
+        for label in points
+        if label != top
+        and compare(rows.labels, found[label], found[top], groups).metrics["acc"].low <= 0
+    ]
+    smallest = min(tied, key=lambda label: points[label]["size"])
+    assert chosen["label"] == smallest
+    assert sorted(chosen["ties"]) == (sorted(tied) if len(tied) > 1 else [])
+    if smallest != top:
+        assert chosen["best"] == top
+        assert "cannot be told from the best" in chosen["reason"]
+
+
+def test_saturated_points_can_be_ruled_out(family: Path, tmp_path: Path) -> None:
+    """A saturation of nearly nothing marks whatever differs from FFT's selection rate."""
+    from tiny import data_block
+
+    evaluate = {
+        "data": data_block(family / "rows.csv"), "max_length": 16, "device": "cpu",
+        "saturation": 1e-9,
+    }  # fmt: skip
+    rule = {"subject_to": {"saturated": False}}
+    results, _ = swept_with(family, tmp_path, evaluate=evaluate, select=rule)
+    line = next(line for line in results["points"] if line["label"] == "λ=0.2")
+    assert "subject to not saturated" in results["selected"]["rule"]
+    assert results["selected"]["feasible"] is not line["evaluation"]["saturated"]
+    if line["evaluation"]["saturated"]:
+        assert "it is saturated" in results["selected"]["reason"]
