@@ -78,15 +78,16 @@ def test_verdict_names_only_differences_that_hold_after_correction() -> None:
         "confidence": 0.95,
         "selected_on": "validation",
     }
+    noise = "no difference in accuracy, DPD or EOD can be told from noise"
+    equal = "EOD +0.000 [+0.000, +0.000]"
     assert verdict(results).splitlines() == [
-        "λ=0.4: nothing was won against fft; no difference in accuracy, DPD or EOD can be told from "
-        "noise (accuracy +0.100 [-0.100, +0.200], DPD –, EOD +0.000 [+0.000, +0.000]).",
+        f"λ=0.4: nothing was won against fft; {noise} (accuracy +0.100 [-0.100, +0.200], DPD –, "
+        f"{equal}).",
         "λ=0.4: DPD -0.100 [-0.200, -0.050] against lora at accuracy +0.000 [-0.100, +0.100] but "
         "lost: EOD +0.100 [+0.020, +0.300].",
-        "λ=0.4: nothing was won against sft; no difference in accuracy, DPD or EOD can be told from "
-        "noise (accuracy +0.100 [+0.010, +0.200], DPD –, EOD +0.000 [+0.000, +0.000]).",
-        "λ=0.4: accuracy +0.100 [+0.010, +0.200] against xft at DPD –, EOD +0.000 [+0.000, "
-        "+0.000].",
+        f"λ=0.4: nothing was won against sft; {noise} (accuracy +0.100 [+0.010, +0.200], DPD –, "
+        f"{equal}).",
+        f"λ=0.4: accuracy +0.100 [+0.010, +0.200] against xft at DPD –, {equal}.",
     ]
     forced = verdict({**results, "selected_on": "report"})
     assert forced.endswith("the rows that it was selected on: the figures are optimistic.")

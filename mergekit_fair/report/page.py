@@ -1,0 +1,191 @@
+"""`report.html` of a sweep: one page that needs no network, no script and no other file."""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import shlex
+from pathlib import Path
+from typing import Any
+
+from mergekit_fair.engine.files import write_atomic
+from mergekit_fair.report.page_tables import (
+    comparison_rows,
+    group_rows,
+    lines_table,
+    stopped_rows,
+    tasks_of,
+    transfer_rows,
+    verdict_rows,
+    worst_rows,
+)
+from mergekit_fair.report.table import verdict
+
+Results = dict[str, Any]
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_PICTURES = {
+    "curves": (
+        "Accuracy, DPD, EOD and selection rate over λ",
+        "Bands are intervals, dashed lines the baselines, the star is the chosen point.",
+    ),
+    "pareto": (
+        "Accuracy against DPD and against EOD",
+        "Upper left is better; squares are the baselines, the star is the chosen point.",
+    ),
+    "transfer": (
+        "What each injected vector changes in each group",
+        "Red is worse for the group; bold numbers have an interval that leaves out 0.",
+    ),
+}
+_FORCED = (
+    "Selected on the report split (select.force): every figure of the chosen model is optimistic, "
+    "and no untouched rows are left to report on."
+)
+_REOPENED = (
+    "The report split was opened before for another choice: its figures are no longer untouched."
+)
+
+
+def write_page(results: Results, folder: Path) -> Path:
+    """Write `report.html` into `folder`; the same results and pictures give the same bytes.
+
+    `curves.svg`, `pareto.svg` and, if injections were judged, `transfer.svg` of the folder are
+    embedded. Without matplotlib they may be those of an earlier run: they are left out, and the
+    page says so. All text is escaped, and the page forbids scripts and requests.
+
+    Args:
+        results: the content of results.json.
+        folder: of the sweep; `selected/recipe.yml` is shown if a point was chosen.
+
+    Returns:
+        The path of the page.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    path = folder / "report.html"
+    # A lone surrogate, which JSON can hold, has no UTF-8.
+    text = environment.get_template("page.html").render(_view(results, folder))
+    write_atomic(path, text.encode("utf-8", "replace"))
+    return path
+
+
+def _view(results: Results, folder: Path) -> dict[str, Any]:
+    """What the template shows."""
+    chosen = results["selected"]
+    return {
+        "results": results,
+        "chosen": chosen,
+        "title": f"{results['task']}: {chosen['label'] or 'no point could be chosen'}",
+        "verdicts": verdict(results).splitlines(),
+        "banners": _banners(results),
+        "confidence": f"{results['confidence'] * 100:.4g} %",
+        "level": f"{results['level']['rate']:.3f}",
+        "report": [
+            lines_table(results, results["report"], task) for task in tasks_of(results["report"])
+        ],
+        "comparison": comparison_rows(results["comparison"]),
+        "pictures": _pictures(results, folder),
+        "pictures_missing": _why_no_pictures(results, folder),
+        "points": [
+            lines_table(results, results["points"], task) for task in tasks_of(results["points"])
+        ],
+        "groups": [group_rows(results["report"], task) for task in tasks_of(results["report"])],
+        "worst": worst_rows(results["worst_group"]),
+        "race": _race(results["race"]),
+        "transfer": _transfer(results["transfer"]),
+        "warnings": _warnings(results),
+        "recipe": _recipe(folder) if chosen["id"] is not None else None,
+        "sweep": shlex.quote(str(results["sweep"])),
+    }
+
+
+def _banners(results: Results) -> list[str]:
+    """What must be read before any number."""
+    banners = []
+    if results["selected_on"] == "report":
+        banners.append(_FORCED)
+    if results["report_opened_for_another_selection"]:
+        banners.append(_REOPENED)
+    return banners
+
+
+def _race(race: dict[str, Any] | None) -> dict[str, Any] | None:
+    if not race:
+        return None
+    share = race["passes"] / max(1, race["full_passes"])
+    return {**race, "share": f"{share:.0%}", "table": stopped_rows(race)}
+
+
+def _transfer(found: dict[str, Any] | None) -> dict[str, Any] | None:
+    if not found:
+        return None
+    added = ", ".join(f"{value:g} {group}" for group, value in found["added"].items())
+    return {
+        "level": f"{found['interval_level'] * 100:.4g} %",
+        "step": f"{found['step']:g}",
+        "tolerance": f"{found['tolerance']:g}",
+        "added": added or "nothing",
+        "verdicts": verdict_rows(found),
+        "matrices": transfer_rows(found),
+        "warnings": found["warnings"],
+    }
+
+
+def _warnings(results: Results) -> list[str]:
+    """Of the sweep, then of the report rows; each once."""
+    found = [str(text) for text in results["warnings"]]
+    for line in results["report"]:
+        for evaluation in (line.get("evaluation"), *line.get("tasks", {}).values()):
+            notes = evaluation["warnings"] if evaluation else []
+            found += [f"{line['label']}, {evaluation['task']}: {text}" for text in notes]
+    return list(dict.fromkeys(found))
+
+
+def _names(results: Results) -> list[str]:
+    """An old transfer.svg of a sweep that judges no injections any more is not shown."""
+    return [name for name in _PICTURES if name != "transfer" or results["transfer"]]
+
+
+def _can_draw() -> bool:
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def _pictures(results: Results, folder: Path) -> list[dict[str, str]]:
+    """As images, not inline: their ids cannot clash, and a script in an SVG does not run."""
+    if not _can_draw():
+        return []
+    found = []
+    for name in _names(results):
+        path = folder / f"{name}.svg"
+        if path.is_file():
+            title, reading = _PICTURES[name]
+            content = base64.b64encode(path.read_bytes()).decode("ascii")
+            found.append({"name": name, "title": title, "reading": reading, "content": content})
+    return found
+
+
+def _why_no_pictures(results: Results, folder: Path) -> str | None:
+    if not _can_draw():
+        return (
+            "No pictures: matplotlib is missing where this page was made, and pictures in the "
+            "folder may be of an earlier run. pip install 'mergekit-fair[plot]', then "
+            "mergekit-fair report DIR."
+        )
+    missing = [f"{name}.svg" for name in _names(results) if not (folder / f"{name}.svg").is_file()]
+    if not missing:
+        return None
+    return f"Not in the folder: {', '.join(missing)}. mergekit-fair report DIR draws them."
+
+
+def _recipe(folder: Path) -> str | None:
+    path = folder / "selected" / "recipe.yml"
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
