@@ -26,6 +26,7 @@ COMMANDS = {
     "check": ("check", "Check a recipe without merging, or a merged model against its manifest."),
     "grid": ("grid", "Plain recipe files for a grid of λ, and the models on request."),
     "sweep": ("sweep", "Measure a λ grid, choose on validation rows, report once."),
+    "report": ("report", "Rebuild tables, pictures and the HTML page of a sweep."),
     "eval": ("eval", "Run lm-eval: accuracy, DPD, EOD per subgroup, with intervals."),
     "compare": ("compare", "Evaluations of models on the same rows: paired differences."),
     "vectors": ("vectors", "Task vectors: norms, cosines, sign conflict, displacement."),

@@ -10,6 +10,7 @@ from typing import Any
 
 from mergekit_fair.engine.files import write_atomic
 from mergekit_fair.report.page_tables import (
+    Table,
     comparison_rows,
     group_rows,
     lines_table,
@@ -65,16 +66,14 @@ def write_page(results: Results, folder: Path) -> Path:
 
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
+        autoescape=False,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
     path = folder / "report.html"
-    # A lone surrogate, which JSON can hold, has no UTF-8.
-    text = environment.get_template("page.html").render(_view(results, folder))
-    write_atomic(path, text.encode("utf-8", "replace"))
+    write_atomic(path, environment.get_template("page.html").render(_view(results, folder)))
     return path
 
 
@@ -89,15 +88,12 @@ def _view(results: Results, folder: Path) -> dict[str, Any]:
         "banners": _banners(results),
         "confidence": f"{results['confidence'] * 100:.4g} %",
         "level": f"{results['level']['rate']:.3f}",
-        "report": [
-            lines_table(results, results["report"], task) for task in tasks_of(results["report"])
-        ],
+        "reference": _reference(results),
+        "report": _tables(results, "report"),
         "comparison": comparison_rows(results["comparison"]),
         "pictures": _pictures(results, folder),
         "pictures_missing": _why_no_pictures(results, folder),
-        "points": [
-            lines_table(results, results["points"], task) for task in tasks_of(results["points"])
-        ],
+        "points": _tables(results, "points"),
         "groups": [group_rows(results["report"], task) for task in tasks_of(results["report"])],
         "worst": worst_rows(results["worst_group"]),
         "race": _race(results["race"]),
@@ -116,6 +112,19 @@ def _banners(results: Results) -> list[str]:
     if results["report_opened_for_another_selection"]:
         banners.append(_REOPENED)
     return banners
+
+
+def _tables(results: Results, key: str) -> list[Table]:
+    """One a task, the deciding one first; where nothing could be measured, the errors."""
+    lines = results[key]
+    tasks = tasks_of(lines) or ([results["task"]] if lines else [])
+    return [lines_table(results, lines, task) for task in tasks]
+
+
+def _reference(results: Results) -> str:
+    """What gaps are measured against."""
+    lines = [*results["report"], *results["points"]]
+    return next((str(x["evaluation"]["reference"]) for x in lines if "evaluation" in x), "")
 
 
 def _race(race: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -134,16 +134,12 @@ def _sizes(lines: Sequence[Line], task: str) -> str:
     labels = evaluation["labels"]
     text = (
         f"n = {evaluation['n']} rows, {value_text(labels['base_rate'])} of them positive; DPD of "
-        f"the labels themselves: {value_text(labels['dpd'])}; gaps {_words(evaluation)}."
+        f"the labels themselves: {value_text(labels['dpd'])}."
     )
     matched = evaluation.get("level_matched")
     if matched:
         text += f" Level matched: at the selection rate of {matched['to']}, {matched['rate']:.3f}."
     return text
-
-
-def _words(evaluation: dict[str, Any]) -> str:
-    return str(evaluation["reference"]).replace("_", " ")
 
 
 def comparison_rows(comparison: dict[str, Any]) -> Table:

@@ -38,7 +38,7 @@ class Local:
     """One worker in this process, made when the first job comes."""
 
     def __init__(self, sweep: Sweep, exam: Exam, base: str, progress: Progress) -> None:
-        self._given = (exam, base, sweep.config.evaluate.device)
+        self._given = (exam, base, sweep.config.evaluate.device, sweep.recipe.groups())
         self._seed, self._progress = sweep.config.seed, progress
         self._worker: Worker | None = None
 

@@ -55,6 +55,7 @@ class RayActor:
             open_exam(evaluate),
             base,
             evaluate.device,
+            sweep.recipe.groups(),
             seed=sweep.config.seed,
             progress=Silent(),
         )

@@ -127,6 +127,11 @@ class Planner:
             ]
         return points
 
+    def control_of(self, point: Point) -> Point:
+        """The same recipe with random vectors in the place of the subgroups'."""
+        label = f"random {point.label}"
+        return self._point("control", label, point.settings, recipe=point.recipe)
+
     def searched(self, settings: dict[str, float]) -> Point:
         """One point of the search: these settings, the recipe's λ being 1."""
         return self._merge("search", {"lambda": 1.0, **settings})

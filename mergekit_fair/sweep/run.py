@@ -127,6 +127,8 @@ class _Run:
             tied=lambda top, others: within_noise(self.measurer, top, others, rule.maximize),
         )
         chosen = next((point for point in points if point.id == choice.id), None)
+        control = self._control(chosen)
+        lines += [line for line in self.measurer.measure(control) if line not in lines]
         results = {
             "sweep": self.sweep.where,
             "task": self.measurer.task,
@@ -140,7 +142,7 @@ class _Run:
             "selected": {"label": chosen.label if chosen else None, **asdict(choice)},
             "race": raced.results or None,
             **injected.results,
-            **self._report(chosen, by_name, thresholds),
+            **self._report(chosen, control, thresholds),
             "warnings": list(self.measurer.exam.warnings) + _warnings(injected, thresholds),
             "versions": versions(),
         }
@@ -175,15 +177,30 @@ class _Run:
 
         return search(self.sweep, self.planner, self.measurer, baselines)
 
+    def _control(self, chosen: Point | None) -> list[Point]:
+        """The chosen point with random vectors: without it nobody knows what the subgroups' did."""
+        if chosen is None or "random" not in self.sweep.config.controls:
+            return []
+        return [self.planner.control_of(chosen)]
+
     def _report(
-        self, chosen: Point | None, baselines: dict[str, Line], thresholds: Postprocessed
+        self,
+        chosen: Point | None,
+        control: list[Point],
+        thresholds: Postprocessed,
     ) -> dict[str, Any]:
-        """The report split, opened for the baselines and the chosen point, and no other."""
+        """The report split, opened for the baselines, the chosen point and its random control."""
         measurer = self.measurer
         known = self.planner.baselines()
-        opened = set(measurer.store.lines("report")) - {line["id"] for line in baselines.values()}
-        points = [*known, *([chosen] if chosen else [])]
-        lines = [measured(line) for line in measurer.measure(points, "report")]
+        opened = {
+            point
+            for point, line in measurer.store.lines("report").items()
+            if line["kind"] not in ("baseline", "control")
+        }
+        points = [*known, *([chosen] if chosen else []), *control]
+        lines = measurer.measure(points, "report")
+        for line in lines[: len(points) - len(control)]:
+            measured(line)
         result: dict[str, Any] = {
             "report": [public(line) for line in [*lines, *thresholds.report()]],
             "report_opened_for_another_selection": self.sweep.config.select.split == "validation"
@@ -192,6 +209,8 @@ class _Run:
         }
         if chosen is not None:
             against = {p.label: measurer.answers(p.id, "report") for p in known}
+            for point in control:
+                against["random vectors"] = measurer.answers(point.id, "report")
             against |= thresholds.answers("report")
             mine = measurer.answers(chosen.id, "report")
             result["comparison"] = differences(mine, against, measurer.how)

@@ -17,8 +17,9 @@ _FLOAT64 = 8
 def summary_of(sweep: Sweep, exam: Exam, planner: Planner) -> dict[str, Any]:
     """Models, bytes, points, rows and forward passes.
 
-    `forward_passes` counts rows: every point on the rows of the selection's split, baselines and
-    one chosen point on those of the report split. A race makes it an upper bound.
+    `forward_passes` counts rows: every point on the rows of the selection's split, baselines,
+    the chosen point and its random control on those of the report split. A race makes it an upper
+    bound.
     """
     config, inject = sweep.config, sweep.config.inject
     groups = inject.groups if inject and isinstance(inject.groups, list) else []
@@ -31,7 +32,8 @@ def summary_of(sweep: Sweep, exam: Exam, planner: Planner) -> dict[str, Any]:
     budget = config.search.budget if config.search else 0
     later = _later(sweep)
     known = len(config.baselines)
-    passes = (len(points) + budget + later) * rows[config.select.split]
+    further = 1 if "random" in config.controls else 0  # the control of the chosen point
+    passes = (len(points) + budget + later + further) * rows[config.select.split]
     return {
         "sweep": sweep.where,
         "tasks": list(exam.tasks),
@@ -43,7 +45,7 @@ def summary_of(sweep: Sweep, exam: Exam, planner: Planner) -> dict[str, Any]:
         "injection_points_of_the_worst_group": later if inject and inject.groups != "safe" else 0,
         "injection_points_of_safe_groups": later if inject and inject.groups == "safe" else 0,
         "rows": rows,
-        "forward_passes": passes + (known + 1) * rows["report"],
+        "forward_passes": passes + (known + 1 + further) * rows["report"],
         "race": config.race,
         "warnings": list(exam.warnings),
     }

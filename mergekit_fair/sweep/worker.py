@@ -57,13 +57,22 @@ class Worker:
         exam: what to ask.
         base: θ₀'s folder, which brings configuration and tokenizer.
         device: torch device, or `auto`.
+        groups: subgroup → model, whose vectors the random control replaces.
         seed: of the random control.
     """
 
     def __init__(
-        self, exam: Exam, base: str, device: str, *, seed: int, progress: Progress
+        self,
+        exam: Exam,
+        base: str,
+        device: str,
+        groups: Mapping[str, str],
+        *,
+        seed: int,
+        progress: Progress,
     ) -> None:
-        self._base, self._seed, self._progress = base, seed, progress
+        self._base, self._groups = base, groups
+        self._seed, self._progress = seed, progress
         self._examiner = exam.open(base, resolve_device(device))
         self._composer = Composer(self._examiner.device)
         self._control: Composer | None = None
@@ -154,19 +163,17 @@ class Worker:
             return self._composer.tensors(point.model).items()
         if point.recipe is None:
             raise CheckpointError("a point has neither a model nor a recipe", where=point.label)
-        composer = self._random(point) if point.kind == "control" else self._composer
+        composer = self._random() if point.kind == "control" else self._composer
         return composer.compose(point.recipe, again="lambda" in point.settings)
 
-    def _random(self, point: Point) -> Composer:
+    def _random(self) -> Composer:
         """A composer whose subgroup models are norm-matched random vectors; made once."""
         if self._control is not None:
             return self._control
-        if point.recipe is None:
-            raise CheckpointError("a control needs a recipe", where=point.label)
         control = Composer(self._examiner.device)
         base = self._composer.tensors(self._base)
         control.replace(self._base, base, shared=True)
-        for name, model in point.recipe.groups().items():
+        for name, model in self._groups.items():
             own = self._composer.tensors(model)
             control.replace(model, RandomControl(base, own, seed=self._seed, name=name))
         self._control = control

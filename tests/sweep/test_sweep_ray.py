@@ -90,7 +90,7 @@ def test_gradients_and_errors_come_back_from_a_worker(
     point = planner.searched({"weight.blue": 0.3, "weight.green": 0.1})
     weights = np.linspace(-1, 1, len(exam.sheets("validation")["tiny"]))
     made = OnRay(sweep, base, Cluster(workers=1))
-    local = Worker(exam, base, "cpu", seed=0, progress=Silent())
+    local = Worker(exam, base, "cpu", {}, seed=0, progress=Silent())
     names = list(sweep.ranges)
     assert made.pull(point, "validation", names, weights) == pytest.approx(
         local.pull(point, "validation", names, weights), rel=1e-5

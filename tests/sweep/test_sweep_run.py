@@ -42,14 +42,17 @@ def _point(results: dict[str, Any], label: str) -> dict[str, Any]:
 def test_points_and_splits(swept: Path) -> None:
     results = _results(swept)
     labels = [line["label"] for line in results["points"]]
-    worst = results["worst_group"]["name"]
-    assert labels == [
+    worst, chosen = results["worst_group"]["name"], results["selected"]["label"]
+    control = f"random {chosen}"
+    assert labels[:9] == [
         *("fft", "lora", "λ=0", "λ=0.5", "λ=1", "random λ=0.5", "random λ=1"),
         *(f"fft + 0 {worst}", f"fft + 0.2 {worst}"),
     ]
+    assert set(labels[9:]) <= {control}
+    assert control in labels  # the chosen point's own, whether it is of the grid or not
     assert {line["split"] for line in results["points"]} == {"validation"}
-    chosen = results["selected"]["label"]
-    assert [line["label"] for line in results["report"]] == ["fft", "lora", chosen]
+    assert [line["label"] for line in results["report"]] == ["fft", "lora", chosen, control]
+    assert set(results["comparison"]) == {"fft", "lora", "random vectors"}
     assert not results["report_opened_for_another_selection"]
     assert _point(results, "λ=0.5")["lambda_eff"] == 1.0
 
@@ -249,6 +252,7 @@ def test_weights_come_from_the_checkpoints_each_time(swept: Path, family: Path) 
         open_exam(sweep.config.evaluate),
         str(family / "run" / "base"),
         "cpu",
+        sweep.recipe.groups(),
         seed=0,
         progress=Silent(),
     )

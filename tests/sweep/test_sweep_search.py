@@ -72,7 +72,7 @@ def test_the_gradient_is_that_of_finite_differences(family: Path, tmp_path: Path
     sweep = load_sweep(searching(family, tmp_path / "sweep.yml", "gradient"))
     exam = open_exam(sweep.config.evaluate)
     planner = Planner(sweep, exam.fingerprint())
-    worker = Worker(exam, planner.models()[0], "cpu", seed=0, progress=Silent())
+    worker = Worker(exam, planner.models()[0], "cpu", {}, seed=0, progress=Silent())
     names = list(sweep.ranges)
     here = {"weight.blue": 0.4, "weight.green": 0.2}
     rows = exam.sheets("validation")["tiny"]
@@ -87,7 +87,7 @@ def test_the_gradient_is_that_of_finite_differences(family: Path, tmp_path: Path
     assert worker.pull(planner.searched(here), "validation", names, weights) == found
     # The gradients leave no trace in the model.
     job = Job(planner.searched(here), "validation")
-    fresh = Worker(exam, planner.models()[0], "cpu", seed=0, progress=Silent())
+    fresh = Worker(exam, planner.models()[0], "cpu", {}, seed=0, progress=Silent())
     assert np.array_equal(worker.run(job).scores["tiny"], fresh.run(job).scores["tiny"])
 
 
@@ -103,7 +103,7 @@ def test_the_gradient_of_a_task_is_that_of_the_same_rows(family: Path, tmp_path:
     for sweep in (plain, asked):
         exam = open_exam(sweep.config.evaluate)
         planner = Planner(sweep, "")
-        worker = Worker(exam, planner.models()[0], "cpu", seed=0, progress=Silent())
+        worker = Worker(exam, planner.models()[0], "cpu", {}, seed=0, progress=Silent())
         sheet = exam.sheets("validation")[exam.tasks[0]]
         weights = np.where(sheet.labels == 1, 1.0, -0.5) * (1 + sheet.groups["blue"])
         point = planner.searched({"weight.blue": 0.4, "weight.green": 0.2})
