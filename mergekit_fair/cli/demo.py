@@ -94,6 +94,7 @@ def _files(out: Path) -> str:
     return "\n".join(
         [
             "",
+            f"Page         {out / 'sweep' / 'report.html'}",
             f"Pictures     {out / 'sweep' / 'curves.png'}  {out / 'sweep' / 'pareto.png'}",
             f"Numbers      {out / 'sweep' / 'results.csv'}  {out / 'sweep' / 'results.json'}",
             f"Merged model {out / 'sweep' / 'selected' / 'model'}",

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from mergekit_fair.errors import ConfigError, SweepError
+from mergekit_fair.errors import SweepError
 
 
 @click.command("sweep")
@@ -49,8 +49,8 @@ def command(
 ) -> None:
     """Measure points of a grid or search, choose on validation rows, report once on untouched rows.
 
-    Writes points.jsonl, results.csv, results.json, curves and pareto pictures, selected/recipe.yml
-    and selected/model into OUT. The same command again goes on where it was killed.
+    Writes points.jsonl, results.csv, results.json, report.html, pictures, selected/recipe.yml and
+    selected/model into OUT. The same command again goes on where it was killed.
 
     \b
     Examples:
@@ -96,24 +96,15 @@ def sweep_and_report(
     sweep: Any, out: Path, progress: Any, *, write_model: bool, make: Any = None
 ) -> dict[str, Any]:
     """Run a sweep, then write its tables, pictures and the selected model."""
-    from mergekit_fair.engine.files import write_atomic
-    from mergekit_fair.report.pictures import draw
-    from mergekit_fair.report.table import results_csv
-    from mergekit_fair.report.transfer import draw_transfer
+    from mergekit_fair.cli.report import write_outputs
     from mergekit_fair.sweep.run import run_sweep
 
     results = run_sweep(sweep, out, progress, **({"make": make} if make else {}))
-    write_atomic(out / "results.csv", results_csv(results))
+    write_outputs(results, out, progress)
     if write_model and results["selected"]["id"] is not None:
         _write_model(out / "selected", progress)
     elif (out / "selected" / "model").is_dir():
         progress.say(f"{out / 'selected' / 'model'}: of an earlier run, not of this choice")
-    try:
-        draw(results, out)
-        if results["transfer"]:
-            draw_transfer(results["transfer"], out)
-    except ConfigError as error:  # hours of measuring must not end in a missing extra
-        progress.say(f"no pictures: {error}")
     return results
 
 
@@ -165,7 +156,7 @@ def _stages(results: dict[str, Any]) -> list[str]:
         share = race["passes"] / max(1, race["full_passes"])
         found.append(
             f"\nRace over {race['rows']} rows: {share:.0%} of the grid's forward passes. Stopped: "
-            f"{stopped or 'none'} rows."
+            f"{f'{stopped} rows' if stopped else 'no point'}."
         )
     if results["transfer"]:
         added = results["transfer"]["added"]

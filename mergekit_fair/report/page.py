@@ -66,7 +66,7 @@ def write_page(results: Results, folder: Path) -> Path:
 
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
-        autoescape=False,
+        autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mergekit_fair.errors import ConfigError
+from mergekit_fair.report.style import STYLE
 
 Line = dict[str, Any]
 
@@ -40,7 +41,7 @@ def draw(results: dict[str, Any], folder: Path) -> list[Path]:
     from matplotlib.figure import Figure
 
     written = []
-    with matplotlib.rc_context({"svg.hashsalt": "mergekit-fair", "font.size": 9}):
+    with matplotlib.rc_context(STYLE):
         for name, make in (("curves", _curves), ("pareto", _pareto)):
             figure = Figure(
                 figsize=(11, 7) if name == "curves" else (10, 4.6), layout="constrained"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mergekit_fair.errors import ConfigError
+from mergekit_fair.report.style import STYLE
 from mergekit_fair.report.table import aligned, interval_text
 
 _PANELS = (
@@ -84,7 +85,7 @@ def draw_transfer(found: dict[str, Any], folder: Path) -> list[Path]:
     width = 2 * (1.2 + 0.85 * len(found["groups"])) + 2.6
     height = 1.9 + 0.5 * len(found["injected"])
     written = []
-    with matplotlib.rc_context({"svg.hashsalt": "mergekit-fair", "font.size": 9}):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         _heat_maps(figure, found)
         for suffix in ("png", "svg"):

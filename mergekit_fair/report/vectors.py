@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mergekit_fair.errors import ConfigError
+from mergekit_fair.report.style import STYLE
 from mergekit_fair.report.table import aligned, value_text
 
 _MATRICES = (("cosines", "cosine"), ("sign_conflict", "sign conflict"))
@@ -110,7 +111,7 @@ def draw_vectors(found: dict[str, Any], folder: Path) -> list[Path]:
     names = found["names"]
     side = 2.4 + 0.55 * len(names)
     written = []
-    with matplotlib.rc_context({"svg.hashsalt": "mergekit-fair", "font.size": 9}):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(2 * side + 1, side), layout="constrained")
         panels = figure.subplots(1, 2)
         _heat(figure, panels[0], found["cosines"], names, "cosine", ("RdBu_r", -1.0, 1.0))

@@ -53,13 +53,19 @@ class Point:
         """Σ_g |λ_g| of what is added to the base or the target; None where that is no number."""
         if self.recipe is None:
             return None
-        if self.kind == "injection":
-            added = {k: v for k, v in self.settings.items() if k.startswith(_INJECTED)}
-            return sum(abs(float(value)) for value in added.values())
+        if added := self._injected:
+            return sum(map(abs, added))
         return total_lambda(self.recipe.raw)
 
     @property
+    def _injected(self) -> list[float]:
+        """The λ of injected groups."""
+        return [float(v) for key, v in self.settings.items() if key.startswith(_INJECTED)]
+
+    @property
     def lambda_eff(self) -> float | None:
+        if added := self._injected:
+            return sum(added)
         return lambda_eff(self.recipe.raw) if self.recipe else None
 
     def describe(self) -> dict[str, Any]:

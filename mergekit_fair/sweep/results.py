@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mergekit_fair.errors import SweepError
 from mergekit_fair.schema import dump_yaml
-from mergekit_fair.sweep.plan import Point
+
+if TYPE_CHECKING:
+    from mergekit_fair.sweep.plan import Point
 
 Line = dict[str, Any]
 

@@ -18,12 +18,12 @@ from mergekit_fair.sweep.exams import open_exam
 from mergekit_fair.sweep.executor import Executor, Local
 from mergekit_fair.sweep.injecting import Injected, inject
 from mergekit_fair.sweep.lines import Line, levels_of, measured
-from mergekit_fair.sweep.measurer import Measurer
+from mergekit_fair.sweep.measurer import Measurer, unique
 from mergekit_fair.sweep.plan import Planner, Point
 from mergekit_fair.sweep.postprocessing import Postprocessed, postprocess
 from mergekit_fair.sweep.racing import Raced, race
 from mergekit_fair.sweep.results import public, selected_recipe, to_json
-from mergekit_fair.sweep.select import choose
+from mergekit_fair.sweep.select import Choice, choose
 from mergekit_fair.sweep.store import Store
 from mergekit_fair.sweep.summary import summary_of
 
@@ -113,19 +113,12 @@ class _Run:
         baselines, level = self._baselines()
         by_name = {line["label"]: line for line in baselines}
         raced = self._grid(by_name)
-        points = list(raced.points)
-        points += self._searched(by_name)
+        searched = self._searched(by_name)
         injected = inject(self.sweep, self.planner, self.measurer, by_name)
-        points += injected.points
+        points = unique([*raced.points, *searched, *injected.points])
         lines = [*baselines, *self.measurer.measure(points)]
         thresholds = postprocess(self.sweep.config, self.measurer, by_name)
-        rule = self.sweep.config.select
-        choice = choose(
-            [line for line in lines if line["id"] not in injected.refused],
-            by_name,
-            rule,
-            tied=lambda top, others: within_noise(self.measurer, top, others, rule.maximize),
-        )
+        choice = self._choice(lines, by_name, injected)
         chosen = next((point for point in points if point.id == choice.id), None)
         control = self._control(chosen)
         lines += [line for line in self.measurer.measure(control) if line not in lines]
@@ -134,7 +127,7 @@ class _Run:
             "task": self.measurer.task,
             "confidence": self.measurer.how.confidence,
             "level": {"to": level.to, "rate": level.rate},
-            "selected_on": rule.split,
+            "selected_on": self.sweep.config.select.split,
             "points": [
                 public(line, injected.refused.get(line["id"]))
                 for line in [*lines, *thresholds.lines]
@@ -143,11 +136,20 @@ class _Run:
             "race": raced.results or None,
             **injected.results,
             **self._report(chosen, control, thresholds),
-            "warnings": list(self.measurer.exam.warnings) + _warnings(injected, thresholds),
+            "warnings": [*self.measurer.exam.warnings, *injected.warnings, *thresholds.warnings],
             "versions": versions(),
         }
         self._write(chosen, results)
         return results
+
+    def _choice(self, lines: list[Line], baselines: dict[str, Line], injected: Injected) -> Choice:
+        rule = self.sweep.config.select
+        return choose(
+            [line for line in lines if line["id"] not in injected.refused],
+            baselines,
+            rule,
+            tied=lambda top, others: within_noise(self.measurer, top, others, rule.maximize),
+        )
 
     def _baselines(self) -> tuple[list[Line], Level]:
         """Their lines, and the selection rate that level-matched figures are measured at."""
@@ -238,7 +240,3 @@ def _require_tasks(sweep: Sweep, exam: Exam) -> None:
             got=unknown[0],
             allowed=exam.tasks,
         )
-
-
-def _warnings(injected: Injected, thresholds: Postprocessed) -> list[str]:
-    return [*injected.warnings, *thresholds.warnings]

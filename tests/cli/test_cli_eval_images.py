@@ -78,3 +78,14 @@ def test_train_merge_eval_compare(tmp_path: Path) -> None:
     assert evaluation["model_args"]["model"] == "fair-image-classifier"
     assert set(evaluation["groups"]) == set(tiny.GROUPS)
     assert "minus fft" in run("compare", tmp_path / "eval" / "fft", tmp_path / "eval" / "merged")
+    sweep = {
+        "recipe": str(tmp_path / "recipe.yml"),
+        "grid": {"lambda": [0.25, 0.5]},
+        "evaluate": {"tasks": ["fair_utkface_gender"], "data": str(tmp_path / "data.yml")},
+    }
+    (tmp_path / "sweep.yml").write_text(yaml.safe_dump(sweep))
+    run("sweep", tmp_path / "sweep.yml", "-o", tmp_path / "sweep", "--quiet", "--no-write")
+    points = json.loads((tmp_path / "sweep" / "results.json").read_text())["points"]
+    line = next(line for line in points if line["label"] == "λ=0.5")
+    for name in ("acc", "dpd", "eod", "selection_rate"):
+        assert line["evaluation"]["metrics"][name] == evaluation["metrics"][name]

@@ -44,6 +44,7 @@ def test_with_a_tolerance_of_nearly_everything_groups_are_added_greedily(
     assert [v["status"] for v in transfer["verdicts"]] == ["safe", "safe"]
     assert [one["group"] for one in transfer["screening"]] == transfer["injected"]
     injected = [line for line in results["points"] if line["kind"] == "injection"]
+    assert len({line["id"] for line in results["points"]}) == len(results["points"])
     labels = {line["label"] for line in injected}
     singles = {f"fft + {v} {g}" for v in ("0.1", "0.2", "0.4") for g in tiny.GROUPS}
     assert singles <= labels
