@@ -32,9 +32,9 @@ import numpy as np
 from race_problems import Problem, finished, synthetic
 
 from mergekit_fair.fairness.intervals import wilson
-from mergekit_fair.sweep.race import RISK, RUNGS, row_blocks, standings
+from mergekit_fair.sweep.race.judgement import Judgement, Terms, judgement, objective_draws
+from mergekit_fair.sweep.race.standings import RISK, RUNGS, row_blocks, standings
 from mergekit_fair.sweep.rule import Select
-from mergekit_fair.sweep.verdict import Terms, Verdict, objective_draws, verdict
 
 TIE_DRAWS = 2000
 RULES = (
@@ -61,17 +61,17 @@ def terms_of(problem: Problem, rule: dict[str, Any]) -> Terms:
     return Terms(rule["maximize"], tuple(limits), exclude=problem.exclude, level=level)
 
 
-def _complete(problem: Problem, terms: Terms, margins: np.ndarray, draws: int = 1) -> Verdict:
+def _complete(problem: Problem, terms: Terms, margins: np.ndarray, draws: int = 1) -> Judgement:
     everything = np.arange(len(problem.labels))
     sizes = problem.sizes if len(margins) == len(problem.sizes) else np.zeros(len(margins))
-    return verdict(problem.course, terms, everything, margins, sizes, draws=draws)
+    return judgement(problem.course, terms, everything, margins, sizes, draws=draws)
 
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """The full evaluation: its verdict, and the points that cannot be told from the best."""
+    """The full evaluation: its judgement, and the points that cannot be told from the best."""
 
-    verdict: Verdict
+    judgement: Judgement
     chosen: int
     alike: frozenset[int]
 
@@ -125,8 +125,8 @@ def race(problem: Problem, terms: Terms, truth: Truth, seed: int, risk: float) -
         going_on = set(now.survivors(risk))
         slowest = max(slowest, time.perf_counter() - started)
         alive = np.array([i for i in alive if problem.entrants[i].id in going_on])
-    (chosen,), _ = truth.verdict.decide(np.isin(np.arange(len(problem.entrants)), alive))
-    objective = truth.verdict.objective[0]
+    (chosen,), _ = truth.judgement.decide(np.isin(np.arange(len(problem.entrants)), alive))
+    objective = truth.judgement.objective[0]
     return Outcome(
         chosen == truth.chosen,
         int(chosen) in truth.alike,

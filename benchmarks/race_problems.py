@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from mergekit_fair.fairness.groups import Groups
-from mergekit_fair.sweep.predictive import Course
-from mergekit_fair.sweep.race import Entrant
+from mergekit_fair.sweep.race.predictive import Course
+from mergekit_fair.sweep.race.standings import Entrant
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,7 @@ def transfer_table(found: dict[str, Any]) -> str:
     `!` marks a change whose interval leaves out 0; groups in brackets decide no verdict.
 
     Args:
-        found: JSON of `mergekit_fair.sweep.safety.judged`.
+        found: JSON of `mergekit_fair.sweep.injection.verdicts.judged`.
     """
     parts = [
         f"injections at λ = {found['step']:g}, changes against the target on the same rows "
@@ -68,7 +68,7 @@ def draw_transfer(found: dict[str, Any], folder: Path) -> list[Path]:
     row.
 
     Args:
-        found: JSON of `mergekit_fair.sweep.safety.judged`.
+        found: JSON of `mergekit_fair.sweep.injection.verdicts.judged`.
         folder: exists.
 
     Raises:

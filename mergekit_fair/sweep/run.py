@@ -16,12 +16,12 @@ from mergekit_fair.sweep.comparing import differences, within_noise
 from mergekit_fair.sweep.config import Sweep
 from mergekit_fair.sweep.exams import open_exam
 from mergekit_fair.sweep.executor import Executor, Local
-from mergekit_fair.sweep.injecting import Injected, inject
+from mergekit_fair.sweep.injection.stage import Injected, inject
 from mergekit_fair.sweep.lines import Line, levels_of, measured
 from mergekit_fair.sweep.measurer import Measurer, unique
 from mergekit_fair.sweep.plan import Planner, Point
 from mergekit_fair.sweep.postprocessing import Postprocessed, postprocess
-from mergekit_fair.sweep.racing import Raced, race
+from mergekit_fair.sweep.race.stage import Raced, race
 from mergekit_fair.sweep.results import public, selected_recipe, to_json
 from mergekit_fair.sweep.select import Choice, choose
 from mergekit_fair.sweep.store import Store
@@ -175,7 +175,7 @@ class _Run:
     def _searched(self, baselines: dict[str, Line]) -> list[Point]:
         if self.sweep.config.search is None:
             return []
-        from mergekit_fair.sweep.searching import search
+        from mergekit_fair.sweep.search.stage import search
 
         return search(self.sweep, self.planner, self.measurer, baselines)
 

@@ -94,8 +94,8 @@ def results(drawn: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def transfer() -> dict[str, Any]:
     """A measured transfer matrix: green's vector harms blue; other decides nothing."""
-    from mergekit_fair.sweep.safety import judged
-    from mergekit_fair.sweep.transfer import transfer_matrix
+    from mergekit_fair.sweep.injection.transfer import transfer_matrix
+    from mergekit_fair.sweep.injection.verdicts import judged
 
     rng = np.random.default_rng(0)
     group, y = rng.choice(3, 2000, p=[0.45, 0.45, 0.1]), rng.integers(0, 2, 2000)

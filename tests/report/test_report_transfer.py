@@ -7,8 +7,8 @@ import pytest
 
 from mergekit_fair.errors import ConfigError
 from mergekit_fair.report.transfer import draw_transfer, transfer_table
-from mergekit_fair.sweep.safety import judged
-from mergekit_fair.sweep.transfer import transfer_matrix
+from mergekit_fair.sweep.injection.transfer import transfer_matrix
+from mergekit_fair.sweep.injection.verdicts import judged
 
 
 @pytest.fixture(scope="module")

@@ -14,11 +14,11 @@ from mergekit_fair.fairness.groups import Groups
 from mergekit_fair.fairness.paired import Paired
 from mergekit_fair.fairness.statistics import estimate
 from mergekit_fair.fairness.thresholds import matching_threshold, predict_at
-from mergekit_fair.sweep.predictive import Course, draw_weights, tabulate
-from mergekit_fair.sweep.race import Entrant, Standings, row_blocks, standings
+from mergekit_fair.sweep.race.judgement import Judgement, Terms, judgement
+from mergekit_fair.sweep.race.predictive import Course, draw_weights, tabulate
+from mergekit_fair.sweep.race.standings import Entrant, Standings, row_blocks, standings
 from mergekit_fair.sweep.rule import Select
 from mergekit_fair.sweep.select import choose
-from mergekit_fair.sweep.verdict import Terms, Verdict, verdict
 
 N = 600
 
@@ -86,7 +86,7 @@ def test_points_that_are_equally_good_go_on() -> None:
 
 def test_the_best_goes_on_while_it_decides_who_is_tied() -> None:
     """p2 is best and never chosen; p1 is, being tied with it. Without p2, p0 would be."""
-    found = Verdict(
+    found = Judgement(
         objective=np.tile([0.80, 0.81, 0.83], (50, 1)),
         violation=np.zeros((50, 3)),
         candidate=np.ones((50, 3), dtype=bool),
@@ -167,10 +167,10 @@ def test_with_all_rows_it_is_what_select_chooses(rule: dict[str, Any], overlap: 
         margins = answers(of, [0.74, 0.78, 0.8, 0.81], seed)
         found = ask(of, terms(**rule), margins)
         everyone = np.ones(len(margins), dtype=bool)
-        chosen, best = (draws[0] for draws in found.verdict.decide(everyone))
-        lead = found.verdict.objective[0, best] - found.verdict.objective[0]
+        chosen, best = (draws[0] for draws in found.judgement.decide(everyone))
+        lead = found.judgement.objective[0, best] - found.judgement.objective[0]
         others = np.arange(len(margins)) != best
-        if (np.abs(lead / found.verdict.margin[best].clip(1e-9) - 1)[others] < 0.05).any():
+        if (np.abs(lead / found.judgement.margin[best].clip(1e-9) - 1)[others] < 0.05).any():
             continue
         compared += 1
         assert found.chances()[_selected(of, rule, margins)] == 1.0
@@ -233,7 +233,7 @@ def test_with_all_rows_every_draw_is_the_full_evaluation() -> None:
     of = course(overlap=True)
     margins = answers(of, [0.7, 0.8])
     rule = terms(dpd="<= 0.05")
-    found = verdict(of, rule, np.arange(of.n), margins, np.ones(2), draws=20)
+    found = judgement(of, rule, np.arange(of.n), margins, np.ones(2), draws=20)
     for point in range(2):
         full = estimate(of.labels, (margins[point] > 0).astype(int), of.groups)
         assert set(found.objective[:, point]) == {full["acc"]}
@@ -269,7 +269,7 @@ def test_the_baselines_margins_sharpen_the_prediction() -> None:
     spread = []
     for each in (of, blind):
         seen = np.concatenate(row_blocks(each.labels, each.groups, 0))[:300]
-        found = verdict(each, terms(), seen, of.known[:, seen], np.ones(1))
+        found = judgement(each, terms(), seen, of.known[:, seen], np.ones(1))
         spread.append(found.objective.std())
     assert spread[0] < 0.6 * spread[1]
 

@@ -8,7 +8,7 @@ import pytest
 
 from mergekit_fair.errors import MeasurementError
 from mergekit_fair.fairness import measure
-from mergekit_fair.sweep.effects import (
+from mergekit_fair.sweep.injection.effects import (
     METRICS,
     Pair,
     Rates,
@@ -16,8 +16,8 @@ from mergekit_fair.sweep.effects import (
     intervals,
     moved_rows,
 )
-from mergekit_fair.sweep.safety import judged, verdicts
-from mergekit_fair.sweep.transfer import transfer_matrix
+from mergekit_fair.sweep.injection.transfer import transfer_matrix
+from mergekit_fair.sweep.injection.verdicts import judged, verdicts
 
 STEP = 0.2
 

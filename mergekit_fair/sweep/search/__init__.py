@@ -1,4 +1,4 @@
-"""Budgeted search over per-subgroup λ: pure proposers, which know no model.
+"""Budgeted search over per-subgroup λ: pure proposers, which know no model, and the stage.
 
 space        the box of λs
 observation  what is aimed at (Goal), what was seen (Observation)
@@ -7,6 +7,7 @@ tpe          Optuna's sampler
 surrogate    modelled rates (rates, model), Thompson sampling
 gradient     a smooth loss of margins (smooth), and projected steps
 pareto       fronts and hypervolumes
+stage        the search itself, on the engine; descent for gradients
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def inject(
     if config is None:
         return Injected()
     if config.groups == "safe":
-        from mergekit_fair.sweep.safe_injection import inject_safely
+        from mergekit_fair.sweep.injection.safe import inject_safely
 
         return inject_safely(sweep, planner, measurer, baselines)
     if isinstance(config.groups, list):

@@ -30,7 +30,7 @@ from mergekit_fair.fairness.labels import UNANSWERED, binary_labels, binary_pred
 from mergekit_fair.fairness.metrics import is_degenerate
 from mergekit_fair.fairness.notes import draw_notes
 from mergekit_fair.fairness.statistics import MAX_UNANSWERED, Deciding
-from mergekit_fair.sweep.effects import (
+from mergekit_fair.sweep.injection.effects import (
     METRICS,
     Ends,
     Pair,

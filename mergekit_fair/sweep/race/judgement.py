@@ -16,7 +16,7 @@ from mergekit_fair.fairness.labels import UNANSWERED
 from mergekit_fair.fairness.metrics import Mask
 from mergekit_fair.fairness.statistics import MAX_UNANSWERED, Deciding, statistics
 from mergekit_fair.fairness.usable import usable_groups
-from mergekit_fair.sweep.predictive import (
+from mergekit_fair.sweep.race.predictive import (
     Course,
     Floats,
     Rows,
@@ -75,7 +75,7 @@ class Terms:
 
 
 @dataclass(frozen=True, eq=False)
-class Verdict:
+class Judgement:
     """B draws of what the full evaluation says of P points, and what the rule makes of it.
 
     Attributes:
@@ -125,7 +125,7 @@ class Verdict:
         return np.asarray(np.where(lowest, then, np.inf).argmin(axis=1))
 
 
-def verdict(
+def judgement(
     course: Course,
     terms: Terms,
     seen: Rows,
@@ -134,7 +134,7 @@ def verdict(
     *,
     draws: int = DRAWS,
     seed: int = 0,
-) -> Verdict:
+) -> Judgement:
     """Predict the full evaluation.
 
     Args:
@@ -145,7 +145,7 @@ def verdict(
             where only the answer is known (then `level_matched.*` is undefined).
         sizes: (P,), Σ|λ| of every point.
         draws: B.
-        seed: of the draws; the same points in the same order give the same verdict.
+        seed: of the draws; the same points in the same order give the same judgement.
     """
     weights = draw_weights(course, seen, draws, np.random.default_rng(seed))
     views = _views(margins, terms)
@@ -157,7 +157,7 @@ def verdict(
         if not view:
             candidate = ~metrics.is_degenerate(counts[:, :, -1])
     candidate = candidate & np.all([np.isfinite(values[name]) for name in terms.needed], axis=0)
-    return Verdict(
+    return Judgement(
         values[terms.maximize],
         _violations(values, terms),
         candidate,

@@ -12,8 +12,8 @@ import tiny
 
 from mergekit_fair.errors import ConfigError
 from mergekit_fair.progress import Silent
-from mergekit_fair.sweep import race as racing
 from mergekit_fair.sweep.config import load_sweep
+from mergekit_fair.sweep.race import standings as racing
 from mergekit_fair.sweep.run import run_sweep
 from mergekit_fair.sweep.store import Store
 

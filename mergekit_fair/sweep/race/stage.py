@@ -15,10 +15,10 @@ from mergekit_fair.sweep.config import Sweep
 from mergekit_fair.sweep.lines import Line
 from mergekit_fair.sweep.measurer import Measurer
 from mergekit_fair.sweep.plan import Point
-from mergekit_fair.sweep.predictive import Course
-from mergekit_fair.sweep.race import Entrant, row_blocks, standings
+from mergekit_fair.sweep.race.judgement import Terms
+from mergekit_fair.sweep.race.predictive import Course
+from mergekit_fair.sweep.race.standings import Entrant, row_blocks, standings
 from mergekit_fair.sweep.select import limit_of
-from mergekit_fair.sweep.verdict import Terms
 
 Blocks = Sequence[NDArray[np.int64]]
 

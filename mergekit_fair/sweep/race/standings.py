@@ -1,7 +1,7 @@
 """Racing: points are measured on growing random parts of the rows, and the hopeless ones stopped.
 
 After every part the rest of the rows is predicted and the sweep's rule applied in every draw
-(`predictive`, `verdict`). Points may be stopped if, without them, the rule chooses another point
+(`predictive`, `judgement`). Points may be stopped if, without them, the rule chooses another point
 in at most a stated share of the draws. That is not the same as "is never chosen": the best
 point decides who is tied with it, so it can matter without being chosen.
 """
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from mergekit_fair.errors import SweepError
 from mergekit_fair.fairness.counts import distinct_patterns
 from mergekit_fair.fairness.groups import Groups
-from mergekit_fair.sweep.predictive import Course, Rows
-from mergekit_fair.sweep.verdict import DRAWS, Terms, Verdict, verdict
+from mergekit_fair.sweep.race.judgement import DRAWS, Judgement, Terms, judgement
+from mergekit_fair.sweep.race.predictive import Course, Rows
 
 # Chosen by benchmarks/race.py: nearly all wrong stops happened on fewer than 200 rows.
 RUNGS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -45,15 +45,15 @@ class Standings:
 
     Attributes:
         ids: (P,), of the entrants.
-        verdict: the draws.
+        judgement: the draws.
     """
 
     ids: tuple[str, ...]
-    verdict: Verdict
+    judgement: Judgement
 
     def chances(self) -> dict[str, float]:
         """Share of the draws in which the full evaluation chooses a point, in [0, 1]."""
-        chosen, _ = self.verdict.decide(np.ones(len(self.ids), dtype=bool))
+        chosen, _ = self.judgement.decide(np.ones(len(self.ids), dtype=bool))
         return {name: float((chosen == i).mean()) for i, name in enumerate(self.ids)}
 
     def survivors(self, risk: float = RISK) -> list[str]:
@@ -67,9 +67,9 @@ class Standings:
             risk: in [0, 1), share of the draws.
         """
         among = np.ones(len(self.ids), dtype=bool)
-        wanted, _ = self.verdict.decide(among)
+        wanted, _ = self.judgement.decide(among)
         while among.sum() > 1:
-            chosen, best = self.verdict.decide(among)
+            chosen, best = self.judgement.decide(among)
             idle = among & ~np.isin(np.arange(len(among)), [*chosen, *best])
             if idle.any() and not idle[among].all():
                 among = among & ~idle
@@ -84,7 +84,7 @@ class Standings:
     def _error(self, among: NDArray[np.bool_], without: int, wanted: Rows) -> float:
         left = among.copy()
         left[without] = False
-        chosen, _ = self.verdict.decide(left)
+        chosen, _ = self.judgement.decide(left)
         return float((chosen != wanted).mean())
 
 
@@ -105,7 +105,7 @@ def standings(
         terms: the rule.
         entrants: P points that are still in the race and add something (λ ≠ 0), in plan order.
         seen: int (m,), numbers of the rows that all of them are measured on.
-        margins: (P, m) on these rows; see :func:`verdict`.
+        margins: (P, m) on these rows; see :func:`judgement`.
         draws: number of predictions of the full split.
         seed: of the draws.
 
@@ -122,7 +122,7 @@ def standings(
             allowed=f"shape ({len(entrants)}, {len(seen)})",
         )
     sizes = np.array([entrant.size for entrant in entrants])
-    found = verdict(course, terms, seen, margins, sizes, draws=draws, seed=seed)
+    found = judgement(course, terms, seen, margins, sizes, draws=draws, seed=seed)
     return Standings(tuple(entrant.id for entrant in entrants), found)
 
 

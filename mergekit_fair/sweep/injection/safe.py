@@ -8,13 +8,13 @@ from typing import Any
 from mergekit_fair.progress import Silent
 from mergekit_fair.sweep.comparing import within_noise
 from mergekit_fair.sweep.config import Inject, Sweep
-from mergekit_fair.sweep.injecting import Injected
+from mergekit_fair.sweep.injection.stage import Injected
+from mergekit_fair.sweep.injection.transfer import Transfer, transfer_matrix
+from mergekit_fair.sweep.injection.verdicts import Verdict, judged, verdicts
 from mergekit_fair.sweep.lines import Line
 from mergekit_fair.sweep.measurer import Measurer
 from mergekit_fair.sweep.plan import Planner, Point
-from mergekit_fair.sweep.safety import Verdict, judged, verdicts
 from mergekit_fair.sweep.select import choose, rank
-from mergekit_fair.sweep.transfer import Transfer, transfer_matrix
 
 
 def inject_safely(

@@ -8,7 +8,6 @@ import numpy as np
 
 from mergekit_fair.errors import ConfigError
 from mergekit_fair.sweep.config import Search, Sweep
-from mergekit_fair.sweep.descent import descend
 from mergekit_fair.sweep.lines import Line
 from mergekit_fair.sweep.measurer import Measurer
 from mergekit_fair.sweep.plan import Planner, Point
@@ -27,6 +26,7 @@ from mergekit_fair.sweep.search import (
     observed,
     write_journal,
 )
+from mergekit_fair.sweep.search.descent import descend
 from mergekit_fair.sweep.select import limit_of
 
 _GAPS = ("dpd", "eod")
