@@ -38,7 +38,8 @@ def command(recipe: Path, out: Path | None, allow_pickle: bool, as_json: bool, q
 
     from mergekit_fair.engine.vectors import recipe_vectors
     from mergekit_fair.recipe.recipe import Recipe
-    from mergekit_fair.report.vectors import require_plotting, vectors_table
+    from mergekit_fair.report.style import require_plotting
+    from mergekit_fair.report.vectors import vectors_table
 
     if out is not None:
         require_plotting()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mergekit_fair.errors import ConfigError
-from mergekit_fair.report.style import STYLE
+from mergekit_fair.report.style import write_picture
 
 Line = dict[str, Any]
 
@@ -32,27 +32,10 @@ def draw(results: dict[str, Any], folder: Path) -> list[Path]:
     Raises:
         ConfigError: matplotlib is not installed.
     """
-    try:
-        import matplotlib
-    except ImportError:
-        raise ConfigError(
-            "pictures need matplotlib", fix="run pip install 'mergekit-fair[plot]'"
-        ) from None
-    from matplotlib.figure import Figure
-
+    made = (("curves", (11.0, 7.0), _curves), ("pareto", (10.0, 4.6), _pareto))
     written = []
-    with matplotlib.rc_context(STYLE):
-        for name, make in (("curves", _curves), ("pareto", _pareto)):
-            figure = Figure(
-                figsize=(11, 7) if name == "curves" else (10, 4.6), layout="constrained"
-            )
-            make(figure, results)
-            for suffix in ("png", "svg"):
-                path = folder / f"{name}.{suffix}"
-                # No date in the file: the same results give the same bytes.
-                metadata = {"Date": None} if suffix == "svg" else {}
-                figure.savefig(path, dpi=130, metadata=metadata)
-                written.append(path)
+    for name, size, make in made:
+        written += write_picture(folder, name, size, partial(make, results=results))
     return written
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mergekit_fair.errors import ConfigError
-from mergekit_fair.report.style import STYLE
+from mergekit_fair.report.style import write_picture
 from mergekit_fair.report.table import aligned, interval_text
 
 _PANELS = (
@@ -74,27 +74,9 @@ def draw_transfer(found: dict[str, Any], folder: Path) -> list[Path]:
     Raises:
         ConfigError: matplotlib is not installed.
     """
-    try:
-        import matplotlib
-    except ImportError:
-        raise ConfigError(
-            "pictures need matplotlib", fix="run pip install 'mergekit-fair[plot]'"
-        ) from None
-    from matplotlib.figure import Figure
-
     width = 2 * (1.2 + 0.85 * len(found["groups"])) + 2.6
     height = 1.9 + 0.5 * len(found["injected"])
-    written = []
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        _heat_maps(figure, found)
-        for suffix in ("png", "svg"):
-            path = folder / f"transfer.{suffix}"
-            # No date in the file: the same numbers give the same bytes.
-            metadata = {"Date": None} if suffix == "svg" else {}
-            figure.savefig(path, dpi=130, metadata=metadata)
-            written.append(path)
-    return written
+    return write_picture(folder, "transfer", (width, height), partial(_heat_maps, found=found))
 
 
 def _heat_maps(figure: Any, found: dict[str, Any]) -> None:

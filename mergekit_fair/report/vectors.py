@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mergekit_fair.errors import ConfigError
-from mergekit_fair.report.style import STYLE
+from mergekit_fair.report.style import write_picture
 from mergekit_fair.report.table import aligned, value_text
 
 _MATRICES = (("cosines", "cosine"), ("sign_conflict", "sign conflict"))
@@ -80,21 +80,6 @@ def _screening(found: dict[str, Any]) -> str:
     return f"{head}\n{aligned(rows)}"
 
 
-def require_plotting() -> Any:
-    """matplotlib, for who wants to know before a long computation.
-
-    Raises:
-        ConfigError: it is not installed.
-    """
-    try:
-        import matplotlib
-    except ImportError:
-        raise ConfigError(
-            "pictures need matplotlib", fix="run pip install 'mergekit-fair[plot]'"
-        ) from None
-    return matplotlib
-
-
 def draw_vectors(found: dict[str, Any], folder: Path) -> list[Path]:
     """Write `vectors.png` and `vectors.svg`: cosines and sign conflict side by side.
 
@@ -105,26 +90,16 @@ def draw_vectors(found: dict[str, Any], folder: Path) -> list[Path]:
     Raises:
         ConfigError: matplotlib is not installed.
     """
-    matplotlib = require_plotting()
-    from matplotlib.figure import Figure
+    side = 2.4 + 0.55 * len(found["names"])
+    return write_picture(folder, "vectors", (2 * side + 1, side), partial(_both, found=found))
 
-    names = found["names"]
-    side = 2.4 + 0.55 * len(names)
-    written = []
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(2 * side + 1, side), layout="constrained")
-        panels = figure.subplots(1, 2)
-        _heat(figure, panels[0], found["cosines"], names, "cosine", ("RdBu_r", -1.0, 1.0))
-        conflict = found["sign_conflict"]
-        # Vectors that share nothing differ in half of their signs: white, as for a cosine of 0.
-        _heat(figure, panels[1], conflict, names, "sign conflict", ("RdBu", 0.0, 1.0))
-        for suffix in ("png", "svg"):
-            path = folder / f"vectors.{suffix}"
-            # No date in the file: the same numbers give the same bytes.
-            metadata = {"Date": None} if suffix == "svg" else {}
-            figure.savefig(path, dpi=130, metadata=metadata)
-            written.append(path)
-    return written
+
+def _both(figure: Any, found: dict[str, Any]) -> None:
+    names, panels = found["names"], figure.subplots(1, 2)
+    _heat(figure, panels[0], found["cosines"], names, "cosine", ("RdBu_r", -1.0, 1.0))
+    # Vectors that share nothing differ in half of their signs: white, as for a cosine of 0.
+    conflict = found["sign_conflict"]
+    _heat(figure, panels[1], conflict, names, "sign conflict", ("RdBu", 0.0, 1.0))
 
 
 def _heat(

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Protocol
 
 from mergekit_fair.harness.exam import Exam
 from mergekit_fair.progress import Progress
 from mergekit_fair.sweep.config import Sweep
-from mergekit_fair.sweep.plan import Point
-from mergekit_fair.sweep.worker import Job, Outcome, Worker
+from mergekit_fair.sweep.worker import Job, Outcome, Slope, Worker
 
 
 class Executor(Protocol):
@@ -21,14 +17,8 @@ class Executor(Protocol):
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
         """Every job with its outcome, as soon as it has one."""
 
-    def pull(
-        self,
-        point: Point,
-        split: str,
-        names: Sequence[str],
-        weights: NDArray[np.floating[Any]],
-    ) -> tuple[float, ...]:
-        """As `Worker.pull`."""
+    def slope(self, asked: Slope) -> tuple[float, ...]:
+        """As `Worker.slope`."""
 
     def close(self) -> None:
         """Give memory and workers back."""
@@ -52,14 +42,8 @@ class Local:
         for job in jobs:
             yield job, self.worker.run(job)
 
-    def pull(
-        self,
-        point: Point,
-        split: str,
-        names: Sequence[str],
-        weights: NDArray[np.floating[Any]],
-    ) -> tuple[float, ...]:
-        return self.worker.pull(point, split, names, weights)
+    def slope(self, asked: Slope) -> tuple[float, ...]:
+        return self.worker.slope(asked)
 
     def close(self) -> None:
         self._worker = None

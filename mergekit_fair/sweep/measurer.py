@@ -19,7 +19,7 @@ from mergekit_fair.sweep.lines import Levels, Line, Sheets, line_of, split_score
 from mergekit_fair.sweep.plan import Point
 from mergekit_fair.sweep.results import one_line
 from mergekit_fair.sweep.store import Store
-from mergekit_fair.sweep.worker import Job, Outcome
+from mergekit_fair.sweep.worker import Job, Outcome, Slope
 
 
 @dataclass
@@ -79,15 +79,15 @@ class Measurer:
         split = split or self.split
         return split_scores(self.store.scores(point, split), self.sheets(split))[self.task]
 
-    def pull(
-        self, point: Point, names: Sequence[str], weights: NDArray[np.float64]
+    def slope(
+        self, point: Point, names: tuple[str, ...], weights: NDArray[np.float64]
     ) -> tuple[float, ...]:
-        """As `Worker.pull`, on the selection's rows; what is in the store is read there."""
+        """As `Worker.slope`, on the selection's rows; what is in the store is read there."""
         content = json.dumps([list(names), weights.tolist()]).encode()
         key = f"gradient-{hashlib.sha256(content).hexdigest()[:16]}"
         line = self.store.part(point.id, self.split, key)
         if line is None:
-            values = self.executor.pull(point, self.split, names, weights)
+            values = self.executor.slope(Slope(point, self.split, names, weights))
             line = {"id": point.id, "split": self.split, "gradient": key, "values": list(values)}
             self.store.append(line)
         return tuple(line["values"])

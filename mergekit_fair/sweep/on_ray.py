@@ -11,14 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from mergekit_fair.errors import ConfigError, FairError, SweepError
 from mergekit_fair.progress import Silent
 from mergekit_fair.sweep.config import Sweep
-from mergekit_fair.sweep.plan import Point
-from mergekit_fair.sweep.worker import Job, Outcome, Worker
+from mergekit_fair.sweep.worker import Job, Outcome, Slope, Worker
 
 
 @dataclass(frozen=True)
@@ -67,15 +63,9 @@ class RayActor:
         except FairError as error:
             return error
 
-    def pull(
-        self,
-        point: Point,
-        split: str,
-        names: Sequence[str],
-        weights: NDArray[np.floating[Any]],
-    ) -> tuple[float, ...] | FairError:
+    def slope(self, asked: Slope) -> tuple[float, ...] | FairError:
         try:
-            return self._worker.pull(point, split, names, weights)
+            return self._worker.slope(asked)
         except FairError as error:
             return error
 
@@ -134,14 +124,8 @@ class OnRay:
             free.append(actor)
             yield job, self._result(ready[0])
 
-    def pull(
-        self,
-        point: Point,
-        split: str,
-        names: Sequence[str],
-        weights: NDArray[np.floating[Any]],
-    ) -> tuple[float, ...]:
-        return self._result(self.actors[0].pull.remote(point, split, names, weights))
+    def slope(self, asked: Slope) -> tuple[float, ...]:
+        return self._result(self.actors[0].slope.remote(asked))
 
     def close(self) -> None:
         for actor in self.actors:

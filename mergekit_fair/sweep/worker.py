@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,23 @@ class Job:
     point: Point
     split: str
     part: Part | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Slope:
+    """∂/∂λ of Σ_i weights_i · margin_i at a merge, for some of its settings.
+
+    Attributes:
+        point: the merge.
+        split: whose rows.
+        names: settings such as `weight.Female`.
+        weights: (n,), of the first task's rows.
+    """
+
+    point: Point
+    split: str
+    names: tuple[str, ...]
+    weights: NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,23 +107,12 @@ class Worker:
             return Outcome(error=str(error), seconds=time.monotonic() - start)
         return Outcome(found, seconds=time.monotonic() - start)
 
-    def pull(
-        self,
-        point: Point,
-        split: str,
-        names: Sequence[str],
-        weights: NDArray[np.floating[Any]],
-    ) -> tuple[float, ...]:
-        """∂/∂λ of Σ_i weights_i · margin_i for settings of a merge, at the point.
+    def slope(self, asked: Slope) -> tuple[float, ...]:
+        """The slope along every setting.
 
         By the chain rule, ⟨∇_θ, ∂θ/∂λ⟩ with ∂θ/∂λ = θ(λ + 1) − θ(λ): merges are linear in λ.
-
-        Args:
-            point: a merge.
-            split: whose rows.
-            names: settings such as `weight.Female`.
-            weights: (n,), of the first task's rows.
         """
+        point = asked.point
         if point.recipe is None or not self._in_place:
             raise ConfigError(
                 "this model's weights cannot be differentiated in place",
@@ -115,10 +121,10 @@ class Worker:
                 fix="use method: surrogate",
             )
         self._become(point)
-        gradients = self._examiner.pull(split, weights)
+        gradients = self._examiner.pull(asked.split, asked.weights)
         here = _exact(point.recipe)
         found = []
-        for name in names:
+        for name in asked.names:
             there = here.with_settings({name: float(point.settings[name]) + 1})
             total = 0.0
             pairs = zip(self._composer.compose(here), self._composer.compose(there), strict=True)

@@ -15,6 +15,8 @@ from click.testing import CliRunner
 from mergekit_fair.cli import main
 from mergekit_fair.data import load_rows, load_spec
 from mergekit_fair.progress import Silent
+from mergekit_fair.sweep.config import load_sweep
+from mergekit_fair.sweep.exams import open_exam
 from mergekit_fair.training.config import load_train_config
 from mergekit_fair.training.run import train
 
@@ -89,3 +91,9 @@ def test_train_merge_eval_compare(tmp_path: Path) -> None:
     line = next(line for line in points if line["label"] == "λ=0.5")
     for name in ("acc", "dpd", "eod", "selection_rate"):
         assert line["evaluation"]["metrics"][name] == evaluation["metrics"][name]
+    # The ids of its points know the pictures, not only their names.
+    evaluate = load_sweep(tmp_path / "sweep.yml").config.evaluate
+    before = open_exam(evaluate).fingerprint()
+    assert open_exam(evaluate).fingerprint() == before
+    Image.new("RGB", (24, 20)).save(rows.inputs[0])
+    assert open_exam(evaluate).fingerprint() != before

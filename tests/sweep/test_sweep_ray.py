@@ -79,7 +79,7 @@ def test_gradients_and_errors_come_back_from_a_worker(
 
     from mergekit_fair.sweep.exams import open_exam
     from mergekit_fair.sweep.plan import Planner
-    from mergekit_fair.sweep.worker import Job, Worker
+    from mergekit_fair.sweep.worker import Job, Slope, Worker
 
     del ray
     search = {"method": "gradient", "budget": 8}
@@ -92,8 +92,8 @@ def test_gradients_and_errors_come_back_from_a_worker(
     made = OnRay(sweep, base, Cluster(workers=1))
     local = Worker(exam, base, "cpu", {}, seed=0, progress=Silent())
     names = list(sweep.ranges)
-    assert made.pull(point, "validation", names, weights) == pytest.approx(
-        local.pull(point, "validation", names, weights), rel=1e-5
+    assert made.slope(Slope(point, "validation", tuple(names), weights)) == pytest.approx(
+        local.slope(Slope(point, "validation", tuple(names), weights)), rel=1e-5
     )
     broken = Planner(sweep, "").searched({"weight.blue": 0.3, "weight.green": 0.1})
     shutil.copytree(family / "run" / "base", tmp_path / "base")

@@ -16,7 +16,7 @@ from mergekit_fair.sweep.config import load_sweep
 from mergekit_fair.sweep.exams import open_exam
 from mergekit_fair.sweep.plan import Planner
 from mergekit_fair.sweep.run import run_sweep
-from mergekit_fair.sweep.worker import Job, Worker
+from mergekit_fair.sweep.worker import Job, Slope, Worker
 
 BUDGETS = {"random": 4, "grid": 4, "optuna": 8, "surrogate": 8, "gradient": 13}
 
@@ -77,14 +77,14 @@ def test_the_gradient_is_that_of_finite_differences(family: Path, tmp_path: Path
     here = {"weight.blue": 0.4, "weight.green": 0.2}
     rows = exam.sheets("validation")["tiny"]
     weights = np.random.default_rng(0).normal(size=len(rows))
-    found = worker.pull(planner.searched(here), "validation", names, weights)
+    found = worker.slope(Slope(planner.searched(here), "validation", tuple(names), weights))
     step = 1e-2
     for name, slope in zip(names, found, strict=True):
         ends = [planner.searched({**here, name: here[name] + sign * step}) for sign in (1, -1)]
         up, down = (worker.run(Job(end, "validation")).scores["tiny"] for end in ends)
         expected = float(weights @ (up.astype(float) - down.astype(float))) / (2 * step)
         assert slope == pytest.approx(expected, rel=1e-2, abs=1e-3)
-    assert worker.pull(planner.searched(here), "validation", names, weights) == found
+    assert worker.slope(Slope(planner.searched(here), "validation", tuple(names), weights)) == found
     # The gradients leave no trace in the model.
     job = Job(planner.searched(here), "validation")
     fresh = Worker(exam, planner.models()[0], "cpu", {}, seed=0, progress=Silent())
@@ -107,7 +107,7 @@ def test_the_gradient_of_a_task_is_that_of_the_same_rows(family: Path, tmp_path:
         sheet = exam.sheets("validation")[exam.tasks[0]]
         weights = np.where(sheet.labels == 1, 1.0, -0.5) * (1 + sheet.groups["blue"])
         point = planner.searched({"weight.blue": 0.4, "weight.green": 0.2})
-        found.append(worker.pull(point, "validation", list(sweep.ranges), weights))
+        found.append(worker.slope(Slope(point, "validation", tuple(sweep.ranges), weights)))
     assert found[0] == pytest.approx(found[1], rel=1e-3)
 
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -111,6 +112,8 @@ class TasksExam:
                 labels = self.sheets(split)[name].labels.tolist()
                 content = [name, split, version, arguments, [doc for _, doc in asked.docs], labels]
                 digest.update(json.dumps(content, sort_keys=True, default=str).encode())
+                for _, doc in asked.docs:
+                    digest.update(_picture(doc))
         return digest.hexdigest()
 
     def open(self, model: str, device: str) -> TasksExaminer:
@@ -210,6 +213,12 @@ def _asked(name: str, task: Any, request: Request) -> Asked:
     if not docs:
         raise DataError("has no documents", where=f"evaluate.tasks: {name}")
     return Asked(task, docs, instances)
+
+
+def _picture(doc: Any) -> bytes:
+    """The bytes of the file that a document's `image` names; none for other documents."""
+    path = doc.get("image") if isinstance(doc, Mapping) else None
+    return Path(path).read_bytes() if isinstance(path, str) and Path(path).is_file() else b""
 
 
 def _blank(name: str, asked: Asked) -> Answers:

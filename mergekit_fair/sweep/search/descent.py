@@ -84,7 +84,7 @@ def _step(
     if answers.margins is None or np.isnan(answers.margins).any():
         return nothing
     loss, weights = _loss(answers, goal, limits)
-    pulled = measurer.pull(point, space.names, weights)
+    pulled = measurer.slope(point, space.names, weights)
     return Step(x, loss, pulled)
 
 
