@@ -53,7 +53,7 @@ def command(
     selected/model into OUT. The same command again goes on where it was killed.
 
     \b
-    Examples:
+    Example:
       mergekit-fair sweep recipes/adult_sex/sweep.yml -o runs/adult_sex/sweep
       mergekit-fair sweep sweep.yml -o out --executor ray --workers 4 --gpus 1
     """
