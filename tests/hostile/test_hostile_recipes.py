@@ -140,7 +140,7 @@ KEYS = {
         "parameters.lambda: unknown key 'vlaue'; did you mean 'value'?; allowed: filter, value."),
     "fairness": (top(fairness={"min_group_sise": 3}), "fairness: unknown key 'min_group_sise'; did "
         "you mean 'min_group_size'?; allowed: report, min_group_size, exclude, tool, task, rule, "
-        "feasible, validation."),
+        "selected_on, feasible, validation."),
     "fairness-list": (top(fairness=["report"]), "fairness: must be a mapping; got ['report']."),
     "tokenizer": (top(tokenizer={"sorce": "base"}), "tokenizer: unknown key 'sorce'; did you mean "
         "'source'?; allowed: source, tokens, pad_to_multiple_of."),
