@@ -61,12 +61,12 @@ def command(
 
     quiet_libraries()
     from mergekit_fair.sweep.config import load_sweep
-    from mergekit_fair.sweep.run import plan_summary, probed
+    from mergekit_fair.sweep.run import plan_summary
 
     sweep = load_sweep(sweep_file)
     progress = Terminal(quiet=quiet)
     if dry_run:
-        summary = probed(sweep, plan_summary(sweep), progress)
+        summary = plan_summary(sweep, progress)
         click.echo(json.dumps(summary, indent=2, ensure_ascii=False) if as_json else _plan(summary))
         return
     make = _on_ray(**cluster) if executor == "ray" else None
@@ -130,7 +130,7 @@ def summary_text(results: dict[str, Any]) -> str:
         points_table(results["points"], chosen=chosen["id"]),
         *_stages(results),
         f"\nRule: {chosen['rule']}.\nChosen: {chosen['reason']}.",
-        "\nReport rows, opened once for the chosen model and the baselines",
+        "\nReport rows, opened once for the chosen model, its random control and the baselines",
         points_table(results["report"], chosen=chosen["id"]),
     ]
     if split == "report":

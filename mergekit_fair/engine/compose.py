@@ -21,7 +21,7 @@ from mergekit_fair.engine.models import is_tensorwise
 from mergekit_fair.engine.plan import checked_models, explained, tensor_tasks
 from mergekit_fair.engine.prepare import Settings, prepared
 from mergekit_fair.engine.program import OutputTensor, Program, unequal
-from mergekit_fair.engine.shelf import RandomControl, Shelf, Streamed, Tensors, lookup, size_of
+from mergekit_fair.engine.shelf import Shelf, Streamed, Tensors, lookup, size_of
 from mergekit_fair.errors import RecipeError
 from mergekit_fair.methods.arithmetic import (
     ACCUMULATOR,
@@ -163,13 +163,6 @@ class Composer:
 
     def _tensor(self, model: str, name: str) -> torch.Tensor:
         return lookup(self.tensors(model), model, name).to(self.device)
-
-
-def random_control(
-    base: Tensors, model: Tensors, *, seed: int, name: str
-) -> dict[str, torch.Tensor]:
-    """`RandomControl` with all its tensors made."""
-    return dict(RandomControl(base, model, seed=seed, name=name))
 
 
 def _as(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:

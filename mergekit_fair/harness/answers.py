@@ -103,17 +103,6 @@ class Answers:
         known = np.where(self.predictions == 1, np.inf, -np.inf)
         return np.where(self.predictions == UNANSWERED, np.nan, known)
 
-    def of(self, rows: NDArray[np.int64]) -> Answers:
-        """Some of the rows, in this order."""
-        return replace(
-            self,
-            keys=tuple(self.keys[row] for row in rows.tolist()),
-            labels=self.labels[rows],
-            predictions=self.predictions[rows],
-            groups={name: inside[rows] for name, inside in self.groups.items()},
-            margins=None if self.margins is None else self.margins[rows],
-        )
-
     def given(self, scores: Scores) -> Answers:
         """The same rows with other answers.
 

@@ -10,8 +10,22 @@ from mergekit_fair.harness.answers import Answers
 from mergekit_fair.harness.evaluate import Measuring
 from mergekit_fair.sweep.lines import Line, evaluations_of
 from mergekit_fair.sweep.measurer import Measurer
+from mergekit_fair.sweep.rule import Select
+from mergekit_fair.sweep.select import Choice, choose
 
 _DRAWS = 2000
+
+
+def choose_by(
+    measurer: Measurer, lines: Sequence[Line], baselines: Mapping[str, Line], rule: Select
+) -> Choice:
+    """The rule's choice among measured points, ties within noise going to the smaller λ."""
+    return choose(
+        lines,
+        baselines,
+        rule,
+        tied=lambda top, others: within_noise(measurer, top, others, rule.maximize),
+    )
 
 
 def within_noise(measurer: Measurer, top: Line, others: Sequence[Line], objective: str) -> set[str]:

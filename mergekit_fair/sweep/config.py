@@ -16,7 +16,6 @@ from mergekit_fair.recipe.resolve import resolved
 from mergekit_fair.schema import Strict, load_yaml, parse
 from mergekit_fair.sweep.rule import Select
 
-SEARCHES = ("random", "grid", "optuna", "surrogate", "gradient")
 FINITE = Field(allow_inf_nan=False)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from mergekit_fair.errors import ConfigError, FairError, SweepError
@@ -40,24 +41,12 @@ class RayActor:
     """One worker, in a process of its own."""
 
     def __init__(self, sweep: Sweep, base: str, folder: str, threads: int) -> None:
-        import torch
-
-        from mergekit_fair.sweep.exams import open_exam
-
         os.chdir(folder)  # models are named relative to where the sweep was started
-        torch.set_num_threads(threads)
-        evaluate = sweep.config.evaluate
-        self._worker = Worker(
-            open_exam(evaluate),
-            base,
-            evaluate.device,
-            sweep.recipe.groups(),
-            seed=sweep.config.seed,
-            progress=Silent(),
-        )
+        self._sweep, self._base, self._threads = sweep, base, threads
+
+    # An error that is about the input is an answer; Ray would wrap it in its own.
 
     def run(self, job: Job) -> Outcome | FairError:
-        # An error that is about the input is an answer; Ray would wrap it in its own.
         try:
             return self._worker.run(job)
         except FairError as error:
@@ -68,6 +57,23 @@ class RayActor:
             return self._worker.slope(asked)
         except FairError as error:
             return error
+
+    @cached_property
+    def _worker(self) -> Worker:
+        import torch
+
+        from mergekit_fair.sweep.exams import open_exam
+
+        torch.set_num_threads(self._threads)
+        evaluate = self._sweep.config.evaluate
+        return Worker(
+            open_exam(evaluate),
+            self._base,
+            evaluate.device,
+            self._sweep.recipe.groups(),
+            seed=self._sweep.config.seed,
+            progress=Silent(),
+        )
 
     def process(self) -> int:
         """Its process id."""
@@ -99,7 +105,8 @@ class OnRay:
                 "--executor ray needs Ray", fix="run pip install 'mergekit-fair[ray]'"
             ) from None
         self._ray, self._restarts = ray, cluster.restarts
-        if not ray.is_initialized():
+        self._connected = not ray.is_initialized()
+        if self._connected:
             _connect(ray, cluster)
         remote = ray.remote(actor).options(
             num_cpus=cluster.cpus,
@@ -130,6 +137,8 @@ class OnRay:
     def close(self) -> None:
         for actor in self.actors:
             self._ray.kill(actor)
+        if self._connected:
+            self._ray.shutdown()
 
     def _result(self, reference: Any) -> Any:
         try:

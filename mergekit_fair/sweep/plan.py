@@ -171,9 +171,10 @@ class Planner:
         return self._point("injection", label, settings, recipe=made)
 
     def _merge(self, kind: Kind, settings: dict[str, float]) -> Point:
-        parts = [f"{'λ' if key == 'lambda' else key}={value:g}" for key, value in settings.items()]
-        if kind == "search":
-            parts = [f"{key.removeprefix('weight.')}={settings[key]:g}" for key in settings][1:]
+        shown = dict(settings)
+        if kind == "search" and len(shown) > 1:  # weights are λ_g there, and λ is 1
+            shown = {k.removeprefix("weight."): v for k, v in settings.items() if k != "lambda"}
+        parts = [f"{'λ' if key == 'lambda' else key}={value:g}" for key, value in shown.items()]
         label = ("random " if kind == "control" else "") + " ".join(parts)
         recipe = self._sweep.recipe.with_settings(dict(settings))
         return self._point(kind, label, dict(settings), recipe=recipe)

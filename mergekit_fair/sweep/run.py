@@ -12,38 +12,39 @@ from mergekit_fair.errors import ConfigError
 from mergekit_fair.harness.evaluate import Level, Measuring, versions
 from mergekit_fair.harness.exam import Exam
 from mergekit_fair.progress import Progress
-from mergekit_fair.sweep.comparing import differences, within_noise
+from mergekit_fair.sweep.comparing import choose_by, differences
 from mergekit_fair.sweep.config import Sweep
 from mergekit_fair.sweep.exams import open_exam
 from mergekit_fair.sweep.executor import Executor, Local
-from mergekit_fair.sweep.injection.stage import Injected, inject
+from mergekit_fair.sweep.injection.stage import inject
 from mergekit_fair.sweep.lines import Line, levels_of, measured
 from mergekit_fair.sweep.measurer import Measurer, unique
 from mergekit_fair.sweep.plan import Planner, Point
 from mergekit_fair.sweep.postprocessing import Postprocessed, postprocess
-from mergekit_fair.sweep.race.stage import Raced, race
+from mergekit_fair.sweep.race.stage import Raced, race, require_one_task
 from mergekit_fair.sweep.results import public, selected_recipe, to_json
-from mergekit_fair.sweep.select import Choice, choose
 from mergekit_fair.sweep.store import Store
 from mergekit_fair.sweep.summary import summary_of
 
 Make = Callable[[Sweep, Exam, str, Progress], Executor]
 
 
-def plan_summary(sweep: Sweep) -> dict[str, Any]:
+def plan_summary(sweep: Sweep, probe: Progress | None = None) -> dict[str, Any]:
     """What a sweep would do: models, bytes, points, rows, forward passes; measures nothing.
 
+    Args:
+        sweep: from `load_sweep`.
+        probe: run two batches of the base model, and add `seconds_per_point` and
+            `estimated_minutes`; told what is done.
+
     Raises:
-        CheckpointError, DataError, RecipeError: whatever would stop the sweep.
+        CheckpointError, ConfigError, DataError, RecipeError: whatever would stop the sweep.
     """
-    exam = open_exam(sweep.config.evaluate)
-    return summary_of(sweep, exam, Planner(sweep, exam.fingerprint()))
-
-
-def probed(sweep: Sweep, summary: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    """The summary with `estimated_minutes`, from two batches of the base model."""
-    exam = open_exam(sweep.config.evaluate)
-    local = Local(sweep, exam, summary["models"][0], progress)
+    exam, planner = _prepared(sweep)
+    summary = summary_of(sweep, exam, planner)
+    if probe is None:
+        return summary
+    local = Local(sweep, exam, planner.models()[0], probe)
     size = sweep.config.evaluate.batch_size
     seconds = local.worker.probe("validation", size if isinstance(size, int) else 64)
     rows = summary["rows"]["validation"]
@@ -71,9 +72,7 @@ def run_sweep(sweep: Sweep, out: Path, progress: Progress, make: Make = Local) -
     Returns:
         The content of results.json.
     """
-    exam = open_exam(sweep.config.evaluate)
-    _require_tasks(sweep, exam)
-    planner = Planner(sweep, exam.fingerprint())
+    exam, planner = _prepared(sweep)
     summary = summary_of(sweep, exam, planner)
     store = Store(out)
     given = sweep.config.evaluate
@@ -118,7 +117,8 @@ class _Run:
         points = unique([*raced.points, *searched, *injected.points])
         lines = [*baselines, *self.measurer.measure(points)]
         thresholds = postprocess(self.sweep.config, self.measurer, by_name)
-        choice = self._choice(lines, by_name, injected)
+        allowed = [line for line in lines if line["id"] not in injected.refused]
+        choice = choose_by(self.measurer, allowed, by_name, self.sweep.config.select)
         chosen = next((point for point in points if point.id == choice.id), None)
         control = self._control(chosen)
         lines += [line for line in self.measurer.measure(control) if line not in lines]
@@ -141,15 +141,6 @@ class _Run:
         }
         self._write(chosen, results)
         return results
-
-    def _choice(self, lines: list[Line], baselines: dict[str, Line], injected: Injected) -> Choice:
-        rule = self.sweep.config.select
-        return choose(
-            [line for line in lines if line["id"] not in injected.refused],
-            baselines,
-            rule,
-            tied=lambda top, others: within_noise(self.measurer, top, others, rule.maximize),
-        )
 
     def _baselines(self) -> tuple[list[Line], Level]:
         """Their lines, and the selection rate that level-matched figures are measured at."""
@@ -224,6 +215,19 @@ class _Run:
             (folder / "selected").mkdir(exist_ok=True)
             write_atomic(folder / "selected" / "recipe.yml", selected_recipe(chosen, results))
         write_atomic(folder / "results.json", to_json(results))
+
+
+def _prepared(sweep: Sweep) -> tuple[Exam, Planner]:
+    """Everything that can be checked before the first forward pass is checked here."""
+    if sweep.config.search is not None:
+        from mergekit_fair.sweep.search.stage import require_possible
+
+        require_possible(sweep, sweep.config.search)
+    exam = open_exam(sweep.config.evaluate)
+    _require_tasks(sweep, exam)
+    if sweep.config.race:
+        require_one_task(sweep, exam)
+    return exam, Planner(sweep, exam.fingerprint())
 
 
 def _require_tasks(sweep: Sweep, exam: Exam) -> None:

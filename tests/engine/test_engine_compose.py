@@ -8,10 +8,16 @@ import torch
 from checkpoints import ARCHITECTURES, read, rewrite
 from safetensors.torch import save_file
 
-from mergekit_fair.engine.compose import Composer, random_control
+from mergekit_fair.engine.compose import Composer
 from mergekit_fair.engine.merge import merge_to_folder
+from mergekit_fair.engine.shelf import RandomControl
 from mergekit_fair.errors import CheckpointError, RecipeError
 from mergekit_fair.recipe.recipe import Recipe
+
+
+def random_control(*models, **settings):
+    return dict(RandomControl(*models, **settings))
+
 
 LAYERED = tuple(name for name in ARCHITECTURES if name != "vit")
 

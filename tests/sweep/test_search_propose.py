@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from search_landscape import GOAL, SPACE, evaluation, measure, search
+from search_landscape import GOAL, SPACE, evaluation, search
 
 from mergekit_fair.errors import ConfigError
 from mergekit_fair.sweep.search import (
@@ -19,7 +19,6 @@ from mergekit_fair.sweep.search import (
     SurrogateProposer,
     failed,
     observed,
-    pending,
 )
 from mergekit_fair.sweep.search.observation import best, feasible_front
 
@@ -46,20 +45,6 @@ def test_asking_again_asks_the_same_and_never_what_is_known(name: str) -> None:
     assert proposer.ask(history, 4) == batch
 
 
-@pytest.mark.parametrize("name", PROPOSERS)
-def test_a_killed_batch_is_resumed(name: str) -> None:
-    proposer, history, sizes = PROPOSERS[name], list[Observation](), []
-    for _ in range(3):
-        batch = pending(proposer, history, 4)
-        sizes.append(len(batch))
-        for done, x in enumerate(batch):
-            # Killed here: what is left is the rest of the batch.
-            assert pending(proposer, history, 4) == batch[done:]
-            history.append(measure(x))
-    assert sizes == [4, 4, 4]
-    assert [found.x for found in search(proposer, 12, size=4)] == [found.x for found in history]
-
-
 def test_an_exhausted_space_gives_fewer_points() -> None:
     proposers: tuple[Proposer, ...] = (
         RandomProposer(TINY),
@@ -70,7 +55,6 @@ def test_an_exhausted_space_gives_fewer_points() -> None:
         history = search(proposer, 40, size=5)
         assert len({found.x for found in history}) == len(history) == 27
         assert proposer.ask(history, 3) == []
-        assert pending(proposer, history, 5) == []
 
 
 def test_seeds_differ() -> None:

@@ -14,7 +14,6 @@ from mergekit_fair.sweep.search import (
     OptunaProposer,
     Space,
     failed,
-    pending,
     write_journal,
 )
 from mergekit_fair.sweep.search.tpe import STUDY
@@ -41,16 +40,6 @@ def test_asking_again_asks_the_same_and_never_what_is_known() -> None:
     assert OptunaProposer(SPACE, GOAL, seed=2).ask(history, 4) != batch
 
 
-def test_a_killed_batch_is_resumed() -> None:
-    pytest.importorskip("optuna")
-    proposer = OptunaProposer(SPACE, GOAL)
-    history = search(proposer, 8, size=4)
-    batch = pending(proposer, history, 4)
-    for done, x in enumerate(batch):
-        assert pending(proposer, history, 4) == batch[done:]
-        history.append(measure(x))
-
-
 def test_it_learns_from_objectives_and_violations() -> None:
     pytest.importorskip("optuna")
     # The limit on accuracy holds for a third of the space.
@@ -75,7 +64,7 @@ def test_the_journal_opens_as_a_study(tmp_path: Path) -> None:
     optuna = pytest.importorskip("optuna")
     path = tmp_path / "new" / "journal.log"
     history = [*(measure(x) for x in SPACE.sobol(5, 0)), failed((0.5, 0.5, 0.5), GOAL)]
-    OptunaProposer(SPACE, GOAL, journal=path).ask(history[:2], 1)
+    write_journal(SPACE, GOAL, history[:2], path)
     write_journal(SPACE, GOAL, history, path)  # replaces, never adds
     backend = optuna.storages.journal.JournalFileBackend(str(path))
     study = optuna.load_study(study_name=STUDY, storage=optuna.storages.JournalStorage(backend))

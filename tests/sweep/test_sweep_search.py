@@ -137,6 +137,14 @@ def test_bad_searches(family: Path, tmp_path: Path, changes: dict[str, Any], tex
     assert text in str(caught.value)
 
 
+def test_a_search_over_lambda_alone_names_its_points(family: Path, tmp_path: Path) -> None:
+    search = {"method": "grid", "budget": 3, "over": {"lambda": [0, 1]}}
+    path = searching(family, tmp_path / "sweep.yml", "grid", search=search)
+    results = run_sweep(load_sweep(path), tmp_path / "out", Silent())
+    labels = {line["label"] for line in results["points"] if line["kind"] == "search"}
+    assert labels == {"λ=0", "λ=0.5", "λ=1"}
+
+
 def test_optuna_that_is_not_installed_is_said(
     family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,6 +154,7 @@ def test_optuna_that_is_not_installed_is_said(
     path = searching(family, tmp_path / "sweep.yml", "optuna")
     with pytest.raises(ConfigError, match=r"pip install 'mergekit-fair\[search\]'"):
         run_sweep(load_sweep(path), tmp_path / "out", Silent())
+    assert not (tmp_path / "out").exists()  # said before anything is measured
 
 
 def test_equal_levels_are_searched_by_optuna(family: Path, tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ class Examiner(Protocol):
         """
 
     def costs(self, split: str) -> Sequence[int]:
-        """What every row of the first task costs, in tokens."""
+        """How long every row of the first task is: in tokens, or in characters of its requests."""
 
     def pull(self, split: str, weights: NDArray[np.floating[Any]]) -> dict[str, Any]:
         """Parameter name → ∂/∂θ of Σ_i weights_i · margin_i, over the first task's rows.

@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mergekit_fair.progress import Silent
-from mergekit_fair.sweep.comparing import within_noise
+from mergekit_fair.sweep.comparing import choose_by
 from mergekit_fair.sweep.config import Inject, Sweep
 from mergekit_fair.sweep.injection.stage import Injected
 from mergekit_fair.sweep.injection.transfer import Transfer, transfer_matrix
-from mergekit_fair.sweep.injection.verdicts import Verdict, judged, verdicts
+from mergekit_fair.sweep.injection.verdicts import judged, verdicts
 from mergekit_fair.sweep.lines import Line
 from mergekit_fair.sweep.measurer import Measurer
 from mergekit_fair.sweep.plan import Planner, Point
-from mergekit_fair.sweep.select import choose, rank
+from mergekit_fair.sweep.select import rank
 
 
 def inject_safely(
@@ -132,24 +132,16 @@ class _Greedy:
         by_label = {point.label: point for point in points}
         stepped = {line["label"]: by_label[line["label"]] for line in lines}
         matrix = _transfer(self._measurer, self._baselines[self._config.target], stepped, 1.0)
-        harmful = {v.group: v for v in verdicts(matrix, self._config.tolerance) if _harms(v)}
+        found = verdicts(matrix, self._config.tolerance)
+        harmful = {verdict.group for verdict in found if verdict.status == "unsafe"}
         for label in harmful:
             self.refused[by_label[label].id] = "harms a group"
         return [line for line in lines if line["label"] not in harmful]
 
     def _chosen(self, lines: Sequence[Line]) -> Line | None:
         rule = self._sweep.config.select
-        choice = choose(
-            lines,
-            dict(self._baselines),
-            rule,
-            tied=lambda top, others: within_noise(self._measurer, top, others, rule.maximize),
-        )
+        choice = choose_by(self._measurer, lines, self._baselines, rule)
         return next((line for line in lines if line["id"] == choice.id), None)
 
     def _rank(self, line: Line) -> tuple[float, float]:
-        return rank(line, dict(self._baselines), self._sweep.config.select)
-
-
-def _harms(verdict: Verdict) -> bool:
-    return verdict.status == "unsafe"
+        return rank(line, self._baselines, self._sweep.config.select)

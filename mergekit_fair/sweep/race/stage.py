@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mergekit_fair.errors import ConfigError
 from mergekit_fair.fairness import Groups
+from mergekit_fair.harness.exam import Exam
 from mergekit_fair.sweep.config import Sweep
 from mergekit_fair.sweep.lines import Line
 from mergekit_fair.sweep.measurer import Measurer
@@ -19,8 +20,6 @@ from mergekit_fair.sweep.race.judgement import Terms
 from mergekit_fair.sweep.race.predictive import Course
 from mergekit_fair.sweep.race.standings import Entrant, row_blocks, standings
 from mergekit_fair.sweep.select import limit_of
-
-Blocks = Sequence[NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -46,16 +45,8 @@ def race(
     scores may differ from `eval`'s in the last bits. Random controls are measured for these alone.
 
     Raises:
-        ConfigError: several tasks.
         SweepError: a rule about another task.
     """
-    if len(measurer.exam.tasks) > 1:
-        raise ConfigError(
-            "a race knows the rows of one task only",
-            where=f"{sweep.where}: race",
-            got=list(measurer.exam.tasks),
-            fix="set race: false, or measure one task",
-        )
     racing = [p for p in points if p.kind == "merge" and not p.describe()["adds_nothing"]]
     course, terms = _course(measurer, baselines), _terms(sweep, measurer, baselines)
     blocks = row_blocks(course.labels, course.groups, sweep.config.seed)
@@ -85,6 +76,21 @@ def race(
         p for p in points if p not in racing and (p.kind != "control" or str(p.settings) in kept)
     ]
     return Raced([*others, *left], results)
+
+
+def require_one_task(sweep: Sweep, exam: Exam) -> None:
+    """Parts of the rows are those of one task.
+
+    Raises:
+        ConfigError: several tasks.
+    """
+    if len(exam.tasks) > 1:
+        raise ConfigError(
+            "a race knows the rows of one task only",
+            where=f"{sweep.where}: race",
+            got=list(exam.tasks),
+            fix="set race: false, or measure one task",
+        )
 
 
 def _name(number: int) -> str:

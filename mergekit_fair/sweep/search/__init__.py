@@ -12,14 +12,14 @@ stage        the search itself, on the engine; descent for gradients
 
 from __future__ import annotations
 
-from mergekit_fair.sweep.search.gradient import Step, best_step, next_step
+from mergekit_fair.sweep.search.gradient import Step, next_step
 from mergekit_fair.sweep.search.observation import Goal, Limit, Observation, failed, observed
 from mergekit_fair.sweep.search.pareto import front, hypervolume
-from mergekit_fair.sweep.search.propose import GridProposer, Proposer, RandomProposer, pending
+from mergekit_fair.sweep.search.propose import GridProposer, Proposer, RandomProposer
 from mergekit_fair.sweep.search.smooth import smooth_loss
 from mergekit_fair.sweep.search.space import Space
 from mergekit_fair.sweep.search.surrogate import SurrogateProposer
-from mergekit_fair.sweep.search.tpe import OptunaProposer, write_journal
+from mergekit_fair.sweep.search.tpe import OptunaProposer, require_optuna, write_journal
 
 __all__ = [
     "Goal",
@@ -32,13 +32,12 @@ __all__ = [
     "Space",
     "Step",
     "SurrogateProposer",
-    "best_step",
     "failed",
     "front",
     "hypervolume",
     "next_step",
     "observed",
-    "pending",
+    "require_optuna",
     "smooth_loss",
     "write_journal",
 ]

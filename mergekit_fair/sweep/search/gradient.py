@@ -69,18 +69,6 @@ def next_step(
         length *= _SHORTER
 
 
-def best_step(trace: Sequence[Step]) -> Step:
-    """The step with the smallest finite loss, the earliest of equals.
-
-    Raises:
-        SweepError: no step has a finite loss.
-    """
-    finite = [step for step in trace if np.isfinite(step.loss)]
-    if not finite:
-        raise SweepError("no step of the refinement has a finite loss")
-    return min(finite, key=lambda step: step.loss)
-
-
 def _first_length(step: Step, space: Space) -> float:
     """t for which the largest move is the first move."""
     return _FIRST / max(float(np.abs(_free_gradient(step, space)).max()), 1e-12)

@@ -55,17 +55,6 @@ class GridProposer:
         return distinct(_lattice(self.space, self.budget), seen(history))[:count]
 
 
-def pending(proposer: Proposer, history: Sequence[Observation], size: int) -> list[Coordinates]:
-    """The points of the current batch that are not measured yet; empty when nothing is left.
-
-    Batches begin at multiples of ``size``, so a search that is killed inside a batch resumes
-    that batch, instead of asking another one with the part of it that is already known. The
-    history must be in the order of asking.
-    """
-    begin = len(history) // size * size
-    return distinct(proposer.ask(history[:begin], size), seen(history[begin:]))
-
-
 def generator(seed: int, history: Sequence[Observation]) -> np.random.Generator:
     """The random numbers of the next question; they depend on nothing that is remembered."""
     return np.random.default_rng([seed, len(history)])

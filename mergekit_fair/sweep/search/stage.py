@@ -24,6 +24,7 @@ from mergekit_fair.sweep.search import (
     SurrogateProposer,
     failed,
     observed,
+    require_optuna,
     write_journal,
 )
 from mergekit_fair.sweep.search.descent import descend
@@ -40,8 +41,6 @@ def search(
     Nothing is remembered but points.jsonl: what is asked depends on the history alone, so a search
     that was killed asks the same points again and finds them there.
 
-    Raises:
-        ConfigError: a rule or reference that the method cannot take, or Optuna is not there.
     """
     config = sweep.config.search
     if config is None:
@@ -51,7 +50,6 @@ def search(
         tuple(low for low, _ in sweep.ranges.values()),
         tuple(high for _, high in sweep.ranges.values()),
     )
-    _require_possible(sweep, config)
     goal = goal_of(sweep.config.select, measurer, baselines)
     if config.method == "gradient":
         return descend(config, space, goal, planner, measurer, seed=sweep.config.seed)
@@ -109,7 +107,14 @@ def _limited(constraints: Sequence[Constraint]) -> Iterator[Constraint]:
             yield constraint
 
 
-def _require_possible(sweep: Sweep, config: Search) -> None:
+def require_possible(sweep: Sweep, config: Search) -> None:
+    """What the method needs is there, before anything is measured.
+
+    Raises:
+        ConfigError: a rule or reference that the method cannot take, or Optuna is not installed.
+    """
+    if config.method == "optuna":
+        require_optuna()
     reference, rule = sweep.config.evaluate.reference, sweep.config.select
     if config.method in ("surrogate", "gradient"):
         named = [rule.maximize, *rule.subject_to]

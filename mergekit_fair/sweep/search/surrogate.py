@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mergekit_fair.sweep.search.model import Landscape, Model, check_composed
+from mergekit_fair.sweep.search.model import Model, check_composed
 from mergekit_fair.sweep.search.observation import Goal, Observation, best, feasible_front
 from mergekit_fair.sweep.search.pareto import contribution, front
 from mergekit_fair.sweep.search.propose import draw_new, generator, seen, start
@@ -119,20 +119,3 @@ def chosen(objectives: Array, violation: Array, known: Sequence[Array]) -> int:
         for index, new in zip(kept, outside, strict=True)
     ]
     return int(kept[np.argmax(gains)])
-
-
-def predicted_front(
-    space: Space, goal: Goal, history: Sequence[Observation], count: int, seed: int = 0
-) -> list[Coordinates]:
-    """Points on the mean model's feasible front among ``count`` random ones, for a plot.
-
-    Empty when nothing was measured or nothing is predicted to be feasible.
-    """
-    model = Model.of(space, goal, history)
-    if model is None:
-        return []
-    landscape: Landscape = model.mean()
-    points = distinct(space.random(count, generator(seed, history)))
-    objectives, violation = landscape.predict(points)
-    feasible = np.flatnonzero(violation == 0)
-    return [points[index] for index in feasible[front(objectives[feasible])]]

@@ -39,9 +39,6 @@ class OptunaProposer:
         space: where to look.
         goal: objectives, for their number and names.
         seed: of the start and the sampler.
-        journal: where to write the history as an Optuna journal file, which `optuna-dashboard`
-            opens; written anew at every question. It is a view, not a result: it holds identifiers
-            that differ from run to run.
 
     Source: Ozaki et al. 2022 (multi-objective TPE), Watanabe and Hutter 2023 (constraints).
     """
@@ -49,7 +46,6 @@ class OptunaProposer:
     space: Space
     goal: Goal
     seed: int = 0
-    journal: Path | None = None
 
     def ask(self, history: Sequence[Observation], count: int) -> list[Coordinates]:
         """See :class:`~mergekit_fair.sweep.search.propose.Proposer`.
@@ -57,9 +53,7 @@ class OptunaProposer:
         Raises:
             ConfigError: Optuna is not installed.
         """
-        optuna = _optuna()
-        if self.journal is not None:
-            write_journal(self.space, self.goal, history, self.journal)
+        optuna = require_optuna()
         asked = start(self.space, self.seed, history, count)
         rng = generator(self.seed, history)
         with _quiet(optuna):
@@ -87,7 +81,7 @@ def write_journal(space: Space, goal: Goal, history: Sequence[Observation], path
     Raises:
         ConfigError: Optuna is not installed.
     """
-    optuna = _optuna()
+    optuna = require_optuna()
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         fresh = Path(folder) / path.name
@@ -100,12 +94,18 @@ def write_journal(space: Space, goal: Goal, history: Sequence[Observation], path
         fresh.replace(path)
 
 
-def _optuna() -> Any:
+def require_optuna() -> Any:
+    """Optuna, for who wants to know before anything is measured.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
     try:
         import optuna
     except ImportError as error:
         raise ConfigError(
-            "a search with `tpe` needs Optuna, which is not installed",
+            "method: optuna needs Optuna, which is not installed",
+            where="search.method",
             fix="run pip install 'mergekit-fair[search]'",
         ) from error
     return optuna
