@@ -17,13 +17,16 @@ def prepared(lm: Any, requests: Sequence[Any]) -> Callable[[], list[Any]]:
         ready = lm.prepare(requests)
         return lambda: lm.answer(ready, quiet=True)
     if hasattr(lm, "_loglikelihood_tokens"):
-        tokens = _tokens(lm, requests)
-        return lambda: lm._loglikelihood_tokens(tokens, disable_tqdm=True)
+        pairs = tokens(lm, requests)
+        return lambda: lm._loglikelihood_tokens(pairs, disable_tqdm=True)
     return lambda: lm.loglikelihood(list(requests), disable_tqdm=True)
 
 
-def _tokens(lm: Any, requests: Sequence[Any]) -> list[Any]:
-    """What the model's `loglikelihood` would score: it is run with its scoring replaced."""
+def tokens(lm: Any, requests: Sequence[Any]) -> list[Any]:
+    """((context, continuation), context's ids, continuation's ids) of every request, in order.
+
+    What the model's own `loglikelihood` would score: it is run with its scoring replaced.
+    """
     heard: list[Any] = []
 
     def listen(tokens: list[Any], **options: Any) -> list[tuple[float, bool]]:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from mergekit_fair.errors import ConfigError, DataError
 from mergekit_fair.harness.answers import Answers, Scores
 from mergekit_fair.harness.exam import Part
+from mergekit_fair.harness.exam.gradients import gradients
 from mergekit_fair.harness.exam.requests import prepared
-from mergekit_fair.harness.predict import pulled
 from mergekit_fair.harness.run import Request, heard, lm_of, task_manager
 from mergekit_fair.progress import Progress
 
@@ -166,26 +166,9 @@ class TasksExaminer:
         return [sum(len(str(i.args[0])) for i in row) for row in asked.instances]
 
     def pull(self, split: str, weights: NDArray[np.floating[Any]]) -> dict[str, Any]:
-        lm = self._lm
-        if not hasattr(lm, "prepare"):
-            raise ConfigError(
-                "gradients are for classifiers only",
-                where="search.method",
-                got=type(lm).__name__,
-                fix="use method: surrogate, which needs answers only",
-            )
         asked = next(iter(self._exam.asked(split).values()))
         requests = [instance for row in asked.instances for instance in row]
-        ready = lm.prepare(requests)
-        classes = lm.choices.of(request.args[1] for request in requests)
-        factors = np.zeros((len(ready.inputs.lengths), lm.choices.count))
-        # A row's two requests follow each other; the margin is that of the second choice.
-        signed = np.repeat(weights, 2) * np.tile([-1.0, 1.0], len(weights))
-        for document, positions in enumerate(ready.documents.requests):
-            for position in positions:
-                factors[document, classes[requests[position].args[1]]] += signed[position]
-        size = lm.batch_size if isinstance(lm.batch_size, int) else lm.max_batch_size
-        return pulled(lm.model, lm.logits, ready.inputs, factors, size)
+        return gradients(self._lm, requests, weights)
 
 
 def _asked(name: str, task: Any, request: Request) -> Asked:
