@@ -28,7 +28,7 @@ def command(what: Path, allow_pickle: bool, device: str, as_json: bool, quiet: b
     Example:
       mergekit-fair check runs/adult_sex/addition.yml
     """
-    quiet_libraries()
+    quiet_libraries(quiet=quiet)
     if what.is_dir():
         from mergekit_fair.engine.manifest import verify
 

@@ -43,7 +43,7 @@ def command(out: Path, quiet: bool) -> None:
     begin = time.monotonic()
     if not quiet:
         click.echo(_ABOUT, err=True)
-    quiet_libraries()
+    quiet_libraries(quiet=quiet)
     from mergekit_fair.sweep.config import load_sweep
     from mergekit_fair.training.config import load_train_config
     from mergekit_fair.training.run import train

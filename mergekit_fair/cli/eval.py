@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +72,9 @@ def command(**given: Any) -> None:
     Example:
       mergekit-fair eval --model runs/adult_sex/fft --tasks fair_adult_sex -o runs/adult_sex/eval
     """
-    _quiet(quiet=given["quiet"])
+    from mergekit_fair.cli.terminal import quiet_libraries
+
+    quiet_libraries(quiet=given["quiet"])
     evaluations, others = _evaluate(given)
     if given["as_json"]:
         click.echo(json.dumps(list(evaluations.values()), indent=2, ensure_ascii=False))
@@ -134,13 +134,3 @@ def _evaluate(given: dict[str, Any]) -> tuple[Found, Found]:
     write_atomic(out / "lm_eval.json", results + "\n")
     others = {task: finished.results["results"][task] for task in finished.samples}
     return evaluations, {task: r for task, r in others.items() if task not in evaluations}
-
-
-def _quiet(*, quiet: bool) -> None:
-    """No bars but on a terminal, and no chatter of the libraries."""
-    from mergekit_fair.cli.terminal import no_bars, quiet_libraries
-
-    if quiet or not sys.stderr.isatty():
-        no_bars()
-    quiet_libraries()
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)

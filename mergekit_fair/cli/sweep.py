@@ -59,7 +59,7 @@ def command(
     """
     from mergekit_fair.cli.terminal import Terminal, quiet_libraries
 
-    quiet_libraries()
+    quiet_libraries(quiet=quiet)
     from mergekit_fair.sweep.config import load_sweep
     from mergekit_fair.sweep.run import plan_summary
 
@@ -86,8 +86,8 @@ def _on_ray(workers: int, cpus: int, gpus: float, ray_address: str | None) -> An
     cluster = Cluster(workers, gpus, cpus, ray_address)
 
     def make(sweep: Any, exam: Any, base: str, progress: Any) -> Any:
-        del exam, progress  # every worker opens its own
-        return OnRay(sweep, base, cluster)
+        del exam  # every worker opens its own
+        return OnRay(sweep, base, cluster, progress)
 
     return make
 

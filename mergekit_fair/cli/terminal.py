@@ -6,6 +6,8 @@ import os
 import sys
 import time
 import warnings
+from functools import cache
+from logging import ERROR, getLogger
 from typing import Any
 
 import click
@@ -72,8 +74,14 @@ class Timed(Terminal):
         super().advance(units)
 
 
-def quiet_libraries() -> None:
-    """Keep transformers' loading bars and reports off the screen; call before importing it."""
+def quiet_libraries(*, quiet: bool = False) -> None:
+    """Keep the libraries' bars and reports off the screen; call before importing them.
+
+    Args:
+        quiet: no bar at all; else there are bars on a terminal.
+    """
+    if quiet or not sys.stderr.isatty():
+        _no_bars()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     # peft and transformers warn each other about their next major versions.
@@ -82,9 +90,11 @@ def quiet_libraries() -> None:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    getLogger("lm_eval").setLevel(ERROR)
 
 
-def no_bars() -> None:
+@cache
+def _no_bars() -> None:
     """No tqdm bar of any library in this process.
 
     lm-eval and transformers say themselves whether their bars are shown, which is why tqdm's own

@@ -27,7 +27,7 @@ def command(config: Path, out: Path, device: str, quiet: bool) -> None:
     """
     from mergekit_fair.cli.terminal import Terminal, quiet_libraries
 
-    quiet_libraries()
+    quiet_libraries(quiet=quiet)
     from mergekit_fair.training.config import load_train_config
     from mergekit_fair.training.run import train
 

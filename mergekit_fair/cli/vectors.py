@@ -33,7 +33,7 @@ def command(recipe: Path, out: Path | None, allow_pickle: bool, as_json: bool, q
     Example:
       mergekit-fair vectors runs/adult_sex/addition.yml -o runs/adult_sex/vectors
     """
-    quiet_libraries()
+    quiet_libraries(quiet=quiet)
     from mergekit.options import MergeOptions
 
     from mergekit_fair.engine.vectors import recipe_vectors

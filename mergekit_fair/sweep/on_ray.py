@@ -7,13 +7,13 @@ machine of a cluster must therefore see.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from mergekit_fair.errors import ConfigError, FairError, SweepError
-from mergekit_fair.progress import Silent
+from mergekit_fair.progress import Progress, Silent
 from mergekit_fair.sweep.config import Sweep
 from mergekit_fair.sweep.worker import Job, Outcome, Slope, Worker
 
@@ -81,13 +81,14 @@ class RayActor:
 
 
 class OnRay:
-    """Actors that take a job each, as soon as they are free.
+    """Actors that take a job each, as soon as they are there and free.
 
     A worker that is lost is started again, and its job with it; results do not depend on who
-    computed them.
+    computed them. Workers for which the cluster has no room yet are not waited for.
 
     Raises:
-        ConfigError: Ray is not installed, or the cluster cannot be reached.
+        ConfigError: Ray is not installed, the cluster cannot be reached, or none of its machines
+            has what one worker takes.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class OnRay:
         sweep: Sweep,
         base: str,
         cluster: Cluster,
+        progress: Progress | None = None,
         *,
         actor: type[RayActor] = RayActor,
     ) -> None:
@@ -108,6 +110,11 @@ class OnRay:
         self._connected = not ray.is_initialized()
         if self._connected:
             _connect(ray, cluster)
+        try:
+            _require_room(ray.nodes(), cluster, progress or Silent())
+        except ConfigError:
+            self._disconnect()
+            raise
         remote = ray.remote(actor).options(
             num_cpus=cluster.cpus,
             num_gpus=cluster.gpus,
@@ -118,27 +125,43 @@ class OnRay:
             remote.remote(sweep, base, os.getcwd(), cluster.cpus)  # noqa: PTH109
             for _ in range(cluster.workers)
         ]
+        self._starting = {actor.process.remote(): actor for actor in self.actors}
+        self._free: list[Any] = []
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
-        waiting, free = list(reversed(jobs)), list(self.actors)
+        waiting = list(reversed(jobs))
         running: dict[Any, tuple[Job, Any]] = {}
         while waiting or running:
-            while waiting and free:
-                job, actor = waiting.pop(), free.pop()
+            while waiting and self._free:
+                job, actor = waiting.pop(), self._free.pop()
                 running[actor.run.remote(job)] = (job, actor)
-            ready, _ = self._ray.wait(list(running), num_returns=1)
-            job, actor = running.pop(ready[0])
-            free.append(actor)
-            yield job, self._result(ready[0])
+            ready = self._first_of([*running, *(self._starting if waiting else ())])
+            if ready in running:
+                job, actor = running.pop(ready)
+                self._free.append(actor)
+                yield job, self._result(ready)
 
     def slope(self, asked: Slope) -> tuple[float, ...]:
-        return self._result(self.actors[0].slope.remote(asked))
+        while not self._free:
+            self._first_of(list(self._starting))
+        return self._result(self._free[-1].slope.remote(asked))
 
     def close(self) -> None:
         for actor in self.actors:
             self._ray.kill(actor)
+        self._disconnect()
+
+    def _disconnect(self) -> None:
         if self._connected:
             self._ray.shutdown()
+
+    def _first_of(self, references: Sequence[Any]) -> Any:
+        """The first reference that is done; a worker that has started is free."""
+        (ready,), _ = self._ray.wait(list(references), num_returns=1)
+        if ready in self._starting:
+            self._result(ready)
+            self._free.append(self._starting.pop(ready))
+        return ready
 
     def _result(self, reference: Any) -> Any:
         try:
@@ -175,6 +198,39 @@ def _connect(ray: Any, cluster: Cluster) -> None:
             where="--ray-address",
             got=address,
         ) from None
+
+
+def _require_room(nodes: Sequence[Any], cluster: Cluster, progress: Progress) -> None:
+    """At least one worker fits a machine of the cluster.
+
+    Raises:
+        ConfigError: none does, so that the sweep would wait for ever.
+    """
+    machines = [node["Resources"] for node in nodes if node["Alive"]]
+    room = sum(_workers_on(machine, cluster) for machine in machines)
+    one = f"{cluster.cpus} CPUs" + (f" and {cluster.gpus:g} GPUs" if cluster.gpus else "")
+    if not room:
+        has = [f"{m.get('CPU', 0):g} CPUs and {m.get('GPU', 0):g} GPUs" for m in machines]
+        raise ConfigError(
+            f"no machine of the Ray cluster has {one}, which one worker takes",
+            where="--executor ray",
+            got="; ".join(sorted(set(has))) or "no machine",
+            fix="ask for less by --cpus and --gpus, or add machines first",
+        )
+    if room < cluster.workers:
+        progress.say(
+            f"the Ray cluster has room for {room} of {cluster.workers} workers of {one}; "
+            "the others start when machines join"
+        )
+
+
+def _workers_on(machine: Mapping[str, float], cluster: Cluster) -> int:
+    room = int(machine.get("CPU", 0) // cluster.cpus)
+    if cluster.gpus >= 1:
+        return min(room, int(machine.get("GPU", 0) // cluster.gpus))
+    if cluster.gpus > 0:  # a worker's share is of one GPU
+        return min(room, int(machine.get("GPU", 0)) * int(1 / cluster.gpus + 1e-9))
+    return room
 
 
 def _first_line(error: BaseException) -> str:

@@ -125,6 +125,46 @@ def test_a_worker_that_is_lost_again_and_again_ends_the_sweep(
         list(made.run([Job(planner.baselines()[0], "validation")]))
 
 
+def test_a_worker_without_room_is_not_waited_for(ray: Any, swept: Path) -> None:
+    """One of two fits the two CPUs: it does the work, and that is said."""
+    from mergekit_fair.sweep.exams import open_exam
+    from mergekit_fair.sweep.plan import Planner
+    from mergekit_fair.sweep.worker import Job
+
+    del ray
+    said = []
+
+    class Hearing(Silent):
+        def say(self, text: str) -> None:
+            said.append(text)
+
+    sweep = load_sweep(swept / "sweep.yml")
+    planner = Planner(sweep, open_exam(sweep.config.evaluate).fingerprint())
+    cluster = Cluster(workers=2, cpus=2)
+    made = OnRay(sweep, planner.models()[0], cluster, Hearing())
+    jobs = [Job(point, "validation") for point in planner.baselines()]
+    assert {job.point.label for job, _ in made.run(jobs)} == {"fft", "lora"}
+    made.close()
+    assert said == [
+        "the Ray cluster has room for 1 of 2 workers of 2 CPUs; the others start when machines join"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("cluster", "text"),
+    [
+        (Cluster(cpus=3), "no machine of the Ray cluster has 3 CPUs, which one worker takes"),
+        (Cluster(gpus=0.5), "has 1 CPUs and 0.5 GPUs, which one worker takes; got '2 CPUs and 0"),
+    ],
+)
+def test_a_cluster_without_room_for_a_single_worker_is_said(
+    ray: Any, swept: Path, cluster: Cluster, text: str
+) -> None:
+    del ray
+    with pytest.raises(ConfigError, match=text):
+        OnRay(load_sweep(swept / "sweep.yml"), "", cluster)
+
+
 def test_ray_that_is_not_installed_is_said(
     swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
