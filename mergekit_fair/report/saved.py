@@ -1,4 +1,4 @@
-"""A results.json that was written before: read, and checked for all that tables and pages show."""
+"""Results that were written before: read, and checked for all that tables and pages show."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from mergekit_fair.errors import SweepError
+from mergekit_fair.errors import MeasurementError, SweepError
 from mergekit_fair.schema import parse_json
 from mergekit_fair.sweep.results import to_json
 
@@ -41,6 +41,25 @@ def load_results(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise SweepError(f"is damaged ({error})", where=path, fix=fix) from None
     return dict(results)
+
+
+def load_evaluation(path: Path) -> dict[str, Any]:
+    """One evaluation that `eval` has written.
+
+    Raises:
+        MeasurementError: there is none, it is damaged, or of a task without groups.
+    """
+    fix = "give a TASK.json that `mergekit-fair eval` has written"
+    try:
+        found = parse_json(path.read_text(encoding="utf-8"))
+        _Saved.model_validate(found)
+    except FileNotFoundError:
+        raise MeasurementError("no such file", where=path, fix=fix) from None
+    except ValidationError as error:
+        raise MeasurementError(_explained(error), where=path, fix=fix) from None
+    except ValueError as error:
+        raise MeasurementError(f"is damaged ({error})", where=path, fix=fix) from None
+    return dict(found)
 
 
 def _explained(error: ValidationError) -> str:
@@ -113,6 +132,12 @@ class _Evaluation(_Checked):
     warnings: list[str]
     level_matched: _Matched | None = None
     saturated: bool = False
+
+
+class _Saved(_Evaluation):
+    model: str
+    split: str
+    confidence: float
 
 
 class _Line(_Checked):

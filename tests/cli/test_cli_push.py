@@ -1,0 +1,236 @@
+"""`push`: an upload by huggingface_hub to a local server, and a card that says what is known."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from fake_hub import TOKEN, Hub, fake_hub
+from markdown_it import MarkdownIt
+
+from mergekit_fair.cli import main
+
+
+@pytest.fixture(scope="module")
+def finished(swept: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished sweep with its model, a picture and a page."""
+    out = tmp_path_factory.mktemp("push") / "out"
+    shutil.copytree(swept / "out", out)
+    selected = out / "selected"
+    asked("merge", selected / "recipe.yml", selected / "model", "--quiet")
+    (out / "pareto.png").write_bytes(b"\x89PNG" + bytes(20_000))
+    (out / "report.html").write_text("<p>page</p>")
+    return out
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with fake_hub() as found:
+        yield found
+
+
+def asked(*arguments: object, code: int = 0) -> Any:
+    found = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert found.exit_code == code, found.output
+    assert "Traceback" not in found.output
+    return found
+
+
+def pushed(url: str, *arguments: object, token: str = TOKEN) -> subprocess.CompletedProcess[str]:
+    """In a process of its own: huggingface_hub reads its settings when it is imported."""
+    settings = {"HF_ENDPOINT": url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+    settings |= {"HF_TOKEN": token, "HF_HUB_DISABLE_TELEMETRY": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "mergekit_fair", "push", *map(str, arguments)],
+        env={**os.environ, **settings},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def tables(markdown: str) -> list[list[list[str]]]:
+    """The cells of every table, as a reader sees them."""
+    found: list[list[list[str]]] = []
+    for token in MarkdownIt("commonmark").enable("table").parse(markdown):
+        if token.type == "table_open":
+            found.append([])
+        elif token.type == "tr_open":
+            found[-1].append([])
+        elif token.type == "inline" and found and token.level > 2:
+            shown = [child.content for child in token.children or ()]
+            found[-1][-1].append("".join(shown))
+    return found
+
+
+def test_a_sweep_goes_up_with_its_card(finished: Path, hub: Hub) -> None:
+    done = pushed(hub.url, finished, "me/fair-tiny", "--private")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == f"{hub.url}/me/fair-tiny"
+    assert hub.private == {"me/fair-tiny": True}
+    assert hub.commits == [("me/fair-tiny", "main")]
+    files = hub.repos["me/fair-tiny"]
+    model = finished / "selected" / "model"
+    expected = {path.name for path in model.iterdir()} | {
+        f"fairness/{name}" for name in ("results.json", "report.html", "pareto.png")
+    }
+    assert set(files) == expected
+    for name in ("model.safetensors", "config.json"):
+        assert files[name] == (model / name).read_bytes()
+    assert files["fairness/pareto.png"] == (finished / "pareto.png").read_bytes()
+    dry = asked("push", finished, "me/fair-tiny", "--dry-run", "--quiet").stdout
+    assert dry.startswith(files["README.md"].decode())
+    assert "scores" not in " ".join(files)
+
+
+def test_the_card_has_the_figures_of_the_report_rows(finished: Path) -> None:
+    results = json.loads((finished / "results.json").read_text())
+    chosen = results["selected"]
+    line = next(x for x in results["report"] if x["id"] == chosen["id"])
+    metrics = line["evaluation"]["metrics"]
+    card = asked("push", finished, "me/fair-tiny", "--dry-run", "--quiet").stdout
+    _, front, body = card.split("---\n", 2)
+    data = yaml.safe_load(front)
+    assert data["pipeline_tag"] == "text-classification"
+    assert {"mergekit", "merge", "mergekit-fair", "fairness"} == set(data["tags"])
+    assert "base_model" not in data  # a folder of this machine is no model of the Hub
+    (entry,) = data["model-index"]
+    (found,) = entry["results"]
+    assert found["dataset"] == {"name": "tiny", "type": "tiny", "split": "report"}
+    values = {metric["type"]: metric["value"] for metric in found["metrics"]}
+    assert values["accuracy"] == pytest.approx(metrics["acc"]["value"], abs=1e-6)
+    dpd = values["demographic_parity_difference"]
+    assert dpd == pytest.approx(metrics["dpd"]["value"], abs=1e-6)
+    table, compared, groups = tables(body)[:3]
+    assert table[0][:5] == ["model", "kind", "λ_eff", "accuracy", "DPD"]
+    assert len(table) == 1 + len(results["report"])
+    (own,) = [row for row in table if "chosen" in row[0]]
+    assert own[4].startswith(f"{metrics['dpd']['value']:.3f} [{metrics['dpd']['low']:.3f}, ")
+    assert [row[0] for row in compared[1:]] == [f"minus {n}" for n in results["comparison"]]
+    shown = {row[0]: row[1:3] for row in groups[2:]}
+    assert shown == {
+        name: [str(group["n"]), str(group["n_pos"])]
+        for name, group in line["evaluation"]["groups"].items()
+    }
+    recipe = (finished / "selected" / "recipe.yml").read_text()
+    assert recipe.rstrip() in body
+    assert chosen["rule"] in body
+    assert f"{len(results['points'])} models were measured on validation rows" in body
+
+
+def changed(finished: Path, folder: Path, **changes: Any) -> str:
+    """The card's body after results.json was changed."""
+    shutil.copytree(finished, folder)
+    results = json.loads((folder / "results.json").read_text())
+    results |= changes
+    (folder / "results.json").write_text(json.dumps(results))
+    card: str = asked("push", folder, "me/fair-tiny", "--dry-run", "--quiet").stdout
+    return card.split("---\n", 2)[2]
+
+
+def test_what_spoils_the_figures_comes_first(finished: Path, tmp_path: Path) -> None:
+    body = changed(finished, tmp_path / "a", selected_on="report")
+    assert body.index("selected on the report rows") < body.index("## Fairness")
+    body = changed(finished, tmp_path / "b", report_opened_for_another_selection=True)
+    assert body.index("opened before for another choice") < body.index("## Fairness")
+    assert "opened once" not in body
+
+
+def test_text_of_others_is_shown_and_not_obeyed(finished: Path, tmp_path: Path) -> None:
+    results = json.loads((finished / "results.json").read_text())
+    bad = "a|b](http://x) <script>_1_</script> *c*\n# d"
+    line = next(x for x in results["report"] if x["id"] == results["selected"]["id"])
+    group = line["evaluation"]["groups"].pop("blue")
+    line["evaluation"]["groups"][bad] = group
+    body = changed(finished, tmp_path / "a", report=results["report"], warnings=[bad])
+    seen = bad.replace("\n", " ")
+    assert seen in [row[0] for table in tables(body) for row in table]
+    parsed = MarkdownIt("commonmark").enable("table").parse(body)
+    kinds = {child.type for token in parsed for child in token.children or ()}
+    kinds |= {token.type for token in parsed}
+    assert not {"html_inline", "html_block"} & kinds
+    links = [c.attrs["href"] for t in parsed for c in t.children or () if c.type == "link_open"]
+    assert all(
+        str(link).startswith(("https://github.com/", "https://arxiv.org/")) for link in links
+    )
+    headings = [
+        parsed[i + 1].content for i, token in enumerate(parsed) if token.type == "heading_open"
+    ]
+    assert "d" not in headings
+
+
+def test_a_model_goes_up_with_its_evaluations(
+    family: Path, finished: Path, tmp_path: Path, hub: Hub
+) -> None:
+    import tiny
+
+    data = tmp_path / "data.yml"
+    data.write_text(yaml.safe_dump(tiny.data_block(family / "rows.csv")))
+    model = finished / "selected" / "model"
+    tasks = ("--tasks", "fair_adult_sex", "--data", data, "--max-length", 16, "--device", "cpu")
+    asked("eval", "--model", model, *tasks, "-o", tmp_path / "e", "--split", "report", "--quiet")
+    evaluation = tmp_path / "e" / "fair_adult_sex.json"
+    done = pushed(hub.url, model, "me/m", "--evaluation", evaluation, "--revision", "v1")
+    assert done.returncode == 0, done.stderr
+    assert hub.commits == [("me/m", "v1")]
+    files = hub.repos["me/m"]
+    assert files["fairness/fair_adult_sex.json"] == evaluation.read_bytes()
+    card = files["README.md"].decode()
+    assert "fair_adult_sex, report rows; brackets are 95 % intervals" in card
+    assert "How it was chosen" not in card
+    other = asked("push", family / "run" / "fft", "me/m", "--evaluation", evaluation, code=2)
+    assert "fair_adult_sex.json: is of another model; got" in other.stderr
+
+
+@pytest.mark.parametrize(
+    ("repo", "text"),
+    [
+        ("model", "is no name of a repository; got 'model'; allowed: NAMESPACE/NAME"),
+        ("a/b/c", "is no name of a repository"),
+        ("me/sp ace", "is no name of a repository"),
+    ],
+)
+def test_a_repository_that_cannot_be(finished: Path, repo: str, text: str) -> None:
+    assert text in asked("push", finished, repo, "--dry-run", code=2).stderr
+
+
+def test_what_cannot_be_pushed_is_said(finished: Path, tmp_path: Path) -> None:
+    model = finished / "selected" / "model"
+    needs = asked("push", model, "me/m", "--dry-run", code=2).stderr
+    assert "a fairness card needs measurements" in needs
+    assert "has no config.json" in asked("push", tmp_path, "me/m", code=2).stderr
+    folder = tmp_path / "changed"
+    shutil.copytree(finished, folder)
+    weights = folder / "selected" / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    assert "is not what was merged: 1 files" in asked("push", folder, "me/m", code=2).stderr
+    shutil.rmtree(folder / "selected" / "model")
+    gone = asked("push", folder, "me/m", code=2).stderr
+    assert "is not there, or not the model that was chosen" in gone
+    results = json.loads((folder / "results.json").read_text())
+    results["selected"] |= {"id": None, "label": None}
+    (folder / "results.json").write_text(json.dumps(results))
+    assert "no point of this sweep could be chosen" in asked("push", folder, "me/m", code=2).stderr
+
+
+def test_a_hub_that_refuses_or_is_not_there(finished: Path, hub: Hub) -> None:
+    refused = pushed(hub.url, finished, "me/fair-tiny", token="hf_of_a_reader")
+    assert refused.returncode == 2
+    assert "the Hub lets you not write there (401). Run `hf auth login`" in refused.stderr
+    nowhere = pushed("http://127.0.0.1:1", finished, "me/fair-tiny")
+    assert nowhere.returncode == 1
+    assert "http://127.0.0.1:1 cannot be reached" in nowhere.stderr
+    unlike = pushed(hub.url, finished, "me/a..b")
+    assert unlike.returncode == 2
+    assert "REPO: is no name of a repository (" in unlike.stderr
+    assert "Traceback" not in refused.stderr + nowhere.stderr + unlike.stderr
+    assert hub.commits == []
