@@ -12,7 +12,7 @@ import mergekit_fair
 PACKAGE = Path(mergekit_fair.__file__).parent
 ORDER = (
     *("errors", "schema", "progress", "data", "fairness", "weights", "methods", "hook"),
-    *("recipe", "engine"),
+    *("recipe", "engine", "basis"),
     *("harness", "training", "sweep", "report", "cli"),
 )
 

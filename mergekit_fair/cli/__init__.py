@@ -30,6 +30,7 @@ COMMANDS = {
     "eval": ("eval", "Run lm-eval: accuracy, DPD, EOD per subgroup, with intervals."),
     "compare": ("compare", "Evaluations of models on the same rows: paired differences."),
     "vectors": ("vectors", "Task vectors: norms, cosines, sign conflict, displacement."),
+    "basis": ("basis", "Keep T task vectors as M basis vectors, and merge from these."),
     "push": ("push", "Upload a merged model with its fairness card to the Hub."),
     "methods": ("methods", "The registered merge methods and their parameters."),
     "tasks-dir": ("tasks_dir", "The folder of the task suite, for lm_eval --include_path."),
