@@ -46,7 +46,7 @@ class Problem:
 
 
 def finished(sweep: Path, folder: Path) -> Problem:
-    """A finished sweep, read from its folder."""
+    """A finished sweep, read from its folder; its grid and search points race."""
     from mergekit_fair.data import load_rows
     from mergekit_fair.sweep.config import load_sweep
 
@@ -59,9 +59,7 @@ def finished(sweep: Path, folder: Path) -> Problem:
         return np.asarray(found, dtype=np.float64)[: len(rows.labels)]
 
     racing = [
-        line
-        for line in lines
-        if line["kind"] in ("merge", "injection") and not line["adds_nothing"]
+        line for line in lines if line["kind"] in ("merge", "search") and not line["adds_nothing"]
     ]
     sizes = [line.get("size") or line["lambda_eff"] or line["lambda"] for line in racing]
     return Problem(

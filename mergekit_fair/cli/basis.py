@@ -107,7 +107,8 @@ def info(folder: Path, as_json: bool) -> None:
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path), required=True, help="The recipe to write."
 )
-def apply(folder: Path, recipe: Path, out: Path) -> None:
+@click.option("--quiet", is_flag=True, help="Print nothing.")
+def apply(folder: Path, recipe: Path, out: Path, quiet: bool) -> None:
     """Turn a recipe over the tasks into one over the basis; the tasks' models are not needed.
 
     Tasks are found by name (group, role or folder). The result is a plain recipe for `merge`,
@@ -124,7 +125,8 @@ def apply(folder: Path, recipe: Path, out: Path) -> None:
 
     text = apply_basis(load_basis(folder), folder, Recipe.load(recipe))
     write_atomic(out, text)
-    click.echo(str(out))
+    if not quiet:
+        click.echo(str(out))
 
 
 def _text(basis: Basis, *, as_json: bool) -> str:

@@ -15,6 +15,7 @@ from mergekit_fair.report.page_tables import (
     tasks_of,
 )
 from mergekit_fair.report.table import verdict
+from mergekit_fair.schema import parse_yaml
 
 Results = dict[str, Any]
 Line = dict[str, Any]
@@ -182,6 +183,7 @@ def _rendered(
         metadata=Raw(_metadata(name, merge, config, own)),
         merge=merge,
         recipe=Raw(recipe.rstrip()),
+        fence=Raw("`" * max([3, *(len(run) + 1 for run in re.findall("`+", recipe))])),
         tasks=tasks,
         tables=[(table.caption, markdown_table(table), table.foot) for table in tables],
         groups=[(table.caption, markdown_table(table)) for table in groups],
@@ -199,11 +201,9 @@ def _rendered(
 
 def _merge(recipe: str) -> dict[str, Any]:
     """What the recipe merges: method, base, groups."""
-    import yaml
-
-    found = yaml.safe_load(recipe) if recipe else None
-    if not isinstance(found, dict):
+    if not recipe:
         return {}
+    found = parse_yaml(recipe, "the model's recipe")
     parameters = [
         item.get("parameters") or {}
         for item in found.get("models") or ()

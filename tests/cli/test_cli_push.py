@@ -168,6 +168,24 @@ def test_text_of_others_is_shown_and_not_obeyed(finished: Path, tmp_path: Path) 
     assert "d" not in headings
 
 
+def test_a_recipe_cannot_end_its_block() -> None:
+    from mergekit_fair.report.card import card_of_evaluations
+
+    metric = {"value": 0.5, "low": 0.4, "high": 0.6}
+    names = ("acc", "dpd", "eod", "bal_acc", "worst_group_acc", "selection_rate")
+    evaluation = {
+        **{"task": "t", "split": "report", "n": 4, "confidence": 0.95, "degenerate": True},
+        **{"reference": "between_groups", "labels": {"base_rate": 0.5, "dpd": None}},
+        **{"metrics": dict.fromkeys(names, metric), "groups": {}, "warnings": []},
+    }
+    recipe = "merge_method: x\nnote: |\n  ````\n  # heading\n"
+    card = card_of_evaluations([evaluation], name="m", recipe=recipe, config={})
+    parsed = MarkdownIt("commonmark").parse(card.split("---\n", 2)[2])
+    assert [token.content for token in parsed if token.type == "fence"] == [recipe]
+    assert "degenerate" in card
+    assert "their own DPD" not in card
+
+
 def test_a_model_goes_up_with_its_evaluations(
     family: Path, finished: Path, tmp_path: Path, hub: Hub
 ) -> None:
