@@ -129,10 +129,16 @@ def test_a_worker_without_room_is_not_waited_for(ray: Any, swept: Path) -> None:
     """One of two fits the two CPUs: it does the work, and that is said."""
     from mergekit_fair.sweep.exams import open_exam
     from mergekit_fair.sweep.plan import Planner
-    from mergekit_fair.sweep.worker import Job
+    from mergekit_fair.sweep.on_ray import RayActor
+    from mergekit_fair.sweep.worker import Job, Outcome
 
     del ray
     said = []
+
+    class Idle(RayActor):
+        def run(self, job: Any) -> Any:
+            del job
+            return Outcome(seconds=1.0)
 
     class Hearing(Silent):
         def say(self, text: str) -> None:
@@ -141,7 +147,7 @@ def test_a_worker_without_room_is_not_waited_for(ray: Any, swept: Path) -> None:
     sweep = load_sweep(swept / "sweep.yml")
     planner = Planner(sweep, open_exam(sweep.config.evaluate).fingerprint())
     cluster = Cluster(workers=2, cpus=2)
-    made = OnRay(sweep, planner.models()[0], cluster, Hearing())
+    made = OnRay(sweep, planner.models()[0], cluster, Hearing(), actor=Idle)
     jobs = [Job(point, "validation") for point in planner.baselines()]
     assert {job.point.label for job, _ in made.run(jobs)} == {"fft", "lora"}
     made.close()
