@@ -128,8 +128,8 @@ def test_a_worker_that_is_lost_again_and_again_ends_the_sweep(
 def test_a_worker_without_room_is_not_waited_for(ray: Any, swept: Path) -> None:
     """One of two fits the two CPUs: it does the work, and that is said."""
     from mergekit_fair.sweep.exams import open_exam
-    from mergekit_fair.sweep.plan import Planner
     from mergekit_fair.sweep.on_ray import RayActor
+    from mergekit_fair.sweep.plan import Planner
     from mergekit_fair.sweep.worker import Job, Outcome
 
     del ray
