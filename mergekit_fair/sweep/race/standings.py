@@ -23,7 +23,7 @@ from mergekit_fair.sweep.race.predictive import Course, Rows
 # Chosen by benchmarks/race.py: nearly all wrong stops happened on fewer than 200 rows.
 RUNGS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 SMALLEST_RUNG = 200  # rows
-RISK = 0.005
+RISK = 0.001  # of 400 draws, none may change
 
 
 @dataclass(frozen=True)
