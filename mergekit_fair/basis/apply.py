@@ -36,8 +36,8 @@ def apply_basis(basis: Basis, folder: Path, recipe: Recipe) -> str:
         YAML of a `subgroup_task_addition`.
 
     Raises:
-        RecipeError: another method, a task that the basis does not have, gradients, filters,
-            sparsity, `normalize: norm`, or another treatment of heads.
+        RecipeError: another method or base, a task that the basis does not have, gradients,
+            filters, sparsity, `normalize: norm`, or another treatment of heads.
     """
     amounts, scale = _amounts(recipe)
     _require_plain(recipe)
@@ -49,6 +49,14 @@ def apply_basis(basis: Basis, folder: Path, recipe: Recipe) -> str:
             got=head,
             allowed=basis.head,
         )
+    base = str(recipe.raw["base_model"])
+    if Path(base).resolve() != Path(basis.base).resolve():
+        raise RecipeError(
+            "the basis was built over another base",
+            where=f"{recipe.where}: base_model",
+            got=base,
+            allowed=basis.base,
+        )
     for name in amounts:
         if name not in basis.tasks:
             raise RecipeError(
@@ -58,7 +66,7 @@ def apply_basis(basis: Basis, folder: Path, recipe: Recipe) -> str:
     coefficients = basis.fit.coefficients(vector)
     raw: dict[str, Any] = {
         "merge_method": "subgroup_task_addition",
-        "base_model": recipe.raw["base_model"],
+        "base_model": base,
         "models": [
             {
                 "model": str(folder / place),

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mergekit_fair.basis.fit import Method
 from mergekit_fair.cli.options import merge_options as mergekit_options
 from mergekit_fair.cli.terminal import Terminal, quiet_libraries
 
 if TYPE_CHECKING:
     from mergekit_fair.basis.build import Basis
-
-METHODS = ("autoencoder", "pca", "pca-uncentred", "random", "sample")
 
 
 @click.group("basis")
@@ -39,9 +38,12 @@ def command() -> None:
     "--size", type=click.IntRange(1), help="Basis vectors M, without the mean.  [default: T/2]"
 )
 @click.option(
-    "--method", type=click.Choice(METHODS), default="autoencoder", show_default=True,
+    "--method",
+    type=click.Choice([each.value for each in Method]),
+    default=Method.AUTOENCODER.value,
+    show_default=True,
     help="random and sample are controls.",
-)  # fmt: skip
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 @click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
@@ -67,7 +69,6 @@ def build(
     """
     quiet_libraries(quiet=merge_options.quiet)
     from mergekit_fair.basis.build import build_basis
-    from mergekit_fair.basis.fit import Method
     from mergekit_fair.engine.prepare import Settings
     from mergekit_fair.recipe.recipe import Recipe
 

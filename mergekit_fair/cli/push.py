@@ -141,10 +141,13 @@ def _of_model(model: Path, name: str, paths: tuple[Path, ...]) -> Upload:
             got=sorted(splits),
             fix="use those of the report split",
         )
+    tasks = [str(found["task"]) for found in evaluations]
+    if len(set(tasks)) < len(tasks):
+        raise MeasurementError("a task is given twice", where="--evaluation", got=tasks)
     recipe = model / "mergekit_config.yml"
     text = recipe.read_text(encoding="utf-8") if recipe.is_file() else ""
     files = _model_files(model)
-    files |= {f"fairness/{path.name}": path for path in paths}
+    files |= {f"fairness/{task}.json": path for task, path in zip(tasks, paths, strict=True)}
     return Upload(card_of_evaluations(evaluations, name=name, recipe=text, config=config), files)
 
 

@@ -6,6 +6,7 @@ documents are dealt into a validation and a report split, and ours are added to 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,13 +56,13 @@ class WrappedTask(ConfigurableTask):
             self._higher_is_better[name] = metric["higher_is_better"]
         self.config.metric_list = [*(self.config.metric_list or ()), *added]
 
+    @abstractmethod
     def groups(self, doc: Doc) -> list[str]:
         """Whom a document is about."""
-        raise NotImplementedError
 
+    @abstractmethod
     def unit(self, doc: Doc) -> Hashable:
         """Documents of one unit stay in one split."""
-        raise NotImplementedError
 
     def stratum(self, doc: Doc) -> Hashable:
         """Documents of one stratum are dealt to the splits in proportion."""

@@ -166,6 +166,7 @@ def test_rounding_of_the_stored_vectors_is_measured(tiny: Any, tmp_path: Path) -
         ({"parameters": {"head": "base"}}, "another treatment of heads; got 'base'"),
         ({"parameters": {"lambda": [0, 1]}}, "lambda: gradients and filters cannot go through"),
         ({"merge_method": "task_median"}, "is no sum of task vectors that a basis can stand for"),
+        ({"base_model": "elsewhere"}, "was built over another base; got 'elsewhere'"),
         ({"models": "Stranger"}, "the basis has no such task; got 'Stranger'"),
     ],
 )

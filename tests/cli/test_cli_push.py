@@ -183,6 +183,10 @@ def test_a_recipe_cannot_end_its_block() -> None:
     parsed = MarkdownIt("commonmark").parse(card.split("---\n", 2)[2])
     assert [token.content for token in parsed if token.type == "fence"] == [recipe]
     assert "degenerate" in card
+    assert "have chosen" not in card
+    used = {**evaluation, "used_by_selection": {"rule": "maximise acc"}}
+    card = card_of_evaluations([used], name="m", recipe="", config={})
+    assert card.index("rows have chosen this model") < card.index("## Fairness")
     assert "their own DPD" not in card
 
 
@@ -205,6 +209,8 @@ def test_a_model_goes_up_with_its_evaluations(
     card = files["README.md"].decode()
     assert "fair_adult_sex, report rows; brackets are 95 % intervals" in card
     assert "How it was chosen" not in card
+    twice = ("--evaluation", evaluation, "--evaluation", evaluation)
+    assert "a task is given twice" in asked("push", model, "me/m", *twice, code=2).stderr
     other = asked("push", family / "run" / "fft", "me/m", "--evaluation", evaluation, code=2)
     assert "fair_adult_sex.json: is of another model; got" in other.stderr
 
