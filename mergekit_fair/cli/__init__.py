@@ -24,7 +24,7 @@ COMMANDS = {
     "train": ("train", "Base with its head, FFT, LoRA and one model per subgroup."),
     "merge": ("merge", "One merge, or a grid of λ in one pass, to disk."),
     "check": ("check", "Check a recipe without merging, or a merged model against its manifest."),
-    "grid": ("grid", "Plain recipe files for a grid of λ, and the models on request."),
+    "grid": ("grid", "Plain recipe files for a grid of λ."),
     "sweep": ("sweep", "Measure a λ grid, choose on validation rows, report once."),
     "report": ("report", "Rebuild tables, pictures and the HTML page of a sweep."),
     "eval": ("eval", "Run lm-eval: accuracy, DPD, EOD per subgroup, with intervals."),

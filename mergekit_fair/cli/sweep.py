@@ -146,18 +146,10 @@ def summary_text(results: dict[str, Any]) -> str:
 
 
 def _stages(results: dict[str, Any]) -> list[str]:
-    """What the race stopped, and the transfer matrix of safe injection."""
+    """The transfer matrix of safe injection."""
     from mergekit_fair.report.transfer import transfer_table
 
     found = []
-    if results["race"]:
-        race = results["race"]
-        stopped = ", ".join(f"{label} after {rows}" for label, rows in race["stopped"].items())
-        share = race["passes"] / max(1, race["full_passes"])
-        found.append(
-            f"\nRace over {race['rows']} rows: {share:.0%} of the grid's forward passes. Stopped: "
-            f"{f'{stopped} rows' if stopped else 'no point'}."
-        )
     if results["transfer"]:
         added = results["transfer"]["added"]
         names = ", ".join(f"{value:g} {group}" for group, value in added.items())
@@ -196,9 +188,8 @@ def _plan(summary: dict[str, Any]) -> str:
         "at most of safe groups": summary["injection_points_of_safe_groups"],
     }
     more = "".join(f", {count} {what}" for what, count in later.items() if count)
-    race = "; a race stops many of them early" if summary["race"] else ""
     lines = [
-        f"{len(summary['points'])} points{more}{race}",
+        f"{len(summary['points'])} points{more}",
         *(f"  {point['id']}  {point['kind']:<9} {point['label']}" for point in summary["points"]),
         f"{len(summary['models'])} models, {summary['bytes_read'] / 1e6:,.0f} MB; "
         f"{summary['memory_bytes'] / 1e6:,.0f} MB of memory, or as much as there is",

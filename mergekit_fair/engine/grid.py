@@ -1,35 +1,28 @@
-"""A grid of λ: one plain recipe a point, and on request the models, written in one pass."""
+"""A grid of λ as files: one plain recipe a point."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mergekit_fair.engine.files import staged_folder
 from mergekit_fair.engine.inputs import require_apart
 from mergekit_fair.engine.manifest import versions
-from mergekit_fair.engine.merge import merge_to_folder, point_name
-from mergekit_fair.engine.prepare import Settings
-from mergekit_fair.progress import Progress
+from mergekit_fair.engine.merge import point_name
 from mergekit_fair.recipe.recipe import Recipe
 from mergekit_fair.recipe.resolve import resolved
 
 MANIFEST = "manifest.json"
-MODELS = "models"
 
 
 def write_grid(
     recipe: Recipe,
     lambdas: tuple[float, ...],
     out: Path,
-    options: Any,
-    settings: Settings,
-    progress: Progress,
     *,
-    write_models: bool = False,
+    overwrite: bool = False,
 ) -> list[Path]:
     """Write `lambda_<λ>.yml` for every λ, and `manifest.json`, to `out`.
 
@@ -38,10 +31,7 @@ def write_grid(
             mergekit's own command runs every file.
         lambdas: the points.
         out: the folder to make; appears complete or not at all.
-        options: mergekit's `MergeOptions`, for the models.
-        settings: `overwrite` is of `out`.
-        progress: told what is done.
-        write_models: merge all points to `models/lambda_<λ>`, reading every input once.
+        overwrite: replace `out` if it exists.
 
     Returns:
         The recipe files.
@@ -53,19 +43,14 @@ def write_grid(
     recipe = resolved(recipe)
     require_apart(recipe, out)
     points = {point_name(value): recipe.with_settings({"lambda": value}) for value in lambdas}
-    with staged_folder(out, overwrite=settings.overwrite) as folder:
+    with staged_folder(out, overwrite=overwrite) as folder:
         entries = []
         for (name, point), value in zip(points.items(), lambdas, strict=True):
             text = point.text()
             (folder / f"{name}.yml").write_text(text, encoding="utf-8")
             entry: dict[str, Any] = {"recipe": f"{name}.yml", "settings": {"lambda": value}}
             entry["sha256"] = hashlib.sha256(text.encode()).hexdigest()
-            if write_models:
-                entry["model"] = f"{MODELS}/{name}"
             entries.append(entry)
-        if write_models:
-            every = replace(settings, overwrite=False, lambdas=lambdas)
-            merge_to_folder(recipe, folder / MODELS, options, every, progress)
         content = {
             "recipe": recipe.where,
             "method": recipe.method,

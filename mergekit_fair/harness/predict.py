@@ -68,42 +68,6 @@ def margins(
     return found
 
 
-def pulled(
-    model: Any,
-    logits: Callable[[dict[str, Any]], Any],
-    inputs: Inputs,
-    factors: NDArray[np.floating[Any]],
-    batch_size: int,
-) -> dict[str, Any]:
-    """∂/∂θ of Σ_i Σ_c factors_ic · logit_ic, one forward and one backward pass a row.
-
-    Args:
-        model: the torch module whose parameters θ are.
-        logits: a batch of `inputs` → logits (rows, classes).
-        inputs: of n rows.
-        factors: (n, classes).
-        batch_size: rows a pass.
-
-    Returns:
-        Parameter name → gradient, of the parameter's shape and on its device.
-    """
-    import torch
-
-    parameters = dict(model.named_parameters())
-    was = {name: p.requires_grad for name, p in parameters.items()}
-    model.zero_grad(set_to_none=True)
-    try:
-        model.requires_grad_(True)
-        for rows in length_sorted_batches(inputs.lengths, batch_size):
-            found = logits(inputs.batch(rows)).float()
-            found.backward(torch.as_tensor(factors[rows], dtype=found.dtype, device=found.device))
-        return {n: p.grad.detach() for n, p in parameters.items() if p.grad is not None}
-    finally:
-        for name, parameter in parameters.items():
-            parameter.requires_grad_(was[name])
-        model.zero_grad(set_to_none=True)
-
-
 def predictions(found: Margins) -> NDArray[np.int8]:
     """1 where the margin is > 0, else 0: the model's own arg max (0 on a tie)."""
     return (found > 0).astype(np.int8)

@@ -14,7 +14,6 @@ from mergekit_fair.report.page_tables import (
     comparison_rows,
     group_rows,
     lines_table,
-    stopped_rows,
     tasks_of,
     transfer_rows,
     verdict_rows,
@@ -96,7 +95,6 @@ def _view(results: Results, folder: Path) -> dict[str, Any]:
         "points": _tables(results, "points"),
         "groups": [group_rows(results["report"], task) for task in tasks_of(results["report"])],
         "worst": worst_rows(results["worst_group"]),
-        "race": _race(results["race"]),
         "transfer": _transfer(results["transfer"]),
         "warnings": _warnings(results),
         "recipe": _recipe(folder) if chosen["id"] is not None else None,
@@ -125,13 +123,6 @@ def _reference(results: Results) -> str:
     """What gaps are measured against."""
     lines = [*results["report"], *results["points"]]
     return next((str(x["evaluation"]["reference"]) for x in lines if "evaluation" in x), "")
-
-
-def _race(race: dict[str, Any] | None) -> dict[str, Any] | None:
-    if not race:
-        return None
-    share = race["passes"] / max(1, race["full_passes"])
-    return {**race, "share": f"{share:.0%}", "table": stopped_rows(race)}
 
 
 def _transfer(found: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -195,14 +195,6 @@ def worst_rows(worst: dict[str, Any] | None) -> Table | None:
     return Table("Groups of the injection's target", "group", [title], [("", rows)])
 
 
-def stopped_rows(race: dict[str, Any]) -> Table | None:
-    """After how many rows each stopped point was given up."""
-    rows = [Row(str(label), [Cell(str(n))]) for label, n in race["stopped"].items()]
-    if not rows:
-        return None
-    return Table("Points that the race stopped", "point", ["rows seen"], [("", rows)])
-
-
 def verdict_rows(found: dict[str, Any]) -> Table:
     """May a group's vector be injected, and why."""
     rows = [

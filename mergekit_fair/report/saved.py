@@ -190,13 +190,6 @@ class _Selected(_Checked):
     ties: list[str]
 
 
-class _Race(_Checked):
-    rows: int
-    passes: int
-    full_passes: int
-    stopped: dict[str, int]
-
-
 class _Worst(_Checked):
     name: str
     mean_of_dpd_and_eod: dict[str, float | None]
@@ -253,7 +246,6 @@ class _Results(_Checked):
     selected_on: Literal["validation", "report"]
     points: list[_Line]
     selected: _Selected
-    race: _Race | None
     worst_group: _Worst | None
     transfer: _Transfer | None
     report: list[_Line]

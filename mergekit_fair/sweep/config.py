@@ -88,15 +88,14 @@ class Search(Strict):
     """A budgeted search over λ_g, after the grid.
 
     Attributes:
-        method: random; grid, the finest lattice within the budget; optuna (extra `search`);
-            surrogate, quadratic models of the groups' rates; gradient, of a smooth loss.
-        budget: forward passes over the validation rows; a gradient costs as much as three.
+        method: random; optuna (extra `search`); surrogate, quadratic models of the groups' rates.
+        budget: forward passes over the validation rows.
         over: setting → [low, high]; unless given, `weight.<group>` of every group in [0, 1]. The
             recipe's λ is 1 here, so that a weight is λ_g.
         batch: points that are asked for at once, and can be measured side by side.
     """
 
-    method: Literal["random", "grid", "optuna", "surrogate", "gradient"] = "surrogate"
+    method: Literal["random", "optuna", "surrogate"] = "surrogate"
     budget: Annotated[int, Field(gt=0, le=100_000)] = 40
     over: dict[str, tuple[Annotated[float, FINITE], Annotated[float, FINITE]]] = {}
     batch: Annotated[int, Field(gt=0)] = 1
@@ -115,8 +114,6 @@ class SweepConfig(Strict):
     """A sweep file; see INTERFACE "Sweep file".
 
     Attributes:
-        race: measure the grid on growing random parts of the rows and stop points early that have
-            no chance to be chosen.
         thresholds: a baseline; group thresholds are put on its scores (fairlearn's
             ThresholdOptimizer), which need the group labels at prediction time.
     """
@@ -128,10 +125,16 @@ class SweepConfig(Strict):
     controls: list[Literal["random"]] = []
     thresholds: str | None = None
     select: Select = Select()
-    race: bool = False
     search: Search | None = None
     inject: Inject | None = None
     seed: int = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_race(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "race" in value:
+            raise ValueError("race is gone since version 0.2: leave it out, and use --max-minutes")
+        return value
 
     @model_validator(mode="after")
     def _names(self) -> SweepConfig:

@@ -8,7 +8,7 @@ from typing import Protocol
 from mergekit_fair.harness.exam import Exam
 from mergekit_fair.progress import Progress
 from mergekit_fair.sweep.config import Sweep
-from mergekit_fair.sweep.worker import Job, Outcome, Slope, Worker
+from mergekit_fair.sweep.worker import Job, Outcome, Worker
 
 
 class Executor(Protocol):
@@ -16,9 +16,6 @@ class Executor(Protocol):
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
         """Every job with its outcome, as soon as it has one."""
-
-    def slope(self, asked: Slope) -> tuple[float, ...]:
-        """As `Worker.slope`."""
 
     def close(self) -> None:
         """Give memory and workers back."""
@@ -41,9 +38,6 @@ class Local:
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
         for job in jobs:
             yield job, self.worker.run(job)
-
-    def slope(self, asked: Slope) -> tuple[float, ...]:
-        return self.worker.slope(asked)
 
     def close(self) -> None:
         self._worker = None

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-
-import numpy as np
-from numpy.typing import NDArray
 
 from mergekit_fair.harness.answers import Answers
 from mergekit_fair.harness.evaluate import Measuring
@@ -19,7 +14,7 @@ from mergekit_fair.sweep.lines import Levels, Line, Sheets, line_of, split_score
 from mergekit_fair.sweep.plan import Point
 from mergekit_fair.sweep.results import one_line
 from mergekit_fair.sweep.store import Store
-from mergekit_fair.sweep.worker import Job, Outcome, Slope
+from mergekit_fair.sweep.worker import Job, Outcome
 
 
 @dataclass
@@ -78,52 +73,6 @@ class Measurer:
         """What a finished point answered to the deciding task, by its id."""
         split = split or self.split
         return split_scores(self.store.scores(point, split), self.sheets(split))[self.task]
-
-    def slope(
-        self, point: Point, names: tuple[str, ...], weights: NDArray[np.float64]
-    ) -> tuple[float, ...]:
-        """As `Worker.slope`, on the selection's rows; what is in the store is read there."""
-        content = json.dumps([list(names), weights.tolist()]).encode()
-        key = f"gradient-{hashlib.sha256(content).hexdigest()[:16]}"
-        line = self.store.part(point.id, self.split, key)
-        if line is None:
-            values = self.executor.slope(Slope(point, self.split, names, weights))
-            line = {"id": point.id, "split": self.split, "gradient": key, "values": list(values)}
-            self.store.append(line)
-        return tuple(line["values"])
-
-    def parts(self, points: Sequence[Point], name: str, rows: NDArray[np.int64]) -> None:
-        """Measure points on some rows of the deciding task, under a name."""
-        jobs = [
-            Job(point, self.split, rows)
-            for point in unique(points)
-            if self.store.part(point.id, self.split, name) is None
-        ]
-        for job, outcome in self.executor.run(jobs) if jobs else ():
-            scores = outcome.scores.get(self.task)
-            if scores is None:
-                scores = np.full(len(rows), np.nan, dtype=np.float32)
-            line = {"id": job.point.id, "split": self.split, "part": name}
-            if outcome.error is not None:
-                line["error"] = outcome.error
-            self.store.append({**line, "seconds": round(outcome.seconds, 2)}, scores)
-
-    def assemble(
-        self, point: Point, names: Sequence[str], rows: Sequence[NDArray[np.int64]]
-    ) -> None:
-        """Make a finished point of its parts, which together are all rows of the only task."""
-        if point.id in self.store.lines(self.split):
-            return
-        parts = [self.store.scores(point.id, self.split, name) for name in names]
-        lines = [self.store.part(point.id, self.split, name) or {} for name in names]
-        found = np.empty(len(self.sheet), dtype=parts[0].dtype)
-        for part, block in zip(parts, rows, strict=True):
-            found[block] = part
-        error = next((line["error"] for line in lines if "error" in line), None)
-        outcome = Outcome(
-            {self.task: found}, error, sum(float(line.get("seconds", 0)) for line in lines)
-        )
-        self._keep(point, self.split, outcome)
 
     def _keep(self, point: Point, split: str, outcome: Outcome) -> None:
         """Measure, store and say."""

@@ -15,7 +15,7 @@ from typing import Any
 from mergekit_fair.errors import ConfigError, FairError, SweepError
 from mergekit_fair.progress import Progress, Silent
 from mergekit_fair.sweep.config import Sweep
-from mergekit_fair.sweep.worker import Job, Outcome, Slope, Worker
+from mergekit_fair.sweep.worker import Job, Outcome, Worker
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,6 @@ class RayActor:
     def run(self, job: Job) -> Outcome | FairError:
         try:
             return self._worker.run(job)
-        except FairError as error:
-            return error
-
-    def slope(self, asked: Slope) -> tuple[float, ...] | FairError:
-        try:
-            return self._worker.slope(asked)
         except FairError as error:
             return error
 
@@ -140,11 +134,6 @@ class OnRay:
                 job, actor = running.pop(ready)
                 self._free.append(actor)
                 yield job, self._result(ready)
-
-    def slope(self, asked: Slope) -> tuple[float, ...]:
-        while not self._free:
-            self._first_of(list(self._starting))
-        return self._result(self._free[-1].slope.remote(asked))
 
     def close(self) -> None:
         for actor in self.actors:

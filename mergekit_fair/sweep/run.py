@@ -21,7 +21,6 @@ from mergekit_fair.sweep.lines import Line, levels_of, measured
 from mergekit_fair.sweep.measurer import Measurer, unique
 from mergekit_fair.sweep.plan import Planner, Point
 from mergekit_fair.sweep.postprocessing import Postprocessed, postprocess
-from mergekit_fair.sweep.race.stage import Raced, race, require_one_task
 from mergekit_fair.sweep.results import public, selected_recipe, to_json
 from mergekit_fair.sweep.store import Store
 from mergekit_fair.sweep.summary import summary_of
@@ -111,10 +110,11 @@ class _Run:
     def run(self) -> dict[str, Any]:
         baselines, level = self._baselines()
         by_name = {line["label"]: line for line in baselines}
-        raced = self._grid(by_name)
+        merges = self.planner.merges()
+        self.measurer.measure(merges)
         searched = self._searched(by_name)
         injected = inject(self.sweep, self.planner, self.measurer, by_name)
-        points = unique([*raced.points, *searched, *injected.points])
+        points = unique([*merges, *searched, *injected.points])
         lines = [*baselines, *self.measurer.measure(points)]
         thresholds = postprocess(self.sweep.config, self.measurer, by_name)
         allowed = [line for line in lines if line["id"] not in injected.refused]
@@ -133,7 +133,6 @@ class _Run:
                 for line in [*lines, *thresholds.lines]
             ],
             "selected": {"label": chosen.label if chosen else None, **asdict(choice)},
-            "race": raced.results or None,
             **injected.results,
             **self._report(chosen, control, thresholds),
             "warnings": [*self.measurer.exam.warnings, *injected.warnings, *thresholds.warnings],
@@ -154,14 +153,6 @@ class _Run:
         measurer.levels = levels_of(measured(measurer.measure([first])[0]))
         lines = [measured(line) for line in measurer.measure(points)]
         return lines, measurer.levels[measurer.task]
-
-    def _grid(self, baselines: dict[str, Line]) -> Raced:
-        points = self.planner.merges()
-        raced = Raced(points, {})
-        if self.sweep.config.race:
-            raced = race(self.sweep, self.measurer, points, baselines)
-        self.measurer.measure(raced.points)
-        return raced
 
     def _searched(self, baselines: dict[str, Line]) -> list[Point]:
         if self.sweep.config.search is None:
@@ -225,8 +216,6 @@ def _prepared(sweep: Sweep) -> tuple[Exam, Planner]:
         require_possible(sweep, sweep.config.search)
     exam = open_exam(sweep.config.evaluate)
     _require_tasks(sweep, exam)
-    if sweep.config.race:
-        require_one_task(sweep, exam)
     return exam, Planner(sweep, exam.fingerprint())
 
 

@@ -18,7 +18,7 @@ Line = dict[str, Any]
 
 
 class Store:
-    """`points.jsonl` and `scores/<id>-<split>[-<part>].npy`; one writer at a time.
+    """`points.jsonl` and `scores/<id>-<split>.npy`; one writer at a time.
 
     A kill at any moment loses at most the point in flight: a score file is complete before its
     line is appended, and half a line at the end is cut off when the folder is opened again.
@@ -46,34 +46,17 @@ class Store:
 
     def lines(self, split: str) -> dict[str, Line]:
         """Point id → its line, of the points that are finished on a split."""
-        return {
-            line["id"]: line
-            for line in self._lines
-            if line["split"] == split and "part" not in line and "gradient" not in line
-        }
+        return {line["id"]: line for line in self._lines if line["split"] == split}
 
-    def part(self, point: str, split: str, part: str) -> Line | None:
-        """The line of a part of a split's rows, or of a gradient there; None: not done yet."""
-        for line in self._lines:
-            if (line["id"], line["split"]) == (point, split) and part in (
-                line.get("part"),
-                line.get("gradient"),
-            ):
-                return line
-        return None
+    def scores(self, point: str, split: str) -> Scores:
+        """The scores of a finished point: of the first task's rows, then of the next one's."""
+        return np.asarray(np.load(self._file(point, split)))
 
-    def scores(self, point: str, split: str, part: str | None = None) -> Scores:
-        """The stored scores of a finished point or part: of the first task's rows, then of the
-        next one's."""
-        return np.asarray(np.load(self._file(point, split, part)))
-
-    def append(self, line: Line, found: Scores | None = None) -> None:
-        """Add a finished point, part or gradient, and its scores where it has any."""
-        if found is not None:
-            buffer = io.BytesIO()
-            np.save(buffer, found)
-            place = self._file(line["id"], line["split"], line.get("part"))
-            write_atomic(place, buffer.getvalue())
+    def append(self, line: Line, found: Scores) -> None:
+        """Add a finished point and its scores."""
+        buffer = io.BytesIO()
+        np.save(buffer, found)
+        write_atomic(self._file(line["id"], line["split"]), buffer.getvalue())
         text = json.dumps(line, ensure_ascii=False) + "\n"
         with self._path.open("a", encoding="utf-8") as stream:
             stream.write(text)
@@ -81,9 +64,8 @@ class Store:
             os.fsync(stream.fileno())
         self._lines.append(line)
 
-    def _file(self, point: str, split: str, part: str | None) -> Path:
-        name = "-".join((point, split, *(() if part is None else (part,))))
-        return self.folder / "scores" / f"{name}.npy"
+    def _file(self, point: str, split: str) -> Path:
+        return self.folder / "scores" / f"{point}-{split}.npy"
 
     def _read(self) -> list[Line]:
         if not self._path.is_file():

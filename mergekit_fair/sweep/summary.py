@@ -18,8 +18,7 @@ def summary_of(sweep: Sweep, exam: Exam, planner: Planner) -> dict[str, Any]:
     """Models, bytes, points, rows and forward passes.
 
     `forward_passes` counts rows: every point on the rows of the selection's split, baselines,
-    the chosen point and its random control on those of the report split. A race makes it an upper
-    bound.
+    the chosen point and its random control on those of the report split.
     """
     config, inject = sweep.config, sweep.config.inject
     groups = inject.groups if inject and isinstance(inject.groups, list) else []
@@ -46,7 +45,6 @@ def summary_of(sweep: Sweep, exam: Exam, planner: Planner) -> dict[str, Any]:
         "injection_points_of_safe_groups": later if inject and inject.groups == "safe" else 0,
         "rows": rows,
         "forward_passes": passes + (known + 1 + further) * rows["report"],
-        "race": config.race,
         "warnings": list(exam.warnings),
     }
 

@@ -5,48 +5,27 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from mergekit_fair.engine.compose import Composer
 from mergekit_fair.engine.place import fits_in_place, write
 from mergekit_fair.engine.shelf import RandomControl
-from mergekit_fair.errors import CheckpointError, ConfigError, MeasurementError
+from mergekit_fair.errors import CheckpointError, MeasurementError
 from mergekit_fair.harness.answers import Scores
 from mergekit_fair.harness.classifier import resolve_device
-from mergekit_fair.harness.exam import Exam, Part
+from mergekit_fair.harness.exam import Exam
 from mergekit_fair.progress import Progress
-from mergekit_fair.recipe.recipe import Recipe
 from mergekit_fair.sweep.plan import Point
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """One point on one split, or on some rows of it."""
+    """One point on one split."""
 
     point: Point
     split: str
-    part: Part | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Slope:
-    """∂/∂λ of Σ_i weights_i · margin_i at a merge, for some of its settings.
-
-    Attributes:
-        point: the merge.
-        split: whose rows.
-        names: settings such as `weight.Female`.
-        weights: (n,), of the first task's rows.
-    """
-
-    point: Point
-    split: str
-    names: tuple[str, ...]
-    weights: NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,38 +81,10 @@ class Worker:
         self._become(job.point)
         label = f"{job.point.label} on {job.split}"
         try:
-            found = self._examiner.ask(job.split, job.part, self._progress, label)
+            found = self._examiner.ask(job.split, None, self._progress, label)
         except MeasurementError as error:
             return Outcome(error=str(error), seconds=time.monotonic() - start)
         return Outcome(found, seconds=time.monotonic() - start)
-
-    def slope(self, asked: Slope) -> tuple[float, ...]:
-        """The slope along every setting.
-
-        By the chain rule, ⟨∇_θ, ∂θ/∂λ⟩ with ∂θ/∂λ = θ(λ + 1) − θ(λ): merges are linear in λ.
-        """
-        point = asked.point
-        if point.recipe is None or not self._in_place:
-            raise ConfigError(
-                "this model's weights cannot be differentiated in place",
-                where="search.method",
-                got="gradient",
-                fix="use method: surrogate",
-            )
-        self._become(point)
-        gradients = self._examiner.pull(asked.split, asked.weights)
-        here = _exact(point.recipe)
-        found = []
-        for name in asked.names:
-            there = here.with_settings({name: float(point.settings[name]) + 1})
-            total = 0.0
-            pairs = zip(self._composer.compose(here), self._composer.compose(there), strict=True)
-            for (key, tensor), (_, moved) in pairs:
-                if key in gradients:
-                    vector = (moved.double() - tensor.double()).to(gradients[key].device)
-                    total += float((vector * gradients[key].double()).sum())
-            found.append(total)
-        return tuple(found)
 
     def probe(self, split: str, batch_size: int) -> float:
         """Seconds that one point takes on a split, from two batches: the longest and a middle one.
@@ -184,12 +135,6 @@ class Worker:
             control.replace(model, RandomControl(base, own, seed=self._seed, name=name))
         self._control = control
         return control
-
-
-def _exact(recipe: Recipe) -> Recipe:
-    """The recipe in float32: differences of rounded weights would be noise."""
-    raw = {key: value for key, value in recipe.raw.items() if key != "out_dtype"}
-    return Recipe.from_mapping({**raw, "dtype": "float32"}, recipe.where)
 
 
 def _slope(x1: float, x2: float, y1: float, y2: float) -> float:

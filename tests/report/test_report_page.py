@@ -254,7 +254,6 @@ def test_all_text_is_escaped(
 ) -> None:
     evil = "<script>alert('x')</script>\"&amp;"
     results["transfer"] = transfer
-    results["race"] = {"rows": 9, "passes": 5, "full_passes": 9, "stopped": {"blue": 3}}
     results["warnings"] = ["blue"]
     text = json.dumps(results)
     for word in (*tiny.GROUPS, "fft", "lora", "tiny", "maximise"):
@@ -272,14 +271,11 @@ def test_all_text_is_escaped(
         assert any(evil + word in part for texts in page.texts.values() for part in texts)
 
 
-def test_race_and_transfer_are_shown_with_their_reasons(
+def test_the_transfer_is_shown_with_its_reasons(
     results: dict[str, Any], transfer: dict[str, Any], drawn: Path, tmp_path: Path
 ) -> None:
     draw_transfer(transfer, tmp_path)
-    race = {"rows": 120, "passes": 90, "full_passes": 360, "stopped": {"λ=1": 24}}
-    page = made({**results, "race": race, "transfer": transfer}, tmp_path)
-    assert any("with 25% of the grid's forward passes" in text for text in page.texts["p"])
-    assert body(page.tables["Points that the race stopped"]) == {"λ=1": ["24"]}
+    page = made({**results, "transfer": transfer}, tmp_path)
     expected = {v["group"]: [v["status"], v["reason"]] for v in transfer["verdicts"]}
     assert body(page.tables["Verdicts"]) == expected
     assert {status for status, _ in expected.values()} == {"safe", "unsafe"}

@@ -10,7 +10,6 @@ from search_landscape import GOAL, SPACE, evaluation, search
 from mergekit_fair.errors import ConfigError
 from mergekit_fair.sweep.search import (
     Goal,
-    GridProposer,
     Limit,
     Observation,
     Proposer,
@@ -24,7 +23,6 @@ from mergekit_fair.sweep.search.observation import best, feasible_front
 
 PROPOSERS: dict[str, Proposer] = {
     "random": RandomProposer(SPACE, seed=1),
-    "grid": GridProposer(SPACE, budget=30),
     "surrogate": SurrogateProposer(SPACE, GOAL, seed=1, candidates=100),
 }
 TINY = Space(SPACE.names, SPACE.low, SPACE.high, step=0.5)  # 27 points
@@ -48,7 +46,6 @@ def test_asking_again_asks_the_same_and_never_what_is_known(name: str) -> None:
 def test_an_exhausted_space_gives_fewer_points() -> None:
     proposers: tuple[Proposer, ...] = (
         RandomProposer(TINY),
-        GridProposer(TINY, 100),
         SurrogateProposer(TINY, GOAL, candidates=200),
     )
     for proposer in proposers:

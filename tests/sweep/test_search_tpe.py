@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -10,7 +11,6 @@ from search_landscape import GOAL, SPACE, measure, search
 
 from mergekit_fair.errors import ConfigError
 from mergekit_fair.sweep.search import (
-    GridProposer,
     OptunaProposer,
     Space,
     failed,
@@ -54,7 +54,8 @@ def test_failed_points_and_small_spaces() -> None:
     asked = OptunaProposer(SPACE, GOAL).ask(history, 2)
     assert len(set(asked) - {seen.x for seen in history}) == 2
     tiny = Space(SPACE.names, SPACE.low, SPACE.high, step=0.5)
-    everything = [measure(x) for x in GridProposer(tiny, 27).ask([], 27)]
+    steps = [(low, (low + high) / 2, high) for low, high in zip(SPACE.low, SPACE.high, strict=True)]
+    everything = [measure(x) for x in itertools.product(*steps)]
     assert OptunaProposer(tiny, GOAL).ask(everything, 2) == []
     last = OptunaProposer(tiny, GOAL).ask(everything[:-1], 2)
     assert last == [everything[-1].x]

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import tiny
 import yaml
@@ -17,11 +16,8 @@ from mergekit_fair.cli import main
 from mergekit_fair.errors import ConfigError
 from mergekit_fair.progress import Silent
 from mergekit_fair.sweep.config import load_sweep
-from mergekit_fair.sweep.exams import open_exam
-from mergekit_fair.sweep.plan import Planner
 from mergekit_fair.sweep.run import run_sweep
 from mergekit_fair.sweep.store import Store
-from mergekit_fair.sweep.worker import Job, Slope, Worker
 
 PLAIN = {
     "task": "plain",
@@ -177,43 +173,6 @@ def test_causal_models_have_the_numbers_of_eval(causal: Path, data: Path, tmp_pa
         assert store.scores(line["id"], "validation").tolist() == list(margins.values())
     store.close()
     assert {line["kind"] for line in results["points"]} == {"baseline", "merge", "control"}
-
-
-@pytest.mark.parametrize("tied", [False, True])
-def test_a_causal_gradient_is_that_of_finite_differences(
-    data: Path, tmp_path: Path, tied: bool
-) -> None:
-    """Embeddings of their own and tied ones; prompts of several lengths, some of them cut."""
-    family = write_causal_family(tmp_path, "qwen2", tie_word_embeddings=tied)
-    tasks = {"tasks": ["fair_adult_sex"], "data": str(data), "limit": 30, "device": "cpu"}
-    search = {"method": "gradient", "budget": 9}
-    path = tiny.write_sweep(
-        family,
-        tmp_path / "sweep.yml",
-        recipe=merged(family),
-        grid={},
-        evaluate={**tasks, "batch_size": 7, "num_fewshot": 1},
-        baselines={"base": str(family / "base")},
-        controls=[],
-        inject=None,
-        search=search,
-        select={"subject_to": {"dpd": "<= 0.3"}},
-    )
-    sweep = load_sweep(path)
-    exam = open_exam(sweep.config.evaluate)
-    planner = Planner(sweep, exam.fingerprint())
-    worker = Worker(exam, planner.models()[0], "cpu", {}, seed=0, progress=Silent())
-    names, here = tuple(sweep.ranges), {"weight.blue": 0.4, "weight.green": 0.2}
-    weights = np.random.default_rng(0).normal(size=30)
-    found = worker.slope(Slope(planner.searched(here), "validation", names, weights))
-    step = 5e-3
-    for name, slope in zip(names, found, strict=True):
-        ends = [planner.searched({**here, name: here[name] + sign * step}) for sign in (1, -1)]
-        up, down = (worker.run(Job(end, "validation")).scores["fair_adult_sex"] for end in ends)
-        expected = float(weights @ (up - down)) / (2 * step)
-        assert slope == pytest.approx(expected, rel=1e-2, abs=1e-2)
-    results = run_sweep(sweep, tmp_path / "out", Silent())
-    assert [line["kind"] for line in results["points"]].count("search") == 2
 
 
 @pytest.mark.parametrize(

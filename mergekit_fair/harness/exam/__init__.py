@@ -69,10 +69,3 @@ class Examiner(Protocol):
 
     def costs(self, split: str) -> Sequence[int]:
         """How long every row of the first task is: in tokens, or in characters of its requests."""
-
-    def pull(self, split: str, weights: NDArray[np.floating[Any]]) -> dict[str, Any]:
-        """Parameter name → ∂/∂θ of Σ_i weights_i · margin_i, over the first task's rows.
-
-        Raises:
-            ConfigError: the model gives no margins that can be differentiated.
-        """

@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from mergekit_fair.data import Rows
 from mergekit_fair.harness.answers import Answers, Scores
 from mergekit_fair.harness.classifier import load_classifier
 from mergekit_fair.harness.exam import Part
 from mergekit_fair.harness.inputs import Inputs, Taken, open_inputs
-from mergekit_fair.harness.predict import margins, pulled
+from mergekit_fair.harness.predict import margins
 from mergekit_fair.progress import Progress
 
 
@@ -84,14 +80,6 @@ class RowsExaminer:
 
     def costs(self, split: str) -> Sequence[int]:
         return self._of(split).lengths
-
-    def pull(self, split: str, weights: NDArray[np.floating[Any]]) -> dict[str, Any]:
-        def logits(batch: dict[str, Any]) -> Any:
-            return self.model(**{k: v.to(self.device) for k, v in batch.items()}).logits
-
-        factors = np.stack([-weights, weights], axis=1)
-        size = self._exam.batch_size
-        return pulled(self.model, logits, self._of(split), factors, size)
 
     def _of(self, split: str) -> Inputs:
         if split not in self._inputs:

@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mergekit_fair.errors import ConfigError, DataError
 from mergekit_fair.harness.answers import Answers, Scores
 from mergekit_fair.harness.exam import Part
-from mergekit_fair.harness.exam.gradients import gradients
 from mergekit_fair.harness.exam.requests import prepared
 from mergekit_fair.harness.run import Request, heard, lm_of, task_manager
 from mergekit_fair.progress import Progress
@@ -164,11 +162,6 @@ class TasksExaminer:
     def costs(self, split: str) -> Sequence[int]:
         asked = next(iter(self._exam.asked(split).values()))
         return [sum(len(str(i.args[0])) for i in row) for row in asked.instances]
-
-    def pull(self, split: str, weights: NDArray[np.floating[Any]]) -> dict[str, Any]:
-        asked = next(iter(self._exam.asked(split).values()))
-        requests = [instance for row in asked.instances for instance in row]
-        return gradients(self._lm, requests, weights)
 
 
 def _asked(name: str, task: Any, request: Request) -> Asked:

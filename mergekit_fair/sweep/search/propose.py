@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -41,18 +40,6 @@ class RandomProposer:
     def ask(self, history: Sequence[Observation], count: int) -> list[Coordinates]:
         """See :class:`Proposer`."""
         return draw_new(self.space, count, seen(history), generator(self.seed, history))
-
-
-@dataclass(frozen=True)
-class GridProposer:
-    """The finest lattice that fits the budget, farthest points first."""
-
-    space: Space
-    budget: int
-
-    def ask(self, history: Sequence[Observation], count: int) -> list[Coordinates]:
-        """See :class:`Proposer`."""
-        return distinct(_lattice(self.space, self.budget), seen(history))[:count]
 
 
 def generator(seed: int, history: Sequence[Observation]) -> np.random.Generator:
@@ -90,8 +77,3 @@ def draw_new(
         if len(found) >= count:
             break
     return found[:count]
-
-
-@lru_cache(maxsize=8)
-def _lattice(space: Space, budget: int) -> tuple[Coordinates, ...]:
-    return tuple(space.lattice(budget))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -17,8 +16,6 @@ Array = NDArray[np.float64]
 
 # Sobol points drawn before a small space counts as exhausted, as a power of 2.
 _LARGEST_DRAW = 14
-# Ordering a lattice costs the square of its points.
-MOST_LATTICE_POINTS = 10_000
 
 
 @dataclass(frozen=True)
@@ -104,61 +101,8 @@ class Space:
                 return found[:count]
             exponent += 2
 
-    def lattice(self, budget: int) -> list[Coordinates]:
-        """The finest full-factorial lattice of at most ``budget`` points.
-
-        Levels per setting are equal, or one more for the first settings where the budget allows.
-        The order is farthest first: each point has the largest distance (in units of the ranges,
-        ties in lexicographic order) to those before it, so that every prefix is spread out. A
-        budget below 2^G leaves some settings at one level, the middle of their range.
-
-        Raises:
-            ConfigError: a budget below 1 or above 10,000.
-        """
-        if not 1 <= budget <= MOST_LATTICE_POINTS:
-            raise ConfigError(
-                "is no budget for a lattice",
-                where="budget",
-                got=budget,
-                allowed=f"1 to {MOST_LATTICE_POINTS:,}",
-            )
-        axes = [
-            np.linspace(0, 1, count) if count > 1 else np.array([0.5])
-            for count in _levels(budget, self.dimensions)
-        ]
-        points = distinct(self.points(self.unscaled(list(itertools.product(*axes)))))
-        return [points[index] for index in _farthest_first(self.scaled(points))]
-
 
 def distinct(points: Iterable[Coordinates], but: Collection[Coordinates] = ()) -> list[Coordinates]:
     """Points in order, each once, without those in ``but``."""
     left_out = set(but)
     return [point for point in dict.fromkeys(points) if point not in left_out]
-
-
-def _levels(budget: int, dimensions: int) -> list[int]:
-    """Levels per dimension: as equal and as many as the budget allows."""
-    levels = [1] * dimensions
-    grown = True
-    while grown:
-        grown = False
-        for index in range(dimensions):
-            rest = math.prod(levels[:index] + levels[index + 1 :])
-            # Not more than one level ahead of the coarsest, or the first would take all.
-            if rest * (levels[index] + 1) <= budget and levels[index] == min(levels):
-                levels[index] += 1
-                grown = True
-    return levels
-
-
-def _farthest_first(points: Array) -> list[int]:
-    """Order of (n, G) points: the first one, then always the farthest from those taken."""
-    order = [0]
-    nearest = ((points - points[0]) ** 2).sum(axis=1)
-    while len(order) < len(points):
-        nearest[order[-1]] = -1.0
-        # Rounded, so that ties are ties on every machine.
-        order.append(int(np.argmax(np.round(nearest, 9))))
-        distance = ((points - points[order[-1]]) ** 2).sum(axis=1)
-        nearest = np.minimum(nearest, distance)
-    return order

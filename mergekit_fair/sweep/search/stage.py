@@ -14,7 +14,6 @@ from mergekit_fair.sweep.plan import Planner, Point
 from mergekit_fair.sweep.rule import LOWER_IS_BETTER, Constraint, Select
 from mergekit_fair.sweep.search import (
     Goal,
-    GridProposer,
     Limit,
     Observation,
     OptunaProposer,
@@ -27,7 +26,6 @@ from mergekit_fair.sweep.search import (
     require_optuna,
     write_journal,
 )
-from mergekit_fair.sweep.search.descent import descend
 from mergekit_fair.sweep.select import limit_of
 
 _GAPS = ("dpd", "eod")
@@ -51,8 +49,6 @@ def search(
         tuple(high for _, high in sweep.ranges.values()),
     )
     goal = goal_of(sweep.config.select, measurer, baselines)
-    if config.method == "gradient":
-        return descend(config, space, goal, planner, measurer, seed=sweep.config.seed)
     proposer = _proposer(config, space, goal, sweep.config.seed)
     points: list[Point] = []
     history: list[Observation] = []
@@ -116,7 +112,7 @@ def require_possible(sweep: Sweep, config: Search) -> None:
     if config.method == "optuna":
         require_optuna()
     reference, rule = sweep.config.evaluate.reference, sweep.config.select
-    if config.method in ("surrogate", "gradient"):
+    if config.method == "surrogate":
         named = [rule.maximize, *rule.subject_to]
         other = [name for name in named if "." in name]
         if reference != "between_groups" or other:
@@ -131,8 +127,6 @@ def require_possible(sweep: Sweep, config: Search) -> None:
 def _proposer(config: Search, space: Space, goal: Goal, seed: int) -> Proposer:
     if config.method == "random":
         return RandomProposer(space, seed)
-    if config.method == "grid":
-        return GridProposer(space, config.budget)
     if config.method == "optuna":
         return OptunaProposer(space, goal, seed)
     return SurrogateProposer(space, goal, seed)
