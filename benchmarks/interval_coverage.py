@@ -10,9 +10,9 @@ import numpy as np
 from interval_truths import NAMES, PATTERNS, Truth
 
 from mergekit_fair.fairness import CountTable, gaps
-from mergekit_fair.fairness.evidence import Evidence
 from mergekit_fair.fairness.intervals import Ends, Interval, around, percentile
-from mergekit_fair.fairness.statistics import Deciding
+from mergekit_fair.fairness.point_metrics import Deciding
+from mergekit_fair.fairness.uncertainty import Evidence
 
 CONFIDENCE = 0.95
 KINDS = ("percentile", "basic", "bias-corrected", "conservative", "band")

@@ -45,8 +45,8 @@ def main() -> None:
 def searched(given: argparse.Namespace, method: str, seed: int) -> list[tuple[int, float]]:
     """(evaluations spent, hypervolume so far) of one search."""
     from mergekit_fair.progress import Silent
-    from mergekit_fair.sweep.config import load_sweep
-    from mergekit_fair.sweep.run import run_sweep
+    from mergekit_fair.sweep.runner import run_sweep
+    from mergekit_fair.sweep.sweep_config import load_sweep
 
     folder = given.out / f"{method}-{seed}"
     folder.mkdir(parents=True, exist_ok=True)

@@ -21,8 +21,8 @@ def register() -> None:
         RecipeError: another package has registered a method under one of our names.
         ConfigError: the same for a model or an aggregation.
     """
-    from mergekit_fair.harness.lm import register_models
-    from mergekit_fair.methods.registry import register_methods
+    from mergekit_fair.evaluation.lm import register_models
+    from mergekit_fair.merging.methods.registry import register_methods
 
     register_methods()
     register_models()

@@ -22,16 +22,16 @@ _FAMILIES = (
     # had imported the first one.
     (
         ("mergekit.merge_methods", "mergekit.plan"),
-        ("mergekit_fair.methods.registry", "register_methods", "merge methods"),
+        ("mergekit_fair.merging.methods.registry", "register_methods", "merge methods"),
     ),
     # The list of models, and the metrics, which a command that only looks at tasks imports.
     (
         ("lm_eval.models",),
-        ("mergekit_fair.harness.lm", "register_models", "models"),
+        ("mergekit_fair.evaluation.lm", "register_models", "models"),
     ),
     (
         ("lm_eval.api.metrics",),
-        ("mergekit_fair.harness.lm", "register_aggregations", "aggregations"),
+        ("mergekit_fair.evaluation.lm", "register_aggregations", "aggregations"),
     ),
 )
 

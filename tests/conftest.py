@@ -36,8 +36,8 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import tiny
 
     from mergekit_fair.progress import Silent
-    from mergekit_fair.training.config import load_train_config
-    from mergekit_fair.training.run import train
+    from mergekit_fair.training.family import train
+    from mergekit_fair.training.train_config import load_train_config
 
     folder = tmp_path_factory.mktemp("family")
     config = load_train_config(tiny.write_training(folder, checkpoints=[0.5]))
@@ -51,8 +51,8 @@ def swept(family: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     import tiny
 
     from mergekit_fair.progress import Silent
-    from mergekit_fair.sweep.config import load_sweep
-    from mergekit_fair.sweep.run import run_sweep
+    from mergekit_fair.sweep.runner import run_sweep
+    from mergekit_fair.sweep.sweep_config import load_sweep
 
     folder = tmp_path_factory.mktemp("sweep")
     sweep = load_sweep(tiny.write_sweep(family, folder / "sweep.yml"))

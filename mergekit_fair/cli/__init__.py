@@ -18,24 +18,25 @@ import click
 from mergekit_fair import __version__
 from mergekit_fair.errors import FairError
 
-# name → (module, one line of help). The help is here so that `--help` imports no command.
+# name → one line of help, here so that `--help` imports no command. `tasks-dir` is the command of
+# the module `cmd_tasks_dir`.
 COMMANDS = {
-    "demo": ("demo", "The whole job on embedded real data: train, sweep, inject, merge."),
-    "train": ("train", "Base with its head, FFT, LoRA and one model per subgroup."),
-    "merge": ("merge", "One merge, or a grid of λ in one pass, to disk."),
-    "check": ("check", "Check a recipe without merging, or a merged model against its manifest."),
-    "grid": ("grid", "Plain recipe files for a grid of λ."),
-    "sweep": ("sweep", "Measure a λ grid, choose on validation rows, report once."),
-    "report": ("report", "Rebuild tables, pictures and the HTML page of a sweep."),
-    "eval": ("eval", "Run lm-eval: accuracy, DPD, EOD per subgroup, with intervals."),
-    "compare": ("compare", "Evaluations of models on the same rows: paired differences."),
-    "vectors": ("vectors", "Task vectors: norms, cosines, sign conflict, displacement."),
-    "basis": ("basis", "Keep T task vectors as M basis vectors, and merge from these."),
-    "push": ("push", "Upload a merged model with its fairness card to the Hub."),
-    "methods": ("methods", "The registered merge methods and their parameters."),
-    "tasks-dir": ("tasks_dir", "The folder of the task suite, for lm_eval --include_path."),
-    "exec": ("exec", "Run a stock program with the plug-in's methods, models and metrics."),
-    "hook": ("hook", "Let mergekit's and lm-eval's own programs see it; off until installed."),
+    "demo": "The whole job on embedded real data: train, sweep, inject, merge.",
+    "train": "Base with its head, FFT, LoRA and one model per subgroup.",
+    "merge": "One merge, or a grid of λ in one pass, to disk.",
+    "check": "Check a recipe without merging, or a merged model against its manifest.",
+    "grid": "Plain recipe files for a grid of λ.",
+    "sweep": "Measure a λ grid, choose on validation rows, report once.",
+    "report": "Rebuild tables, pictures and the HTML page of a sweep.",
+    "eval": "Run lm-eval: accuracy, DPD, EOD per subgroup, with intervals.",
+    "compare": "Evaluations of models on the same rows: paired differences.",
+    "vectors": "Task vectors: norms, cosines, sign conflict, displacement.",
+    "basis": "Keep T task vectors as M basis vectors, and merge from these.",
+    "push": "Upload a merged model with its fairness card to the Hub.",
+    "methods": "The registered merge methods and their parameters.",
+    "tasks-dir": "The folder of the task suite, for lm_eval --include_path.",
+    "exec": "Run a stock program with the plug-in's methods, models and metrics.",
+    "hook": "Let mergekit's and lm-eval's own programs see it; off until installed.",
 }
 
 
@@ -76,14 +77,14 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         with _imports_kept():
-            module = importlib.import_module(f"mergekit_fair.cli.{COMMANDS[cmd_name][0]}")
+            module = importlib.import_module(f"mergekit_fair.cli.cmd_{cmd_name.replace('-', '_')}")
         command: click.Command = module.command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         del ctx
         with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+            formatter.write_dl(list(COMMANDS.items()))
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

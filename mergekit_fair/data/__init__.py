@@ -8,10 +8,10 @@ The walk of a row: source (`sources`) → does it count (`conditions`, `units`) 
 `Rows` (`rows`, put together in `load`).
 """
 
+from mergekit_fair.data.description import DataSpec, load_spec, spec_inside
 from mergekit_fair.data.load import load_rows
 from mergekit_fair.data.rows import Rows
-from mergekit_fair.data.sources import package_file, source_fingerprint
-from mergekit_fair.data.spec import DataSpec, load_spec, spec_inside
+from mergekit_fair.data.table import package_file, source_fingerprint
 
 __all__ = [
     "DataSpec",

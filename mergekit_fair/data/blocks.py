@@ -181,7 +181,7 @@ class Label(Threshold):
         return self
 
 
-class Groups(Threshold):
+class GroupColumns(Threshold):
     """Which subgroups a row belongs to: one column, several columns, or a column of lists."""
 
     column: Text | None = None
@@ -200,7 +200,7 @@ class Groups(Threshold):
         return {name: name for name in value} if isinstance(value, (list, tuple)) else value
 
     @model_validator(mode="after")
-    def _one_form(self) -> Groups:
+    def _one_form(self) -> GroupColumns:
         given = _given(self, "column", "columns", "list_")
         if len(given) != 1:
             shown = " and ".join(name.rstrip("_") for name in given) or "none"

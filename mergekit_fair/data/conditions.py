@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from mergekit_fair.data.blocks import Text, Threshold, Values
 from mergekit_fair.data.cells import column, listed, missing, numbers, texts
-from mergekit_fair.data.labels import COMPARE
+from mergekit_fair.data.label_column import COMPARE
 from mergekit_fair.errors import DataError
 
 if TYPE_CHECKING:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mergekit_fair.data.conditions import kept_rows
-from mergekit_fair.data.groups import read_groups
-from mergekit_fair.data.inputs import read_inputs
-from mergekit_fair.data.labels import read_labels
+from mergekit_fair.data.description import DataSpec
+from mergekit_fair.data.group_columns import read_groups
+from mergekit_fair.data.label_column import read_labels
 from mergekit_fair.data.leaks import check_leaks
+from mergekit_fair.data.row_inputs import read_inputs
 from mergekit_fair.data.rows import Rows
-from mergekit_fair.data.sources import read_table
-from mergekit_fair.data.spec import DataSpec
 from mergekit_fair.data.splits import UNUSED, assign_splits
+from mergekit_fair.data.table import read_table
 from mergekit_fair.data.units import merge_units
 from mergekit_fair.errors import DataError
 

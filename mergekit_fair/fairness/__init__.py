@@ -32,15 +32,15 @@ from mergekit_fair.fairness.compare import (
 from mergekit_fair.fairness.counts import CountTable
 from mergekit_fair.fairness.groups import Groups, cross
 from mergekit_fair.fairness.holm import holm
+from mergekit_fair.fairness.level_matching import matching_threshold, predict_at
 from mergekit_fair.fairness.measure import measure, measure_table
 from mergekit_fair.fairness.measurement import Measurement
 from mergekit_fair.fairness.multiclass import measure_classes
 from mergekit_fair.fairness.multilabel import measure_labels
+from mergekit_fair.fairness.one_vs_rest import MultiMeasurement
 from mergekit_fair.fairness.paired import Comparison
+from mergekit_fair.fairness.point_metrics import estimate
 from mergekit_fair.fairness.scores import ScoreMeasurement, measure_scores
-from mergekit_fair.fairness.statistics import estimate
-from mergekit_fair.fairness.thresholds import matching_threshold, predict_at
-from mergekit_fair.fairness.views import MultiMeasurement
 
 __all__ = [
     "HEADLINE",

@@ -10,7 +10,6 @@ from numpy.typing import ArrayLike
 
 from mergekit_fair.fairness import metrics
 from mergekit_fair.fairness.counts import Counts, CountTable
-from mergekit_fair.fairness.evidence import Evidence
 from mergekit_fair.fairness.gaps import (
     DPD_RATES,
     EOD_RATES,
@@ -22,10 +21,11 @@ from mergekit_fair.fairness.gaps import (
     gap,
 )
 from mergekit_fair.fairness.intervals import check_settings, undefined_to_none
+from mergekit_fair.fairness.measure_warnings import notes
 from mergekit_fair.fairness.measurement import Gaps, GroupRates, Measurement, Summary
 from mergekit_fair.fairness.metrics import Mask, Values
-from mergekit_fair.fairness.notes import notes
-from mergekit_fair.fairness.statistics import Deciding
+from mergekit_fair.fairness.point_metrics import Deciding
+from mergekit_fair.fairness.uncertainty import Evidence
 
 
 def measure(
@@ -69,7 +69,7 @@ def measure(
         MeasurementError: input that no metric is defined on, or an unknown setting.
 
     Source: METHODS §1 (arXiv 2505.24262); intervals: :mod:`mergekit_fair.fairness.intervals`,
-    :mod:`mergekit_fair.fairness.band`, :mod:`mergekit_fair.fairness.null`.
+    :mod:`mergekit_fair.fairness.wilson_band`, :mod:`mergekit_fair.fairness.permutation`.
     """
     return measure_table(
         CountTable.tally(y_true, y_pred, groups),

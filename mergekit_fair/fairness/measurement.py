@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mergekit_fair.fairness.intervals import Ends, Interval
-from mergekit_fair.fairness.null import Null
+from mergekit_fair.fairness.permutation import Null
 
 Number = float | None
 

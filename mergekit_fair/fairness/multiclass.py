@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from mergekit_fair.errors import MeasurementError
 from mergekit_fair.fairness.joint import Column, JointTable
 from mergekit_fair.fairness.labels import UNANSWERED, is_nan, unmasked
-from mergekit_fair.fairness.views import MultiMeasurement, measure_views
+from mergekit_fair.fairness.one_vs_rest import MultiMeasurement, measure_views
 
 
 def measure_classes(

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from mergekit_fair.errors import MeasurementError
 from mergekit_fair.fairness.joint import JointTable
 from mergekit_fair.fairness.labels import binary_labels, binary_predictions, same_length
-from mergekit_fair.fairness.views import MultiMeasurement, measure_views
+from mergekit_fair.fairness.one_vs_rest import MultiMeasurement, measure_views
 
 
 def measure_labels(

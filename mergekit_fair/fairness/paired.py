@@ -18,9 +18,9 @@ from mergekit_fair.fairness.counts import Counts, CountTable, group_counts, tota
 from mergekit_fair.fairness.intervals import Interval, around, percentile
 from mergekit_fair.fairness.joint import JointTable
 from mergekit_fair.fairness.labels import binary_labels, binary_predictions, same_length
+from mergekit_fair.fairness.measure_warnings import draw_notes, interval_notes
 from mergekit_fair.fairness.metrics import Values
-from mergekit_fair.fairness.notes import draw_notes, interval_notes
-from mergekit_fair.fairness.statistics import Deciding, statistics
+from mergekit_fair.fairness.point_metrics import Deciding, statistics
 
 COMPARED = ("acc", "dpd", "eod", "bal_acc", "worst_group_acc", "selection_rate")
 

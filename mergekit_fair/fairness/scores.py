@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mergekit_fair.errors import MeasurementError
 from mergekit_fair.fairness.counts import groups_of
+from mergekit_fair.fairness.eligible_groups import usable_groups
 from mergekit_fair.fairness.intervals import (
     Ends,
     Interval,
@@ -20,10 +21,9 @@ from mergekit_fair.fairness.intervals import (
     undefined_to_none,
 )
 from mergekit_fair.fairness.labels import is_nan, unmasked
+from mergekit_fair.fairness.measure_warnings import draw_notes, interval_notes
 from mergekit_fair.fairness.metrics import Mask, Values, spread
-from mergekit_fair.fairness.notes import draw_notes, interval_notes
-from mergekit_fair.fairness.statistics import MAX_UNANSWERED
-from mergekit_fair.fairness.usable import usable_groups
+from mergekit_fair.fairness.point_metrics import MAX_UNANSWERED
 
 _CHUNK = 2**22  # resampled rows in memory at once
 

@@ -14,7 +14,7 @@ from mergekit_fair.report.page_tables import (
     lines_table,
     tasks_of,
 )
-from mergekit_fair.report.table import verdict
+from mergekit_fair.report.text_tables import verdict
 from mergekit_fair.schema import parse_yaml
 
 Results = dict[str, Any]

@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from mergekit_fair.engine.files import write_atomic
+from mergekit_fair.files import write_atomic
 from mergekit_fair.report.page_tables import (
     Table,
     comparison_rows,
@@ -19,7 +19,7 @@ from mergekit_fair.report.page_tables import (
     verdict_rows,
     worst_rows,
 )
-from mergekit_fair.report.table import verdict
+from mergekit_fair.report.text_tables import verdict
 
 Results = dict[str, Any]
 

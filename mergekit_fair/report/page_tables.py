@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mergekit_fair.report.table import interval_text, value_text
+from mergekit_fair.report.text_tables import interval_text, value_text
 from mergekit_fair.sweep.lines import evaluations_of
 from mergekit_fair.sweep.results import marks
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mergekit_fair.evaluation.evaluate import Measuring
+from mergekit_fair.evaluation.predictions import Answers
 from mergekit_fair.fairness import HEADLINE, Comparison, compare, holm
-from mergekit_fair.harness.answers import Answers
-from mergekit_fair.harness.evaluate import Measuring
 from mergekit_fair.sweep.lines import Line, evaluations_of
 from mergekit_fair.sweep.measurer import Measurer
 from mergekit_fair.sweep.rule import Select

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from mergekit_fair.data import load_rows
 from mergekit_fair.errors import ConfigError
-from mergekit_fair.harness.exam import Exam
-from mergekit_fair.sweep.config import Evaluate
+from mergekit_fair.evaluation.evaluator import Exam
+from mergekit_fair.sweep.sweep_config import Evaluate
 
 _BATCH_SIZE, _MAX_LENGTH = 64, 128
 
@@ -18,8 +18,8 @@ def open_exam(evaluate: Evaluate) -> Exam:
     """
     if not evaluate.tasks:
         return _rows(evaluate)
-    from mergekit_fair.harness.exam.tasks import TasksExam
-    from mergekit_fair.harness.run import Request
+    from mergekit_fair.evaluation.lm_eval_run import Request
+    from mergekit_fair.evaluation.task_evaluator import TasksExam
 
     arguments = dict(evaluate.model_args)
     if evaluate.max_length is not None:
@@ -38,7 +38,7 @@ def open_exam(evaluate: Evaluate) -> Exam:
 
 
 def _rows(evaluate: Evaluate) -> Exam:
-    from mergekit_fair.harness.exam.rows import RowsExam
+    from mergekit_fair.evaluation.row_evaluator import RowsExam
 
     if evaluate.data is None or isinstance(evaluate.data, str):
         raise ConfigError("needs a data description", where="evaluate.data", got=evaluate.data)

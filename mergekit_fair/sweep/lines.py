@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from mergekit_fair.errors import SweepError
-from mergekit_fair.harness.answers import Answers, Scores
-from mergekit_fair.harness.evaluate import Level, Measuring, evaluate
-from mergekit_fair.sweep.plan import Point
+from mergekit_fair.evaluation.evaluate import Level, Measuring, evaluate
+from mergekit_fair.evaluation.predictions import Answers, Scores
+from mergekit_fair.sweep.points import Point
 from mergekit_fair.sweep.worker import Outcome
 
 Line = dict[str, Any]

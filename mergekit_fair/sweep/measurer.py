@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from mergekit_fair.harness.answers import Answers
-from mergekit_fair.harness.evaluate import Measuring
-from mergekit_fair.harness.exam import Exam
+from mergekit_fair.evaluation.evaluate import Measuring
+from mergekit_fair.evaluation.evaluator import Exam
+from mergekit_fair.evaluation.predictions import Answers
 from mergekit_fair.progress import Progress
 from mergekit_fair.sweep.executor import Executor
 from mergekit_fair.sweep.lines import Levels, Line, Sheets, line_of, split_scores, thresholds_of
-from mergekit_fair.sweep.plan import Point
+from mergekit_fair.sweep.points import Point
 from mergekit_fair.sweep.results import one_line
 from mergekit_fair.sweep.store import Store
-from mergekit_fair.sweep.worker import Job, Outcome
+from mergekit_fair.sweep.worker import Outcome, PointJob
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Measurer:
         """The points' lines on a split, in the points' order."""
         split = split or self.split
         done = self.store.lines(split)
-        jobs = [Job(point, split) for point in unique(points) if point.id not in done]
+        jobs = [PointJob(point, split) for point in unique(points) if point.id not in done]
         for job, outcome in self.executor.run(jobs) if jobs else ():
             self._keep(job.point, split, outcome)
         done = self.store.lines(split)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from mergekit_fair.harness.answers import Answers
-from mergekit_fair.harness.evaluate import evaluate
-from mergekit_fair.sweep.config import SweepConfig
+from mergekit_fair.evaluation.evaluate import evaluate
+from mergekit_fair.evaluation.predictions import Answers
+from mergekit_fair.sweep.group_thresholds import CONSTRAINTS, NOTE, GroupThresholds, point_id
 from mergekit_fair.sweep.lines import Line
 from mergekit_fair.sweep.measurer import Measurer
-from mergekit_fair.sweep.thresholds import CONSTRAINTS, NOTE, GroupThresholds, point_id
+from mergekit_fair.sweep.sweep_config import SweepConfig
 
 
 @dataclass

@@ -9,7 +9,7 @@ from mergekit_fair.errors import SweepError
 from mergekit_fair.schema import dump_yaml
 
 if TYPE_CHECKING:
-    from mergekit_fair.sweep.plan import Point
+    from mergekit_fair.sweep.points import Point
 
 Line = dict[str, Any]
 

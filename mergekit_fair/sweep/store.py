@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from mergekit_fair.engine.files import lock_folder, write_atomic
 from mergekit_fair.errors import SweepError
-from mergekit_fair.harness.answers import Scores
+from mergekit_fair.evaluation.predictions import Scores
+from mergekit_fair.files import lock_folder, write_atomic
 
 Line = dict[str, Any]
 

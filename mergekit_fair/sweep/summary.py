@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from mergekit_fair.engine.shelf import size_of
-from mergekit_fair.harness.exam import Exam
-from mergekit_fair.sweep.config import Sweep
-from mergekit_fair.sweep.plan import Planner
-from mergekit_fair.weights.folder import tensor_infos
+from mergekit_fair.checkpoints.cache import size_of
+from mergekit_fair.checkpoints.folder import tensor_infos
+from mergekit_fair.evaluation.evaluator import Exam
+from mergekit_fair.sweep.points import Planner
+from mergekit_fair.sweep.sweep_config import Sweep
 
 _FLOAT64 = 8
 

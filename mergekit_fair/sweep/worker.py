@@ -9,19 +9,19 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from mergekit_fair.engine.compose import Composer
-from mergekit_fair.engine.place import fits_in_place, write
-from mergekit_fair.engine.shelf import RandomControl
+from mergekit_fair.checkpoints.assign import fits_in_place, write
 from mergekit_fair.errors import CheckpointError, MeasurementError
-from mergekit_fair.harness.answers import Scores
-from mergekit_fair.harness.classifier import resolve_device
-from mergekit_fair.harness.exam import Exam
+from mergekit_fair.evaluation.classifier import resolve_device
+from mergekit_fair.evaluation.evaluator import Exam
+from mergekit_fair.evaluation.predictions import Scores
+from mergekit_fair.merging.in_memory import Composer
+from mergekit_fair.merging.random_control import RandomControl
 from mergekit_fair.progress import Progress
-from mergekit_fair.sweep.plan import Point
+from mergekit_fair.sweep.points import Point
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
+class PointJob:
     """One point on one split."""
 
     point: Point
@@ -43,7 +43,7 @@ class Outcome:
     seconds: float = 0.0
 
 
-class Worker:
+class PointWorker:
     """Holds one model on the device and every checkpoint of the sweep, as far as there is room.
 
     Each point's weights are computed from the checkpoints anew and copied into the model, so
@@ -75,7 +75,7 @@ class Worker:
         self._in_place = fits_in_place(self._composer.tensors(base), self._examiner.model)
         self._current: str | None = None
 
-    def run(self, job: Job) -> Outcome:
+    def run(self, job: PointJob) -> Outcome:
         """Write the point's weights and ask."""
         start = time.monotonic()
         self._become(job.point)

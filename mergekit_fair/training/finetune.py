@@ -9,20 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mergekit_fair.engine.files import staged_folder, write_atomic
 from mergekit_fair.errors import TrainingError
-from mergekit_fair.harness.classifier import auto_class
-from mergekit_fair.harness.inputs import load_processor, open_inputs
+from mergekit_fair.evaluation.classifier import auto_class
+from mergekit_fair.evaluation.model_inputs import load_processor, open_inputs
+from mergekit_fair.files import staged_folder, write_atomic
 from mergekit_fair.progress import Progress
-from mergekit_fair.training.config import Lora, TrainConfig
-from mergekit_fair.training.lora import add_adapter
+from mergekit_fair.training.lora_targets import add_adapter
+from mergekit_fair.training.train_config import Lora, TrainConfig
 
 if TYPE_CHECKING:
     from mergekit_fair.data import Rows
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainingRun:
     """One model to train.
 
     Attributes:
@@ -39,7 +39,7 @@ class Run:
 
 
 def finetune(
-    run: Run, config: TrainConfig, base: Path, out: Path, work: Path, progress: Progress
+    run: TrainingRun, config: TrainConfig, base: Path, out: Path, work: Path, progress: Progress
 ) -> dict[str, Any]:
     """Train one model from `base`, and put it at `out` when it is complete.
 
@@ -104,7 +104,7 @@ def last_state(work: Path) -> str | None:
 
 
 def _trainer(
-    run: Run,
+    run: TrainingRun,
     config: TrainConfig,
     model: Any,
     inputs: Any,
@@ -132,7 +132,7 @@ def _trainer(
     return trainer
 
 
-def _arguments(run: Run, config: TrainConfig, learning_rate: float, work: Path) -> Any:
+def _arguments(run: TrainingRun, config: TrainConfig, learning_rate: float, work: Path) -> Any:
     import torch
     from transformers import TrainingArguments
 
@@ -168,7 +168,9 @@ def _arguments(run: Run, config: TrainConfig, learning_rate: float, work: Path) 
         ) from error
 
 
-def _keeper(run: Run, config: TrainConfig, base: Path, work: Path, progress: Progress) -> Any:
+def _keeper(
+    run: TrainingRun, config: TrainConfig, base: Path, work: Path, progress: Progress
+) -> Any:
     """A Trainer callback: progress, time spent before a kill, early checkpoints."""
     from transformers import TrainerCallback
 
@@ -203,7 +205,7 @@ def _keeper(run: Run, config: TrainConfig, base: Path, work: Path, progress: Pro
     return Keeper()
 
 
-def _save(model: Any, run: Run, base: Path, folder: Path) -> None:
+def _save(model: Any, run: TrainingRun, base: Path, folder: Path) -> None:
     """Full weights that transformers loads; a LoRA's adapter beside them in `adapter/`."""
     import copy
 

@@ -15,10 +15,10 @@ from click.testing import CliRunner
 from mergekit_fair.cli import main
 from mergekit_fair.data import load_rows, load_spec
 from mergekit_fair.progress import Silent
-from mergekit_fair.sweep.config import load_sweep
 from mergekit_fair.sweep.exams import open_exam
-from mergekit_fair.training.config import load_train_config
-from mergekit_fair.training.run import train
+from mergekit_fair.sweep.sweep_config import load_sweep
+from mergekit_fair.training.family import train
+from mergekit_fair.training.train_config import load_train_config
 
 
 def run(*arguments: object) -> str:

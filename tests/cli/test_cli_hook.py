@@ -22,7 +22,7 @@ from click.testing import CliRunner
 import mergekit_fair
 from mergekit_fair import hook
 from mergekit_fair.cli import main
-from mergekit_fair.cli.hook import CONTENT, LINE, MARK, NAME
+from mergekit_fair.cli.cmd_hook import CONTENT, LINE, MARK, NAME
 from mergekit_fair.schema import dump_yaml
 
 METHODS = ("subgroup_task_addition", "worst_group_injection")
@@ -170,7 +170,7 @@ assert not [name for name in sys.modules if name.startswith("lm_eval")]
     ways = [
         LOOK + gone,
         # Our own modules are half imported when mergekit's methods are ready.
-        "import mergekit_fair.methods.registry, mergekit.plan" + gone,
+        "import mergekit_fair.merging.methods.registry, mergekit.plan" + gone,
         "import mergekit_fair; mergekit_fair.register()",
     ]
     started = [hooked.start("-c", way + SEES) for way in ways]
@@ -195,8 +195,8 @@ assert not {"torch", "transformers", "mergekit"} & set(sys.modules)
     ways = [
         "",
         light,
-        "import mergekit_fair.harness.lm.text",
-        "import mergekit_fair.harness.lm as lm; lm.register_models(); lm.register_models()",
+        "import mergekit_fair.evaluation.lm.text_classifier",
+        "import mergekit_fair.evaluation.lm as lm; lm.register_models(); lm.register_models()",
     ]
     started = [hooked.start("-c", way + SEES_MODELS + gone) for way in ways]
     for way, result in zip(ways, [finished(process) for process in started], strict=True):

@@ -10,8 +10,8 @@ import tiny
 from click.testing import CliRunner
 
 from mergekit_fair.cli import main
-from mergekit_fair.engine.compose import load_tensors
-from mergekit_fair.training.base import file_sha256
+from mergekit_fair.merging.in_memory import load_tensors
+from mergekit_fair.training.base_model import file_sha256
 
 
 def test_sweep_writes_everything_and_the_merge_of_its_recipe_is_the_same_file(
@@ -85,7 +85,7 @@ def test_the_demo_job_on_the_real_model_and_real_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The demo's own files with fewer rows: everything else is as a user gets it."""
-    from mergekit_fair.cli import demo
+    from mergekit_fair.cli import cmd_demo as demo
 
     copied = demo.copy_recipes
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 import mergekit_fair
 from mergekit_fair.cli import COMMANDS, main
-from mergekit_fair.methods.registry import METHODS
+from mergekit_fair.merging.methods.registry import METHODS
 from mergekit_fair.schema import dump_yaml
 
 HEAVY = ("torch", "transformers", "mergekit", "pandas", "numpy", "sklearn", "matplotlib")
@@ -107,7 +107,7 @@ def test_the_help_lists_every_command():
     for option in ("--help", "-h"):
         result = run(option)
         assert result.exit_code == 0
-        for name, (_, text) in COMMANDS.items():
+        for name, text in COMMANDS.items():
             assert f"  {name} " in result.output
             assert text.split(".")[0] in " ".join(result.output.split())
 

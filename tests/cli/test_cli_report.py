@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from mergekit_fair.cli import main
-from mergekit_fair.cli.sweep import summary_text
+from mergekit_fair.report.outputs import summary_text
 
 
 @pytest.fixture

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mergekit_fair.data.blocks import Groups
-from mergekit_fair.data.groups import MAX_GROUPS, read_groups
+from mergekit_fair.data.blocks import GroupColumns
+from mergekit_fair.data.group_columns import MAX_GROUPS, read_groups
 from mergekit_fair.errors import DataError
 
 
 def groups(table, **spec):
-    return read_groups(pd.DataFrame(table), Groups.model_validate(spec), "data set 'x'")
+    return read_groups(pd.DataFrame(table), GroupColumns.model_validate(spec), "data set 'x'")
 
 
 def complaint(table, **spec):

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from mergekit_fair.data.blocks import Label
-from mergekit_fair.data.labels import read_labels
+from mergekit_fair.data.label_column import read_labels
 from mergekit_fair.errors import DataError
 
 

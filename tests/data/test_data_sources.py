@@ -11,7 +11,7 @@ import pytest
 
 from mergekit_fair.data import load_rows, package_file, source_fingerprint
 from mergekit_fair.data.blocks import Source
-from mergekit_fair.data.sources import read_table
+from mergekit_fair.data.table import read_table
 from mergekit_fair.errors import DataError
 
 RECORDS = [

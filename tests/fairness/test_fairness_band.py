@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from mergekit_fair.fairness import CountTable, measure, measure_table
-from mergekit_fair.fairness.band import gap_band, rate_limits, ratio_band
 from mergekit_fair.fairness.counts import group_counts
 from mergekit_fair.fairness.gaps import DPD_RATES, EOD_RATES
+from mergekit_fair.fairness.wilson_band import gap_band, rate_limits, ratio_band
 
 
 def wilson(k, n, confidence):

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from mergekit_fair.fairness import CountTable
-from mergekit_fair.fairness.evidence import Evidence
 from mergekit_fair.fairness.gaps import EOD_RATES, deviations, equalized_odds_difference, gap
 from mergekit_fair.fairness.intervals import around, conservative, percentile
-from mergekit_fair.fairness.statistics import Deciding
+from mergekit_fair.fairness.point_metrics import Deciding
+from mergekit_fair.fairness.uncertainty import Evidence
 
 EIGHT = np.array([12] + [84] * 7)  # the smallest has 2 % of 600 rows
 

@@ -5,14 +5,14 @@ import pytest
 
 from mergekit_fair.fairness import CountTable, measure
 from mergekit_fair.fairness.counts import group_counts, total
-from mergekit_fair.fairness.evidence import Evidence
 from mergekit_fair.fairness.gaps import (
     REFERENCES,
     demographic_parity_difference,
     equalized_odds_difference,
 )
 from mergekit_fair.fairness.intervals import basic, bias_corrected, replicates, wilson
-from mergekit_fair.fairness.statistics import Deciding
+from mergekit_fair.fairness.point_metrics import Deciding
+from mergekit_fair.fairness.uncertainty import Evidence
 
 GAPS = {"dpd": demographic_parity_difference, "eod": equalized_odds_difference}
 

@@ -6,7 +6,7 @@ import pytest
 from mergekit_fair.fairness import CountTable, measure, measure_table
 from mergekit_fair.fairness.counts import group_counts, total
 from mergekit_fair.fairness.gaps import DPD_RATES, EOD_RATES, REFERENCES, deviations, gap
-from mergekit_fair.fairness.null import Null, permuted
+from mergekit_fair.fairness.permutation import Null, permuted
 
 
 @pytest.fixture(scope="module")

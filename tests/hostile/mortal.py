@@ -20,11 +20,11 @@ from typing import Any
 from mergekit.options import MergeOptions
 
 from mergekit_fair.cli.terminal import quiet_libraries
-from mergekit_fair.engine.merge import merge_to_folder
-from mergekit_fair.engine.prepare import Settings
-from mergekit_fair.engine.review import review
+from mergekit_fair.merging.dry_run import review
+from mergekit_fair.merging.prepare import Settings
+from mergekit_fair.merging.recipe import Recipe
+from mergekit_fair.merging.to_disk import merge_to_folder
 from mergekit_fair.progress import Silent
-from mergekit_fair.recipe.recipe import Recipe
 
 CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir")
 

@@ -12,7 +12,7 @@ import torch
 from checkpoints import GROUPS, read, rewrite
 from safetensors.torch import save_file
 
-from mergekit_fair.weights.headers import read_header
+from mergekit_fair.checkpoints.headers import read_header
 
 AGAIN = "Copy or train the model again."
 FILE = "HERE/Male/model.safetensors"

@@ -10,9 +10,9 @@ import torch
 from checkpoints import GROUPS, read
 from mergekit.options import MergeOptions
 
-from mergekit_fair.engine.merge import merge_to_folder
 from mergekit_fair.errors import CheckpointError, RecipeError
-from mergekit_fair.recipe.recipe import Recipe
+from mergekit_fair.merging.recipe import Recipe
+from mergekit_fair.merging.to_disk import merge_to_folder
 
 FLIPS = 200
 SCALE = 0.3

@@ -16,9 +16,9 @@ import pytest
 import torch
 from checkpoints import Family, fine_tune, tokenizer
 
+from mergekit_fair.checkpoints.folder import read_config, tensor_infos
 from mergekit_fair.errors import CheckpointError
 from mergekit_fair.schema import dump_yaml
-from mergekit_fair.weights.folder import read_config, tensor_infos
 
 KILLS = 50
 OLD, NEW = 0.5, 0.3

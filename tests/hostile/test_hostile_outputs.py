@@ -124,7 +124,7 @@ def test_options_that_are_none(scene):
 
 
 def test_two_merges_at_a_time(scene):
-    from mergekit_fair.engine.files import staged_folder
+    from mergekit_fair.files import staged_folder
 
     with staged_folder(scene.here / "out"):
         assert scene.refused() == (

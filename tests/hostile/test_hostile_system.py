@@ -78,7 +78,7 @@ def test_each_call_that_fails_once(scene, monkeypatch, call):
 
 def test_the_disk_says_once_that_it_failed(scene, monkeypatch):
     """While the merge goes on, by a flush whose error the last flush would not repeat."""
-    monkeypatch.setattr("mergekit_fair.engine.shards.FLUSHED_FROM", 0)
+    monkeypatch.setattr("mergekit_fair.merging.shards.FLUSHED_FROM", 0)
     write = os.write
 
     def slow(*given):

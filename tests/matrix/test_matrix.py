@@ -28,8 +28,8 @@ from zoo import (
     write_trio,
 )
 
-from mergekit_fair.engine.merge import merge_to_folder
-from mergekit_fair.recipe.recipe import Recipe
+from mergekit_fair.merging.recipe import Recipe
+from mergekit_fair.merging.to_disk import merge_to_folder
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 # The dtypes of base, a and b, and the recipe's settings; the output has the base's dtype.

@@ -14,8 +14,8 @@ from mergekit.options import MergeOptions
 from safetensors.torch import load_file
 from zoo import BY_NAME, Tensors, Trio, loaded, write_trio
 
-from mergekit_fair.engine.merge import merge_to_folder
-from mergekit_fair.recipe.recipe import Recipe
+from mergekit_fair.merging.recipe import Recipe
+from mergekit_fair.merging.to_disk import merge_to_folder
 
 SHARD = 20_000  # bytes; the models have 80,000 to 200,000
 ROWS = ("bert", "qwen2-lm-tied", "t5-lm", "vit", "clip", "resnet")

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from mergekit_fair.errors import ConfigError
-from mergekit_fair.report.pictures import draw
-from mergekit_fair.report.table import comparison_table, points_table, results_csv, verdict
+from mergekit_fair.report.figures import draw
+from mergekit_fair.report.text_tables import comparison_table, points_table, results_csv, verdict
 
 
 @pytest.fixture(scope="module")

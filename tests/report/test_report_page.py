@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import tiny
 
+from mergekit_fair.report.figures import draw
 from mergekit_fair.report.page import write_page
-from mergekit_fair.report.pictures import draw
-from mergekit_fair.report.table import interval_text, value_text, verdict
-from mergekit_fair.report.transfer import draw_transfer
+from mergekit_fair.report.text_tables import interval_text, value_text, verdict
+from mergekit_fair.report.transfer_report import draw_transfer
 
 VOID = {"meta", "img"}
 METRICS = ("acc", "dpd", "eod", "bal_acc", "worst_group_acc", "selection_rate")
@@ -94,7 +94,7 @@ def results(drawn: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def transfer() -> dict[str, Any]:
     """A measured transfer matrix: green's vector harms blue; other decides nothing."""
-    from mergekit_fair.sweep.injection.transfer import transfer_matrix
+    from mergekit_fair.sweep.injection.transfer_matrix import transfer_matrix
     from mergekit_fair.sweep.injection.verdicts import judged
 
     rng = np.random.default_rng(0)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from mergekit_fair.errors import ConfigError
-from mergekit_fair.report.transfer import draw_transfer, transfer_table
-from mergekit_fair.sweep.injection.transfer import transfer_matrix
+from mergekit_fair.report.transfer_report import draw_transfer, transfer_table
+from mergekit_fair.sweep.injection.transfer_matrix import transfer_matrix
 from mergekit_fair.sweep.injection.verdicts import judged
 
 

@@ -23,9 +23,9 @@ from mergekit_fair.sweep.search import (
     hypervolume,
     observed,
 )
-from mergekit_fair.sweep.search.model import COMPOSED, Model, composed
 from mergekit_fair.sweep.search.observation import feasible_front
-from mergekit_fair.sweep.search.rates import expit, fit, terms
+from mergekit_fair.sweep.search.rate_model import COMPOSED, Model, composed
+from mergekit_fair.sweep.search.rate_polynomials import expit, fit, terms
 from mergekit_fair.sweep.search.surrogate import chosen
 
 RNG = np.random.default_rng

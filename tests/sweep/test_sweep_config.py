@@ -9,8 +9,8 @@ import pytest
 import tiny
 
 from mergekit_fair.errors import CheckpointError, ConfigError, FairError
-from mergekit_fair.sweep.config import load_sweep
-from mergekit_fair.sweep.run import plan_summary
+from mergekit_fair.sweep.runner import plan_summary
+from mergekit_fair.sweep.sweep_config import load_sweep
 
 
 @pytest.mark.parametrize(

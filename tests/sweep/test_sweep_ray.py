@@ -13,9 +13,9 @@ import pytest
 
 from mergekit_fair.errors import CheckpointError, ConfigError, SweepError
 from mergekit_fair.progress import Silent
-from mergekit_fair.sweep.config import load_sweep
-from mergekit_fair.sweep.on_ray import Cluster, OnRay
-from mergekit_fair.sweep.run import run_sweep
+from mergekit_fair.sweep.ray_executor import Cluster, OnRay
+from mergekit_fair.sweep.runner import run_sweep
+from mergekit_fair.sweep.sweep_config import load_sweep
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -74,8 +74,8 @@ def test_errors_come_back_from_a_worker(ray: Any, family: Path, tmp_path: Path) 
     import tiny
 
     from mergekit_fair.sweep.exams import open_exam
-    from mergekit_fair.sweep.plan import Planner
-    from mergekit_fair.sweep.worker import Job
+    from mergekit_fair.sweep.points import Planner
+    from mergekit_fair.sweep.worker import PointJob
 
     del ray
     sweep = load_sweep(tiny.write_sweep(family, tmp_path / "s.yml"))
@@ -84,7 +84,7 @@ def test_errors_come_back_from_a_worker(ray: Any, family: Path, tmp_path: Path) 
     object.__setattr__(broken, "model", str(tmp_path / "nowhere"))
     made = OnRay(sweep, planner.models()[0], Cluster(workers=1))
     with pytest.raises(CheckpointError) as caught:
-        list(made.run([Job(broken, "validation")]))
+        list(made.run([PointJob(broken, "validation")]))
     assert str(caught.value.where) == str(tmp_path / "nowhere")
     made.close()
 
@@ -93,10 +93,10 @@ def test_a_worker_that_is_lost_again_and_again_ends_the_sweep(
     ray: Any, swept: Path, tmp_path: Path
 ) -> None:
     del ray, tmp_path
-    from mergekit_fair.sweep import on_ray
+    from mergekit_fair.sweep import ray_executor as on_ray
     from mergekit_fair.sweep.exams import open_exam
-    from mergekit_fair.sweep.plan import Planner
-    from mergekit_fair.sweep.worker import Job
+    from mergekit_fair.sweep.points import Planner
+    from mergekit_fair.sweep.worker import PointJob
 
     class Mortal(on_ray.RayActor):
         def run(self, job: Any) -> Any:
@@ -108,15 +108,15 @@ def test_a_worker_that_is_lost_again_and_again_ends_the_sweep(
     cluster = Cluster(workers=1, restarts=1)
     made = OnRay(sweep, planner.models()[0], cluster, actor=Mortal)
     with pytest.raises(SweepError, match="a Ray worker was lost and 1 times started again"):
-        list(made.run([Job(planner.baselines()[0], "validation")]))
+        list(made.run([PointJob(planner.baselines()[0], "validation")]))
 
 
 def test_a_worker_without_room_is_not_waited_for(ray: Any, swept: Path) -> None:
     """One of two fits the two CPUs: it does the work, and that is said."""
     from mergekit_fair.sweep.exams import open_exam
-    from mergekit_fair.sweep.on_ray import RayActor
-    from mergekit_fair.sweep.plan import Planner
-    from mergekit_fair.sweep.worker import Job, Outcome
+    from mergekit_fair.sweep.points import Planner
+    from mergekit_fair.sweep.ray_executor import RayActor
+    from mergekit_fair.sweep.worker import Outcome, PointJob
 
     del ray
     said = []
@@ -134,7 +134,7 @@ def test_a_worker_without_room_is_not_waited_for(ray: Any, swept: Path) -> None:
     planner = Planner(sweep, open_exam(sweep.config.evaluate).fingerprint())
     cluster = Cluster(workers=2, cpus=2)
     made = OnRay(sweep, planner.models()[0], cluster, Hearing(), actor=Idle)
-    jobs = [Job(point, "validation") for point in planner.baselines()]
+    jobs = [PointJob(point, "validation") for point in planner.baselines()]
     assert {job.point.label for job, _ in made.run(jobs)} == {"fft", "lora"}
     made.close()
     assert said == [

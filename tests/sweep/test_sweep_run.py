@@ -19,16 +19,16 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from mergekit_fair.data import load_rows
-from mergekit_fair.engine.compose import load_tensors
 from mergekit_fair.errors import ConfigError, SweepError
-from mergekit_fair.harness.inputs import open_inputs
-from mergekit_fair.harness.predict import margins
+from mergekit_fair.evaluation.forward import margins
+from mergekit_fair.evaluation.model_inputs import open_inputs
+from mergekit_fair.merging.in_memory import load_tensors
+from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.progress import Silent
-from mergekit_fair.recipe.recipe import Recipe
-from mergekit_fair.report.pictures import draw
-from mergekit_fair.sweep.config import load_sweep
-from mergekit_fair.sweep.run import run_sweep
+from mergekit_fair.report.figures import draw
+from mergekit_fair.sweep.runner import run_sweep
 from mergekit_fair.sweep.store import Store
+from mergekit_fair.sweep.sweep_config import load_sweep
 
 
 def _results(folder: Path) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def test_the_selected_model_predicts_what_was_recorded_row_by_row(
 ) -> None:
     from mergekit.options import MergeOptions
 
-    from mergekit_fair.engine.merge import merge_to_folder
+    from mergekit_fair.merging.to_disk import merge_to_folder
 
     results = _results(swept)
     recipe = Recipe.load(swept / "out" / "selected" / "recipe.yml")
@@ -215,7 +215,7 @@ def test_a_bfloat16_merge_is_measured_as_it_is_written(
     """Baselines in float32 and merges in bfloat16 share one model in memory."""
     from mergekit.options import MergeOptions
 
-    from mergekit_fair.engine.merge import merge_to_folder
+    from mergekit_fair.merging.to_disk import merge_to_folder
 
     raw = Recipe.load(family / "run" / "addition.yml").raw | {"out_dtype": "bfloat16"}
     grid = {"lambda": [0.1, 0.2]}
@@ -242,13 +242,13 @@ def test_a_bfloat16_merge_is_measured_as_it_is_written(
 def test_weights_come_from_the_checkpoints_each_time(swept: Path, family: Path) -> None:
     """λ back and forth: no drift."""
     from mergekit_fair.sweep.exams import open_exam
-    from mergekit_fair.sweep.plan import Planner
-    from mergekit_fair.sweep.worker import Job, Worker
+    from mergekit_fair.sweep.points import Planner
+    from mergekit_fair.sweep.worker import PointJob, PointWorker
 
     sweep = load_sweep(swept / "sweep.yml")
     rows = load_rows(sweep.config.evaluate.data)
     points = Planner(sweep, rows.fingerprint()).merges()
-    worker = Worker(
+    worker = PointWorker(
         open_exam(sweep.config.evaluate),
         str(family / "run" / "base"),
         "cpu",
@@ -258,7 +258,7 @@ def test_weights_come_from_the_checkpoints_each_time(swept: Path, family: Path) 
     )
 
     def scores(point: Any) -> Any:
-        return worker.run(Job(point, "validation")).scores["tiny"]
+        return worker.run(PointJob(point, "validation")).scores["tiny"]
 
     first = scores(points[1])
     for point in (points[2], points[3], points[0]):

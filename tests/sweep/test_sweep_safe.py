@@ -13,9 +13,9 @@ from click.testing import CliRunner
 from mergekit_fair.cli import main
 from mergekit_fair.errors import ConfigError
 from mergekit_fair.progress import Silent
-from mergekit_fair.sweep.config import load_sweep
-from mergekit_fair.sweep.run import run_sweep
+from mergekit_fair.sweep.runner import run_sweep
 from mergekit_fair.sweep.store import Store
+from mergekit_fair.sweep.sweep_config import load_sweep
 
 
 def swept_with(family: Path, folder: Path, **changes: Any) -> tuple[dict[str, Any], Path]:
@@ -59,8 +59,8 @@ def test_with_a_tolerance_of_nearly_everything_groups_are_added_greedily(
 
 
 def test_several_injections_are_the_sum_of_their_vectors(family: Path, tmp_path: Path) -> None:
-    from mergekit_fair.engine.compose import Composer, load_tensors
-    from mergekit_fair.sweep.plan import Planner
+    from mergekit_fair.merging.in_memory import Composer, load_tensors
+    from mergekit_fair.sweep.points import Planner
 
     path = tiny.write_sweep(family, tmp_path / "sweep.yml", inject=injecting(0.5))
     point = Planner(load_sweep(path), "").injection({"blue": 0.2, "green": -0.3})
@@ -90,7 +90,7 @@ def test_without_tolerance_nothing_is_safe_and_no_injection_is_chosen(
         f"{statuses[g]} step" for g in results["transfer"]["injected"]
     ]
     assert results["selected"]["label"] == "λ=0.2"
-    from mergekit_fair.report.table import points_table
+    from mergekit_fair.report.text_tables import points_table
 
     table = points_table(results["points"])
     assert table.count(" step") == 2

@@ -11,8 +11,8 @@ import tiny
 
 from mergekit_fair.errors import ConfigError, FairError
 from mergekit_fair.progress import Silent
-from mergekit_fair.sweep.config import load_sweep
-from mergekit_fair.sweep.run import run_sweep
+from mergekit_fair.sweep.runner import run_sweep
+from mergekit_fair.sweep.sweep_config import load_sweep
 
 BUDGETS = {"random": 4, "optuna": 8, "surrogate": 8}
 

@@ -15,9 +15,9 @@ from click.testing import CliRunner
 from mergekit_fair.cli import main
 from mergekit_fair.errors import ConfigError
 from mergekit_fair.progress import Silent
-from mergekit_fair.sweep.config import load_sweep
-from mergekit_fair.sweep.run import run_sweep
+from mergekit_fair.sweep.runner import run_sweep
 from mergekit_fair.sweep.store import Store
+from mergekit_fair.sweep.sweep_config import load_sweep
 
 PLAIN = {
     "task": "plain",
@@ -82,8 +82,8 @@ def test_a_sweep_over_two_tasks_has_the_numbers_of_eval(
     assert "fair_adult_race/acc >= 0.1" in results["selected"]["rule"]
     from mergekit.options import MergeOptions
 
-    from mergekit_fair.engine.merge import merge_to_folder
-    from mergekit_fair.recipe.recipe import Recipe
+    from mergekit_fair.merging.recipe import Recipe
+    from mergekit_fair.merging.to_disk import merge_to_folder
 
     recipe = Recipe.load(tmp_path / "out" / "selected" / "recipe.yml")
     merge_to_folder(recipe, tmp_path / "model", MergeOptions(quiet=True))
@@ -157,8 +157,8 @@ def test_causal_models_have_the_numbers_of_eval(causal: Path, data: Path, tmp_pa
     results = run_sweep(load_sweep(path), tmp_path / "out", Silent())
     from mergekit.options import MergeOptions
 
-    from mergekit_fair.engine.merge import merge_to_folder
-    from mergekit_fair.recipe.recipe import Recipe
+    from mergekit_fair.merging.recipe import Recipe
+    from mergekit_fair.merging.to_disk import merge_to_folder
 
     store = Store(tmp_path / "out")
     for scale in (0.5, 1.0):

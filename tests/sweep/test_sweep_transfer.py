@@ -16,7 +16,7 @@ from mergekit_fair.sweep.injection.effects import (
     intervals,
     moved_rows,
 )
-from mergekit_fair.sweep.injection.transfer import transfer_matrix
+from mergekit_fair.sweep.injection.transfer_matrix import transfer_matrix
 from mergekit_fair.sweep.injection.verdicts import judged, verdicts
 
 STEP = 0.2

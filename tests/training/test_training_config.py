@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 from mergekit_fair.errors import ConfigError
-from mergekit_fair.training.config import load_train_config
+from mergekit_fair.training.train_config import load_train_config
 
 
 @pytest.fixture(scope="module")

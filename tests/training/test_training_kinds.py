@@ -11,13 +11,13 @@ import tiny
 import torch
 
 from mergekit_fair.data import load_rows
-from mergekit_fair.engine.compose import load_tensors
+from mergekit_fair.merging.in_memory import load_tensors
 from mergekit_fair.progress import Silent
-from mergekit_fair.sweep.config import load_sweep
-from mergekit_fair.sweep.run import run_sweep
+from mergekit_fair.sweep.runner import run_sweep
 from mergekit_fair.sweep.store import Store
-from mergekit_fair.training.config import load_train_config
-from mergekit_fair.training.run import train
+from mergekit_fair.sweep.sweep_config import load_sweep
+from mergekit_fair.training.family import train
+from mergekit_fair.training.train_config import load_train_config
 
 
 def _llama(folder: Path) -> Path:

@@ -9,8 +9,8 @@ import torch
 import transformers as tf
 
 from mergekit_fair.errors import TrainingError
-from mergekit_fair.training.config import Lora
-from mergekit_fair.training.lora import add_adapter, lora_targets
+from mergekit_fair.training.lora_targets import add_adapter, lora_targets
+from mergekit_fair.training.train_config import Lora
 
 SMALL: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 DECODER: dict[str, Any] = {**SMALL, "intermediate_size": 64, "vocab_size": 50, "num_labels": 2}

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mergekit_fair.engine.compose import load_tensors
+from mergekit_fair.merging.in_memory import load_tensors
 
 
 def test_two_processes_train_one_family(family: Path, tmp_path: Path) -> None:

@@ -18,13 +18,13 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from mergekit_fair.data import load_rows
-from mergekit_fair.engine.compose import load_tensors
 from mergekit_fair.errors import CheckpointError, ConfigError, TrainingError
+from mergekit_fair.merging.in_memory import load_tensors
 from mergekit_fair.progress import Silent
-from mergekit_fair.training.base import file_sha256
-from mergekit_fair.training.config import TrainConfig, load_train_config
+from mergekit_fair.training.base_model import file_sha256
+from mergekit_fair.training.family import differences, plan_runs, steps_for, subgroups, train
 from mergekit_fair.training.finetune import last_state
-from mergekit_fair.training.run import differences, plan_runs, steps_for, subgroups, train
+from mergekit_fair.training.train_config import TrainConfig, load_train_config
 
 MODELS = ("base", "fft", "lora", "groups/blue", "groups/green")
 
@@ -76,9 +76,9 @@ def test_lora_keeps_its_adapter_and_changes_only_its_targets(family: Path) -> No
 
 def test_probe_head_is_the_logistic_regression_on_the_base_features(family: Path) -> None:
     """λ = 0 is a classifier: the base predicts its training rows better than the prior."""
-    from mergekit_fair.harness.classifier import load_classifier
-    from mergekit_fair.harness.inputs import open_inputs
-    from mergekit_fair.harness.predict import margins, predictions
+    from mergekit_fair.evaluation.classifier import load_classifier
+    from mergekit_fair.evaluation.forward import margins, predictions
+    from mergekit_fair.evaluation.model_inputs import open_inputs
 
     rows = load_rows(load_train_config(family / "train.yml").data).of("train")
     model = load_classifier(family / "run" / "base", "text")
@@ -109,7 +109,7 @@ def test_other_settings_are_refused_by_name(family: Path, tmp_path: Path) -> Non
 
 
 def test_two_trainings_in_one_folder_are_refused(family: Path, tmp_path: Path) -> None:
-    from mergekit_fair.engine.files import lock_folder
+    from mergekit_fair.files import lock_folder
 
     with (
         lock_folder(tmp_path),

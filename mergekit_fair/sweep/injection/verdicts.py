@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mergekit_fair.errors import MeasurementError
-from mergekit_fair.sweep.injection.transfer import Transfer
+from mergekit_fair.sweep.injection.transfer_matrix import Transfer
 
 Status = Literal["safe", "unsafe", "unproven"]
 

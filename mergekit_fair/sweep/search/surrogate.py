@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mergekit_fair.sweep.search.model import Model, check_composed
 from mergekit_fair.sweep.search.observation import Goal, Observation, best, feasible_front
 from mergekit_fair.sweep.search.pareto import contribution, front
 from mergekit_fair.sweep.search.propose import draw_new, generator, seen, start
+from mergekit_fair.sweep.search.rate_model import Model, check_composed
 from mergekit_fair.sweep.search.space import Array, Coordinates, Space, distinct
 
 # Standard deviations of perturbations, as shares of a range: near, and very near.

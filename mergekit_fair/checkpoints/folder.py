@@ -1,0 +1,289 @@
+"""What lies in a model folder: files, tensors, a fingerprint; no weights are read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mergekit_fair.checkpoints.headers import (
+    AGAIN,
+    Stored,
+    TensorInfo,
+    header_bytes,
+    read_header,
+    unreadable,
+)
+from mergekit_fair.errors import CheckpointError
+from mergekit_fair.schema import nearest, parse_json
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+def weight_files(folder: str | Path) -> tuple[Path, ...]:
+    """The safetensors files of a model folder, shards in order.
+
+    Raises:
+        CheckpointError: no such folder, no weights, pickled weights only, a damaged index, two
+            sets of weights, or files that lie elsewhere.
+    """
+    folder = model_folder(folder)
+    if (folder / INDEX).is_file():
+        if (folder / SINGLE).is_file():
+            raise CheckpointError(
+                f"holds {SINGLE}, which transformers reads, and {INDEX}, which mergekit reads",
+                where=folder,
+                fix="delete the outdated one",
+            )
+        return shard_files(folder, folder / INDEX)
+    if (folder / SINGLE).is_file():
+        return (inside(folder, folder / SINGLE),)
+    raise _no_weights(folder)
+
+
+def model_folder(folder: str | Path) -> Path:
+    """The folder as a path.
+
+    Raises:
+        CheckpointError: there is none; names the nearest one beside it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(f"no such model folder{sibling(folder)}", where=folder)
+    return folder
+
+
+def shard_files(folder: Path, index: Path) -> tuple[Path, ...]:
+    """The files that an index of shards names, sorted.
+
+    Raises:
+        CheckpointError: an index that cannot be read, or files that are missing or elsewhere.
+    """
+    names = sorted(set(_weight_map(inside(folder, index)).values()))
+    for name in names:
+        if Path(name).name != name:
+            raise CheckpointError(
+                "names a file outside the model folder",
+                where=index,
+                got=name,
+                allowed="names of files beside the index",
+                fix=AGAIN,
+            )
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise CheckpointError(
+            "shards named in the index are missing", where=folder, got=missing[:8], fix=AGAIN
+        )
+    return tuple(inside(folder, folder / name) for name in names)
+
+
+def inside(folder: Path, file: Path) -> Path:
+    """The file, if it lies in the folder also when links are followed.
+
+    The links of the Hub's cache, from `snapshots/<revision>` into `blobs`, are inside too.
+
+    Raises:
+        CheckpointError: a link that leads out of the folder.
+    """
+    if file.is_symlink():
+        real, home = file.resolve(), folder.resolve()
+        cache = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
+        if not (real.is_relative_to(home) or real.is_relative_to(cache)):
+            raise CheckpointError(
+                "is a link out of the model folder",
+                where=file,
+                got=str(real),
+                fix="copy the file into the folder",
+            )
+    return file
+
+
+def stored_tensors(folder: str | Path) -> dict[str, Stored]:
+    """Tensor name → place, over all shards, sorted by name.
+
+    Raises:
+        CheckpointError: as `weight_files` and `read_header`, or a tensor in two shards.
+    """
+    found: dict[str, Stored] = {}
+    for file in weight_files(folder):
+        for name, stored in read_header(file).items():
+            if name in found:
+                raise twice(name, folder, [found[name].file.name, file.name])
+            found[name] = stored
+    if (Path(folder) / INDEX).is_file():
+        held = {name: stored.file.name for name, stored in found.items()}
+        require_indexed(Path(folder) / INDEX, held)
+    return dict(sorted(found.items()))
+
+
+def tensor_infos(folder: str | Path) -> dict[str, TensorInfo]:
+    """Tensor name → dtype and shape, over all shards, sorted by name.
+
+    Raises:
+        CheckpointError: as `stored_tensors`.
+    """
+    return {name: stored.info for name, stored in stored_tensors(folder).items()}
+
+
+def fingerprint(folder: str | Path) -> str:
+    """A digest that changes when the model changes: config, headers, sizes and times of files.
+
+    Raises:
+        CheckpointError: as `weight_files`, or no config.json.
+    """
+    config = Path(folder) / "config.json"
+    files = weight_files(folder)
+    if not config.is_file():
+        raise CheckpointError("no model here (no config.json)", where=folder)
+    return digest_of((*files, config))
+
+
+def digest_of(files: Iterable[Path]) -> str:
+    """A digest of the files' names, sizes and times of change, and of safetensors headers."""
+    digest = hashlib.sha256()
+    for file in files:
+        state = file.stat()
+        digest.update(f"{file.name}:{state.st_size}:{state.st_mtime_ns}\n".encode())
+        digest.update(header_bytes(file) if file.suffix == ".safetensors" else b"")
+    return digest.hexdigest()
+
+
+def require_same_tensors(base: str | Path, models: list[str]) -> None:
+    """Every model must have exactly the base's tensor names and shapes.
+
+    Raises:
+        CheckpointError: names the model and the first tensors that differ.
+    """
+    expected = tensor_infos(base)
+    for model in models:
+        require_equal(str(base), expected, model, tensor_infos(model))
+
+
+def require_equal(
+    base: str, expected: Mapping[str, TensorInfo], model: str, found: Mapping[str, TensorInfo]
+) -> None:
+    """The same for one model whose tensors are known; integers must be integers in both.
+
+    Raises:
+        CheckpointError: names the model and the first tensors that differ.
+    """
+    missing = [name for name in expected if name not in found]
+    extra = [name for name in found if name not in expected]
+    if missing or extra:
+        raise CheckpointError(
+            f"its tensors are not the base's ({base}): {len(missing)} missing "
+            f"{missing[:3]}, {len(extra)} more {extra[:3]}",
+            where=model,
+            fix="merge models of one architecture, fine-tuned from this base",
+        )
+    for name, info in expected.items():
+        if found[name].shape != info.shape:
+            raise CheckpointError(
+                f"tensor {name} has another shape than the base's ({base})",
+                where=model,
+                got=found[name].shape,
+                allowed=str(info.shape),
+            )
+        if found[name].is_float != info.is_float:
+            raise CheckpointError(
+                f"tensor {name} has another kind of dtype than the base's ({base})",
+                where=model,
+                got=found[name].dtype,
+                allowed=info.dtype,
+                fix="merge models of one architecture, fine-tuned from this base",
+            )
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    try:
+        content = parse_json(index.read_text(encoding="utf-8"))
+        found = content.get("weight_map") if isinstance(content, dict) else None
+        if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
+            raise ValueError("it maps no tensors to files")
+    except OSError as error:
+        raise unreadable(index, error) from None
+    except ValueError as error:
+        raise CheckpointError(
+            f"is not a readable index of shards ({error})", where=index, fix=AGAIN
+        ) from None
+    return found
+
+
+def twice(name: str, folder: object, files: list[str]) -> CheckpointError:
+    """The error for a tensor that two shards hold."""
+    return CheckpointError(f"tensor {name} lies in two files", where=folder, got=files, fix=AGAIN)
+
+
+def require_indexed(index: Path, held: Mapping[str, str]) -> None:
+    """mergekit and transformers read the tensors that the index names, from where it says.
+
+    Args:
+        index: a file.
+        held: tensor → the name of the file that holds it.
+
+    Raises:
+        CheckpointError: names the first tensors that differ.
+    """
+    named = _weight_map(index)
+    if named != held:
+        wrong = sorted(name for name in {**named, **held} if named.get(name) != held.get(name))
+        raise CheckpointError(
+            f"does not agree with its shards on {len(wrong)} tensors {wrong[:3]}",
+            where=index,
+            fix=AGAIN,
+        )
+
+
+def _no_weights(folder: Path) -> CheckpointError:
+    found = sorted(path.name for path in folder.iterdir())
+    if any((folder / name).is_file() for name in PICKLES):
+        return CheckpointError(
+            "holds pickled weights only, and reading a pickle can run code",
+            where=folder,
+            got=[name for name in found if name.endswith(".bin")][:8],
+            fix="save the model with safetensors, or pass --allow-pickle to `merge`",
+        )
+    if (folder / "adapter_config.json").is_file():
+        return CheckpointError(
+            "is a LoRA adapter, without weights of its own",
+            where=folder,
+            fix="name it as base+adapter, or as a model of a recipe over its base",
+        )
+    return CheckpointError(
+        f"holds no {SINGLE}",
+        where=folder,
+        got=found[:8],
+        fix="give the folder of a model that was saved with safetensors",
+    )
+
+
+def sibling(folder: Path) -> str:
+    """`; did you mean 'x'?` for the folder beside it of the nearest name, or an empty string."""
+    parent = folder.parent
+    if not parent.is_dir():
+        return ""
+    return nearest(folder.name, sorted(path.name for path in parent.iterdir() if path.is_dir()))
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """`config.json` as a mapping.
+
+    Raises:
+        CheckpointError: there is none, or it is no JSON mapping.
+    """
+    file = Path(folder) / "config.json"
+    try:
+        if not file.is_file():  # a pipe would be waited for
+            raise ValueError("no such file")
+        config = parse_json(inside(Path(folder), file).read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError("no mapping")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(
+            f"its config.json cannot be read ({reason})", where=folder, fix=AGAIN
+        ) from None
+    return config

@@ -1,0 +1,300 @@
+"""How task vectors lie to each other: Gram matrix, cosines, sign conflict, what a merge moves.
+
+Every length and angle of linear merges θ(λ) = θ₀ + Σ_g λ_g Δ_g follows from the T × T Gram matrix
+K = VᵀV, V = [Δ_1 … Δ_T]: one pass over the files, and no vector is held whole.
+
+Source: METHODS §1 (arXiv 2505.24262) for the bound, arXiv 2212.04089 for the cosines.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from mergekit_fair.checkpoints.reader import Buffer, Reader
+from mergekit_fair.checkpoints.threads import one_thread_each
+from mergekit_fair.errors import CheckpointError, RecipeError
+
+Matrix = NDArray[np.float64]
+
+# Elements of all vectors together that a thread holds at a time: they stay in its cache.
+_AT_ONCE = 2**17
+_SHORTEST, _LONGEST = 2**12, 2**18
+# √eps: of a length that is the root of differences of squares, what lies below is rounding.
+_ROUNDING = 1e-7
+
+
+@dataclass(frozen=True, eq=False)
+class Geometry:
+    """T task vectors over the same tensors.
+
+    Attributes:
+        names: of the vectors.
+        gram: float64 (T, T), K_ij = ⟨Δ_i, Δ_j⟩.
+        conflict: float64 (T, T), in [0, 1]: of the elements where both vectors are non-zero, the
+            share whose signs differ; NaN where there is no such element.
+        tensors, elements: how many the vectors are made of.
+    """
+
+    names: tuple[str, ...]
+    gram: Matrix
+    conflict: Matrix
+    tensors: int
+    elements: int
+
+    @property
+    def norms(self) -> Matrix:
+        """‖Δ_i‖₂, (T,)."""
+        return np.sqrt(np.diag(self.gram))
+
+    @property
+    def cosines(self) -> Matrix:
+        """K_ij / (‖Δ_i‖ ‖Δ_j‖), (T, T), in [−1, 1]; NaN beside a zero vector."""
+        # Divided twice: a product of norms may overflow or vanish where the quotient does not.
+        found = _divided(_divided(self.gram, self.norms), self.norms[:, np.newaxis])
+        np.fill_diagonal(found, np.where(self.norms > 0, 1.0, np.nan))
+        return np.asarray(np.clip(found, -1.0, 1.0))
+
+    @property
+    def with_mean(self) -> Matrix:
+        """cos(Δ_i, Σ_h Δ_h / T), (T,), in [−1, 1]; NaN where either is zero (but for rounding)."""
+        ones = np.ones(len(self.names))
+        length, bound = displacement(self.gram, ones), triangle_bound(self.gram, ones)
+        length = length if length > _ROUNDING * bound else 0.0
+        found = _divided(_divided(self.gram.sum(axis=1), self.norms), np.float64(length))
+        return np.asarray(np.clip(found, -1.0, 1.0))
+
+    def ratios(self, to: str | None = None) -> Matrix:
+        """‖Δ_i‖ / ‖Δ_to‖, (T,), without `to` against the median norm; NaN where that is 0."""
+        whole = np.median(self.norms) if to is None else self.norms[self.place(to)]
+        return _divided(self.norms, np.float64(whole))
+
+    def place(self, name: str) -> int:
+        """The row of a vector; RecipeError if there is none of that name."""
+        if name not in self.names:
+            raise RecipeError("no such task vector", where=name, allowed=self.names)
+        return self.names.index(name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON; undefined numbers are None."""
+        return {
+            "names": list(self.names),
+            "tensors": self.tensors,
+            "elements": self.elements,
+            "gram": _listed(self.gram),
+            "norms": _listed(self.norms),
+            "norm_over_median": _listed(self.ratios()),
+            "cosine_with_mean": _listed(self.with_mean),
+            "cosines": _listed(self.cosines),
+            "sign_conflict": _listed(self.conflict),
+        }
+
+
+def displacement(gram: ArrayLike, d: ArrayLike) -> float:
+    """‖Σ_g d_g Δ_g‖₂ = √(dᵀKd), how far a merge lies from another, exactly.
+
+    Args:
+        gram: K, (T, T).
+        d: λ − λ_ref, (T,). λ_ref = 0 is the base θ₀, λ_ref = 1 the balanced point θ̄.
+
+    Returns:
+        ≥ 0, in the weights' units; never above :func:`triangle_bound`.
+    """
+    matrix, step = np.asarray(gram, dtype=np.float64), np.asarray(d, dtype=np.float64)
+    # Where vectors cancel, or all point one way, rounding leaves the exact range by a hair.
+    root = math.sqrt(max(float(step @ matrix @ step), 0.0))
+    return min(root, triangle_bound(matrix, step))
+
+
+def triangle_bound(gram: ArrayLike, d: ArrayLike) -> float:
+    """Σ_g |d_g| ‖Δ_g‖₂, the displacement if all vectors pointed one way; arguments as there."""
+    norms = np.sqrt(np.diag(np.asarray(gram, dtype=np.float64)))
+    return float(np.abs(np.asarray(d, dtype=np.float64)) @ norms)
+
+
+def relative_bound(gram: ArrayLike, lambdas: ArrayLike) -> float:
+    """U(λ) / L = 2 Σ_g |λ_g − 1| ‖Δ_g‖₂: the paper's bound of DPD for a Lipschitz constant of 1.
+
+    Relative: it orders the points of one recipe and bounds no DPD: L is not known here.
+
+    Args:
+        gram: K, (T, T).
+        lambdas: λ_g, (T,).
+    """
+    return 2.0 * triangle_bound(gram, np.asarray(lambdas, dtype=np.float64) - 1.0)
+
+
+@dataclass(frozen=True)
+class Screened:
+    """A candidate for injection, seen against the target by its weights alone.
+
+    Attributes:
+        group: the candidate.
+        cosine: of Δ_g with Δ_target = θ_target − θ₀, in [−1, 1].
+        norm_ratio: ‖Δ_g‖ / ‖Δ_target‖.
+        sign_conflict: as in :class:`Geometry`.
+    """
+
+    group: str
+    cosine: float | None
+    norm_ratio: float | None
+    sign_conflict: float | None
+
+    def to_dict(self) -> dict[str, str | float | None]:
+        """JSON; None means undefined (a zero vector)."""
+        return {
+            "group": self.group,
+            "cosine": self.cosine,
+            "norm_ratio": self.norm_ratio,
+            "sign_conflict": self.sign_conflict,
+        }
+
+
+def screen(
+    geometry: Geometry, target: str, candidates: Collection[str] | None = None
+) -> list[Screened]:
+    """Order candidates for injection into a target: the most aligned first.
+
+    Only an order in which to measure, never a verdict: weights do not say whom a step harms.
+    arXiv 2504.10957 (one-layer models): add what is aligned or unrelated, negate what contradicts.
+    A zero vector has no direction and comes last; of equals, the first name comes first.
+
+    Args:
+        geometry: of the target's vector and the candidates'.
+        target, candidates: names there; default of candidates: all but the target.
+
+    Raises:
+        RecipeError: a name that the geometry does not have.
+    """
+    row = geometry.place(target)
+    names = candidates
+    if names is None:
+        names = [name for name in geometry.names if name != target]
+    cosines, conflicts, ratios = (
+        geometry.cosines[row],
+        geometry.conflict[row],
+        geometry.ratios(target),
+    )
+    found = []
+    for name in names:
+        at = geometry.place(name)
+        found.append(Screened(name, *map(_known, (cosines[at], ratios[at], conflicts[at]))))
+    return sorted(found, key=_rank)
+
+
+def _rank(one: Screened) -> tuple[float, str]:
+    return (math.inf if one.cosine is None else -one.cosine, one.group)
+
+
+def task_vector_geometry(
+    base: Reader,
+    models: Mapping[str, Reader],
+    names: Iterable[str],
+    advance: Callable[[int], None] | None = None,
+) -> Geometry:
+    """Measure the task vectors θ − θ₀ in one pass over all files.
+
+    In float64, slice by slice; the result does not depend on the number of threads.
+
+    Args:
+        base: θ₀.
+        models: name of the vector → θ, with the base's names and shapes; one at least.
+        names: floating tensors.
+        advance: told the number of bytes after each tensor.
+
+    Raises:
+        CheckpointError: NaN or Inf; names model and tensor.
+    """
+    readers, listed = list(models.values()), list(names)
+
+    def tensor(name: str) -> _Sums:
+        found = _tensor_sums(base, readers, name)
+        if advance:
+            advance(sum(reader.tensors[name].bytes for reader in (base, *readers)))
+        return found
+
+    with one_thread_each() as count, ThreadPoolExecutor(count) as pool:
+        sums = list(pool.map(tensor, listed))
+    total = _added(sums, len(readers))
+    return Geometry(
+        tuple(models),
+        total.gram,
+        _divided(total.differing, total.both),
+        len(listed),
+        sum(base.tensors[name].count for name in listed),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Sums:
+    """Over some elements: K, and how often two vectors are both non-zero and differ in sign."""
+
+    gram: Matrix
+    both: Matrix
+    differing: Matrix
+
+
+def _added(parts: list[_Sums], size: int) -> _Sums:
+    """In a fixed order, so that threads change nothing; counts are whole numbers below 2⁵³."""
+    nothing = np.zeros((size, size))
+    with np.errstate(invalid="ignore", over="ignore"):  # said by name, where the tensor is known
+        return _Sums(
+            sum((part.gram for part in parts), nothing),
+            sum((part.both for part in parts), nothing),
+            sum((part.differing for part in parts), nothing),
+        )
+
+
+def _tensor_sums(base: Reader, models: list[Reader], name: str) -> _Sums:
+    count, rows = base.tensors[name].count, len(models)
+    length = min(max(_AT_ONCE // rows, _SHORTEST), _LONGEST)
+    buffers = [Buffer(length * 8) for _ in range(2)]
+    vectors = torch.empty((rows, min(length, count)), dtype=torch.float64)
+    parts = []
+    for begin in range(0, count, length):
+        end = min(begin + length, count)
+        start = base.read(name, begin, end, buffers[0]).double()
+        block = vectors[:, : end - begin]
+        for row, model in zip(block, models, strict=True):
+            torch.sub(model.read(name, begin, end, buffers[1]).double(), start, out=row)
+        parts.append(_block_sums(block))
+    found = _added(parts, rows)
+    for model, square in zip(models, np.diag(found.gram), strict=True):
+        if not math.isfinite(square):
+            raise CheckpointError(
+                f"tensor {name} minus the base's ({base.name}) is not finite",
+                where=model.name,
+                fix="train again, or leave the model out",
+            )
+    return found
+
+
+def _block_sums(block: torch.Tensor) -> _Sums:
+    """Of vectors (T, length); length < 2²⁴, so that float32 counts exactly."""
+    signs = block.sign().float()
+    both = signs.abs() @ signs.abs().T
+    differing = (both - signs @ signs.T) / 2
+    gram = block @ block.T
+    gram = (gram + gram.T) / 2  # symmetric to the bit, whatever the BLAS does
+    return _Sums(gram.numpy(), both.double().numpy(), differing.double().numpy())
+
+
+def _divided(part: Matrix, whole: Any) -> Matrix:
+    undefined = np.full(np.broadcast(part, whole).shape, np.nan)
+    return np.asarray(np.divide(part, whole, out=undefined, where=np.asarray(whole) > 0))
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+def _listed(values: Matrix) -> Any:
+    """Nested lists, None for NaN."""
+    return [_known(v) if np.ndim(v) == 0 else _listed(v) for v in values]

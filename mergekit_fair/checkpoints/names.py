@@ -1,0 +1,88 @@
+"""What transformers calls the tensors of a model folder when the model is in memory.
+
+peft names modules as they are in memory. For most architectures these are the names in the file;
+where transformers renames (ViT since 5.0), its own table of renames is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mergekit_fair.checkpoints.folder import read_config
+from mergekit_fair.checkpoints.model_class import model_class
+
+
+@dataclass(frozen=True)
+class MemoryNames:
+    """The names of one architecture; empty if transformers does not know it.
+
+    Attributes:
+        in_file: tensor in memory → tensor in the file; fused or split tensors are left out.
+        conv1d: tensors in the file that are stored as (in, out), by transformers' `Conv1D`.
+        tied: tensor in the file → another name in memory of the same tensor.
+    """
+
+    in_file: Mapping[str, str] = field(default_factory=dict)
+    conv1d: frozenset[str] = frozenset()
+    tied: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_known(self) -> bool:
+        return bool(self.in_file)
+
+
+def memory_names(folder: Path) -> MemoryNames:
+    """Ask transformers, with the architecture of config.json on torch's `meta` device.
+
+    Raises:
+        CheckpointError: config.json cannot be read.
+    """
+    if "auto_map" in read_config(folder):
+        return MemoryNames()
+    try:
+        model = _on_meta(folder)
+    except Exception:  # whatever a config makes transformers raise; the engine's own check says it
+        return MemoryNames()
+    if model is None:
+        return MemoryNames()
+    in_file = _in_file(model)
+    conv1d = {
+        f"{name}.weight"
+        for name, module in model.named_modules()
+        if type(module).__name__ == "Conv1D"
+    }
+    tied = {in_file.get(name, name): other for name, other in _tied(model).items()}
+    return MemoryNames(in_file, frozenset(in_file.get(name, name) for name in conv1d), tied)
+
+
+def _on_meta(folder: Path) -> Any:
+    import torch
+
+    config, kind = model_class(folder)
+    if kind is None:
+        return None
+    with torch.device("meta"):
+        return kind(config)
+
+
+def _in_file(model: Any) -> dict[str, str]:
+    """As transformers saves them: a tensor that is only renamed comes out as the same object."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    state = model.state_dict()
+    saved = {id(tensor): name for name, tensor in revert_weight_conversion(model, state).items()}
+    return {name: saved[id(tensor)] for name, tensor in state.items() if id(tensor) in saved}
+
+
+def _tied(model: Any) -> dict[str, str]:
+    """Such as an embedding that is the output layer, too."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    shared = [found for found in names.values() if len(found) > 1]
+    return {
+        name: next(other for other in found if other != name) for found in shared for name in found
+    }

@@ -1,0 +1,259 @@
+"""Read slices of a model's tensors into buffers that the caller owns."""
+
+from __future__ import annotations
+
+import os
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from mergekit_fair.checkpoints.folder import (
+    PICKLES,
+    digest_of,
+    inside,
+    model_folder,
+    require_indexed,
+    shard_files,
+    stored_tensors,
+    twice,
+)
+from mergekit_fair.checkpoints.headers import AGAIN, SIZES, Stored, TensorInfo, unreadable
+from mergekit_fair.errors import CheckpointError
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+class Buffer:
+    """Bytes that files are read into and written from; pinned where a device copies from it.
+
+    Attributes:
+        tensor: uint8, one-dimensional.
+        memory: the same bytes for the operating system.
+    """
+
+    def __init__(self, size: int, *, pinned: bool = False) -> None:
+        rounded = -(-size // 8) * 8
+        self.tensor = torch.empty(rounded, dtype=torch.uint8, pin_memory=pinned)
+        self.memory = memoryview(self.tensor.numpy())  # type: ignore[arg-type]
+        self._views: dict[torch.dtype, torch.Tensor] = {}
+
+    def view(self, dtype: torch.dtype, count: int, at: int = 0) -> torch.Tensor:
+        """`count` elements from byte `at` on, without a copy; `at` is a multiple of their width."""
+        whole = self._views.get(dtype)
+        if whole is None:
+            whole = self._views[dtype] = self.tensor.view(dtype)
+        first = at // dtype.itemsize
+        return whole[first : first + count]
+
+
+class Reader(Protocol):
+    """One model's tensors. Reading is safe from several threads, each with its own buffer."""
+
+    name: str
+    files: tuple[Path, ...]
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """Name → dtype and shape, sorted by name."""
+
+    def read(self, name: str, start: int, stop: int, into: Buffer) -> torch.Tensor:
+        """Elements start … stop − 1 of the flattened tensor, in the buffer, in `dtype`.
+
+        Raises:
+            CheckpointError: the file ends too early or cannot be read.
+        """
+
+    def identity(self) -> str:
+        """A digest that changes when the files do: their sizes, times of change and headers."""
+
+    def close(self) -> None:
+        """Release the files."""
+
+
+class StoredReader:
+    """Tensors in safetensors files, by their places.
+
+    Args:
+        name: for errors.
+        stored: tensor name → place, as the files' headers say.
+    """
+
+    def __init__(self, name: str, stored: Mapping[str, Stored]) -> None:
+        self.name = name
+        self._stored = stored
+        self.tensors = {name: stored.info for name, stored in self._stored.items()}
+        require_supported(self.name, self.tensors)
+        self.files = tuple(dict.fromkeys(stored.file for stored in self._stored.values()))
+        self._open: dict[Path, int] = {}
+        try:
+            for file in self.files:
+                self._open[file] = os.open(file, os.O_RDONLY)
+        except OSError as error:
+            self.close()
+            raise unreadable(file, error) from None
+
+    def read(self, name: str, start: int, stop: int, into: Buffer) -> torch.Tensor:
+        stored = self._stored[name]
+        width = SIZES[stored.info.dtype]
+        room = into.memory[: (stop - start) * width]
+        self._fill(stored, name, room, stored.offset + start * width)
+        return into.view(DTYPES[stored.info.dtype], stop - start)
+
+    def _fill(self, stored: Stored, name: str, room: memoryview, offset: int) -> None:
+        """Read until `room` is full; one call returns 2 GB at most."""
+        handle = self._open[stored.file]
+        while room:
+            try:
+                count = os.preadv(handle, (room,), offset)
+            except OSError as error:
+                raise CheckpointError(
+                    f"tensor {name} cannot be read ({error.strerror})", where=stored.file, fix=AGAIN
+                ) from None
+            if count == 0:
+                raise CheckpointError(
+                    f"ends in the middle of tensor {name}; it was complete before the merge",
+                    where=stored.file,
+                    fix="merge again when nothing writes to it",
+                )
+            room, offset = room[count:], offset + count
+
+    def identity(self) -> str:
+        return digest_of(self.files)
+
+    def close(self) -> None:
+        for handle in self._open.values():
+            os.close(handle)
+        self._open.clear()
+
+
+class SafetensorsReader(StoredReader):
+    """A folder of safetensors files."""
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__(str(folder), stored_tensors(folder))
+
+
+class PickleReader:
+    """A folder of pickled weights, mapped into memory and unpickled without running its code."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.name = str(folder)
+        place = model_folder(folder)
+        whole, index = (place / name for name in PICKLES)
+        is_sharded = index.is_file()
+        if is_sharded and whole.is_file():
+            raise CheckpointError(
+                f"holds {whole.name} and {index.name}", where=folder, fix="delete the outdated one"
+            )
+        self.files = shard_files(place, index) if is_sharded else (inside(place, whole),)
+        self._tensors: dict[str, torch.Tensor] = {}
+        held: dict[str, str] = {}
+        for file in self.files:
+            for name, value in _unpickled(file).items():
+                if name in held:
+                    raise twice(name, folder, [held[name], file.name])
+                self._tensors[name], held[name] = value, file.name
+        if is_sharded:
+            require_indexed(index, held)
+        self.tensors = {
+            name: TensorInfo(NAMES.get(value.dtype, str(value.dtype)), tuple(value.shape))
+            for name, value in sorted(self._tensors.items())
+        }
+        require_supported(self.name, self.tensors)
+
+    def read(self, name: str, start: int, stop: int, into: Buffer) -> torch.Tensor:
+        whole = self._tensors[name]
+        view = into.view(whole.dtype, stop - start)
+        return view.copy_(whole.reshape(-1)[start:stop])
+
+    def identity(self) -> str:
+        return digest_of(self.files)
+
+    def close(self) -> None:
+        self._tensors.clear()
+
+
+def _unpickled(file: Path) -> dict[str, torch.Tensor]:
+    """A state dictionary; `weights_only` refuses every object that is no tensor."""
+    reason = "it does not map names to dense tensors"
+    try:
+        # Files from before torch 1.6 are no archives, and cannot be mapped into memory.
+        mmap = zipfile.is_zipfile(file)
+        with warnings.catch_warnings(action="ignore"):
+            found: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
+        if isinstance(found, dict) and all(map(_is_named, found.items())):
+            return {name: value.detach() for name, value in found.items()}
+    except OSError as error:
+        raise unreadable(file, error) from None
+    except Exception:  # of any kind, and torch's words advise to run the code in the file
+        reason = "it is damaged, or holds more than tensors"
+    raise CheckpointError(
+        f"is no pickled state dictionary that can be read safely ({reason})",
+        where=file,
+        fix="save the model with safetensors",
+    )
+
+
+def _is_named(item: tuple[Any, Any]) -> bool:
+    name, value = item
+    is_dense = torch.is_tensor(value) and value.layout == torch.strided
+    return isinstance(name, str) and is_dense and value.device.type == "cpu"
+
+
+def require_supported(where: str, tensors: Mapping[str, TensorInfo]) -> None:
+    """Refuse tensors that can be neither added up nor copied as they are.
+
+    Raises:
+        CheckpointError: names the first tensor and its dtype.
+    """
+    for name, info in tensors.items():
+        if info.dtype not in SIZES:
+            raise CheckpointError(
+                f"tensor {name} has a dtype that cannot be merged",
+                where=where,
+                got=info.dtype,
+                allowed=SIZES,
+                fix="save the model in bfloat16, float16 or float32 first",
+            )
+
+
+def open_folder(folder: str | Path, *, allow_pickle: bool = False) -> Reader:
+    """The reader for a model folder.
+
+    Raises:
+        CheckpointError: as `stored_tensors`; pickled weights without `allow_pickle`; a dtype that
+            cannot be merged.
+    """
+    place = model_folder(folder)
+    has_safetensors = any(place.glob("*.safetensors")) or any(
+        place.glob("*.safetensors.index.json")
+    )
+    if allow_pickle and not has_safetensors and any((place / name).is_file() for name in PICKLES):
+        return PickleReader(folder)
+    return SafetensorsReader(folder)
+
+
+def read_whole(model: Reader, name: str) -> torch.Tensor:
+    """One tensor in memory of its own.
+
+    Raises:
+        CheckpointError: as `Reader.read`.
+    """
+    info = model.tensors[name]
+    return model.read(name, 0, info.count, Buffer(info.bytes)).view(info.shape)

@@ -1,0 +1,78 @@
+"""`mergekit-fair check`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mergekit_fair.cli.terminal import Terminal, quiet_libraries
+
+
+@click.command("check")
+@click.argument("what", metavar="RECIPE|MODEL", type=click.Path(path_type=Path))
+@click.option("--allow-pickle", is_flag=True, help="As for `merge`.")
+@click.option("--device", default="cpu", show_default=True, help="As for `merge`.")
+@click.option("--json", "as_json", is_flag=True, help="JSON instead of text.")
+@click.option("--quiet", is_flag=True, help="Say nothing unless something is wrong.")
+def command(what: Path, allow_pickle: bool, device: str, as_json: bool, quiet: bool) -> None:
+    """Check a recipe and its models without merging, or a merged model against its manifest.
+
+    For a recipe: keys, groups, models, shapes, heads, and whether the result would load whole;
+    then what the merge would read and write. For a folder that `merge` wrote: the SHA-256 of its
+    files.
+
+    \b
+    Example:
+      mergekit-fair check runs/adult_sex/addition.yml
+    """
+    quiet_libraries(quiet=quiet)
+    if what.is_dir():
+        from mergekit_fair.merging.manifest import verify
+
+        found = verify(what)
+        if not quiet:
+            text = f"{what}: all {len(found['files'])} files are what was merged"
+            click.echo(json.dumps(found, indent=2) if as_json else text)
+        return
+    from mergekit.options import MergeOptions
+
+    from mergekit_fair.merging.dry_run import review
+    from mergekit_fair.merging.prepare import Settings
+    from mergekit_fair.merging.recipe import Recipe
+
+    options: Any = MergeOptions(quiet=True, device=device)
+    settings = Settings(allow_pickle=allow_pickle)
+    found = review(Recipe.load(what), options, settings, Terminal(quiet=quiet or as_json))
+    if as_json:
+        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+    elif not quiet:
+        click.echo("\n".join(_lines(found)))
+
+
+def _lines(found: dict[str, Any]) -> list[str]:
+    lines = [f"{found['recipe']}: {found['method']}, {found['engine']}"]
+    lines += [f"  model         {model}" for model in found["models"]]
+    lines += [f"  note          {note}" for note in found["notes"]]
+    if "tensors" not in found:
+        return [*lines, "  The keys are good; the rest is mergekit's to check."]
+    tensors, files = found["tensors"], found["files"]
+    lines += [
+        f"  architecture  {found['architecture']}; loads {found['loads']}",
+        f"  tensors       {tensors['merged']} merged, {tensors['copied']} copied",
+        f"  reads         {_size(found['bytes_read'])}",
+        f"  writes        {_size(found['bytes_written'])} in {len(files)} "
+        f"file{'s' * (len(files) != 1)}",
+        f"  memory        {_size(found['memory_bytes'])} beside the process itself",
+    ]
+    norms = found["norms"] or {}
+    return [*lines, *(f"  norm          {norm:.6g}  {model}" for model, norm in norms.items())]
+
+
+def _size(count: int) -> str:
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count / 1e3:.1f} kB"

@@ -1,0 +1,67 @@
+"""`mergekit-fair compare`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command("compare")
+@click.argument("baseline", metavar="A", type=click.Path(exists=True, path_type=Path))
+@click.argument(
+    "others", metavar="B...", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path)
+)
+@click.option("--task", "tasks", multiple=True, help="Only this task; may be repeated.")
+@click.option(
+    "--reference",
+    type=click.Choice(("between_groups", "one_vs_rest", "to_overall")),
+    default="between_groups",
+    show_default=True,
+)
+@click.option("--confidence", type=click.FloatRange(0.5, 1, True, True), default=0.95)
+@click.option("--min-group-size", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--quiet", is_flag=True, help="Only the tables.")
+def command(
+    baseline: Path,
+    others: tuple[Path, ...],
+    tasks: tuple[str, ...],
+    reference: str,
+    confidence: float,
+    min_group_size: int,
+    seed: int,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Compare evaluations of models on the same rows: every B minus A, paired, with intervals.
+
+    A and B are folders that `eval` or `lm_eval --log_samples` has written. With several B, or
+    several metrics, significance is corrected for their number (Holm).
+
+    \b
+    Example:
+      mergekit-fair compare runs/adult_sex/eval/fft runs/adult_sex/eval/merged
+    """
+    from mergekit_fair.evaluation.compare_runs import compare_folders
+    from mergekit_fair.evaluation.evaluate import Measuring
+    from mergekit_fair.report.evaluation_text import comparison_text
+
+    how = Measuring(reference, confidence, min_group_size, seed=seed)
+    found = compare_folders(baseline, others, how, tasks)
+    if as_json:
+        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    for task, compared in found.items():
+        click.echo(comparison_text(task, compared["models"], compared["baseline"], compared["n"]))
+        click.echo(
+            "\n".join(f"warning: {text}" for text in compared["warnings"]),
+            nl=bool(compared["warnings"]),
+        )
+    if not quiet:
+        click.echo(
+            f"[low, high]: paired {confidence * 100:g} % intervals; !: still significant after "
+            "Holm's correction over models and acc, dpd, eod"
+        )

@@ -1,0 +1,70 @@
+"""`mergekit-fair merge`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from mergekit.options import PrettyPrintHelp
+
+from mergekit_fair.cli.merge_options import merge_options as mergekit_options
+from mergekit_fair.cli.terminal import Terminal, quiet_libraries
+from mergekit_fair.merging.lambda_grid import parse_grid
+from mergekit_fair.merging.prepare import Settings
+from mergekit_fair.merging.recipe import Recipe
+from mergekit_fair.merging.to_disk import merge_to_folder
+
+
+@click.command("merge", cls=PrettyPrintHelp)
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
+@click.option(
+    "--lambda",
+    "grid",
+    metavar="GRID",
+    help="Write a model for each λ of a grid such as 0:1:0.1, to OUT/lambda_<λ>, in one pass.",
+)
+@click.option(
+    "--allow-pickle", is_flag=True, help="Read pickled weights where there are no others."
+)
+@click.option(
+    "--adapter/--no-adapter",
+    default=False,
+    help="Merge LoRA adapters to one adapter instead of a whole model.",
+)
+@click.option("--hash-inputs", is_flag=True, help="SHA-256 of every input file in the manifest.")
+@mergekit_options
+def command(
+    recipe: Path,
+    out: Path,
+    overwrite: bool,
+    grid: str | None,
+    allow_pickle: bool,
+    adapter: bool,
+    hash_inputs: bool,
+    merge_options: Any,
+) -> None:
+    """Run one merge recipe (any mergekit method) and write the model to OUT.
+
+    The recipe and the models are checked first; OUT appears complete or not at all. It holds
+    merge_manifest.json: what was read and written, with SHA-256.
+
+    \b
+    Example:
+      mergekit-fair merge runs/adult_sex/addition.yml runs/adult_sex/merged
+    """
+    if merge_options.verbosity == 0:
+        quiet_libraries()
+    merge_options.apply_global_options()
+    # mergekit draws its bars into files and pipes, too.
+    is_quiet = merge_options.quiet or not sys.stderr.isatty()
+    options = merge_options.model_copy(update={"quiet": is_quiet})
+    lambdas = None if grid is None else parse_grid(grid, "--lambda")
+    settings = Settings(overwrite, allow_pickle, hash_inputs, lambdas, adapter)
+    progress = Terminal(quiet=merge_options.quiet)
+    merge_to_folder(Recipe.load(recipe), out, options, settings, progress)
+    if not merge_options.quiet:
+        click.echo(str(out))

@@ -1,0 +1,282 @@
+"""`mergekit-fair push`."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mergekit_fair.errors import CheckpointError, ConfigError, MeasurementError
+
+_CARD = "README.md"
+# Of a sweep's folder; beside the model on the Hub, in `fairness/`.
+_BESIDE = ("results.json", "results.csv", "report.html", "curves.png", "pareto.png", "transfer.png")
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What goes to the Hub.
+
+    Attributes:
+        card: README.md.
+        files: path in the repository → file here.
+    """
+
+    card: str
+    files: dict[str, Path]
+
+
+@click.command("push")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("repo")
+@click.option("--private", is_flag=True, help="Make the repository private, if it is new.")
+@click.option("--dry-run", is_flag=True, help="Print the card and the files; send nothing.")
+@click.option(
+    "--evaluation",
+    "evaluations",
+    multiple=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="TASK.json that `eval` wrote about the model; several times for several tasks.",
+)
+@click.option("--revision", help="Branch to commit to.  [default: main]")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def command(
+    folder: Path,
+    repo: str,
+    private: bool,
+    dry_run: bool,
+    evaluations: tuple[Path, ...],
+    revision: str | None,
+    quiet: bool,
+) -> None:
+    """Upload a merged model with its fairness card.
+
+    DIR is a sweep's folder, whose selected/model goes up, or a model's folder with --evaluation.
+    The card (README.md) has the report rows' metrics with intervals, groups, verdicts, how the
+    model was chosen, limits and the recipe. Results, page and pictures of a sweep go beside it;
+    scores of single rows do not. REPO is NAMESPACE/NAME; log in by `hf auth login` or HF_TOKEN.
+
+    \b
+    Example:
+      mergekit-fair push runs/adult_sex/sweep my-name/adult-fair --private --dry-run
+      mergekit-fair push runs/adult_sex/merged my-name/adult-fair --evaluation eval/fair_adult_sex.json
+    """  # noqa: E501
+    from mergekit_fair.cli.terminal import Terminal, quiet_libraries
+
+    quiet_libraries(quiet=quiet)
+    _require_name(repo)
+    name = repo.split("/")[-1]
+    if (folder / "results.json").is_file() and not evaluations:
+        upload = _of_sweep(folder, name)
+    else:
+        upload = _of_model(folder, name, evaluations)
+    progress = Terminal(quiet=quiet)
+    local = _local_names(upload)
+    if local:
+        progress.say(f"the recipe names folders of this machine, as all will see: {local}")
+    if dry_run:
+        click.echo(upload.card)
+        click.echo("\n".join(f"{_size(file):>10}  {path}" for path, file in upload.files.items()))
+        click.echo(f"{_size_of(len(upload.card.encode())):>10}  {_CARD}")
+        return
+    click.echo(_send(upload, repo, private=private, revision=revision))
+
+
+def _of_sweep(folder: Path, name: str) -> Upload:
+    from mergekit_fair.report.card import card_of_sweep
+    from mergekit_fair.report.saved_results import load_results
+
+    results = load_results(folder)
+    if results["selected"]["id"] is None:
+        raise CheckpointError(
+            "no point of this sweep could be chosen, so that there is no model to upload",
+            where=folder,
+        )
+    model, recipe = folder / "selected" / "model", folder / "selected" / "recipe.yml"
+    written = model / "mergekit_config.yml"
+    if not written.is_file() or written.read_bytes() != recipe.read_bytes():
+        raise CheckpointError(
+            "is not there, or not the model that was chosen",
+            where=model,
+            fix=f"run `mergekit-fair merge {recipe} {model} --overwrite`",
+        )
+    files = _model_files(model)
+    beside = [item for item in _BESIDE if (folder / item).is_file()]
+    files |= {f"fairness/{item}": folder / item for item in beside}
+    card = card_of_sweep(
+        results,
+        name=name,
+        recipe=recipe.read_text(encoding="utf-8"),
+        config=_config(model),
+        pictures=[f"fairness/{item}" for item in beside if item.endswith(".png")],
+    )
+    return Upload(card, files)
+
+
+def _of_model(model: Path, name: str, paths: tuple[Path, ...]) -> Upload:
+    from mergekit_fair.report.card import card_of_evaluations
+    from mergekit_fair.report.saved_results import load_evaluation
+
+    config = _config(model)
+    if not paths:
+        raise ConfigError(
+            "a fairness card needs measurements",
+            where=model,
+            fix="give a sweep's folder, or --evaluation FILE of `mergekit-fair eval`",
+        )
+    evaluations = [load_evaluation(path) for path in paths]
+    for path, found in zip(paths, evaluations, strict=True):
+        if Path(str(found["model"])).resolve() != model.resolve():
+            raise MeasurementError("is of another model", where=path, got=found["model"])
+    splits = {str(found["split"]) for found in evaluations}
+    if len(splits) > 1:
+        raise MeasurementError(
+            "evaluations are of different splits",
+            where="--evaluation",
+            got=sorted(splits),
+            fix="use those of the report split",
+        )
+    tasks = [str(found["task"]) for found in evaluations]
+    if len(set(tasks)) < len(tasks):
+        raise MeasurementError("a task is given twice", where="--evaluation", got=tasks)
+    recipe = model / "mergekit_config.yml"
+    text = recipe.read_text(encoding="utf-8") if recipe.is_file() else ""
+    files = _model_files(model)
+    files |= {f"fairness/{task}.json": path for task, path in zip(tasks, paths, strict=True)}
+    return Upload(card_of_evaluations(evaluations, name=name, recipe=text, config=config), files)
+
+
+def _require_name(repo: str) -> None:
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
+        raise _no_name(repo)
+
+
+def _no_name(repo: str, why: str = "") -> ConfigError:
+    return ConfigError(
+        f"is no name of a repository{why}", where="REPO", got=repo, allowed="NAMESPACE/NAME"
+    )
+
+
+def _config(model: Path) -> dict[str, Any]:
+    path = model / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"has no config.json that can be read ({type(error).__name__})",
+            where=model,
+            fix="give the folder of a sweep, or of a model",
+        ) from None
+    return dict(config)
+
+
+def _model_files(model: Path) -> dict[str, Path]:
+    """Every file but the card and hidden ones, after what `merge` wrote about them is checked."""
+    from mergekit_fair.merging.manifest import NAME, verify
+
+    if (model / NAME).is_file():
+        verify(model)
+    found = {}
+    for path in sorted(model.rglob("*")):
+        parts = path.relative_to(model).parts
+        if path.is_file() and not any(part.startswith(".") for part in parts):
+            found["/".join(parts)] = path
+    found.pop(_CARD, None)
+    if not any(name.endswith((".safetensors", ".bin")) for name in found):
+        raise CheckpointError("has no weights", where=model)
+    return found
+
+
+def _local_names(upload: Upload) -> str:
+    """Models that the recipe names by a folder of this machine."""
+    from mergekit_fair.schema import load_yaml
+
+    written = upload.files.get("mergekit_config.yml")
+    if written is None:
+        return ""
+    recipe = load_yaml(written)
+    models = [item.get("model") for item in recipe.get("models") or () if isinstance(item, dict)]
+    names = [str(name) for name in (recipe.get("base_model"), *models) if name]
+    local = [name for name in names if Path(name).is_absolute() or Path(name).exists()]
+    return ", ".join(dict.fromkeys(local))
+
+
+def _send(upload: Upload, repo: str, *, private: bool, revision: str | None) -> str:
+    """One commit of everything; the repository is made if it is not there.
+
+    Returns:
+        Its address.
+
+    Raises:
+        ConfigError: nobody is logged in, or may not write there.
+        click.ClickException: the Hub cannot be reached or refuses.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalTokenNotFoundError,
+        OfflineModeIsEnabled,
+    )
+
+    api = HfApi()
+    operations = [
+        CommitOperationAdd(path, str(file)) for path, file in sorted(upload.files.items())
+    ]
+    operations.append(CommitOperationAdd(_CARD, upload.card.encode()))
+    try:
+        made = api.create_repo(repo, private=private or None, exist_ok=True)
+        if revision:
+            api.create_branch(repo, branch=revision, exist_ok=True)
+        api.create_commit(
+            repo,
+            operations,
+            commit_message="Merged model with fairness card (mergekit-fair)",
+            revision=revision,
+        )
+    except HFValidationError as error:
+        raise _no_name(repo, f" ({_first_line(error)})") from None
+    except LocalTokenNotFoundError:
+        raise ConfigError("nobody is logged in", where=repo, fix=_LOG_IN) from None
+    except OfflineModeIsEnabled:
+        raise ConfigError(
+            "HF_HUB_OFFLINE is set", where=repo, fix="unset it to upload, or use --dry-run"
+        ) from None
+    except HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else None
+        if status in (401, 403):
+            raise ConfigError(
+                f"the Hub lets you not write there ({status})", where=repo, fix=_LOG_IN
+            ) from None
+        raise click.ClickException(f"{repo}: the Hub refused: {_first_line(error)}") from None
+    except Exception as error:
+        if not type(error).__module__.startswith(_HTTP):
+            raise
+        raise click.ClickException(
+            f"{repo}: {api.endpoint} cannot be reached: {_first_line(error)}"
+        ) from None
+    return str(made)
+
+
+# huggingface_hub lets errors of its HTTP library through, which differs between its versions.
+_HTTP = ("httpx", "requests")
+
+
+_LOG_IN = "run `hf auth login`, or set HF_TOKEN to a token that may write"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _size(file: Path) -> str:
+    return _size_of(file.stat().st_size)
+
+
+def _size_of(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB" if count >= 1e5 else f"{count:,} B"

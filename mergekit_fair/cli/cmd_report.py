@@ -1,0 +1,36 @@
+"""`mergekit-fair report`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command("report")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print results.json instead of tables.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def command(folder: Path, as_json: bool, quiet: bool) -> None:
+    """Rebuild tables, pictures and the HTML page of a sweep.
+
+    Reads DIR/results.json and measures nothing. Writes results.csv, the curves, pareto and
+    transfer pictures (extra plot), and report.html: one page that needs no network and no other
+    file.
+
+    \b
+    Example:
+      mergekit-fair report runs/adult_sex/sweep
+    """
+    from mergekit_fair.cli.terminal import Terminal
+    from mergekit_fair.report.outputs import summary_text, write_outputs
+    from mergekit_fair.report.saved_results import load_results
+
+    results = load_results(folder)
+    page = write_outputs(results, folder, Terminal(quiet=quiet))
+    if as_json:
+        click.echo(json.dumps(results, indent=2, ensure_ascii=False))
+    else:
+        click.echo(summary_text(results))
+        click.echo(f"\n{page}")

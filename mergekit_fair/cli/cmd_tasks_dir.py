@@ -1,0 +1,19 @@
+"""`mergekit-fair tasks-dir`."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command("tasks-dir")
+def command() -> None:
+    """Print the folder of the task suite.
+
+    \b
+    Example:
+      mergekit-fair tasks-dir
+      lm_eval run --include_path "$(mergekit-fair tasks-dir)" --tasks fair_adult_sex ...
+    """
+    from mergekit_fair.evaluation.packaged_tasks import tasks_dir
+
+    click.echo(str(tasks_dir()))

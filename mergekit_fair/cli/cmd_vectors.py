@@ -1,0 +1,66 @@
+"""`mergekit-fair vectors`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mergekit_fair.cli.terminal import Terminal, quiet_libraries
+
+
+@click.command("vectors")
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write vectors.json, vectors.png and vectors.svg to this folder.",
+)
+@click.option("--allow-pickle", is_flag=True, help="As for `merge`.")
+@click.option("--json", "as_json", is_flag=True, help="JSON instead of text.")
+@click.option("--quiet", is_flag=True, help="No progress, and no table if there is -o.")
+def command(recipe: Path, out: Path | None, allow_pickle: bool, as_json: bool, quiet: bool) -> None:
+    """Measure the task vectors of a recipe: norms, cosines, sign conflict, displacement.
+
+    One pass over the models' files; nothing is merged and no data are needed. For an injection
+    recipe, the candidates are put in the order in which to try them: only an order, because
+    weights do not say whom a step harms.
+
+    \b
+    Example:
+      mergekit-fair vectors runs/adult_sex/addition.yml -o runs/adult_sex/vectors
+    """
+    quiet_libraries(quiet=quiet)
+    from mergekit.options import MergeOptions
+
+    from mergekit_fair.merging.recipe import Recipe
+    from mergekit_fair.report.drawing import require_plotting
+    from mergekit_fair.report.vectors_text import vectors_table
+    from mergekit_fair.vectors.recipe_vectors import recipe_vectors
+
+    if out is not None:
+        require_plotting()
+    options: Any = MergeOptions(quiet=True)
+    progress = Terminal(quiet=quiet or as_json)
+    measured = recipe_vectors(Recipe.load(recipe), options, progress, allow_pickle=allow_pickle)
+    found = measured.to_dict()
+    if out is not None:
+        _write(found, out, progress)
+    if as_json:
+        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+    elif not (quiet and out is not None):
+        click.echo(vectors_table(found))
+
+
+def _write(found: dict[str, Any], out: Path, progress: Terminal) -> None:
+    from mergekit_fair.files import write_atomic
+    from mergekit_fair.report.vectors_text import draw_vectors
+
+    out.mkdir(parents=True, exist_ok=True)
+    place = out / "vectors.json"
+    write_atomic(place, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+    for path in (place, *draw_vectors(found, out)):
+        progress.say(str(path))

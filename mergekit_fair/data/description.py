@@ -1,0 +1,154 @@
+"""The YAML block that describes a data set. Reading it touches no data."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator, model_validator
+
+from mergekit_fair.data.blocks import (
+    GroupColumns,
+    ImageInput,
+    Label,
+    Source,
+    Splits,
+    Text,
+    TextInput,
+    exactly_one,
+)
+from mergekit_fair.data.conditions import Condition
+from mergekit_fair.data.units import OneRowPer
+from mergekit_fair.errors import ConfigError
+from mergekit_fair.schema import Strict, load_yaml, parse
+
+
+class DataSpec(Strict):
+    """One data set: its source, which rows of it count, its input, label, groups and splits."""
+
+    name: Text
+    source: Source
+    keep: Annotated[tuple[Condition, ...], Field(min_length=1)] | None = None
+    one_row_per: OneRowPer | None = None
+    text: TextInput | None = None
+    image: ImageInput | None = None
+    label: Label
+    groups: GroupColumns
+    splits: Splits
+
+    @field_validator("source", mode="before")
+    @classmethod
+    def _source(cls, value: Any) -> Any:
+        """`package:module:file`, `hub:owner/name` and `file.csv` are short for mappings."""
+        if not isinstance(value, str):
+            return value
+        if value.startswith("hub:"):
+            return {"hub": value.removeprefix("hub:")}
+        if not value.startswith("package:"):
+            return {"path": value}
+        module, _, file = value.removeprefix("package:").partition(":")
+        if not module or not file:
+            raise ValueError(f"a package source is 'package:module:file', got {value!r}")
+        return {"package": module, "file": file}
+
+    @field_validator("text", mode="before")
+    @classmethod
+    def _text(cls, value: Any) -> Any:
+        """A text with a brace is a template, any other text is a column."""
+        if not isinstance(value, str):
+            return value
+        return {"template" if "{" in value else "column": value}
+
+    @model_validator(mode="after")
+    def _one_input(self) -> DataSpec:
+        exactly_one(self, "text", "image")
+        return self
+
+    @property
+    def columns_read(self) -> frozenset[str]:
+        """The columns that input, label, groups and splits are read from."""
+        named = {self.label.column, self.groups.column, self.groups.list_, self.splits.column}
+        named |= set((self.groups.columns or {}).values())
+        if self.text:
+            named |= {self.text.column, *(name for _, name in self.text.pieces())}
+        if self.image:
+            named.add(self.image.column)
+        return frozenset(name for name in named if name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The block with its defaults, short forms and paths written out; JSON-able.
+
+        `load_spec(spec.to_dict()) == spec`. The order of `groups.columns` is the groups' order.
+        """
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def load_spec(
+    source: str | Path | Mapping[str, Any],
+    where: object = None,
+    *,
+    folder: str | Path | None = None,
+) -> DataSpec:
+    """Read and check the description of a data set; no data is read.
+
+    Args:
+        source: a YAML file, or the block itself.
+        where: what errors call it; default: the file, or "data".
+        folder: what relative paths start from; default: the YAML file's folder, or the
+            current folder for a mapping.
+
+    Raises:
+        ConfigError: unreadable file, unknown key, wrong value, unset environment variable.
+    """
+    if isinstance(source, Mapping):
+        value, base, where = dict(source), Path(folder or "."), where or "data"
+    else:
+        value, base, where = load_yaml(source), Path(folder or Path(source).parent), where or source
+    spec = parse(DataSpec, value, where)
+    changes: dict[str, Any] = {}
+    if spec.source.path:
+        path = _resolved(spec.source.path, base, f"{where}: source.path")
+        changes["source"] = spec.source.model_copy(update={"path": path})
+    if spec.image:
+        path = _resolved(spec.image.folder, base, f"{where}: image.folder")
+        changes["image"] = spec.image.model_copy(update={"folder": path})
+    return spec.model_copy(update=changes)
+
+
+def _resolved(path: str, base: Path, where: str) -> str:
+    """`path` with ${VAR} and ~ expanded, absolute."""
+
+    def value_of(match: re.Match[str]) -> str:
+        name = match[1]
+        # An empty value would turn ${DATA}/x.csv into /x.csv, so it counts as unset.
+        if not (value := os.environ.get(name)):
+            raise ConfigError(
+                f"the environment variable {name} is not set",
+                where=where,
+                got=path,
+                fix=f"set it (export {name}=...) or write the path out",
+            )
+        return value
+
+    expanded = re.sub(r"\$\{([^}]*)\}", value_of, path)
+    # Not resolve(): a link into a cache may point at a file without a suffix.
+    return os.path.normpath((base / Path(expanded).expanduser()).absolute())
+
+
+def spec_inside(value: Any, path: str | Path) -> DataSpec:
+    """The data description inside another YAML file: a mapping, or its own file beside `path`.
+
+    Raises:
+        ConfigError: neither a mapping nor a path, or as `load_spec`.
+    """
+    folder = Path(path).parent
+    if isinstance(value, str):
+        return load_spec(folder / value)
+    if not isinstance(value, Mapping):
+        raise ConfigError(
+            "data must be a mapping or the path of a YAML file", where=path, got=value
+        )
+    return load_spec(value, where=f"{path}: data", folder=folder)

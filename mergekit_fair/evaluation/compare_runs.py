@@ -1,0 +1,175 @@
+"""Evaluations of several models on the same rows, read from their sample files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mergekit_fair.errors import ConfigError, MeasurementError
+from mergekit_fair.evaluation.evaluate import Measuring
+from mergekit_fair.evaluation.predictions import Answers
+from mergekit_fair.fairness import compare_many
+
+_PREFIX = "samples_"
+
+
+def compare_folders(
+    baseline: Path, others: Sequence[Path], how: Measuring, tasks: Collection[str] = ()
+) -> dict[str, dict[str, Any]]:
+    """Every other model minus the baseline, paired, for each task that all of them have.
+
+    Args:
+        baseline: folder of `mergekit-fair eval`, or of lm-eval with `--log_samples`.
+        others: the same of other models.
+        how: reference, confidence and limits.
+        tasks: only these; empty for all.
+
+    Returns:
+        task → `n`, `baseline`, `models` (name → metric → value, low, high, p_value,
+        adjusted_p_value, significant) and `warnings`.
+
+    Raises:
+        ConfigError: no samples there, or no common task.
+        MeasurementError: not the same rows.
+    """
+    files = {folder: sample_files(folder) for folder in (baseline, *others)}
+    common = set.intersection(*(set(found) for found in files.values()))
+    wanted = sorted(common if not tasks else set(tasks))
+    if not wanted or not set(wanted) <= common:
+        raise ConfigError(
+            "the evaluations have no such task in common",
+            where=", ".join(map(str, files)),
+            got=sorted(tasks) or None,
+            allowed=sorted(common) or None,
+            fix="evaluate the models on the same tasks",
+        )
+    names = _names(list(files))
+    return {
+        task: _compared(
+            {names[folder]: read_answers(task, found[task]) for folder, found in files.items()},
+            names[baseline],
+            how,
+        )
+        for task in wanted
+    }
+
+
+def sample_files(folder: Path) -> dict[str, Path]:
+    """Task → its file of samples; of several runs in a folder of lm-eval's, the latest.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    paths = [folder] if folder.is_file() else sorted(folder.rglob(f"{_PREFIX}*.jsonl"))
+    found = {_task(path): path for path in paths}  # lm-eval's names end with the time
+    if not found:
+        raise ConfigError(
+            "has no samples (samples_TASK.jsonl)",
+            where=folder,
+            fix="give the folder of `mergekit-fair eval`, or of lm_eval with --log_samples",
+        )
+    return found
+
+
+def read_answers(task: str, path: Path) -> Answers:
+    """The answers in a file of samples.
+
+    Raises:
+        ConfigError: not JSON lines.
+        MeasurementError: samples of a task that measures no fairness.
+    """
+    samples = []
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                samples.append(json.loads(line))
+            except ValueError as error:
+                raise ConfigError(
+                    f"line {number} is not JSON ({error})",
+                    where=path,
+                    fix="the file is damaged or half written: evaluate again",
+                ) from None
+    return Answers.of_samples(task, samples)
+
+
+def _task(path: Path) -> str:
+    """`samples_TASK.jsonl`, or lm-eval's `samples_TASK_2026-01-31T12-00-00.000000.jsonl`."""
+    name = path.stem.removeprefix(_PREFIX)
+    head, _, tail = name.rpartition("_")
+    return head if head and tail[:4].isdigit() and "T" in tail else name
+
+
+def _names(folders: list[Path]) -> dict[Path, str]:
+    """Folder → the shortest end of its path that tells it from the others."""
+    for depth in range(1, 10):
+        names = {folder: "/".join(folder.absolute().parts[-depth:]) for folder in folders}
+        if len(set(names.values())) == len(names):
+            return names
+    raise ConfigError("the same folder stands twice", where="compare", got=list(map(str, folders)))
+
+
+def _compared(answers: dict[str, Answers], baseline: str, how: Measuring) -> dict[str, Any]:
+    first = answers[baseline]
+    aligned = {name: _like(first, found, name, baseline) for name, found in answers.items()}
+    compared = compare_many(
+        first.labels,
+        {name: found.as_given for name, found in aligned.items()},
+        first.groups,
+        baseline=baseline,
+        reference=how.reference,
+        confidence=how.confidence,
+        min_group_size=how.min_group_size,
+        exclude=first.excluded,
+        seed=how.seed,
+    )
+    models = compared.to_dict()
+    for name, metrics in models.items():
+        for metric, entry in metrics.items():
+            entry["significant"] = compared.significant(name, metric)
+    warnings = [
+        f"{name}: {text}"
+        for name, comparison in compared.differences.items()
+        for text in comparison.warnings
+    ]
+    return {"n": len(first), "baseline": baseline, "models": models, "warnings": warnings}
+
+
+def _like(first: Answers, other: Answers, name: str, baseline: str) -> Answers:
+    """The other's answers in the first's order.
+
+    Raises:
+        MeasurementError: they are of other rows, labels or groups.
+    """
+    place = {key: row for row, key in enumerate(other.keys)}
+    if set(first.keys) != set(place):
+        raise MeasurementError(
+            "not the same rows: another split, limit or version of the data",
+            where=f"{first.task}: {name} and {baseline}",
+            got=f"{len(set(first.keys) & set(place))} rows in common of {len(other)} and "
+            f"{len(first)}",
+            fix="evaluate both with the same --split, --limit and --data",
+        )
+    order = np.array([place[key] for key in first.keys])
+    same = np.array_equal(other.labels[order], first.labels) and all(
+        name in other.groups and np.array_equal(other.groups[name][order], mask)
+        for name, mask in first.groups.items()
+    )
+    if not same:
+        raise MeasurementError(
+            "the same rows have other labels or groups",
+            where=f"{first.task}: {name} and {baseline}",
+            fix="evaluate both with the same version of the task",
+        )
+    return Answers(
+        first.task,
+        first.keys,
+        first.labels,
+        other.predictions[order],
+        first.groups,
+        first.excluded,
+        None,
+    )

@@ -1,0 +1,232 @@
+"""`fair-classifier`: lm-eval runs a sequence classifier on the document's own text."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from mergekit_fair.checkpoints.adapter_config import is_adapter_folder
+from mergekit_fair.errors import CheckpointError, ConfigError, DataError
+from mergekit_fair.evaluation.classifier import require_head, resolve_device
+from mergekit_fair.evaluation.lm.answer_cache import require_key
+from mergekit_fair.evaluation.lm.checked_hf import CheckedHFLM
+from mergekit_fair.evaluation.lm.choices import Choices
+from mergekit_fair.evaluation.lm.padding import padding_id, picks_last_token, position_limit
+from mergekit_fair.evaluation.lm.scoring import Answer, PreparedRequests, answer, group
+from mergekit_fair.evaluation.lm.softmax import only_choices, require_softmax
+from mergekit_fair.evaluation.model_inputs import TextInputs, require_processor
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+
+
+class FairClassifier(CheckedHFLM):
+    """`fair-classifier`: log p(class of the choice | the document's text), in float32.
+
+    The text is `doc[text_field]`, never the prompt, which the classifier was not trained on. Each
+    text is run once, truncated to `max_length` tokens (the model's, unless given), in batches of
+    like length. NaN: the model has no answer, since its logits are NaN or infinite or the text has
+    no tokens.
+
+    Args:
+        pretrained: folder, name on the Hub, or a model in memory (then give `tokenizer`).
+        text_field: the document's field.
+        choice_map: choice → class, see `Choices`; without it a choice must be a label.
+        options: those of lm-eval's `hf`: peft, delta, dtype, device (`auto`, too), batch_size
+            (`auto`, too), max_length, tokenizer, revision, trust_remote_code, parallelize, …;
+            what is about prompts and generation changes nothing.
+
+    Raises:
+        CheckpointError: no classification head, a head of random numbers, fewer than two classes,
+            a head that is not read by softmax, no tokenizer.
+        ConfigError: a choice_map or max_length that does not fit the model.
+    """
+
+    AUTO_MODEL_CLASS = AutoModelForSequenceClassification
+
+    def __init__(
+        self, pretrained: Any, *, text_field: str = "text", choice_map: Any = None, **options: Any
+    ) -> None:
+        if options.get("device") in (None, "auto"):
+            options["device"] = resolve_device("auto")
+        super().__init__(pretrained, **options)
+        self.options |= {"text_field": text_field, "choice_map": choice_map}
+        self.text_field = str(text_field)
+        config = self.model.config
+        require_softmax(config, self.where)
+        self.choices = Choices(config.label2id or {}, config.num_labels, choice_map)
+        self._inner = (
+            self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        )
+        self._accepted = _accepted(self._inner)
+        self._position_limit = position_limit(self._inner)
+        self._set_padding()
+        self._require_positions()
+
+    def _get_config(self, pretrained: str, **options: Any) -> None:
+        if is_adapter_folder(pretrained):
+            raise CheckpointError(
+                "is an adapter, without a model",
+                where=pretrained,
+                fix=f"pass pretrained=BASE,peft={pretrained}",
+            )
+        try:
+            super()._get_config(pretrained, **options)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"no model here ({str(error).splitlines()[0]})", where=pretrained
+            ) from None
+
+    def _get_backend(self, config: Any, backend: str = "default", **options: Any) -> None:
+        """Called by `hf` between configuration and weights, so a wrong model costs no loading."""
+        del config, backend, options
+        self.backend = "causal"
+        adapter = self.adapter
+        if adapter is None or not (adapter.is_classifier or adapter.brings_modules):
+            require_head(self.architectures(), "text", self.where)
+
+    def _create_tokenizer(self, pretrained: Any, tokenizer: Any, **options: Any) -> None:
+        source = tokenizer or pretrained
+        if isinstance(source, str):
+            folder = Path(source, options.get("subfolder") or "")
+            require_processor(folder if folder.is_dir() else source, "text")
+        super()._create_tokenizer(pretrained, tokenizer, **options)
+
+    def _create_model(self, *args: Any, **options: Any) -> None:
+        try:
+            super()._create_model(*args, **options)
+        except TypeError as error:
+            if "unexpected keyword argument" not in str(error):
+                raise
+            raise ConfigError(
+                f"an option that neither lm-eval nor the model knows ({error})",
+                where="model_args",
+                allowed="text_field, choice_map, and those of lm-eval's hf",
+            ) from None
+
+    @property
+    def max_length(self) -> int:
+        """Tokens that a text is truncated to."""
+        if self._max_length:
+            return int(self._max_length)
+        limits = (self._position_limit, getattr(self.tokenizer, "model_max_length", None))
+        return min(super().max_length, *(limit for limit in limits if limit))
+
+    def _require_positions(self) -> None:
+        limit = self._position_limit
+        if limit is not None and self.max_length > limit:
+            raise ConfigError(
+                "is more than the model has positions for",
+                where="max_length",
+                got=self.max_length,
+                allowed=f"1 to {limit}",
+            )
+
+    def _set_padding(self) -> None:
+        """The model's own padding token, as it was loaded; the head's side of padding."""
+        self._configured_pad = self._inner.config.get_text_config().pad_token_id
+        if picks_last_token(self._inner):
+            # On the left, a learned table of positions would shift every token.
+            self.tokenizer.padding_side = "right"
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[Answer]:
+        """(log p of the choice's class, whether it is the arg max) of every request.
+
+        Raises:
+            ConfigError: no such field, an unknown choice, a cache that cannot tell documents apart.
+            DataError: a document whose field is not text.
+        """
+        return self.answer(self.prepare(requests), quiet=disable_tqdm or self.rank != 0)
+
+    def prepare(self, requests: Sequence[Instance]) -> PreparedRequests:
+        """Texts as tokens; errors as `loglikelihood`."""
+        documents = group(requests, self._text, self._text)
+        encoded = TextInputs(documents.contents, self.tokenizer, self.max_length)
+        self._choose_padding(encoded)
+        return PreparedRequests(requests, documents, encoded)
+
+    def answer(self, prepared: PreparedRequests, *, quiet: bool) -> list[Answer]:
+        """What `loglikelihood` gives, with the weights that the model has now."""
+        self._choose_padding(prepared.inputs)
+        return answer(self, prepared, quiet=quiet)
+
+    def _text(self, request: Instance) -> str:
+        where = f"task {request.task_name}"
+        doc = request.doc
+        if not isinstance(doc, Mapping) or self.text_field not in doc:
+            raise ConfigError(
+                "its documents lack the field that the text is taken from",
+                where=where,
+                got=self.text_field,
+                allowed=sorted(map(str, doc)) if isinstance(doc, Mapping) else None,
+                fix="name the field in --model_args: text_field=…",
+            )
+        text = doc[self.text_field]
+        if not isinstance(text, str):
+            raise DataError(
+                f"field {self.text_field} of document {request.doc_id} is no text but of type "
+                f"{type(text).__name__}",
+                where=where,
+            )
+        if self.cache_hook.dbdict is not None:
+            require_key(text.strip() in request.args[0], f"text ({self.text_field})", where)
+        return text
+
+    def _choose_padding(self, encoded: Any) -> None:
+        config = self._inner.config.get_text_config()
+        vocabulary = getattr(config, "vocab_size", None) or len(self.tokenizer)
+        pad = padding_id(
+            self._configured_pad, self.tokenizer.pad_token_id, vocabulary, encoded.last_tokens()
+        )
+        self._pad_id = config.pad_token_id = self._inner.config.pad_token_id = pad
+
+    def logits(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """(documents, classes), in the model's dtype."""
+        if "attention_mask" in batch:
+            is_padding = batch["attention_mask"] == 0
+            batch["input_ids"] = batch["input_ids"].masked_fill(is_padding, self._pad_id)
+        found = {
+            name: value.to(self.device)
+            for name, value in batch.items()
+            if self._accepted is None or name in self._accepted
+        }
+        dtype = self.mixed_precision_dtype
+        with torch.autocast(self.device.type, dtype) if dtype else nullcontext():
+            return self.model(**found).logits
+
+    def apply_chat_template(self, *args: Any, **options: Any) -> NoReturn:
+        """Refused: the text is taken as it is.
+
+        Raises:
+            ConfigError: always.
+        """
+        del args, options
+        raise ConfigError(
+            "a classifier takes the document's text as it is",
+            where="--apply_chat_template",
+            fix="leave it out",
+        )
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> NoReturn:
+        """Refused. Raises ConfigError."""
+        del disable_tqdm
+        only_choices(requests)
+
+    def loglikelihood_rolling(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> NoReturn:
+        """Refused. Raises ConfigError."""
+        del disable_tqdm
+        only_choices(requests)
+
+
+def _accepted(model: Any) -> frozenset[str] | None:
+    """Names that `forward` takes; None where it takes anything."""
+    names = frozenset(inspect.signature(model.forward).parameters)
+    return names if "input_ids" in names else None

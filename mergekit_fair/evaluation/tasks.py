@@ -1,0 +1,98 @@
+"""The functions that the tasks in `evals/` name: documents in, predictions and metrics out.
+
+lm-eval calls `dataset` with the task's `dataset_kwargs` and with all metadata: `--metadata`, every
+model argument, and `config_source`, the task's YAML file.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mergekit_fair.data.images import open_image
+from mergekit_fair.evaluation.documents import documents, evaluated_split, read_rows
+
+if TYPE_CHECKING:
+    import datasets
+
+log = logging.getLogger(__name__)
+
+# Train documents are few-shot examples only, and lm-eval makes a list of all of them: 5 s per
+# 100,000. These are a random sample.
+FEW_SHOT = 10_000
+
+Result = tuple[float, bool]  # log-probability of one choice, and whether it is the greedy one
+
+
+def dataset(
+    *,
+    spec: str | Mapping[str, Any],
+    question: str,
+    split: str = "validation",
+    data: str | None = None,
+    config_source: str = "inline",
+    **others: Any,
+) -> datasets.DatasetDict:
+    """The documents of a task: `evaluated` is the chosen split, `train` is for few-shot examples.
+
+    Args:
+        spec: the data set's block, or the name of a YAML file beside the task's.
+        question: ends every prompt.
+        split: validation, or report.
+        data: a csv, tsv, jsonl or parquet file that replaces the source and has its columns, or
+            a .yml file that replaces the whole description.
+        config_source: the task's YAML file.
+        others: metadata that is meant for somebody else.
+
+    Raises:
+        ConfigError, DataError: the description or the data are not what they should be.
+    """
+    import datasets
+
+    del others
+    split = evaluated_split(split, config_source)
+    rows = read_rows(spec, data, config_source)
+    for warning in rows.warnings:
+        log.warning("%s: %s", rows.name, warning)
+    rows.of(split)  # an error if it has no rows
+    return datasets.DatasetDict(
+        {
+            "train": documents(rows, "train", question, most=FEW_SHOT),
+            "evaluated": documents(rows, split, question),
+        }
+    )
+
+
+def image(doc: Mapping[str, Any]) -> list[Any]:
+    """The picture of a document, as a list of one PIL image in RGB."""
+    return [open_image(doc["image"])]
+
+
+def process_results(doc: Mapping[str, Any], results: Sequence[Result]) -> dict[str, Any]:
+    """One document's metrics; the choices are no, yes."""
+    prediction = answer(results)
+    groups = [name for name in doc["groups"] if name not in doc["excluded"]]
+    return {
+        "acc": int(prediction == doc["label"]),
+        **fairness_items(prediction, int(doc["label"]), groups),
+    }
+
+
+def answer(results: Sequence[Result]) -> int | None:
+    """The number of the likeliest choice, the first of equals; None if the model gave no answer.
+
+    No answer: a log-probability is NaN, or all are -inf.
+    """
+    values = [float(value) for value, *_ in results]
+    if any(math.isnan(value) for value in values) or max(values) == -math.inf:
+        return None
+    return values.index(max(values))
+
+
+def fairness_items(prediction: int | None, label: int, groups: Collection[str]) -> dict[str, Any]:
+    """What the aggregations of `harness.aggregations` take, under every metric's name."""
+    item = (prediction, label, list(groups))
+    names = ("bal_acc", "worst_group_acc", "selection_rate", "dpd", "eod")
+    return {**dict.fromkeys(names, item), "unanswered": int(prediction is None)}

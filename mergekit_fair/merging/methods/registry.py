@@ -1,0 +1,57 @@
+"""The methods of this package, made known to mergekit."""
+
+from __future__ import annotations
+
+from mergekit import merge_methods
+
+from mergekit_fair.errors import RecipeError
+from mergekit_fair.merging.methods.one_shot_federated import CClip, FedGMA, FedNova, TaskMedian
+from mergekit_fair.merging.methods.subgroup_task_addition import SubgroupTaskAddition
+from mergekit_fair.merging.methods.task_analogy import TaskAnalogy
+from mergekit_fair.merging.methods.task_negation import TaskNegation
+from mergekit_fair.merging.methods.task_vector_method import TaskVectorMethod
+from mergekit_fair.merging.methods.worst_group_injection import WorstGroupInjection
+
+METHODS: tuple[TaskVectorMethod, ...] = (
+    SubgroupTaskAddition(),
+    WorstGroupInjection(),
+    TaskNegation(),
+    TaskAnalogy(),
+    FedGMA(),
+    TaskMedian(),
+    CClip(),
+    FedNova(),
+)
+
+
+def register_methods() -> None:
+    """Register every method of this package; idempotent.
+
+    Raises:
+        RecipeError: a foreign method already has one of our names.
+    """
+    known = {method.spec.name: method for method in merge_methods.registered_methods()}
+    for method in METHODS:
+        present = known.get(method.spec.name)
+        if present is None:
+            merge_methods.register(method)
+        elif present is not method:
+            raise RecipeError(
+                "another package has registered a merge method of this name",
+                where=method.spec.name,
+                got=type(present).__module__,
+                fix="remove that package or import mergekit_fair first",
+            )
+
+
+def own_method(name: str) -> TaskVectorMethod:
+    """The method of this package with that name; ValueError for others."""
+    for method in METHODS:
+        if method.spec.name == name:
+            return method
+    raise ValueError(f"{name} is no method of mergekit-fair")
+
+
+def is_own(name: str) -> bool:
+    """Whether a method of this package has that name."""
+    return any(method.spec.name == name for method in METHODS)

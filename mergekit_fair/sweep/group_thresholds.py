@@ -1,0 +1,126 @@
+"""The baseline that merging has to beat: thresholds by group on a model's scores.
+
+They need to know the group of everybody they decide on, which a merged model does not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mergekit_fair.evaluation.predictions import Answers, Scores
+from mergekit_fair.fairness.labels import UNANSWERED
+
+CONSTRAINTS = {"dpd": "demographic_parity", "eod": "equalized_odds"}
+NOTE = "group thresholds need the group label of every row at prediction time; merged models do not"
+_REST = "(rest)"
+
+
+class GroupThresholds:
+    """fairlearn's `ThresholdOptimizer` over margins: accuracy subject to one constraint.
+
+    Rows that carry several groups, or none, are a group of their own; combinations without both
+    labels on the fitted rows are pooled. Predictions are drawn where the optimum is a mixture of
+    two thresholds, with a fixed seed. Source: Hardt et al., arXiv 1610.02413.
+
+    Args:
+        constraint: `demographic_parity` or `equalized_odds`.
+        fitted: answers with margins, of the split that is selected on.
+        seed: of the drawn predictions.
+    """
+
+    def __init__(self, constraint: str, fitted: Answers, seed: int) -> None:
+        from fairlearn.postprocessing import ThresholdOptimizer
+
+        self._seed = seed
+        patterns = _patterns(fitted)
+        usable = [name for name in np.unique(patterns) if _has_both(fitted, patterns == name)]
+        self._known = frozenset(map(str, usable))
+        names = self._names(patterns)
+        rows = _answered(fitted) & np.isin(names, self._fit_names(fitted, names))
+        self._trained = frozenset(map(str, np.unique(names[rows])))
+        self._optimizer = ThresholdOptimizer(
+            estimator=_margins(),
+            constraints=constraint,
+            objective="accuracy_score",
+            prefit=True,
+            predict_method="decision_function",
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about an estimator that was never fitted
+            self._optimizer.fit(
+                _column(fitted, rows), fitted.labels[rows], sensitive_features=names[rows]
+            )
+
+    def scores(self, answers: Answers) -> Scores:
+        """+inf where 1 is predicted, −inf where 0; a group that was not fitted keeps the model's
+        own predictions, and NaN stays NaN."""
+        names = self._names(_patterns(answers))
+        rows = _answered(answers) & np.isin(names, list(self._trained))
+        found = np.where(answers.predictions == 1, np.inf, -np.inf)
+        found[answers.predictions == UNANSWERED] = np.nan
+        if rows.any():
+            predicted = self._optimizer.predict(
+                _column(answers, rows), sensitive_features=names[rows], random_state=self._seed
+            )
+            found[rows] = np.where(np.asarray(predicted) == 1, np.inf, -np.inf)
+        return found
+
+    def _names(self, patterns: NDArray[np.str_]) -> NDArray[np.str_]:
+        return np.where(np.isin(patterns, list(self._known)), patterns, _REST)
+
+    @staticmethod
+    def _fit_names(fitted: Answers, names: NDArray[np.str_]) -> list[str]:
+        return [str(n) for n in np.unique(names) if _has_both(fitted, names == n)]
+
+
+def _margins() -> Any:
+    """What fairlearn takes for a fitted model: the score is the only column."""
+    from sklearn.base import BaseEstimator
+
+    class Margins(BaseEstimator):
+        def fit(self, *args: Any, **options: Any) -> Margins:
+            del args, options
+            return self
+
+        def decision_function(self, columns: Any) -> Any:
+            return np.asarray(columns)[:, 0]
+
+        def __sklearn_is_fitted__(self) -> bool:
+            return True
+
+    return Margins()
+
+
+def point_id(baseline: str, constraint: str, seed: int) -> str:
+    """16 hex digits, from the id of the baseline's point."""
+    return hashlib.sha256(f"{baseline}:{constraint}:{seed}".encode()).hexdigest()[:16]
+
+
+def _patterns(answers: Answers) -> NDArray[np.str_]:
+    groups = dict(sorted(answers.groups.items()))
+    columns = [np.where(inside, f"{name}|", "") for name, inside in groups.items()]
+    found = np.full(len(answers), "", dtype=object)
+    for column in columns:
+        found = found + column.astype(object)
+    return found.astype(str)
+
+
+def _has_both(answers: Answers, rows: NDArray[np.bool_]) -> bool:
+    labels = answers.labels[rows & _answered(answers)]
+    return bool(len(labels)) and 0 < labels.sum() < len(labels)
+
+
+def _answered(answers: Answers) -> NDArray[np.bool_]:
+    if answers.margins is None:
+        return np.zeros(len(answers), dtype=bool)
+    return ~np.isnan(answers.margins)
+
+
+def _column(answers: Answers, rows: NDArray[np.bool_]) -> Any:
+    margins = answers.margins if answers.margins is not None else np.zeros(len(answers))
+    return margins[rows].reshape(-1, 1)

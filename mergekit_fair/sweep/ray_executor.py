@@ -1,0 +1,226 @@
+"""Jobs on Ray actors (extra `ray`), each of which loads base and vectors once.
+
+Nothing but points and scores travels: workers read models and data by their paths, which every
+machine of a cluster must therefore see.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from mergekit_fair.errors import ConfigError, FairError, SweepError
+from mergekit_fair.progress import Progress, Silent
+from mergekit_fair.sweep.sweep_config import Sweep
+from mergekit_fair.sweep.worker import Outcome, PointJob, PointWorker
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """How many workers, and what each takes.
+
+    Attributes:
+        workers: actors.
+        gpus: of each, may be a fraction; 0 for CPU.
+        cpus: of each, which are its torch threads too.
+        address: of a running cluster; None: RAY_ADDRESS, or else a new one on this machine.
+        restarts: times that a lost worker is started again before the sweep gives up.
+    """
+
+    workers: int = 2
+    gpus: float = 0.0
+    cpus: int = 1
+    address: str | None = None
+    restarts: int = 3
+
+
+class RayActor:
+    """One worker, in a process of its own."""
+
+    def __init__(self, sweep: Sweep, base: str, folder: str, threads: int) -> None:
+        os.chdir(folder)  # models are named relative to where the sweep was started
+        self._sweep, self._base, self._threads = sweep, base, threads
+
+    # An error that is about the input is an answer; Ray would wrap it in its own.
+
+    def run(self, job: PointJob) -> Outcome | FairError:
+        try:
+            return self._worker.run(job)
+        except FairError as error:
+            return error
+
+    @cached_property
+    def _worker(self) -> PointWorker:
+        import torch
+
+        from mergekit_fair.sweep.exams import open_exam
+
+        torch.set_num_threads(self._threads)
+        evaluate = self._sweep.config.evaluate
+        return PointWorker(
+            open_exam(evaluate),
+            self._base,
+            evaluate.device,
+            self._sweep.recipe.groups(),
+            seed=self._sweep.config.seed,
+            progress=Silent(),
+        )
+
+    def process(self) -> int:
+        """Its process id."""
+        return os.getpid()
+
+
+class OnRay:
+    """Actors that take a job each, as soon as they are there and free.
+
+    A worker that is lost is started again, and its job with it; results do not depend on who
+    computed them. Workers for which the cluster has no room yet are not waited for.
+
+    Raises:
+        ConfigError: Ray is not installed, the cluster cannot be reached, or none of its machines
+            has what one worker takes.
+    """
+
+    def __init__(
+        self,
+        sweep: Sweep,
+        base: str,
+        cluster: Cluster,
+        progress: Progress | None = None,
+        *,
+        actor: type[RayActor] = RayActor,
+    ) -> None:
+        try:
+            import ray
+        except ImportError:
+            raise ConfigError(
+                "--executor ray needs Ray", fix="run pip install 'mergekit-fair[ray]'"
+            ) from None
+        self._ray, self._restarts = ray, cluster.restarts
+        self._connected = not ray.is_initialized()
+        if self._connected:
+            _connect(ray, cluster)
+        try:
+            _require_room(ray.nodes(), cluster, progress or Silent())
+        except ConfigError:
+            self._disconnect()
+            raise
+        remote = ray.remote(actor).options(
+            num_cpus=cluster.cpus,
+            num_gpus=cluster.gpus,
+            max_restarts=cluster.restarts,
+            max_task_retries=cluster.restarts,
+        )
+        self.actors = [
+            remote.remote(sweep, base, os.getcwd(), cluster.cpus)  # noqa: PTH109
+            for _ in range(cluster.workers)
+        ]
+        self._starting = {actor.process.remote(): actor for actor in self.actors}
+        self._free: list[Any] = []
+
+    def run(self, jobs: Sequence[PointJob]) -> Iterator[tuple[PointJob, Outcome]]:
+        waiting = list(reversed(jobs))
+        running: dict[Any, tuple[PointJob, Any]] = {}
+        while waiting or running:
+            while waiting and self._free:
+                job, actor = waiting.pop(), self._free.pop()
+                running[actor.run.remote(job)] = (job, actor)
+            ready = self._first_of([*running, *(self._starting if waiting else ())])
+            if ready in running:
+                job, actor = running.pop(ready)
+                self._free.append(actor)
+                yield job, self._result(ready)
+
+    def close(self) -> None:
+        for actor in self.actors:
+            self._ray.kill(actor)
+        self._disconnect()
+
+    def _disconnect(self) -> None:
+        if self._connected:
+            self._ray.shutdown()
+
+    def _first_of(self, references: Sequence[Any]) -> Any:
+        """The first reference that is done; a worker that has started is free."""
+        (ready,), _ = self._ray.wait(list(references), num_returns=1)
+        if ready in self._starting:
+            self._result(ready)
+            self._free.append(self._starting.pop(ready))
+        return ready
+
+    def _result(self, reference: Any) -> Any:
+        try:
+            found = self._ray.get(reference)
+        except self._ray.exceptions.RayActorError as error:
+            raise SweepError(
+                f"a Ray worker was lost and {self._restarts} times started again, in vain "
+                f"({_first_line(error)})",
+                where="--executor ray",
+                fix="look for lack of memory; the same command goes on with what is finished",
+            ) from None
+        except self._ray.exceptions.RayError as error:
+            raise SweepError(
+                f"a Ray worker failed ({_first_line(error)})", where="--executor ray"
+            ) from None
+        if isinstance(found, FairError):
+            raise found
+        return found
+
+
+def _connect(ray: Any, cluster: Cluster) -> None:
+    needed = cluster.workers * cluster.cpus
+    address = cluster.address or os.environ.get("RAY_ADDRESS")
+    options: dict[str, Any] = {"log_to_driver": False, "include_dashboard": False}
+    if address is None:  # our own: as many processors as are asked for, whatever the machine has
+        options |= {"num_cpus": needed}
+    else:
+        options = {"log_to_driver": False, "address": address}
+    try:
+        ray.init(logging_level="ERROR", **options)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"cannot start or reach Ray ({_first_line(error)})",
+            where="--ray-address",
+            got=address,
+        ) from None
+
+
+def _require_room(nodes: Sequence[Any], cluster: Cluster, progress: Progress) -> None:
+    """At least one worker fits a machine of the cluster.
+
+    Raises:
+        ConfigError: none does, so that the sweep would wait for ever.
+    """
+    machines = [node["Resources"] for node in nodes if node["Alive"]]
+    room = sum(_workers_on(machine, cluster) for machine in machines)
+    one = f"{cluster.cpus} CPUs" + (f" and {cluster.gpus:g} GPUs" if cluster.gpus else "")
+    if not room:
+        has = [f"{m.get('CPU', 0):g} CPUs and {m.get('GPU', 0):g} GPUs" for m in machines]
+        raise ConfigError(
+            f"no machine of the Ray cluster has {one}, which one worker takes",
+            where="--executor ray",
+            got="; ".join(sorted(set(has))) or "no machine",
+            fix="ask for less by --cpus and --gpus, or add machines first",
+        )
+    if room < cluster.workers:
+        progress.say(
+            f"the Ray cluster has room for {room} of {cluster.workers} workers of {one}; "
+            "the others start when machines join"
+        )
+
+
+def _workers_on(machine: Mapping[str, float], cluster: Cluster) -> int:
+    room = int(machine.get("CPU", 0) // cluster.cpus)
+    if cluster.gpus >= 1:
+        return min(room, int(machine.get("GPU", 0) // cluster.gpus))
+    if cluster.gpus > 0:  # a worker's share is of one GPU
+        return min(room, int(machine.get("GPU", 0)) * int(1 / cluster.gpus + 1e-9))
+    return room
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,271 @@
+"""The YAML of `mergekit-fair sweep`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from mergekit_fair.data import DataSpec, spec_inside
+from mergekit_fair.errors import ConfigError
+from mergekit_fair.merging.lambda_grid import parse_grid
+from mergekit_fair.merging.recipe import Recipe
+from mergekit_fair.merging.resolve import resolved
+from mergekit_fair.schema import Strict, load_yaml, parse
+from mergekit_fair.sweep.rule import Select
+
+FINITE = Field(allow_inf_nan=False)
+
+
+class Evaluate(Strict):
+    """What the points are measured on and how: `tasks` of lm-eval, or the rows of `data`.
+
+    Attributes:
+        tasks: of the suite or of one's own; the first decides, the others may be constraints.
+        data: without tasks the data description, a mapping or the path of a YAML file beside this
+            one; with tasks a file in place of their data.
+        batch_size: rows of a forward pass; 64 unless said otherwise, 8 for causal models.
+        max_length: tokens; 128 for `data`, the model's own for tasks.
+        limit: rows of a task, a random sample.
+        num_fewshot, include_path, model_args: as in `eval`.
+        reference: which DPD and EOD `dpd` and `eod` are.
+        saturation: distance from the reference's selection rate that marks a point `saturated`.
+    """
+
+    tasks: list[str] = []
+    data: DataSpec | str | None = None
+    batch_size: Annotated[int, Field(gt=0)] | Literal["auto"] | None = None
+    max_length: Annotated[int, Field(gt=0)] | None = None
+    device: str = "auto"
+    bf16: bool = False
+    limit: Annotated[int, Field(gt=0)] | None = None
+    num_fewshot: Annotated[int, Field(ge=0)] | None = None
+    include_path: str | None = None
+    model_args: dict[str, Any] = {}
+    reference: Literal["between_groups", "one_vs_rest", "to_overall"] = "between_groups"
+    min_group_size: Annotated[int, Field(gt=0)] = 1
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    saturation: Annotated[float, Field(gt=0, lt=1)] = 0.1
+
+    @model_validator(mode="after")
+    def _either(self) -> Evaluate:
+        if not self.tasks and self.data is None:
+            raise ValueError("give tasks, or data")
+        if not self.tasks:
+            for name in ("limit", "num_fewshot", "include_path", "model_args"):
+                if name in self.model_fields_set:
+                    raise ValueError(f"{name} is for tasks; with data leave it out")
+            if self.batch_size == "auto":
+                raise ValueError("batch_size: auto is for tasks; with data give a number")
+        elif self.bf16:
+            raise ValueError("bf16 is for data; with tasks use model_args: {dtype: bfloat16}")
+        return self
+
+
+class Inject(Strict):
+    """The second stage: inject group vectors into a baseline.
+
+    Attributes:
+        target: the baseline.
+        groups: names; `worst`, the group that the target serves worst; or `safe`, every group
+            whose measured harm to any other is within `tolerance`, one after the other.
+        lambda_: the λ to measure.
+        step: λ at which harm is measured, for `safe`.
+        tolerance: largest harm to any group that is accepted at `step`: increase of the mean of
+            its one-vs-rest DPD and EOD, or loss of its accuracy.
+    """
+
+    target: str
+    groups: Literal["worst", "safe"] | list[str] = "worst"
+    lambda_: Any = Field("0.2:1:0.2", alias="lambda")
+    step: Annotated[float, Field(gt=0, le=1)] = 0.1
+    tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.02
+
+
+class Search(Strict):
+    """A budgeted search over λ_g, after the grid.
+
+    Attributes:
+        method: random; optuna (extra `search`); surrogate, quadratic models of the groups' rates.
+        budget: forward passes over the validation rows.
+        over: setting → [low, high]; unless given, `weight.<group>` of every group in [0, 1]. The
+            recipe's λ is 1 here, so that a weight is λ_g.
+        batch: points that are asked for at once, and can be measured side by side.
+    """
+
+    method: Literal["random", "optuna", "surrogate"] = "surrogate"
+    budget: Annotated[int, Field(gt=0, le=100_000)] = 40
+    over: dict[str, tuple[Annotated[float, FINITE], Annotated[float, FINITE]]] = {}
+    batch: Annotated[int, Field(gt=0)] = 1
+
+    @model_validator(mode="after")
+    def _ranges(self) -> Search:
+        for name, (low, high) in self.over.items():
+            if not low < high:
+                raise ValueError(
+                    f"over.{name}: got [{low:g}, {high:g}]; allowed: [low, high] with low < high"
+                )
+        return self
+
+
+class SweepConfig(Strict):
+    """A sweep file; see INTERFACE "Sweep file".
+
+    Attributes:
+        thresholds: a baseline; group thresholds are put on its scores (fairlearn's
+            ThresholdOptimizer), which need the group labels at prediction time.
+    """
+
+    recipe: Any
+    grid: dict[str, Any] = {}
+    evaluate: Evaluate
+    baselines: dict[str, str] = {}
+    controls: list[Literal["random"]] = []
+    thresholds: str | None = None
+    select: Select = Select()
+    search: Search | None = None
+    inject: Inject | None = None
+    seed: int = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_race(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "race" in value:
+            raise ValueError("race is gone since version 0.2: leave it out, and use --max-minutes")
+        return value
+
+    @model_validator(mode="after")
+    def _names(self) -> SweepConfig:
+        for constraint in self.select.constraints():
+            if constraint.baseline is not None:
+                self._require(constraint.baseline, f"select.subject_to.{constraint.metric} names")
+        if self.inject:
+            self._require(self.inject.target, "inject.target names")
+        if self.thresholds is not None:
+            self._require(self.thresholds, "thresholds names")
+        return self
+
+    def _require(self, baseline: str, who: str) -> None:
+        if baseline not in self.baselines:
+            raise ValueError(
+                f"{who} no baseline; got {baseline!r}; "
+                f"allowed: {', '.join(self.baselines) or 'none are given'}"
+            )
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep file with everything it names read and checked.
+
+    Attributes:
+        grid: setting (`lambda`, `weight.<group>`) → its points; empty without a grid.
+        inject_grid: λ of the second stage; empty without one.
+        ranges: setting → (low, high) of the search; empty without one.
+    """
+
+    config: SweepConfig
+    recipe: Recipe
+    grid: dict[str, tuple[float, ...]]
+    inject_grid: tuple[float, ...]
+    ranges: dict[str, tuple[float, float]]
+    where: str
+
+
+def load_sweep(path: str | Path) -> Sweep:
+    """Read a sweep file, its recipe, data description and grids.
+
+    Paths of files (`recipe`, `evaluate.data`) are relative to the sweep file, those of models to
+    the working directory, as in mergekit.
+
+    Raises:
+        ConfigError, RecipeError: with the file, the key, what was given and what is allowed.
+    """
+    raw = load_yaml(path)
+    evaluate = raw.get("evaluate")
+    if isinstance(evaluate, dict) and "data" in evaluate:
+        raw["evaluate"] = {**evaluate, "data": _data(evaluate, path)}
+    config = parse(SweepConfig, raw, path)
+    _refuse_report_split(config, path)
+    grid = _grid(config, path)
+    inject = parse_grid(config.inject.lambda_, f"{path}: inject.lambda") if config.inject else ()
+    recipe = _recipe(config, path)
+    sweep = Sweep(config, recipe, grid, inject, _ranges(config, recipe), str(path))
+    _check_groups(sweep)
+    return sweep
+
+
+def _data(evaluate: dict[str, Any], path: str | Path) -> Any:
+    """A data description; of tasks, the path of a file that replaces their data."""
+    given = evaluate["data"]
+    if not evaluate.get("tasks"):
+        return spec_inside(given, path)
+    if not isinstance(given, str) or not (Path(path).parent / given).is_file():
+        raise ConfigError(
+            "evaluate.data: no such file; with tasks it is the file that replaces their data",
+            where=path,
+            got=given,
+        )
+    return str((Path(path).parent / given).absolute())
+
+
+def _refuse_report_split(config: SweepConfig, path: str | Path) -> None:
+    if config.select.split == "report" and not config.select.force:
+        raise ConfigError(
+            "select.split: the report split is there to report on what was chosen without it",
+            where=path,
+            got="report",
+            allowed="validation",
+            fix="or set select.force: true; every output then says that its figures are optimistic",
+        )
+
+
+def _grid(config: SweepConfig, path: str | Path) -> dict[str, tuple[float, ...]]:
+    if not config.grid and config.search is None:
+        raise ConfigError("grid is empty", where=path, allowed="lambda, weight.<group>")
+    for key in config.grid:
+        if key != "lambda" and not key.startswith("weight."):
+            raise ConfigError(
+                "unknown grid setting", where=path, got=key, allowed="lambda, weight.<group>"
+            )
+    return {key: parse_grid(value, f"{path}: grid.{key}") for key, value in config.grid.items()}
+
+
+def _recipe(config: SweepConfig, path: str | Path) -> Recipe:
+    if isinstance(config.recipe, dict):
+        return resolved(Recipe.from_mapping(config.recipe, f"{path}: recipe"))
+    if isinstance(config.recipe, str):
+        return resolved(Recipe.load(Path(path).parent / config.recipe))
+    raise ConfigError("recipe must be a path or a mapping", where=path, got=config.recipe)
+
+
+def _ranges(config: SweepConfig, recipe: Recipe) -> dict[str, tuple[float, float]]:
+    if config.search is None:
+        return {}
+    return config.search.over or {f"weight.{group}": (0.0, 1.0) for group in recipe.groups()}
+
+
+def _check_groups(sweep: Sweep) -> None:
+    groups = sweep.recipe.groups()
+    for key in (*sweep.grid, *sweep.ranges):
+        sweep.recipe.with_settings({key: 0.0})
+    if sweep.config.search is not None and not sweep.ranges:
+        raise ConfigError(
+            "search needs settings to search over",
+            where=sweep.where,
+            fix="name the models' groups in the recipe, or give search.over",
+        )
+    inject = sweep.config.inject
+    if inject is None:
+        return
+    if not groups:
+        raise ConfigError("inject needs a recipe whose models name their group", where=sweep.where)
+    for name in inject.groups if isinstance(inject.groups, list) else ():
+        if name not in groups:
+            raise ConfigError(
+                "inject.groups names no group of the recipe",
+                where=sweep.where,
+                got=name,
+                allowed=sorted(groups),
+            )

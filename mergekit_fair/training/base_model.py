@@ -1,0 +1,166 @@
+"""The base θ₀: a pretrained encoder with its classification head, saved before any fine-tune.
+
+Every model of a family starts from this folder, so that task vectors hold what fine-tuning
+learned and no difference of random heads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mergekit_fair.data import package_file
+from mergekit_fair.errors import CheckpointError, TrainingError
+from mergekit_fair.evaluation.classifier import auto_class
+from mergekit_fair.evaluation.forward import length_sorted_batches
+from mergekit_fair.evaluation.model_inputs import load_processor, open_inputs
+from mergekit_fair.merging.methods.head_policy import is_head
+from mergekit_fair.training.train_config import TrainConfig
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from mergekit_fair.data import Rows
+
+
+# The choices of the task suite, so that an evaluation knows which class is which.
+CLASSES = ("no", "yes")
+LABELS = {name: index for index, name in enumerate(CLASSES)}
+
+
+def model_source(config: TrainConfig) -> str:
+    """The folder or Hub id of `model:`; checks its sha256 where one is given.
+
+    Raises:
+        CheckpointError: the weights are not those that the file names.
+        DataError: the package is not installed.
+    """
+    source = config.model
+    if source.startswith("package:"):
+        _, module, file = [*source.split(":", 2), ""][:3]
+        source = str(package_file(module, file))
+    if config.sha256 is not None:
+        weights = Path(source) / "model.safetensors"
+        if not weights.is_file():
+            raise CheckpointError("no weights to check the sha256 of", where=weights)
+        found = file_sha256(weights)
+        if found != config.sha256:
+            raise CheckpointError(
+                "these are not the weights that the training file names",
+                where=weights,
+                got=found,
+                allowed=config.sha256,
+            )
+    return source
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def build_base(config: TrainConfig, rows: Rows, out: Path, device: str) -> None:
+    """Save the base model with its head, and its tokenizer or image processor, in `out`.
+
+    Args:
+        config: of the training folder.
+        rows: all training rows; the probe is fitted on them.
+        out: an existing empty folder.
+        device: where the probe's features are computed.
+
+    Raises:
+        CheckpointError: the source is no model that takes a two-class head.
+    """
+    from transformers import set_seed
+
+    source = model_source(config)
+    set_seed(config.seed)
+    try:
+        model = auto_class(rows.kind).from_pretrained(
+            source, num_labels=2, id2label=dict(enumerate(CLASSES)), label2id=LABELS
+        )
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"cannot be loaded as a {rows.kind} classifier ({str(error).splitlines()[0]})",
+            where=source,
+        ) from None
+    processor = load_processor(source, rows.kind)
+    if rows.kind == "text" and model.config.pad_token_id is None:
+        model.config.pad_token_id = processor.pad_token_id
+    if config.head == "probe":
+        fit_probe(model.to(device), rows, source, config, device)
+    model.to("cpu").save_pretrained(out)
+    processor.save_pretrained(out)
+
+
+def fit_probe(model: Any, rows: Rows, source: str, config: TrainConfig, device: str) -> None:
+    """Set the head's last linear layer to a logistic regression on the frozen features.
+
+    With p(y=1) = σ(w·x + b), class 0 gets −w/2, −b/2 and class 1 gets w/2, b/2. L2 penalty with
+    C = 1 on the features as they are: on the demo's validation rows, standardised features gave
+    a LoRA that was worse by 0.024 in accuracy and an FFT better by 0.004 (one seed).
+
+    Raises:
+        TrainingError: the model has no linear head of two classes.
+    """
+    import torch
+    from sklearn.linear_model import LogisticRegression
+
+    name = _last_linear(model)
+    head = model.get_submodule(name)
+    features = _features(model, name, rows, source, config, device)
+    has_bias = head.bias is not None
+    probe = LogisticRegression(max_iter=2000, fit_intercept=has_bias)
+    probe.fit(features, rows.labels)
+    with torch.no_grad():
+        half = torch.from_numpy(probe.coef_ / 2).to(head.weight)
+        head.weight.copy_(torch.cat([-half, half]))
+        if has_bias:
+            half = torch.from_numpy(probe.intercept_ / 2).to(head.bias)
+            head.bias.copy_(torch.cat([-half, half]))
+
+
+def _last_linear(model: Any) -> str:
+    import torch
+
+    found = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and module.out_features == 2 and is_head(name)
+    ]
+    if not found:
+        raise TrainingError(
+            "has no linear classification head for a probe",
+            where=type(model).__name__,
+            fix="use head: random",
+        )
+    return found[-1]
+
+
+def _features(
+    model: Any, head: str, rows: Rows, source: str, config: TrainConfig, device: str
+) -> NDArray[np.float64]:
+    """The head's inputs, pooled as the model pools: its logits with the head left out."""
+    import torch
+
+    layer = model.get_submodule(head)
+    inputs = open_inputs(rows, source, config.max_length)
+    model.set_submodule(head, torch.nn.Identity())
+    model.eval()
+    found: NDArray[np.float64] | None = None
+    try:
+        with torch.inference_mode():
+            for batch in length_sorted_batches(inputs.lengths, 64):
+                tensors = {key: value.to(device) for key, value in inputs.batch(batch).items()}
+                values = model(**tensors).logits.double().cpu().numpy()
+                if found is None:
+                    found = np.empty((len(inputs.lengths), values.shape[1]))
+                found[batch] = values
+    finally:
+        model.set_submodule(head, layer)
+    if found is None:
+        raise TrainingError("no training rows for the probe", where=rows.name)
+    return found

@@ -1,0 +1,245 @@
+"""A training folder: plan the runs, train what is not there yet, write train.json."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from mergekit_fair.data import load_rows, source_fingerprint
+from mergekit_fair.errors import TrainingError
+from mergekit_fair.evaluation.classifier import resolve_device
+from mergekit_fair.evaluation.evaluate import versions
+from mergekit_fair.files import lock_folder, staged_folder, write_atomic
+from mergekit_fair.merging.templates import addition_recipe
+from mergekit_fair.progress import Progress, Silent
+from mergekit_fair.schema import dump_yaml
+from mergekit_fair.training.base_model import build_base, file_sha256
+from mergekit_fair.training.finetune import TrainingRun, finetune, process_state
+from mergekit_fair.training.train_config import TrainConfig
+
+if TYPE_CHECKING:
+    from mergekit_fair.data import Rows
+
+
+def train(
+    config: TrainConfig, out: Path, progress: Progress, device: str = "auto"
+) -> dict[str, Any]:
+    """Train the whole family in `out`; the same call again goes on where it was killed.
+
+    Writes `base`, `fft`, `lora`, `groups/<group>`, `addition.yml` and `train.json`.
+
+    Returns:
+        The content of train.json.
+
+    Raises:
+        TrainingError: a group with too few rows or one class only, or a folder that was trained
+            with other settings.
+        ConfigError: another process is training in `out`.
+        DataError, CheckpointError: from the data and the model.
+    """
+    state = process_state()
+    if not state.is_main_process:
+        progress = Silent()
+    rows = load_rows(config.data)
+    for warning in rows.warnings:
+        progress.say(f"warning: {warning}")
+    groups = subgroups(config, rows.of("train"))
+    lock = lock_folder(out) if state.is_main_process else None
+    try:
+        return _train(config, out, rows, groups, progress, device)
+    finally:
+        if lock:
+            lock.close()
+
+
+def _train(
+    config: TrainConfig,
+    out: Path,
+    rows: Rows,
+    groups: list[str],
+    progress: Progress,
+    device: str,
+) -> dict[str, Any]:
+    state = process_state()
+    training_rows = rows.of("train")
+    family = _Family(out, config, rows.fingerprint(), is_writer=state.is_main_process)
+    with state.main_process_first():
+        family.claim(progress)
+        _base(config, training_rows, family, progress, resolve_device(device))
+    for run in plan_runs(config, training_rows, groups, state.num_processes):
+        _one(run, config, family, progress)
+    if state.is_main_process:
+        recipe = dump_yaml(addition_recipe(out, groups))
+        write_atomic(out / "addition.yml", recipe)
+        source = source_fingerprint(config.data)
+        family.write(data=config.data.to_dict(), source=source, counts=rows.counts())
+        shutil.rmtree(out / ".work", ignore_errors=True)
+    return family.record
+
+
+def subgroups(config: TrainConfig, rows: Rows) -> list[str]:
+    """The groups to train a model for: all but the excluded ones, or `subgroups.only`.
+
+    Raises:
+        TrainingError: names every group that has too few rows, one class only, or a name that
+            cannot be a folder.
+    """
+    wanted = config.subgroups.only or [g for g in rows.group_names if g not in rows.excluded]
+    problems = []
+    for name in wanted:
+        if name not in rows.group_names:
+            raise TrainingError(
+                "subgroups.only names no group", got=name, allowed=list(rows.group_names)
+            )
+        labels = rows.in_group(name).labels
+        if len(labels) < config.subgroups.min_rows:
+            problems.append(f"{name!r} has {len(labels)} training rows")
+        elif labels.min() == labels.max():
+            problems.append(f"{name!r} has only class {labels[0]}")
+        if "/" in name or name.startswith("."):
+            problems.append(f"{name!r} cannot be a folder name (use groups.rename)")
+    if problems:
+        raise TrainingError(
+            f"no model can be trained for {len(problems)} of {len(wanted)} groups: "
+            + "; ".join(problems),
+            where=rows.name,
+            allowed=f"at least {config.subgroups.min_rows} rows (subgroups.min_rows), both classes",
+            fix="add rows, lower min_rows, or leave groups out with groups.exclude or "
+            "subgroups.only",
+        )
+    return list(wanted)
+
+
+def plan_runs(
+    config: TrainConfig, rows: Rows, groups: list[str], processes: int = 1
+) -> list[TrainingRun]:
+    """The runs in their order: FFT, LoRA, then one per group."""
+    full = steps_for(config, len(rows.labels), config.training.epochs, processes)
+    runs = [TrainingRun("fft", "fft", full, rows)]
+    if config.lora:
+        runs.append(TrainingRun("lora", "lora", full, rows))
+    epochs = config.subgroups.epochs
+    for name in groups:
+        own = rows.in_group(name)
+        steps = steps_for(config, len(own.labels), epochs, processes) if epochs else full
+        runs.append(TrainingRun(f"groups/{name}", config.subgroups.method, steps, own))
+    return runs
+
+
+def steps_for(config: TrainConfig, rows: int, epochs: float, processes: int = 1) -> int:
+    """Optimiser steps of `epochs` passes over `rows` rows on all processes together."""
+    accumulation = int(config.training.arguments.get("gradient_accumulation_steps", 1))
+    batch = config.training.batch_size * processes * accumulation
+    return max(1, math.ceil(math.ceil(rows / batch) * epochs))
+
+
+class _Family:
+    """A training folder and its record, train.json: what was done, with which settings."""
+
+    def __init__(self, folder: Path, config: TrainConfig, data: str, *, is_writer: bool) -> None:
+        self._is_writer = is_writer
+        self.folder = folder
+        self.path = folder / "train.json"
+        self.settings = _settings(config, data)
+        self.record: dict[str, Any] = {"settings": self.settings, "runs": {}}
+
+    def claim(self, progress: Progress) -> None:
+        """Take the folder over, or go on with it.
+
+        Raises:
+            TrainingError: it was trained with other settings; names them.
+        """
+        if self.path.is_file():
+            found = json.loads(self.path.read_text(encoding="utf-8"))
+            other = differences(found["settings"], self.settings)
+            if other:
+                raise TrainingError(
+                    f"was trained with other settings: {'; '.join(other)}",
+                    where=self.folder,
+                    fix="choose another folder with -o, or remove this one",
+                )
+            self.record = found
+            progress.say(f"{self.folder}: going on ({len(found['runs'])} models are there)")
+        elif any(path for path in self.folder.iterdir() if not path.name.startswith(".")):
+            raise TrainingError(
+                "is not empty and holds no train.json",
+                where=self.folder,
+                fix="choose another folder with -o",
+            )
+        self.write()
+
+    def has(self, name: str) -> bool:
+        return name in self.record["runs"] and (self.folder / name / "config.json").is_file()
+
+    def add(self, name: str, entry: dict[str, Any]) -> None:
+        self.record["runs"][name] = entry
+        self.write()
+
+    def write(self, **more: Any) -> None:
+        self.record |= {"versions": versions(), **more}
+        if self._is_writer:
+            write_atomic(self.path, json.dumps(self.record, indent=2, ensure_ascii=False) + "\n")
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """`key: old → new` for every leaf that differs, dotted keys, in order."""
+    left, right = _leaves(old), _leaves(new)
+    return [
+        f"{key}: {left.get(key, '–')} → {right.get(key, '–')}"
+        for key in [*left, *(key for key in right if key not in left)]
+        if left.get(key) != right.get(key)
+    ]
+
+
+def _settings(config: TrainConfig, data: str) -> dict[str, Any]:
+    """What decides the weights, as it comes back from JSON."""
+    kept = config.model_dump(mode="json", exclude={"data", "save_every"})
+    text = json.dumps({**kept, "data_sha256": data}, sort_keys=True)
+    return dict(json.loads(text))
+
+
+def _leaves(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    found: dict[str, Any] = {}
+    for key, item in value.items():
+        found |= _leaves(item, f"{prefix}.{key}" if prefix else str(key))
+    return found
+
+
+def _base(
+    config: TrainConfig, rows: Rows, family: _Family, progress: Progress, device: str
+) -> None:
+    if family.has("base"):
+        return
+    start = time.monotonic()
+    with staged_folder(family.folder / "base", overwrite=True) as folder:
+        build_base(config, rows, folder, device)
+    seconds = round(time.monotonic() - start, 1)
+    weights = family.folder / "base" / "model.safetensors"
+    entry: dict[str, Any] = {"head": config.head, "n": len(rows.labels), "seconds": seconds}
+    if weights.is_file():
+        entry["sha256"] = file_sha256(weights)
+    family.add("base", entry)
+    progress.say(f"base: {config.head} head, {seconds:.0f} s")
+
+
+def _one(run: TrainingRun, config: TrainConfig, family: _Family, progress: Progress) -> None:
+    out = family.folder / run.name
+    if family.has(run.name):
+        return
+    # A folder without an entry in train.json: killed between the two. The work is done.
+    entry: dict[str, Any] = {"steps": run.steps}
+    if not (out / "config.json").is_file():
+        work = family.folder / ".work" / run.name.replace("/", "--")
+        work.mkdir(parents=True, exist_ok=True)
+        entry = finetune(run, config, family.folder / "base", out, work, progress)
+    method: Literal["fft", "lora"] = run.method
+    labels = run.rows.labels
+    family.add(run.name, {"method": method, "n": len(labels), "n_pos": int(labels.sum()), **entry})
+    seconds = f", {entry['seconds']:.0f} s" if "seconds" in entry else ""
+    progress.say(f"{run.name}: {method}, {len(labels)} rows, {run.steps} steps{seconds}")

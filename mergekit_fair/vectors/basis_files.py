@@ -1,0 +1,245 @@
+"""A basis on the disk: checkpoints θ₀ + s_m that any merge can use, and `basis.json`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from mergekit_fair.errors import CheckpointError, RecipeError
+from mergekit_fair.files import staged_folder, write_atomic
+from mergekit_fair.merging.manifest import versions
+from mergekit_fair.merging.prepare import Settings
+from mergekit_fair.merging.recipe import Recipe
+from mergekit_fair.merging.to_disk import merge_to_folder
+from mergekit_fair.progress import Progress
+from mergekit_fair.schema import parse_json
+from mergekit_fair.vectors.basis_fit import Fit, Method, fit, spectral_bound, task_errors
+from mergekit_fair.vectors.recipe_vectors import recipe_vectors
+
+NAME = "basis.json"
+_VECTORS = "vectors"
+# Keys of a recipe that decide what the checkpoints of a basis are.
+_KEPT = ("base_model", "dtype", "out_dtype", "tokenizer", "tokenizer_source", "chat_template")
+
+
+class Basis(BaseModel):
+    """The content of basis.json.
+
+    Attributes:
+        method: how it was found.
+        base: θ₀, as the recipe named it.
+        head: what the recipe does with classification heads; recipes over the basis do the same.
+        tasks: names of the T task vectors: groups, or folders' names.
+        models: task → the model that it was.
+        vectors: the kept checkpoints θ₀ + s_m, relative to the folder; the mean μ last.
+        mixing: (T, kept): what each kept vector is made of.
+        weights: W, (M, T).
+        has_mean: whether the last kept vector is the mean.
+        gram: K of the tasks, (T, T).
+        errors: ‖Δ_t − v̂_t‖² of every task, by the solution.
+        stored_errors: the same, measured on the written files, whose dtype has rounded.
+        bound: Σ_{m > kept} eig_m(K), below which no basis of this size gets.
+        bytes: of the files with weights of the `tasks` (of an adapter, its own) and `vectors`.
+    """
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    method: Method
+    seed: int
+    base: str
+    head: str
+    tasks: list[str]
+    models: dict[str, str]
+    vectors: list[str]
+    mixing: list[list[float]]
+    weights: list[list[float]]
+    has_mean: bool
+    gram: list[list[float]]
+    errors: list[float]
+    stored_errors: list[float]
+    bound: float
+    bytes: dict[str, int]
+    versions: dict[str, str]
+
+    @model_validator(mode="after")
+    def _shapes(self) -> Self:
+        tasks, kept = len(self.tasks), len(self.vectors)
+        shapes = {
+            "mixing": (np.shape(self.mixing), (tasks, kept)),
+            "weights": (np.shape(self.weights), (kept - self.has_mean, tasks)),
+            "gram": (np.shape(self.gram), (tasks, tasks)),
+            "errors": (np.shape(self.errors), (tasks,)),
+            "stored_errors": (np.shape(self.stored_errors), (tasks,)),
+        }
+        wrong = [name for name, (found, wanted) in shapes.items() if found != wanted]
+        if wrong:
+            raise ValueError(f"{wrong[0]} has another shape than tasks and vectors say")
+        return self
+
+    @property
+    def fit(self) -> Fit:
+        size = len(self.vectors) - self.has_mean
+        mixing = np.asarray(self.mixing)[:, :size]
+        return Fit(self.method, mixing, np.asarray(self.weights), self.has_mean)
+
+    @property
+    def total(self) -> float:
+        """‖V‖²_F."""
+        return float(np.trace(np.asarray(self.gram)))
+
+
+def load_basis(folder: Path) -> Basis:
+    """The basis in a folder.
+
+    Raises:
+        CheckpointError: there is none, or basis.json is damaged.
+    """
+    path = folder / NAME
+    fix = "give a folder that `mergekit-fair basis build` has written"
+    try:
+        return Basis.model_validate(parse_json(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise CheckpointError(f"has no {NAME}", where=folder, fix=fix) from None
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        key = ".".join(map(str, first["loc"]))
+        raise CheckpointError(f"is damaged ({key}: {first['msg']})", where=path, fix=fix) from None
+    except ValueError as error:
+        raise CheckpointError(f"is damaged ({error})", where=path, fix=fix) from None
+
+
+def build_basis(
+    recipe: Recipe,
+    out: Path,
+    options: Any,
+    settings: Settings,
+    progress: Progress,
+    *,
+    method: Method = Method.AUTOENCODER,
+    size: int | None = None,
+    seed: int = 0,
+) -> Basis:
+    """Compress the task vectors of a recipe's models.
+
+    One pass over the models for K, one for each kept vector, and one over all that measures what
+    was written. Memory is that of a merge.
+
+    Args:
+        recipe: of any method; its models beside the base are the tasks.
+        out: the folder to make.
+        options: mergekit's `MergeOptions`.
+        settings: `overwrite`, `allow_pickle`.
+        progress: told what is done.
+        method, size, seed: of :func:`mergekit_fair.vectors.basis_fit.fit`.
+
+    Raises:
+        ConfigError: `out` exists, or `size` is out of range.
+        RecipeError: no base, slices, or fewer than two models.
+        CheckpointError: models that do not fit each other, are damaged or not finite.
+    """
+    measured = recipe_vectors(recipe, options, progress, allow_pickle=settings.allow_pickle)
+    geometry = measured.geometry
+    models = _models(recipe, geometry.names)
+    found = fit(geometry.gram, size, method, seed=seed)
+    with staged_folder(out, overwrite=settings.overwrite) as folder:
+        (folder / _VECTORS).mkdir()
+        places = [f"{_VECTORS}/{name}" for name in _names(found)]
+        for place, amounts in zip(places, found.stored_mixing.T, strict=True):
+            merge = _merge(recipe, models, amounts)
+            own = Settings(allow_pickle=settings.allow_pickle)
+            merge_to_folder(merge, folder / place, options, own, progress)
+            progress.say(f"{out / place}")
+        written = [str(folder / place) for place in places]
+        stored = _stored_errors(recipe, models, written, found, options, settings, progress)
+        basis = Basis(
+            method=method,
+            seed=seed,
+            base=str(recipe.raw["base_model"]),
+            head=_head(recipe),
+            tasks=list(geometry.names),
+            models=models,
+            vectors=places,
+            mixing=found.stored_mixing.tolist(),
+            weights=found.weights.tolist(),
+            has_mean=found.has_mean,
+            gram=geometry.gram.tolist(),
+            errors=task_errors(geometry.gram, found).tolist(),
+            stored_errors=stored.tolist(),
+            bound=spectral_bound(geometry.gram, found.stored),
+            bytes={
+                "tasks": sum(_size(model) for model in models.values()),
+                "vectors": sum(_size(str(folder / place)) for place in places),
+            },
+            versions=versions(),
+        )
+        text = json.dumps(basis.model_dump(mode="json"), indent=2, ensure_ascii=False)
+        write_atomic(folder / NAME, text + "\n")
+    return basis
+
+
+def _models(recipe: Recipe, names: tuple[str, ...]) -> dict[str, str]:
+    """Task → model, in the order of the geometry, which is the recipe's without the base."""
+    others = [str(item.model) for item in recipe.configuration().models or ()]
+    others = [model for model in others if model != str(recipe.configuration().base_model)]
+    if len(others) != len(names):
+        raise RecipeError(
+            "a basis is made of models that are listed once each", where=recipe.where, got=others
+        )
+    return dict(zip(names, others, strict=True))
+
+
+def _size(model: str) -> int:
+    folder = Path(model.split("+")[-1])
+    files = [*folder.glob("*.safetensors")] or [*folder.glob("*.bin")]
+    return sum(file.stat().st_size for file in files)
+
+
+def _names(found: Fit) -> list[str]:
+    count = found.mixing.shape[1]
+    width = len(str(count))
+    return [f"{number:0{width}}" for number in range(1, count + 1)] + ["mean"] * found.has_mean
+
+
+def _head(recipe: Recipe) -> str:
+    return str((recipe.raw.get("parameters") or {}).get("head", "merge"))
+
+
+def _merge(recipe: Recipe, models: dict[str, str], amounts: NDArray[np.float64] | None) -> Recipe:
+    """θ₀ + Σ_t amounts_t Δ_t, with the recipe's dtype and head."""
+    raw: dict[str, Any] = {key: recipe.raw[key] for key in _KEPT if key in recipe.raw}
+    raw["merge_method"] = "subgroup_task_addition"
+    weights = np.ones(len(models)) if amounts is None else amounts
+    raw["models"] = [
+        {"model": model, "parameters": {"group": name, "weight": float(weight)}}
+        for (name, model), weight in zip(models.items(), weights, strict=True)
+    ]
+    raw["parameters"] = {"lambda": 1.0, "head": _head(recipe)}
+    return Recipe.from_mapping(raw, recipe.where)
+
+
+def _stored_errors(
+    recipe: Recipe,
+    models: dict[str, str],
+    written: list[str],
+    found: Fit,
+    options: Any,
+    settings: Settings,
+    progress: Progress,
+) -> NDArray[np.float64]:
+    """‖Δ_t − Σ_m C_mt s̃_m‖² with the vectors s̃ as they are on the disk.
+
+    From the Gram matrix of tasks and kept vectors together: one more pass.
+    """
+    both = {**models, **{f"basis vector {place}": place for place in written}}
+    joint = recipe_vectors(
+        _merge(recipe, both, None), options, progress, allow_pickle=settings.allow_pickle
+    ).geometry.gram
+    tasks = len(models)
+    each = [found.coefficients(row) for row in np.eye(tasks)]
+    rest = np.vstack([np.eye(tasks), -np.stack(each, axis=1)])
+    return np.asarray(np.maximum(np.einsum("it,ij,jt->t", rest, joint, rest), 0.0))

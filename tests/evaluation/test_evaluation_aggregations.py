@@ -1,0 +1,77 @@
+"""The lm-eval aggregations, and the entry points that name them."""
+
+from __future__ import annotations
+
+import math
+from importlib.metadata import entry_points
+
+import pytest
+
+from mergekit_fair.evaluation.aggregations import (
+    bal_acc,
+    dpd,
+    eod,
+    preference_gap,
+    preference_rate,
+    selection_rate,
+    worst_group_acc,
+)
+
+ITEMS = [(1, 1, ["a"]), (0, 1, ["a"]), (0, 0, ["a"]), (1, 1, ["b"]), (1, 0, ["b", "c"])]
+ALL = (bal_acc, worst_group_acc, selection_rate, dpd, eod)
+
+
+def test_values_by_hand() -> None:
+    # Selection rates: a 1/3, b 2/2, c 1/1. TPR: a 1/2, b 1. FPR: a 0, b 1, c 1.
+    assert math.isclose(dpd(ITEMS), 2 / 3)
+    assert eod(ITEMS) == 1.0
+    assert math.isnan(dpd([(1, 1, ["a"])]))
+    # TPR 2/3, FPR 1/2; right: a 2/3, b 1/2, c 0.
+    assert math.isclose(bal_acc(ITEMS), (2 / 3 + 1 / 2) / 2)
+    assert worst_group_acc(ITEMS) == 0
+    assert selection_rate(ITEMS) == 3 / 5
+
+
+def test_a_constant_model_is_fair_and_shows() -> None:
+    items = [(1, label, group) for label in (0, 1) for group in (["a"], ["b"])]
+    assert (dpd(items), eod(items), selection_rate(items), bal_acc(items)) == (0, 0, 1, 0.5)
+
+
+def test_one_group_and_no_group_are_undefined() -> None:
+    one = [(1, 1, ["a"]), (0, 0, ["a"]), (1, 0, [])]
+    assert math.isnan(dpd(one))
+    assert math.isnan(eod(one))
+    assert math.isnan(worst_group_acc([(1, 1, []), (0, 0, [])]))
+
+
+def test_a_group_without_positives_leaves_its_rate_out() -> None:
+    items = [(1, 1, ["a"]), (0, 0, ["a"]), (1, 0, ["b"]), (0, 0, ["b"])]
+    assert eod(items) == 0.5  # FPR: a 0, b 1/2; TPR of b is undefined
+
+
+@pytest.mark.parametrize("function", ALL)
+def test_an_unanswered_document_never_ends_a_run(function) -> None:
+    value = function([(None, 1, ["a"]), (None, 0, ["b"])])
+    assert math.isnan(value) or value == 0
+    assert isinstance(function([*ITEMS, (None, 1, ["b"])]), float)
+
+
+def test_preferences() -> None:
+    assert preference_rate([1, None, 0, 1]) == 2 / 3
+    assert math.isnan(preference_rate([None]))
+    items = [(1, "age"), (0, "age"), (1, "gender"), (None, "gender"), (None, "religion")]
+    assert preference_gap(items) == 0.5
+    assert math.isnan(preference_gap(items[:2]))
+
+
+def test_lm_eval_takes_them_from_the_entry_points() -> None:
+    from lm_eval.api.registry import aggregation_registry, get_aggregation
+
+    points = {point.name: point for point in entry_points(group="lm_eval.aggregations")}
+    for name, function in (("fair_dpd", dpd), ("fair_eod", eod)):
+        assert points[name].load() is function
+        if name not in dict(aggregation_registry.items()):
+            aggregation_registry.register(name)(points[name].load())
+        registered = get_aggregation(name)
+        assert registered is not None
+        assert registered(ITEMS) == function(ITEMS)

@@ -1,0 +1,55 @@
+"""Options of a quiet merge; the kernels as mergekit runs them, on state dictionaries."""
+
+import pytest
+from mergekit.merge_methods import merge_state_dicts
+from mergekit.options import MergeOptions
+
+import mergekit_fair
+
+
+@pytest.fixture
+def options():
+    return MergeOptions(quiet=True)
+
+
+def _states(name, tensors):
+    return {key: {name: tensor} for key, tensor in tensors.items()}
+
+
+@pytest.fixture(scope="session")
+def add():
+    """`add(base, {group: tensor}, weights={group: w}, name=…, **parameters)` → one tensor."""
+    mergekit_fair.register()
+
+    def run(base, members, weights=None, name="w", **parameters):
+        parameters["group"] = {group: group for group in members}
+        if weights is not None:
+            parameters["weight"] = weights
+        models = _states(name, {"base": base, **members})
+        merged = merge_state_dicts(
+            models, "subgroup_task_addition", base="base", parameters=_named(parameters)
+        )
+        return merged[name]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def inject():
+    """`inject(base, target, {group: tensor}, worst=…, name=…, **parameters)` → one tensor."""
+    mergekit_fair.register()
+
+    def run(base, target, candidates, name="w", **parameters):
+        parameters["role"] = {"target": "target"} | dict.fromkeys(candidates, "candidate")
+        parameters["group"] = {"target": ""} | {group: group for group in candidates}
+        models = _states(name, {"base": base, "target": target, **candidates})
+        merged = merge_state_dicts(
+            models, "worst_group_injection", base="base", parameters=_named(parameters)
+        )
+        return merged[name]
+
+    return run
+
+
+def _named(parameters):
+    return {"lambda" if key == "lambda_" else key: value for key, value in parameters.items()}

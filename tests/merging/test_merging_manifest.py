@@ -1,0 +1,169 @@
+"""A merged model carries what is needed to check it and to repeat it; norms are kept."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from checkpoints import read, rewrite
+from rounding import same_bits
+
+from mergekit_fair.checkpoints.folder import tensor_infos
+from mergekit_fair.errors import CheckpointError
+from mergekit_fair.merging.dry_run import review
+from mergekit_fair.merging.manifest import verify
+from mergekit_fair.merging.prepare import Settings
+from mergekit_fair.merging.recipe import Recipe
+from mergekit_fair.merging.to_disk import merge_to_folder
+from mergekit_fair.progress import Silent
+from mergekit_fair.schema import dump_yaml
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_every_file_and_every_input_is_described(tiny, tmp_path, options):
+    family = tiny("bert")
+    made = Recipe.from_mapping(family.addition(lambda_=0.3), "r.yml")
+    sharded = options.model_copy(update={"out_shard_size": 20_000})
+    merge_to_folder(made, tmp_path / "out", sharded, Settings(hash_inputs=True))
+    manifest = verify(tmp_path / "out")
+    files = {path.name: path for path in (tmp_path / "out").iterdir()}
+    assert manifest["files"].keys() == files.keys() - {"merge_manifest.json"}
+    for name, entry in manifest["files"].items():
+        assert entry == {"bytes": files[name].stat().st_size, "sha256": sha256(files[name])}
+    assert manifest["inputs"].keys() == {str(family.base), *map(str, family.groups.values())}
+    for model, entry in manifest["inputs"].items():
+        (name,) = entry["files"]
+        state = (family.base.parent / model / name).stat()
+        found = entry["files"][name]
+        assert found["bytes"] == state.st_size
+        assert found["mtime_ns"] == state.st_mtime_ns
+        assert found["sha256"] == sha256(family.base.parent / model / name)
+    assert manifest["versions"]["mergekit"] == "0.1.5"
+    assert manifest["method"] == "subgroup_task_addition"
+
+
+@pytest.mark.parametrize("damage", ["changed", "missing"])
+def test_a_model_that_is_not_what_was_merged(tiny, tmp_path, options, damage):
+    made = Recipe.from_mapping(tiny("bert").addition(lambda_=0.3), "r.yml")
+    merge_to_folder(made, tmp_path / "out", options)
+    file = tmp_path / "out" / "model.safetensors"
+    if damage == "changed":
+        data = bytearray(file.read_bytes())
+        data[-1] ^= 1
+        file.write_bytes(data)
+    else:
+        file.unlink()
+    with pytest.raises(CheckpointError) as caught:
+        verify(tmp_path / "out")
+    assert str(caught.value) == (
+        f"{tmp_path / 'out'}: is not what was merged: 1 files are missing or changed; got "
+        "['model.safetensors']. Merge again from its mergekit_config.yml."
+    )
+    (tmp_path / "out" / "merge_manifest.json").write_text("[]")
+    with pytest.raises(CheckpointError, match=r"has no merge_manifest\.json that can be read"):
+        verify(tmp_path / "out")
+
+
+def test_the_recipe_beside_the_model_gives_the_same_model(tiny, tmp_path, options):
+    made = Recipe.from_mapping(tiny("bert").addition(lambda_=0.3), "r.yml")
+    merge_to_folder(made, tmp_path / "out", options)
+    again = Recipe.load(tmp_path / "out" / "mergekit_config.yml")
+    merge_to_folder(again, tmp_path / "again", options)
+    first, second = (verify(tmp_path / name)["files"] for name in ("out", "again"))
+    assert first["model.safetensors"] == second["model.safetensors"]
+
+
+@pytest.fixture
+def clipped(tiny, tmp_path):
+    """A recipe file that needs norms, over a family that a test may change."""
+    family = tiny("bert")
+    models = []
+    for name, path in {"base": family.base, **family.groups}.items():
+        shutil.copytree(path, tmp_path / name)
+        if name != "base":
+            models.append({"model": str(tmp_path / name), "parameters": {"group": name}})
+    raw = {"merge_method": "cclip", "base_model": str(tmp_path / "base"), "models": models}
+    path = tmp_path / "recipe.yml"
+    path.write_text(dump_yaml(raw | {"parameters": {"rho": 1.0}, "dtype": "float32"}))
+    return path
+
+
+def norm(base, model):
+    start, end = read(base), read(Path(model))
+    return sum(((end[k].double() - start[k].double()) ** 2).sum().item() for k in start) ** 0.5
+
+
+def test_norms_are_measured_once_and_kept_by_content(clipped, options, monkeypatch):
+    folder, made = clipped.parent, Recipe.load(clipped)
+    found = review(made, options, Settings(), Silent())["norms"]
+    for model, value in found.items():
+        assert value == pytest.approx(norm(folder / "base", model), rel=1e-12)
+    kept = json.loads((folder / ".recipe.yml.norms.json").read_text())
+    assert sorted(kept.values()) == sorted(found.values())
+    calls = []
+    from mergekit_fair.merging import norms_cache as norms
+
+    measure = norms.task_vector_norms
+
+    def counted(base, models, names, advance):
+        calls.append([model.name for model in models])
+        return measure(base, models, names, advance)
+
+    monkeypatch.setattr(norms, "task_vector_norms", counted)
+    merge_to_folder(made, folder / "out", options)
+    assert calls == []
+    assert verify(folder / "out")["norms"] == found
+    # A model that changed is measured again, and only that one.
+    rewrite(folder / "Male", lambda tensors: tensors["classifier.bias"].add_(1))
+    changed = review(made, options, Settings(), Silent())["norms"]
+    assert calls == [[str(folder / "Male")]]
+    assert changed[str(folder / "Male")] == pytest.approx(norm(folder / "base", folder / "Male"))
+    assert changed[str(folder / "Female")] == found[str(folder / "Female")]
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"a": "b"}', "\0"])
+def test_a_broken_cache_is_measured_anew(clipped, options, content):
+    place = clipped.with_name(".recipe.yml.norms.json")
+    place.write_text(content)
+    found = review(Recipe.load(clipped), options, Settings(), Silent())["norms"]
+    assert len(found) == 3
+    assert len(json.loads(place.read_text())) == 3
+
+
+def test_norms_do_not_need_a_place_to_be_kept(clipped, options, monkeypatch):
+    def fail(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("mergekit_fair.merging.norms_cache.write_atomic", fail)
+    assert review(Recipe.load(clipped), options, Settings(), Silent())["norms"]
+    inline = Recipe.from_mapping(Recipe.load(clipped).raw, "sweep.yml: recipe")
+    assert review(inline, options, Settings(), Silent())["norms"]
+    assert not list(clipped.parent.glob(".*"))
+
+
+def test_norms_are_the_same_bits_with_any_number_of_threads(clipped):
+    import torch
+
+    from mergekit_fair.checkpoints.norms import task_vector_norms
+    from mergekit_fair.checkpoints.reader import open_folder
+
+    readers = [open_folder(clipped.parent / name) for name in ("base", "Male", "Other")]
+    names = list(tensor_infos(clipped.parent / "base"))
+    before, found = torch.get_num_threads(), []
+    for threads in (1, 2, 4):
+        torch.set_num_threads(threads)
+        found.append(task_vector_norms(readers[0], readers[1:], reversed(names)))
+    torch.set_num_threads(before)
+    assert found[0] == found[1] == found[2]
+    state = read(clipped.parent / "base")
+    assert same_bits(state["classifier.bias"], readers[0].read("classifier.bias", 0, 2, _buffer()))
+
+
+def _buffer():
+    from mergekit_fair.checkpoints.reader import Buffer
+
+    return Buffer(64)
