@@ -89,10 +89,11 @@ class _Loader:
 
 def _own_import_runs() -> bool:
     """Whether a method module of ours is half imported, so that its names are not there yet."""
+    methods = _FAMILIES[0][1][0].rpartition(".")[0]
     return any(
         getattr(getattr(module, "__spec__", None), "_initializing", False)
         for name, module in list(sys.modules.items())
-        if name.startswith("mergekit_fair.methods")
+        if name.startswith(methods)
     )
 
 

@@ -113,6 +113,10 @@ def test_importing_the_package_and_help_are_light() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_the_package_says_that_it_is_typed() -> None:
+    assert (PACKAGE / "py.typed").is_file()
+
+
 def test_public_names() -> None:
     import mergekit_fair.fairness as fairness
 

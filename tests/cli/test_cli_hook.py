@@ -284,7 +284,7 @@ def test_a_broken_package_costs_mergekit_one_warning(hooked, tmp_path):
     assert models.code == 0
     assert (
         "RuntimeWarning: mergekit-fair could not register its models (ModuleNotFoundError: No "
-        "module named 'mergekit_fair.harness'); lm_eval goes on without them." in models.stderr
+        "module named 'mergekit_fair.evaluation'); lm_eval goes on without them." in models.stderr
     )
     result = hooked.run("-c", code, PYTHONPATH=str(tmp_path))
     assert (result.code, result.stdout) == (0, "ties\n")
@@ -292,7 +292,7 @@ def test_a_broken_package_costs_mergekit_one_warning(hooked, tmp_path):
     assert len(warnings) == 1
     assert warnings[0].endswith(
         "RuntimeWarning: mergekit-fair could not register its merge methods "
-        "(ModuleNotFoundError: No module named 'mergekit_fair.methods'); mergekit goes on without "
+        "(ModuleNotFoundError: No module named 'mergekit_fair.merging'); mergekit goes on without "
         "them. `mergekit-fair hook remove` ends these attempts."
     )
     assert "Traceback" not in result.stderr
