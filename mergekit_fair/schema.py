@@ -26,6 +26,11 @@ def nearest(name: object, known: list[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+def suggestion(name: object, known: list[str]) -> str | None:
+    """The same as an error's `fix`: `did you mean 'x'?`, or None when no known name is near."""
+    return nearest(name, known).removeprefix("; ") or None
+
+
 class Strict(BaseModel):
     """Base of all configuration blocks: immutable, and unknown keys are errors."""
 
@@ -56,7 +61,7 @@ def parse(block: type[Block], value: Any, where: object) -> Block:
     try:
         return block.model_validate(value)
     except ValidationError as error:
-        raise ConfigError(_explain(error), where=where) from None
+        raise ConfigError(_explain(error), where=where) from error
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
@@ -83,18 +88,18 @@ def read_text(path: str | Path) -> str:
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"cannot be read ({_reason(error)})", where=path, fix="check the path"
-        ) from None
+        ) from error
 
 
 def parse_yaml(text: str, where: object) -> dict[str, Any]:
     """Parse YAML text whose top level is a mapping; `where` names it in errors."""
     try:
         value = yaml.load(text, _StrictLoader)
-    except RecursionError:
-        raise ConfigError("is not valid YAML: it is nested too deeply", where=where) from None
+    except RecursionError as error:
+        raise ConfigError("is not valid YAML: it is nested too deeply", where=where) from error
     except Exception as error:  # PyYAML raises whatever a date or a tagged value makes it raise
         line = " ".join(str(error).replace('in "<unicode string>", ', "in ").split())
-        raise ConfigError(f"is not valid YAML: {line}", where=where) from None
+        raise ConfigError(f"is not valid YAML: {line}", where=where) from error
     if not isinstance(value, dict):
         kind = "nothing" if value is None else type(value).__name__
         raise ConfigError("the top level must be a mapping", where=where, got=kind)
@@ -105,8 +110,8 @@ def parse_json(text: str, **options: Any) -> Any:
     """As `json.loads`; too deep a nesting is a ValueError, like all else that is wrong."""
     try:
         return json.loads(text, **options)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def dump_yaml(value: dict[str, Any]) -> str:

@@ -165,14 +165,14 @@ def _write(path: Path) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink()
-        raise _denied(path, error) from None
+        raise _denied(path, error) from error
 
 
 def _delete(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
-        raise _denied(path, error) from None
+        raise _denied(path, error) from error
 
 
 def _denied(path: Path, error: OSError) -> ConfigError:

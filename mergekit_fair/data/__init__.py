@@ -3,9 +3,9 @@
     load_spec   YAML file or mapping → `DataSpec`, checked before any data is read
     load_rows   `DataSpec` → `Rows`, the same for training and for evaluation
 
-The walk of a row: source (`sources`) → does it count (`conditions`, `units`) → input (`inputs`,
-`images`), label (`labels`), groups (`groups`), split (`splits`), leaks between splits (`leaks`) →
-`Rows` (`rows`, put together in `load`).
+The walk of a row: its table (`table`) → does it count, and its input (`load`, `images`) → its label
+(`label_column`), groups (`group_columns`) and split, leaks between splits (`splits`) → `Rows`
+(`rows`, put together in `load`). `blocks` and `description` are the YAML.
 """
 
 from mergekit_fair.data.description import DataSpec, load_spec, spec_inside

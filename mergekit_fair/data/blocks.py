@@ -1,7 +1,9 @@
-"""The parts of a data set's YAML block: source, input, label, groups, splits."""
+"""The parts of a data set's YAML block: source, rows that count, input, label, groups, splits."""
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable
 from pathlib import Path
 from string import Formatter
 from typing import Annotated, Any, Literal
@@ -16,13 +18,31 @@ from pydantic import (
     model_validator,
 )
 
-from mergekit_fair.data.cells import as_text
 from mergekit_fair.schema import Strict
 
 SplitName = Literal["train", "validation", "report"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "report")
 FORMATS = ("csv", "tsv", "jsonl", "parquet")
 REST = "*"  # `negative: "*"`: every value that is not positive
+COMPARE: dict[str, Callable[[Any, Any], Any]] = {
+    "ge": operator.ge,
+    "gt": operator.gt,
+    "le": operator.le,
+    "lt": operator.lt,
+}
+
+
+def as_text(value: Any) -> str:
+    """The text by which a value of YAML and a cell are compared.
+
+    Nothing is "", and a whole float reads as an integer: 1, 1.0 and "1" are then one value,
+    and an integer column that became float because a cell is missing renders as integers.
+    """
+    if value is None or value != value:  # NaN is the value that differs from itself
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
 
 
 def _values(value: Any) -> Any:
@@ -96,6 +116,54 @@ class Source(Strict):
         return f"hub:{self.hub}" if self.hub else str(self.path)
 
 
+class Threshold(Strict):
+    """At most one of ge, gt, le and lt."""
+
+    ge: FiniteFloat | None = None
+    gt: FiniteFloat | None = None
+    le: FiniteFloat | None = None
+    lt: FiniteFloat | None = None
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> Threshold:
+        if len(_given(self, *COMPARE)) > 1:
+            raise ValueError("only one of ge, gt, le and lt can be given")
+        return self
+
+    @property
+    def bound(self) -> tuple[str, float] | None:
+        """The operator's name and the value, or None."""
+        for name in COMPARE:
+            if (value := getattr(self, name)) is not None:
+                return name, value
+        return None
+
+
+class Condition(Threshold):
+    """`keep`: one condition on one column: named values, all but named values, or a threshold."""
+
+    column: Text
+    is_: Values | None = Field(default=None, alias="is")
+    not_: Values | None = Field(default=None, alias="not")
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Condition:
+        rules = [self.is_, self.not_, self.bound]
+        if sum(rule is not None for rule in rules) != 1:
+            raise ValueError("needs exactly one of is, not, ge, gt, le and lt")
+        return self
+
+
+class OneRowPer(Strict):
+    """`one_row_per`: which rows are about one thing (one per annotator), and what to average.
+
+    Without it the same input would stand in several splits, and in a group and out of it at once.
+    """
+
+    column: Text
+    mean: tuple[Text, ...] = ()
+
+
 class TextInput(Strict):
     """The input text: one column, or a template over columns.
 
@@ -123,7 +191,7 @@ class TextInput(Strict):
         try:
             parsed = list(Formatter().parse(self.template or ""))
         except ValueError as error:
-            raise ValueError(f"not a template ({error}); a brace in the text is '{{{{'") from None
+            raise ValueError(f"not a template ({error}); a brace in the text is '{{{{'") from error
         for literal, name, form, conversion in parsed:
             if form or conversion or name == "":
                 raise ValueError("braces hold a column's name and nothing else, as in '{age}'")
@@ -136,29 +204,6 @@ class ImageInput(Strict):
 
     column: Text
     folder: Text = "."
-
-
-class Threshold(Strict):
-    """At most one of ge, gt, le and lt."""
-
-    ge: FiniteFloat | None = None
-    gt: FiniteFloat | None = None
-    le: FiniteFloat | None = None
-    lt: FiniteFloat | None = None
-
-    @model_validator(mode="after")
-    def _one_bound(self) -> Threshold:
-        if len(_given(self, "ge", "gt", "le", "lt")) > 1:
-            raise ValueError("only one of ge, gt, le and lt can be given")
-        return self
-
-    @property
-    def bound(self) -> tuple[str, float] | None:
-        """The operator's name and the value, or None."""
-        for name in ("ge", "gt", "le", "lt"):
-            if (value := getattr(self, name)) is not None:
-                return name, value
-        return None
 
 
 class Label(Threshold):
@@ -201,11 +246,11 @@ class GroupColumns(Threshold):
 
     @model_validator(mode="after")
     def _one_form(self) -> GroupColumns:
-        given = _given(self, "column", "columns", "list_")
-        if len(given) != 1:
-            shown = " and ".join(name.rstrip("_") for name in given) or "none"
+        forms = _given(self, "column", "columns", "list_")
+        if len(forms) != 1:
+            shown = " and ".join(name.rstrip("_") for name in forms) or "none"
             raise ValueError(f"needs exactly one of column, columns and list; got {shown}")
-        _only_with(self, "columns", "ge", "gt", "le", "lt", "missing")
+        _only_with(self, "columns", *COMPARE, "missing")
         if self.list_ is None:
             _only_with(self, "list", "separator")
         return self
@@ -249,10 +294,10 @@ def _given(block: Strict, *names: str) -> list[str]:
 
 
 def exactly_one(block: Strict, *names: str) -> None:
-    given = _given(block, *names)
-    if len(given) != 1:
+    present = _given(block, *names)
+    if len(present) != 1:
         allowed = f"{', '.join(names[:-1])} and {names[-1]}"
-        raise ValueError(f"needs exactly one of {allowed}; got {' and '.join(given) or 'none'}")
+        raise ValueError(f"needs exactly one of {allowed}; got {' and '.join(present) or 'none'}")
 
 
 def _only_with(block: Strict, owner: str, *names: str) -> None:

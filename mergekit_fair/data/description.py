@@ -11,17 +11,17 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator, model_validator
 
 from mergekit_fair.data.blocks import (
+    Condition,
     GroupColumns,
     ImageInput,
     Label,
+    OneRowPer,
     Source,
     Splits,
     Text,
     TextInput,
     exactly_one,
 )
-from mergekit_fair.data.conditions import Condition
-from mergekit_fair.data.units import OneRowPer
 from mergekit_fair.errors import ConfigError
 from mergekit_fair.schema import Strict, load_yaml, parse
 
@@ -102,6 +102,20 @@ def load_spec(
 
     Raises:
         ConfigError: unreadable file, unknown key, wrong value, unset environment variable.
+
+    Example:
+        >>> spec = load_spec({
+        ...     "name": "hiring",
+        ...     "source": "rows.csv",               # or hub:owner/name, package:module:file
+        ...     "text": "{age} years old, {job}",   # a template, or a column's name
+        ...     "label": {"column": "hired", "positive": "yes", "negative": "no"},
+        ...     "groups": {"column": "sex"},
+        ...     "splits": {"shares": {"train": 0.5, "validation": 0.25, "report": 0.25}},
+        ... })
+        >>> spec.source.table_format, spec.splits.present
+        ('csv', ('train', 'validation', 'report'))
+        >>> sorted(spec.columns_read)
+        ['age', 'hired', 'job', 'sex']
     """
     if isinstance(source, Mapping):
         value, base, where = dict(source), Path(folder or "."), where or "data"

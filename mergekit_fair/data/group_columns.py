@@ -8,19 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mergekit_fair.data.blocks import GroupColumns
-from mergekit_fair.data.cells import (
-    as_text,
-    at_row,
-    column,
-    listed,
-    missing,
-    numbers,
-    suggestion,
-    texts,
-)
-from mergekit_fair.data.label_column import COMPARE
+from mergekit_fair.data.blocks import COMPARE, GroupColumns, as_text
+from mergekit_fair.data.table import at_row, column, scores, texts
 from mergekit_fair.errors import DataError
+from mergekit_fair.schema import suggestion
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,12 +78,12 @@ def _members(frame: pd.DataFrame, spec: GroupColumns, where: str) -> tuple[Membe
     rows: dict[str, list[int]] = {}
     outside = 0
     for row, names in enumerate(values):
-        kept = {name for name in names if name}
-        outside += not kept
-        for name in kept:
+        named = {name for name in names if name}
+        outside += not named
+        for name in named:
             rows.setdefault(name, []).append(row)
     # An empty list is a statement (no group); an empty category is a gap in the data.
-    return {name: np.array(found) for name, found in rows.items()}, outside * (not spec.list_)
+    return {name: np.array(numbers) for name, numbers in rows.items()}, outside * (not spec.list_)
 
 
 def _from_columns(frame: pd.DataFrame, spec: GroupColumns, where: str) -> tuple[Members, int]:
@@ -101,26 +92,21 @@ def _from_columns(frame: pd.DataFrame, spec: GroupColumns, where: str) -> tuple[
     unscored = np.ones(len(frame), dtype=bool)
     for group, source in (spec.columns or {}).items():
         cells = column(frame, source, f"{where}.columns")
-        place = f"{where}.columns, column {source!r}"
-        scores, gaps = numbers(cells), missing(cells)
-        if (bad := np.flatnonzero(np.isnan(scores) & ~gaps)).size:
-            shown = listed(texts(cells), bad)
-            raise DataError(
-                f"{bad.size} of {len(cells)} scores are not numbers: {shown}", where=place
-            )
+        column_where = f"{where}.columns, column {source!r}"
+        values, gaps = scores(cells, column_where)
         if gaps.any() and spec.missing != "outside":
             raise DataError(
                 f"{int(gaps.sum())} of {len(cells)} scores are missing, "
                 f"{at_row(np.flatnonzero(gaps))}",
-                where=place,
+                where=column_where,
                 fix="remove these rows, or write `missing: outside` to count them as no members",
             )
         unscored &= gaps
-        members[group] = np.flatnonzero(~gaps & COMPARE[name](scores, bound))
+        members[group] = np.flatnonzero(~gaps & COMPARE[name](values, bound))
         if not members[group].size:
             raise DataError(
                 f"the group {group!r} is empty: no row has a value {name} {bound:g}",
-                where=place,
+                where=column_where,
                 fix="check the column and the threshold, or leave the group out",
             )
     return members, int(unscored.sum())
@@ -158,8 +144,8 @@ def _renamed(members: Members, spec: GroupColumns, where: str) -> Members:
     return {name: np.unique(np.concatenate(rows)) for name, rows in renamed.items()}
 
 
-def _known(given: tuple[str, ...], names: list[str], where: str) -> None:
-    for name in given:
+def _known(wanted: tuple[str, ...], names: list[str], where: str) -> None:
+    for name in wanted:
         if name not in names:
             raise DataError(
                 f"unknown group {name!r}",

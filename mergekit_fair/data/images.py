@@ -51,7 +51,7 @@ def open_image(path: str | Path) -> Image:
         with Image.open(path) as picture:
             return picture.convert("RGB")
     except OSError as error:
-        raise DataError(f"is not a readable picture ({error})", where=path) from None
+        raise DataError(f"is not a readable picture ({error})", where=path) from error
 
 
 def _cached(content: bytes) -> Path:

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mergekit_fair.data.blocks import REST, Label
-from mergekit_fair.data.cells import column, listed, missing, numbers, texts
+from mergekit_fair.data.blocks import COMPARE, REST, Label
+from mergekit_fair.data.table import column, listed, missing, numbers, texts
 from mergekit_fair.errors import DataError
 
 if TYPE_CHECKING:
     import pandas as pd
-
-COMPARE: dict[str, Callable[[Any, Any], Any]] = {
-    "ge": operator.ge,
-    "gt": operator.gt,
-    "le": operator.le,
-    "lt": operator.lt,
-}
 
 
 def read_labels(frame: pd.DataFrame, rule: Label, where: str) -> np.ndarray:

@@ -1,23 +1,30 @@
-"""A description becomes rows."""
+"""A description becomes rows: which rows of the table count, their inputs, and all the rest."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mergekit_fair.data.conditions import kept_rows
+from mergekit_fair.data.blocks import COMPARE, Condition, ImageInput, OneRowPer, TextInput
 from mergekit_fair.data.description import DataSpec
 from mergekit_fair.data.group_columns import read_groups
+from mergekit_fair.data.images import image_file
 from mergekit_fair.data.label_column import read_labels
-from mergekit_fair.data.leaks import check_leaks
-from mergekit_fair.data.row_inputs import read_inputs
 from mergekit_fair.data.rows import Rows
-from mergekit_fair.data.splits import UNUSED, assign_splits
-from mergekit_fair.data.table import read_table
-from mergekit_fair.data.units import merge_units
+from mergekit_fair.data.splits import UNUSED, assign_splits, check_leaks
+from mergekit_fair.data.table import (
+    at_row,
+    column,
+    listed,
+    missing,
+    numbers,
+    read_table,
+    scores,
+    texts,
+)
 from mergekit_fair.errors import DataError
 
 if TYPE_CHECKING:
@@ -31,12 +38,30 @@ def load_rows(spec: DataSpec) -> Rows:
 
     Raises:
         DataError: the source cannot be read or does not fit its description.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from mergekit_fair.data import load_spec
+        >>> table = "text,hired,sex,part\\n" + "".join(
+        ...     f"text {i},{i % 2},{'fm'[i // 2 % 2]},{'train' if i < 8 else 'report'}\\n"
+        ...     for i in range(12)
+        ... )
+        >>> _ = Path("rows.csv").write_text(table)
+        >>> rows = load_rows(load_spec({
+        ...     "name": "hiring", "source": "rows.csv", "text": "text",
+        ...     "label": {"column": "hired"}, "groups": {"column": "sex"},
+        ...     "splits": {"column": "part", "names": {"train": "train", "report": "report"}},
+        ... }))
+        >>> rows.of("report").inputs
+        ('text 8', 'text 9', 'text 10', 'text 11')
+        >>> rows.of("report").in_group("f").labels.tolist()
+        [0, 1]
     """
     where = f"data set {spec.name!r}"
     frame, ids, left_out = _rows_that_count(read_table(spec.source), spec, where)
     if spec.keep or spec.one_row_per:
         where = f"{where} (numbers of rows: among the {len(frame)} that count)"
-    inputs = read_inputs(frame, spec, where)
+    inputs = _read_inputs(frame, spec, where)
     labels = read_labels(frame, spec.label, where)
     groups = read_groups(frame, spec.groups, where)
     split = assign_splits(frame, spec.splits, labels, groups.matrix, where)
@@ -62,15 +87,161 @@ def _rows_that_count(
     """The table after `keep` and `one_row_per`, the rows' numbers in the source, and notes."""
     ids, notes = np.arange(len(frame), dtype=np.int64), []
     if spec.keep:
-        kept = kept_rows(frame, spec.keep, where)
+        kept = _kept_rows(frame, spec.keep, where)
         if not kept.all():
             gone = int((~kept).sum())
             notes = [f"keep: {gone} of {len(frame)} rows of the source are left out"]
         frame, ids = frame[kept].reset_index(drop=True), ids[kept]
     if spec.one_row_per:
-        frame, first = merge_units(frame, spec.one_row_per, spec.columns_read, where)
+        frame, first = _merge_units(frame, spec.one_row_per, spec.columns_read, where)
         ids = ids[first]
     return frame, ids, notes
+
+
+def _kept_rows(frame: pd.DataFrame, conditions: tuple[Condition, ...], where: str) -> np.ndarray:
+    """Bool (n,): the rows that meet every condition. A missing cell meets no threshold.
+
+    Raises:
+        DataError: unknown column, a value beside a threshold that is no number, or no row is left.
+    """
+    kept = np.ones(len(frame), dtype=bool)
+    for index, condition in enumerate(conditions):
+        kept &= _meets(frame, condition, f"{where}, keep.{index}")
+        if not kept.any():
+            raise DataError(
+                "no row is left",
+                where=f"{where}, keep.{index} (column {condition.column!r})",
+                fix="check the condition against the column's values",
+            )
+    return kept
+
+
+def _meets(frame: pd.DataFrame, condition: Condition, where: str) -> np.ndarray:
+    cells = column(frame, condition.column, f"{where}.column")
+    if condition.bound is None:
+        named = condition.is_ if condition.is_ is not None else condition.not_
+        inside = np.array([value in (named or ()) for value in texts(cells)], dtype=bool)
+        return inside if condition.is_ is not None else ~inside
+    name, bound = condition.bound
+    values, gaps = scores(cells, f"{where}, column {condition.column!r}")
+    return np.asarray(~gaps & COMPARE[name](values, bound))
+
+
+def _merge_units(
+    frame: pd.DataFrame, unit: OneRowPer, used: Collection[str], where: str
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """One row per value of `unit.column`, in order of first appearance.
+
+    Columns in `unit.mean` hold the mean of the unit's rows, every other column its first row's
+    cell.
+
+    Args:
+        used: the columns that the description reads; outside `mean` they must be equal in a unit.
+
+    Returns:
+        The table, and int (m,): the row of `frame` that each unit's first row is.
+
+    Raises:
+        DataError: unknown column, a missing key, a mean of what is no number, or rows of one unit
+            that differ.
+    """
+    where = f"{where}, one_row_per"
+    cells = column(frame, unit.column, f"{where}.column")
+    if (gaps := missing(cells)).any():
+        raise DataError(
+            f"{int(gaps.sum())} of {len(cells)} cells of column {unit.column!r} are missing, "
+            f"{at_row(np.flatnonzero(gaps))}",
+            where=where,
+        )
+    _, first, inverse, sizes = np.unique(
+        np.array(texts(cells)), return_index=True, return_inverse=True, return_counts=True
+    )
+    order = np.argsort(first)
+    for name in sorted(set(used) - {unit.column, *unit.mean}):
+        _equal_in_units(texts(column(frame, name, where)), first, inverse, name, where)
+    merged = frame.iloc[first[order]].reset_index(drop=True)
+    for name in unit.mean:
+        values = numbers(column(frame, name, f"{where}.mean"))
+        if (bad := np.flatnonzero(np.isnan(values))).size:
+            raise DataError(
+                f"{bad.size} of {len(values)} values are not numbers, {at_row(bad)}",
+                where=f"{where}.mean, column {name!r}",
+            )
+        merged[name] = (np.bincount(inverse, weights=values) / sizes)[order]
+    return merged, first[order]
+
+
+def _equal_in_units(
+    values: list[str], first: np.ndarray, inverse: np.ndarray, name: str, where: str
+) -> None:
+    expected = first[inverse].tolist()
+    for row, start in enumerate(expected):
+        if values[row] != values[start]:
+            raise DataError(
+                f"column {name!r} differs between rows {start} and {row} of one unit",
+                where=where,
+                got=[values[start], values[row]],
+                fix="average it with `mean: [...]`, or choose another column to merge by",
+            )
+
+
+def _read_inputs(frame: pd.DataFrame, spec: DataSpec, where: str) -> list[str]:
+    """The n inputs of a table: rendered texts, or paths of images that exist.
+
+    Raises:
+        DataError: unknown column, empty text, missing image.
+    """
+    if spec.image:
+        return _image_paths(frame, spec.image, f"{where}, image")
+    assert spec.text  # the spec has exactly one of both
+    return _rendered(frame, spec.text, f"{where}, text")
+
+
+def _rendered(frame: pd.DataFrame, text: TextInput, where: str) -> list[str]:
+    if text.column:
+        found = texts(column(frame, text.column, f"{where}.column"))
+    else:
+        parts: list[list[str]] = []
+        for literal, name in text.pieces():
+            parts.append([literal] * len(frame))
+            if name:
+                cells = texts(column(frame, name, f"{where}.template"))
+                parts.append(_in_words(cells, name, (text.values or {}).get(name), where))
+        found = ["".join(row) for row in zip(*parts, strict=True)]
+    if empty := [row for row, value in enumerate(found) if not value.strip()]:
+        raise DataError(
+            f"{len(empty)} of {len(found)} texts are empty, {at_row(np.array(empty))}",
+            where=where,
+            fix="remove these rows from the source, or use another column",
+        )
+    return found
+
+
+def _in_words(cells: list[str], name: str, meaning: dict[str, str] | None, where: str) -> list[str]:
+    if meaning is None:
+        return cells
+    if unknown := [row for row, cell in enumerate(cells) if cell not in meaning]:
+        raise DataError(
+            f"values of column {name!r} are not explained: {listed(cells, np.array(unknown))}",
+            where=f"{where}.values",
+            allowed=list(meaning),
+            fix="add what they mean: a code must not end in the text",
+        )
+    return [meaning[cell] for cell in cells]
+
+
+def _image_paths(frame: pd.DataFrame, image: ImageInput, where: str) -> list[str]:
+    cells = column(frame, image.column, f"{where}.column").tolist()
+    paths = [image_file(cell, image.folder) for cell in cells]
+    if gone := [row for row, path in enumerate(paths) if path is None]:
+        first = cells[gone[0]]
+        raise DataError(
+            f"{len(gone)} of {len(paths)} image files are missing, {at_row(np.array(gone))}: "
+            f"{first.get('path') if isinstance(first, dict) else first!r}",
+            where=f"{where}.folder {image.folder}",
+            fix="check image.folder and the column of file names",
+        )
+    return [str(path) for path in paths]
 
 
 def _with_warnings(rows: Rows, where: str) -> Rows:

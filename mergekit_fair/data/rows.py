@@ -10,8 +10,8 @@ from typing import Any, Literal
 import numpy as np
 
 from mergekit_fair.data.blocks import SPLITS
-from mergekit_fair.data.cells import suggestion
 from mergekit_fair.errors import DataError
+from mergekit_fair.schema import suggestion
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +30,21 @@ class Rows:
         split: str (n,): train, validation or report.
         ids: int64 (n,): row number in the source, from 0.
         warnings: what a reader of the results should know about the data set.
+
+    Example:
+        >>> rows = Rows(
+        ...     name="hiring", kind="text", inputs=("a", "b", "c"),
+        ...     labels=np.array([1, 0, 1], dtype=np.int8),
+        ...     group_names=("f", "m"), excluded=frozenset(),
+        ...     membership=np.array([[True, False], [False, True], [True, True]]),
+        ...     split=np.array(["train", "train", "report"]), ids=np.arange(3),
+        ... )
+        >>> len(rows), len(rows.of("train")), rows.in_group("m").inputs
+        (3, 2, ('b', 'c'))
+        >>> rows.counts()[1]
+        {'split': 'train', 'group': 'f', 'n': 1, 'n_pos': 1, 'excluded': False}
+        >>> rows.take([2, 0]).fingerprint()[:8]  # of the content, not of the data set's name
+        '529f8bfa'
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Which split a row is in: as a column says, or by seeded shares of every stratum.
+"""Which split a row is in: as a column says, or by seeded shares of every stratum; and leaks.
 
 A stratum is the rows of one label and one pattern of group membership. A subset is never the
 head of a split: it is drawn with the seed from every stratum.
@@ -7,12 +7,13 @@ head of a split: it is drawn with the seed from every stratum.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mergekit_fair.data.blocks import SPLITS, Splits
-from mergekit_fair.data.cells import column, listed, texts
+from mergekit_fair.data.table import column, listed, texts
 from mergekit_fair.errors import DataError
 
 if TYPE_CHECKING:
@@ -47,12 +48,58 @@ def assign_splits(
     for name, limit in spec.limit.items():
         rows = np.flatnonzero(split == name)
         if rows.size > limit:
-            kept = limit / rows.size
+            share = limit / rows.size
             # A stream of its own: the limit of one split does not move the others.
             rng = np.random.default_rng([spec.seed, 1 + SPLITS.index(name)])
-            parts = draw(strata[rows], (kept, 1 - kept), rng)
+            parts = draw(strata[rows], (share, 1 - share), rng)
             split[rows[parts != 0]] = UNUSED
     return split
+
+
+def check_leaks(
+    inputs: Sequence[str], split: np.ndarray, spec: Splits, where: str
+) -> tuple[np.ndarray, list[str]]:
+    """The splits (with `on_leak: drop`, without the leaking rows) and the warnings.
+
+    A row of validation leaks if its input is in train, too; a row of report, if it is in train or
+    validation: what is measured there was seen before.
+
+    Raises:
+        DataError: `on_leak: error` and a leak, or `drop` leaves a split without rows.
+    """
+    present = spec.present
+    inputs_of: dict[str, set[str]] = {name: set() for name in (*present, UNUSED)}
+    for item, name in zip(inputs, split.tolist(), strict=True):
+        inputs_of[name].add(item)
+    kept, pairs, shares = split.copy(), [], []
+    for later, name in enumerate(present):
+        rows = np.flatnonzero(split == name)
+        leaking = np.zeros(rows.size, dtype=bool)
+        for earlier in present[:later]:
+            shared = np.array(
+                [inputs[row] in inputs_of[earlier] for row in rows.tolist()], dtype=np.bool_
+            )
+            leaking |= shared
+            if shared.any():
+                pairs.append(f"{name} rows in {earlier}: {int(shared.sum())}")
+        kept[rows[leaking]] = UNUSED
+        if leaking.any():
+            shares.append(f"{leaking.mean():.1%} of the {name} rows")
+    if not pairs:
+        return split, []
+    text = (
+        f"identical inputs in two splits ({', '.join(pairs)}): {' and '.join(shares)} are affected"
+    )
+    if spec.on_leak == "error":
+        raise DataError(text, where=where, fix="write `on_leak: drop` to leave these rows out")
+    if spec.on_leak == "warn":
+        return split, [f"{text}; `on_leak: drop` leaves them out"]
+    for name in present:
+        if not (kept == name).any():
+            raise DataError(
+                f"no row of {name} is left: {text}", where=where, fix="split the data differently"
+            )
+    return kept, [f"{text}; these rows were dropped"]
 
 
 def stratify(labels: np.ndarray, membership: np.ndarray) -> np.ndarray:
@@ -94,9 +141,8 @@ def draw(strata: np.ndarray, shares: tuple[float, ...], rng: np.random.Generator
 
 
 def _by_shares(spec: Splits, strata: np.ndarray) -> np.ndarray:
-    given = spec.shares or {}
     names = [*spec.present, UNUSED]
-    shares = [given[name] for name in spec.present]
+    shares = [(spec.shares or {})[name] for name in spec.present]
     shares.append(max(0.0, 1 - sum(shares)))
     parts = draw(strata, tuple(shares), np.random.default_rng(spec.seed))
     split: np.ndarray = np.array(names)[parts]

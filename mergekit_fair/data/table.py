@@ -1,4 +1,7 @@
-"""A source becomes a table. Nothing is guessed, and nothing ever stands in for a source."""
+"""A source becomes a table, and what a cell of it reads as: text, number or nothing.
+
+Nothing is guessed, and nothing ever stands in for a source.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,16 @@ import hashlib
 import importlib.util
 import json
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mergekit_fair.data.blocks import Source
+import numpy as np
+
+from mergekit_fair.data.blocks import Source, as_text
 from mergekit_fair.data.description import DataSpec
 from mergekit_fair.errors import DataError
-from mergekit_fair.schema import nearest
+from mergekit_fair.schema import nearest, suggestion
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,6 +87,83 @@ def source_fingerprint(spec: DataSpec) -> dict[str, Any]:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"path": str(path), "bytes": path.stat().st_size, "sha256": digest}
+
+
+def column(frame: pd.DataFrame, name: str, where: str) -> pd.Series:
+    """The column `name`.
+
+    Raises:
+        DataError: no such column; names the nearest one and lists all.
+    """
+    known = [str(known) for known in frame.columns]
+    if name not in known:
+        raise DataError(
+            f"no column {name!r}", where=where, allowed=known, fix=suggestion(name, known)
+        )
+    return frame[name]
+
+
+def missing(cells: pd.Series) -> np.ndarray:
+    """Bool (n,): the cells that hold nothing (None, NaN or empty text)."""
+    empty: np.ndarray = cells.isna().to_numpy(dtype=bool)
+    if _is_numeric(cells):
+        return empty
+    blank = [isinstance(cell, str) and not cell.strip() for cell in cells.tolist()]
+    return empty | np.array(blank, dtype=np.bool_)
+
+
+def texts(cells: pd.Series) -> list[str]:
+    """The cells as text, "" for a missing one."""
+    empty = cells.isna().tolist()
+    return [
+        "" if gone else _cell_text(cell) for cell, gone in zip(cells.tolist(), empty, strict=True)
+    ]
+
+
+def numbers(cells: pd.Series) -> np.ndarray:
+    """The cells as float64 (n,); true and false are 1 and 0, whatever is no number is NaN."""
+    import pandas as pd
+
+    values: np.ndarray = pd.to_numeric(cells, errors="coerce").to_numpy(
+        dtype=np.float64, na_value=np.nan
+    )
+    if _is_numeric(cells):
+        return values
+    values = values.copy()
+    truth = {"true": 1.0, "false": 0.0}
+    items = cells.tolist()
+    for row in np.flatnonzero(np.isnan(values)):
+        if isinstance(cell := items[row], str):
+            values[row] = truth.get(cell.strip().lower(), np.nan)
+    return values
+
+
+def scores(cells: pd.Series, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """The cells as float64 (n,), and bool (n,): those that are missing, which are NaN.
+
+    Raises:
+        DataError: a cell is neither missing nor a number.
+    """
+    values, gaps = numbers(cells), missing(cells)
+    if (bad := np.flatnonzero(np.isnan(values) & ~gaps)).size:
+        raise DataError(
+            f"{bad.size} of {len(cells)} values are not numbers: {listed(texts(cells), bad)}",
+            where=where,
+        )
+    return values, gaps
+
+
+def listed(values: list[str], rows: np.ndarray) -> str:
+    """The (up to 5 most frequent) values at `rows` with their counts and the first row."""
+    counts = Counter(values[row] for row in rows).most_common()
+    shown = ", ".join(f"{value!r} ({count})" for value, count in counts[:5])
+    more = f" and {len(counts) - 5} more" if len(counts) > 5 else ""
+    return f"{shown}{more}; {at_row(rows)}"
+
+
+def at_row(rows: np.ndarray) -> str:
+    """Where the first of `rows` is, for an error message."""
+    return f"first at row {int(rows[0])} (the first data row is 0)"
 
 
 def _path(source: Source) -> Path:
@@ -181,12 +264,12 @@ def _read_hub(source: Source) -> pd.DataFrame:
     try:
         import datasets
 
-        found = datasets.load_dataset(
+        loaded = datasets.load_dataset(
             source.hub, name=source.config, split=source.split, revision=source.revision
         )
-        if not isinstance(found, dict):
-            return found.to_pandas()
-        parts = [part.to_pandas().assign(**{HUB_SPLIT: name}) for name, part in found.items()]
+        if not isinstance(loaded, dict):
+            return loaded.to_pandas()
+        parts = [part.to_pandas().assign(**{HUB_SPLIT: name}) for name, part in loaded.items()]
     # Whatever goes wrong in there (offline, unknown id, gated, damaged cache) has a type of its
     # own; all of it means that the data set cannot be had, and the cause stays attached.
     except Exception as error:
@@ -217,3 +300,15 @@ def _how_to_install(top: str) -> str:
         "check the spelling, or install the package that provides it: pip install NAME "
         "(its name may differ from the module's)"
     )
+
+
+def _cell_text(cell: Any) -> str:
+    return cell if isinstance(cell, str) else str(cell) if _is_container(cell) else as_text(cell)
+
+
+def _is_container(cell: Any) -> bool:
+    return isinstance(cell, (list, dict, tuple, np.ndarray))
+
+
+def _is_numeric(cells: pd.Series) -> bool:
+    return isinstance(cells.dtype, np.dtype) and cells.dtype.kind in "biuf"

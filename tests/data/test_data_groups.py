@@ -132,7 +132,7 @@ def test_a_missing_score_is_not_a_low_score():
         (
             SCORES,
             {"columns": {"a": "n"}},
-            "groups.columns, column 'n': 1 of 3 scores are not numbers: 'x' (1); first at row 0",
+            "groups.columns, column 'n': 1 of 3 values are not numbers: 'x' (1); first at row 0",
         ),
         (
             SCORES,
