@@ -7,15 +7,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from refusals import raises
 
 from mergekit_fair.data import load_rows, load_spec
 from mergekit_fair.errors import ConfigError
-
-
-def complaint(block, **options):
-    with pytest.raises(ConfigError) as caught:
-        load_spec(block, **options)
-    return str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -93,95 +88,79 @@ def test_an_unset_environment_variable_is_named(block, monkeypatch, value):
     monkeypatch.delenv("DATA_HOME", raising=False)
     if value is not None:
         monkeypatch.setenv("DATA_HOME", value)
-    text = complaint(block(source="${DATA_HOME}/a.csv"), where="x.yaml")
-    assert text == (
-        "x.yaml: source.path: the environment variable DATA_HOME is not set; "
-        "got '${DATA_HOME}/a.csv'. Set it (export DATA_HOME=...) or write the path out."
-    )
-    text = complaint(block(text=None, image={"column": "f", "folder": "${DATA_HOME}"}))
-    assert text.startswith("data: image.folder: the environment variable DATA_HOME is not set")
+    fields = {"got": "${DATA_HOME}/a.csv", "fix": "export DATA_HOME=..."}
+    with raises(ConfigError, where="x.yaml: source.path", **fields):
+        load_spec(block(source="${DATA_HOME}/a.csv"), where="x.yaml")
+    with raises(ConfigError, where="data: image.folder", got="${DATA_HOME}"):
+        load_spec(block(text=None, image={"column": "f", "folder": "${DATA_HOME}"}))
 
 
 @pytest.mark.parametrize(
-    ("changes", "expected"),
+    ("changes", "shows"),
     [
-        ({"lable": 1}, "data: unknown key 'lable'; did you mean 'label'?"),
-        ({"name": ""}, "name: string should have at least 1 character"),
-        ({"label": None}, "label: field required"),
-        ({"source": 3}, "source: input should be a valid dictionary"),
-        ({"source": "a.dat"}, "cannot tell the format of 'a.dat' from its name (known: csv, tsv"),
-        ({"source": "package:skfair"}, "a package source is 'package:module:file', got 'package:"),
-        ({"source": {"package": "a"}}, "source: package and file go together"),
-        (
-            {"source": {"hub": "a/b", "path": "a.csv"}},
-            "source: needs exactly one of path, hub and package; got path and hub",
-        ),
-        ({"source": {}}, "needs exactly one of path, hub and package; got none"),
-        (
-            {"source": {"path": "a.csv", "revision": "main"}},
-            "source: revision: only together with hub",
-        ),
-        ({"source": {"hub": "a/b", "format": "csv"}}, "format goes with a file, not with hub"),
-        ({"text": None}, "needs exactly one of text and image; got none"),
-        ({"text": {"column": "a", "template": "{a}"}}, "exactly one of column and template"),
-        ({"text": {"template": "no column"}}, "a template needs a column in braces"),
-        ({"text": "{a!r}"}, "braces hold a column's name and nothing else"),
-        ({"text": "{} years"}, "braces hold a column's name and nothing else"),
-        ({"text": "{a"}, "not a template (expected '}' before end of string)"),
-        ({"label": {"column": "y", "ge": 1, "lt": 2}}, "only one of ge, gt, le and lt"),
-        ({"label": {"column": "y", "ge": "high"}}, "label.ge: input should be a valid number"),
-        ({"label": {"column": "y", "positive": 1}}, "positive and negative go together"),
+        ({"lable": 1}, ["'lable'", "'label'?"]),
+        ({"name": ""}, ["name: "]),
+        ({"label": None}, ["label: "]),
+        ({"source": 3}, ["source: "]),
+        ({"source": "a.dat"}, ["source: ", "'a.dat'", "csv, tsv"]),
+        ({"source": "package:skfair"}, ["source: ", "'package:module:file'", "'package:skfair'"]),
+        ({"source": {"package": "a"}}, ["source: package and file"]),
+        ({"source": {"hub": "a/b", "path": "a.csv"}}, ["source: ", "got path and hub"]),
+        ({"source": {}}, ["source: ", "path, hub and package; got none"]),
+        ({"source": {"path": "a.csv", "revision": "main"}}, ["source: revision", "with hub"]),
+        ({"source": {"hub": "a/b", "format": "csv"}}, ["source: format", "hub"]),
+        ({"text": None}, ["text and image; got none"]),
+        ({"text": {"column": "a", "template": "{a}"}}, ["text: ", "got column and template"]),
+        ({"text": {"template": "no column"}}, ["text: ", "needs a column in braces"]),
+        ({"text": "{a!r}"}, ["text: ", "and nothing else"]),
+        ({"text": "{} years"}, ["text: ", "and nothing else"]),
+        ({"text": "{a"}, ["text: ", "(expected '}' before end of string)"]),
+        ({"label": {"column": "y", "ge": 1, "lt": 2}}, ["label: only one of ge, gt, le and lt"]),
+        ({"label": {"column": "y", "ge": "high"}}, ["label.ge: ", "got 'high'"]),
+        ({"label": {"column": "y", "positive": 1}}, ["label: positive and negative", "'*'"]),
         (
             {"label": {"column": "y", "positive": 1, "negative": 0, "ge": 1}},
-            "positive and negative, or a threshold, not both",
+            ["label: ", "threshold, not both"],
         ),
-        (
-            {"label": {"column": "y", "positive": [1, 2], "negative": [2]}},
-            "['2'] cannot be positive and negative",
-        ),
-        (
-            {"label": {"column": "y", "positive": [], "negative": 0}},
-            "label.positive: value should have at least 1 item",
-        ),
-        ({"label": {"column": "y", "positive": [None], "negative": 0}}, "a list of values, got ["),
-        ({"groups": {}}, "groups: needs exactly one of column, columns and list; got none"),
-        (
-            {"groups": {"column": "a", "list": "b"}},
-            "needs exactly one of column, columns and list; got column and list",
-        ),
-        ({"groups": {"column": "a", "gt": 0.5}}, "groups: gt: only together with columns"),
-        ({"groups": {"column": "a", "separator": ","}}, "separator: only together with list"),
-        ({"groups": {"columns": []}}, "groups.columns: dictionary should have at least 1 item"),
-        ({"splits": {}}, "splits: needs exactly one of column and shares; got none"),
-        ({"splits": {"shares": {"train": 0.9, "report": 0.2}}}, "the shares sum to 1.1; at most 1"),
-        ({"splits": {"shares": {"train": 0}}}, "splits.shares.train: input should be greater th"),
-        ({"splits": {"shares": {"test": 0.5}}}, "should be 'train', 'validation' or 'report'; got"),
+        ({"label": {"column": "y", "positive": [1, 2], "negative": [2]}}, ["label: ['2']"]),
+        ({"label": {"column": "y", "positive": [], "negative": 0}}, ["label.positive: "]),
+        ({"label": {"column": "y", "positive": [None], "negative": 0}}, ["label.positive: "]),
+        ({"groups": {}}, ["groups: ", "column, columns and list; got none"]),
+        ({"groups": {"column": "a", "list": "b"}}, ["groups: ", "got column and list"]),
+        ({"groups": {"column": "a", "gt": 0.5}}, ["groups: gt", "with columns"]),
+        ({"groups": {"column": "a", "separator": ","}}, ["groups: separator", "with list"]),
+        ({"groups": {"columns": []}}, ["groups.columns: "]),
+        ({"splits": {}}, ["splits: ", "column and shares; got none"]),
+        ({"splits": {"shares": {"train": 0.9, "report": 0.2}}}, ["splits: ", "1.1"]),
+        ({"splits": {"shares": {"train": 0}}}, ["splits.shares.train: ", "got 0"]),
+        ({"splits": {"shares": {"test": 0.5}}}, ["splits.shares.test", "got 'test'"]),
         (
             {"splits": {"shares": {"train": 0.5}, "limit": {"report": 3}}},
-            "limit names ['report'], but the splits are ['train']",
+            ["splits: ", "['report']", "['train']"],
         ),
         (
             {"splits": {"shares": {"train": 0.5}, "names": {"train": "a"}}},
-            "names: only together with column",
+            ["splits: names", "with column"],
         ),
         (
             {"splits": {"column": "s", "names": {"train": "a", "report": ["b", "a"]}}},
-            "['a'] cannot be in two splits",
+            ["splits: ['a']"],
         ),
-        ({"splits": {"column": "s", "on_leak": "fix"}}, "'warn', 'error' or 'drop'; got 'fix'"),
+        ({"splits": {"column": "s", "on_leak": "fix"}}, ["splits.on_leak: ", "got 'fix'"]),
     ],
 )
-def test_what_is_wrong_with_a_block_is_said(block, changes, expected):
-    text = complaint(block(**changes))
-    assert text.startswith("data: ")
-    assert expected in text
+def test_what_is_wrong_with_a_block_is_said(block, changes, shows):
+    with raises(ConfigError, *shows, where="data"):
+        load_spec(block(**changes))
 
 
 def test_an_error_names_the_file(tmp_path):
     file = tmp_path / "adult.yaml"
     file.write_text("name: adult\n", encoding="utf-8")
-    assert complaint(file).startswith(f"{file}: source: field required")
-    assert "cannot be read" in complaint(tmp_path / "none.yaml")
+    with raises(ConfigError, "source: ", where=file):
+        load_spec(file)
+    with raises(ConfigError, where=tmp_path / "none.yaml", fix="path"):
+        load_spec(tmp_path / "none.yaml")
 
 
 def test_importing_the_package_is_cheap():
@@ -194,11 +173,11 @@ def test_importing_the_package_is_cheap():
 
 def test_values_explain_columns_of_the_template(block):
     text = {"template": "{text}", "values": {"group": {"a": "x"}}}
-    assert "values explains ['group'], which the template does not use" in complaint(
-        block(text=text)
-    )
+    with raises(ConfigError, "text: ", "['group']", where="data"):
+        load_spec(block(text=text))
     text = {"column": "text", "values": {"text": {"a": "x"}}}
-    assert "values: only together with template" in complaint(block(text=text))
+    with raises(ConfigError, "text: values", "template", where="data"):
+        load_spec(block(text=text))
 
 
 def test_columns_that_are_read(block):
