@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from interval_truths import NAMES, PATTERNS, Truth
 
-from mergekit_fair.fairness import CountTable, gaps
+from mergekit_fair.fairness import CountTable, MetricSettings, gaps
 from mergekit_fair.fairness.intervals import Ends, Interval, around, percentile
 from mergekit_fair.fairness.point_metrics import Deciding
 from mergekit_fair.fairness.uncertainty import Evidence
@@ -105,9 +105,8 @@ def simulate(truth: Truth, n: int, trials: int, draws: int, seed: Iterable[int])
     cell = Cell(truth, n, trials)
     for trial in range(trials):
         table = CountTable(NAMES, PATTERNS, truth.sample(n, rng))
-        evidence = Evidence(
-            table, Deciding.of(table), "between_groups", CONFIDENCE, draws, seed=trial
-        )
+        settings = MetricSettings(confidence=CONFIDENCE, draws=draws, seed=trial)
+        evidence = Evidence(table, Deciding.of(table, settings), settings)
         found = evidence.intervals()
         _add(cell, "worst_group_acc", "conservative", _ends(found["worst_group_acc"]))
         for metric in _GAPS:

@@ -46,11 +46,11 @@ def command(
       mergekit-fair compare runs/adult_sex/eval/fft runs/adult_sex/eval/merged
     """
     from mergekit_fair.evaluation.compare_runs import compare_folders
-    from mergekit_fair.evaluation.evaluate import Measuring
+    from mergekit_fair.fairness import MetricSettings
     from mergekit_fair.report.evaluation_text import comparison_text
 
-    how = Measuring(reference, confidence, min_group_size, seed=seed)
-    found = compare_folders(baseline, others, how, tasks)
+    settings = MetricSettings(reference, confidence, min_group_size, seed=seed)
+    found = compare_folders(baseline, others, settings, tasks)
     if as_json:
         click.echo(json.dumps(found, indent=2, ensure_ascii=False))
         return

@@ -92,13 +92,13 @@ Found = dict[str, dict[str, Any]]
 
 def _evaluate(given: dict[str, Any]) -> tuple[Found, Found]:
     """Run, measure and write; the evaluations, and lm-eval's results of the other tasks."""
-    from mergekit_fair.evaluation.evaluate import Measuring
     from mergekit_fair.evaluation.lm_eval_run import Request, level_of, lines_of, measure_run, run
+    from mergekit_fair.fairness import MetricSettings
     from mergekit_fair.files import write_atomic
 
     out: Path = given["out"]
     level, thresholds = level_of(given["level"], given["model"]) if given["level"] else (None, {})
-    how = Measuring(
+    settings = MetricSettings(
         reference=given["reference"],
         confidence=given["confidence"],
         min_group_size=given["min_group_size"],
@@ -124,7 +124,7 @@ def _evaluate(given: dict[str, Any]) -> tuple[Found, Found]:
     )
     out.mkdir(parents=True, exist_ok=True)  # an error here costs no forward pass
     finished = run(request)
-    evaluations = measure_run(finished, how, level=level, thresholds=thresholds)
+    evaluations = measure_run(finished, settings, level=level, thresholds=thresholds)
     for task, samples in finished.samples.items():
         write_atomic(out / f"samples_{task}.jsonl", lines_of(samples))
     for task, evaluation in evaluations.items():

@@ -10,22 +10,22 @@ from typing import Any
 import numpy as np
 
 from mergekit_fair.errors import ConfigError, MeasurementError
-from mergekit_fair.evaluation.evaluate import Measuring
 from mergekit_fair.evaluation.predictions import Answers
-from mergekit_fair.fairness import compare_many
+from mergekit_fair.fairness import HEADLINE, MetricSettings
+from mergekit_fair.fairness.compare import compare_all
 
 _PREFIX = "samples_"
 
 
 def compare_folders(
-    baseline: Path, others: Sequence[Path], how: Measuring, tasks: Collection[str] = ()
+    baseline: Path, others: Sequence[Path], settings: MetricSettings, tasks: Collection[str] = ()
 ) -> dict[str, dict[str, Any]]:
     """Every other model minus the baseline, paired, for each task that all of them have.
 
     Args:
         baseline: folder of `mergekit-fair eval`, or of lm-eval with `--log_samples`.
         others: the same of other models.
-        how: reference, confidence and limits.
+        settings: how to measure; the number of draws grows with the number of tests.
         tasks: only these; empty for all.
 
     Returns:
@@ -52,7 +52,7 @@ def compare_folders(
         task: _compared(
             {names[folder]: read_answers(task, found[task]) for folder, found in files.items()},
             names[baseline],
-            how,
+            settings,
         )
         for task in wanted
     }
@@ -112,19 +112,17 @@ def _names(folders: list[Path]) -> dict[Path, str]:
     raise ConfigError("the same folder stands twice", where="compare", got=list(map(str, folders)))
 
 
-def _compared(answers: dict[str, Answers], baseline: str, how: Measuring) -> dict[str, Any]:
+def _compared(
+    answers: dict[str, Answers], baseline: str, settings: MetricSettings
+) -> dict[str, Any]:
     first = answers[baseline]
     aligned = {name: _like(first, found, name, baseline) for name, found in answers.items()}
-    compared = compare_many(
+    compared = compare_all(
         first.labels,
         {name: found.as_given for name, found in aligned.items()},
         first.groups,
-        baseline=baseline,
-        reference=how.reference,
-        confidence=how.confidence,
-        min_group_size=how.min_group_size,
-        exclude=first.excluded,
-        seed=how.seed,
+        baseline,
+        settings.excluding(first.excluded).for_tests(len(HEADLINE) * (len(aligned) - 1)),
     )
     models = compared.to_dict()
     for name, metrics in models.items():

@@ -12,11 +12,12 @@ from typing import Any
 
 from mergekit_fair.errors import ConfigError
 from mergekit_fair.evaluation.backend import BATCH_SIZES, OTHER_BATCH_SIZE, backend_of
-from mergekit_fair.evaluation.evaluate import Level, Measuring, evaluate
+from mergekit_fair.evaluation.evaluate import Level, evaluate
 from mergekit_fair.evaluation.packaged_tasks import tasks_dir
 from mergekit_fair.evaluation.predictions import Answers
 from mergekit_fair.evaluation.preferences import ITEM, measure_preferences
 from mergekit_fair.evaluation.provenance import selections, used_by
+from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.schema import nearest
 
 SPLITS = ("validation", "report")
@@ -165,7 +166,7 @@ def heard() -> Iterator[list[str]]:
 
 def measure_run(
     finished: EvaluationRun,
-    how: Measuring,
+    settings: MetricSettings,
     *,
     level: Level | None = None,
     thresholds: Mapping[str, float] | None = None,
@@ -176,7 +177,7 @@ def measure_run(
 
     Args:
         finished: from `run`.
-        how: reference, confidence and limits.
+        settings: how to measure.
         level: the selection rate of level-matched figures; None: each task's share of positive
             labels.
         thresholds: task → threshold set on validation.
@@ -186,13 +187,13 @@ def measure_run(
     for task, samples in finished.samples.items():
         if ITEM in samples[0]:
             evaluation = measure_preferences(
-                task, samples, how, model=request.model, split=request.split
+                task, samples, settings, model=request.model, split=request.split
             )
         elif "dpd" in samples[0]:
             answers = Answers.of_samples(task, samples)
             evaluation = evaluate(
                 answers,
-                how,
+                settings,
                 model=request.model,
                 split=request.split,
                 level=level or Level("labels", float(answers.labels.mean())),

@@ -7,21 +7,27 @@ from typing import Any
 
 import numpy as np
 
-from mergekit_fair.evaluation.evaluate import Measuring, versions
-from mergekit_fair.fairness import measure_scores
+from mergekit_fair.evaluation.evaluate import versions
+from mergekit_fair.fairness import MetricSettings
+from mergekit_fair.fairness.scores import measure_score_rows
 
 ITEM = "preference_gap"  # in a sample: (1, 0, or None without an answer; the kind)
 
 
 def measure_preferences(
-    task: str, samples: Sequence[Mapping[str, Any]], how: Measuring, *, model: str, split: str
+    task: str,
+    samples: Sequence[Mapping[str, Any]],
+    settings: MetricSettings,
+    *,
+    model: str,
+    split: str,
 ) -> dict[str, Any]:
     """Preference rate of every kind, and max − min of them with its interval.
 
     Args:
         task: its name.
         samples: lm-eval's, each with `preference_gap`.
-        how: confidence and limits; there is no reference but the kinds themselves.
+        settings: confidence and limits; there is no reference but the kinds themselves.
         model, split: copied into the output.
 
     Returns:
@@ -30,12 +36,6 @@ def measure_preferences(
     """
     items = [sample[ITEM] for sample in samples]
     preferred = np.array([np.nan if value is None else float(value) for value, _ in items])
-    found = measure_scores(
-        preferred,
-        [kind for _, kind in items],
-        confidence=how.confidence,
-        min_group_size=how.min_group_size,
-        seed=how.seed,
-    ).to_dict()
-    head = {"model": model, "task": task, "split": split, "confidence": how.confidence}
+    found = measure_score_rows(preferred, [kind for _, kind in items], settings).to_dict()
+    head = {"model": model, "task": task, "split": split, "confidence": settings.confidence}
     return {**head, **found, "versions": versions()}

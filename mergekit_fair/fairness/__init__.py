@@ -41,6 +41,7 @@ from mergekit_fair.fairness.one_vs_rest import MultiMeasurement
 from mergekit_fair.fairness.paired import Comparison
 from mergekit_fair.fairness.point_metrics import estimate
 from mergekit_fair.fairness.scores import ScoreMeasurement, measure_scores
+from mergekit_fair.fairness.settings import MetricSettings
 
 __all__ = [
     "HEADLINE",
@@ -49,6 +50,7 @@ __all__ = [
     "CountTable",
     "Groups",
     "Measurement",
+    "MetricSettings",
     "MultiMeasurement",
     "ScoreMeasurement",
     "compare",

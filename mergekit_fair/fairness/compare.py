@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from math import ceil
 from typing import Any
 
 from numpy.typing import ArrayLike
 
 from mergekit_fair.errors import MeasurementError
-from mergekit_fair.fairness.gaps import check_reference
 from mergekit_fair.fairness.holm import holm
-from mergekit_fair.fairness.intervals import check_settings
 from mergekit_fair.fairness.paired import Comparison, Paired
+from mergekit_fair.fairness.settings import DRAWS, MetricSettings
 
 HEADLINE = ("acc", "dpd", "eod")  # what a winner is declared on
 
@@ -29,7 +27,7 @@ def compare(
     min_group_size: int = 1,
     exclude: Collection[str] = (),
     seed: int = 0,
-    draws: int = 2000,
+    draws: int = DRAWS,
 ) -> Comparison:
     """Compare two predictors on the same rows, b minus a.
 
@@ -51,19 +49,9 @@ def compare(
     Raises:
         MeasurementError: input that no metric is defined on, or an unknown setting.
     """
-    check_reference(reference)
-    check_settings(confidence, draws)
-    paired = Paired.of(
-        y_true,
-        {"y_pred_a": y_pred_a, "y_pred_b": y_pred_b},
-        groups,
-        reference=reference,
-        min_group_size=min_group_size,
-        exclude=exclude,
-        draws=draws,
-        seed=seed,
-    )
-    return paired.difference("y_pred_a", "y_pred_b", reference, confidence)
+    settings = MetricSettings(reference, confidence, min_group_size, exclude, seed, draws)
+    paired = Paired.of(y_true, {"y_pred_a": y_pred_a, "y_pred_b": y_pred_b}, groups, settings)
+    return paired.difference("y_pred_a", "y_pred_b")
 
 
 @dataclass(frozen=True)
@@ -127,8 +115,21 @@ def compare_many(
     Raises:
         MeasurementError: an unknown baseline, nothing to compare, or as :func:`compare`.
     """
-    check_reference(reference)
-    check_settings(confidence, 1 if draws is None else draws)
+    least = DRAWS if draws is None else draws
+    settings = MetricSettings(reference, confidence, min_group_size, exclude, seed, least)
+    if draws is None:
+        settings = settings.for_tests(len(HEADLINE) * (len(predictions) - 1))
+    return compare_all(y_true, predictions, groups, baseline, settings)
+
+
+def compare_all(
+    y_true: ArrayLike,
+    predictions: Mapping[str, ArrayLike],
+    groups: Any,
+    baseline: str,
+    settings: MetricSettings,
+) -> Comparisons:
+    """As :func:`compare_many`, with the draws that the settings ask for."""
     if baseline not in predictions or len(predictions) < 2:
         raise MeasurementError(
             "needs the baseline and at least one other predictor",
@@ -136,21 +137,9 @@ def compare_many(
             got=f"baseline {baseline!r}",
             allowed=list(predictions),
         )
-    others = [name for name in predictions if name != baseline]
-    tests = len(HEADLINE) * len(others)
-    made = max(2000, ceil(10 * tests / (1 - confidence))) if draws is None else draws
-    paired = Paired.of(
-        y_true,
-        predictions,
-        groups,
-        reference=reference,
-        min_group_size=min_group_size,
-        exclude=exclude,
-        draws=made,
-        seed=seed,
-    )
+    paired = Paired.of(y_true, predictions, groups, settings)
     differences = {
-        name: paired.difference(baseline, name, reference, confidence) for name in others
+        name: paired.difference(baseline, name) for name in predictions if name != baseline
     }
     p_values = {
         (name, metric): p_value
@@ -158,8 +147,8 @@ def compare_many(
         for metric in HEADLINE
         if (p_value := comparison.p_values[metric]) is not None
     }
-    few = tuple(_too_few(len(p_values), made, confidence))
-    return Comparisons(baseline, differences, holm(p_values), confidence, few)
+    few = tuple(_too_few(len(p_values), settings.draws, settings.confidence))
+    return Comparisons(baseline, differences, holm(p_values), settings.confidence, few)
 
 
 def _too_few(tests: int, draws: int, confidence: float) -> Iterator[str]:

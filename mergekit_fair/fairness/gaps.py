@@ -24,7 +24,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from mergekit_fair.errors import MeasurementError
 from mergekit_fair.fairness.counts import Counts
 from mergekit_fair.fairness.metrics import (
     Mask,
@@ -37,24 +36,12 @@ from mergekit_fair.fairness.metrics import (
     spread,
     true_positive_rate,
 )
-
-REFERENCES = ("between_groups", "one_vs_rest", "to_overall")
+from mergekit_fair.fairness.settings import check_reference
 
 Rate = Callable[[Counts], Values]
 DPD_RATES: tuple[Rate, ...] = (selection_rate,)
 EOD_RATES: tuple[Rate, ...] = (true_positive_rate, false_positive_rate)
 OPPORTUNITY_RATES: tuple[Rate, ...] = (true_positive_rate,)
-
-
-def check_reference(reference: str) -> None:
-    """Raise MeasurementError unless ``reference`` is one of REFERENCES."""
-    if reference not in REFERENCES:
-        raise MeasurementError(
-            "unknown reference for DPD and EOD",
-            where="reference",
-            got=reference,
-            allowed=REFERENCES,
-        )
 
 
 def demographic_parity_difference(

@@ -30,7 +30,6 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from mergekit_fair.errors import MeasurementError
 from mergekit_fair.fairness.counts import Counts
 
 Values = NDArray[np.float64]
@@ -101,19 +100,6 @@ def smoothed(cells: Counts, patterns: NDArray[np.bool_]) -> Values:
     scale = np.divide(answered, answered + extra, out=np.ones_like(answered), where=answered > 0)
     shrunk[..., :2] = (shrunk[..., :2] + extra[..., np.newaxis] / 2) * scale[..., np.newaxis]
     return shrunk
-
-
-def check_settings(confidence: float, draws: int) -> None:
-    """Raise MeasurementError unless an interval can be made with these settings."""
-    if not 0.0 < confidence < 1.0:
-        raise MeasurementError(
-            "must lie strictly between 0 and 1",
-            where="confidence",
-            got=confidence,
-            fix="use 0.95 for a 95 % interval",
-        )
-    if draws < 1:
-        raise MeasurementError("must be at least 1", where="draws", got=draws, fix="use 2000")
 
 
 def wilson(successes: int, n: int, confidence: float) -> Ends:

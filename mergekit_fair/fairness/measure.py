@@ -14,17 +14,17 @@ from mergekit_fair.fairness.gaps import (
     DPD_RATES,
     EOD_RATES,
     Rate,
-    check_reference,
     deviations,
     dpd_against_rest,
     eod_against_rest,
     gap,
 )
-from mergekit_fair.fairness.intervals import check_settings, undefined_to_none
+from mergekit_fair.fairness.intervals import undefined_to_none
 from mergekit_fair.fairness.measure_warnings import notes
 from mergekit_fair.fairness.measurement import Gaps, GroupRates, Measurement, Summary
 from mergekit_fair.fairness.metrics import Mask, Values
 from mergekit_fair.fairness.point_metrics import Deciding
+from mergekit_fair.fairness.settings import DRAWS, MetricSettings
 from mergekit_fair.fairness.uncertainty import Evidence
 
 
@@ -38,7 +38,7 @@ def measure(
     min_group_size: int = 1,
     exclude: Collection[str] = (),
     seed: int = 0,
-    draws: int = 2000,
+    draws: int = DRAWS,
 ) -> Measurement:
     """Measure accuracy, DPD, EOD and their intervals for binary predictions.
 
@@ -71,32 +71,16 @@ def measure(
     Source: METHODS §1 (arXiv 2505.24262); intervals: :mod:`mergekit_fair.fairness.intervals`,
     :mod:`mergekit_fair.fairness.wilson_band`, :mod:`mergekit_fair.fairness.permutation`.
     """
-    return measure_table(
-        CountTable.tally(y_true, y_pred, groups),
-        reference=reference,
-        confidence=confidence,
-        min_group_size=min_group_size,
-        exclude=exclude,
-        seed=seed,
-        draws=draws,
-    )
+    settings = MetricSettings(reference, confidence, min_group_size, exclude, seed, draws)
+    return measure_table(CountTable.tally(y_true, y_pred, groups), settings)
 
 
-def measure_table(
-    table: CountTable,
-    *,
-    reference: str = "between_groups",
-    confidence: float = 0.95,
-    min_group_size: int = 1,
-    exclude: Collection[str] = (),
-    seed: int = 0,
-    draws: int = 2000,
-) -> Measurement:
+def measure_table(table: CountTable, settings: MetricSettings | None = None) -> Measurement:
     """Measure rows that are already counted; otherwise as :func:`measure`."""
-    check_reference(reference)
-    check_settings(confidence, draws)
-    deciding = Deciding.of(table, min_group_size, exclude)
-    evidence = Evidence(table, deciding, reference, confidence, draws, seed)
+    settings = settings or MetricSettings()
+    reference = settings.reference
+    deciding = Deciding.of(table, settings)
+    evidence = Evidence(table, deciding, settings)
     groups, overall = evidence.counts
     usable = deciding.comparable
     intervals = evidence.intervals()
@@ -108,7 +92,7 @@ def measure_table(
         n=table.n,
         unanswered=int(overall[..., 2].sum()),
         reference=reference,
-        confidence=confidence,
+        confidence=settings.confidence,
         degenerate=bool(metrics.is_degenerate(overall)),
         metrics=intervals,
         uncertainty={name: evidence.uncertainty(name, intervals[name]) for name in ("dpd", "eod")},
@@ -121,19 +105,7 @@ def measure_table(
         base_rate=undefined_to_none(float(metrics.base_rate(overall))),
         label_dpd=_gap((metrics.base_rate,), groups, overall, deciding.groups, reference),
         groups=_group_rates(table.groups, groups, overall),
-        warnings=tuple(
-            notes(
-                table.groups,
-                groups,
-                overall,
-                deciding,
-                reference,
-                min_group_size=min_group_size,
-                intervals=intervals,
-                confidence=confidence,
-                draws=draws,
-            )
-        ),
+        warnings=tuple(notes(table.groups, groups, overall, deciding, settings, intervals)),
     )
 
 

@@ -13,6 +13,7 @@ from mergekit_fair.fairness.intervals import MAX_UNDEFINED, Interval
 from mergekit_fair.fairness.metrics import is_degenerate, unanswered_rate
 from mergekit_fair.fairness.permutation import MAX_ROWS
 from mergekit_fair.fairness.point_metrics import MAX_UNANSWERED, Deciding
+from mergekit_fair.fairness.settings import MetricSettings
 
 
 def notes(
@@ -20,20 +21,16 @@ def notes(
     groups: Counts,
     overall: Counts,
     deciding: Deciding,
-    reference: str,
-    *,
-    min_group_size: int,
+    settings: MetricSettings,
     intervals: Mapping[str, Interval],
-    confidence: float,
-    draws: int,
 ) -> Iterator[str]:
     """All warnings of a measurement: the table's, the groups', the intervals', the settings'."""
     yield from answer_notes(names, groups, overall, deciding)
-    yield from table_notes(groups, overall, deciding, reference)
+    yield from table_notes(groups, overall, deciding, settings.reference)
     yield from ratio_notes(intervals)
-    yield from group_notes(names, groups, overall, min_group_size)
+    yield from group_notes(names, groups, overall, settings.min_group_size)
     yield from interval_notes(intervals)
-    yield from draw_notes(confidence, draws)
+    yield from draw_notes(settings)
     if overall.sum() >= MAX_ROWS:
         yield f"{MAX_ROWS:,} rows or more: gaps under permuted group labels are not drawn"
 
@@ -152,12 +149,13 @@ def interval_notes(intervals: Mapping[str, Interval]) -> Iterator[str]:
             yield f"{name} is the same in every bootstrap draw: its interval has no width"
 
 
-def draw_notes(confidence: float, draws: int) -> Iterator[str]:
+def draw_notes(settings: MetricSettings) -> Iterator[str]:
     """Warn where the bootstrap has not one draw in each tail."""
-    needed = ceil(2 / (1 - confidence) - 1e-6)
-    if draws < needed:
+    needed = ceil(2 / (1 - settings.confidence) - 1e-6)
+    if settings.draws < needed:
         yield (
-            f"{draws} bootstrap draws are too few for a confidence of {confidence}: use "
+            f"{settings.draws} bootstrap draws are too few for a confidence of "
+            f"{settings.confidence}: use "
             f"{needed:,} or more"
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -13,6 +13,7 @@ from mergekit_fair.errors import MeasurementError
 from mergekit_fair.fairness.joint import Column, JointTable
 from mergekit_fair.fairness.labels import UNANSWERED, is_nan, unmasked
 from mergekit_fair.fairness.one_vs_rest import MultiMeasurement, measure_views
+from mergekit_fair.fairness.settings import MetricSettings, SettingOptions
 
 
 def measure_classes(
@@ -21,7 +22,7 @@ def measure_classes(
     groups: Any,
     *,
     classes: Sequence[Hashable] | None = None,
-    **settings: Any,
+    **settings: Unpack[SettingOptions],
 ) -> MultiMeasurement:
     """Measure a multi-class predictor, every class against the others.
 
@@ -37,6 +38,7 @@ def measure_classes(
     Raises:
         MeasurementError: fewer than two classes, an unknown label, or as :func:`measure`.
     """
+    checked = MetricSettings(**settings)
     truth, predicted = _values(y_true, "y_true"), _values(y_pred, "y_pred")
     if len(truth) != len(predicted):
         raise MeasurementError(
@@ -60,7 +62,7 @@ def measure_classes(
 
     views = {str(name): view(index) for name, index in place.items()}
     warnings = list(_unknown_predictions(predicted, place))
-    return measure_views(joint, views, label == answer, warnings=warnings, **settings)
+    return measure_views(joint, views, label == answer, checked, warnings)
 
 
 def _places(names: list[Any]) -> dict[Any, int]:

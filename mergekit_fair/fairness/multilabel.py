@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,13 +12,14 @@ from mergekit_fair.errors import MeasurementError
 from mergekit_fair.fairness.joint import JointTable
 from mergekit_fair.fairness.labels import binary_labels, binary_predictions, same_length
 from mergekit_fair.fairness.one_vs_rest import MultiMeasurement, measure_views
+from mergekit_fair.fairness.settings import MetricSettings, SettingOptions
 
 
 def measure_labels(
     y_true: Mapping[str, ArrayLike],
     y_pred: Mapping[str, ArrayLike],
     groups: Any,
-    **settings: Any,
+    **settings: Unpack[SettingOptions],
 ) -> MultiMeasurement:
     """Measure a multi-label predictor, every label by itself.
 
@@ -31,6 +32,7 @@ def measure_labels(
     Raises:
         MeasurementError: no labels, different labels, or as :func:`measure`.
     """
+    checked = MetricSettings(**settings)
     names = _names(y_true, "y_true")
     if set(names) != set(_names(y_pred, "y_pred")):
         raise MeasurementError(
@@ -49,7 +51,7 @@ def measure_labels(
     truth, predicted = joint.columns[:, 0::2], joint.columns[:, 1::2]
     view_of = dict(zip(ordered, zip(truth.T, predicted.T, strict=True), strict=True))
     views = {str(name): view_of[name] for name in names}
-    return measure_views(joint, views, (truth == predicted).all(axis=1), **settings)
+    return measure_views(joint, views, (truth == predicted).all(axis=1), checked)
 
 
 def _names(columns: Mapping[str, ArrayLike], where: str) -> list[Any]:

@@ -11,7 +11,7 @@ Source: METHODS §5.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +20,10 @@ from numpy.typing import NDArray
 
 from mergekit_fair.fairness import metrics
 from mergekit_fair.fairness.counts import Counts, CountTable, group_counts, total
-from mergekit_fair.fairness.gaps import DPD_RATES, EOD_RATES, check_reference, deviations, gap
+from mergekit_fair.fairness.gaps import DPD_RATES, EOD_RATES, deviations, gap
 from mergekit_fair.fairness.intervals import (
     Interval,
     around,
-    check_settings,
     conservative,
     replicates,
     smoothed,
@@ -36,6 +35,7 @@ from mergekit_fair.fairness.measure_warnings import draw_notes, interval_notes
 from mergekit_fair.fairness.measurement import Measurement
 from mergekit_fair.fairness.metrics import Values
 from mergekit_fair.fairness.point_metrics import Deciding
+from mergekit_fair.fairness.settings import MetricSettings
 
 _GAPS = {"dpd": DPD_RATES, "eod": EOD_RATES}
 
@@ -79,13 +79,7 @@ def measure_views(
     joint: JointTable,
     views: Mapping[str, tuple[Column, Column]],
     correct: NDArray[np.bool_],
-    *,
-    reference: str = "between_groups",
-    confidence: float = 0.95,
-    min_group_size: int = 1,
-    exclude: Collection[str] = (),
-    seed: int = 0,
-    draws: int = 2000,
+    settings: MetricSettings,
     warnings: Sequence[str] = (),
 ) -> MultiMeasurement:
     """Measure every view, and sum up.
@@ -95,30 +89,21 @@ def measure_views(
         views: name → truth and prediction of each kind, both (C,), as in
             :meth:`JointTable.cells`.
         correct: bool (C,), the kinds of rows that count for the accuracy.
-        reference, confidence, min_group_size, exclude, seed, draws: as in :func:`measure`.
+        settings: as in :func:`measure`.
         warnings: to put in front.
 
     Raises:
-        MeasurementError: an unknown setting.
+        MeasurementError: an unknown group is excluded.
     """
-    check_reference(reference)
-    check_settings(confidence, draws)
+    confidence = settings.confidence
     measured, found = {}, {}
-    resampled = joint.resampled(list(views.values()), draws, seed)
+    resampled = joint.resampled(list(views.values()), settings.draws, settings.seed)
     for (name, view), drawn in zip(views.items(), resampled, strict=True):
         table = CountTable(joint.groups, joint.patterns, joint.cells(*view))
-        measured[name] = measure_table(
-            table,
-            reference=reference,
-            confidence=confidence,
-            min_group_size=min_group_size,
-            exclude=exclude,
-            seed=seed,
-            draws=draws,
-        )
-        deciding = Deciding.of(table, min_group_size, exclude)
-        rng = np.random.default_rng([seed, sorted(views).index(name)])
-        found[name] = _View.of(table, drawn, deciding, reference, rng)
+        measured[name] = measure_table(table, settings)
+        deciding = Deciding.of(table, settings)
+        rng = np.random.default_rng([settings.seed, sorted(views).index(name)])
+        found[name] = _View.of(table, drawn, deciding, settings.reference, rng)
     right = int(joint.counts[correct].sum())
     macro = {key: _macro(found, key, confidence) for key in _GAPS}
     worst = {key: _worst(found, key, confidence) for key in _GAPS}
@@ -129,7 +114,7 @@ def measure_views(
         worst=worst,
         worst_view={key: _worst_view(found, key) for key in _GAPS},
         views=measured,
-        warnings=(*warnings, *_notes(found, macro, worst), *draw_notes(confidence, draws)),
+        warnings=(*warnings, *_notes(found, macro, worst), *draw_notes(settings)),
     )
 
 

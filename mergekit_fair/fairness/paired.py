@@ -7,7 +7,7 @@ than from separate intervals.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from mergekit_fair.fairness.labels import binary_labels, binary_predictions, sam
 from mergekit_fair.fairness.measure_warnings import draw_notes, interval_notes
 from mergekit_fair.fairness.metrics import Values
 from mergekit_fair.fairness.point_metrics import Deciding, statistics
+from mergekit_fair.fairness.settings import MetricSettings
 
 COMPARED = ("acc", "dpd", "eod", "bal_acc", "worst_group_acc", "selection_rate")
 
@@ -61,11 +62,13 @@ class Paired:
         n: number of rows.
         values: predictor → metric → value ().
         drawn: predictor → metric → replicates (draws,).
+        settings: how they were measured.
     """
 
     n: int
     values: dict[str, dict[str, Values]]
     drawn: dict[str, dict[str, Values]]
+    settings: MetricSettings
 
     @classmethod
     def of(
@@ -73,12 +76,7 @@ class Paired:
         y_true: ArrayLike,
         predictions: Mapping[str, ArrayLike],
         groups: Any,
-        *,
-        reference: str,
-        min_group_size: int,
-        exclude: Collection[str],
-        draws: int,
-        seed: int,
+        settings: MetricSettings,
     ) -> Paired:
         """Count, resample and measure; arguments as in :func:`compare_many`.
 
@@ -90,17 +88,22 @@ class Paired:
         views = [(truth, predicted) for predicted in columns]
         values, drawn = {}, {}
         for name, view, resampled in zip(
-            sorted(predictions), views, joint.resampled(views, draws, seed), strict=True
+            sorted(predictions),
+            views,
+            joint.resampled(views, settings.draws, settings.seed),
+            strict=True,
         ):
             table = CountTable(joint.groups, joint.patterns, joint.cells(*view))
-            deciding = Deciding.of(table, min_group_size, exclude)
+            deciding = Deciding.of(table, settings)
             values[name], drawn[name] = (
-                _metrics(cells, table, deciding, reference) for cells in (table.cells, resampled)
+                _metrics(cells, table, deciding, settings.reference)
+                for cells in (table.cells, resampled)
             )
-        return cls(joint.n, values, drawn)
+        return cls(joint.n, values, drawn, settings)
 
-    def difference(self, a: str, b: str, reference: str, confidence: float) -> Comparison:
+    def difference(self, a: str, b: str) -> Comparison:
         """b minus a."""
+        reference, confidence = self.settings.reference, self.settings.confidence
         intervals, p_values = {}, {}
         for name in COMPARED:
             value = float(self.values[b][name] - self.values[a][name])
@@ -113,7 +116,7 @@ class Paired:
             for name, interval in intervals.items()
             if interval.value is None
         ]
-        few = draw_notes(confidence, len(self.drawn[a]["acc"]))
+        few = draw_notes(self.settings)
         warnings = (*undefined, *interval_notes(intervals), *few)
         return Comparison(self.n, reference, confidence, intervals, p_values, warnings)
 

@@ -13,6 +13,7 @@ from mergekit_fair.fairness import gaps, metrics
 from mergekit_fair.fairness.counts import Counts, CountTable, group_counts, total
 from mergekit_fair.fairness.eligible_groups import usable_groups
 from mergekit_fair.fairness.metrics import Mask, Values
+from mergekit_fair.fairness.settings import MetricSettings
 
 MAX_UNANSWERED = 0.05  # largest share of rows of a group whose prediction may be missing
 
@@ -32,12 +33,10 @@ class Deciding:
     comparable: Mask
 
     @classmethod
-    def of(
-        cls, table: CountTable, min_group_size: int = 1, exclude: Collection[str] = ()
-    ) -> Deciding:
+    def of(cls, table: CountTable, settings: MetricSettings) -> Deciding:
         """Raises MeasurementError as :func:`usable_groups`."""
         counts = group_counts(table.cells, table.patterns)
-        usable = usable_groups(table.groups, counts, min_group_size, exclude)
+        usable = usable_groups(table.groups, counts, settings)
         shares = np.append(metrics.unanswered_rate(counts)[usable], _overall_share(table))
         answered = not (shares > MAX_UNANSWERED).any()
         return cls(usable, usable & answered)
@@ -94,10 +93,11 @@ def estimate(
     Raises:
         MeasurementError: input that no metric is defined on, or an unknown setting.
     """
+    settings = MetricSettings(reference, min_group_size=min_group_size, exclude=exclude)
     table = CountTable.tally(y_true, y_pred, groups)
-    deciding = Deciding.of(table, min_group_size, exclude)
+    deciding = Deciding.of(table, settings)
     counts, overall = group_counts(table.cells, table.patterns), total(table.cells)
-    found = statistics(counts, overall, deciding, reference)
+    found = statistics(counts, overall, deciding, settings.reference)
     return {name: float(value) for name, value in found.items()}
 
 

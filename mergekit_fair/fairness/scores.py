@@ -16,7 +16,6 @@ from mergekit_fair.fairness.intervals import (
     Ends,
     Interval,
     around,
-    check_settings,
     conservative,
     undefined_to_none,
 )
@@ -24,6 +23,7 @@ from mergekit_fair.fairness.labels import is_nan, unmasked
 from mergekit_fair.fairness.measure_warnings import draw_notes, interval_notes
 from mergekit_fair.fairness.metrics import Mask, Values, spread
 from mergekit_fair.fairness.point_metrics import MAX_UNANSWERED
+from mergekit_fair.fairness.settings import DRAWS, MetricSettings
 
 _CHUNK = 2**22  # resampled rows in memory at once
 
@@ -68,7 +68,7 @@ def measure_scores(
     min_group_size: int = 1,
     exclude: Collection[str] = (),
     seed: int = 0,
-    draws: int = 2000,
+    draws: int = DRAWS,
 ) -> ScoreMeasurement:
     """Measure the range of group mean scores, max_g mean(s | g) − min_g mean(s | g).
 
@@ -84,23 +84,36 @@ def measure_scores(
     Raises:
         MeasurementError: no numbers, no rows, or as :func:`measure`.
     """
-    check_settings(confidence, draws)
+    settings = MetricSettings(
+        confidence=confidence,
+        min_group_size=min_group_size,
+        exclude=exclude,
+        seed=seed,
+        draws=draws,
+    )
+    return measure_score_rows(scores, groups, settings)
+
+
+def measure_score_rows(
+    scores: ArrayLike, groups: Any, settings: MetricSettings
+) -> ScoreMeasurement:
+    """As :func:`measure_scores`; there is no reference but the groups themselves."""
     rows = _Rows.of(scores, groups)
-    usable = rows.deciding(min_group_size, exclude)
+    usable = rows.deciding(settings)
     means = _means(rows.values, rows.membership, np.ones((1, len(rows.values))))[0]
     deciding = np.where(usable & rows.comparable(usable), means, np.nan)
     gap = Interval(None)
     if np.isfinite(deciding).sum() >= 2:
-        drawn = _resampled(rows, draws, seed)
+        drawn = _resampled(rows, settings.draws, settings.seed)
         samples = spread(np.where(usable, drawn, np.nan)), spread(drawn - deciding)
-        gap = around(float(spread(deciding)), samples, _limits, confidence, (0.0, np.inf))
+        gap = around(float(spread(deciding)), samples, _limits, settings.confidence, (0.0, np.inf))
     return ScoreMeasurement(
         n=rows.n,
         unanswered=rows.n - len(rows.values),
         gap=gap,
         means=dict(zip(rows.names, map(undefined_to_none, means.tolist()), strict=True)),
         sizes=dict(zip(rows.names, (rows.sizes - rows.missing).tolist(), strict=True)),
-        warnings=(*_warnings(rows, usable, gap), *draw_notes(confidence, draws)),
+        warnings=(*_warnings(rows, usable, gap), *draw_notes(settings)),
     )
 
 
@@ -138,11 +151,11 @@ class _Rows:
             len(values),
         )
 
-    def deciding(self, min_group_size: int, exclude: Collection[str]) -> Mask:
+    def deciding(self, settings: MetricSettings) -> Mask:
         """Which groups may decide the gap, missing scores or not."""
         counts = np.zeros((len(self.names), 2, 3), dtype=np.int64)
         counts[:, 0, 0] = self.sizes
-        return usable_groups(self.names, counts, min_group_size, exclude)
+        return usable_groups(self.names, counts, settings)
 
     def comparable(self, usable: Mask) -> bool:
         """Whether few enough scores are missing in every deciding group and overall."""

@@ -34,6 +34,7 @@ from mergekit_fair.fairness.measurement import Uncertainty
 from mergekit_fair.fairness.metrics import Values
 from mergekit_fair.fairness.permutation import MAX_ROWS, Null, permuted
 from mergekit_fair.fairness.point_metrics import Deciding, statistics
+from mergekit_fair.fairness.settings import MetricSettings
 from mergekit_fair.fairness.wilson_band import gap_band, rate_limits, ratio_band
 
 _GAPS = {"dpd": DPD_RATES, "eod": EOD_RATES, "equal_opportunity": OPPORTUNITY_RATES}
@@ -47,28 +48,24 @@ class Evidence:
     Attributes:
         table: the counts.
         deciding: which groups decide.
-        reference: what gaps compare with.
-        confidence: of every interval.
-        draws, seed: of bootstrap and permutations.
+        settings: reference and confidence; draws and seed are those of bootstrap and permutations.
     """
 
     table: CountTable
     deciding: Deciding
-    reference: str
-    confidence: float
-    draws: int
-    seed: int
+    settings: MetricSettings
     drawn: tuple[Counts, Counts] = field(init=False)
     smooth: tuple[Counts, Counts] = field(init=False)
     smooth_drawn: tuple[Counts, Counts] = field(init=False)
 
     def __post_init__(self) -> None:
         cells, patterns = self.table.cells, self.table.patterns
+        draws, seed = self.settings.draws, self.settings.seed
         smooth = smoothed(cells, patterns)
         for name, source in (
-            ("drawn", replicates(cells, self.draws, self.seed)),
+            ("drawn", replicates(cells, draws, seed)),
             ("smooth", smooth),
-            ("smooth_drawn", replicates(smooth, self.draws, self.seed)),
+            ("smooth_drawn", replicates(smooth, draws, seed)),
         ):
             object.__setattr__(self, name, (group_counts(source, patterns), total(source)))
 
@@ -81,21 +78,21 @@ class Evidence:
     def intervals(self) -> dict[str, Interval]:
         """Every metric with its interval; the order is that of the output."""
         groups, overall = self.counts
-        values = statistics(groups, overall, self.deciding, self.reference)
+        values = statistics(groups, overall, self.deciding, self.settings.reference)
         found = {"acc": self._proportion("acc", overall)}
         found |= {name: self._gap(rates) for name, rates in list(_GAPS.items())[:2]}
         found["bal_acc"] = around(
             float(values["bal_acc"]),
             (metrics.balanced_accuracy(self.drawn[1]),),
             percentile,
-            self.confidence,
+            self.settings.confidence,
         )
         found["worst_group_acc"] = self._worst_accuracy(float(values["worst_group_acc"]))
         for name in ("selection_rate", "tpr", "fpr"):
             found[name] = self._proportion(name, overall)
         found["equal_opportunity"] = self._gap(OPPORTUNITY_RATES)
         for name, rates in _RATIOS.items():
-            limits = rate_limits(rates, groups, self.deciding.comparable, self.confidence)
+            limits = rate_limits(rates, groups, self.deciding.comparable, self.settings.confidence)
             found[name] = _within(float(values[name]), ratio_band(limits))
         return found
 
@@ -107,19 +104,21 @@ class Evidence:
         """
         rates = _GAPS[name]
         value = float("nan") if interval.value is None else interval.value
-        drawn = gap(self._deviations(rates, *self.drawn), self.reference)
+        drawn = gap(self._deviations(rates, *self.drawn), self.settings.reference)
         defined = drawn[np.isfinite(drawn)]
         known = interval.low is not None
         null = self._null(name, rates, value)
         distinguishable = (
             None
             if null is None or interval.low is None
-            else interval.low > 0 and null.p_value <= 1 - self.confidence
+            else interval.low > 0 and null.p_value <= 1 - self.settings.confidence
         )
         band = None
-        if self.reference == "between_groups" and interval.value is not None:
+        if self.settings.reference == "between_groups" and interval.value is not None:
             groups, _ = self.counts
-            band = gap_band(rate_limits(rates, groups, self.deciding.comparable, self.confidence))
+            band = gap_band(
+                rate_limits(rates, groups, self.deciding.comparable, self.settings.confidence)
+            )
         return Uncertainty(
             bias=float(defined.mean() - value) if known else None,
             standard_error=float(defined.std()) if known else None,
@@ -131,28 +130,33 @@ class Evidence:
         )
 
     def _kind(self, value: float, drawn: Values, ends: Callable[..., Ends]) -> Ends | None:
-        found = around(value, (drawn,), ends, self.confidence)
+        found = around(value, (drawn,), ends, self.settings.confidence)
         return None if found.low is None or found.high is None else (found.low, found.high)
 
     def _null(self, name: str, rates: Sequence[Rate], value: float) -> Null | None:
         if np.isnan(value) or self.table.n >= MAX_ROWS:
             return None
-        cells = permuted(self.table.cells, self.draws, self.seed, within_labels=name != "dpd")
+        cells = permuted(
+            self.table.cells,
+            self.settings.draws,
+            self.settings.seed,
+            within_labels=name != "dpd",
+        )
         groups, overall = group_counts(cells, self.table.patterns), total(cells)
-        drawn = gap(self._deviations(rates, groups, overall), self.reference)
-        return Null.of(value, drawn, self.confidence)
+        drawn = gap(self._deviations(rates, groups, overall), self.settings.reference)
+        return Null.of(value, drawn, self.settings.confidence)
 
     def _deviations(self, rates: Sequence[Rate], groups: Counts, overall: Counts) -> Values:
-        return deviations(rates, groups, overall, self.deciding.comparable, self.reference)
+        return deviations(rates, groups, overall, self.deciding.comparable, self.settings.reference)
 
     def _gap(self, rates: Sequence[Rate]) -> Interval:
-        value = float(gap(self._deviations(rates, *self.counts), self.reference))
+        value = float(gap(self._deviations(rates, *self.counts), self.settings.reference))
         drawn, smooth = (
             self._deviations(rates, *counts) for counts in (self.drawn, self.smooth_drawn)
         )
         errors = smooth - self._deviations(rates, *self.smooth)
-        samples = tuple(gap(sample, self.reference) for sample in (drawn, smooth, errors))
-        return around(value, samples, conservative, self.confidence)
+        samples = tuple(gap(sample, self.settings.reference) for sample in (drawn, smooth, errors))
+        return around(value, samples, conservative, self.settings.confidence)
 
     def _worst_accuracy(self, value: float) -> Interval:
         usable = self.deciding.groups
@@ -162,7 +166,7 @@ class Evidence:
             metrics.worst_group_accuracy(self.smooth_drawn[0], usable),
             metrics.largest(np.where(usable, losses, np.nan)),
         )
-        return around(value, samples, conservative_minimum, self.confidence)
+        return around(value, samples, conservative_minimum, self.settings.confidence)
 
     def _proportion(self, name: str, overall: Counts) -> Interval:
         positive, negative = overall[1], overall[0]
@@ -174,7 +178,7 @@ class Evidence:
         }[name]
         if trials == 0:
             return Interval(None)
-        ends = wilson(int(successes), int(trials), self.confidence)
+        ends = wilson(int(successes), int(trials), self.settings.confidence)
         return Interval(float(successes / trials), *ends)
 
 

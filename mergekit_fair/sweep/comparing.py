@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from mergekit_fair.evaluation.evaluate import Measuring
 from mergekit_fair.evaluation.predictions import Answers
-from mergekit_fair.fairness import HEADLINE, Comparison, compare, holm
+from mergekit_fair.fairness import HEADLINE, Comparison, MetricSettings, holm
+from mergekit_fair.fairness.paired import Paired
 from mergekit_fair.sweep.lines import Line, evaluations_of
 from mergekit_fair.sweep.measurer import Measurer
 from mergekit_fair.sweep.rule import Select
@@ -39,27 +40,18 @@ def within_noise(measurer: Measurer, top: Line, others: Sequence[Line], objectiv
     found = set()
     for line in others:
         theirs = _predictions(measurer, line, is_matched=bool(block))
-        low = _compared(measurer.sheet, theirs, mine, measurer.how).metrics[metric].low
+        low = _compared(measurer.sheet, theirs, mine, measurer.settings).metrics[metric].low
         if low is None or low <= 0:
             found.add(line["id"])
     return found
 
 
 def _compared(
-    sheet: Answers, before: Any, after: Any, how: Measuring, draws: int = _DRAWS
+    sheet: Answers, before: Any, after: Any, settings: MetricSettings, draws: int = _DRAWS
 ) -> Comparison:
-    return compare(
-        sheet.labels,
-        before,
-        after,
-        sheet.groups,
-        reference=how.reference,
-        confidence=how.confidence,
-        min_group_size=how.min_group_size,
-        exclude=sheet.excluded,
-        seed=how.seed,
-        draws=draws,
-    )
+    settings = replace(settings, exclude=sheet.excluded, draws=draws)
+    paired = Paired.of(sheet.labels, {"a": before, "b": after}, sheet.groups, settings)
+    return paired.difference("a", "b")
 
 
 def _predictions(measurer: Measurer, line: Line, *, is_matched: bool) -> Any:
@@ -71,7 +63,7 @@ def _predictions(measurer: Measurer, line: Line, *, is_matched: bool) -> Any:
 
 
 def differences(
-    chosen: Answers, baselines: Mapping[str, Answers], how: Measuring
+    chosen: Answers, baselines: Mapping[str, Answers], settings: MetricSettings
 ) -> dict[str, Any]:
     """Chosen minus each baseline on the same report rows, paired.
 
@@ -80,9 +72,9 @@ def differences(
     Returns:
         Baseline → metric → value, low, high, p_value, adjusted_p_value.
     """
-    draws = max(_DRAWS, _needed(len(baselines), how.confidence))
+    draws = max(_DRAWS, _needed(len(baselines), settings.confidence))
     found = {
-        name: _compared(chosen, answers.as_given, chosen.as_given, how, draws).to_dict()
+        name: _compared(chosen, answers.as_given, chosen.as_given, settings, draws).to_dict()
         for name, answers in baselines.items()
     }
     p_values = {

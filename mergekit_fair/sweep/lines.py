@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from mergekit_fair.errors import SweepError
-from mergekit_fair.evaluation.evaluate import Level, Measuring, evaluate
+from mergekit_fair.evaluation.evaluate import Level, evaluate
 from mergekit_fair.evaluation.predictions import Answers, Scores
+from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.sweep.points import Point
 from mergekit_fair.sweep.worker import Outcome
 
@@ -23,7 +24,7 @@ def line_of(
     split: str,
     outcome: Outcome,
     sheets: Sheets,
-    how: Measuring,
+    settings: MetricSettings,
     *,
     levels: Levels | None,
     thresholds: Mapping[str, float] | None = None,
@@ -36,7 +37,7 @@ def line_of(
         point, split: what was measured.
         outcome: what it answered.
         sheets: task → rows of this split.
-        how: what to measure.
+        settings: how to measure.
         levels: task → the selection rate to match; None for the model that sets it: its own.
         thresholds: task → the level-matched threshold, where it was set on another split.
     """
@@ -49,7 +50,7 @@ def line_of(
         answers = sheet.given(outcome.scores[task])
         evaluations[task] = evaluate(
             answers,
-            how,
+            settings,
             model=point.label,
             split=split,
             level=own_level(point.label, answers) if levels is None else levels[task],
@@ -75,10 +76,10 @@ def evaluations_of(line: Line) -> dict[str, dict[str, Any]]:
     return {first["task"]: first, **line.get("tasks", {})}
 
 
-def levels_of(line: Line) -> dict[str, Level]:
+def levels_of(line: Line, saturation: float) -> dict[str, Level]:
     """Task → the selection rate that this line's model has."""
     return {
-        task: Level(line["label"], found["metrics"]["selection_rate"]["value"])
+        task: Level(line["label"], found["metrics"]["selection_rate"]["value"], saturation)
         for task, found in evaluations_of(line).items()
     }
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from mergekit_fair.evaluation.evaluate import Measuring
 from mergekit_fair.evaluation.evaluator import Exam
 from mergekit_fair.evaluation.predictions import Answers
+from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.progress import Progress
 from mergekit_fair.sweep.executor import Executor
 from mergekit_fair.sweep.lines import Levels, Line, Sheets, line_of, split_scores, thresholds_of
@@ -28,7 +28,7 @@ class Measurer:
 
     exam: Exam
     store: Store
-    how: Measuring
+    settings: MetricSettings
     progress: Progress
     split: str
     make: Callable[[], Executor]
@@ -84,7 +84,7 @@ class Measurer:
             split,
             outcome,
             self.sheets(split),
-            self.how,
+            self.settings,
             levels=self.levels,
             thresholds=thresholds,
         )

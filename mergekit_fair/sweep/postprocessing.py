@@ -71,5 +71,5 @@ def _line(point: str, label: str, split: str, answers: Answers, measurer: Measur
         "size": None,
         "adds_nothing": False,
         "split": split,
-        "evaluation": evaluate(answers, measurer.how, model=label, split=split),
+        "evaluation": evaluate(answers, measurer.settings, model=label, split=split),
     }

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from mergekit_fair.errors import ConfigError
-from mergekit_fair.evaluation.evaluate import Level, Measuring, versions
+from mergekit_fair.evaluation.evaluate import Level, versions
 from mergekit_fair.evaluation.evaluator import Exam
+from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.files import write_atomic
 from mergekit_fair.progress import Progress
 from mergekit_fair.sweep.comparing import choose_by, differences
@@ -75,18 +76,17 @@ def run_sweep(sweep: Sweep, out: Path, progress: Progress, make: Make = Local) -
     summary = summary_of(sweep, exam, planner)
     store = Store(out)
     given = sweep.config.evaluate
-    how = Measuring(
+    settings = MetricSettings(
         reference=given.reference,
         confidence=given.confidence,
         min_group_size=given.min_group_size,
-        saturation=given.saturation,
         seed=sweep.config.seed,
     )
     base = planner.models()[0]
     measurer = Measurer(
         exam,
         store,
-        how,
+        settings,
         progress,
         split=sweep.config.select.split,
         make=lambda: make(sweep, exam, base, progress),
@@ -125,7 +125,7 @@ class _Run:
         results = {
             "sweep": self.sweep.where,
             "task": self.measurer.task,
-            "confidence": self.measurer.how.confidence,
+            "confidence": self.measurer.settings.confidence,
             "level": {"to": level.to, "rate": level.rate},
             "selected_on": self.sweep.config.select.split,
             "points": [
@@ -144,13 +144,16 @@ class _Run:
     def _baselines(self) -> tuple[list[Line], Level]:
         """Their lines, and the selection rate that level-matched figures are measured at."""
         measurer, points = self.measurer, self.planner.baselines()
+        saturation = self.sweep.config.evaluate.saturation
         if not points:
             sheets = measurer.sheets()
             rates = {task: float(sheet.labels.mean()) for task, sheet in sheets.items()}
-            measurer.levels = {task: Level("labels", rate) for task, rate in rates.items()}
+            measurer.levels = {
+                task: Level("labels", rate, saturation) for task, rate in rates.items()
+            }
             return [], measurer.levels[measurer.task]
         first = next((point for point in points if point.label == "fft"), points[0])
-        measurer.levels = levels_of(measured(measurer.measure([first])[0]))
+        measurer.levels = levels_of(measured(measurer.measure([first])[0]), saturation)
         lines = [measured(line) for line in measurer.measure(points)]
         return lines, measurer.levels[measurer.task]
 
@@ -197,7 +200,7 @@ class _Run:
                 against["random vectors"] = measurer.answers(point.id, "report")
             against |= thresholds.answers("report")
             mine = measurer.answers(chosen.id, "report")
-            result["comparison"] = differences(mine, against, measurer.how)
+            result["comparison"] = differences(mine, against, measurer.settings)
         return result
 
     def _write(self, chosen: Point | None, results: dict[str, Any]) -> None:

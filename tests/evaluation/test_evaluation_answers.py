@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from mergekit_fair.errors import MeasurementError
-from mergekit_fair.evaluation.evaluate import Level, Measuring, evaluate
+from mergekit_fair.evaluation.evaluate import Level, evaluate
 from mergekit_fair.evaluation.predictions import Answers
+from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.fairness.labels import UNANSWERED
 
 
@@ -57,7 +58,7 @@ def test_choices_that_are_not_the_classes_have_no_margins() -> None:
     assert answers.margins is None
     assert answers.predictions.tolist() == [1, 0]
     evaluation = evaluate(
-        answers, Measuring(), model="m", split="validation", level=Level("labels", 0.5)
+        answers, MetricSettings(), model="m", split="validation", level=Level("labels", 0.5)
     )
     assert "level_matched" not in evaluation
 
@@ -70,7 +71,7 @@ def test_level_matching_leaves_missing_answers_missing() -> None:
     ]
     evaluation = evaluate(
         Answers.of_samples("task", samples),
-        Measuring(),
+        MetricSettings(),
         model="m",
         split="validation",
         level=Level("labels", 0.25),

@@ -12,10 +12,11 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from mergekit_fair.data import Rows, load_rows
 from mergekit_fair.errors import MeasurementError
 from mergekit_fair.evaluation.classifier import load_classifier
-from mergekit_fair.evaluation.evaluate import Level, Measuring, evaluate
+from mergekit_fair.evaluation.evaluate import Level, evaluate
 from mergekit_fair.evaluation.forward import length_sorted_batches, margins, predictions
 from mergekit_fair.evaluation.model_inputs import open_inputs
 from mergekit_fair.evaluation.predictions import Answers
+from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.fairness.worst_group import worst_group
 from mergekit_fair.training.train_config import load_train_config
 
@@ -66,7 +67,7 @@ def test_level_matched_figures_use_one_threshold_and_no_group(rows: Rows) -> Non
     found = (rng.normal(size=len(rows)) + rows.labels - 3).astype(np.float32)
     evaluation = evaluate(
         Answers.of_margins(found, rows),
-        Measuring(),
+        MetricSettings(),
         model="m",
         split="validation",
         level=Level("fft", 0.5),
@@ -78,7 +79,7 @@ def test_level_matched_figures_use_one_threshold_and_no_group(rows: Rows) -> Non
     assert ((found >= matched["threshold"]).mean()) == matched["selection_rate"]["value"]
     # On another split the validation threshold is used as it is.
     other = evaluate(
-        Answers.of_margins(found - 1, rows), Measuring(), model="m", split="report",
+        Answers.of_margins(found - 1, rows), MetricSettings(), model="m", split="report",
         level=Level("fft", 0.5), threshold=matched["threshold"],
     )  # fmt: skip
     assert other["level_matched"]["threshold"] == matched["threshold"]
@@ -89,7 +90,7 @@ def test_the_json_has_the_interface_s_keys(rows: Rows) -> None:
     found = np.where(rows.labels, 1, -1).astype(np.float32)
     evaluation = evaluate(
         Answers.of_margins(found, rows),
-        Measuring(),
+        MetricSettings(),
         model="m",
         split="validation",
         level=Level("fft", 0.5),

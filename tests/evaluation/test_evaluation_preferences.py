@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mergekit_fair.evaluation.evaluate import Measuring
 from mergekit_fair.evaluation.lm_eval_run import EvaluationRun, Request, measure_run
 from mergekit_fair.evaluation.preferences import measure_preferences
+from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.report.evaluation_text import evaluation_text, other_text
 
 
@@ -26,7 +26,7 @@ def samples(n: int = 300) -> list[dict[str, Any]]:
 
 def test_rates_and_their_gap() -> None:
     given = samples()
-    found = measure_preferences("crows", given, Measuring(), model="m", split="report")
+    found = measure_preferences("crows", given, MetricSettings(), model="m", split="report")
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert (found["n"], found["unanswered"]) == (300, 1)
     for kind, mean in found["means"].items():
@@ -47,7 +47,7 @@ def test_tasks_of_every_kind_in_one_run() -> None:
         {"results": {"other": {"acc,none": 0.25, "acc_stderr,none": 0.1, "alias": "other"}}},
         {"model": "hf"},
     )
-    found = measure_run(finished, Measuring())
+    found = measure_run(finished, MetricSettings())
     assert list(found) == ["crows"]
     text = evaluation_text(found["crows"])
     assert "largest − smallest: 0." in text

@@ -5,7 +5,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from mergekit_fair.fairness import CountTable, measure, measure_table
+from mergekit_fair.fairness import CountTable, MetricSettings, measure, measure_table
 from mergekit_fair.fairness.counts import group_counts
 from mergekit_fair.fairness.gaps import DPD_RATES, EOD_RATES
 from mergekit_fair.fairness.wilson_band import gap_band, rate_limits, ratio_band
@@ -41,7 +41,7 @@ def test_dpd_by_hand():
 
 
 def measure_of(rows, **options):
-    return measure_table(rows, draws=50, **options).to_dict()
+    return measure_table(rows, MetricSettings(draws=50, **options)).to_dict()
 
 
 def test_eod_shares_its_confidence_among_all_rates():

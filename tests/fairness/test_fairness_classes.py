@@ -168,7 +168,7 @@ def test_a_class_without_gaps_is_left_out():
         ([[1], [2, 3]], [1, 2], {}, r"^y_true: is no class \(row 0\); got \[1\]"),
         ([[1, 2]], [1], {}, r"^y_true: needs one class per row; got 'shape \(1, 2\)'"),
         ([], [], {}, r"^y_true: needs one class per row; got 'shape \(0,\)'"),
-        (["x", "y"], ["x", "y"], {"draws": 0}, r"^draws: must be at least 1"),
+        (["x", "y"], ["x", "y"], {"draws": 0}, r"^draws: must be an integer, at least 1"),
         (["x", "y"], ["x", "y"], {"exclude": ["q"]}, r"^exclude: no such group; got 'q'"),
     ],
 )

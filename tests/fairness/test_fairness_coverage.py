@@ -6,7 +6,7 @@ Simulated with few draws, to be quick; `benchmarks/intervals.py` does it at leng
 import numpy as np
 import pytest
 
-from mergekit_fair.fairness import CountTable
+from mergekit_fair.fairness import CountTable, MetricSettings
 from mergekit_fair.fairness.gaps import EOD_RATES, deviations, equalized_odds_difference, gap
 from mergekit_fair.fairness.intervals import around, conservative, percentile
 from mergekit_fair.fairness.point_metrics import Deciding
@@ -40,7 +40,8 @@ def coverage(metric, sizes, base, tpr, fpr, *, trials=300, of=None):
     tpr, fpr = np.array(tpr), np.array(fpr)
     truth, hits = truth_of(metric, base, tpr, fpr), 0
     for trial, table in enumerate(samples(np.array(sizes), base, tpr, fpr, trials)):
-        evidence = Evidence(table, Deciding.of(table), "between_groups", 0.95, 200, seed=trial)
+        settings = MetricSettings(draws=200, seed=trial)
+        evidence = Evidence(table, Deciding.of(table, settings), settings)
         interval = of(evidence) if of else evidence.intervals()[metric]
         hits += interval.low - 1e-12 <= truth <= interval.high + 1e-12
     return hits / trials

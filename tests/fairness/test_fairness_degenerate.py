@@ -18,7 +18,7 @@ from mergekit_fair.fairness import (
     measure_labels,
     measure_scores,
 )
-from mergekit_fair.fairness.gaps import REFERENCES
+from mergekit_fair.fairness.settings import REFERENCES
 
 few_rows = st.lists(
     st.tuples(

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from mergekit_fair.fairness import CountTable, measure
+from mergekit_fair.fairness import CountTable, MetricSettings, measure
 from mergekit_fair.fairness.counts import group_counts, total
 from mergekit_fair.fairness.gaps import (
-    REFERENCES,
     demographic_parity_difference,
     equalized_odds_difference,
 )
 from mergekit_fair.fairness.intervals import basic, bias_corrected, replicates, wilson
 from mergekit_fair.fairness.point_metrics import Deciding
+from mergekit_fair.fairness.settings import REFERENCES
 from mergekit_fair.fairness.uncertainty import Evidence
 
 GAPS = {"dpd": demographic_parity_difference, "eod": equalized_odds_difference}
@@ -117,6 +117,7 @@ def test_of_an_undefined_gap_nothing_is_said():
 
 def test_only_gaps_have_it(rows):
     table = CountTable.tally(*rows)
-    evidence = Evidence(table, Deciding.of(table), "between_groups", 0.95, 50, 0)
+    settings = MetricSettings(draws=50)
+    evidence = Evidence(table, Deciding.of(table, settings), settings)
     with pytest.raises(KeyError):
         evidence.uncertainty("acc", evidence.intervals()["acc"])

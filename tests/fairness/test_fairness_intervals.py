@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from mergekit_fair.errors import MeasurementError
 from mergekit_fair.fairness import CountTable, intervals
 from mergekit_fair.fairness.counts import group_counts, total
 from mergekit_fair.fairness.gaps import DPD_RATES, demographic_parity_difference, deviations, gap
@@ -123,23 +122,6 @@ def test_around_clips_contains_and_drops():
     thin = intervals.around(0.4, (drawn,), intervals.percentile, 0.95)
     assert (thin.low, thin.high) == (None, None)
     assert intervals.around(np.nan, (drawn,), intervals.percentile, 0.95).value is None
-
-
-@pytest.mark.parametrize(
-    ("confidence", "draws", "message"),
-    [
-        (
-            95,
-            2000,
-            "confidence: must lie strictly between 0 and 1; got 95. Use 0.95 for a 95 % interval.",
-        ),
-        (0.95, 0, "draws: must be at least 1; got 0. Use 2000."),
-    ],
-)
-def test_settings_are_checked(confidence, draws, message):
-    with pytest.raises(MeasurementError) as caught:
-        intervals.check_settings(confidence, draws)
-    assert str(caught.value) == message
 
 
 def test_limits_of_proportions_stay_in_range():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mergekit_fair.errors import MeasurementError
-from mergekit_fair.fairness import CountTable, measure, measure_table
+from mergekit_fair.fairness import CountTable, MetricSettings, measure, measure_table
 
 UNDEFINED = "DPD, EOD, equal opportunity and the ratios are undefined"
 DPD_UNDEFINED = f"1 usable group(s), two are needed: {UNDEFINED}"
@@ -81,7 +81,9 @@ def test_deterministic_and_free_of_row_and_group_order(rows):
     assert measure(*rows[:2], masks, seed=5, draws=100).to_dict() == first
     lists = [[name] for name in rows[2]]
     assert measure(*rows[:2], lists, seed=5, draws=100).to_dict() == first
-    assert measure_table(CountTable.tally(*rows), seed=5, draws=100).to_dict() == first
+    assert (
+        measure_table(CountTable.tally(*rows), MetricSettings(seed=5, draws=100)).to_dict() == first
+    )
 
 
 @pytest.mark.parametrize("constant", [0, 1])
@@ -204,7 +206,7 @@ def test_an_interval_too_often_undefined_is_not_given():
             "exclude: no such group; got 'otter'; allowed: a, b. Name groups as they are named in "
             "the data.",
         ),
-        ({"min_group_size": 0}, "min_group_size: must be at least 1; got 0."),
+        ({"min_group_size": 0}, "min_group_size: must be an integer, at least 1; got 0."),
         (
             {"reference": "macro"},
             "reference: unknown reference for DPD and EOD; got 'macro'; allowed: between_groups, "

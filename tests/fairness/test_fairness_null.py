@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from mergekit_fair.fairness import CountTable, measure, measure_table
+from mergekit_fair.fairness import CountTable, MetricSettings, measure, measure_table
 from mergekit_fair.fairness.counts import group_counts, total
-from mergekit_fair.fairness.gaps import DPD_RATES, EOD_RATES, REFERENCES, deviations, gap
+from mergekit_fair.fairness.gaps import DPD_RATES, EOD_RATES, deviations, gap
 from mergekit_fair.fairness.permutation import Null, permuted
+from mergekit_fair.fairness.settings import REFERENCES
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +121,9 @@ def test_different_base_rates_are_no_unequal_odds():
 
 def test_a_billion_rows_are_measured_without_it():
     cells = np.array([[[5, 3, 0], [3, 3, 0]], [[5, 3, 0], [3, 4, 0]]]) * 10**13
-    result = measure_table(CountTable(("a", "b"), np.eye(2, dtype=bool), cells), draws=100)
+    result = measure_table(
+        CountTable(("a", "b"), np.eye(2, dtype=bool), cells), MetricSettings(draws=100)
+    )
     assert result.uncertainty["dpd"].null is None
     assert result.uncertainty["dpd"].distinguishable_from_0 is None
     low, value, high = (getattr(result.metrics["dpd"], key) for key in ("low", "value", "high"))
@@ -133,5 +136,7 @@ def test_a_billion_rows_are_measured_without_it():
 
 def test_just_below_a_billion_rows_it_is_drawn():
     cells = np.array([[[5, 3, 0], [3, 3, 0]], [[5, 3, 0], [3, 4, 0]]]) * (10**9 // 29 - 1)
-    result = measure_table(CountTable(("a", "b"), np.eye(2, dtype=bool), cells), draws=100)
+    result = measure_table(
+        CountTable(("a", "b"), np.eye(2, dtype=bool), cells), MetricSettings(draws=100)
+    )
     assert result.uncertainty["dpd"].null.p_value == pytest.approx(1 / 101)

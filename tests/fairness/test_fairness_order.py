@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from mergekit_fair.fairness import compare, measure
-from mergekit_fair.fairness.gaps import REFERENCES
+from mergekit_fair.fairness.settings import REFERENCES
 
 
 @pytest.fixture(scope="module")

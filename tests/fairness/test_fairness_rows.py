@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mergekit_fair.fairness import estimate, measure
-from mergekit_fair.fairness.gaps import REFERENCES
+from mergekit_fair.fairness.settings import REFERENCES
 
 NAN = math.nan
 

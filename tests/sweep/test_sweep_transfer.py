@@ -364,8 +364,8 @@ def test_refusals(rows):
         ({"stepped": {"A": rows.target + 2}}, "A: labels must be binary integers"),
         ({"exclude": ["x"]}, "exclude: no such group"),
         ({"confidence": 1.0}, "confidence: must lie strictly between 0 and 1"),
-        ({"draws": 0}, "draws: must be at least 1"),
-        ({"min_group_size": 0}, "min_group_size: must be at least 1"),
+        ({"draws": 0}, "draws: must be an integer, at least 1"),
+        ({"min_group_size": 0}, "min_group_size: must be an integer, at least 1"),
     ):
         settings = {"stepped": good, "step": STEP, **change}
         stepped = settings.pop("stepped")

@@ -33,7 +33,7 @@ def inject(
         baselines[config.target]["evaluation"],
         candidates=sweep.recipe.groups(),
         excluded=measurer.sheet.excluded,
-        min_group_size=measurer.how.min_group_size,
+        min_group_size=measurer.settings.min_group_size,
     )
     measurer.progress.say(f"worst-served group of {config.target}: {worst} ({harms[worst]:.3f})")
     points = planner.injections([worst], sweep.inject_grid)

@@ -92,10 +92,10 @@ def _transfer(
         {name: measurer.answers(point.id).predictions for name, point in stepped.items()},
         sheet.groups,
         step=step,
-        confidence=measurer.how.confidence,
-        min_group_size=measurer.how.min_group_size,
+        confidence=measurer.settings.confidence,
+        min_group_size=measurer.settings.min_group_size,
         exclude=sheet.excluded,
-        seed=measurer.how.seed,
+        seed=measurer.settings.seed,
     )
 
 

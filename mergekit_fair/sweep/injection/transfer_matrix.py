@@ -15,7 +15,7 @@ Source: METHODS §5, "Safe injection". `effects` makes the intervals, `safety` d
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, isfinite
 from typing import Any
 
@@ -24,12 +24,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from mergekit_fair.errors import MeasurementError
 from mergekit_fair.fairness.counts import Counts, CountTable, group_counts, total
-from mergekit_fair.fairness.intervals import check_settings
 from mergekit_fair.fairness.joint import JointTable
 from mergekit_fair.fairness.labels import UNANSWERED, binary_labels, binary_predictions, same_length
 from mergekit_fair.fairness.measure_warnings import draw_notes
 from mergekit_fair.fairness.metrics import is_degenerate
 from mergekit_fair.fairness.point_metrics import MAX_UNANSWERED, Deciding
+from mergekit_fair.fairness.settings import DRAWS, MetricSettings
 from mergekit_fair.sweep.injection.effects import (
     METRICS,
     Ends,
@@ -141,9 +141,15 @@ def transfer_matrix(
     Raises:
         MeasurementError: input that no metric is defined on, a step of 0, or nothing stepped.
     """
-    check_settings(confidence, 1 if draws is None else draws)
+    settings = MetricSettings(
+        confidence=confidence,
+        min_group_size=min_group_size,
+        exclude=exclude,
+        seed=seed,
+        draws=DRAWS if draws is None else draws,
+    )
     joint = _joint(y_true, target, stepped, groups, step)
-    study = _Study.of(joint, min_group_size, exclude)
+    study = _Study.of(joint, settings)
     tests = KINDS * max(1, int(study.usable.sum())) if simultaneous else 1
     level = 1 - (1 - confidence) / tests
     made = max(2000, ceil(20 / (1 - level))) if draws is None else draws
@@ -164,7 +170,10 @@ def transfer_matrix(
         degenerate=np.array([flat[g] for g in stepped]),
         confidence=confidence,
         level=level,
-        warnings=(*study.notes(order), *draw_notes(level, made)),
+        warnings=(
+            *study.notes(order),
+            *draw_notes(replace(settings, confidence=level, draws=made)),
+        ),
     )
 
 
@@ -183,11 +192,11 @@ class _Study:
     deciding: list[Deciding]
 
     @classmethod
-    def of(cls, joint: JointTable, min_group_size: int, exclude: Collection[str]) -> _Study:
+    def of(cls, joint: JointTable, settings: MetricSettings) -> _Study:
         truth, *models = joint.columns.T
         cells = [joint.cells(truth, predicted) for predicted in models]
         tables = [CountTable(joint.groups, joint.patterns, counts) for counts in cells]
-        return cls(joint, tables, [Deciding.of(table, min_group_size, exclude) for table in tables])
+        return cls(joint, tables, [Deciding.of(table, settings) for table in tables])
 
     @property
     def usable(self) -> NDArray[np.bool_]:

@@ -82,7 +82,7 @@ def goal_of(rule: Select, measurer: Measurer, baselines: Mapping[str, Line]) -> 
     deciding = tuple(
         name
         for name, inside in sheet.groups.items()
-        if name not in sheet.excluded and inside.sum() >= measurer.how.min_group_size
+        if name not in sheet.excluded and inside.sum() >= measurer.settings.min_group_size
     )
     counts = np.sum(list(sheet.groups.values()), axis=0)
     return Goal(

@@ -1,0 +1,101 @@
+"""How to measure: one record, checked when it is made, that every function below takes whole."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from math import ceil
+from numbers import Integral
+from typing import Any, TypedDict
+
+from mergekit_fair.errors import MeasurementError
+
+REFERENCES = ("between_groups", "one_vs_rest", "to_overall")
+DRAWS = 2000
+
+
+class SettingOptions(TypedDict, total=False):
+    """The keywords of `MetricSettings`, for functions that pass them on."""
+
+    reference: str
+    confidence: float
+    min_group_size: int
+    exclude: Collection[str]
+    seed: int
+    draws: int
+
+
+@dataclass(frozen=True)
+class MetricSettings:
+    """How metrics and their intervals are computed.
+
+    Attributes:
+        reference: what DPD, EOD and equal opportunity compare with, one of `REFERENCES`:
+            `between_groups` (max − min), `one_vs_rest` (its worst group) or `to_overall`.
+        confidence: of the intervals, in (0, 1).
+        min_group_size: groups with fewer rows are reported but decide no maximum; at least 1.
+        exclude: names of groups ("other") that are reported but decide no maximum. Compared as
+            strings, like the labels of groups; one string is one name.
+        seed: of the bootstrap; the same rows, in any order, give the same result.
+        draws: number of bootstrap replicates, at least 1.
+
+    Raises:
+        MeasurementError: a value outside its range.
+
+    >>> settings = MetricSettings(confidence=0.9, exclude="other")
+    >>> settings.exclude, settings.draws
+    (('other',), 2000)
+    """
+
+    reference: str = "between_groups"
+    confidence: float = 0.95
+    min_group_size: int = 1
+    exclude: Collection[str] = ()
+    seed: int = 0
+    draws: int = DRAWS
+
+    def __post_init__(self) -> None:
+        check_reference(self.reference)
+        if not 0.0 < self.confidence < 1.0:
+            raise MeasurementError(
+                "must lie strictly between 0 and 1",
+                where="confidence",
+                got=self.confidence,
+                fix="use 0.95 for a 95 % interval",
+            )
+        _at_least(1, self.min_group_size, "min_group_size")
+        _at_least(0, self.seed, "seed")
+        _at_least(1, self.draws, "draws", fix=f"use {DRAWS}")
+        names = [self.exclude] if isinstance(self.exclude, str) else self.exclude
+        object.__setattr__(self, "exclude", tuple(str(name) for name in names))
+
+    def excluding(self, names: Collection[str]) -> MetricSettings:
+        """The same settings with these groups left out of every maximum."""
+        return replace(self, exclude=names)
+
+    def for_tests(self, tests: int) -> MetricSettings:
+        """The same settings with enough draws for so many tests.
+
+        With fewer than 10 · tests / (1 − confidence), hardly a p-value that is corrected for
+        their number could be small.
+        """
+        needed = ceil(10 * tests / (1 - self.confidence))
+        return replace(self, draws=max(DRAWS, needed))
+
+
+def check_reference(reference: str) -> None:
+    """Raise MeasurementError unless `reference` is one of `REFERENCES`."""
+    if reference not in REFERENCES:
+        raise MeasurementError(
+            "unknown reference for DPD and EOD",
+            where="reference",
+            got=reference,
+            allowed=REFERENCES,
+        )
+
+
+def _at_least(least: int, number: Any, where: str, fix: str | None = None) -> None:
+    if not isinstance(number, Integral) or int(number) < least:
+        raise MeasurementError(
+            f"must be an integer, at least {least}", where=where, got=number, fix=fix
+        )
