@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
-from click.testing import Result
+from click.testing import CliRunner
 
+from mergekit_fair.cli import InputError, main
 from mergekit_fair.errors import FairError
 
 
@@ -33,26 +35,26 @@ def raises(
     _check(caught.value, kind, shows, fields)
 
 
-def refusal(result: Result, kind: type[FairError], *shows: str, **fields: Any) -> FairError:
-    """The error behind the one message with which a command has refused its input (exit code 2).
+def refusal(
+    arguments: Sequence[object], kind: type[FairError], *shows: str, **fields: Any
+) -> FairError:
+    """Runs `mergekit-fair ARGUMENTS`, which must refuse its input: the error behind the message.
 
-    `CliRunner` has run the command; nothing is on standard output. Arguments as of `raises`.
+    One line on standard error, nothing on standard output, exit code 2. The rest as of `raises`.
     """
-    assert result.exit_code == 2, result.output
-    assert result.stdout == ""
-    assert result.stderr.startswith("Error: "), result.stderr
+    # click leaves the error before it exits, so that the exit does not lead back to it.
+    with patch.object(InputError, "show", autospec=True, side_effect=InputError.show) as show:
+        result = CliRunner().invoke(main, [str(word) for word in arguments])
+    assert (result.exit_code, result.stdout) == (2, ""), result.output
     assert result.stderr.count("\n") == 1, result.stderr
-    error: BaseException | None = result.exception
-    while error is not None and not isinstance(error, FairError):
-        error = error.__cause__ or error.__context__
-    assert error is not None, f"no error of ours behind it: {result.stderr}"
+    error = show.call_args.args[0].__cause__
     assert result.stderr == f"Error: {error}\n"
     _check(error, kind, shows, fields)
     return error
 
 
 def _check(
-    error: FairError, kind: type[FairError], shows: tuple[str, ...], fields: dict[str, Any]
+    error: BaseException, kind: type[FairError], shows: tuple[str, ...], fields: dict[str, Any]
 ) -> None:
     assert type(error) is kind, repr(error)
     for name, expected in fields.items():

@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from checkpoints import GROUPS, Family, read
 from click.testing import CliRunner, Result
+from refusals import refusal
 
 from mergekit_fair.cli import main
+from mergekit_fair.errors import FairError
 from mergekit_fair.schema import dump_yaml
 
 
@@ -35,9 +37,11 @@ class Scene:
         data = text if isinstance(text, bytes) else text.encode()
         (self.here / "r.yml").write_bytes(data)
 
-    def invoke(self, *arguments: str, out: str = "out", recipe: str = "r.yml") -> Result:
-        words = [str(self.here / recipe), str(self.here / out), *arguments]
-        return CliRunner().invoke(main, ["merge", *words, "--quiet"])
+    def command(self, *arguments: str, out: str = "out", recipe: str = "r.yml") -> list[str]:
+        return ["merge", str(self.here / recipe), str(self.here / out), *arguments, "--quiet"]
+
+    def invoke(self, *arguments: str, **places: str) -> Result:
+        return CliRunner().invoke(main, self.command(*arguments, **places))
 
     def refused(
         self, *arguments: str, code: int = 2, ignoring: tuple[str, ...] = (), **places: str
@@ -57,6 +61,24 @@ class Scene:
         assert result.stderr.startswith("Error: "), result.stderr
         assert listing(self.here, ignoring) == before
         return self.named(result.stderr.removeprefix("Error: ").removesuffix("\n"))
+
+    def refuses(
+        self,
+        kind: type[FairError],
+        *shows: str,
+        arguments: tuple[str, ...] = (),
+        ignoring: tuple[str, ...] = (),
+        **fields: Any,
+    ) -> None:
+        """The merge must end with one error of this kind and these fields (see `refusals`).
+
+        Nothing may be left or changed. `where` may begin with HERE, the scene's folder.
+        """
+        before = listing(self.here, ignoring)
+        if isinstance(fields.get("where"), str):
+            fields["where"] = fields["where"].replace("HERE", str(self.here))
+        refusal(self.command(*arguments), kind, *shows, **fields)
+        assert listing(self.here, ignoring) == before
 
     def named(self, text: str) -> str:
         return text.replace(str(self.here), "HERE")

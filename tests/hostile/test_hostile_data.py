@@ -13,8 +13,8 @@ from checkpoints import GROUPS, read, rewrite
 from safetensors.torch import save_file
 
 from mergekit_fair.checkpoints.headers import read_header
+from mergekit_fair.errors import CheckpointError, RecipeError
 
-AGAIN = "Copy or train the model again."
 FILE = "HERE/Male/model.safetensors"
 NAME = "bert.encoder.layer.1.output.dense.weight"
 POSITIONS = "bert.embeddings.position_ids"
@@ -25,37 +25,30 @@ def test_files_of_another_length(scene, more):
     file = scene.here / "Male" / "model.safetensors"
     size = file.stat().st_size
     os.truncate(file, size + more)
-    assert scene.refused() == (
-        f"{FILE}: is truncated or damaged; got '{size + more} bytes'; allowed: {size} bytes, as "
-        f"its header says. {AGAIN}"
-    )
+    got, allowed = f"{size + more} bytes", f"{size} bytes"
+    scene.refuses(CheckpointError, where=FILE, got=got, allowed=allowed)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("model", ["base", "Male"])
 def test_a_number_that_is_none(scene, model, value):
     rewrite(scene.here / model, lambda tensors: tensors[NAME].view(-1)[77:].fill_(value))
-    message = f"HERE/{model}: tensor {NAME} has NaN or Inf, first at element 77. "
-    assert scene.refused() == message + "Train or convert the model again."
-    assert scene.refused("--lambda", "0.5:1:0.5") == message + "Train or convert the model again."
+    for arguments in ((), ("--lambda", "0.5:1:0.5")):
+        shows = (NAME, "NaN or Inf", "element 77")
+        scene.refuses(CheckpointError, *shows, where=f"HERE/{model}", arguments=arguments)
 
 
 def test_a_head_that_is_not_finite(scene):
     """The heads are compared before anything is merged; NaN is not unrelated."""
     rewrite(scene.here / "Male", lambda tensors: tensors["classifier.weight"][1].fill_(torch.nan))
-    assert scene.refused() == (
-        "HERE/Male: tensor classifier.weight has NaN or Inf, first at element 32. Train or convert "
-        "the model again."
-    )
+    scene.refuses(CheckpointError, "classifier.weight", "NaN", "element 32", where="HERE/Male")
 
 
 def test_norms_that_are_not_finite(scene):
     rewrite(scene.here / "Male", lambda tensors: tensors[NAME].view(-1)[77:].fill_(torch.nan))
     scene.write(scene.addition() | {"merge_method": "cclip", "parameters": {"rho": 1.0}})
-    assert scene.refused() == (
-        f"HERE/Male: tensor {NAME} minus the base's (HERE/base) is not finite. Train again, or "
-        "leave the model out."
-    )
+    base = str(scene.here / "base")
+    scene.refuses(CheckpointError, NAME, base, "not finite", where="HERE/Male")
 
 
 @pytest.mark.parametrize("method", ["linear", "task_arithmetic"])
@@ -67,16 +60,13 @@ def test_a_number_that_is_none_by_methods_of_mergekit(scene, method):
     if method == "linear":
         del raw["base_model"]
     scene.write(raw)
-    assert scene.refused() == (
-        f"the merged tensor {NAME}: has NaN or Inf: an input has, or a number became too large for "
-        "its dtype. Look at this tensor in the inputs; nothing was written."
-    )
+    scene.refuses(CheckpointError, "NaN or Inf", where=f"the merged tensor {NAME}")
 
 
-WIDER = "Lower λ, or give the recipe `dtype: float32` and no out_dtype."
+WIDER = "lower λ, or give the recipe `dtype: float32` and no out_dtype"
 NARROW = {
-    "result": ({}, 3e38, 5.0, "float32", "Lower λ."),
-    "scale": ({}, 1.0, 1e308, "float32", "Lower λ."),
+    "result": ({}, 3e38, 5.0, "float32", "lower λ"),
+    "scale": ({}, 1.0, 1e308, "float32", "lower λ"),
     "dtype": ({"dtype": "float16"}, 6e4, 5.0, "float16", WIDER),
     "input": ({"dtype": "float16"}, 1e6, 0.1, "float16", WIDER),
     "out_dtype": ({"out_dtype": "float16"}, 1e6, 0.3, "float16", WIDER),
@@ -91,46 +81,34 @@ def test_a_number_too_large_for_the_dtype(scene, block, value, scale, dtype, fix
         rewrite(scene.here / model, lambda tensors: tensors[NAME].view(-1)[:77].zero_())
     raw = scene.addition(lambda_=[{"filter": NAME, "value": scale}, {"value": 0.3}]) | block
     scene.write(raw)
-    assert scene.refused() == (
-        f"the merged tensor {NAME}: a number is too large for {dtype} at element 77. {fix}"
-    )
+    where = f"the merged tensor {NAME}"
+    scene.refuses(CheckpointError, dtype, "element 77", where=where, fix=fix)
 
 
 def test_integers_that_differ(scene):
     for model in ("base", *GROUPS):
         rewrite(scene.here / model, lambda tensors: tensors.update({POSITIONS: torch.arange(64)}))
     rewrite(scene.here / "Male", lambda tensors: tensors[POSITIONS][63].add_(1))
-    assert scene.refused() == (
-        f"HERE/Male: integer tensor {POSITIONS} differs from the base's. Integers are copied, not "
-        "merged: make them equal first."
-    )
+    scene.refuses(CheckpointError, f"integer tensor {POSITIONS}", where="HERE/Male")
 
 
 def test_tensors_that_are_missing_or_more(scene):
-    base = "HERE/Male: its tensors are not the base's (HERE/base):"
-    fit = "Merge models of one architecture, fine-tuned from this base."
+    base = str(scene.here / "base")
     rewrite(scene.here / "Male", lambda tensors: tensors.pop(NAME))
-    assert scene.refused() == f"{base} 1 missing ['{NAME}'], 0 more []. {fit}"
+    shows = (base, f"1 missing ['{NAME}'], 0 more []")
+    scene.refuses(CheckpointError, *shows, where="HERE/Male")
     for model in ("base", *GROUPS):
         rewrite(scene.here / model, lambda tensors: tensors.pop(NAME, None))
-    assert scene.refused() == (
-        "HERE/base: transformers does not load these tensors into the architecture of config.json "
-        f"whole (tensors: 1 missing ['{NAME}']). Load and save the model with transformers once, "
-        "as the class that you use it with."
-    )
+    scene.refuses(CheckpointError, f"(tensors: 1 missing ['{NAME}'])", where="HERE/base")
     rewrite(scene.here / "Male", lambda tensors: tensors.update(more=torch.zeros(1)))
-    assert scene.refused() == f"{base} 0 missing [], 1 more ['more']. {fit}"
+    scene.refuses(CheckpointError, base, "0 missing [], 1 more ['more']", where="HERE/Male")
 
 
 def test_an_unrelated_head(scene):
     head = torch.randn(2, 32, generator=torch.Generator().manual_seed(8))
     rewrite(scene.here / "Male", lambda tensors: tensors.update({"classifier.weight": head}))
-    assert scene.refused() == (
-        "HERE/r.yml: the classification head of HERE/Male is unrelated to the base's (HERE/base): "
-        "their cosine is -0.01, so the task vector would be the difference of two random heads. "
-        "Fine-tune every model from one base that was saved with its head (`mergekit-fair train` "
-        "does), or say what to do with parameters.head (merge, base, first)."
-    )
+    shows = (str(scene.here / "Male"), str(scene.here / "base"), "-0.01")
+    scene.refuses(RecipeError, *shows, where="HERE/r.yml", fix="parameters.head")
 
 
 SHARDS = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
@@ -158,62 +136,53 @@ def mapped(**changes):
     return lambda index: index["weight_map"].update(changes)
 
 
-OUTSIDE = f"HERE/Male/{INDEX}: names a file outside the model folder; got"
-BESIDE = f"allowed: names of files beside the index. {AGAIN}"
-MISSING = "HERE/Male: shards named in the index are missing; got"
-NONE = f"HERE/Male/{INDEX}: is not a readable index of shards"
-
 INDICES = {
-    "up": (mapped(x="../base/a.safetensors"), f"{OUTSIDE} '../base/a.safetensors'; {BESIDE}"),
-    "absolute": (mapped(x="/etc/passwd"), f"{OUTSIDE} '/etc/passwd'; {BESIDE}"),
-    "below": (mapped(x="a/b.safetensors"), f"{OUTSIDE} 'a/b.safetensors'; {BESIDE}"),
-    "parent": (mapped(x=".."), f"{MISSING} ['..']. {AGAIN}"),
-    "missing": (mapped(x="c.safetensors"), f"{MISSING} ['c.safetensors']. {AGAIN}"),
-    "more": (mapped(x=SHARDS[0]), f"HERE/Male/{INDEX}: does not agree with its shards on 1 tensors "
-        f"['x']. {AGAIN}"),
-    "less": (lambda index: index["weight_map"].popitem() and None, f"HERE/Male/{INDEX}: does not "
-        f"agree with its shards on 1 tensors ['classifier.weight']. {AGAIN}"),
-    "elsewhere": (mapped(**{"classifier.weight": SHARDS[0]}), f"HERE/Male/{INDEX}: does not agree "
-        f"with its shards on 1 tensors ['classifier.weight']. {AGAIN}"),
-    "no-weights": (mapped(x="config.json"), "HERE/Male/config.json: is not a readable safetensors "
-        f"file (header length out of range). {AGAIN}"),
-    "cut": (lambda index: json.dumps(index)[:-2], f"{NONE} (Expecting ',' delimiter: line 1 column "
-        f"3391 (char 3390)). {AGAIN}"),
-    "list": (lambda _: {"weight_map": []}, f"{NONE} (it maps no tensors to files). {AGAIN}"),
-    "numbers": (mapped(x=5), f"{NONE} (it maps no tensors to files). {AGAIN}"),
-}  # fmt: skip
+    "up": (mapped(x="../base/a.safetensors"), INDEX, ["'../base/a.safetensors'"]),
+    "absolute": (mapped(x="/etc/passwd"), INDEX, ["'/etc/passwd'"]),
+    "below": (mapped(x="a/b.safetensors"), INDEX, ["'a/b.safetensors'"]),
+    "parent": (mapped(x=".."), "", ["missing", "['..']"]),
+    "missing": (mapped(x="c.safetensors"), "", ["missing", "['c.safetensors']"]),
+    "more": (mapped(x=SHARDS[0]), INDEX, ["1 tensors ['x']"]),
+    "less": (
+        lambda index: index["weight_map"].popitem() and None,
+        INDEX,
+        ["1 tensors ['classifier.weight']"],
+    ),
+    "elsewhere": (
+        mapped(**{"classifier.weight": SHARDS[0]}),
+        INDEX,
+        ["1 tensors ['classifier.weight']"],
+    ),
+    "no-weights": (mapped(x="config.json"), "config.json", ["(header length out of range)"]),
+    "cut": (lambda index: json.dumps(index)[:-2], INDEX, ["(Expecting ',' delimiter: line 1 col"]),
+    "list": (lambda _: {"weight_map": []}, INDEX, ["maps no tensors"]),
+    "numbers": (mapped(x=5), INDEX, ["maps no tensors"]),
+}
 
 
-@pytest.mark.parametrize(("change", "message"), INDICES.values(), ids=INDICES)
-def test_indices_that_lie(scene, change, message):
+@pytest.mark.parametrize(("change", "file", "shows"), INDICES.values(), ids=INDICES)
+def test_indices_that_lie(scene, change, file, shows):
     cut(scene, change)
-    assert scene.refused() == message
+    scene.refuses(CheckpointError, *shows, where="/".join(filter(None, ["HERE/Male", file])))
 
 
 def test_shards_that_lie(scene):
     cut(scene, parts=(20, 19))
-    assert scene.refused() == (
-        "HERE/Male: tensor bert.encoder.layer.0.output.dense.bias lies in two files; got "
-        f"{SHARDS}. {AGAIN}"
-    )
+    twice = "bert.encoder.layer.0.output.dense.bias"
+    scene.refuses(CheckpointError, twice, where="HERE/Male", got=SHARDS)
     (scene.here / "Male" / SHARDS[1]).rename(scene.here / "elsewhere")
     (scene.here / "Male" / SHARDS[1]).symlink_to(scene.here / "elsewhere")
-    assert scene.refused() == (
-        f"HERE/Male/{SHARDS[1]}: is a link out of the model folder; got 'HERE/elsewhere'. Copy the "
-        "file into the folder."
-    )
+    link = {"where": f"HERE/Male/{SHARDS[1]}", "got": scene.here / "elsewhere"}
+    scene.refuses(CheckpointError, "link", **link)
     (scene.here / "Male" / SHARDS[1]).unlink()
-    assert scene.refused() == f"{MISSING} ['{SHARDS[1]}']. {AGAIN}"
+    scene.refuses(CheckpointError, "missing", where="HERE/Male", got=[SHARDS[1]])
 
 
 def test_shards_and_a_single_file(scene):
     content = (scene.here / "Male" / "model.safetensors").read_bytes()
     cut(scene)
     (scene.here / "Male" / "model.safetensors").write_bytes(content)
-    assert scene.refused() == (
-        f"HERE/Male: holds model.safetensors, which transformers reads, and {INDEX}, which "
-        "mergekit reads. Delete the outdated one."
-    )
+    scene.refuses(CheckpointError, "model.safetensors", INDEX, where="HERE/Male")
 
 
 def while_reading(monkeypatch, file, name, act, *, time=1):
@@ -233,15 +202,12 @@ def while_reading(monkeypatch, file, name, act, *, time=1):
 
 def test_a_file_that_ends_while_it_is_merged(scene, monkeypatch):
     file = scene.here / "Male" / "model.safetensors"
-    message = (
-        f"{FILE}: ends in the middle of tensor {NAME}; it was complete before the merge. Merge "
-        "again when nothing writes to it."
-    )
+    shows = ("ends in the middle", NAME)
     with monkeypatch.context() as patch:
         while_reading(patch, file, NAME, lambda: False)
-        assert scene.refused() == message
+        scene.refuses(CheckpointError, *shows, where=FILE)
     while_reading(monkeypatch, file, NAME, lambda: os.truncate(file, 50_000))
-    assert scene.refused(ignoring=("Male/model.safetensors",)) == message
+    scene.refuses(CheckpointError, *shows, where=FILE, ignoring=("Male/model.safetensors",))
 
 
 def fails():
@@ -251,9 +217,7 @@ def fails():
 def test_a_disk_that_fails_while_it_is_read(scene, monkeypatch):
     file = scene.here / "Male" / "model.safetensors"
     while_reading(monkeypatch, file, NAME, fails)
-    assert scene.refused() == (
-        f"{FILE}: tensor {NAME} cannot be read (Input/output error). {AGAIN}"
-    )
+    scene.refuses(CheckpointError, NAME, "(Input/output error)", where=FILE)
 
 
 ACTS = {"touched": os.utime, "deleted": os.unlink, "emptied": lambda file: os.truncate(file, 0)}
@@ -266,7 +230,6 @@ def test_a_file_that_changes_while_it_is_merged(scene, monkeypatch, act):
     last = scene.here / "Other" / "model.safetensors"
     # The first time, heads are compared.
     while_reading(monkeypatch, last, "classifier.weight", lambda: act(file), time=2)
-    assert scene.refused(ignoring=("Female/model.safetensors",)) == (
-        "HERE/Female: model.safetensors was changed while it was merged. Merge again when nothing "
-        "writes to it."
-    )
+    ignoring = ("Female/model.safetensors",)
+    shows = ("model.safetensors", "changed")
+    scene.refuses(CheckpointError, *shows, where="HERE/Female", ignoring=ignoring)
