@@ -16,7 +16,7 @@ PACKAGE = Path(mergekit_fair.__file__).parent
 # From the ground up: a room imports what stands before it.
 ORDER = (
     *("errors", "schema", "files", "progress", "packaged_recipes", "packaged_tasks", "hook"),
-    *("data", "fairness", "checkpoints", "merging", "vectors"),
+    *("compat", "data", "fairness", "checkpoints", "merging", "vectors"),
     *("evaluation", "training", "sweep", "report", "cli"),
 )
 

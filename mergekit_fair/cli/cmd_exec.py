@@ -55,6 +55,6 @@ def _register(program: str) -> None:
 
     mergekit_fair.register()
     if program in ("lm_eval", "lm-eval"):
-        from mergekit_fair.evaluation.lm.guard import guard_stock_models
+        from mergekit_fair.evaluation.lm.checked_hf import guard_stock_models
 
         guard_stock_models()

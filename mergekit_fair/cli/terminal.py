@@ -6,11 +6,12 @@ import os
 import sys
 import time
 import warnings
-from functools import cache
 from logging import ERROR, getLogger
 from typing import Any
 
 import click
+
+from mergekit_fair.compat.tqdm import silence_bars
 
 
 class Terminal:
@@ -81,7 +82,7 @@ def quiet_libraries(*, quiet: bool = False) -> None:
         quiet: no bar at all; else there are bars on a terminal.
     """
     if quiet or not sys.stderr.isatty():
-        _no_bars()
+        silence_bars()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     # peft and transformers warn each other about their next major versions.
@@ -91,22 +92,6 @@ def quiet_libraries(*, quiet: bool = False) -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     getLogger("lm_eval").setLevel(ERROR)
-
-
-@cache
-def _no_bars() -> None:
-    """No tqdm bar of any library in this process.
-
-    lm-eval and transformers say themselves whether their bars are shown, which is why tqdm's own
-    TQDM_DISABLE does not silence them.
-    """
-    from tqdm import std
-
-    def disabled(bar: Any, *args: Any, **options: Any) -> None:
-        show(bar, *args, **{**options, "disable": True})
-
-    show = std.tqdm.__init__
-    std.tqdm.__init__ = disabled
 
 
 def _clock(seconds: float) -> str:

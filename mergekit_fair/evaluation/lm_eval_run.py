@@ -135,7 +135,7 @@ def lm_of(request: Request, model: str, device: str) -> Any:
 
 def _register() -> None:
     from mergekit_fair.evaluation.lm import register_models
-    from mergekit_fair.evaluation.lm.guard import guard_stock_models
+    from mergekit_fair.evaluation.lm.checked_hf import guard_stock_models
 
     register_models()
     guard_stock_models()

@@ -12,11 +12,16 @@ from typing import Any
 
 import numpy as np
 
+from mergekit_fair.compat.lm_eval import (
+    loglikelihood_of_tokens,
+    scores_tokens,
+    set_torch_model,
+    token_pairs,
+)
 from mergekit_fair.errors import ConfigError, DataError
 from mergekit_fair.evaluation.evaluator import Part
 from mergekit_fair.evaluation.lm_eval_run import Request, heard, lm_of, task_manager
 from mergekit_fair.evaluation.predictions import Answers, Scores
-from mergekit_fair.evaluation.prepared_requests import prepared
 from mergekit_fair.progress import Progress
 
 _FEWSHOT_SEED = 1234  # lm-eval's default, so that few-shot prompts are those of `eval`
@@ -133,10 +138,7 @@ class TasksExaminer:
 
     @model.setter
     def model(self, model: Any) -> None:
-        # lm-eval's `hf` keeps it under another name; our text classifier keeps it twice.
-        for name in ("_model", "_inner", "model"):
-            if name in vars(self._lm):
-                setattr(self._lm, name, model)
+        set_torch_model(self._lm, model)
 
     def ask(
         self, split: str, part: Part | None, progress: Progress, label: str
@@ -203,3 +205,14 @@ def _blank(name: str, asked: Asked) -> Answers:
     samples = asked.samples(range(len(asked.docs)), made_up)
     found = Answers.of_samples(name, samples)
     return found.given(np.full(len(found), np.nan))
+
+
+def prepared(lm: Any, requests: Sequence[Any]) -> Callable[[], list[Any]]:
+    """A function that gives lm's answers to these log-likelihood requests, by its own scoring."""
+    if hasattr(lm, "prepare"):
+        ready = lm.prepare(requests)
+        return lambda: lm.answer(ready, quiet=True)
+    if scores_tokens(lm):
+        pairs = token_pairs(lm, requests)
+        return lambda: loglikelihood_of_tokens(lm, pairs)
+    return lambda: lm.loglikelihood(list(requests), disable_tqdm=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from lm_eval.api.task import ConfigurableTask
 
+from mergekit_fair.compat.lm_eval import add_metric, load_task_yaml
 from mergekit_fair.data.blocks import Source
 from mergekit_fair.data.table import read_table
 from mergekit_fair.errors import ConfigError, DataError
@@ -49,11 +50,13 @@ class WrappedTask(ConfigurableTask):
         ours["metadata"] = {"wraps_version": version, **(ours.get("metadata") or {})}
         ours |= {"test_split": "evaluated", "validation_split": None}
         super().__init__(config={**stock, **ours})
-        # Only now: lm-eval looks for a function of each metric's name, on the Hub as well.
         for metric in added:
-            name, aggregation = metric["metric"], metric["aggregation"]
-            self._aggregation_list[name] = _aggregation(aggregation)
-            self._higher_is_better[name] = metric["higher_is_better"]
+            add_metric(
+                self,
+                metric["metric"],
+                metric["aggregation"],
+                higher_is_better=metric["higher_is_better"],
+            )
         self.config.metric_list = [*(self.config.metric_list or ()), *added]
 
     @abstractmethod
@@ -116,7 +119,6 @@ class WrappedTask(ConfigurableTask):
 
 def _stock_config(name: str) -> dict[str, Any]:
     import lm_eval.tasks
-    from lm_eval.tasks._yaml_loader import load_yaml
 
     path = Path(lm_eval.tasks.__file__).parent / name
     if not path.is_file():
@@ -126,15 +128,9 @@ def _stock_config(name: str) -> dict[str, Any]:
             got=name,
             fix="check the path inside lm_eval/tasks, and lm_eval's version",
         )
-    config: dict[str, Any] = load_yaml(path)
+    config = load_task_yaml(path)
     ours = ("task", "tag", "group", "task_list")
     return {key: value for key, value in config.items() if key not in ours}
-
-
-def _aggregation(given: Any) -> Any:
-    from lm_eval.api.registry import get_aggregation
-
-    return get_aggregation(given) if isinstance(given, str) else given
 
 
 def _load_stock(

@@ -15,7 +15,7 @@ import numpy as np
 from mergekit_fair.data import package_file
 from mergekit_fair.errors import CheckpointError, TrainingError
 from mergekit_fair.evaluation.classifier import auto_class
-from mergekit_fair.evaluation.forward import length_sorted_batches
+from mergekit_fair.evaluation.forward import run_batches
 from mergekit_fair.evaluation.model_inputs import load_processor, open_inputs
 from mergekit_fair.merging.methods.head_policy import is_head
 from mergekit_fair.training.train_config import TrainConfig
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 # The choices of the task suite, so that an evaluation knows which class is which.
 CLASSES = ("no", "yes")
 LABELS = {name: index for index, name in enumerate(CLASSES)}
+_PROBE_BATCH = 64
 
 
 def model_source(config: TrainConfig) -> str:
@@ -86,7 +87,7 @@ def build_base(config: TrainConfig, rows: Rows, out: Path, device: str) -> None:
         raise CheckpointError(
             f"cannot be loaded as a {rows.kind} classifier ({str(error).splitlines()[0]})",
             where=source,
-        ) from None
+        ) from error
     processor = load_processor(source, rows.kind)
     if rows.kind == "text" and model.config.pad_token_id is None:
         model.config.pad_token_id = processor.pad_token_id
@@ -148,19 +149,22 @@ def _features(
 
     layer = model.get_submodule(head)
     inputs = open_inputs(rows, source, config.max_length)
+    if not len(rows):
+        raise TrainingError("no training rows for the probe", where=rows.name)
+    features: list[NDArray[np.float64]] = [np.empty(0)] * len(rows)
+
+    def forward(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        tensors = {key: value.to(device) for key, value in batch.items()}
+        return model(**tensors).logits.double()
+
+    def take(batch: list[int], values: torch.Tensor) -> None:
+        for row, value in zip(batch, values.numpy(), strict=True):
+            features[row] = value
+
     model.set_submodule(head, torch.nn.Identity())
     model.eval()
-    found: NDArray[np.float64] | None = None
     try:
-        with torch.inference_mode():
-            for batch in length_sorted_batches(inputs.lengths, 64):
-                tensors = {key: value.to(device) for key, value in inputs.batch(batch).items()}
-                values = model(**tensors).logits.double().cpu().numpy()
-                if found is None:
-                    found = np.empty((len(inputs.lengths), values.shape[1]))
-                found[batch] = values
+        run_batches(inputs, range(len(rows)), _PROBE_BATCH, forward, take)
     finally:
         model.set_submodule(head, layer)
-    if found is None:
-        raise TrainingError("no training rows for the probe", where=rows.name)
-    return found
+    return np.stack(features)

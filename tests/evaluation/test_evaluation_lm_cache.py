@@ -26,7 +26,7 @@ from lm_eval.models.huggingface import HFLM
 
 from mergekit_fair.errors import ConfigError
 from mergekit_fair.evaluation.lm.answer_cache import KEY
-from mergekit_fair.evaluation.lm.guard import GuardedHFLM
+from mergekit_fair.evaluation.lm.checked_hf import GuardedHFLM
 from mergekit_fair.evaluation.lm.text_classifier import FairClassifier
 
 

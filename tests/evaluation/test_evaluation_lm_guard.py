@@ -15,7 +15,7 @@ from lm_eval.api.registry import freeze_all, get_model, model_registry
 from lm_eval.models.huggingface import HFLM
 
 from mergekit_fair.errors import CheckpointError, ConfigError
-from mergekit_fair.evaluation.lm.guard import GuardedHFLM, guard_stock_models
+from mergekit_fair.evaluation.lm.checked_hf import GuardedHFLM, guard_stock_models
 
 
 @pytest.fixture

@@ -21,8 +21,7 @@ from classifiers import (
     write_text,
 )
 
-from mergekit_fair.evaluation.lm.padding import padding_id
-from mergekit_fair.evaluation.lm.text_classifier import FairClassifier
+from mergekit_fair.evaluation.lm.text_classifier import FairClassifier, padding_id
 
 
 def run(folder: Path, made: Any = None, **options: Any) -> torch.Tensor:

@@ -1,25 +1,37 @@
-"""lm-eval's `hf` without its silences: no random weights, and a cache belongs to one model."""
+"""lm-eval's `hf` without its silences: no random weights, and a cache belongs to one model.
+
+Stock `hf` loads a Qwen2ForSequenceClassification checkpoint as a language model, fills the head
+with random numbers and reports an accuracy. `guard_stock_models` puts `GuardedHFLM` in its place.
+"""
 
 from __future__ import annotations
 
 import inspect
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lm_eval.models.huggingface import HFLM
 
+from mergekit_fair.compat.lm_eval import replace_models
+from mergekit_fair.compat.lm_eval_hf import HookedHFLM, commit_of
 from mergekit_fair.errors import CheckpointError, ConfigError
 from mergekit_fair.evaluation.classifier import absent_weights
-from mergekit_fair.evaluation.lm.answer_cache import tie_cache
-from mergekit_fair.evaluation.lm.identity import (
+from mergekit_fair.evaluation.lm.answer_cache import (
     model_identity,
     options_identity,
     source_identity,
+    tie_cache,
     tokenizer_identity,
 )
-from mergekit_fair.evaluation.lm.peft_adapter import Adapter, open_adapter
+
+STOCK_NAMES = ("hf", "hf-auto", "huggingface")
+_OURS = {
+    "ForSequenceClassification": "fair-classifier",
+    "ForImageClassification": "fair-image-classifier",
+}
 
 # Options that say where and how fast a model runs, or that the identity holds in another form.
 _NO_PART = frozenset(
@@ -38,7 +50,7 @@ _DEFAULTS = {
 }
 
 
-class CheckedHFLM(HFLM):
+class CheckedHFLM(HookedHFLM):
     """`hf` whose weights all come from its checkpoint; base of the models that are registered.
 
     Takes the options of lm-eval's `hf`. `options` holds those that were given, by name.
@@ -55,9 +67,9 @@ class CheckedHFLM(HFLM):
         if isinstance(pretrained, os.PathLike):
             pretrained = os.fspath(pretrained)
         bound = inspect.signature(HFLM.__init__).bind(self, pretrained, *args, **options)
-        given = dict(bound.arguments)
-        more = given.pop("kwargs", {})
-        self.options: dict[str, Any] = {**given, **more}
+        named = dict(bound.arguments)
+        more = named.pop("kwargs", {})
+        self.options: dict[str, Any] = {**named, **more}
         del self.options["self"]
         self.adapter: Adapter | None = None
         if not isinstance(pretrained, str):
@@ -94,12 +106,12 @@ class CheckedHFLM(HFLM):
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model
         return [type(inner).__name__]
 
-    def _create_model(self, *args: Any, **options: Any) -> None:
+    def load_weights(self, *args: Any, **options: Any) -> None:
         """As `hf` does it, but what transformers reports of its loading is read."""
         kind = self.AUTO_MODEL_CLASS
         self.AUTO_MODEL_CLASS = _Loading(kind, self._require_complete)
         try:
-            super()._create_model(*args, **options)
+            super().load_weights(*args, **options)
         finally:
             self.AUTO_MODEL_CLASS = kind
 
@@ -125,9 +137,8 @@ class CheckedHFLM(HFLM):
         source = self.options["pretrained"]
         if isinstance(source, str):
             folder = Path(source, self.options.get("subfolder") or "")
-            commit = getattr(self.config, "_commit_hash", None)
-            place = str(folder) if folder.is_dir() else source
-            weights = source_identity(place, self._revision, commit)
+            checkpoint = str(folder) if folder.is_dir() else source
+            weights = source_identity(checkpoint, self._revision, commit_of(self.config))
         else:
             weights = model_identity(source)
         parts = {
@@ -169,10 +180,94 @@ class _Loading:
         self._require_complete = require_complete
 
     def from_pretrained(self, source: str, **options: Any) -> Any:
-        found = self._kind.from_pretrained(source, output_loading_info=True, **options)
+        loaded = self._kind.from_pretrained(source, output_loading_info=True, **options)
         # Classes from the Hub may not know the option.
-        model, report = found if isinstance(found, tuple) else (found, {})
+        model, report = loaded if isinstance(loaded, tuple) else (loaded, {})
         parameters = {name for name, _ in model.named_parameters()}
         absent = [name for name in absent_weights(report) if name in parameters]
         self._require_complete(source, absent)
         return model
+
+
+class GuardedHFLM(CheckedHFLM):
+    """lm-eval's `hf`, the same in everything that it does right.
+
+    Raises:
+        CheckpointError: a classifier, or an adapter of one; weights that the checkpoint lacks.
+        ConfigError: a cache of another model.
+    """
+
+    def choose_backend(self, config: Any, **options: Any) -> None:
+        """Between configuration and weights, so a wrong model costs no loading."""
+        super().choose_backend(config, **options)
+        for name in self.architectures():
+            if name.endswith("Classification") or "ForImageClassification" in name:
+                raise _classifier(self.where, name)
+        if self.adapter is not None and self.adapter.is_classifier:
+            raise _classifier(f"peft={self.adapter.name}", "ForSequenceClassification")
+
+
+def _classifier(where: str, name: str) -> CheckpointError:
+    ours = next((model for end, model in _OURS.items() if end in name), None)
+    return CheckpointError(
+        "its architecture is a classifier; as a language model it would have a random head",
+        where=where,
+        got=name,
+        fix=f"use --model {ours}" if ours else "use a model with a language model head",
+    )
+
+
+def guard_stock_models() -> None:
+    """lm-eval's `hf`, `hf-auto` and `huggingface` become `GuardedHFLM` in this process.
+
+    Raises:
+        ConfigError: lm-eval's registry is frozen.
+    """
+    # Importing this module has let lm-eval register its own class under these names.
+    replace_models(dict.fromkeys(STOCK_NAMES, GuardedHFLM))
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter's configuration, as far as heads go.
+
+    Attributes:
+        name: folder, or name on the Hub.
+        revision: of the name.
+        is_classifier: it was trained for sequence classification.
+        brings_modules: it holds modules whole, so that one of them may be the head.
+    """
+
+    name: str
+    revision: str | None
+    is_classifier: bool
+    brings_modules: bool
+
+    def weights(self) -> frozenset[str]:
+        """Names, in the base's terms, of the tensors that it holds; reads its file."""
+        from peft import load_peft_weights
+
+        tensors = load_peft_weights(self.name, device="cpu", revision=self.revision)
+        return frozenset(key.removeprefix("base_model.").removeprefix("model.") for key in tensors)
+
+
+def open_adapter(name: str, revision: str | None = None) -> Adapter:
+    """Read an adapter's configuration.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    from peft import PeftConfig
+
+    try:
+        config = PeftConfig.from_pretrained(name, revision=revision)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(
+            f"is no adapter that peft can read ({str(error).splitlines()[0]})",
+            where=f"peft={name}",
+            fix="give the folder of an adapter that was saved with peft",
+        ) from error
+    task = getattr(config.task_type, "value", config.task_type)
+    return Adapter(
+        name, revision, task == "SEQ_CLS", bool(getattr(config, "modules_to_save", None))
+    )

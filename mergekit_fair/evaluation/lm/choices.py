@@ -1,4 +1,8 @@
-"""Which class a task's choice is: said by `choice_map`, or the label of exactly that name."""
+"""Which class a task's choice is: said by `choice_map`, or the label of exactly that name.
+
+The positive class is never guessed: a head without names (`LABEL_0`, `LABEL_1`) needs a
+`choice_map`.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,59 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mergekit_fair.errors import ConfigError
+from mergekit_fair.errors import CheckpointError, ConfigError
 from mergekit_fair.schema import nearest
 
 # Characters that a choice_map on the command line gives a meaning of their own.
 _SPECIAL = frozenset(":;,=\"'{}[]()")
+
+
+def class_names(config: Any, where: object) -> dict[str, int]:
+    """Name → class of a model's head, as transformers' pipelines read it: by `id2label`.
+
+    A configuration that only names `label2id` is read by that.
+
+    Args:
+        config: transformers' configuration.
+        where: the model, for messages.
+
+    Raises:
+        CheckpointError: `id2label` and `label2id` both name the classes, and not the same.
+    """
+    by_id = {int(index): str(name) for index, name in (config.id2label or {}).items()}
+    by_name = {str(name): index for name, index in (config.label2id or {}).items()}
+    of_ids = {name: index for index, name in by_id.items()}
+    if by_name == of_ids or _is_default(by_name):
+        return of_ids
+    if _is_default(of_ids):
+        return by_name
+    raise CheckpointError(
+        "id2label and label2id name other classes",
+        where=f"{where}: config.json",
+        got=f"{by_id} and {by_name}",
+        fix="correct the one that is wrong: predictions depend on it",
+    )
+
+
+def _is_default(names: Mapping[str, int]) -> bool:
+    """What transformers writes where nobody has named the classes."""
+    return all(name == f"LABEL_{index}" for name, index in names.items())
+
+
+def require_softmax(config: Any, where: object) -> None:
+    """The head gives one probability distribution over two classes or more.
+
+    Raises:
+        CheckpointError: a regression, or labels that are independent of each other.
+    """
+    kind = getattr(config, "problem_type", None)
+    if config.num_labels < 2 or kind not in (None, "single_label_classification"):
+        raise CheckpointError(
+            "its head gives no distribution over classes",
+            where=where,
+            got=kind if config.num_labels > 1 else f"{config.num_labels} class",
+            allowed="two classes or more, of which a document has one",
+        )
 
 
 class Choices:

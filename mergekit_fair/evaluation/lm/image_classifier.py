@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -11,6 +12,7 @@ import torch
 from lm_eval.api.model import LM
 from transformers import AutoConfig, AutoModelForImageClassification
 
+from mergekit_fair.compat.lm_eval_hf import commit_of
 from mergekit_fair.errors import CheckpointError, ConfigError, DataError
 from mergekit_fair.evaluation.classifier import (
     absent_weights,
@@ -18,11 +20,15 @@ from mergekit_fair.evaluation.classifier import (
     require_weights,
     resolve_device,
 )
-from mergekit_fair.evaluation.lm.answer_cache import require_key, tie_cache
-from mergekit_fair.evaluation.lm.choices import Choices
-from mergekit_fair.evaluation.lm.identity import source_identity
-from mergekit_fair.evaluation.lm.scoring import Answer, PreparedRequests, answer, group
-from mergekit_fair.evaluation.lm.softmax import only_choices, require_softmax
+from mergekit_fair.evaluation.lm.answer_cache import require_key, source_identity, tie_cache
+from mergekit_fair.evaluation.lm.choices import Choices, class_names, require_softmax
+from mergekit_fair.evaluation.lm.scoring import (
+    Answer,
+    PreparedRequests,
+    answer,
+    group,
+    only_choices,
+)
 from mergekit_fair.evaluation.model_inputs import ImageInputs, load_processor
 from mergekit_fair.schema import nearest
 
@@ -34,7 +40,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _OPTIONS = (
     *("pretrained", "image_field", "choice_map", "device", "dtype", "batch_size"),
-    *("max_batch_size", "revision", "trust_remote_code"),
+    *("max_batch_size", "revision", "trust_remote_code", "mixed_precision_dtype"),
 )
 
 
@@ -54,6 +60,7 @@ class FairImageClassifier(LM):
         batch_size: documents a forward pass, or `auto`.
         max_batch_size: where `auto` begins.
         revision, trust_remote_code: as transformers has them.
+        mixed_precision_dtype: run forward passes under autocast of this dtype, as lm-eval's `hf`.
 
     Raises:
         CheckpointError: no classification head, weights that are missing, fewer than two classes,
@@ -75,6 +82,7 @@ class FairImageClassifier(LM):
         max_batch_size: int | None = 64,
         revision: str = "main",
         trust_remote_code: bool = False,
+        mixed_precision_dtype: str | None = None,
         **unknown: Any,
     ) -> None:
         super().__init__()
@@ -87,6 +95,7 @@ class FairImageClassifier(LM):
         self.pretrained, self.image_field = str(pretrained), str(image_field)
         self.revision = str(revision)
         self._device = torch.device(_usable(device))
+        self._autocast = getattr(torch, mixed_precision_dtype) if mixed_precision_dtype else None
         is_auto = str(batch_size).startswith("auto")
         self.batch_size: int | str = "auto" if is_auto else int(batch_size)
         self.max_batch_size = int(max_batch_size or 64)
@@ -97,8 +106,12 @@ class FairImageClassifier(LM):
         self.model = self._load(dtype, options)
         self.config = self.model.config
         require_softmax(self.config, self.pretrained)
-        labels, self._choice_map = self.config.label2id or {}, choice_map
-        self.choices = Choices(labels, self.config.num_labels, choice_map)
+        self._choice_map = choice_map
+        self.choices = self.choices_of(self.config, self.pretrained)
+
+    def choices_of(self, config: Any, where: object) -> Choices:
+        """Which class each choice is, for a model of this configuration."""
+        return Choices(class_names(config, where), config.num_labels, self._choice_map)
 
     def _require_model(self, options: Mapping[str, Any]) -> None:
         try:
@@ -106,7 +119,7 @@ class FairImageClassifier(LM):
         except (OSError, ValueError) as error:
             raise CheckpointError(
                 f"no model here ({str(error).splitlines()[0]})", where=self.pretrained
-            ) from None
+            ) from error
         require_head(config.architectures or [], "image", self.pretrained)
 
     def _load(self, dtype: str | torch.dtype, options: Mapping[str, Any]) -> Any:
@@ -165,20 +178,23 @@ class FairImageClassifier(LM):
     def logits(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """(documents, classes), in the model's dtype."""
         dtype = self.model.dtype
-        found = {
+        pixels = {
             name: value.to(self._device, dtype if value.is_floating_point() else None)
             for name, value in batch.items()
         }
-        return self.model(**found).logits
+        autocast = self._autocast
+        with torch.autocast(self._device.type, autocast) if autocast else nullcontext():
+            return self.model(**pixels).logits
 
     def identity(self) -> dict[str, object]:
         """Everything that decides the answers: a digest of the folder, and options."""
-        commit = getattr(self.config, "_commit_hash", None)
+        commit = commit_of(self.config)
         return {
             "weights": source_identity(self.pretrained, self.revision, commit),
             "dtype": str(self.model.dtype),
             "image_field": self.image_field,
             "choice_map": repr(self._choice_map),
+            "autocast": str(self._autocast),
         }
 
     def set_cache_hook(self, cache_hook: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -16,10 +16,14 @@ from mergekit_fair.errors import CheckpointError, ConfigError, DataError
 from mergekit_fair.evaluation.classifier import require_head, resolve_device
 from mergekit_fair.evaluation.lm.answer_cache import require_key
 from mergekit_fair.evaluation.lm.checked_hf import CheckedHFLM
-from mergekit_fair.evaluation.lm.choices import Choices
-from mergekit_fair.evaluation.lm.padding import padding_id, picks_last_token, position_limit
-from mergekit_fair.evaluation.lm.scoring import Answer, PreparedRequests, answer, group
-from mergekit_fair.evaluation.lm.softmax import only_choices, require_softmax
+from mergekit_fair.evaluation.lm.choices import Choices, class_names, require_softmax
+from mergekit_fair.evaluation.lm.scoring import (
+    Answer,
+    PreparedRequests,
+    answer,
+    group,
+    only_choices,
+)
 from mergekit_fair.evaluation.model_inputs import TextInputs, require_processor
 
 if TYPE_CHECKING:
@@ -60,16 +64,23 @@ class FairClassifier(CheckedHFLM):
         self.text_field = str(text_field)
         config = self.model.config
         require_softmax(config, self.where)
-        self.choices = Choices(config.label2id or {}, config.num_labels, choice_map)
-        self._inner = (
-            self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        )
+        self._choice_map = choice_map
+        self.choices = self.choices_of(config, self.where)
         self._accepted = _accepted(self._inner)
         self._position_limit = position_limit(self._inner)
         self._set_padding()
         self._require_positions()
 
-    def _get_config(self, pretrained: str, **options: Any) -> None:
+    def choices_of(self, config: Any, where: object) -> Choices:
+        """Which class each choice is, for a model of this configuration."""
+        return Choices(class_names(config, where), config.num_labels, self._choice_map)
+
+    @property
+    def _inner(self) -> Any:
+        """The model without a peft wrapper."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+    def read_config(self, pretrained: str, **options: Any) -> None:
         if is_adapter_folder(pretrained):
             raise CheckpointError(
                 "is an adapter, without a model",
@@ -77,30 +88,30 @@ class FairClassifier(CheckedHFLM):
                 fix=f"pass pretrained=BASE,peft={pretrained}",
             )
         try:
-            super()._get_config(pretrained, **options)
+            super().read_config(pretrained, **options)
         except (OSError, ValueError) as error:
             raise CheckpointError(
                 f"no model here ({str(error).splitlines()[0]})", where=pretrained
-            ) from None
+            ) from error
 
-    def _get_backend(self, config: Any, backend: str = "default", **options: Any) -> None:
-        """Called by `hf` between configuration and weights, so a wrong model costs no loading."""
-        del config, backend, options
+    def choose_backend(self, config: Any, **options: Any) -> None:
+        """Between configuration and weights, so a wrong model costs no loading."""
+        del config, options
         self.backend = "causal"
         adapter = self.adapter
         if adapter is None or not (adapter.is_classifier or adapter.brings_modules):
             require_head(self.architectures(), "text", self.where)
 
-    def _create_tokenizer(self, pretrained: Any, tokenizer: Any, **options: Any) -> None:
+    def load_tokenizer(self, pretrained: Any, tokenizer: Any, **options: Any) -> None:
         source = tokenizer or pretrained
         if isinstance(source, str):
             folder = Path(source, options.get("subfolder") or "")
             require_processor(folder if folder.is_dir() else source, "text")
-        super()._create_tokenizer(pretrained, tokenizer, **options)
+        super().load_tokenizer(pretrained, tokenizer, **options)
 
-    def _create_model(self, *args: Any, **options: Any) -> None:
+    def load_weights(self, *args: Any, **options: Any) -> None:
         try:
-            super()._create_model(*args, **options)
+            super().load_weights(*args, **options)
         except TypeError as error:
             if "unexpected keyword argument" not in str(error):
                 raise
@@ -108,13 +119,13 @@ class FairClassifier(CheckedHFLM):
                 f"an option that neither lm-eval nor the model knows ({error})",
                 where="model_args",
                 allowed="text_field, choice_map, and those of lm-eval's hf",
-            ) from None
+            ) from error
 
     @property
     def max_length(self) -> int:
         """Tokens that a text is truncated to."""
-        if self._max_length:
-            return int(self._max_length)
+        if self.given_max_length:
+            return int(self.given_max_length)
         limits = (self._position_limit, getattr(self.tokenizer, "model_max_length", None))
         return min(super().max_length, *(limit for limit in limits if limit))
 
@@ -230,3 +241,53 @@ def _accepted(model: Any) -> frozenset[str] | None:
     """Names that `forward` takes; None where it takes anything."""
     names = frozenset(inspect.signature(model.forward).parameters)
     return names if "input_ids" in names else None
+
+
+# The ends of the names of learned tables of positions.
+_POSITIONS = ("position_embeddings", "embed_positions", "wpe")
+
+
+def position_limit(model: Any) -> int | None:
+    """Tokens that a model has positions for; None where positions are computed.
+
+    RoBERTa and its like count positions from the padding's number on: of 514 rows, 512 are usable.
+    """
+    import torch
+
+    for name, module in model.named_modules():
+        if name.endswith(_POSITIONS) and isinstance(module, torch.nn.Embedding):
+            padding = module.padding_idx
+            used = getattr(module, "offset", 0) if padding is None else padding + 1
+            return int(module.num_embeddings - used)
+    return None
+
+
+def picks_last_token(model: Any) -> bool:
+    """Whether the head reads the last token that is not `config.pad_token_id` (Llama, GPT-2, …)."""
+    return hasattr(model, "score")
+
+
+def padding_id(
+    configured: int | None, tokenizers: int | None, vocabulary: int, last: Collection[int]
+) -> int:
+    """The token to pad with: it must not be taken for text, nor text for it.
+
+    Args:
+        configured: the model's own, which its head looks for.
+        tokenizers: the tokenizer's.
+        vocabulary: number of the model's tokens.
+        last: the last tokens of all documents. Without padding of its own, a model reads a single
+            document's last token whatever it is; in a batch it must read the same.
+
+    Raises:
+        CheckpointError: documents end with every token that there is.
+    """
+    if configured is not None and 0 <= configured < vocabulary:
+        return configured
+    candidates = range(vocabulary) if tokenizers is None else (tokenizers, *range(vocabulary))
+    for token in candidates:
+        if 0 <= token < vocabulary and token not in last:
+            return token
+    raise CheckpointError(
+        "has no token to pad with", where="config.json", fix="set pad_token_id, or batch_size=1"
+    )

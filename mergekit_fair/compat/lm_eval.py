@@ -1,0 +1,131 @@
+"""Private names of lm-eval's registry, tasks, results and scoring (0.4.13).
+
+Nothing of lm-eval is imported with this module: it takes seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mergekit_fair.errors import ConfigError
+
+TokenPairs = list[Any]  # ((context, continuation), context's ids, continuation's ids)
+
+
+def replace_models(models: Mapping[str, type]) -> None:
+    """Put classes in the place of those that lm-eval has registered under these names.
+
+    `Registry.register` refuses a name that is taken, hence the private mapping `_objs`.
+
+    Raises:
+        ConfigError: the registry is frozen.
+    """
+    from lm_eval.api.registry import model_registry
+
+    registered = model_registry._objs
+    if not isinstance(registered, dict):
+        raise ConfigError(
+            "lm-eval's registry of models is frozen",
+            where="guard_stock_models",
+            fix="call it before freeze_all()",
+        )
+    registered.update(models)
+
+
+def load_task_yaml(path: Path) -> dict[str, Any]:
+    """A task's YAML file with its `include` and `!function` resolved; no task is built.
+
+    `TaskManager` builds the task, and downloads its data, in the same call.
+    """
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    return dict(load_yaml(path))
+
+
+def add_metric(task: Any, name: str, aggregation: Any, *, higher_is_better: bool | None) -> None:
+    """Give a built task a further metric, which its own `process_results` computes.
+
+    In a task's configuration lm-eval would look for a function of the metric's name, on the Hub
+    as well; `_aggregation_list` and `_higher_is_better` are what `aggregation()` and
+    `higher_is_better()` return.
+
+    Args:
+        task: a `ConfigurableTask`.
+        name: of the metric.
+        aggregation: a function of the documents' values, or the registered name of one.
+        higher_is_better: None where neither is.
+    """
+    from lm_eval.api.registry import get_aggregation
+
+    is_name = isinstance(aggregation, str)
+    task._aggregation_list[name] = get_aggregation(aggregation) if is_name else aggregation
+    task._higher_is_better[name] = higher_is_better
+
+
+def aggregated(
+    tasks: Mapping[str, Any],
+    values: Mapping[str, Mapping[tuple[str, str], list[Any]]],
+    groups: Mapping[str, Any],
+) -> dict[str, Any]:
+    """lm-eval's results (`results`, `groups`, `configs`, `versions`, …) of documents' values.
+
+    The public `evaluate` aggregates only what it has run itself, with one model and one set of
+    weights; `_process_results` and `_to_eval_results` are its second half.
+
+    Args:
+        tasks: name → task.
+        values: name → (metric, filter) → one value a document.
+        groups: name → group, as `TaskManager.load` has them.
+    """
+    from lm_eval.evaluator_utils import _process_results
+
+    accumulated = {
+        name: {"task": task, "raw_metrics": dict(values[name]), "logged_samples": []}
+        for name, task in tasks.items()
+    }
+    results = _process_results(accumulated, dict(groups), bootstrap_iters=0)
+    return dict(results._to_eval_results(samples=None))
+
+
+def scores_tokens(lm: Any) -> bool:
+    """Whether a model's `loglikelihood` tokenises and then calls `_loglikelihood_tokens`."""
+    return hasattr(lm, "_loglikelihood_tokens")
+
+
+def token_pairs(lm: Any, requests: Sequence[Any]) -> TokenPairs:
+    """What the model's own `loglikelihood` would score: it is run with its scoring replaced.
+
+    Args:
+        lm: a model for which `scores_tokens`.
+        requests: lm-eval's instances.
+    """
+    collected: TokenPairs = []
+
+    def collect(pairs: TokenPairs, **options: Any) -> list[tuple[float, bool]]:
+        del options
+        collected.extend(pairs)
+        return [(0.0, False)] * len(pairs)
+
+    lm._loglikelihood_tokens = collect
+    try:
+        lm.loglikelihood(list(requests), disable_tqdm=True)
+    finally:
+        del lm._loglikelihood_tokens  # the class's own again
+    return collected
+
+
+def loglikelihood_of_tokens(lm: Any, pairs: TokenPairs) -> list[tuple[float, bool]]:
+    """Score tokens from `token_pairs`, with the weights that the model has now.
+
+    The public `loglikelihood` tokenises every request again, for every point of a sweep.
+    """
+    return list(lm._loglikelihood_tokens(pairs, disable_tqdm=True))
+
+
+def set_torch_model(lm: Any, model: Any) -> None:
+    """Put another torch module into an lm-eval model; `HFLM.model` is a read-only property."""
+    for name in ("_model", "model"):
+        if name in vars(lm):
+            setattr(lm, name, model)
