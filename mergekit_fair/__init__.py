@@ -20,6 +20,13 @@ def register() -> None:
     Raises:
         RecipeError: another package has registered a method under one of our names.
         ConfigError: the same for a model or an aggregation.
+
+    Example:
+        >>> import mergekit_fair
+        >>> mergekit_fair.register()
+        >>> from mergekit.merge_methods import get
+        >>> get("subgroup_task_addition").spec.pretty_name
+        'Subgroup Task Addition'
     """
     from mergekit_fair.evaluation.lm import register_models
     from mergekit_fair.merging.methods.registry import register_methods

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import importlib
+import inspect
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
+
+import pytest
 
 import mergekit_fair
 
@@ -88,6 +92,35 @@ def test_no_name_stands_for_two_things() -> None:
     ]
     for found in (names, classes):
         assert [name for name, count in Counter(found).items() if count > 1] == []
+
+
+def test_everything_public_is_explained() -> None:
+    """Modules, and their public functions and classes; methods may fulfil what a base explains."""
+    silent = []
+    for name, code in _modules().items():
+        public = [
+            node
+            for node in code.body
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_")
+        ]
+        silent += [
+            f"{name}: {getattr(node, 'name', '')}"
+            for node in [code, *public]
+            if not ast.get_docstring(node)
+        ]
+    assert silent == []
+
+
+@pytest.mark.parametrize("room", ["mergekit_fair"])
+def test_what_users_call_has_a_worked_example(room: str) -> None:
+    """`tests/test_examples.py` runs them."""
+    module = importlib.import_module(room)
+    callables = {name: getattr(module, name) for name in module.__all__}
+    assert [
+        name
+        for name, value in callables.items()
+        if callable(value) and ">>> " not in (inspect.getdoc(value) or "")
+    ] == []
 
 
 def test_only_the_command_line_prints_or_exits() -> None:

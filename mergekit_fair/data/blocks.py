@@ -294,6 +294,7 @@ def _given(block: Strict, *names: str) -> list[str]:
 
 
 def exactly_one(block: Strict, *names: str) -> None:
+    """Refuse a block that has none of the keys `names`, or more than one."""
     present = _given(block, *names)
     if len(present) != 1:
         allowed = f"{', '.join(names[:-1])} and {names[-1]}"

@@ -59,6 +59,7 @@ def model_source(config: TrainConfig) -> str:
 
 
 def file_sha256(path: Path) -> str:
+    """The sha256 of a file, in hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

@@ -18,11 +18,13 @@ import pytest
 import torch
 from checkpoints import read, tiny_family
 from click.testing import CliRunner
+from refusals import refusal
 
 import mergekit_fair
 from mergekit_fair import hook
 from mergekit_fair.cli import main
 from mergekit_fair.cli.cmd_hook import CONTENT, LINE, MARK, NAME
+from mergekit_fair.errors import ConfigError
 from mergekit_fair.schema import dump_yaml
 
 METHODS = ("subgroup_task_addition", "worst_group_injection")
@@ -126,11 +128,8 @@ def run(*args):
     return CliRunner().invoke(main, ["hook", *args], prog_name="mergekit-fair")
 
 
-def refused(*args):
-    result = run(*args)
-    assert result.exit_code == 2, result.output
-    assert result.stdout == ""
-    return result.stderr.removeprefix("Error: ").rstrip("\n")
+def refuses(command, *shows, **fields):
+    refusal(["hook", command], ConfigError, *shows, **fields)
 
 
 def test_install_status_and_remove(environment):
@@ -349,10 +348,7 @@ def test_a_foreign_file_stays(site, text):
     path.write_text(text, encoding="utf-8", errors="surrogateescape")
     before = path.read_bytes()
     for command in ("install", "remove"):
-        assert refused(command) == (
-            f"{path}: is in the hook's place, and mergekit-fair did not write it. "
-            "Move or delete it yourself."
-        )
+        refuses(command, "did not write it", where=path, fix="yourself")
     assert run("status").stdout == (
         f"not installed: {path} (a file that mergekit-fair did not write)\n"
     )
@@ -367,11 +363,11 @@ def test_a_foreign_link_or_folder_stays(site):
     path = site / NAME
     path.symlink_to(ours)
     for command in ("install", "remove"):
-        assert "did not write it" in refused(command)
+        refuses(command, "did not write it", where=path)
     path.unlink()
     path.mkdir()
     for command in ("install", "remove"):
-        assert "did not write it" in refused(command)
+        refuses(command, "did not write it", where=path)
     assert sorted(entry.name for entry in site.iterdir()) == sorted(["elsewhere", NAME])
 
 
@@ -379,25 +375,21 @@ def test_site_packages_that_cannot_be_written(site, monkeypatch):
     def deny(*_args, **_options):
         raise PermissionError(13, "Permission denied")
 
-    expected = (
-        f"{site}: cannot write into this environment's site-packages (Permission denied). Use a "
-        "virtual environment of your own, or `mergekit-fair exec PROGRAM …`, which needs no hook."
-    )
+    fields = {"where": site, "fix": "`mergekit-fair exec PROGRAM …`"}
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", deny)
-        assert refused("install") == expected
+        refuses("install", "(Permission denied)", **fields)
     assert list(site.iterdir()) == []
     (site / NAME).write_text(CONTENT, encoding="utf-8")
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", deny)
-        assert refused("remove") == expected
+        refuses("remove", "(Permission denied)", **fields)
     assert run("remove").exit_code == 0
 
 
 def test_no_site_packages_folder(site):
     site.rmdir()
-    text = refused("install")
-    assert text.startswith(f"{site}: cannot write into this environment's site-packages (No such")
+    refuses("install", "(No such file", where=site)
     assert run("remove").stdout == f"not installed: {site / NAME}\n"
 
 
@@ -405,10 +397,7 @@ def test_a_hook_that_python_would_not_load_is_an_error(site, monkeypatch):
     """Python reads no `.pth` file of that folder, so nothing would happen at its start."""
     monkeypatch.setattr(sys, "executable", sys._base_executable)
     monkeypatch.delenv("PYTHONPATH", raising=False)
-    assert refused("install") == (
-        f"{site / NAME}: this environment's Python cannot import mergekit_fair when it starts, so "
-        "the hook would do nothing. Install mergekit-fair into this environment with pip."
-    )
+    refuses("install", where=site / NAME, fix="pip")
     assert list(site.iterdir()) == []
     (site / NAME).write_text(CONTENT, encoding="utf-8")
     assert "(without effect: Python cannot import mergekit_fair" in run("status").stdout
