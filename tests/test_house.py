@@ -6,10 +6,14 @@ import ast
 import graphlib
 import importlib
 import inspect
+import re
 import subprocess
 import sys
+import tomllib
 from collections import Counter
 from collections.abc import Collection, Iterator
+from importlib.metadata import packages_distributions
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -17,6 +21,7 @@ import pytest
 import mergekit_fair
 
 PACKAGE = Path(mergekit_fair.__file__).parent
+PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 # From the ground up: a room imports what stands before it.
 ORDER = (
     *("errors", "schema", "files", "progress", "packaged_recipes", "packaged_tasks", "hook"),
@@ -121,6 +126,36 @@ def test_what_users_call_has_a_worked_example(room: str) -> None:
         for name, value in callables.items()
         if callable(value) and ">>> " not in (inspect.getdoc(value) or "")
     ] == []
+
+
+def test_what_is_imported_is_required() -> None:
+    """By pyproject.toml itself, or one of its extras: not by chance through another package."""
+    project = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]
+    lines = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
+    required = {_plain(re.split(r"[^\w.-]", line)[0]) for line in lines}
+    provided = packages_distributions()
+    missing = {
+        name
+        for code in _modules().values()
+        for name in _top_level_imports(code) - sys.stdlib_module_names - {"mergekit_fair"}
+        if not required & {_plain(package) for package in provided.get(name, [name])}
+    }
+    assert missing == set()
+
+
+def _top_level_imports(code: ast.AST) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(code):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute, which the rules here rest on"
+            names.add(str(node.module).partition(".")[0])
+    return names
+
+
+def _plain(package: str) -> str:
+    return re.sub(r"[-_.]+", "-", package).lower()
 
 
 def test_only_the_command_line_prints_or_exits() -> None:
