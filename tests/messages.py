@@ -157,7 +157,10 @@ def _short(node: ast.AST) -> str:
         name = _short(node.func)
         inner = _short(node.args[0]) if name in ("int", "len", "list", "sorted") else "…"
         return inner if name in ("int", "list", "sorted") and inner != "…" else f"{name}({inner})"
-    return _short(node.value) if isinstance(node, ast.Subscript) else "…"
+    if isinstance(node, ast.Subscript):
+        key = getattr(node.slice, "value", None)
+        return key if isinstance(key, str) else _short(node.value)
+    return "…"
 
 
 if __name__ == "__main__":
