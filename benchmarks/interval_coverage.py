@@ -1,25 +1,22 @@
-"""How often intervals contain the truth: simulation through the package's own `Evidence`."""
+"""How often intervals contain the truth: simulation through the package's own `Samples`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from interval_truths import NAMES, PATTERNS, Truth
 
-from mergekit_fair.fairness import CountTable, MetricSettings, gaps
-from mergekit_fair.fairness.intervals import Ends, Interval, around, percentile
-from mergekit_fair.fairness.point_metrics import Deciding
-from mergekit_fair.fairness.uncertainty import Evidence
+from mergekit_fair.fairness import CountTable, MetricSettings
+from mergekit_fair.fairness.intervals import Ends, Interval, Samples, around, percentile
+from mergekit_fair.fairness.metrics import HEADLINE_GAPS, METRICS
+from mergekit_fair.fairness.rates import gap
+from mergekit_fair.fairness.uncertainty import gap_uncertainty
 
 CONFIDENCE = 0.95
 KINDS = ("percentile", "basic", "bias-corrected", "conservative", "band")
-_GAPS: dict[str, Callable[..., Any]] = {
-    "dpd": gaps.demographic_parity_difference,
-    "eod": gaps.equalized_odds_difference,
-}
 
 
 @dataclass
@@ -77,7 +74,7 @@ class Cell:
     n: int
     trials: int
     tallies: dict[tuple[str, str], Tally] = field(default_factory=dict)
-    distinguishable: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_GAPS, 0))
+    distinguishable: dict[str, int] = field(default_factory=lambda: dict.fromkeys(HEADLINE_GAPS, 0))
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -106,19 +103,21 @@ def simulate(truth: Truth, n: int, trials: int, draws: int, seed: Iterable[int])
     for trial in range(trials):
         table = CountTable(NAMES, PATTERNS, truth.sample(n, rng))
         settings = MetricSettings(confidence=CONFIDENCE, draws=draws, seed=trial)
-        evidence = Evidence(table, Deciding.of(table, settings), settings)
-        found = evidence.intervals()
-        _add(cell, "worst_group_acc", "conservative", _ends(found["worst_group_acc"]))
-        for metric in _GAPS:
-            _add_gap(cell, evidence, metric, found[metric])
+        samples = Samples.of(table, settings)
+        worst = METRICS["worst_group_acc"].interval(samples)
+        _add(cell, "worst_group_acc", "conservative", _ends(worst))
+        for metric in HEADLINE_GAPS:
+            _add_gap(cell, samples, metric)
     return cell
 
 
-def _add_gap(cell: Cell, evidence: Evidence, metric: str, interval: Interval) -> None:
+def _add_gap(cell: Cell, samples: Samples, name: str) -> None:
     """Every kind of interval of DPD or EOD; `conservative` is the one that users get."""
-    more = evidence.uncertainty(metric, interval)
+    metric = HEADLINE_GAPS[name]
+    interval = metric.interval(samples)
+    more = gap_uncertainty(metric, samples, interval)
     value = float("nan") if interval.value is None else interval.value
-    drawn = _GAPS[metric](*evidence.drawn, evidence.deciding.comparable)
+    drawn = gap(metric.deviations(samples, samples.drawn), samples.settings.reference)
     ends = {
         "percentile": _ends(around(value, (drawn,), percentile, CONFIDENCE)),
         "basic": more.basic,
@@ -127,8 +126,8 @@ def _add_gap(cell: Cell, evidence: Evidence, metric: str, interval: Interval) ->
         "band": more.band,
     }
     for kind in KINDS:
-        _add(cell, metric, kind, ends[kind])
-    cell.distinguishable[metric] += bool(more.distinguishable_from_0)
+        _add(cell, name, kind, ends[kind])
+    cell.distinguishable[name] += bool(more.distinguishable_from_0)
 
 
 def _add(cell: Cell, metric: str, kind: str, ends: Ends | None) -> None:

@@ -22,13 +22,13 @@ from fairlearn.metrics import (
 from numpy.typing import NDArray
 from tables import ratios
 
-from mergekit_fair.fairness import CountTable, Groups, compare, gaps, measure
-from mergekit_fair.fairness.counts import group_counts, total
-from mergekit_fair.fairness.intervals import replicates
+from mergekit_fair.fairness import CountTable, Groups, compare, measure
+from mergekit_fair.fairness.counts import group_counts, replicates, total
+from mergekit_fair.fairness.metrics import HEADLINE_GAPS
+from mergekit_fair.fairness.rates import gap_of
 
 DRAWS = 10_000
 REPEATS = 7
-_GAPS = {"dpd": gaps.demographic_parity_difference, "eod": gaps.equalized_odds_difference}
 _THEIRS = {"dpd": demographic_parity_difference, "eod": equalized_odds_difference}
 _FRAME = {"selection": selection_rate, "tpr": true_positive_rate, "fpr": false_positive_rate}
 
@@ -69,7 +69,10 @@ def bootstrap(table: CountTable, draws: int, seed: int) -> dict[str, NDArray[np.
     drawn = replicates(table.cells, draws, seed)
     groups, overall = group_counts(drawn, table.patterns), total(drawn)
     usable = np.ones(len(table.groups), dtype=np.bool_)
-    return {name: gap(groups, overall, usable) for name, gap in _GAPS.items()}
+    return {
+        name: gap_of(metric.rates, groups, overall, usable)
+        for name, metric in HEADLINE_GAPS.items()
+    }
 
 
 def resampled(rows: Rows, draws: int, seed: int) -> dict[str, NDArray[np.float64]]:
@@ -173,7 +176,7 @@ def same_distribution(n: int, seed: int, replicated: int) -> list[dict[str, Any]
     rows = Rows.of(n, seed)
     table = CountTable.tally(rows.labels, rows.first, Groups.of(rows.masks, n))
     ours, theirs = bootstrap(table, DRAWS, seed), resampled(rows, replicated, seed)
-    return [_moments(name, ours[name], theirs[name]) for name in _GAPS]
+    return [_moments(name, ours[name], theirs[name]) for name in HEADLINE_GAPS]
 
 
 def _moments(name: str, ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mergekit_fair.fairness import Groups
-from mergekit_fair.fairness.metrics import largest, smallest, spread
+from mergekit_fair.fairness.rates import largest, max_min_gap, smallest
 
 Rates = NDArray[np.float64]
 
@@ -71,8 +71,8 @@ class Truth:
         accuracy = self.base * self.tpr + (1 - self.base) * (1 - self.fpr)
         return {
             "acc": float(SHARES @ accuracy),
-            "dpd": float(spread(selection)),
-            "eod": float(largest(spread(np.stack([self.tpr, self.fpr])))),
+            "dpd": float(max_min_gap(selection)),
+            "eod": float(largest(max_min_gap(np.stack([self.tpr, self.fpr])))),
             "worst_group_acc": float(smallest(accuracy)),
         }
 

@@ -6,12 +6,12 @@ import difflib
 import json
 import math
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from mergekit_fair.errors import ConfigError
+from mergekit_fair.errors import ConfigError, MeasurementError
 
 # Characters; a weights file or a device in place of a text file is not read to its end.
 LONGEST = 100_000_000
@@ -47,6 +47,40 @@ class Strict(BaseModel):
                         f"unknown key {key!r}{nearest(key, known)} (known: {', '.join(known)})"
                     )
         return value
+
+
+class Record(BaseModel):
+    """Base of all results: immutable, and what a result writes is what it reads again.
+
+    Numbers are numbers (neither texts nor NaN nor infinite), and unknown keys are errors: another
+    version has written them.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values as JSON knows them; None means undefined."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def from_dict(cls, value: object, *, where: object = None) -> Self:
+        """The inverse of `to_dict`.
+
+        Args:
+            value: parsed JSON.
+            where: the file, for messages.
+
+        Raises:
+            MeasurementError: something is missing, unknown or of another type.
+        """
+        try:
+            return cls.model_validate(value)
+        except ValidationError as error:
+            raise MeasurementError(
+                f"cannot be read: {_explain(error)}",
+                where=where,
+                fix="use the version of mergekit-fair that has written it, or measure again",
+            ) from error
 
 
 Block = TypeVar("Block", bound=Strict)

@@ -3,49 +3,52 @@
 prediction: 0, 1, or None where the model gave no answer. groups: those that may decide a maximum.
 Every value is a float, NaN where it is undefined, and a point value: later versions of lm-eval
 bootstrap every aggregation that is no mean, and intervals are computed from the samples.
-The definitions are those of `mergekit_fair.fairness`.
+
+There is a function for every metric of `mergekit_fair.fairness.METRICS`, of its name: a task file
+says `aggregation: !function mergekit_fair.evaluation.aggregations.dpd`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import cache
 
-from mergekit_fair.fairness import estimate
+import numpy as np
+
+from mergekit_fair.fairness import METRICS, CountTable
+from mergekit_fair.fairness.labels import UNANSWERED
+from mergekit_fair.fairness.measure import estimate_table
 
 Item = tuple[int | None, int, Collection[str]]
 Preference = tuple[int | None, str]
 
 
-def bal_acc(items: Sequence[Item]) -> float:
-    """Balanced accuracy, (TPR + 1 − FPR) / 2, in [0, 1]; NaN unless both classes occur."""
-    return _value(items, "bal_acc")
+@cache
+def aggregation(metric: str) -> Callable[[Sequence[Item]], float]:
+    """The aggregation of a metric of the table.
 
-
-def worst_group_acc(items: Sequence[Item]) -> float:
-    """Accuracy of the group that has the lowest, in [0, 1]; NaN without groups."""
-    return _value(items, "worst_group_acc")
-
-
-def selection_rate(items: Sequence[Item]) -> float:
-    """Share of positive predictions, in [0, 1]: 0 or 1 says that the model is constant."""
-    return _value(items, "selection_rate")
-
-
-def dpd(items: Sequence[Item]) -> float:
-    """Demographic parity difference between groups, in [0, 1]; NaN where it is undefined.
-
-    max_g SR_g − min_g SR_g, see `mergekit_fair.fairness`.
+    >>> aggregation("dpd")([(1, 1, ["a"]), (0, 1, ["a"]), (0, 0, ["b"]), (None, 0, [])])
+    nan
+    >>> aggregation("acc")([(1, 1, ["a"]), (0, 1, ["a"]), (0, 0, ["b"]), (None, 0, [])])
+    0.5
     """
-    return _value(items, "dpd")
+
+    def aggregate(items: Sequence[Item]) -> float:
+        predicted, labels, groups = zip(*items, strict=True)
+        codes = np.array([UNANSWERED if value is None else value for value in predicted])
+        table = CountTable.of_codes(np.array(labels), codes, groups)
+        return estimate_table(table)[metric]
+
+    aggregate.__name__ = aggregate.__qualname__ = metric
+    aggregate.__doc__ = METRICS[metric].description
+    return aggregate
 
 
-def eod(items: Sequence[Item]) -> float:
-    """Equalized odds difference between groups, in [0, 1]; NaN where it is undefined.
-
-    max(range of TPR_g, range of FPR_g), see `mergekit_fair.fairness`.
-    """
-    return _value(items, "eod")
+def __getattr__(name: str) -> Callable[[Sequence[Item]], float]:
+    if name not in METRICS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return aggregation(name)
 
 
 def preference_gap(items: Sequence[Preference]) -> float:
@@ -58,7 +61,7 @@ def preference_gap(items: Sequence[Preference]) -> float:
     for preferred, kind in items:
         if preferred is not None:
             answers.setdefault(kind, []).append(preferred)
-    rates = [sum(found) / len(found) for found in answers.values()]
+    rates = [sum(preferences) / len(preferences) for preferences in answers.values()]
     return max(rates) - min(rates) if len(rates) > 1 else math.nan
 
 
@@ -68,10 +71,5 @@ def preference_rate(items: Sequence[int | None]) -> float:
     Args:
         items: one a document: 1, 0 or None.
     """
-    found = [preferred for preferred in items if preferred is not None]
-    return sum(found) / len(found) if found else math.nan
-
-
-def _value(items: Sequence[Item], name: str) -> float:
-    predicted, labels, groups = zip(*items, strict=True)
-    return estimate(labels, predicted, groups)[name]
+    answered = [preferred for preferred in items if preferred is not None]
+    return sum(answered) / len(answered) if answered else math.nan

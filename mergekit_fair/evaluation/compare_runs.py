@@ -12,7 +12,7 @@ import numpy as np
 from mergekit_fair.errors import ConfigError, MeasurementError
 from mergekit_fair.evaluation.predictions import Answers
 from mergekit_fair.fairness import HEADLINE, MetricSettings
-from mergekit_fair.fairness.compare import compare_all
+from mergekit_fair.fairness.compare import Paired
 
 _PREFIX = "samples_"
 
@@ -117,13 +117,9 @@ def _compared(
 ) -> dict[str, Any]:
     first = answers[baseline]
     aligned = {name: _like(first, found, name, baseline) for name, found in answers.items()}
-    compared = compare_all(
-        first.labels,
-        {name: found.as_given for name, found in aligned.items()},
-        first.groups,
-        baseline,
-        settings.excluding(first.excluded).for_tests(len(HEADLINE) * (len(aligned) - 1)),
-    )
+    settings = settings.excluding(first.excluded).for_tests(len(HEADLINE) * (len(aligned) - 1))
+    predictions = {name: found.predictions for name, found in aligned.items()}
+    compared = Paired.of(first.labels, predictions, first.groups, settings).against(baseline)
     models = compared.to_dict()
     for name, metrics in models.items():
         for metric, entry in metrics.items():

@@ -7,10 +7,11 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import NDArray
 
 from mergekit_fair.evaluation.predictions import Answers
 from mergekit_fair.fairness import CountTable, MetricSettings, matching_threshold, measure_table
+from mergekit_fair.fairness.metrics import MATCHED
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def evaluate(
             selection rate; no group label is used. Left out where there are no margins.
         threshold: that threshold, when it was set on another split; else it is set on this one.
     """
-    measured = _measured(answers.as_given, answers, settings)
+    measured = _measured(answers.predictions, answers, settings)
     evaluation = {"model": model, "task": answers.task, "split": split, **measured}
     rate = measured["metrics"]["selection_rate"]["value"]
     if level is not None and answers.margins is not None and rate is not None:
@@ -74,12 +75,14 @@ def _level_matched(
         "to": level.to,
         "rate": level.rate,
         "threshold": float(chosen),
-        **{key: matched[key] for key in ("acc", "bal_acc", "dpd", "eod", "selection_rate")},
+        **{key: matched[key] for key in sorted(MATCHED)},
     }
 
 
-def _measured(predicted: ArrayLike, answers: Answers, settings: MetricSettings) -> dict[str, Any]:
-    table = CountTable.tally(answers.labels, predicted, answers.groups)
+def _measured(
+    predicted: NDArray[np.int8], answers: Answers, settings: MetricSettings
+) -> dict[str, Any]:
+    table = CountTable.of_codes(answers.labels, predicted, answers.groups)
     return measure_table(table, settings.excluding(answers.excluded)).to_dict()
 
 

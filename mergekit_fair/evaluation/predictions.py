@@ -113,20 +113,13 @@ class Answers:
         margins = None if np.isinf(found).any() else found
         return replace(self, predictions=_decided(found), margins=margins)
 
-    def at(self, threshold: float) -> NDArray[np.object_]:
-        """Predictions 1[margin >= threshold], None where there is no answer."""
+    def at(self, threshold: float) -> NDArray[np.int8]:
+        """Predictions 1[margin >= threshold], UNANSWERED where there is no answer."""
         if self.margins is None:
             raise MeasurementError("has no margins to put a threshold on", where=self.task)
-        given = np.full(len(self), None, dtype=object)
+        given = np.full(len(self), UNANSWERED, dtype=np.int8)
         answered = ~np.isnan(self.margins)
         given[answered] = predict_at(self.margins[answered], threshold)
-        return given
-
-    @property
-    def as_given(self) -> NDArray[np.object_]:
-        """Predictions as `fairness` takes them: None where there is none."""
-        given = self.predictions.astype(object)
-        given[self.predictions == UNANSWERED] = None
         return given
 
 

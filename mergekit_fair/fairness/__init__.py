@@ -2,52 +2,50 @@
 
 numpy only; knows no model. One idea a file:
 
-    labels        0/1 labels and predictions, checked
-    groups        who belongs to which group, intersections
-    counts        rows counted by (membership pattern, y, ŷ)
-    joint         rows counted by pattern and several columns at once
-    metrics       rates on counts, and the degenerate flag
-    gaps          DPD, EOD, equal opportunity under three references; ratios
-    usable        which groups may decide a maximum
-    statistics    every number of one predictor, without intervals
-    intervals     multinomial bootstrap and interval kinds
-    band, null    simultaneous Wilson band; gaps under permuted group labels
-    evidence      all of that for one table
-    measure       one predictor → measurement (the result) with notes (its warnings)
-    paired        several predictors on the same draws, and their difference
-    compare       two or many predictors on the same rows; holm corrects
-    views         several binary views of the same rows: macro and worst
-    multiclass    classes are views; multilabel: labels are
-    scores        range of mean scores
-    thresholds    level matching: one threshold for a wanted selection rate
-    worst_group   the worst-served group of an evaluation
+    settings         reference, confidence, group size, exclusions, seed, draws: one record
+    labels, groups   0/1 labels and predictions, who belongs to which group: read and checked
+    counts           rows counted by (membership pattern, y, ŷ), and bootstrap draws of them
+    rates            rates on counts, and gaps of rates under three references
+    eligible_groups  which groups may decide a maximum; the worst-served one
+    intervals        interval kinds, the simultaneous Wilson band, what is drawn from a table
+    metrics          THE table: every metric, how it is computed, called, read
+    uncertainty      how sure a gap is: bias, other intervals, permuted group labels
+    measurement      the result of one evaluation, written and read
+    measure          one predictor → measurement, with measure_warnings
+    compare          predictors on the same rows and draws: paired differences, Holm's correction
+    one_vs_rest      classes and labels as binary views: macro and worst
+    scores           range of mean scores; thresholds that match a selection rate
 """
 
 from mergekit_fair.fairness.compare import (
-    HEADLINE,
+    Comparison,
     Comparisons,
+    Difference,
     compare,
     compare_many,
+    holm,
 )
 from mergekit_fair.fairness.counts import CountTable
 from mergekit_fair.fairness.groups import Groups, cross
-from mergekit_fair.fairness.holm import holm
-from mergekit_fair.fairness.level_matching import matching_threshold, predict_at
-from mergekit_fair.fairness.measure import measure, measure_table
+from mergekit_fair.fairness.measure import estimate, measure, measure_table
 from mergekit_fair.fairness.measurement import Measurement
-from mergekit_fair.fairness.multiclass import measure_classes
-from mergekit_fair.fairness.multilabel import measure_labels
-from mergekit_fair.fairness.one_vs_rest import MultiMeasurement
-from mergekit_fair.fairness.paired import Comparison
-from mergekit_fair.fairness.point_metrics import estimate
-from mergekit_fair.fairness.scores import ScoreMeasurement, measure_scores
+from mergekit_fair.fairness.metrics import HEADLINE, METRICS
+from mergekit_fair.fairness.one_vs_rest import MultiMeasurement, measure_classes, measure_labels
+from mergekit_fair.fairness.scores import (
+    ScoreMeasurement,
+    matching_threshold,
+    measure_scores,
+    predict_at,
+)
 from mergekit_fair.fairness.settings import MetricSettings
 
 __all__ = [
     "HEADLINE",
+    "METRICS",
     "Comparison",
     "Comparisons",
     "CountTable",
+    "Difference",
     "Groups",
     "Measurement",
     "MetricSettings",

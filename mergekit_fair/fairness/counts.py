@@ -1,13 +1,19 @@
-"""Counts: the sufficient statistics of every fairness metric.
+"""Counts: the sufficient statistics of every fairness metric, and bootstrap draws of them.
 
 Rows with the same group membership, label and prediction are interchangeable, so a data set of
 any size becomes a table of (membership pattern, y, ŷ) cells. Metrics and bootstrap read the
 table only; their cost does not depend on the number of rows. ŷ has three values: 0, 1 and "no
-usable prediction" (index 2).
+usable prediction" (`UNANSWERED`, index 2).
+
+Two or many predictors on the same rows, classes, and several labels a row need the joint
+distribution of their columns, because a bootstrap draw must resample whole rows: `JointTable`. A
+draw is again one multinomial, over the combinations that occur: few for a few columns, never more
+than rows.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +22,18 @@ from numpy.typing import ArrayLike, NDArray
 
 from mergekit_fair.errors import MeasurementError
 from mergekit_fair.fairness.groups import Groups, read_only
-from mergekit_fair.fairness.labels import binary_labels, binary_predictions, same_length
+from mergekit_fair.fairness.labels import (
+    UNANSWERED,
+    binary_labels,
+    binary_predictions,
+    same_length,
+)
 
 # Whole rows; floats where predictions are smoothed.
 Counts = NDArray[np.int64] | NDArray[np.float64]
+Column = NDArray[np.integer[Any]]
+_LARGEST_CODE = 2**40
+_AT_ONCE = 2**23  # resampled counts in memory at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,12 +72,28 @@ class CountTable:
         Raises:
             MeasurementError: labels or groups that no metric is defined on.
         """
-        truth = binary_labels(y_true, "y_true")
-        predicted = binary_predictions(y_pred, "y_pred")
-        same_length(truth, predicted, "y_pred")
-        members = groups_of(groups, len(truth))
+        return cls.of_codes(
+            binary_labels(y_true, "y_true"), binary_predictions(y_pred, "y_pred"), groups
+        )
+
+    @classmethod
+    def of_codes(cls, truth: Column, predicted: Column, groups: Any) -> CountTable:
+        """Count rows whose labels and predictions are codes already: no copy, no loop over rows.
+
+        Args:
+            truth: shape (n,), integers 0 and 1.
+            predicted: shape (n,), integers 0, 1 and `UNANSWERED`.
+            groups: as in `tally`.
+
+        Raises:
+            MeasurementError: another code, or as `tally`.
+        """
+        labels = checked_codes(truth, (0, 1), "y_true")
+        answers = checked_codes(predicted, (0, 1, UNANSWERED), "y_pred")
+        same_length(labels, answers, "y_pred")
+        members = groups_of(groups, len(labels))
         patterns, of_row = distinct_patterns(members)
-        code = (of_row * 2 + truth) * 3 + predicted
+        code = (of_row * 2 + labels) * 3 + answers
         cells = np.bincount(code, minlength=len(patterns) * 6).reshape(len(patterns), 2, 3)
         return cls(members.names, patterns, cells.astype(np.int64))
 
@@ -71,6 +101,92 @@ class CountTable:
     def n(self) -> int:
         """Number of rows."""
         return int(self.cells.sum())
+
+
+@dataclass(frozen=True, eq=False)
+class JointTable:
+    """C distinct combinations of a membership pattern and k columns, with their counts.
+
+    Attributes:
+        groups: the G group names.
+        patterns: bool, shape (P, G).
+        pattern: shape (C,), the pattern of each combination.
+        columns: int64, shape (C, k), its values.
+        counts: int64, shape (C,), how many rows have it.
+    """
+
+    groups: tuple[str, ...]
+    patterns: NDArray[np.bool_]
+    pattern: NDArray[np.intp]
+    columns: NDArray[np.int64]
+    counts: Counts
+
+    @classmethod
+    def tally(cls, columns: Sequence[Column], groups: Any) -> JointTable:
+        """Count rows by pattern and columns (k arrays of n integers ≥ 0).
+
+        Combinations are ordered by pattern and values, whatever the order of rows.
+        """
+        members = groups_of(groups, len(columns[0]))
+        patterns, of_row = distinct_patterns(members)
+        code = of_row.astype(np.int64)
+        for column in columns:
+            size = int(column.max()) + 1
+            if (int(code.max()) + 1) * size > _LARGEST_CODE:
+                code = np.unique(code, return_inverse=True)[1].reshape(-1)
+            code = code * size + column
+        _, first, counts = np.unique(code, return_index=True, return_counts=True)
+        values = np.stack([np.asarray(column)[first] for column in columns], axis=1)
+        return cls(
+            members.names,
+            patterns,
+            of_row[first],
+            values.astype(np.int64),
+            counts.astype(np.int64),
+        )
+
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        return int(self.counts.sum())
+
+    def cells(self, truth: Column, predicted: Column, counts: Counts | None = None) -> Counts:
+        """Collapse to (..., P, 2, 3) counts of one label and one prediction.
+
+        Args:
+            truth: shape (C,), 0 or 1: the label of each combination.
+            predicted: shape (C,), 0, 1 or UNANSWERED: its prediction.
+            counts: shape (..., C), for example bootstrap draws; default: the table's own.
+        """
+        weights = self.counts if counts is None else counts
+        cell = (self.pattern * 2 + truth) * 3 + predicted
+        used, column = np.unique(cell, return_inverse=True)
+        collect = np.zeros((len(cell), len(used)))
+        collect[np.arange(len(cell)), column.reshape(-1)] = 1.0
+        size = len(self.patterns) * 6
+        flat = np.zeros((*weights.shape[:-1], size), dtype=np.int64)
+        # float64 reaches BLAS and is exact below 2**53.
+        flat[..., used] = weights.astype(np.float64) @ collect
+        return flat.reshape(*weights.shape[:-1], len(self.patterns), 2, 3)
+
+    def resampled(
+        self, views: Sequence[tuple[Column, Column]], draws: int, seed: int
+    ) -> list[Counts]:
+        """Bootstrap draws of whole rows, collapsed to each view: a list of (draws, P, 2, 3).
+
+        Args:
+            views: pairs (truth, predicted) as in :meth:`cells`; all see the same draws.
+            draws: number of replicates.
+            seed: as in :func:`replicates`.
+        """
+        rng = np.random.default_rng(seed)
+        at_once = max(1, _AT_ONCE // len(self.counts))
+        chunks: list[list[Counts]] = [[] for _ in views]
+        for start in range(0, draws, at_once):
+            drawn = replicates(self.counts, min(at_once, draws - start), rng)
+            for parts, view in zip(chunks, views, strict=True):
+                parts.append(self.cells(*view, drawn))
+        return list(map(np.concatenate, chunks))
 
 
 def groups_of(groups: Any, n: int) -> Groups:
@@ -131,6 +247,45 @@ def group_counts(cells: Counts, patterns: NDArray[np.bool_]) -> Counts:
 def total(cells: Counts) -> Counts:
     """Sum pattern cells (..., P, 2, 3) to counts over all rows (..., 2, 3), grouped or not."""
     return np.asarray(cells.sum(axis=-3))
+
+
+def replicates(cells: Counts, draws: int, seed: int | np.random.Generator) -> Counts:
+    """Draw bootstrap replicates of a count table.
+
+    Args:
+        cells: int64, or floats from :func:`smoothed`, any shape; one cell per kind of row.
+        draws: number of replicates.
+        seed: of ``numpy.random.default_rng``; the same seed gives the same replicates. A generator
+            goes on from where it is.
+
+    Returns:
+        int64, shape (draws,) + cells.shape; each replicate sums to ``cells.sum()``.
+    """
+    flat = cells.reshape(-1)
+    filled = np.flatnonzero(flat)
+    n = round(float(flat.sum()))
+    drawn = np.zeros((draws, flat.size), dtype=np.int64)
+    drawn[:, filled] = np.random.default_rng(seed).multinomial(n, flat[filled] / n, size=draws)
+    return drawn.reshape(draws, *cells.shape)
+
+
+def checked_codes(column: Column, allowed: tuple[int, ...], name: str) -> NDArray[np.int8]:
+    """A column of rows as int8, of which no copy is made if it is int8 already.
+
+    Raises:
+        MeasurementError: it holds anything but the integers `allowed`, which are 0, 1, …
+    """
+    if column.ndim != 1 or column.dtype.kind not in "iu" or not column.size:
+        raise MeasurementError(
+            "needs one code per row",
+            where=name,
+            got=f"shape {column.shape}, dtype {column.dtype}",
+            allowed="integers of shape (n,)",
+        )
+    if column.min() < allowed[0] or column.max() > allowed[-1]:
+        wrong = column[(column < allowed[0]) | (column > allowed[-1])]
+        raise MeasurementError("is no code", where=name, got=int(wrong[0]), allowed=allowed)
+    return column.astype(np.int8, copy=False)
 
 
 def _check_patterns(patterns: NDArray[np.bool_], names: tuple[str, ...]) -> None:

@@ -1,4 +1,4 @@
-"""Confidence intervals from a multinomial bootstrap over count cells.
+"""Confidence intervals from a multinomial bootstrap over count cells, and Wilson bands.
 
 Resampling n unit-weight rows with replacement is exactly a multinomial draw of n over the
 distinct cells, so a replicate costs as much as the table is large, whatever n is. Every draw
@@ -12,6 +12,8 @@ Which interval for which statistic:
     conservative  gaps (DPD, EOD), and conservative_minimum for worst-group accuracy.
     basic, bias_corrected    for comparison; both under-cover gaps.
 
+    gap_band, ratio_band     what simultaneous limits of all group rates leave open.
+
 Why not the textbook kinds for gaps: the largest of several noisy differences is biased upward
 near 0, in the estimate and once more in its replicates: the percentile interval of a DPD of 0
 over 8 groups never contains 0. And where all of a group's few rows agree (a model that is nearly
@@ -19,60 +21,104 @@ always right, or nearly always says 0), its replicates agree too: for that the c
 also draws from the :func:`smoothed` table. ``benchmarks/intervals.py`` measures the coverage of
 all kinds and ``docs/measurement.md`` has its table. The price of the conservative kind is width,
 1 to 2 times that of basic.
+
+The band: each of the m rates gets a Wilson interval at confidence c^(1/m) (Šidák 1967;
+conservative for correlated rates, such as those of overlapping groups). With probability c all of
+them hold, so whatever follows from all of them holds too:
+
+    max(0, max_g L_g − min_g U_g) ≤ max_g r_g − min_g r_g ≤ max_g U_g − min_g L_g
+    min_g L_g / max_g U_g ≤ min_g r_g / max_g r_g ≤ min(1, min_g U_g / max_g L_g)
+
+No bootstrap, hence no collapse when a group's few rows all agree; wide, because it asks for
+every rate and uses no tie between them. Reference ``between_groups`` only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, model_validator
 
-from mergekit_fair.fairness.counts import Counts
+from mergekit_fair.fairness.counts import Counts, CountTable, group_counts, replicates, total
+from mergekit_fair.fairness.eligible_groups import EligibleGroups
+from mergekit_fair.fairness.rates import Mask, Rate, Values
+from mergekit_fair.fairness.settings import MetricSettings
+from mergekit_fair.schema import Record
 
-Values = NDArray[np.float64]
+Number = float | None
 Ends = tuple[float, float]
+GroupedCounts = tuple[Counts, Counts]
+Limits = list[tuple[float, float]]
 
 MAX_UNDEFINED = 0.05  # largest share of replicates that may be undefined
 
 
-@dataclass(frozen=True)
-class Interval:
+class Interval(Record):
     """An estimate with its confidence limits; None means undefined.
 
-    ``dropped`` is the share of bootstrap draws in which the statistic was undefined.
+    Attributes:
+        value: the estimate.
+        low, high: its confidence limits; both or neither.
+        dropped: share of bootstrap draws in which the statistic was undefined. It is not written.
     """
 
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-    dropped: float = 0.0
+    value: Number = None
+    low: Number = None
+    high: Number = None
+    dropped: float = Field(default=0.0, exclude=True)
 
-    def to_dict(self) -> dict[str, float | None]:
-        """Return ``{"value", "low", "high"}``."""
-        return {"value": self.value, "low": self.low, "high": self.high}
+    @model_validator(mode="after")
+    def _both_limits(self) -> Self:
+        if (self.low is None) != (self.high is None) or (self.value is None and self.low):
+            raise ValueError("an interval needs a value and two limits")
+        return self
 
 
-def replicates(cells: Counts, draws: int, seed: int | np.random.Generator) -> Counts:
-    """Draw bootstrap replicates of a count table.
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """One table with everything that is drawn from it, once.
 
-    Args:
-        cells: int64, or floats from :func:`smoothed`, any shape; one cell per kind of row.
-        draws: number of replicates.
-        seed: of ``numpy.random.default_rng``; the same seed gives the same replicates. A generator
-            goes on from where it is.
-
-    Returns:
-        int64, shape (draws,) + cells.shape; each replicate sums to ``cells.sum()``.
+    Attributes:
+        table: the counts.
+        settings: reference and confidence; draws and seed are those of the bootstrap.
+        eligible: which groups decide.
+        counts: by group (G, 2, 3), and over all rows (2, 3).
+        drawn: bootstrap draws of these, (draws, ...).
+        smooth: counts of the `smoothed` table.
+        smooth_drawn: bootstrap draws of these.
     """
-    flat = cells.reshape(-1)
-    filled = np.flatnonzero(flat)
-    n = round(float(flat.sum()))
-    drawn = np.zeros((draws, flat.size), dtype=np.int64)
-    drawn[:, filled] = np.random.default_rng(seed).multinomial(n, flat[filled] / n, size=draws)
-    return drawn.reshape(draws, *cells.shape)
+
+    table: CountTable
+    settings: MetricSettings
+    eligible: EligibleGroups
+    counts: GroupedCounts
+    drawn: GroupedCounts
+    smooth: GroupedCounts
+    smooth_drawn: GroupedCounts
+
+    @classmethod
+    def of(cls, table: CountTable, settings: MetricSettings) -> Samples:
+        """Draw from a table.
+
+        Raises:
+            MeasurementError: an unknown group is excluded.
+        """
+        eligible = EligibleGroups.of(table, settings)
+        cells, patterns = table.cells, table.patterns
+        smooth = smoothed(cells, patterns)
+        sources = (
+            cells,
+            replicates(cells, settings.draws, settings.seed),
+            smooth,
+            replicates(smooth, settings.draws, settings.seed),
+        )
+        grouped = ((group_counts(source, patterns), total(source)) for source in sources)
+        return cls(table, settings, eligible, *grouped)
 
 
 def smoothed(cells: Counts, patterns: NDArray[np.bool_]) -> Values:
@@ -192,14 +238,56 @@ def around(
             raise the coverage per width.
     """
     if np.isnan(value):
-        return Interval(None)
+        return Interval()
     defined = np.isfinite(np.stack(samples)).all(axis=0)
     dropped = float((~defined).mean())
     if dropped > MAX_UNDEFINED:
-        return Interval(value, dropped=dropped)
+        return Interval(value=value, dropped=dropped)
     low, high = ends(value, *(sample[defined] for sample in samples), confidence)
     low, high = min(max(low, bounds[0]), value), max(min(high, bounds[1]), value)
-    return Interval(value, low, high, dropped)
+    return Interval(value=value, low=low, high=high, dropped=dropped)
+
+
+def rate_limits(
+    rates: Sequence[Rate], groups: Counts, eligible: Mask, confidence: float
+) -> list[Limits]:
+    """Simultaneous limits of every defined rate of every eligible group: one list per rate.
+
+    A rate that fewer than two eligible groups have is left out, as in the gaps.
+
+    Args:
+        rates: selection rate, TPR, FPR.
+        groups: counts (G, 2, 3).
+        eligible: bool (G,).
+        confidence: that all limits hold at once.
+    """
+    counted = [rate.pairs(groups[eligible]) for rate in rates]
+    counted = [pairs for pairs in counted if len(pairs) >= 2]
+    m = sum(len(pairs) for pairs in counted)
+    return [[wilson(k, n, confidence ** (1 / m)) for k, n in pairs] for pairs in counted]
+
+
+def gap_band(limits: list[Limits]) -> Ends | None:
+    """Limits of the largest range over the rates, in [0, 1]; None if nothing can be compared."""
+    if not limits:
+        return None
+    low = max(max(low for low, _ in pairs) - min(high for _, high in pairs) for pairs in limits)
+    high = max(max(high for _, high in pairs) - min(low for low, _ in pairs) for pairs in limits)
+    return max(low, 0.0), high
+
+
+def ratio_band(limits: list[Limits]) -> Ends | None:
+    """Limits of the smallest ratio over the rates, in [0, 1]; None if nothing can be compared."""
+    if not limits:
+        return None
+    lows = [min(low for low, _ in pairs) / max(high for _, high in pairs) for pairs in limits]
+    highs = [_highest_ratio(pairs) for pairs in limits]
+    return min(lows), min(highs)
+
+
+def _highest_ratio(pairs: Limits) -> float:
+    largest = max(low for low, _ in pairs)
+    return min(1.0, min(high for _, high in pairs) / largest) if largest > 0 else 1.0
 
 
 def undefined_to_none(value: float) -> float | None:

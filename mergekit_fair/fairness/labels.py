@@ -77,7 +77,7 @@ def binary_predictions(values: ArrayLike, name: str) -> NDArray[np.int8]:
     return found
 
 
-def same_length(y_true: NDArray[np.int8], other: NDArray[np.int8], name: str) -> None:
+def same_length(y_true: NDArray[Any], other: NDArray[Any], name: str) -> None:
     """Raise MeasurementError unless ``other`` has one value for every row of ``y_true``."""
     if len(y_true) != len(other):
         raise MeasurementError(

@@ -8,24 +8,33 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mergekit_fair.fairness import metrics
-from mergekit_fair.fairness.counts import Counts, CountTable
-from mergekit_fair.fairness.gaps import (
-    DPD_RATES,
-    EOD_RATES,
-    Rate,
-    deviations,
-    dpd_against_rest,
-    eod_against_rest,
-    gap,
+from mergekit_fair.fairness.counts import Counts, CountTable, group_counts, total
+from mergekit_fair.fairness.eligible_groups import EligibleGroups
+from mergekit_fair.fairness.intervals import Samples, undefined_to_none
+from mergekit_fair.fairness.measure_warnings import measurement_warnings
+from mergekit_fair.fairness.measurement import (
+    Gaps,
+    GapSummary,
+    GroupRates,
+    LabelRates,
+    Measurement,
+    OneVsRest,
 )
-from mergekit_fair.fairness.intervals import undefined_to_none
-from mergekit_fair.fairness.measure_warnings import notes
-from mergekit_fair.fairness.measurement import Gaps, GroupRates, Measurement, Summary
-from mergekit_fair.fairness.metrics import Mask, Values
-from mergekit_fair.fairness.point_metrics import Deciding
+from mergekit_fair.fairness.metrics import GROUP_RATES, HEADLINE_GAPS, METRICS, metric_values
+from mergekit_fair.fairness.rates import (
+    Mask,
+    Rate,
+    Values,
+    against_rest,
+    base_rate,
+    deviations,
+    gap_of,
+    is_degenerate,
+    largest,
+    mean,
+)
 from mergekit_fair.fairness.settings import DRAWS, MetricSettings
-from mergekit_fair.fairness.uncertainty import Evidence
+from mergekit_fair.fairness.uncertainty import gap_uncertainty
 
 
 def measure(
@@ -69,7 +78,7 @@ def measure(
         MeasurementError: input that no metric is defined on, or an unknown setting.
 
     Source: METHODS §1 (arXiv 2505.24262); intervals: :mod:`mergekit_fair.fairness.intervals`,
-    :mod:`mergekit_fair.fairness.wilson_band`, :mod:`mergekit_fair.fairness.permutation`.
+    :mod:`mergekit_fair.fairness.uncertainty`.
     """
     settings = MetricSettings(reference, confidence, min_group_size, exclude, seed, draws)
     return measure_table(CountTable.tally(y_true, y_pred, groups), settings)
@@ -78,79 +87,121 @@ def measure(
 def measure_table(table: CountTable, settings: MetricSettings | None = None) -> Measurement:
     """Measure rows that are already counted; otherwise as :func:`measure`."""
     settings = settings or MetricSettings()
-    reference = settings.reference
-    deciding = Deciding.of(table, settings)
-    evidence = Evidence(table, deciding, settings)
-    groups, overall = evidence.counts
-    usable = deciding.comparable
-    intervals = evidence.intervals()
-
-    def gaps(of: str) -> Gaps:
-        return Gaps(*(_gap(rates, groups, overall, usable, of) for rates in (DPD_RATES, EOD_RATES)))
-
+    samples = Samples.of(table, settings)
+    groups, overall = samples.counts
+    intervals = {
+        name: metric.interval(samples) for name, metric in METRICS.items() if not metric.is_point
+    }
     return Measurement(
         n=table.n,
         unanswered=int(overall[..., 2].sum()),
-        reference=reference,
-        confidence=settings.confidence,
-        degenerate=bool(metrics.is_degenerate(overall)),
+        reference=settings.reference,
+        confidence=float(settings.confidence),
+        degenerate=bool(is_degenerate(overall)),
         metrics=intervals,
-        uncertainty={name: evidence.uncertainty(name, intervals[name]) for name in ("dpd", "eod")},
-        between_groups=gaps("between_groups"),
-        to_overall=gaps("to_overall"),
-        one_vs_rest={
-            "dpd": _summary(DPD_RATES, table.groups, groups, overall, usable),
-            "eod": _summary(EOD_RATES, table.groups, groups, overall, usable),
+        uncertainty={
+            name: gap_uncertainty(metric, samples, intervals[name])
+            for name, metric in HEADLINE_GAPS.items()
         },
-        base_rate=undefined_to_none(float(metrics.base_rate(overall))),
-        label_dpd=_gap((metrics.base_rate,), groups, overall, deciding.groups, reference),
-        groups=_group_rates(table.groups, groups, overall),
-        warnings=tuple(notes(table.groups, groups, overall, deciding, settings, intervals)),
+        between_groups=_gaps(samples, "between_groups"),
+        one_vs_rest=_one_vs_rest(samples),
+        to_overall=_gaps(samples, "to_overall"),
+        labels=LabelRates(
+            base_rate=undefined_to_none(float(base_rate(overall))),
+            dpd=_gap((base_rate,), samples, samples.eligible.deciding, settings.reference),
+        ),
+        groups=_group_rates(table.groups, groups),
+        warnings=tuple(measurement_warnings(samples, intervals)),
     )
 
 
-def _gap(
-    rates: Sequence[Rate], groups: Counts, overall: Counts, usable: Mask, reference: str
-) -> float | None:
-    deviation = deviations(rates, groups, overall, usable, reference)
-    return undefined_to_none(float(gap(deviation, reference)))
+def estimate(
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    groups: Any,
+    *,
+    reference: str = "between_groups",
+    min_group_size: int = 1,
+    exclude: Collection[str] = (),
+) -> dict[str, float]:
+    """Point values of every metric, without intervals; arguments as in :func:`measure`.
+
+    Returns:
+        acc, dpd, eod, bal_acc, worst_group_acc, selection_rate, tpr, fpr, equal_opportunity,
+        dp_ratio, eo_ratio, unanswered: floats in [0, 1], NaN where undefined.
+
+    Raises:
+        MeasurementError: input that no metric is defined on, or an unknown setting.
+    """
+    settings = MetricSettings(reference, min_group_size=min_group_size, exclude=exclude)
+    table = CountTable.tally(y_true, y_pred, groups)
+    return estimate_table(table, settings)
 
 
-def _summary(
-    rates: Sequence[Rate], names: tuple[str, ...], groups: Counts, overall: Counts, usable: Mask
-) -> Summary:
-    """Mean and maximum over usable groups of the one-vs-rest gap."""
-    deviation = deviations(rates, groups, overall, usable, "one_vs_rest")
-    per_group: Values = metrics.largest(np.abs(deviation).swapaxes(-1, -2))
-    worst = metrics.largest(per_group)
+def estimate_table(table: CountTable, settings: MetricSettings | None = None) -> dict[str, float]:
+    """Point values of rows that are already counted; otherwise as `estimate`."""
+    settings = settings or MetricSettings()
+    counts = group_counts(table.cells, table.patterns), total(table.cells)
+    values = metric_values(*counts, EligibleGroups.of(table, settings), settings.reference)
+    return {name: float(value) for name, value in values.items()}
+
+
+def _gap(rates: Sequence[Rate], samples: Samples, eligible: Mask, reference: str) -> float | None:
+    return undefined_to_none(float(gap_of(rates, *samples.counts, eligible, reference)))
+
+
+def _gaps(samples: Samples, reference: str) -> Gaps:
+    comparable = samples.eligible.comparable
+    return Gaps(
+        **{
+            name: _gap(metric.rates, samples, comparable, reference)
+            for name, metric in HEADLINE_GAPS.items()
+        }
+    )
+
+
+def _one_vs_rest(samples: Samples) -> OneVsRest:
+    """Every group's gap to its rest; mean and maximum over the groups that may decide."""
+    names, (groups, overall) = samples.table.groups, samples.counts
+    by_group = {
+        name: _column(against_rest(metric.rates, groups, overall))
+        for name, metric in HEADLINE_GAPS.items()
+    }
+    return OneVsRest(
+        **{name: _summary(metric.rates, samples) for name, metric in HEADLINE_GAPS.items()},
+        groups={
+            group: Gaps(**{name: column[row] for name, column in by_group.items()})
+            for row, group in enumerate(names)
+        },
+    )
+
+
+def _summary(rates: Sequence[Rate], samples: Samples) -> GapSummary:
+    deviation = deviations(rates, *samples.counts, samples.eligible.comparable, "one_vs_rest")
+    per_group: Values = largest(np.abs(deviation).swapaxes(-1, -2))
+    worst = largest(per_group)
     # Two groups that share out the rows always tie: the first name wins, in any order of groups.
-    worst_names = [name for name, of in zip(names, per_group, strict=True) if of == worst]
-    return Summary(
-        macro=undefined_to_none(float(metrics.mean(per_group))),
+    names = zip(samples.table.groups, per_group, strict=True)
+    return GapSummary(
+        macro=undefined_to_none(float(mean(per_group))),
         worst=undefined_to_none(float(worst)),
-        worst_group=min(worst_names, default=None),
+        worst_group=min((name for name, size in names if size == worst), default=None),
     )
 
 
-def _group_rates(names: tuple[str, ...], groups: Counts, overall: Counts) -> dict[str, GroupRates]:
-    def column(rates: Values) -> list[float | None]:
-        return [undefined_to_none(rate) for rate in rates.tolist()]
+def _group_rates(names: tuple[str, ...], groups: Counts) -> dict[str, GroupRates]:
+    columns: dict[str, list[Any]] = {
+        "n": groups.sum(axis=(-2, -1)).tolist(),
+        "n_pos": groups[:, 1].sum(axis=-1).tolist(),
+        **{name: _column(rate.function(groups)) for name, rate in GROUP_RATES.items()},
+        "unanswered": groups[..., 2].sum(axis=-1).tolist(),
+    }
+    rows = zip(*columns.values(), strict=True)
+    return {
+        name: GroupRates(**dict(zip(columns, row, strict=True)))
+        for name, row in zip(names, rows, strict=True)
+    }
 
-    against_rest = zip(
-        column(dpd_against_rest(groups, overall)),
-        column(eod_against_rest(groups, overall)),
-        strict=True,
-    )
-    rows = zip(
-        groups.sum(axis=(-2, -1)).tolist(),
-        groups[:, 1].sum(axis=-1).tolist(),
-        column(metrics.selection_rate(groups)),
-        column(metrics.true_positive_rate(groups)),
-        column(metrics.false_positive_rate(groups)),
-        column(metrics.accuracy(groups)),
-        column(metrics.balanced_accuracy(groups)),
-        groups[..., 2].sum(axis=-1).tolist(),
-        (Gaps(dpd, eod) for dpd, eod in against_rest),
-        strict=True,
-    )
-    return {name: GroupRates(*row) for name, row in zip(names, rows, strict=True)}
+
+def _column(values: Values) -> list[float | None]:
+    return [undefined_to_none(value) for value in values.tolist()]

@@ -8,35 +8,35 @@ from math import ceil
 import numpy as np
 
 from mergekit_fair.fairness.counts import Counts
-from mergekit_fair.fairness.gaps import EOD_RATES, deviations
-from mergekit_fair.fairness.intervals import MAX_UNDEFINED, Interval
-from mergekit_fair.fairness.metrics import is_degenerate, unanswered_rate
-from mergekit_fair.fairness.permutation import MAX_ROWS
-from mergekit_fair.fairness.point_metrics import MAX_UNANSWERED, Deciding
+from mergekit_fair.fairness.eligible_groups import MAX_UNANSWERED, EligibleGroups
+from mergekit_fair.fairness.intervals import MAX_UNDEFINED, Interval, Samples
+from mergekit_fair.fairness.metrics import METRICS, Gap
+from mergekit_fair.fairness.rates import EOD_RATES, deviations, is_degenerate, unanswered_rate
 from mergekit_fair.fairness.settings import MetricSettings
+from mergekit_fair.fairness.uncertainty import MAX_ROWS
+
+_GAPS_AND_RATIOS = (
+    ", ".join(metric.title for metric in METRICS.values() if isinstance(metric, Gap))
+    + " and the ratios"
+)
 
 
-def notes(
-    names: tuple[str, ...],
-    groups: Counts,
-    overall: Counts,
-    deciding: Deciding,
-    settings: MetricSettings,
-    intervals: Mapping[str, Interval],
-) -> Iterator[str]:
+def measurement_warnings(samples: Samples, intervals: Mapping[str, Interval]) -> Iterator[str]:
     """All warnings of a measurement: the table's, the groups', the intervals', the settings'."""
-    yield from answer_notes(names, groups, overall, deciding)
-    yield from table_notes(groups, overall, deciding, settings.reference)
-    yield from ratio_notes(intervals)
-    yield from group_notes(names, groups, overall, settings.min_group_size)
-    yield from interval_notes(intervals)
-    yield from draw_notes(settings)
+    settings, eligible, names = samples.settings, samples.eligible, samples.table.groups
+    groups, overall = samples.counts
+    yield from _missing_predictions(names, groups, overall, eligible)
+    yield from _table_warnings(groups, overall, eligible, settings.reference)
+    yield from _undefined_metrics(intervals)
+    yield from _group_warnings(names, groups, overall, settings.min_group_size)
+    yield from interval_warnings(intervals)
+    yield from draw_warnings(settings)
     if overall.sum() >= MAX_ROWS:
         yield f"{MAX_ROWS:,} rows or more: gaps under permuted group labels are not drawn"
 
 
-def answer_notes(
-    names: tuple[str, ...], groups: Counts, overall: Counts, deciding: Deciding
+def _missing_predictions(
+    names: tuple[str, ...], groups: Counts, overall: Counts, eligible: EligibleGroups
 ) -> Iterator[str]:
     """Warn about missing predictions: whose, and what follows."""
     missing = int(overall[..., 2].sum())
@@ -52,19 +52,19 @@ def answer_notes(
         f"{missing} of {overall.sum()} rows have no usable prediction"
         f"{f' ({whose})' if whose else ''}: wrong for accuracy, left out of rates"
     )
-    if deciding.groups.any() and not deciding.comparable.any():
-        largest = max(unanswered_rate(groups)[deciding.groups].max(), unanswered_rate(overall))
+    if eligible.deciding.any() and not eligible.comparable.any():
+        largest = max(unanswered_rate(groups)[eligible.deciding].max(), unanswered_rate(overall))
         yield (
             f"predictions are missing for {largest:.1%} of a group or of all rows, more than "
-            f"{MAX_UNANSWERED:.0%}: DPD, EOD, equal opportunity and the ratios are undefined"
+            f"{MAX_UNANSWERED:.0%}: {_GAPS_AND_RATIOS} are undefined"
         )
 
 
-def table_notes(
-    groups: Counts, overall: Counts, deciding: Deciding, reference: str
+def _table_warnings(
+    groups: Counts, overall: Counts, eligible: EligibleGroups, reference: str
 ) -> Iterator[str]:
     """Warn about the data set as a whole."""
-    usable = deciding.groups
+    deciding = eligible.deciding
     if not overall[:, :2].any():
         yield "no row has a usable prediction: every rate is undefined"
     elif is_degenerate(overall):
@@ -77,17 +77,16 @@ def table_notes(
                 f"no row with a {name} label has a usable prediction: {rate} and balanced accuracy "
                 "are undefined"
             )
-    if usable.sum() < 2:
+    if deciding.sum() < 2:
         yield (
-            f"{usable.sum()} usable group(s), two are needed: DPD, EOD, equal opportunity and the "
-            "ratios are undefined"
+            f"{deciding.sum()} usable group(s), two are needed: {_GAPS_AND_RATIOS} are undefined"
         )
-        if not usable.any():
+        if not deciding.any():
             yield "no usable group: worst-group accuracy is undefined"
         return
-    if not deciding.comparable.any():
+    if not eligible.comparable.any():
         return  # said already
-    defined = np.isfinite(deviations(EOD_RATES, groups, overall, usable, reference))
+    defined = np.isfinite(deviations(EOD_RATES, groups, overall, deciding, reference))
     tpr, fpr = (bool(line.any()) for line in defined)
     if not tpr and not fpr:
         yield "EOD is undefined: neither TPR nor FPR can be compared between two usable groups"
@@ -97,17 +96,15 @@ def table_notes(
         yield "EOD rests on TPR alone: FPR cannot be compared between two usable groups"
 
 
-def ratio_notes(intervals: Mapping[str, Interval]) -> Iterator[str]:
-    """Warn about ratios that are undefined although groups can be compared."""
-    for name, of, what in (
-        ("dp_ratio", "dpd", "no row of any group is predicted positive"),
-        ("eo_ratio", "eod", "TPR and FPR are 0 in every group that has them"),
-    ):
-        if intervals[name].value is None and intervals[of].value is not None:
-            yield f"{name} is undefined: {what}"
+def _undefined_metrics(intervals: Mapping[str, Interval]) -> Iterator[str]:
+    """Warn about metrics that are undefined although rows and groups allow them."""
+    for name, interval in intervals.items():
+        where = METRICS[name].explained_where
+        if where is not None and interval.value is None and intervals[where].value is not None:
+            yield f"{name} is undefined: {METRICS[name].undefined}"
 
 
-def group_notes(
+def _group_warnings(
     names: tuple[str, ...], groups: Counts, overall: Counts, min_group_size: int
 ) -> Iterator[str]:
     """Warn about single groups: rates that are undefined, and groups that are too small."""
@@ -133,7 +130,7 @@ def group_notes(
             yield from _missing_class(f"the rest of group {name!r}", rest, effect)
 
 
-def interval_notes(intervals: Mapping[str, Interval]) -> Iterator[str]:
+def interval_warnings(intervals: Mapping[str, Interval]) -> Iterator[str]:
     """Warn about intervals that are missing, thinned out or without width."""
     for name, interval in intervals.items():
         if interval.value is None:
@@ -149,7 +146,7 @@ def interval_notes(intervals: Mapping[str, Interval]) -> Iterator[str]:
             yield f"{name} is the same in every bootstrap draw: its interval has no width"
 
 
-def draw_notes(settings: MetricSettings) -> Iterator[str]:
+def draw_warnings(settings: MetricSettings) -> Iterator[str]:
     """Warn where the bootstrap has not one draw in each tail."""
     needed = ceil(2 / (1 - settings.confidence) - 1e-6)
     if settings.draws < needed:

@@ -1,18 +1,31 @@
-"""The result of one evaluation, and its JSON form."""
+"""The result of one evaluation: types that write and read the same JSON."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from mergekit_fair.fairness.intervals import Ends, Interval
-from mergekit_fair.fairness.permutation import Null
+from pydantic import ConfigDict, Field, StrictFloat, model_serializer, model_validator
 
-Number = float | None
+from mergekit_fair.fairness.intervals import Interval, Number
+from mergekit_fair.fairness.metrics import GROUP_RATES
+from mergekit_fair.schema import Record, nearest
+
+Limits = Annotated[tuple[StrictFloat, StrictFloat], Field(strict=False)]  # JSON knows lists only
 
 
-@dataclass(frozen=True)
-class Uncertainty:
+class PermutedGap(Record):
+    """A gap's distribution under permuted group labels.
+
+    Attributes:
+        high: the gap that it stays below with the given confidence, in [0, 1].
+        p_value: chance of a gap at least as large as the one measured.
+    """
+
+    high: float
+    p_value: float
+
+
+class Uncertainty(Record):
     """How sure a gap is, beside its interval; None where it cannot be said.
 
     Attributes:
@@ -28,94 +41,89 @@ class Uncertainty:
 
     bias: Number
     standard_error: Number
-    basic: Ends | None
-    bias_corrected: Ends | None
-    band: Ends | None
-    null: Null | None
+    basic: Limits | None
+    bias_corrected: Limits | None
+    band: Limits | None
+    null: PermutedGap | None
     distinguishable_from_0: bool | None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the attributes as plain values; limits as lists."""
-        return {
-            "bias": self.bias,
-            "standard_error": self.standard_error,
-            "basic": self.basic and list(self.basic),
-            "bias_corrected": self.bias_corrected and list(self.bias_corrected),
-            "band": self.band and list(self.band),
-            "null": self.null and {"high": self.null.high, "p_value": self.null.p_value},
-            "distinguishable_from_0": self.distinguishable_from_0,
-        }
 
-
-@dataclass(frozen=True)
-class Gaps:
+class Gaps(Record):
     """DPD and EOD, each in [0, 1]; None means undefined."""
 
     dpd: Number
     eod: Number
 
-    def to_dict(self) -> dict[str, Number]:
-        """Return ``{"dpd", "eod"}``."""
-        return {"dpd": self.dpd, "eod": self.eod}
 
-
-@dataclass(frozen=True)
-class Summary:
+class GapSummary(Record):
     """One-vs-rest gaps over groups: their mean, the largest, and whose it is."""
 
     macro: Number
     worst: Number
     worst_group: str | None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return ``{"macro", "worst", "worst_group"}``."""
-        return {"macro": self.macro, "worst": self.worst, "worst_group": self.worst_group}
+
+class OneVsRest(Record):
+    """Every group against all rows outside it: summaries of DPD and EOD, and both by group."""
+
+    dpd: GapSummary
+    eod: GapSummary
+    groups: dict[str, Gaps]
 
 
-@dataclass(frozen=True)
-class GroupRates:
-    """Counts and rates of one group, and its gaps to all rows outside it."""
+class LabelRates(Record):
+    """Of the labels themselves: share of positives, and the DPD that a perfect predictor has."""
+
+    base_rate: Number
+    dpd: Number
+
+
+class GroupRates(Record):
+    """Counts of one group, and one attribute for every rate of `metrics.GROUP_RATES`.
+
+    Attributes:
+        n: rows.
+        n_pos: rows with a positive label.
+        unanswered: rows without a usable prediction.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Number]
 
     n: int
     n_pos: int
-    selection_rate: Number
-    tpr: Number
-    fpr: Number
-    acc: Number
-    bal_acc: Number
     unanswered: int
-    against_rest: Gaps
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything but ``against_rest``."""
-        return {
-            "n": self.n,
-            "n_pos": self.n_pos,
-            "selection_rate": self.selection_rate,
-            "tpr": self.tpr,
-            "fpr": self.fpr,
-            "acc": self.acc,
-            "bal_acc": self.bal_acc,
-            "unanswered": self.unanswered,
-        }
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
+
+    @model_validator(mode="after")
+    def _known_rates(self) -> GroupRates:
+        for name in self.__pydantic_extra__:
+            if name not in GROUP_RATES:
+                raise ValueError(f"unknown rate {name!r}{nearest(name, list(GROUP_RATES))}")
+        return self
+
+    @model_serializer
+    def _in_order(self) -> dict[str, Any]:
+        rates = {name: getattr(self, name) for name in GROUP_RATES if name in self.model_fields_set}
+        return {"n": self.n, "n_pos": self.n_pos, **rates, "unanswered": self.unanswered}
 
 
-@dataclass(frozen=True)
-class Measurement:
+class Measurement(Record):
     """Metrics of one predictor on one set of rows.
 
     Attributes:
         n: number of rows.
         unanswered: rows without a usable prediction.
-        reference: what ``metrics["dpd"]`` and ``metrics["eod"]`` compare with.
+        reference: what `metrics["dpd"]` and `metrics["eod"]` compare with.
         confidence: of every interval.
         degenerate: predictions are (nearly) constant, so that small gaps mean nothing.
-        metrics: ``acc``, ``dpd``, ``eod``, ``bal_acc``, ``worst_group_acc``, ``selection_rate``,
-            ``tpr``, ``fpr``, ``equal_opportunity``, and the ratios ``dp_ratio``, ``eo_ratio``.
-        uncertainty: of ``dpd`` and ``eod``.
-        between_groups, to_overall: gaps under these references.
-        one_vs_rest: summaries ``dpd`` and ``eod``.
-        base_rate, label_dpd: share of positive labels, and the DPD of the labels themselves.
+        metrics: name → value with interval, of `metrics.METRICS`.
+        uncertainty: of `dpd` and `eod`.
+        between_groups, one_vs_rest, to_overall: DPD and EOD under each reference.
+        labels: share of positive labels, and the DPD of the labels themselves.
         groups: rates by group, excluded and small groups included.
         warnings: why something is undefined or left out.
     """
@@ -128,31 +136,8 @@ class Measurement:
     metrics: dict[str, Interval]
     uncertainty: dict[str, Uncertainty]
     between_groups: Gaps
+    one_vs_rest: OneVsRest
     to_overall: Gaps
-    one_vs_rest: dict[str, Summary]
-    base_rate: Number
-    label_dpd: Number
+    labels: LabelRates
     groups: dict[str, GroupRates]
-    warnings: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the evaluation JSON: plain Python values, None for undefined."""
-        against_rest = {name: rates.against_rest.to_dict() for name, rates in self.groups.items()}
-        return {
-            "n": self.n,
-            "unanswered": self.unanswered,
-            "reference": self.reference,
-            "confidence": self.confidence,
-            "degenerate": self.degenerate,
-            "metrics": {name: interval.to_dict() for name, interval in self.metrics.items()},
-            "uncertainty": {name: found.to_dict() for name, found in self.uncertainty.items()},
-            "between_groups": self.between_groups.to_dict(),
-            "one_vs_rest": {
-                **{name: summary.to_dict() for name, summary in self.one_vs_rest.items()},
-                "groups": against_rest,
-            },
-            "to_overall": self.to_overall.to_dict(),
-            "labels": {"base_rate": self.base_rate, "dpd": self.label_dpd},
-            "groups": {name: rates.to_dict() for name, rates in self.groups.items()},
-            "warnings": list(self.warnings),
-        }
+    warnings: Annotated[tuple[str, ...], Field(strict=False)]

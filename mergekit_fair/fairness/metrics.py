@@ -1,146 +1,393 @@
-"""Rates and gaps on counts; every function is pure and vectorised over leading axes.
+"""The table of all metrics: one row a metric, and everything that lists metrics reads it here.
 
-Counts are arrays (..., 2, 3) of rows by [y, ŷ], or (..., G, 2, 3) with one table per group, so
-one call serves a data set and thousands of its bootstrap replicates. The third ŷ, "no usable
-prediction", is an error for accuracy, and is left out of rates of predictions; how often it
-occurs is a metric of its own. Counts (..., 2, 2) without it are taken too.
+A row says how a metric is called, computed from counts, given an interval, and read. A new metric
+is one row of `METRICS`; a new rate by group is one row of `GROUP_RATES`. Kinds of metrics:
 
-Everywhere: values lie in [0, 1]; NaN means undefined (no rows to compute a rate from, fewer than
-two groups to compare), never 0; undefined rates are left out of every maximum and mean.
+    Proportion  a rate over all rows                          Wilson interval
+    Smooth      a smooth function of rates over all rows      percentile interval
+    Gap         the largest gap of rates between groups       conservative interval
+    Minimum     the lowest rate of a group                    conservative interval of a minimum
+    Ratio       the smallest ratio of rates between groups    ends of the simultaneous Wilson band
+
+Which kind has which interval, and why: `mergekit_fair.fairness.intervals`. Coverage was simulated
+for DPD, EOD and worst-group accuracy (docs/measurement.md).
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
 import numpy as np
-from numpy.typing import NDArray
 
 from mergekit_fair.fairness.counts import Counts
+from mergekit_fair.fairness.eligible_groups import EligibleGroups
+from mergekit_fair.fairness.intervals import (
+    Interval,
+    Samples,
+    around,
+    conservative,
+    conservative_minimum,
+    percentile,
+    rate_limits,
+    ratio_band,
+    wilson,
+)
+from mergekit_fair.fairness.rates import (
+    DPD_RATES,
+    EOD_RATES,
+    Rate,
+    Values,
+    accuracy,
+    balanced_accuracy,
+    deviations,
+    false_positive_rate,
+    gap,
+    gap_of,
+    largest,
+    ratio_of,
+    selection_rate,
+    smallest,
+    true_positive_rate,
+    unanswered_rate,
+)
 
-Values = NDArray[np.float64]
-Mask = NDArray[np.bool_]
 
-RARE = 0.05
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """One metric: how it is called, read and computed.
 
-
-def accuracy(counts: Counts) -> Values:
-    """Share of correct predictions, P(ŷ = y): (..., 2, 3) -> (...); NaN without rows.
-
-    A missing prediction is not correct.
+    Attributes:
+        name: its key in JSON, rules and tables.
+        title: for a column or an axis.
+        description: for a sentence.
+        better: whether higher or lower values are better; None where neither is.
+        undefined: why it is undefined, where it is.
+        headline: what a verdict rests on; p-values are corrected for these.
+        compared: stands in paired differences, tables and pages.
+        matched: measured also at another model's selection rate.
+        is_point: without an interval, a count of which stands elsewhere in a measurement.
+        explained_where: a metric that is defined where this one's being undefined needs a warning
+            of its own; None if the warnings about rows and groups say it already.
     """
-    return _ratio(counts[..., 0, 0] + counts[..., 1, 1], _size(counts))
+
+    name: str
+    title: str
+    description: str
+    better: Literal["higher", "lower"] | None
+    undefined: str
+    headline: bool = False
+    compared: bool = False
+    matched: bool = False
+    is_point: bool = False
+    explained_where: str | None = None
+
+    @abstractmethod
+    def values(
+        self, groups: Counts, overall: Counts, eligible: EligibleGroups, reference: str
+    ) -> Values:
+        """The metric of a table, or of every one of many tables.
+
+        Args:
+            groups: counts (..., G, 2, 3).
+            overall: counts (..., 2, 3) over all rows.
+            eligible: which groups decide.
+            reference: what a gap compares with.
+
+        Returns:
+            (...), each in [0, 1]; NaN means undefined.
+        """
+
+    @abstractmethod
+    def interval(self, samples: Samples) -> Interval:
+        """Its value with confidence limits, from one table and its bootstrap draws."""
+
+    def value(self, samples: Samples) -> float:
+        """Its value of one table."""
+        reference = samples.settings.reference
+        return float(self.values(*samples.counts, samples.eligible, reference))
 
 
-def unanswered_rate(counts: Counts) -> Values:
-    """Share of rows without a usable prediction: (..., 2, 3) -> (...); NaN without rows."""
-    return _ratio(_size(counts) - _answered(counts), _size(counts))
+@dataclass(frozen=True, kw_only=True)
+class Proportion(Metric):
+    """A rate over all rows."""
+
+    rate: Rate
+
+    def values(
+        self, groups: Counts, overall: Counts, eligible: EligibleGroups, reference: str
+    ) -> Values:
+        del groups, eligible, reference
+        return self.rate(overall)
+
+    def interval(self, samples: Samples) -> Interval:
+        overall = samples.counts[1]
+        part, whole = int(self.rate.part(overall)), int(self.rate.whole(overall))
+        if whole == 0:
+            return Interval()
+        low, high = wilson(part, whole, samples.settings.confidence)
+        return Interval(value=part / whole, low=low, high=high)
 
 
-def selection_rate(counts: Counts) -> Values:
-    """P(ŷ = 1) among rows with a prediction: (..., 2, 3) -> (...); NaN without any."""
-    return _ratio(counts[..., 0, 1] + counts[..., 1, 1], _answered(counts))
+@dataclass(frozen=True, kw_only=True)
+class Smooth(Metric):
+    """A smooth function of counts over all rows that is no plain proportion."""
+
+    function: Callable[[Counts], Values]
+
+    def values(
+        self, groups: Counts, overall: Counts, eligible: EligibleGroups, reference: str
+    ) -> Values:
+        del groups, eligible, reference
+        return self.function(overall)
+
+    def interval(self, samples: Samples) -> Interval:
+        drawn = self.function(samples.drawn[1])
+        return around(self.value(samples), (drawn,), percentile, samples.settings.confidence)
 
 
-def base_rate(counts: Counts) -> Values:
-    """Share of positive labels, P(y = 1): (..., 2, 3) -> (...); NaN without rows."""
-    return _ratio(counts[..., 1, :].sum(axis=-1), _size(counts))
+@dataclass(frozen=True, kw_only=True)
+class Gap(Metric):
+    """The largest gap of rates between groups, under one of the three references."""
+
+    rates: tuple[Rate, ...]
+
+    def values(
+        self, groups: Counts, overall: Counts, eligible: EligibleGroups, reference: str
+    ) -> Values:
+        return gap_of(self.rates, groups, overall, eligible.comparable, reference)
+
+    def deviations(self, samples: Samples, counts: tuple[Counts, Counts]) -> Values:
+        """What the gap of counts by group and overall is the size of."""
+        reference = samples.settings.reference
+        return deviations(self.rates, *counts, samples.eligible.comparable, reference)
+
+    def interval(self, samples: Samples) -> Interval:
+        reference = samples.settings.reference
+        value = float(gap(self.deviations(samples, samples.counts), reference))
+        drawn = self.deviations(samples, samples.drawn)
+        smooth = self.deviations(samples, samples.smooth_drawn)
+        errors = smooth - self.deviations(samples, samples.smooth)
+        sizes = tuple(gap(deviation, reference) for deviation in (drawn, smooth, errors))
+        return around(value, sizes, conservative, samples.settings.confidence)
 
 
-def true_positive_rate(counts: Counts) -> Values:
-    """P(ŷ = 1 | y = 1) among answered rows: (..., 2, 3) -> (...); NaN without positives."""
-    return _ratio(counts[..., 1, 1], counts[..., 1, 0] + counts[..., 1, 1])
+@dataclass(frozen=True, kw_only=True)
+class Minimum(Metric):
+    """The lowest rate of a group that may decide it."""
+
+    rate: Rate
+
+    def values(
+        self, groups: Counts, overall: Counts, eligible: EligibleGroups, reference: str
+    ) -> Values:
+        del overall, reference
+        return smallest(np.where(eligible.deciding, self.rate(groups), np.nan))
+
+    def interval(self, samples: Samples) -> Interval:
+        deciding = samples.eligible.deciding
+        drawn, smooth = self.rate(samples.drawn[0]), self.rate(samples.smooth_drawn[0])
+        losses = self.rate(samples.smooth[0]) - smooth
+        parts = (
+            smallest(np.where(deciding, drawn, np.nan)),
+            smallest(np.where(deciding, smooth, np.nan)),
+            largest(np.where(deciding, losses, np.nan)),
+        )
+        confidence = samples.settings.confidence
+        return around(self.value(samples), parts, conservative_minimum, confidence)
 
 
-def false_positive_rate(counts: Counts) -> Values:
-    """P(ŷ = 1 | y = 0) among answered rows: (..., 2, 3) -> (...); NaN without negatives."""
-    return _ratio(counts[..., 0, 1], counts[..., 0, 0] + counts[..., 0, 1])
+@dataclass(frozen=True, kw_only=True)
+class Ratio(Metric):
+    """The smallest ratio of rates between groups; the reference plays no part."""
+
+    rates: tuple[Rate, ...]
+
+    def values(
+        self, groups: Counts, overall: Counts, eligible: EligibleGroups, reference: str
+    ) -> Values:
+        del overall, reference
+        return ratio_of(self.rates, groups, eligible.comparable)
+
+    def interval(self, samples: Samples) -> Interval:
+        value, (groups, _) = self.value(samples), samples.counts
+        confidence = samples.settings.confidence
+        limits = rate_limits(self.rates, groups, samples.eligible.comparable, confidence)
+        ends = ratio_band(limits)
+        if np.isnan(value) or ends is None:
+            return Interval()
+        return Interval(value=value, low=min(ends[0], value), high=max(ends[1], value))
 
 
-def balanced_accuracy(counts: Counts) -> Values:
-    """(TPR + 1 − FPR) / 2: (..., 2, 3) -> (...); NaN unless both classes occur."""
-    return (true_positive_rate(counts) + 1.0 - false_positive_rate(counts)) / 2.0
+_NO_ROWS = "no row has a usable prediction"
+_NO_POSITIVES = "no row with a positive label has a usable prediction"
+_NO_NEGATIVES = "no row with a negative label has a usable prediction"
+_NO_PAIR = "fewer than two eligible groups have the rate, or too many predictions are missing"
+
+_ROWS: tuple[Metric, ...] = (
+    Proportion(
+        name="acc",
+        title="accuracy",
+        description="accuracy",
+        better="higher",
+        rate=accuracy,
+        undefined="there are no rows",
+        headline=True,
+        compared=True,
+        matched=True,
+    ),
+    Gap(
+        name="dpd",
+        title="DPD",
+        description="demographic parity difference",
+        better="lower",
+        rates=DPD_RATES,
+        undefined=_NO_PAIR,
+        headline=True,
+        compared=True,
+        matched=True,
+    ),
+    Gap(
+        name="eod",
+        title="EOD",
+        description="equalized odds difference",
+        better="lower",
+        rates=EOD_RATES,
+        undefined=_NO_PAIR,
+        headline=True,
+        compared=True,
+        matched=True,
+    ),
+    Smooth(
+        name="bal_acc",
+        title="balanced accuracy",
+        description="balanced accuracy, (TPR + 1 − FPR) / 2",
+        better="higher",
+        function=balanced_accuracy,
+        undefined="a class has no label with a usable prediction",
+        compared=True,
+        matched=True,
+    ),
+    Minimum(
+        name="worst_group_acc",
+        title="worst-group accuracy",
+        description="lowest accuracy of a group",
+        better="higher",
+        rate=accuracy,
+        undefined="there is no eligible group",
+        compared=True,
+    ),
+    Proportion(
+        name="selection_rate",
+        title="selection rate",
+        description="share of positive predictions",
+        better=None,
+        rate=selection_rate,
+        undefined=_NO_ROWS,
+        compared=True,
+        matched=True,
+    ),
+    Proportion(
+        name="tpr",
+        title="TPR",
+        description="true positive rate",
+        better="higher",
+        rate=true_positive_rate,
+        undefined=_NO_POSITIVES,
+    ),
+    Proportion(
+        name="fpr",
+        title="FPR",
+        description="false positive rate",
+        better="lower",
+        rate=false_positive_rate,
+        undefined=_NO_NEGATIVES,
+    ),
+    Gap(
+        name="equal_opportunity",
+        title="equal opportunity",
+        description="equal opportunity difference, the gap of TPR",
+        better="lower",
+        rates=(true_positive_rate,),
+        undefined=_NO_PAIR,
+    ),
+    Ratio(
+        name="dp_ratio",
+        title="DP ratio",
+        description="demographic parity ratio",
+        better="higher",
+        rates=DPD_RATES,
+        undefined="no row of any group is predicted positive",
+        explained_where="dpd",
+    ),
+    Ratio(
+        name="eo_ratio",
+        title="EO ratio",
+        description="equalized odds ratio",
+        better="higher",
+        rates=EOD_RATES,
+        undefined="TPR and FPR are 0 in every group that has them",
+        explained_where="eod",
+    ),
+    Proportion(
+        name="unanswered",
+        title="unanswered",
+        description="share of rows without a usable prediction",
+        better="lower",
+        rate=unanswered_rate,
+        undefined="there are no rows",
+        is_point=True,
+    ),
+)
+
+METRICS: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric in _ROWS})
+"""Name → metric, in the order of every list of metrics."""
+
+HEADLINE = tuple(name for name, metric in METRICS.items() if metric.headline)
+COMPARED = tuple(name for name, metric in METRICS.items() if metric.compared)
+MATCHED = tuple(name for name, metric in METRICS.items() if metric.matched)
+LOWER_IS_BETTER = frozenset(name for name, metric in METRICS.items() if metric.better == "lower")
+HEADLINE_GAPS: Mapping[str, Gap] = MappingProxyType(
+    {name: metric for name in HEADLINE if isinstance(metric := METRICS[name], Gap)}
+)
+"""DPD and EOD: measured under all three references, with their uncertainty."""
 
 
-def worst_group_accuracy(groups: Counts, usable: Mask) -> Values:
-    """Lowest accuracy of a usable group, min_g P(ŷ = y | g).
+@dataclass(frozen=True)
+class GroupRate:
+    """One rate by group: `title` for a column, `function` of counts (..., 2, 3)."""
 
-    Args:
-        groups: (..., G, 2, 3).
-        usable: bool (G,), the groups that may decide the minimum.
+    title: str
+    description: str
+    function: Callable[[Counts], Values]
 
-    Returns:
-        (...), in [0, 1]; NaN when no usable group has rows.
+
+GROUP_RATES: Mapping[str, GroupRate] = MappingProxyType(
+    {
+        "selection_rate": GroupRate(
+            "selection rate", "share of positive predictions", selection_rate
+        ),
+        "tpr": GroupRate("TPR", "true positive rate", true_positive_rate),
+        "fpr": GroupRate("FPR", "false positive rate", false_positive_rate),
+        "acc": GroupRate("accuracy", "accuracy", accuracy),
+        "bal_acc": GroupRate("balanced accuracy", "balanced accuracy", balanced_accuracy),
+    }
+)
+"""Name → rate of every group, in the order of the columns of tables."""
+
+
+def metric_values(
+    groups: Counts,
+    overall: Counts,
+    eligible: EligibleGroups,
+    reference: str = "between_groups",
+    names: tuple[str, ...] = tuple(METRICS),
+) -> dict[str, Values]:
+    """Metrics by name, each (...), of counts (..., G, 2, 3) by group and (..., 2, 3) overall.
+
+    Arguments as of `Metric.values`; `names` picks some of the table.
     """
-    return smallest(np.where(usable, accuracy(groups), np.nan))
-
-
-def is_degenerate(counts: Counts) -> NDArray[np.bool_]:
-    """Whether predictions are constant or nearly so.
-
-    True when a class is never predicted, or when the rarer *predicted* class is rarer than 5 %
-    of the rarer *true* class: min_c P(ŷ = c) < 0.05 · min_c P(y = c). A constant predictor has
-    DPD = EOD = 0, so gaps mean nothing here and must not win a selection. The rule compares with
-    the labels, so a predictor of a rare class is not degenerate for predicting it rarely.
-
-    Args:
-        counts: (..., 2, 3), over all rows.
-    """
-    predicted = counts[..., :2].sum(axis=-2).min(axis=-1)
-    true = counts.sum(axis=-1).min(axis=-1)
-    return np.asarray((predicted == 0) | (predicted < RARE * true))
-
-
-def spread(rates: Values) -> Values:
-    """max − min over the last axis, NaN left out; NaN with fewer than two defined rates."""
-    enough = np.isfinite(rates).sum(axis=-1) >= 2
-    # Infinities stand for "nothing found" and would subtract to NaN with a warning.
-    highest = np.where(enough, _over(rates, np.maximum, -np.inf), np.nan)
-    lowest = np.where(enough, _over(rates, np.minimum, np.inf), np.nan)
-    return np.asarray(highest - lowest)
-
-
-def ratio(rates: Values) -> Values:
-    """min / max over the last axis, NaN left out, in [0, 1].
-
-    NaN with fewer than two defined rates, and where the largest is 0: then nobody is selected,
-    and equality means nothing.
-    """
-    enough = np.isfinite(rates).sum(axis=-1) >= 2
-    highest = np.where(enough, _over(rates, np.maximum, -np.inf), np.nan)
-    lowest = np.where(enough, _over(rates, np.minimum, np.inf), np.nan)
-    return _ratio(lowest, highest)
-
-
-def smallest(values: Values) -> Values:
-    """min over the last axis, NaN left out; NaN when nothing is defined."""
-    return -largest(-values)
-
-
-def largest(gaps: Values) -> Values:
-    """max over the last axis, NaN left out; NaN when nothing is defined."""
-    highest = _over(gaps, np.maximum, -np.inf)
-    return np.where(np.isinf(highest), np.nan, highest)
-
-
-def mean(gaps: Values) -> Values:
-    """Mean over the last axis, NaN left out; NaN when nothing is defined."""
-    defined = np.isfinite(gaps)
-    return _ratio(np.where(defined, gaps, 0.0).sum(axis=-1), defined.sum(axis=-1))
-
-
-def _size(counts: Counts) -> NDArray[np.int64]:
-    return np.asarray(counts.sum(axis=(-2, -1)))
-
-
-def _answered(counts: Counts) -> NDArray[np.int64]:
-    # Added by hand: sums over short axes cost a bootstrap most of its time.
-    return np.asarray(counts[..., 0, 0] + counts[..., 0, 1] + counts[..., 1, 0] + counts[..., 1, 1])
-
-
-def _over(values: Values, ufunc: np.ufunc, nothing: float) -> Values:
-    filled = np.where(np.isnan(values), nothing, values)
-    return np.asarray(ufunc.reduce(filled, axis=-1, initial=nothing))
-
-
-def _ratio(part: NDArray[np.generic], whole: NDArray[np.generic]) -> Values:
-    undefined = np.full(np.shape(whole), np.nan)
-    return np.asarray(np.divide(part, whole, out=undefined, where=np.asarray(whole) > 0))
+    return {name: METRICS[name].values(groups, overall, eligible, reference) for name in names}

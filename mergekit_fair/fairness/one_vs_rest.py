@@ -1,4 +1,6 @@
-"""Several binary views of the same rows, such as classes or labels: each, their mean, the worst.
+"""Classes and labels: several binary views of the same rows, each, their mean, the worst.
+
+A class is a view of its own (it against the others), and so is each of several labels.
 
 A mean and a maximum of gaps are again gaps (seminorms of the rates), so that their intervals are
 conservative ones as in :mod:`mergekit_fair.fairness.intervals`. Replicates are drawn for whole
@@ -11,37 +13,45 @@ Source: METHODS §5.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Unpack
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from pydantic import Field
 
-from mergekit_fair.fairness import metrics
-from mergekit_fair.fairness.counts import Counts, CountTable, group_counts, total
-from mergekit_fair.fairness.gaps import DPD_RATES, EOD_RATES, deviations, gap
-from mergekit_fair.fairness.intervals import (
-    Interval,
-    around,
-    conservative,
+from mergekit_fair.errors import MeasurementError
+from mergekit_fair.fairness.counts import (
+    Column,
+    Counts,
+    CountTable,
+    JointTable,
+    group_counts,
     replicates,
-    smoothed,
-    wilson,
+    total,
 )
-from mergekit_fair.fairness.joint import Column, JointTable
+from mergekit_fair.fairness.eligible_groups import EligibleGroups
+from mergekit_fair.fairness.intervals import Interval, around, conservative, smoothed, wilson
+from mergekit_fair.fairness.labels import (
+    UNANSWERED,
+    binary_labels,
+    binary_predictions,
+    is_nan,
+    same_length,
+    unmasked,
+)
 from mergekit_fair.fairness.measure import measure_table
-from mergekit_fair.fairness.measure_warnings import draw_notes, interval_notes
+from mergekit_fair.fairness.measure_warnings import draw_warnings, interval_warnings
 from mergekit_fair.fairness.measurement import Measurement
-from mergekit_fair.fairness.metrics import Values
-from mergekit_fair.fairness.point_metrics import Deciding
-from mergekit_fair.fairness.settings import MetricSettings
+from mergekit_fair.fairness.metrics import HEADLINE_GAPS
+from mergekit_fair.fairness.rates import Values, deviations, gap, largest, mean
+from mergekit_fair.fairness.settings import MetricSettings, SettingOptions
+from mergekit_fair.schema import Record
 
-_GAPS = {"dpd": DPD_RATES, "eod": EOD_RATES}
 
-
-@dataclass(frozen=True)
-class MultiMeasurement:
+class MultiMeasurement(Record):
     """Metrics over several binary views (classes or labels) of the same rows.
 
     Attributes:
@@ -60,19 +70,95 @@ class MultiMeasurement:
     worst: dict[str, Interval]
     worst_view: dict[str, str | None]
     views: dict[str, Measurement]
-    warnings: tuple[str, ...]
+    warnings: Annotated[tuple[str, ...], Field(strict=False)]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values; None for undefined."""
-        return {
-            "n": self.n,
-            "acc": self.acc.to_dict(),
-            "macro": {name: found.to_dict() for name, found in self.macro.items()},
-            "worst": {name: found.to_dict() for name, found in self.worst.items()},
-            "worst_view": self.worst_view,
-            "views": {name: found.to_dict() for name, found in self.views.items()},
-            "warnings": list(self.warnings),
-        }
+
+def measure_classes(
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    groups: Any,
+    *,
+    classes: Sequence[Hashable] | None = None,
+    **settings: Unpack[SettingOptions],
+) -> MultiMeasurement:
+    """Measure a multi-class predictor, every class against the others.
+
+    Args:
+        y_true: shape (n,), labels: integers or texts, no floats.
+        y_pred: shape (n,), predictions; None or NaN where there is none. Whole floats are taken
+            for integers, which they become beside a NaN.
+        groups: as in :func:`measure`.
+        classes: all classes; default: those that occur in y_true, sorted. A prediction that is
+            none of them counts as no usable prediction, with a warning.
+        settings: reference, confidence, min_group_size, exclude, seed, draws of :func:`measure`.
+
+    Raises:
+        MeasurementError: fewer than two classes, an unknown label, or as :func:`measure`.
+    """
+    checked = MetricSettings(**settings)
+    truth, predicted = _values(y_true, "y_true"), _values(y_pred, "y_pred")
+    if len(truth) != len(predicted):
+        raise MeasurementError(
+            "differs in length from y_true", where="y_pred", got=len(predicted), allowed=len(truth)
+        )
+    names = _sorted(set(truth)) if classes is None else list(classes)
+    code = _codes(names)
+    if unknown := [label for label in truth if label not in code]:
+        raise MeasurementError(
+            "is no class", where="y_true", got=unknown[0], allowed=names, fix="complete `classes`"
+        )
+    columns = [
+        np.array([code[label] for label in truth]),
+        np.array([code.get(label, len(names)) for label in predicted]),
+    ]
+    label, answer = (joint := JointTable.tally(columns, groups)).columns.T
+
+    def view(index: int) -> tuple[Column, Column]:
+        missing = answer == len(names)
+        return (label == index).astype(int), np.where(missing, UNANSWERED, answer == index)
+
+    views = {str(name): view(index) for name, index in code.items()}
+    warnings = list(_unknown_predictions(predicted, code))
+    return measure_views(joint, views, label == answer, checked, warnings)
+
+
+def measure_labels(
+    y_true: Mapping[str, ArrayLike],
+    y_pred: Mapping[str, ArrayLike],
+    groups: Any,
+    **settings: Unpack[SettingOptions],
+) -> MultiMeasurement:
+    """Measure a multi-label predictor, every label by itself.
+
+    Args:
+        y_true: label → shape (n,), 0 and 1; a data frame with a column per label is one, too.
+        y_pred: the same labels → shape (n,), 0 and 1; None or NaN where there is none.
+        groups: as in :func:`measure`.
+        settings: reference, confidence, min_group_size, exclude, seed, draws of :func:`measure`.
+
+    Raises:
+        MeasurementError: no labels, different labels, or as :func:`measure`.
+    """
+    checked = MetricSettings(**settings)
+    names = _label_names(y_true, "y_true")
+    if set(names) != set(_label_names(y_pred, "y_pred")):
+        raise MeasurementError(
+            "needs the labels of y_true", where="y_pred", got=list(y_pred), allowed=names
+        )
+    columns: list[NDArray[np.int8]] = []
+    ordered = sorted(names, key=str)  # draws must not depend on the order of a mapping
+    for name in ordered:
+        columns += [
+            binary_labels(y_true[name], f"y_true[{name!r}]"),
+            binary_predictions(y_pred[name], f"y_pred[{name!r}]"),
+        ]
+        same_length(columns[0], columns[-2], f"y_true[{name!r}]")
+        same_length(columns[0], columns[-1], f"y_pred[{name!r}]")
+    joint = JointTable.tally(columns, groups)
+    truth, predicted = joint.columns[:, 0::2], joint.columns[:, 1::2]
+    view_of = dict(zip(ordered, zip(truth.T, predicted.T, strict=True), strict=True))
+    views = {str(name): view_of[name] for name in names}
+    return measure_views(joint, views, (truth == predicted).all(axis=1), checked)
 
 
 def measure_views(
@@ -96,25 +182,26 @@ def measure_views(
         MeasurementError: an unknown group is excluded.
     """
     confidence = settings.confidence
-    measured, found = {}, {}
+    measurements, gaps = {}, {}
     resampled = joint.resampled(list(views.values()), settings.draws, settings.seed)
     for (name, view), drawn in zip(views.items(), resampled, strict=True):
         table = CountTable(joint.groups, joint.patterns, joint.cells(*view))
-        measured[name] = measure_table(table, settings)
-        deciding = Deciding.of(table, settings)
+        measurements[name] = measure_table(table, settings)
+        eligible = EligibleGroups.of(table, settings)
         rng = np.random.default_rng([settings.seed, sorted(views).index(name)])
-        found[name] = _View.of(table, drawn, deciding, settings.reference, rng)
+        gaps[name] = _View.of(table, drawn, eligible, settings.reference, rng)
     right = int(joint.counts[correct].sum())
-    macro = {key: _macro(found, key, confidence) for key in _GAPS}
-    worst = {key: _worst(found, key, confidence) for key in _GAPS}
+    low, high = wilson(right, joint.n, confidence)
+    macro = {key: _macro(gaps, key, confidence) for key in HEADLINE_GAPS}
+    worst = {key: _worst(gaps, key, confidence) for key in HEADLINE_GAPS}
     return MultiMeasurement(
         n=joint.n,
-        acc=Interval(right / joint.n, *wilson(right, joint.n, confidence)),
+        acc=Interval(value=right / joint.n, low=low, high=high),
         macro=macro,
         worst=worst,
-        worst_view={key: _worst_view(found, key) for key in _GAPS},
-        views=measured,
-        warnings=(*warnings, *_notes(found, macro, worst), *draw_notes(settings)),
+        worst_view={key: _worst_view(gaps, key) for key in HEADLINE_GAPS},
+        views=measurements,
+        warnings=(*warnings, *_view_warnings(gaps, macro, worst), *draw_warnings(settings)),
     )
 
 
@@ -132,18 +219,18 @@ class _View:
         cls,
         table: CountTable,
         drawn: Counts,
-        deciding: Deciding,
+        eligible: EligibleGroups,
         reference: str,
         rng: np.random.Generator,
     ) -> _View:
-        patterns, usable = table.patterns, deciding.comparable
+        patterns, comparable = table.patterns, eligible.comparable
         smooth = smoothed(table.cells, patterns)
-        tables = table.cells, drawn, replicates(smooth, len(drawn), rng), smooth
+        cells = table.cells, drawn, replicates(smooth, len(drawn), rng), smooth
+        tables = [(group_counts(counts, patterns), total(counts)) for counts in cells]
         view = cls({}, {}, {}, {})
-        for key, rates in _GAPS.items():
+        for key, metric in HEADLINE_GAPS.items():
             value, sample, smooth_sample, centre = (
-                deviations(rates, group_counts(cells, patterns), total(cells), usable, reference)
-                for cells in tables
+                deviations(metric.rates, *counts, comparable, reference) for counts in tables
             )
             view.value[key] = float(gap(value, reference))
             view.drawn[key] = gap(sample, reference)
@@ -157,28 +244,28 @@ def _defined(views: dict[str, _View], key: str) -> dict[str, _View]:
 
 
 def _macro(views: dict[str, _View], key: str, confidence: float) -> Interval:
-    kept = _defined(views, key).values()
-    if not kept:
-        return Interval(None)
+    defined = _defined(views, key).values()
+    if not defined:
+        return Interval()
     samples = (
-        metrics.mean(np.stack([view.drawn[key] for view in kept], axis=-1)),
-        metrics.mean(_ranked([view.smooth[key] for view in kept])),
-        metrics.mean(_ranked([view.errors[key] for view in kept])),
+        mean(np.stack([view.drawn[key] for view in defined], axis=-1)),
+        mean(_ranked([view.smooth[key] for view in defined])),
+        mean(_ranked([view.errors[key] for view in defined])),
     )
-    value = float(np.mean([view.value[key] for view in kept]))
+    value = float(np.mean([view.value[key] for view in defined]))
     return around(value, samples, conservative, confidence)
 
 
 def _worst(views: dict[str, _View], key: str, confidence: float) -> Interval:
-    kept = _defined(views, key).values()
-    if not kept:
-        return Interval(None)
+    defined = _defined(views, key).values()
+    if not defined:
+        return Interval()
     samples = (
-        metrics.largest(np.stack([view.drawn[key] for view in kept], axis=-1)),
-        metrics.largest(_ranked([view.smooth[key] for view in kept])),
-        metrics.largest(np.stack([view.errors[key] for view in kept], axis=-1)),
+        largest(np.stack([view.drawn[key] for view in defined], axis=-1)),
+        largest(_ranked([view.smooth[key] for view in defined])),
+        largest(np.stack([view.errors[key] for view in defined], axis=-1)),
     )
-    value = max(view.value[key] for view in kept)
+    value = max(view.value[key] for view in defined)
     return around(value, samples, conservative, confidence)
 
 
@@ -188,18 +275,94 @@ def _ranked(samples: list[Values]) -> Values:
 
 
 def _worst_view(views: dict[str, _View], key: str) -> str | None:
-    kept = _defined(views, key)
-    return max(kept, key=lambda name: kept[name].value[key], default=None)
+    defined = _defined(views, key)
+    return max(defined, key=lambda name: defined[name].value[key], default=None)
 
 
-def _notes(
+def _view_warnings(
     views: dict[str, _View], macro: dict[str, Interval], worst: dict[str, Interval]
 ) -> Iterator[str]:
-    for key in _GAPS:
+    for key in HEADLINE_GAPS:
         for name in views:
             if name not in _defined(views, key):
                 yield f"the {key} of {name!r} is undefined: left out of macro and worst"
-    yield from interval_notes(
+    yield from interval_warnings(
         {f"{kind} {key}": found[key] for kind, found in (("macro", macro), ("worst", worst))
-         for key in _GAPS}
+         for key in HEADLINE_GAPS}
     )  # fmt: skip
+
+
+def _codes(names: list[Any]) -> dict[Any, int]:
+    """Class → its number.
+
+    Raises:
+        MeasurementError: fewer than two, or two that are written the same.
+    """
+    if len(names) < 2 or len({str(name) for name in names}) < len(names):
+        raise MeasurementError(
+            "needs two or more classes with distinct names", where="classes", got=names
+        )
+    return {name: index for index, name in enumerate(names)}
+
+
+def _sorted(classes: set[Any]) -> list[Any]:
+    try:
+        return sorted(classes)
+    except TypeError:  # integers and texts
+        return sorted(classes, key=str)
+
+
+def _unknown_predictions(predicted: list[Any], codes: dict[Any, int]) -> Iterator[str]:
+    unknown = Counter(str(value) for value in predicted if value not in codes and value is not None)
+    if unknown:
+        examples = ", ".join(repr(name) for name, _ in unknown.most_common(3))
+        yield (
+            f"{unknown.total()} predictions are no class ({examples}): counted as no usable "
+            "prediction; name them in `classes` if they are"
+        )
+
+
+def _values(values: ArrayLike, where: str) -> list[Any]:
+    """Classes as a list; a missing prediction becomes None."""
+    array = np.asarray(unmasked(values), dtype=object)
+    if array.ndim != 1 or not array.size:
+        raise MeasurementError(
+            "needs one class per row", where=where, got=f"shape {array.shape}", allowed="(n,)"
+        )
+    return [_value(value, row, where) for row, value in enumerate(array.tolist())]
+
+
+def _value(value: Any, row: int, where: str) -> Any:
+    if value is None or is_nan(value):
+        if where == "y_true":
+            raise MeasurementError(f"missing class in row {row}", where=where, fix="drop the row")
+        return None
+    if isinstance(value, float | np.floating):
+        # A column of integers becomes one of floats as soon as a prediction is missing.
+        if where == "y_pred" and float(value).is_integer():
+            return int(value)
+        raise MeasurementError(
+            f"scores are not classes (row {row})",
+            where=where,
+            got=float(value),
+            fix="take the arg max of every row first",
+        )
+    try:
+        hash(value)
+    except TypeError as error:
+        raise MeasurementError(
+            f"is no class (row {row})", where=where, got=value, allowed="an integer or a text"
+        ) from error
+    return value
+
+
+def _label_names(columns: Mapping[str, ArrayLike], where: str) -> list[Any]:
+    """The labels; not `columns.keys()` of an array, nor the truth value of a data frame."""
+    names = list(columns) if hasattr(columns, "keys") else []
+    if not names or len({str(name) for name in names}) < len(names):
+        raise MeasurementError(
+            "needs a mapping from label to column, with at least one label and distinct names",
+            where=where,
+            got=names or type(columns).__name__,
+        )
+    return names

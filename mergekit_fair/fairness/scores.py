@@ -1,35 +1,45 @@
-"""Scores instead of decisions: how far the mean scores of groups lie apart."""
+"""Scores instead of decisions: how far their group means lie apart, and thresholds on them.
+
+Level matching is one global threshold that gives a wanted overall selection rate. Large λ can
+raise the selection rate until DPD and EOD shrink by saturation. Measuring every merge at the same
+rate removes that effect (METHODS §1, "level-matched"). Group labels are never used.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from pydantic import Field
 
 from mergekit_fair.errors import MeasurementError
 from mergekit_fair.fairness.counts import groups_of
-from mergekit_fair.fairness.eligible_groups import usable_groups
+from mergekit_fair.fairness.eligible_groups import (
+    MAX_UNANSWERED,
+    eligible_groups,
+    is_answered,
+)
 from mergekit_fair.fairness.intervals import (
     Ends,
     Interval,
+    Number,
     around,
     conservative,
     undefined_to_none,
 )
 from mergekit_fair.fairness.labels import is_nan, unmasked
-from mergekit_fair.fairness.measure_warnings import draw_notes, interval_notes
-from mergekit_fair.fairness.metrics import Mask, Values, spread
-from mergekit_fair.fairness.point_metrics import MAX_UNANSWERED
+from mergekit_fair.fairness.measure_warnings import draw_warnings, interval_warnings
+from mergekit_fair.fairness.rates import Mask, Values, max_min_gap
 from mergekit_fair.fairness.settings import DRAWS, MetricSettings
+from mergekit_fair.schema import Record
 
 _CHUNK = 2**22  # resampled rows in memory at once
 
 
-@dataclass(frozen=True)
-class ScoreMeasurement:
+class ScoreMeasurement(Record):
     """Mean scores by group and their range.
 
     Attributes:
@@ -44,20 +54,9 @@ class ScoreMeasurement:
     n: int
     unanswered: int
     gap: Interval
-    means: dict[str, float | None]
+    means: dict[str, Number]
     sizes: dict[str, int]
-    warnings: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values; None for undefined."""
-        return {
-            "n": self.n,
-            "unanswered": self.unanswered,
-            "gap": self.gap.to_dict(),
-            "means": self.means,
-            "sizes": self.sizes,
-            "warnings": list(self.warnings),
-        }
+    warnings: Annotated[tuple[str, ...], Field(strict=False)]
 
 
 def measure_scores(
@@ -99,22 +98,62 @@ def measure_score_rows(
 ) -> ScoreMeasurement:
     """As :func:`measure_scores`; there is no reference but the groups themselves."""
     rows = _Rows.of(scores, groups)
-    usable = rows.deciding(settings)
+    eligible = eligible_groups(rows.names, rows.sizes, settings)
     means = _means(rows.values, rows.membership, np.ones((1, len(rows.values))))[0]
-    deciding = np.where(usable & rows.comparable(usable), means, np.nan)
-    gap = Interval(None)
+    deciding = np.where(eligible & rows.is_comparable(eligible), means, np.nan)
+    gap = Interval()
     if np.isfinite(deciding).sum() >= 2:
         drawn = _resampled(rows, settings.draws, settings.seed)
-        samples = spread(np.where(usable, drawn, np.nan)), spread(drawn - deciding)
-        gap = around(float(spread(deciding)), samples, _limits, settings.confidence, (0.0, np.inf))
+        samples = max_min_gap(np.where(eligible, drawn, np.nan)), max_min_gap(drawn - deciding)
+        gap = around(
+            float(max_min_gap(deciding)), samples, _limits, settings.confidence, (0.0, np.inf)
+        )
     return ScoreMeasurement(
         n=rows.n,
         unanswered=rows.n - len(rows.values),
         gap=gap,
         means=dict(zip(rows.names, map(undefined_to_none, means.tolist()), strict=True)),
         sizes=dict(zip(rows.names, (rows.sizes - rows.missing).tolist(), strict=True)),
-        warnings=(*_warnings(rows, usable, gap), *draw_notes(settings)),
+        warnings=(*_warnings(rows, eligible, gap), *draw_warnings(settings)),
     )
+
+
+def matching_threshold(scores: ArrayLike, rate: float) -> float:
+    """Threshold t with share(scores >= t) as near to ``rate`` as possible.
+
+    Equal scores are never split, so the share reached may differ from ``rate``. Of two equally
+    near shares the lower one (the higher threshold) is taken.
+
+    Args:
+        scores: shape (n,), higher means more positive; set them on validation rows.
+        rate: wanted share of positive predictions, in [0, 1].
+
+    Returns:
+        A score that occurs, or, where selecting no row is nearest, the next float above the
+        highest one.
+
+    Raises:
+        MeasurementError: no scores, a score that is not finite, or a rate outside [0, 1].
+    """
+    values = _checked_scores(scores)
+    if not 0.0 <= rate <= 1.0:
+        raise MeasurementError("must lie in [0, 1]", where="rate", got=rate)
+    distinct, counts = np.unique(values, return_counts=True)
+    candidates = np.append(np.nextafter(distinct[-1], np.inf), distinct[::-1])
+    selected = np.concatenate(([0], np.cumsum(counts[::-1])))
+    # argmin takes the first of equals, and candidates run from the highest threshold down.
+    return float(candidates[np.abs(selected - rate * len(values)).argmin()])
+
+
+def predict_at(scores: ArrayLike, threshold: float) -> NDArray[np.int8]:
+    """Predictions 1[score >= threshold]: shape (n,), int8.
+
+    Raises:
+        MeasurementError: no scores, a score that is not finite, or a NaN threshold.
+    """
+    if np.isnan(threshold):
+        raise MeasurementError("is NaN", where="threshold", fix="use matching_threshold")
+    return (_checked_scores(scores) >= threshold).astype(np.int8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,17 +190,12 @@ class _Rows:
             len(values),
         )
 
-    def deciding(self, settings: MetricSettings) -> Mask:
-        """Which groups may decide the gap, missing scores or not."""
-        counts = np.zeros((len(self.names), 2, 3), dtype=np.int64)
-        counts[:, 0, 0] = self.sizes
-        return usable_groups(self.names, counts, settings)
-
-    def comparable(self, usable: Mask) -> bool:
+    def is_comparable(self, eligible: Mask) -> bool:
         """Whether few enough scores are missing in every deciding group and overall."""
-        overall = self.n - len(self.values) <= MAX_UNANSWERED * self.n
-        in_groups = self.missing[usable] <= MAX_UNANSWERED * self.sizes[usable]
-        return bool(overall and in_groups.all())
+        return is_answered(
+            np.append(self.missing[eligible], self.n - len(self.values)),
+            np.append(self.sizes[eligible], self.n),
+        )
 
 
 def _limits(value: float, drawn: Values, errors: Values, confidence: float) -> Ends:
@@ -210,25 +244,57 @@ def _numbers(scores: ArrayLike) -> NDArray[np.float64]:
     return values
 
 
-def _warnings(rows: _Rows, usable: Mask, gap: Interval) -> Iterator[str]:
+def _warnings(rows: _Rows, eligible: Mask, gap: Interval) -> Iterator[str]:
     for name, lost, size in zip(
         rows.names, rows.missing.tolist(), rows.sizes.tolist(), strict=True
     ):
         if lost:
             yield f"group {name!r}: {lost} of {size} scores are not finite, left out of its mean"
     if gap.value is None:
-        few = usable.sum() < 2
+        few = eligible.sum() < 2
         yield (
-            f"{usable.sum()} usable group(s), two are needed: the gap is undefined"
+            f"{eligible.sum()} usable group(s), two are needed: the gap is undefined"
             if few
             else f"more than {MAX_UNANSWERED:.0%} of the scores of a group or of all rows are not "
             "finite: the gap is undefined"
         )
         return
-    for name, column in zip(np.array(rows.names)[usable], rows.membership.T[usable], strict=True):
+    for name, column in zip(
+        np.array(rows.names)[eligible], rows.membership.T[eligible], strict=True
+    ):
         if np.unique(rows.values[column > 0]).size < 2:
             yield (
                 f"all scores of group {str(name)!r} are the same: how far its mean is off cannot "
                 "be seen, and the interval is too narrow"
             )
-    yield from interval_notes({"gap": gap})
+    yield from interval_warnings({"gap": gap})
+
+
+def _checked_scores(scores: ArrayLike) -> NDArray[np.float64]:
+    try:
+        values = np.asarray(scores, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise MeasurementError(
+            "must be numbers", where="scores", fix="pass the score of the positive class"
+        ) from error
+    if values.ndim != 1:
+        raise MeasurementError(
+            "needs one score per row",
+            where="scores",
+            got=f"shape {values.shape}",
+            allowed="shape (n,)",
+            fix="pass the score of the positive class",
+        )
+    if values.size == 0:
+        raise MeasurementError("there are no rows", where="scores", fix="check the split")
+    wrong = ~np.isfinite(values)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise MeasurementError(
+            f"row {row} is not finite",
+            where="scores",
+            got=float(values[row]),
+            allowed="finite numbers",
+            fix="look for overflow in the merged weights, or drop the row",
+        )
+    return values

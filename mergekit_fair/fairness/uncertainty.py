@@ -1,188 +1,143 @@
-"""What a table of counts says about every metric: intervals, and how sure a gap is."""
+"""How sure a gap is, beside its interval: bias, other intervals, and what chance alone gives.
+
+Permuting the group labels of rows keeps sizes of groups and predictions, and makes every group
+alike. For DPD the labels move over all rows; for EOD over the rows of each label y, since groups
+may differ in their share of positives and still have equal odds. What such permutations do to
+the counts is a multivariate hypergeometric draw: cost independent of the number of rows.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
-from mergekit_fair.fairness import metrics
-from mergekit_fair.fairness.counts import Counts, CountTable, group_counts, total
-from mergekit_fair.fairness.gaps import (
-    DPD_RATES,
-    EOD_RATES,
-    OPPORTUNITY_RATES,
-    Rate,
-    deviations,
-    gap,
-)
+from mergekit_fair.fairness.counts import Counts, group_counts, total
 from mergekit_fair.fairness.intervals import (
     Ends,
     Interval,
+    Samples,
     around,
     basic,
     bias_corrected,
-    conservative,
-    conservative_minimum,
-    percentile,
-    replicates,
-    smoothed,
-    wilson,
+    gap_band,
+    rate_limits,
 )
-from mergekit_fair.fairness.measurement import Uncertainty
-from mergekit_fair.fairness.metrics import Values
-from mergekit_fair.fairness.permutation import MAX_ROWS, Null, permuted
-from mergekit_fair.fairness.point_metrics import Deciding, statistics
-from mergekit_fair.fairness.settings import MetricSettings
-from mergekit_fair.fairness.wilson_band import gap_band, rate_limits, ratio_band
+from mergekit_fair.fairness.measurement import PermutedGap, Uncertainty
+from mergekit_fair.fairness.metrics import Gap
+from mergekit_fair.fairness.rates import Values, deviations, gap, selection_rate
 
-_GAPS = {"dpd": DPD_RATES, "eod": EOD_RATES, "equal_opportunity": OPPORTUNITY_RATES}
-_RATIOS = {"dp_ratio": DPD_RATES, "eo_ratio": EOD_RATES}
+MAX_ROWS = 10**9  # numpy draws from no larger hypergeometric distribution
 
 
-@dataclass(frozen=True, eq=False)
-class Evidence:
-    """One table with everything that is drawn from it, once.
+def gap_uncertainty(metric: Gap, samples: Samples, interval: Interval) -> Uncertainty:
+    """How sure the gap of a table is.
 
-    Attributes:
-        table: the counts.
-        deciding: which groups decide.
-        settings: reference and confidence; draws and seed are those of bootstrap and permutations.
+    Args:
+        metric: the gap.
+        samples: the table and what is drawn from it.
+        interval: the gap's own, from `metric.interval(samples)`.
     """
-
-    table: CountTable
-    deciding: Deciding
-    settings: MetricSettings
-    drawn: tuple[Counts, Counts] = field(init=False)
-    smooth: tuple[Counts, Counts] = field(init=False)
-    smooth_drawn: tuple[Counts, Counts] = field(init=False)
-
-    def __post_init__(self) -> None:
-        cells, patterns = self.table.cells, self.table.patterns
-        draws, seed = self.settings.draws, self.settings.seed
-        smooth = smoothed(cells, patterns)
-        for name, source in (
-            ("drawn", replicates(cells, draws, seed)),
-            ("smooth", smooth),
-            ("smooth_drawn", replicates(smooth, draws, seed)),
-        ):
-            object.__setattr__(self, name, (group_counts(source, patterns), total(source)))
-
-    @property
-    def counts(self) -> tuple[Counts, Counts]:
-        """Counts by group (G, 2, 3) and over all rows (2, 3)."""
-        cells = self.table.cells
-        return group_counts(cells, self.table.patterns), total(cells)
-
-    def intervals(self) -> dict[str, Interval]:
-        """Every metric with its interval; the order is that of the output."""
-        groups, overall = self.counts
-        values = statistics(groups, overall, self.deciding, self.settings.reference)
-        found = {"acc": self._proportion("acc", overall)}
-        found |= {name: self._gap(rates) for name, rates in list(_GAPS.items())[:2]}
-        found["bal_acc"] = around(
-            float(values["bal_acc"]),
-            (metrics.balanced_accuracy(self.drawn[1]),),
-            percentile,
-            self.settings.confidence,
-        )
-        found["worst_group_acc"] = self._worst_accuracy(float(values["worst_group_acc"]))
-        for name in ("selection_rate", "tpr", "fpr"):
-            found[name] = self._proportion(name, overall)
-        found["equal_opportunity"] = self._gap(OPPORTUNITY_RATES)
-        for name, rates in _RATIOS.items():
-            limits = rate_limits(rates, groups, self.deciding.comparable, self.settings.confidence)
-            found[name] = _within(float(values[name]), ratio_band(limits))
-        return found
-
-    def uncertainty(self, name: str, interval: Interval) -> Uncertainty:
-        """How sure the gap `dpd` or `eod` is, beside its own interval.
-
-        Raises:
-            KeyError: another name.
-        """
-        rates = _GAPS[name]
-        value = float("nan") if interval.value is None else interval.value
-        drawn = gap(self._deviations(rates, *self.drawn), self.settings.reference)
-        defined = drawn[np.isfinite(drawn)]
-        known = interval.low is not None
-        null = self._null(name, rates, value)
-        distinguishable = (
-            None
-            if null is None or interval.low is None
-            else interval.low > 0 and null.p_value <= 1 - self.settings.confidence
-        )
-        band = None
-        if self.settings.reference == "between_groups" and interval.value is not None:
-            groups, _ = self.counts
-            band = gap_band(
-                rate_limits(rates, groups, self.deciding.comparable, self.settings.confidence)
-            )
-        return Uncertainty(
-            bias=float(defined.mean() - value) if known else None,
-            standard_error=float(defined.std()) if known else None,
-            basic=self._kind(value, drawn, basic) if known else None,
-            bias_corrected=self._kind(value, drawn, bias_corrected) if known else None,
-            band=band,
-            null=null,
-            distinguishable_from_0=distinguishable,
-        )
-
-    def _kind(self, value: float, drawn: Values, ends: Callable[..., Ends]) -> Ends | None:
-        found = around(value, (drawn,), ends, self.settings.confidence)
-        return None if found.low is None or found.high is None else (found.low, found.high)
-
-    def _null(self, name: str, rates: Sequence[Rate], value: float) -> Null | None:
-        if np.isnan(value) or self.table.n >= MAX_ROWS:
-            return None
-        cells = permuted(
-            self.table.cells,
-            self.settings.draws,
-            self.settings.seed,
-            within_labels=name != "dpd",
-        )
-        groups, overall = group_counts(cells, self.table.patterns), total(cells)
-        drawn = gap(self._deviations(rates, groups, overall), self.settings.reference)
-        return Null.of(value, drawn, self.settings.confidence)
-
-    def _deviations(self, rates: Sequence[Rate], groups: Counts, overall: Counts) -> Values:
-        return deviations(rates, groups, overall, self.deciding.comparable, self.settings.reference)
-
-    def _gap(self, rates: Sequence[Rate]) -> Interval:
-        value = float(gap(self._deviations(rates, *self.counts), self.settings.reference))
-        drawn, smooth = (
-            self._deviations(rates, *counts) for counts in (self.drawn, self.smooth_drawn)
-        )
-        errors = smooth - self._deviations(rates, *self.smooth)
-        samples = tuple(gap(sample, self.settings.reference) for sample in (drawn, smooth, errors))
-        return around(value, samples, conservative, self.settings.confidence)
-
-    def _worst_accuracy(self, value: float) -> Interval:
-        usable = self.deciding.groups
-        losses = metrics.accuracy(self.smooth[0]) - metrics.accuracy(self.smooth_drawn[0])
-        samples = (
-            metrics.worst_group_accuracy(self.drawn[0], usable),
-            metrics.worst_group_accuracy(self.smooth_drawn[0], usable),
-            metrics.largest(np.where(usable, losses, np.nan)),
-        )
-        return around(value, samples, conservative_minimum, self.settings.confidence)
-
-    def _proportion(self, name: str, overall: Counts) -> Interval:
-        positive, negative = overall[1], overall[0]
-        successes, trials = {
-            "acc": (overall[0, 0] + overall[1, 1], overall.sum()),
-            "selection_rate": (overall[:, 1].sum(), overall[:, :2].sum()),
-            "tpr": (positive[1], positive[:2].sum()),
-            "fpr": (negative[1], negative[:2].sum()),
-        }[name]
-        if trials == 0:
-            return Interval(None)
-        ends = wilson(int(successes), int(trials), self.settings.confidence)
-        return Interval(float(successes / trials), *ends)
+    settings = samples.settings
+    value = float("nan") if interval.value is None else interval.value
+    drawn = gap(metric.deviations(samples, samples.drawn), settings.reference)
+    defined = drawn[np.isfinite(drawn)]
+    known = interval.low is not None
+    chance = _by_chance(metric, samples, value)
+    distinguishable = (
+        None
+        if chance is None or interval.low is None
+        else interval.low > 0 and chance.p_value <= 1 - settings.confidence
+    )
+    return Uncertainty(
+        bias=float(defined.mean() - value) if known else None,
+        standard_error=float(defined.std()) if known else None,
+        basic=_limits(value, drawn, basic, settings.confidence) if known else None,
+        bias_corrected=(
+            _limits(value, drawn, bias_corrected, settings.confidence) if known else None
+        ),
+        band=None if interval.value is None else _band(metric, samples),
+        null=chance,
+        distinguishable_from_0=distinguishable,
+    )
 
 
-def _within(value: float, ends: Ends | None) -> Interval:
-    if np.isnan(value) or ends is None:
-        return Interval(None)
-    return Interval(value, min(ends[0], value), max(ends[1], value))
+def permuted_gap(value: float, drawn: NDArray[np.float64], confidence: float) -> PermutedGap | None:
+    """From the measured gap and those of permutations (draws,); None if undefined."""
+    defined = drawn[np.isfinite(drawn)]
+    if np.isnan(value) or not defined.size:
+        return None
+    as_large = int((defined >= value - 1e-12).sum())
+    return PermutedGap(
+        high=float(np.quantile(defined, confidence)),
+        p_value=(1 + as_large) / (1 + defined.size),
+    )
+
+
+def permuted(cells: Counts, draws: int, seed: int, *, within_labels: bool) -> Counts:
+    """Counts after permuting the group labels of rows.
+
+    Args:
+        cells: int64 (P, 2, 3).
+            It must count fewer than MAX_ROWS rows.
+        draws: number of permutations.
+        seed: of ``numpy.random.default_rng``.
+        within_labels: permute among rows of equal y only. Otherwise the labels y are dropped:
+            all rows of the result stand under y = 0, which the selection rate does not read.
+
+    Returns:
+        int64 (draws, P, 2, 3).
+    """
+    rng = np.random.default_rng(seed)
+    permutations = np.zeros((draws, *cells.shape), dtype=np.int64)
+    if within_labels:
+        for label in (0, 1):
+            permutations[:, :, label] = _dealt(cells[:, label], draws, rng)
+    else:
+        permutations[:, :, 0] = _dealt(cells.sum(axis=1), draws, rng)
+    return permutations
+
+
+def _by_chance(metric: Gap, samples: Samples, value: float) -> PermutedGap | None:
+    table, settings = samples.table, samples.settings
+    if np.isnan(value) or table.n >= MAX_ROWS:
+        return None
+    # A rate of all rows does not read y, and its groups are alike when labels move over all rows.
+    within_labels = metric.rates != (selection_rate,)
+    cells = permuted(table.cells, settings.draws, settings.seed, within_labels=within_labels)
+    counts = group_counts(cells, table.patterns), total(cells)
+    drawn = gap(
+        deviations(metric.rates, *counts, samples.eligible.comparable, settings.reference),
+        settings.reference,
+    )
+    return permuted_gap(value, drawn, settings.confidence)
+
+
+def _band(metric: Gap, samples: Samples) -> Ends | None:
+    """Limits from the simultaneous Wilson band, which knows one reference only."""
+    if samples.settings.reference != "between_groups":
+        return None
+    groups, confidence = samples.counts[0], samples.settings.confidence
+    return gap_band(rate_limits(metric.rates, groups, samples.eligible.comparable, confidence))
+
+
+def _limits(
+    value: float, drawn: Values, ends: Callable[..., Ends], confidence: float
+) -> Ends | None:
+    interval = around(value, (drawn,), ends, confidence)
+    return None if interval.low is None or interval.high is None else (interval.low, interval.high)
+
+
+def _dealt(table: Counts, draws: int, rng: np.random.Generator) -> Counts:
+    """Deal the predictions of a (P, 3) table to its patterns at random: (draws, P, 3)."""
+    sizes = table.sum(axis=1)
+    left = np.tile(table.sum(axis=0), (draws, 1))
+    dealt = np.zeros((draws, *table.shape), dtype=np.int64)
+    for pattern, size in enumerate(sizes[:-1]):
+        positive = rng.hypergeometric(left[:, 1], left[:, 0] + left[:, 2], size)
+        missing = rng.hypergeometric(left[:, 2], left[:, 0], size - positive)
+        dealt[:, pattern] = np.stack([size - positive - missing, positive, missing], axis=1)
+        left -= dealt[:, pattern]
+    dealt[:, -1] = left
+    return dealt

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mergekit_fair.errors import MeasurementError, RecipeError
-from mergekit_fair.fairness.worst_group import worst_group
+from mergekit_fair.fairness.eligible_groups import worst_group
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.schema import dump_yaml, parse_json, read_text
 

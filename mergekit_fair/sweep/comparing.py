@@ -8,7 +8,7 @@ from typing import Any
 
 from mergekit_fair.evaluation.predictions import Answers
 from mergekit_fair.fairness import HEADLINE, Comparison, MetricSettings, holm
-from mergekit_fair.fairness.paired import Paired
+from mergekit_fair.fairness.compare import Paired
 from mergekit_fair.sweep.lines import Line, evaluations_of
 from mergekit_fair.sweep.measurer import Measurer
 from mergekit_fair.sweep.rule import Select
@@ -57,7 +57,7 @@ def _compared(
 def _predictions(measurer: Measurer, line: Line, *, is_matched: bool) -> Any:
     answers = measurer.answers(line["id"])
     if not is_matched or answers.margins is None:
-        return answers.as_given
+        return answers.predictions
     matched = evaluations_of(line)[measurer.task]["level_matched"]
     return answers.at(matched["threshold"])
 
@@ -74,7 +74,7 @@ def differences(
     """
     draws = max(_DRAWS, _needed(len(baselines), settings.confidence))
     found = {
-        name: _compared(chosen, answers.as_given, chosen.as_given, settings, draws).to_dict()
+        name: _compared(chosen, answers.predictions, chosen.predictions, settings, draws).to_dict()
         for name, answers in baselines.items()
     }
     p_values = {

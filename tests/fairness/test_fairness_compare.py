@@ -5,7 +5,7 @@ import pytest
 
 from mergekit_fair.errors import MeasurementError
 from mergekit_fair.fairness import compare, measure
-from mergekit_fair.fairness.intervals import replicates
+from mergekit_fair.fairness.counts import replicates
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from mergekit_fair.fairness import CountTable, MetricSettings
-from mergekit_fair.fairness.gaps import EOD_RATES, deviations, equalized_odds_difference, gap
-from mergekit_fair.fairness.intervals import around, conservative, percentile
-from mergekit_fair.fairness.point_metrics import Deciding
-from mergekit_fair.fairness.uncertainty import Evidence
+from mergekit_fair.fairness.intervals import Samples, around, conservative, percentile
+from mergekit_fair.fairness.metrics import METRICS
+from mergekit_fair.fairness.rates import EOD_RATES, deviations, gap, gap_of
 
 EIGHT = np.array([12] + [84] * 7)  # the smallest has 2 % of 600 rows
 
@@ -24,7 +23,7 @@ def truth_of(metric, base, tpr, fpr):
     }[metric]
 
 
-def samples(sizes, base, tpr, fpr, trials):
+def tables(sizes, base, tpr, fpr, trials):
     rng = np.random.default_rng(7)
     for _ in range(trials):
         positive = rng.binomial(sizes, base)
@@ -39,10 +38,10 @@ def samples(sizes, base, tpr, fpr, trials):
 def coverage(metric, sizes, base, tpr, fpr, *, trials=300, of=None):
     tpr, fpr = np.array(tpr), np.array(fpr)
     truth, hits = truth_of(metric, base, tpr, fpr), 0
-    for trial, table in enumerate(samples(np.array(sizes), base, tpr, fpr, trials)):
+    for trial, table in enumerate(tables(np.array(sizes), base, tpr, fpr, trials)):
         settings = MetricSettings(draws=200, seed=trial)
-        evidence = Evidence(table, Deciding.of(table, settings), settings)
-        interval = of(evidence) if of else evidence.intervals()[metric]
+        samples = Samples.of(table, settings)
+        interval = of(samples) if of else METRICS[metric].interval(samples)
         hits += interval.low - 1e-12 <= truth <= interval.high + 1e-12
     return hits / trials
 
@@ -51,11 +50,11 @@ STEP = 0.02 * np.linspace(0, 1, 8)
 SMALL_GAP = (EIGHT, 0.3, 0.5 + STEP, 0.1 + STEP)  # EOD 0.02; about four positives in the smallest
 
 
-def unsmoothed(evidence):
+def unsmoothed(samples):
     """The EOD with errors of plain replicates, which a group whose rows agree does not have."""
-    usable, of = evidence.deciding.comparable, "between_groups"
+    usable, of = samples.eligible.comparable, "between_groups"
     centre, drawn = (
-        deviations(EOD_RATES, *counts, usable, of) for counts in (evidence.counts, evidence.drawn)
+        deviations(EOD_RATES, *counts, usable, of) for counts in (samples.counts, samples.drawn)
     )
     replicated = gap(drawn, of)
     chosen = (replicated, replicated, gap(drawn - centre, of))
@@ -90,11 +89,10 @@ def test_where_the_rows_of_a_small_group_agree(metric, sizes, base, tpr, fpr):
 
 
 def test_plain_percentiles_miss_there():
-    def plain(evidence):
-        usable = evidence.deciding.comparable
+    def plain(samples):
+        usable = samples.eligible.comparable
         value, drawn = (
-            equalized_odds_difference(*counts, usable)
-            for counts in (evidence.counts, evidence.drawn)
+            gap_of(EOD_RATES, *counts, usable) for counts in (samples.counts, samples.drawn)
         )
         return around(float(value), (drawn,), percentile, 0.95)
 

@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 
 from mergekit_fair.fairness import CountTable, intervals
-from mergekit_fair.fairness.counts import group_counts, total
-from mergekit_fair.fairness.gaps import DPD_RATES, demographic_parity_difference, deviations, gap
+from mergekit_fair.fairness.counts import group_counts, replicates, total
+from mergekit_fair.fairness.rates import DPD_RATES, deviations, gap, gap_of
 
 
 def test_replicates_are_seeded_and_keep_n_and_empty_cells():
     cells = np.array([[3, 0], [5, 2]])
-    drawn = intervals.replicates(cells, 50, seed=4)
+    drawn = replicates(cells, 50, seed=4)
     assert drawn.shape == (50, 2, 2)
     assert (drawn.sum(axis=(1, 2)) == 10).all()
     assert (drawn[:, 0, 1] == 0).all()
-    assert (drawn == intervals.replicates(cells, 50, seed=4)).all()
-    assert (drawn != intervals.replicates(cells, 50, seed=5)).any()
+    assert (drawn == replicates(cells, 50, seed=4)).all()
+    assert (drawn != replicates(cells, 50, seed=5)).any()
 
 
 def test_the_same_as_resampling_rows():
@@ -27,9 +27,9 @@ def test_the_same_as_resampling_rows():
     usable = np.ones(3, dtype=bool)
 
     def dpd(cells, patterns):
-        return demographic_parity_difference(group_counts(cells, patterns), total(cells), usable)
+        return gap_of(DPD_RATES, group_counts(cells, patterns), total(cells), usable)
 
-    fast = dpd(intervals.replicates(table.cells, draws, seed=1), table.patterns)
+    fast = dpd(replicates(table.cells, draws, seed=1), table.patterns)
     rows = rng.integers(0, n, (draws, n))
     slow = []
     for sample in rows[:800]:
@@ -56,7 +56,7 @@ def coverage(kind, truths, n, trials=200, draws=200):
             )
 
         estimate = deviation(cells)
-        drawn = deviation(intervals.replicates(cells, draws, seed=trial))
+        drawn = deviation(replicates(cells, draws, seed=trial))
         samples = [gap(drawn, "between_groups")]
         if kind is intervals.conservative:
             samples += [samples[0], gap(drawn - estimate, "between_groups")]
@@ -138,5 +138,5 @@ def test_limits_of_proportions_stay_in_range():
 def test_replicates_go_on_from_a_generator():
     cells = np.array([3, 5, 2])
     rng = np.random.default_rng(4)
-    parts = [intervals.replicates(cells, draws, rng) for draws in (20, 30)]
-    assert (np.concatenate(parts) == intervals.replicates(cells, 50, seed=4)).all()
+    parts = [replicates(cells, draws, rng) for draws in (20, 30)]
+    assert (np.concatenate(parts) == replicates(cells, 50, seed=4)).all()

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from mergekit_fair.fairness import CountTable
-from mergekit_fair.fairness import joint as joint_module
-from mergekit_fair.fairness.intervals import replicates
-from mergekit_fair.fairness.joint import JointTable
+from mergekit_fair.fairness import counts as counts_module
+from mergekit_fair.fairness.counts import JointTable, replicates
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +72,7 @@ def test_views_see_the_same_draws_whatever_fits_into_memory(rows, monkeypatch):
     whole = replicates(table.counts, 40, seed=5)
     expected = [table.cells(*view, whole) for view in views]
     for at_once in (2**23, 7 * len(table.counts), 1):
-        monkeypatch.setattr(joint_module, "_AT_ONCE", at_once)
+        monkeypatch.setattr(counts_module, "_AT_ONCE", at_once)
         found = table.resampled(views, 40, seed=5)
         assert all((a == b).all() for a, b in zip(found, expected, strict=True))
     assert (found[0].sum(axis=(1, 2, 3)) == 300).all()

@@ -54,7 +54,7 @@ def test_of_two_groups_that_tie_the_first_name_is_the_worst():
     masks = {"zebra": np.arange(40) < 15, "ant": np.arange(40) >= 15}
     for groups in (masks, dict(reversed(masks.items()))):
         summary = measure(y_true, y_pred, groups, draws=50).one_vs_rest
-        assert summary["dpd"].worst_group == summary["eod"].worst_group == "ant"
+        assert summary.dpd.worst_group == summary.eod.worst_group == "ant"
 
 
 def test_pandas_columns_are_read_by_position(rows):

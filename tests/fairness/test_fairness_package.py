@@ -8,8 +8,8 @@ from mergekit_fair import fairness
 
 def test_exports():
     assert fairness.__all__ == [
-        "HEADLINE", "Comparison", "Comparisons", "CountTable", "Groups", "Measurement",
-        "MetricSettings",
+        "HEADLINE", "METRICS", "Comparison", "Comparisons", "CountTable", "Difference", "Groups",
+        "Measurement", "MetricSettings",
         "MultiMeasurement", "ScoreMeasurement", "compare", "compare_many", "cross", "estimate",
         "holm", "matching_threshold", "measure", "measure_classes", "measure_labels",
         "measure_scores", "measure_table", "predict_at",

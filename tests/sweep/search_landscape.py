@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from mergekit_fair.fairness.gaps import (
-    demographic_parity_difference,
-    equalized_odds_difference,
-)
-from mergekit_fair.fairness.metrics import (
+from mergekit_fair.fairness.rates import (
+    DPD_RATES,
+    EOD_RATES,
     accuracy,
     false_positive_rate,
+    gap_of,
     is_degenerate,
     selection_rate,
     true_positive_rate,
@@ -50,8 +49,8 @@ def evaluation(x: Sequence[float]) -> dict[str, Any]:
         "fpr": false_positive_rate,
     }
     gaps = {
-        "dpd": demographic_parity_difference(counts, overall, usable),
-        "eod": equalized_odds_difference(counts, overall, usable),
+        "dpd": gap_of(DPD_RATES, counts, overall, usable),
+        "eod": gap_of(EOD_RATES, counts, overall, usable),
     }
     return {
         "n": int(overall.sum()),

@@ -26,9 +26,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mergekit_fair.fairness.counts import Counts, group_counts, total
-from mergekit_fair.fairness.intervals import MAX_UNDEFINED, replicates
-from mergekit_fair.fairness.metrics import (
+from mergekit_fair.fairness.counts import Counts, group_counts, replicates, total
+from mergekit_fair.fairness.intervals import MAX_UNDEFINED
+from mergekit_fair.fairness.rates import (
     accuracy,
     false_positive_rate,
     selection_rate,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mergekit_fair.fairness.worst_group import worst_group
+from mergekit_fair.fairness.eligible_groups import worst_group
 from mergekit_fair.sweep.injection.safe_injection import Injected, inject_safely
 from mergekit_fair.sweep.lines import Line
 from mergekit_fair.sweep.measurer import Measurer

@@ -23,12 +23,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mergekit_fair.errors import MeasurementError
-from mergekit_fair.fairness.counts import Counts, CountTable, group_counts, total
-from mergekit_fair.fairness.joint import JointTable
+from mergekit_fair.fairness.counts import Counts, CountTable, JointTable, group_counts, total
+from mergekit_fair.fairness.eligible_groups import MAX_UNANSWERED, EligibleGroups
 from mergekit_fair.fairness.labels import UNANSWERED, binary_labels, binary_predictions, same_length
-from mergekit_fair.fairness.measure_warnings import draw_notes
-from mergekit_fair.fairness.metrics import is_degenerate
-from mergekit_fair.fairness.point_metrics import MAX_UNANSWERED, Deciding
+from mergekit_fair.fairness.measure_warnings import draw_warnings
+from mergekit_fair.fairness.rates import is_degenerate
 from mergekit_fair.fairness.settings import DRAWS, MetricSettings
 from mergekit_fair.sweep.injection.effects import (
     METRICS,
@@ -172,7 +171,7 @@ def transfer_matrix(
         level=level,
         warnings=(
             *study.notes(order),
-            *draw_notes(replace(settings, confidence=level, draws=made)),
+            *draw_warnings(replace(settings, confidence=level, draws=made)),
         ),
     )
 
@@ -189,18 +188,18 @@ class _Study:
 
     joint: JointTable
     tables: list[CountTable]
-    deciding: list[Deciding]
+    deciding: list[EligibleGroups]
 
     @classmethod
     def of(cls, joint: JointTable, settings: MetricSettings) -> _Study:
         truth, *models = joint.columns.T
         cells = [joint.cells(truth, predicted) for predicted in models]
         tables = [CountTable(joint.groups, joint.patterns, counts) for counts in cells]
-        return cls(joint, tables, [Deciding.of(table, settings) for table in tables])
+        return cls(joint, tables, [EligibleGroups.of(table, settings) for table in tables])
 
     @property
     def usable(self) -> NDArray[np.bool_]:
-        return self.deciding[0].groups
+        return self.deciding[0].deciding
 
     def degenerate(self) -> list[bool]:
         return [bool(is_degenerate(total(table.cells))) for table in self.tables[1:]]

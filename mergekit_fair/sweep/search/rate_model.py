@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mergekit_fair.errors import ConfigError, SweepError
-from mergekit_fair.fairness.metrics import RARE, Mask, largest, smallest, spread
+from mergekit_fair.fairness.rates import RARE, Mask, largest, max_min_gap, smallest
 from mergekit_fair.sweep.search.observation import Block, Goal, Observation
 from mergekit_fair.sweep.search.rate_polynomials import Polynomial, expit, fit, terms
 from mergekit_fair.sweep.search.space import Array, Coordinates, Space
@@ -121,7 +121,7 @@ class Landscape:
         """Objectives (n, k) and total violations (n,).
 
         The violation is infinite where predictions would be degenerate (as
-        :func:`mergekit_fair.fairness.metrics.is_degenerate`) or a metric undefined.
+        :func:`mergekit_fair.fairness.rates.is_degenerate`) or a metric undefined.
         """
         rates = self.rates(points)
         metrics = composed(rates, self.model)
@@ -144,7 +144,7 @@ def composed(rates: Array, model: Model) -> dict[str, Array]:
     overall, total = _overall(rates, rows, model.goal.partition)
     right = correct.sum(axis=-1)
     accuracy = np.divide(right, rows[:, 0], out=np.full(right.shape, np.nan), where=rows[:, 0] > 0)
-    gaps = spread(np.swapaxes(np.where(deciding[:, np.newaxis], rates, np.nan), -1, -2))
+    gaps = max_min_gap(np.swapaxes(np.where(deciding[:, np.newaxis], rates, np.nan), -1, -2))
     of_all = right.sum(axis=-1) if model.goal.partition else right[..., -1]
     return {
         "acc": of_all / total,

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from mergekit_fair.errors import ConfigError
+from mergekit_fair.fairness.eligible_groups import eligible_groups
 from mergekit_fair.sweep.lines import Line
 from mergekit_fair.sweep.measurer import Measurer
 from mergekit_fair.sweep.points import Planner, Point
@@ -79,11 +80,10 @@ def goal_of(rule: Select, measurer: Measurer, baselines: Mapping[str, Line]) -> 
     constraints = list(_limited(rule.constraints()))
     named = [c.metric for c in constraints if c.metric in LOWER_IS_BETTER]
     gaps = [name for name in named if "." in name] or list(_GAPS)
-    deciding = tuple(
-        name
-        for name, inside in sheet.groups.items()
-        if name not in sheet.excluded and inside.sum() >= measurer.settings.min_group_size
-    )
+    sizes = [inside.sum() for inside in sheet.groups.values()]
+    settings = measurer.settings.excluding(sheet.excluded)
+    eligible = eligible_groups(tuple(sheet.groups), sizes, settings)
+    deciding = tuple(name for name, decides in zip(sheet.groups, eligible, strict=True) if decides)
     counts = np.sum(list(sheet.groups.values()), axis=0)
     return Goal(
         objectives=tuple(dict.fromkeys([rule.maximize, *gaps])),

@@ -1,13 +1,13 @@
-"""The null band is what permuting the rows' groups gives."""
+"""Gaps under permuted group labels are what permuting the rows' groups gives."""
 
 import numpy as np
 import pytest
 
 from mergekit_fair.fairness import CountTable, MetricSettings, measure, measure_table
 from mergekit_fair.fairness.counts import group_counts, total
-from mergekit_fair.fairness.gaps import DPD_RATES, EOD_RATES, deviations, gap
-from mergekit_fair.fairness.permutation import Null, permuted
+from mergekit_fair.fairness.rates import DPD_RATES, EOD_RATES, deviations, gap
 from mergekit_fair.fairness.settings import REFERENCES
+from mergekit_fair.fairness.uncertainty import permuted, permuted_gap
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_what_measure_says_is_from_these_permutations(rows, reference):
     for name, rates in (("dpd", DPD_RATES), ("eod", EOD_RATES)):
         cells = permuted(table.cells, 200, seed=5, within_labels=name == "eod")
         drawn = gap_of(cells, table.patterns, rates, reference)
-        expected = Null.of(result.metrics[name].value, drawn, 0.9)
+        expected = permuted_gap(result.metrics[name].value, drawn, 0.9)
         assert result.uncertainty[name].null == expected
 
 
@@ -85,12 +85,12 @@ def test_totals_are_kept(rows, within_labels):
 
 def test_p_value_and_limit_by_hand():
     drawn = np.arange(100) / 100
-    found = Null.of(0.9, drawn, 0.95)
+    found = permuted_gap(0.9, drawn, 0.95)
     assert found.p_value == (1 + 10) / 101
     assert found.high == pytest.approx(np.quantile(drawn, 0.95))
-    assert Null.of(0.9, np.append(drawn, np.nan), 0.95) == found
-    assert Null.of(np.nan, drawn, 0.95) is None
-    assert Null.of(0.9, np.array([np.nan]), 0.95) is None
+    assert permuted_gap(0.9, np.append(drawn, np.nan), 0.95) == found
+    assert permuted_gap(np.nan, drawn, 0.95) is None
+    assert permuted_gap(0.9, np.array([np.nan]), 0.95) is None
 
 
 def test_a_fair_model_is_rarely_called_unfair():

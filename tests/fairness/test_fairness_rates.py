@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from mergekit_fair.fairness import metrics
+from mergekit_fair.fairness import rates
+from mergekit_fair.fairness.eligible_groups import EligibleGroups
+from mergekit_fair.fairness.metrics import METRICS
 
 COUNTS = np.array([[50, 10], [20, 20]])  # [y, ŷ]
 EMPTY = np.zeros((2, 2), dtype=np.int64)
@@ -12,12 +14,12 @@ EMPTY = np.zeros((2, 2), dtype=np.int64)
 @pytest.mark.parametrize(
     ("metric", "expected"),
     [
-        (metrics.accuracy, 0.7),
-        (metrics.selection_rate, 0.3),
-        (metrics.base_rate, 0.4),
-        (metrics.true_positive_rate, 0.5),
-        (metrics.false_positive_rate, 1 / 6),
-        (metrics.balanced_accuracy, (0.5 + 5 / 6) / 2),
+        (rates.accuracy, 0.7),
+        (rates.selection_rate, 0.3),
+        (rates.base_rate, 0.4),
+        (rates.true_positive_rate, 0.5),
+        (rates.false_positive_rate, 1 / 6),
+        (rates.balanced_accuracy, (0.5 + 5 / 6) / 2),
     ],
 )
 def test_rates(metric, expected):
@@ -30,26 +32,33 @@ def test_rates(metric, expected):
 
 def test_rates_without_one_class():
     no_positives = np.array([[3, 1], [0, 0]])
-    assert np.isnan(metrics.true_positive_rate(no_positives))
-    assert np.isnan(metrics.balanced_accuracy(no_positives))
-    assert metrics.false_positive_rate(no_positives) == 0.25
-    assert np.isnan(metrics.false_positive_rate(no_positives[::-1]))
+    assert np.isnan(rates.true_positive_rate(no_positives))
+    assert np.isnan(rates.balanced_accuracy(no_positives))
+    assert rates.false_positive_rate(no_positives) == 0.25
+    assert np.isnan(rates.false_positive_rate(no_positives[::-1]))
 
 
 def test_worst_group_accuracy():
     groups = np.stack([COUNTS, EMPTY, np.array([[1, 9], [0, 0]])])
-    assert metrics.worst_group_accuracy(groups, np.array([True, True, True])) == 0.1
-    assert metrics.worst_group_accuracy(groups, np.array([True, True, False])) == 0.7
-    assert np.isnan(metrics.worst_group_accuracy(groups, np.array([False, True, False])))
-    assert np.isnan(metrics.worst_group_accuracy(groups[:0], np.zeros(0, dtype=bool)))
+
+    def worst(groups, *deciding):
+        mask = np.array(deciding, dtype=bool)
+        eligible = EligibleGroups(mask, mask)
+        counts = groups, groups.sum(axis=0)
+        return METRICS["worst_group_acc"].values(*counts, eligible, "between_groups")
+
+    assert worst(groups, True, True, True) == 0.1
+    assert worst(groups, True, True, False) == 0.7
+    assert np.isnan(worst(groups, False, True, False))
+    assert np.isnan(worst(groups[:0]))
 
 
-def test_spread_largest_and_mean_leave_nan_out():
+def test_max_min_gap_largest_and_mean_leave_nan_out():
     nan = np.nan
     values = np.array([[0.1, nan, 0.4], [nan, nan, 0.4], [nan, nan, nan]])
-    assert metrics.spread(values) == pytest.approx([0.3, nan, nan], nan_ok=True)
-    assert metrics.largest(values) == pytest.approx([0.4, 0.4, nan], nan_ok=True)
-    assert metrics.mean(values) == pytest.approx([0.25, 0.4, nan], nan_ok=True)
+    assert rates.max_min_gap(values) == pytest.approx([0.3, nan, nan], nan_ok=True)
+    assert rates.largest(values) == pytest.approx([0.4, 0.4, nan], nan_ok=True)
+    assert rates.mean(values) == pytest.approx([0.25, 0.4, nan], nan_ok=True)
 
 
 @pytest.mark.parametrize(
@@ -66,4 +75,4 @@ def test_spread_largest_and_mean_leave_nan_out():
     ],
 )
 def test_degenerate(counts, degenerate):
-    assert metrics.is_degenerate(np.array(counts)) == degenerate
+    assert rates.is_degenerate(np.array(counts)) == degenerate
