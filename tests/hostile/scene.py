@@ -68,16 +68,20 @@ class Scene:
         *shows: str,
         arguments: tuple[str, ...] = (),
         ignoring: tuple[str, ...] = (),
+        out: str = "out",
+        recipe: str = "r.yml",
         **fields: Any,
     ) -> None:
         """The merge must end with one error of this kind and these fields (see `refusals`).
 
-        Nothing may be left or changed. `where` may begin with HERE, the scene's folder.
+        Nothing may be left or changed. HERE in `shows` and `where` is the scene's folder.
         """
         before = listing(self.here, ignoring)
+        here = str(self.here)
+        shows = tuple(text.replace("HERE", here) for text in shows)
         if isinstance(fields.get("where"), str):
-            fields["where"] = fields["where"].replace("HERE", str(self.here))
-        refusal(self.command(*arguments), kind, *shows, **fields)
+            fields["where"] = fields["where"].replace("HERE", here)
+        refusal(self.command(*arguments, out=out, recipe=recipe), kind, *shows, **fields)
         assert listing(self.here, ignoring) == before
 
     def named(self, text: str) -> str:

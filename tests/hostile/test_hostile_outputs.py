@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from scene import listing
 
 from mergekit_fair.cli import main
+from mergekit_fair.errors import CheckpointError, ConfigError, RecipeError
 
 OTHER = "Choose another folder."
 
@@ -16,32 +17,49 @@ OTHER = "Choose another folder."
 def test_an_output_in_the_place_of_an_input(scene):
     for name in ("base", "Male/", "base/../base"):
         for more in ([], ["--overwrite"]):
-            message = f"HERE/{name.rstrip('/')}: is what the merge reads. {OTHER}"
-            assert scene.refused(*more, out=name) == message
-    assert scene.refused("--overwrite", out="r.yml") == (
-        f"HERE/r.yml: is what the merge reads. {OTHER}"
+            where = f"HERE/{name.rstrip('/')}"
+            shows = "is what the merge reads"
+            scene.refuses(ConfigError, shows, where=where, arguments=(*more,), out=name)
+    scene.refuses(
+        ConfigError,
+        "is what the merge reads",
+        where="HERE/r.yml",
+        arguments=("--overwrite",),
+        out="r.yml",
     )
 
 
 def test_an_output_in_an_input(scene):
-    assert scene.refused(out="Male/merged") == (
-        f"HERE/Male/merged: lies in HERE/Male, which the merge reads. {OTHER}"
+    scene.refuses(
+        ConfigError,
+        "lies in HERE/Male, which the merge",
+        where="HERE/Male/merged",
+        out="Male/merged",
     )
 
 
 @pytest.mark.parametrize("more", [[], ["--overwrite"]])
 def test_an_output_around_the_inputs(scene, more):
     """It would have replaced the models, and their recipe, by their merge."""
-    message = f"HERE: holds HERE/r.yml, which the merge reads. {OTHER}"
-    assert scene.refused(*more, out=".") == message
+    scene.refuses(
+        ConfigError,
+        "holds HERE/r.yml, which the merge reads",
+        where="HERE",
+        arguments=(*more,),
+        out=".",
+    )
     (scene.here / "models").mkdir()
     for name in ("base", "Female"):
         (scene.here / name).rename(scene.here / "models" / name)
     raw = scene.addition() | {"base_model": str(scene.here / "models" / "base")}
     raw["models"][0]["model"] = str(scene.here / "models" / "Female")
     scene.write(raw)
-    assert scene.refused(*more, out="models") == (
-        f"HERE/models: holds HERE/models/base, which the merge reads. {OTHER}"
+    scene.refuses(
+        ConfigError,
+        "holds HERE/models/base, which the merge reads",
+        where="HERE/models",
+        arguments=(*more,),
+        out="models",
     )
 
 
@@ -64,7 +82,9 @@ def test_an_output_in_the_place_where_the_command_runs(scene, monkeypatch, out, 
 
 def test_a_link_to_an_input(scene):
     (scene.here / "out").symlink_to("base")
-    assert scene.refused("--overwrite") == f"HERE/out: is what the merge reads. {OTHER}"
+    scene.refuses(
+        ConfigError, "is what the merge reads", where="HERE/out", arguments=("--overwrite",)
+    )
 
 
 def test_what_is_there_and_no_folder(scene):
@@ -77,37 +97,38 @@ def test_what_is_there_and_no_folder(scene):
         (scene.here / "there").mkdir(exist_ok=True)
         make(scene.here / "out")
         for more in ([], ["--overwrite"]):
-            message = f"HERE/out: exists already and is no folder. {OTHER}"
-            assert scene.refused(*more) == message
+            scene.refuses(
+                ConfigError, "exists already and is no folder", where="HERE/out", arguments=(*more,)
+            )
         (scene.here / "out").unlink()
 
 
 def test_a_folder_that_is_there(scene):
     (scene.here / "out").mkdir()
     (scene.here / "out" / "mine.txt").write_text("mine")
-    message = "HERE/out: exists already. Choose another folder or pass --overwrite."
-    assert scene.refused() == message
-    assert scene.refused("--lambda", "0:1:0.5") == message
+    scene.refuses(ConfigError, "--overwrite", where="HERE/out")
+    scene.refuses(ConfigError, "--overwrite", where="HERE/out", arguments=("--lambda", "0:1:0.5"))
 
 
 def test_a_file_above_the_output(scene):
-    place = "Choose another place for the output."
-    message = f"HERE/base/config.json: lies in HERE/base, which the merge reads. {OTHER}"
-    assert scene.refused(out="base/config.json") == message
+    scene.refuses(
+        ConfigError,
+        "lies in HERE/base, which the merge",
+        where="HERE/base/config.json",
+        out="base/config.json",
+    )
     (scene.here / "note").write_text("mine")
-    message = f"is no folder, so that nothing can be made in it. {place}"
-    assert scene.refused(out="note/out") == f"HERE/note: {message}"
-    assert scene.refused(out="note/a/out") == f"HERE/note/a: {message}"
+    scene.refuses(ConfigError, "is no folder, so that nothing", where="HERE/note", out="note/out")
+    scene.refuses(
+        ConfigError, "is no folder, so that nothing", where="HERE/note/a", out="note/a/out"
+    )
 
 
 def test_folders_above_a_failed_output_are_taken_away(scene):
     (scene.here / "Male" / "config.json").unlink()
-    message = (
-        "HERE/Male: its config.json cannot be read (no such file). Copy or train the model again."
-    )
-    assert scene.refused(out="runs/new/out") == message
+    scene.refuses(CheckpointError, "(no such file)", where="HERE/Male", out="runs/new/out")
     (scene.here / "runs").mkdir()
-    assert scene.refused(out="runs/new/out") == message
+    scene.refuses(CheckpointError, "(no such file)", where="HERE/Male", out="runs/new/out")
 
 
 def test_names_that_no_file_can_have(scene):
@@ -117,7 +138,8 @@ def test_names_that_no_file_can_have(scene):
 
 
 def test_options_that_are_none(scene):
-    assert scene.refused("--device", "nonsense").startswith("--device: this device cannot merge (")
+    device = ("--device", "nonsense")
+    scene.refuses(CheckpointError, where="--device", got="nonsense", arguments=device)
     result = scene.invoke("--out-shard-size", "huge")
     assert result.exit_code == 2
     assert "'huge' is no size, such as 500M or 5B" in result.stderr
@@ -127,36 +149,53 @@ def test_two_merges_at_a_time(scene):
     from mergekit_fair.files import staged_folder
 
     with staged_folder(scene.here / "out"):
-        assert scene.refused() == (
-            "HERE/out: another process is working in this folder. Wait for it, or choose another "
-            "folder."
-        )
+        scene.refuses(ConfigError, "another process is working in this", where="HERE/out")
 
 
-FORMS = (
-    "allowed: a number, a list of numbers, or START:STOP:STEP with STOP included, such as 0:1:0.1."
-)
 GRIDS = {
-    "": f"is not a finite number; got ''; {FORMS}",
-    "nan": f"is not a finite number; got 'nan'; {FORMS}",
-    "1e999": f"is not a finite number; got '1e999'; {FORMS}",
-    "0,1": f"is not a finite number; got '0,1'; {FORMS}",
-    "0:1": f"is not a grid; got '0:1'; {FORMS}",
-    "0:1:x": f"is not a finite number; got 'x'; {FORMS}",
-    "0:1:0": "the step does not lead from START to STOP; got '0:1:0'.",
-    "1:0:0.1": "the step does not lead from START to STOP; got '1:0:0.1'.",
-    "0:1:1e-9": "the grid has too many points; got '0:1:1e-9'; allowed: up to 10,000.",
+    "": ["--lambda", "got ''", "allowed: a number, a list of numbers, or START:STOP:STEP with"],
+    "nan": [
+        "--lambda",
+        "got 'nan'",
+        "allowed: a number, a list of numbers, or START:STOP:STEP with",
+    ],
+    "1e999": [
+        "--lambda",
+        "got '1e999'",
+        "allowed: a number, a list of numbers, or START:STOP:STEP with",
+    ],
+    "0,1": [
+        "--lambda",
+        "got '0,1'",
+        "allowed: a number, a list of numbers, or START:STOP:STEP with",
+    ],
+    "0:1": [
+        "--lambda",
+        "got '0:1'",
+        "allowed: a number, a list of numbers, or START:STOP:STEP with",
+    ],
+    "0:1:x": [
+        "--lambda",
+        "got 'x'",
+        "allowed: a number, a list of numbers, or START:STOP:STEP with",
+    ],
+    "0:1:0": ["--lambda", "got '0:1:0'"],
+    "1:0:0.1": ["--lambda", "got '1:0:0.1'"],
+    "0:1:1e-9": ["--lambda", "got '0:1:1e-9'", "allowed: up to 10,000"],
 }
 
 
-@pytest.mark.parametrize(("grid", "message"), GRIDS.items())
-def test_grids_that_are_none(scene, grid, message):
-    assert scene.refused("--lambda", grid) == f"--lambda: {message}"
+@pytest.mark.parametrize(("grid", "expected"), GRIDS.items())
+def test_grids_that_are_none(scene, grid, expected):
+    where, *shows = expected
+    scene.refuses(ConfigError, *shows, where=where, arguments=("--lambda", grid))
 
 
 def test_a_grid_over_a_gradient(scene):
     scene.write(scene.addition(lambda_=[0, 1]))
-    assert scene.refused("--lambda", "0:1:0.5") == (
-        "HERE/r.yml: lambda is a gradient or filter; a number in its place would erase it. Give "
-        "lambda as a number in the recipe, or sweep another parameter."
+    scene.refuses(
+        RecipeError,
+        "lambda is a gradient or filter;",
+        where="HERE/r.yml",
+        arguments=("--lambda", "0:1:0.5"),
     )

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from scene import listing
 
+from mergekit_fair.errors import CheckpointError
+
 FULL, FAILED, FIXED = map(os.strerror, (ENOSPC, EIO, EROFS))
 
 
@@ -102,9 +104,13 @@ def test_a_limit_on_the_size_of_files(scene):
 def test_too_little_space_is_told_before_the_merge(scene, monkeypatch):
     free = type("Usage", (), {"free": 500_000})
     monkeypatch.setattr("shutil.disk_usage", lambda _: free)
-    message = "HERE: there is not enough space for the output; got '0.5 MB free'; allowed: "
-    fix = "Free some space, or choose a folder on another disk."
-    assert scene.refused("--lambda", "0:1:0.1") == f"{message}1.1 MB or more. {fix}"
+    scene.refuses(
+        CheckpointError,
+        "got '0.5 MB free'",
+        "allowed: 1.1 MB or more",
+        where="HERE",
+        arguments=("--lambda", "0:1:0.1"),
+    )
 
 
 @pytest.mark.parametrize("place", ["/proc/out", "/proc/self/mem/out"])
