@@ -52,8 +52,8 @@ class Comparison:
 
     Attributes:
         n: number of rows.
-        reference, confidence: as in a :class:`Measurement`.
-        metrics: name → :class:`Difference`, of the metrics that are compared. A negative DPD or
+        reference, confidence: as in a `Measurement`.
+        metrics: name → `Difference`, of the metrics that are compared. A negative DPD or
             EOD says that b's gap is smaller. P-values are two-sided, from the same draws.
         warnings: why a difference is undefined or has no interval.
     """
@@ -65,7 +65,7 @@ class Comparison:
     warnings: tuple[str, ...]
 
     def to_dict(self) -> dict[str, dict[str, float | None]]:
-        """Return ``{metric: {"value", "low", "high", "p_value"}}``; None means undefined."""
+        """Return `{metric: {"value", "low", "high", "p_value"}}`; None means undefined."""
         return {name: difference.to_dict() for name, difference in self.metrics.items()}
 
 
@@ -75,8 +75,8 @@ class Comparisons:
 
     Attributes:
         baseline: whose metrics are subtracted.
-        differences: name → :class:`Comparison` with the baseline as a.
-        adjusted: (name, metric) → Holm-adjusted p-value, for ``acc``, ``dpd`` and ``eod`` of every
+        differences: name → `Comparison` with the baseline as a.
+        adjusted: (name, metric) → Holm-adjusted p-value, for `acc`, `dpd` and `eod` of every
             predictor; undefined ones are absent.
         confidence: of the intervals; a difference is significant where its adjusted p-value is at
             most 1 − confidence.
@@ -94,7 +94,7 @@ class Comparisons:
         return self.adjusted.get((name, metric), 1.0) <= 1 - self.confidence
 
     def to_dict(self) -> dict[str, dict[str, dict[str, float | None]]]:
-        """Return ``{name: {metric: {"value", "low", "high", "p_value", "adjusted_p_value"}}}``."""
+        """Return `{name: {metric: {"value", "low", "high", "p_value", "adjusted_p_value"}}}`."""
         return {
             name: {
                 metric: {**entry, "adjusted_p_value": self.adjusted.get((name, metric))}
@@ -133,11 +133,11 @@ class Paired:
         Args:
             truth: shape (n,), integers 0 and 1.
             predictions: name → shape (n,), integers 0, 1 and `UNANSWERED`.
-            groups: as in :func:`measure`.
+            groups: as in `measure`.
             settings: how to measure.
 
         Raises:
-            MeasurementError: another code, other rows, or as :func:`measure`.
+            MeasurementError: another code, other rows, or as `measure`.
         """
         names = sorted(predictions)  # draws must not depend on the order of a mapping
         codes = [checked_codes(truth, (0, 1), "y_true")]
@@ -218,13 +218,21 @@ def compare(
         y_pred_a, y_pred_b: shape (n,), predictions 0 and 1 of the same rows in the same order;
             None or NaN where there is none.
         groups, reference, confidence, min_group_size, exclude, seed, draws: as in
-            :func:`measure`.
+            `measure`.
 
     Returns:
-        A :class:`Comparison`; a difference is undefined (None) where either metric is.
+        A `Comparison`; a difference is undefined (None) where either metric is.
 
     Raises:
         MeasurementError: input that no metric is defined on, or an unknown setting.
+
+    >>> y_true = [0, 0, 0, 1, 1, 1] * 20
+    >>> fft = [0, 0, 1, 1, 1, 0] * 20
+    >>> groups = ["a", "a", "b", "a", "b", "b"] * 20
+    >>> merged = [0, 1, 1, 1, 1, 0] * 20
+    >>> acc = compare(y_true, fft, merged, groups).metrics["acc"]
+    >>> acc.value, acc.low, acc.high, acc.p_value
+    (-0.16666666666666663, -0.2333333333333334, -0.10833333333333328, 0.0009995002498750624)
     """
     settings = MetricSettings(reference, confidence, min_group_size, exclude, seed, draws)
     predictions = {"y_pred_a": y_pred_a, "y_pred_b": y_pred_b}
@@ -247,15 +255,25 @@ def compare_many(
     """Compare every predictor with one of them, each minus the baseline, on the same draws.
 
     Args:
-        predictions: name → predictions (n,) as in :func:`compare`; at least two.
+        predictions: name → predictions (n,) as in `compare`; at least two.
         baseline: the name that the others are compared with.
         y_true, groups, reference, confidence, min_group_size, exclude, seed: as in
-            :func:`compare`.
+            `compare`.
         draws: number of bootstrap replicates. Default: 2000, and more where so many tests are
             made that no corrected p-value could be small (10 · tests / (1 − confidence)).
 
     Raises:
-        MeasurementError: an unknown baseline, nothing to compare, or as :func:`compare`.
+        MeasurementError: an unknown baseline, nothing to compare, or as `compare`.
+
+    >>> y_true = [0, 0, 0, 1, 1, 1] * 20
+    >>> fft = [0, 0, 1, 1, 1, 0] * 20
+    >>> groups = ["a", "a", "b", "a", "b", "b"] * 20
+    >>> predictions = {"fft": fft, "merged": [0, 1, 1, 1, 1, 0] * 20, "copy": fft}
+    >>> result = compare_many(y_true, predictions, groups, baseline="fft")
+    >>> result.adjusted["merged", "acc"]
+    0.005997001499250375
+    >>> result.significant("merged", "acc"), result.significant("copy", "acc")
+    (True, False)
     """
     least = DRAWS if draws is None else draws
     settings = MetricSettings(reference, confidence, min_group_size, exclude, seed, least)
@@ -279,6 +297,9 @@ def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
 
     Args:
         p_values: name of a test → its p-value in [0, 1].
+
+    >>> {name: round(p, 3) for name, p in holm({"a": 0.01, "b": 0.04, "c": 0.03}).items()}
+    {'a': 0.03, 'b': 0.06, 'c': 0.06}
     """
     adjusted, highest = {}, 0.0
     ordered = sorted(p_values, key=lambda key: p_values[key])

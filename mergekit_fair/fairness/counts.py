@@ -67,10 +67,14 @@ class CountTable:
         Args:
             y_true: shape (n,), labels, integers or booleans 0 and 1.
             y_pred: shape (n,), predictions, likewise; None or NaN where there is none.
-            groups: a :class:`Groups`, or anything that :meth:`Groups.of` reads.
+            groups: a `Groups`, or anything that `Groups.of` reads.
 
         Raises:
             MeasurementError: labels or groups that no metric is defined on.
+
+        >>> table = CountTable.tally([0, 0, 1, 1], [0, 1, 1, None], ["a", "b", "a", "a"])
+        >>> table.groups, table.cells.tolist()
+        (('a', 'b'), [[[0, 1, 0], [0, 0, 0]], [[1, 0, 0], [0, 1, 1]]])
         """
         return cls.of_codes(
             binary_labels(y_true, "y_true"), binary_predictions(y_pred, "y_pred"), groups
@@ -175,9 +179,9 @@ class JointTable:
         """Bootstrap draws of whole rows, collapsed to each view: a list of (draws, P, 2, 3).
 
         Args:
-            views: pairs (truth, predicted) as in :meth:`cells`; all see the same draws.
+            views: pairs (truth, predicted) as in `cells`; all see the same draws.
             draws: number of replicates.
-            seed: as in :func:`replicates`.
+            seed: as in `replicates`.
         """
         rng = np.random.default_rng(seed)
         at_once = max(1, _AT_ONCE // len(self.counts))
@@ -190,10 +194,10 @@ class JointTable:
 
 
 def groups_of(groups: Any, n: int) -> Groups:
-    """Return ``groups`` as :class:`Groups` of n rows, reading them only if they are not yet.
+    """Return `groups` as `Groups` of n rows, reading them only if they are not yet.
 
     Raises:
-        MeasurementError: they are of another number of rows, or as :meth:`Groups.of`.
+        MeasurementError: they are of another number of rows, or as `Groups.of`.
     """
     if not isinstance(groups, Groups):
         return Groups.of(groups, n)
@@ -253,13 +257,13 @@ def replicates(cells: Counts, draws: int, seed: int | np.random.Generator) -> Co
     """Draw bootstrap replicates of a count table.
 
     Args:
-        cells: int64, or floats from :func:`smoothed`, any shape; one cell per kind of row.
+        cells: int64, or floats from `smoothed`, any shape; one cell per kind of row.
         draws: number of replicates.
-        seed: of ``numpy.random.default_rng``; the same seed gives the same replicates. A generator
+        seed: of `numpy.random.default_rng`; the same seed gives the same replicates. A generator
             goes on from where it is.
 
     Returns:
-        int64, shape (draws,) + cells.shape; each replicate sums to ``cells.sum()``.
+        int64, shape (draws,) + cells.shape; each replicate sums to `cells.sum()`.
     """
     flat = cells.reshape(-1)
     filled = np.flatnonzero(flat)

@@ -22,8 +22,8 @@ class Groups:
 
     Attributes:
         names: the G group names.
-        membership: bool, shape (n, G), read-only; ``membership[i, g]`` says that row i carries
-            ``names[g]``.
+        membership: bool, shape (n, G), read-only; `membership[i, g]` says that row i carries
+            `names[g]`.
     """
 
     names: tuple[str, ...]
@@ -51,7 +51,7 @@ class Groups:
         Args:
             groups: one label per row; or a collection (list, tuple, set, frozenset, array) of
                 labels per row; or a mapping from name to a boolean mask of shape (n,), which a
-                data frame of boolean columns is, too. ``None`` and an empty collection mean "in no
+                data frame of boolean columns is, too. `None` and an empty collection mean "in no
                 group". A string is one label, never a collection of characters. Labels are
                 compared as strings.
             n: number of rows.
@@ -61,6 +61,11 @@ class Groups:
         Raises:
             MeasurementError: no rows, a wrong number of rows, a NaN label, a mask that is not
                 boolean, or a matrix whose columns have no names.
+
+        >>> Groups.of([["a", "b"], [], "b"], 3).membership.tolist()
+        [[True, True], [False, False], [False, True]]
+        >>> Groups.of({"all": [True, True], "none": [False, False]}, 2).names
+        ('all', 'none')
         """
         if n < 1:
             raise MeasurementError(
@@ -85,6 +90,10 @@ def cross(first: Groups, second: Groups) -> Groups:
 
     Raises:
         MeasurementError: different numbers of rows, or names that make an intersection ambiguous.
+
+    >>> gender, race = Groups.of(["f", "m", "f"], 3), Groups.of(["x", "x", "y"], 3)
+    >>> cross(gender, race).names
+    ('f × x', 'f × y', 'm × x')
     """
     if len(first.membership) != len(second.membership):
         raise MeasurementError(

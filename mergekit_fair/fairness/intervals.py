@@ -18,8 +18,8 @@ Why not the textbook kinds for gaps: the largest of several noisy differences is
 near 0, in the estimate and once more in its replicates: the percentile interval of a DPD of 0
 over 8 groups never contains 0. And where all of a group's few rows agree (a model that is nearly
 always right, or nearly always says 0), its replicates agree too: for that the conservative kind
-also draws from the :func:`smoothed` table. ``benchmarks/intervals.py`` measures the coverage of
-all kinds and ``docs/measurement.md`` has its table. The price of the conservative kind is width,
+also draws from the `smoothed` table. `benchmarks/intervals.py` measures the coverage of
+all kinds and `docs/measurement.md` has its table. The price of the conservative kind is width,
 1 to 2 times that of basic.
 
 The band: each of the m rates gets a Wilson interval at confidence c^(1/m) (Šidák 1967;
@@ -30,7 +30,7 @@ them hold, so whatever follows from all of them holds too:
     min_g L_g / max_g U_g ≤ min_g r_g / max_g r_g ≤ min(1, min_g U_g / max_g L_g)
 
 No bootstrap, hence no collapse when a group's few rows all agree; wide, because it asks for
-every rate and uses no tie between them. Reference ``between_groups`` only.
+every rate and uses no tie between them. Reference `between_groups` only.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Interval(Record):
     value: Number = None
     low: Number = None
     high: Number = None
-    dropped: float = Field(default=0.0, exclude=True)
+    dropped: float = Field(default=0.0, exclude=True, repr=False)
 
     @model_validator(mode="after")
     def _both_limits(self) -> Self:
@@ -149,7 +149,14 @@ def smoothed(cells: Counts, patterns: NDArray[np.bool_]) -> Values:
 
 
 def wilson(successes: int, n: int, confidence: float) -> Ends:
-    """Score interval of a proportion successes / n (Wilson 1927), in [0, 1]; needs n > 0."""
+    """Score interval of a proportion successes / n (Wilson 1927), in [0, 1]; needs n > 0.
+
+    As `scipy.stats.binomtest(k, n).proportion_ci(method="wilson")`, which takes 250 times as long
+    and is NaN where the confidence is 1 − 2⁻⁵³.
+
+    >>> wilson(8, 10, 0.95)
+    (0.49016247153664183, 0.9433178485456247)
+    """
     z = _deviate(confidence)
     share = successes / n
     centre = share + z * z / (2 * n)
@@ -201,7 +208,7 @@ def conservative(
     Args:
         value: the estimate.
         drawn: (draws,), replicates of the gap.
-        smooth: (draws,), replicates of the gap from the :func:`smoothed` table.
+        smooth: (draws,), replicates of the gap from the `smoothed` table.
         errors: (draws,), the gap of the replicated errors, of the smoothed table.
         confidence: e.g. 0.95; the interval covers at least about that often.
     """
@@ -213,7 +220,7 @@ def conservative(
 def conservative_minimum(
     value: float, drawn: Values, smooth: Values, losses: Values, confidence: float
 ) -> Ends:
-    """The same for a minimum over groups, with ``losses`` = max_g (r_g − r*_g), smoothed."""
+    """The same for a minimum over groups, with `losses` = max_g (r_g − r*_g), smoothed."""
     lower, upper = _tails(confidence)
     lowest = min(np.quantile(drawn, lower), np.quantile(smooth, lower))
     return float(lowest), value + float(np.quantile(losses, upper))
@@ -230,9 +237,9 @@ def around(
 
     Args:
         value: the estimate; NaN gives an undefined interval.
-        samples: arrays (draws,) for ``ends``. Draws with a NaN in any of them are dropped; if
+        samples: arrays (draws,) for `ends`. Draws with a NaN in any of them are dropped; if
             they are more than 5 %, low and high are None.
-        ends: one of the functions above; called as ``ends(value, *samples, confidence)``.
+        ends: one of the functions above; called as `ends(value, *samples, confidence)`.
         confidence: e.g. 0.95.
         bounds: range of the statistic. Clipping to it, and widening to the estimate, can only
             raise the coverage per width.

@@ -21,11 +21,11 @@ UNANSWERED = 2  # what a missing prediction becomes
 
 
 def binary_labels(values: ArrayLike, name: str) -> NDArray[np.int8]:
-    """Return ``values`` as 0/1 labels of shape (n,).
+    """Return `values` as 0/1 labels of shape (n,).
 
     Args:
         values: shape (n,), integers or booleans that are 0 or 1.
-        name: what the caller calls them (``y_true``, ``y_pred``), for messages.
+        name: what the caller calls them (`y_true`, `y_pred`), for messages.
 
     Raises:
         MeasurementError: a value is no 0/1 integer, there are no rows, or there is more than one
@@ -57,7 +57,7 @@ def binary_labels(values: ArrayLike, name: str) -> NDArray[np.int8]:
 
 
 def binary_predictions(values: ArrayLike, name: str) -> NDArray[np.int8]:
-    """Return ``values`` as predictions of shape (n,): 0, 1, or UNANSWERED for None and NaN.
+    """Return `values` as predictions of shape (n,): 0, 1, or UNANSWERED for None and NaN.
 
     Args:
         values: shape (n,), integers, booleans or whole floats that are 0 or 1; None, NaN,
@@ -65,7 +65,7 @@ def binary_predictions(values: ArrayLike, name: str) -> NDArray[np.int8]:
         name: what the caller calls them, for messages.
 
     Raises:
-        MeasurementError: as :func:`binary_labels`, missing values and whole floats excepted.
+        MeasurementError: as `binary_labels`, missing values and whole floats excepted.
     """
     array = _as_array(values, name)
     if array.dtype.kind not in "fO" or array.ndim != 1 or not array.size:
@@ -78,7 +78,7 @@ def binary_predictions(values: ArrayLike, name: str) -> NDArray[np.int8]:
 
 
 def same_length(y_true: NDArray[Any], other: NDArray[Any], name: str) -> None:
-    """Raise MeasurementError unless ``other`` has one value for every row of ``y_true``."""
+    """Raise MeasurementError unless `other` has one value for every row of `y_true`."""
     if len(y_true) != len(other):
         raise MeasurementError(
             "differs in length from y_true",

@@ -61,8 +61,8 @@ def measure(
             per group; where they are more than 5 % of a deciding group, gaps are undefined.
         groups: one label per row, or a collection of labels per row (empty or None = in no
             group), or a mapping name -> boolean mask (n,). Groups may overlap.
-        reference: what ``metrics["dpd"]`` and ``["eod"]`` compare with: ``between_groups``
-            (max − min), ``one_vs_rest`` (its worst group) or ``to_overall``. The other
+        reference: what `metrics["dpd"]` and `["eod"]` compare with: `between_groups`
+            (max − min), `one_vs_rest` (its worst group) or `to_overall`. The other
             references are reported too, without intervals.
         confidence: of the intervals, in (0, 1).
         min_group_size: groups with fewer rows are reported but decide no maximum.
@@ -71,21 +71,38 @@ def measure(
         draws: number of bootstrap replicates.
 
     Returns:
-        A :class:`Measurement`; rates lie in [0, 1], None means undefined, with the reason under
-        ``warnings``.
+        A `Measurement`; rates lie in [0, 1], None means undefined, with the reason under
+        `warnings`.
 
     Raises:
         MeasurementError: input that no metric is defined on, or an unknown setting.
 
-    Source: METHODS §1 (arXiv 2505.24262); intervals: :mod:`mergekit_fair.fairness.intervals`,
-    :mod:`mergekit_fair.fairness.uncertainty`.
+    Source: METHODS §1 (arXiv 2505.24262); intervals: `mergekit_fair.fairness.intervals`,
+    `mergekit_fair.fairness.uncertainty`.
+
+    >>> y_true = [0, 0, 0, 1, 1, 1] * 20
+    >>> y_pred = [0, 0, 1, 1, 1, 0] * 20
+    >>> groups = ["a", "a", "b", "a", "b", "b"] * 20
+    >>> result = measure(y_true, y_pred, groups)
+    >>> result.metrics["dpd"]
+    Interval(value=0.3333333333333333, low=0.14009837280369772, high=0.5066683501683502)
+    >>> result.groups["b"].tpr, result.degenerate, result.warnings
+    (0.5, False, ())
+    >>> measure([1, 1], [1, None], ["a", "b"], draws=100).metrics["fpr"].value is None
+    True
     """
     settings = MetricSettings(reference, confidence, min_group_size, exclude, seed, draws)
     return measure_table(CountTable.tally(y_true, y_pred, groups), settings)
 
 
 def measure_table(table: CountTable, settings: MetricSettings | None = None) -> Measurement:
-    """Measure rows that are already counted; otherwise as :func:`measure`."""
+    """Measure rows that are already counted; otherwise as `measure`.
+
+    >>> cells = np.array([[[40, 10], [10, 40]], [[20, 20], [5, 15]]])  # by group, y and ŷ
+    >>> table = CountTable(("a", "b"), np.eye(2, dtype=bool), cells)
+    >>> measure_table(table, MetricSettings(confidence=0.9)).metrics["eod"]
+    Interval(value=0.3, low=0.06304048666771814, high=0.455565011820331)
+    """
     settings = settings or MetricSettings()
     samples = Samples.of(table, settings)
     groups, overall = samples.counts
@@ -124,7 +141,7 @@ def estimate(
     min_group_size: int = 1,
     exclude: Collection[str] = (),
 ) -> dict[str, float]:
-    """Point values of every metric, without intervals; arguments as in :func:`measure`.
+    """Point values of every metric, without intervals; arguments as in `measure`.
 
     Returns:
         acc, dpd, eod, bal_acc, worst_group_acc, selection_rate, tpr, fpr, equal_opportunity,
@@ -132,6 +149,10 @@ def estimate(
 
     Raises:
         MeasurementError: input that no metric is defined on, or an unknown setting.
+
+    >>> values = estimate([0, 0, 1, 1], [0, 1, 1, 1], ["a", "a", "b", "b"])
+    >>> values["acc"], values["dpd"], values["eod"]
+    (0.75, 0.5, nan)
     """
     settings = MetricSettings(reference, min_group_size=min_group_size, exclude=exclude)
     table = CountTable.tally(y_true, y_pred, groups)

@@ -15,7 +15,7 @@ for DPD, EOD and worst-group accuracy (docs/measurement.md).
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -57,7 +57,7 @@ from mergekit_fair.fairness.rates import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Metric:
+class Metric(ABC):
     """One metric: how it is called, read and computed.
 
     Attributes:

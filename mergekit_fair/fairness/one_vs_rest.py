@@ -3,7 +3,7 @@
 A class is a view of its own (it against the others), and so is each of several labels.
 
 A mean and a maximum of gaps are again gaps (seminorms of the rates), so that their intervals are
-conservative ones as in :mod:`mergekit_fair.fairness.intervals`. Replicates are drawn for whole
+conservative ones as in `mergekit_fair.fairness.intervals`. Replicates are drawn for whole
 rows and shared by all views. Smoothed tables belong to one view each and are drawn apart, as if
 views did not err together. In a maximum of errors that is the larger case. Everywhere else draws
 are paired by rank, as if views erred together as far as they can: in a mean, independent errors
@@ -57,10 +57,10 @@ class MultiMeasurement(Record):
     Attributes:
         n: number of rows.
         acc: share of rows with every view right: the correct class, or all labels correct.
-        macro, worst: ``dpd`` and ``eod``: their mean and their maximum over the views. A view
+        macro, worst: `dpd` and `eod`: their mean and their maximum over the views. A view
             whose gap is undefined is left out.
-        worst_view: for ``dpd`` and ``eod``, the view with the largest gap.
-        views: view → its :class:`Measurement`.
+        worst_view: for `dpd` and `eod`, the view with the largest gap.
+        views: view → its `Measurement`.
         warnings: what is undefined or left out over the views; each view has its own.
     """
 
@@ -87,13 +87,20 @@ def measure_classes(
         y_true: shape (n,), labels: integers or texts, no floats.
         y_pred: shape (n,), predictions; None or NaN where there is none. Whole floats are taken
             for integers, which they become beside a NaN.
-        groups: as in :func:`measure`.
+        groups: as in `measure`.
         classes: all classes; default: those that occur in y_true, sorted. A prediction that is
             none of them counts as no usable prediction, with a warning.
-        settings: reference, confidence, min_group_size, exclude, seed, draws of :func:`measure`.
+        settings: reference, confidence, min_group_size, exclude, seed, draws of `measure`.
 
     Raises:
-        MeasurementError: fewer than two classes, an unknown label, or as :func:`measure`.
+        MeasurementError: fewer than two classes, an unknown label, or as `measure`.
+
+    >>> animals, groups = ["cat", "dog", "bird"] * 40, ["a", "b"] * 60
+    >>> result = measure_classes(animals, ["cat", "dog", "dog"] * 40, groups)
+    >>> result.acc
+    Interval(value=0.6666666666666666, low=0.5783110162063498, high=0.7446825949874156)
+    >>> result.worst_view["eod"], result.views["dog"].metrics["fpr"].value
+    ('bird', 0.5)
     """
     checked = MetricSettings(**settings)
     truth, predicted = _values(y_true, "y_true"), _values(y_pred, "y_pred")
@@ -133,11 +140,17 @@ def measure_labels(
     Args:
         y_true: label → shape (n,), 0 and 1; a data frame with a column per label is one, too.
         y_pred: the same labels → shape (n,), 0 and 1; None or NaN where there is none.
-        groups: as in :func:`measure`.
-        settings: reference, confidence, min_group_size, exclude, seed, draws of :func:`measure`.
+        groups: as in `measure`.
+        settings: reference, confidence, min_group_size, exclude, seed, draws of `measure`.
 
     Raises:
-        MeasurementError: no labels, different labels, or as :func:`measure`.
+        MeasurementError: no labels, different labels, or as `measure`.
+
+    >>> y_true = {"toxic": [0, 0, 1, 1] * 20, "threat": [0, 0, 0, 1] * 20}
+    >>> y_pred = {"toxic": [0, 1, 1, 1] * 20, "threat": [0, 0, 0, 0] * 20}
+    >>> result = measure_labels(y_true, y_pred, ["a", "b"] * 40)
+    >>> result.acc.value, result.worst_view["dpd"], result.worst["dpd"].value
+    (0.5, 'toxic', 0.5)
     """
     checked = MetricSettings(**settings)
     names = _label_names(y_true, "y_true")
@@ -173,9 +186,9 @@ def measure_views(
     Args:
         joint: the rows, C distinct kinds.
         views: name → truth and prediction of each kind, both (C,), as in
-            :meth:`JointTable.cells`.
+            `JointTable.cells`.
         correct: bool (C,), the kinds of rows that count for the accuracy.
-        settings: as in :func:`measure`.
+        settings: as in `measure`.
         warnings: to put in front.
 
     Raises:

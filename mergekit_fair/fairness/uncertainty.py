@@ -82,7 +82,7 @@ def permuted(cells: Counts, draws: int, seed: int, *, within_labels: bool) -> Co
         cells: int64 (P, 2, 3).
             It must count fewer than MAX_ROWS rows.
         draws: number of permutations.
-        seed: of ``numpy.random.default_rng``.
+        seed: of `numpy.random.default_rng`.
         within_labels: permute among rows of equal y only. Otherwise the labels y are dropped:
             all rows of the result stand under y = 0, which the selection rate does not read.
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from inspect import isfunction
 
 from mergekit_fair import fairness
 
@@ -24,3 +25,10 @@ def test_import_is_light():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_every_public_function_has_a_worked_example():
+    functions = [found for name in fairness.__all__ if isfunction(found := getattr(fairness, name))]
+    assert len(functions) >= 10
+    for function in functions:
+        assert ">>> " in (function.__doc__ or ""), function.__name__
