@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+
+from filelock import FileLock, Timeout
 
 from mergekit_fair.errors import ConfigError
 
@@ -56,19 +56,19 @@ def _require_free(out: Path, *, overwrite: bool) -> None:
 @contextmanager
 def _parents(out: Path) -> Iterator[None]:
     """Make the folders above `out`; a failed block takes away those that it made."""
-    made = [folder for folder in out.parents if not os.path.lexists(folder)]
+    missing = [folder for folder in out.parents if not os.path.lexists(folder)]
     try:
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError):
+        except (FileExistsError, NotADirectoryError) as error:
             raise ConfigError(
                 "is no folder, so that nothing can be made in it",
                 where=out.parent,
                 fix="choose another place for the output",
-            ) from None
+            ) from error
         yield
     except BaseException:
-        for folder in made:
+        for folder in missing:
             with suppress(OSError):  # not made after all, or another process works in it
                 folder.rmdir()
         raise
@@ -86,36 +86,48 @@ def _placed(out: Path) -> Iterator[None]:
         raise
 
 
-def lock_folder(folder: Path) -> TextIO:
-    """Make `folder` and hold it for this process until the returned file is closed or it ends.
+def lock_folder(folder: Path) -> ExitStack:
+    """Make `folder` and hold it for this process until the result is closed or the process ends.
 
     Raises:
         ConfigError: another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    return _locked(folder / ".lock", folder)
+    lock, held = _locked(folder / ".lock", folder), ExitStack()
+    held.callback(lock.release)
+    return held
 
 
-def _locked(file: Path, folder: Path) -> TextIO:
-    lock = file.open("a")
+def _locked(file: Path, folder: Path) -> FileLock:
+    """Held by the system, not by the file's being there: a killed process leaves no lock."""
+    lock = FileLock(file, timeout=0)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not os.path.samestat(os.fstat(lock.fileno()), file.stat()):
-            raise FileNotFoundError  # whoever held it has just removed it
-    except OSError:
-        lock.close()
+        lock.acquire()
+        if not file.exists():  # whoever held it has just removed it
+            lock.release()
+            raise Timeout(str(file))
+    except Timeout as error:
         raise ConfigError(
             "another process is working in this folder",
             where=folder,
             fix="wait for it, or choose another folder",
-        ) from None
+        ) from error
     return lock
 
 
-def _unlock(lock: TextIO) -> None:
+def _unlock(lock: FileLock) -> None:
     """Remove the lock's file while it is still held: a waiting process fails and says so."""
-    Path(lock.name).unlink(missing_ok=True)
-    lock.close()
+    with suppress(OSError):  # Windows keeps files that are open
+        Path(lock.lock_file).unlink(missing_ok=True)
+    lock.release()
+
+
+def cache_folder(name: str) -> Path:
+    """A folder for what can be made again: in $MERGEKIT_FAIR_CACHE, else in the user's cache."""
+    if place := os.environ.get("MERGEKIT_FAIR_CACHE"):
+        return Path(place).expanduser() / name
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "mergekit-fair" / name
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
@@ -166,7 +178,14 @@ def _flush_tree(folder: Path) -> None:
         _flush(path)
 
 
+def flush_data(handle: int) -> None:
+    """Have the system write a file's content to the disk; macOS has no `fdatasync`."""
+    getattr(os, "fdatasync", os.fsync)(handle)
+
+
 def _flush(path: Path) -> None:
+    if path.is_dir() and os.name == "nt":
+        return  # Windows opens no folders
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

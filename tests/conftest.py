@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+# No test may leave anything in the user's cache, nor find something there.
+os.environ["MERGEKIT_FAIR_CACHE"] = tempfile.mkdtemp(prefix="mergekit-fair-tests-")
 
 REDDITBIAS = Path(__file__).parents[2] / "shared" / "data" / "redditbias" / "redditbias.csv"
 

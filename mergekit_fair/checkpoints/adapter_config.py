@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from mergekit_fair.checkpoints.folder import INDEX, PICKLES, SINGLE, inside, model_folder
-from mergekit_fair.checkpoints.headers import AGAIN
+from mergekit_fair.checkpoints.headers import COPY_AGAIN
 from mergekit_fair.errors import CheckpointError
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 
-MERGE_FIRST = (
+MERGE_WITH_PEFT = (
     "merge it with peft first, PeftModel.from_pretrained(base, adapter).merge_and_unload(), and "
     "give the folder of the saved result"
 )
@@ -136,7 +136,7 @@ def _read(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
         raise CheckpointError(
-            f"its {CONFIG} cannot be read ({reason})", where=folder, fix=AGAIN
+            f"its {CONFIG} cannot be read ({reason})", where=folder, fix=COPY_AGAIN
         ) from None
     return found
 
@@ -145,7 +145,7 @@ def _require_plain(raw: Mapping[str, Any], folder: object) -> None:
     kind = raw.get("peft_type")
     if kind != "LORA":
         raise CheckpointError(
-            "is not a LoRA adapter", where=folder, got=kind, allowed="LORA", fix=MERGE_FIRST
+            "is not a LoRA adapter", where=folder, got=kind, allowed="LORA", fix=MERGE_WITH_PEFT
         )
     more = {key: value for key, value in raw.items() if key not in _USED | _PASSED_OVER and value}
     if raw.get("bias", "none") != "none":
@@ -157,7 +157,7 @@ def _require_plain(raw: Mapping[str, Any], folder: object) -> None:
             f"is more than plain LoRA: its {CONFIG} sets {key}",
             where=folder,
             got=value if len(repr(value)) < 100 else type(value).__name__,
-            fix=MERGE_FIRST,
+            fix=MERGE_WITH_PEFT,
         )
 
 
@@ -229,7 +229,7 @@ def _checked(value: Any, is_good: Callable[[Any], bool], key: str, folder: objec
             f"its {CONFIG} has a value of {key} that peft would not take",
             where=folder,
             got=value,
-            fix=AGAIN,
+            fix=COPY_AGAIN,
         )
     return value
 

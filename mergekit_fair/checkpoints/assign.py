@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 
-def fits_in_place(names: Iterable[str], model: Any) -> bool:
+def can_assign_in_place(names: Iterable[str], model: Any) -> bool:
     """Whether tensors of these names, as a file has them, fill every storage of a model.
 
     Tied weights share a storage, of which a file has one. Where transformers names the tensors in
@@ -21,14 +21,16 @@ def fits_in_place(names: Iterable[str], model: Any) -> bool:
     return all(slot.data_ptr() in written for slot in slots.values())
 
 
-def write(tensors: Iterable[tuple[str, torch.Tensor]], model: Any, *, in_place: bool) -> Any:
+def assign_weights(
+    tensors: Iterable[tuple[str, torch.Tensor]], model: Any, *, in_place: bool
+) -> Any:
     """The model with these weights, in the dtype of the first floating tensor.
 
     Args:
         tensors: (name in a file, tensor), all that a file has.
         model: a transformers model in evaluation mode.
-        in_place: what `fits_in_place` says; else transformers' own loader converts the names and
-            the model is made anew.
+        in_place: what `can_assign_in_place` says; else transformers' own loader converts the names
+            and the model is made anew.
 
     Returns:
         The model itself, or the new one on its device.
@@ -42,10 +44,11 @@ def write(tensors: Iterable[tuple[str, torch.Tensor]], model: Any, *, in_place: 
             if dtype is None and tensor.is_floating_point():
                 dtype = tensor.dtype
                 slots = model.to(dtype).state_dict()
-            slots[name].copy_(tensor)
+            if tensor.data_ptr() != slots[name].data_ptr():  # else written there already
+                slots[name].copy_(tensor)
     return model
 
 
 def _remade(tensors: Mapping[str, torch.Tensor], model: Any) -> Any:
-    made = type(model).from_pretrained(None, config=model.config, state_dict=tensors)
-    return made.to(model.device).eval()
+    remade = type(model).from_pretrained(None, config=model.config, state_dict=tensors)
+    return remade.to(model.device).eval()

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import safe_open
 
-from mergekit_fair.checkpoints.folder import tensor_infos, weight_files
+from mergekit_fair.checkpoints.folder import tensor_infos
+from mergekit_fair.checkpoints.reader import open_folder, read_whole
 from mergekit_fair.errors import CheckpointError
 
 Tensors = Mapping[str, torch.Tensor]
@@ -18,27 +17,24 @@ Tensors = Mapping[str, torch.Tensor]
 SHARE = 0.7  # of the free memory, that checkpoints may take
 
 
-class Streamed(Tensors):
+class LazyCheckpoint(Tensors):
     """The tensors of a checkpoint folder, each read when it is asked for and kept by nobody."""
 
     def __init__(self, folder: str | Path) -> None:
-        self._open = ExitStack()
-        self._files: dict[str, Any] = {}
-        for file in weight_files(folder):
-            stream = self._open.enter_context(safe_open(str(file), framework="pt"))
-            self._files.update(dict.fromkeys(stream.keys(), stream))
+        self._reader = open_folder(folder)
+        weakref.finalize(self, self._reader.close)
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        return self._files[name].get_tensor(name)
+        return read_whole(self._reader, name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._files)
+        return iter(self._reader.tensors)
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self._reader.tensors)
 
 
-class Shelf:
+class CheckpointCache:
     """Models by name, each on the device, in the CPU's memory or left on disk, as there is room.
 
     Args:
@@ -55,31 +51,31 @@ class Shelf:
     def __getitem__(self, model: str) -> Tensors:
         """The tensors of a model folder; borrowed."""
         if model not in self._models:
-            self.put(model, Streamed(model), size_of(model))
+            self.add(model, LazyCheckpoint(model), size_of(model))
         return self._models[model]
 
-    def put(self, model: str, tensors: Tensors, size: int | None = None) -> None:
+    def add(self, model: str, tensors: Tensors, size: int | None = None) -> None:
         """Let a name stand for tensors of so many bytes, held if there is room for them.
 
-        Without a size they are kept as they are, and count as somebody else's.
+        Without a size they are left as they are, and count as somebody else's.
         """
-        place = None if size is None else self.take(size)
-        if place is None:
+        device = None if size is None else self.reserve(size)
+        if device is None:
             self._models[model] = tensors
         else:
-            self._models[model] = {name: tensors[name].to(place) for name in tensors}
+            self._models[model] = {name: tensors[name].to(device) for name in tensors}
 
-    def take(self, size: int) -> torch.device | None:
-        """Where `size` more bytes may be kept, which are then taken; None: nowhere."""
-        for place, left in self._left.items():
+    def reserve(self, size: int) -> torch.device | None:
+        """Where `size` more bytes may be held, which are then taken; None: nowhere."""
+        for device, left in self._left.items():
             if size <= left:
-                self._left[place] = left - size
-                return place
+                self._left[device] = left - size
+                return device
         return None
 
-    def give(self, place: torch.device, size: int) -> None:
+    def release(self, device: torch.device, size: int) -> None:
         """Bytes that are free again."""
-        self._left[place] += size
+        self._left[device] += size
 
 
 def free_memory(device: torch.device) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mergekit_fair.checkpoints.headers import (
-    AGAIN,
+    COPY_AGAIN,
     Stored,
     TensorInfo,
     header_bytes,
@@ -70,12 +70,12 @@ def shard_files(folder: Path, index: Path) -> tuple[Path, ...]:
                 where=index,
                 got=name,
                 allowed="names of files beside the index",
-                fix=AGAIN,
+                fix=COPY_AGAIN,
             )
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(
-            "shards named in the index are missing", where=folder, got=missing[:8], fix=AGAIN
+            "shards named in the index are missing", where=folder, got=missing[:8], fix=COPY_AGAIN
         )
     return tuple(inside(folder, folder / name) for name in names)
 
@@ -207,14 +207,16 @@ def _weight_map(index: Path) -> dict[str, str]:
         raise unreadable(index, error) from None
     except ValueError as error:
         raise CheckpointError(
-            f"is not a readable index of shards ({error})", where=index, fix=AGAIN
+            f"is not a readable index of shards ({error})", where=index, fix=COPY_AGAIN
         ) from None
     return found
 
 
 def twice(name: str, folder: object, files: list[str]) -> CheckpointError:
     """The error for a tensor that two shards hold."""
-    return CheckpointError(f"tensor {name} lies in two files", where=folder, got=files, fix=AGAIN)
+    return CheckpointError(
+        f"tensor {name} lies in two files", where=folder, got=files, fix=COPY_AGAIN
+    )
 
 
 def require_indexed(index: Path, held: Mapping[str, str]) -> None:
@@ -233,7 +235,7 @@ def require_indexed(index: Path, held: Mapping[str, str]) -> None:
         raise CheckpointError(
             f"does not agree with its shards on {len(wrong)} tensors {wrong[:3]}",
             where=index,
-            fix=AGAIN,
+            fix=COPY_AGAIN,
         )
 
 
@@ -284,6 +286,6 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise CheckpointError(
-            f"its config.json cannot be read ({reason})", where=folder, fix=AGAIN
+            f"its config.json cannot be read ({reason})", where=folder, fix=COPY_AGAIN
         ) from None
     return config

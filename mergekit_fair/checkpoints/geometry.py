@@ -9,7 +9,7 @@ Source: METHODS §1 (arXiv 2505.24262) for the bound, arXiv 2212.04089 for the c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from mergekit_fair.checkpoints.reader import Buffer, Reader
-from mergekit_fair.checkpoints.threads import one_thread_each
+from mergekit_fair.checkpoints.reader import Buffer, Reader, one_thread_each
 from mergekit_fair.errors import CheckpointError, RecipeError
 
 Matrix = NDArray[np.float64]
@@ -27,6 +26,10 @@ Matrix = NDArray[np.float64]
 # Elements of all vectors together that a thread holds at a time: they stay in its cache.
 _AT_ONCE = 2**17
 _SHORTEST, _LONGEST = 2**12, 2**18
+# ‖Δ‖² is added up in rows of this many elements, and the rows' sums by `math.fsum`, whose result
+# does not depend on the order: the same bits with any number of threads, shards or slices.
+ROW = 4096
+BLOCK = 64 * ROW
 # √eps: of a length that is the root of differences of squares, what lies below is rounding.
 _ROUNDING = 1e-7
 
@@ -266,14 +269,20 @@ def _tensor_sums(base: Reader, models: list[Reader], name: str) -> _Sums:
             torch.sub(model.read(name, begin, end, buffers[1]).double(), start, out=row)
         parts.append(_block_sums(block))
     found = _added(parts, rows)
-    for model, square in zip(models, np.diag(found.gram), strict=True):
+    _require_finite(base, models, name, np.diag(found.gram).tolist())
+    return found
+
+
+def _require_finite(
+    base: Reader, models: Sequence[Reader], name: str, squares: Sequence[float]
+) -> None:
+    for model, square in zip(models, squares, strict=True):
         if not math.isfinite(square):
             raise CheckpointError(
                 f"tensor {name} minus the base's ({base.name}) is not finite",
                 where=model.name,
                 fix="train again, or leave the model out",
             )
-    return found
 
 
 def _block_sums(block: torch.Tensor) -> _Sums:
@@ -298,3 +307,63 @@ def _known(value: float) -> float | None:
 def _listed(values: Matrix) -> Any:
     """Nested lists, None for NaN."""
     return [_known(v) if np.ndim(v) == 0 else _listed(v) for v in values]
+
+
+def squares(base: torch.Tensor, models: Iterable[torch.Tensor]) -> list[list[float]]:
+    """For every model, the sums of (θ − θ₀)² over the rows of a flattened tensor.
+
+    Args:
+        base: θ₀, one-dimensional, any floating dtype.
+        models: θ, of the same length.
+    """
+    start = base.double()
+    sums = []
+    for model in models:
+        vector = model.double() - start
+        vector.mul_(vector)
+        short = -len(vector) % ROW
+        if short:
+            vector = torch.nn.functional.pad(vector, (0, short))
+        sums.append(vector.view(-1, ROW).sum(dim=1).tolist())
+    return sums
+
+
+def task_vector_norms(
+    base: Reader,
+    models: Sequence[Reader],
+    names: Iterable[str],
+    advance: Callable[[int], None] | None = None,
+) -> list[float]:
+    """‖θ − θ₀‖₂ of every model over the tensors `names`, in one pass over all files.
+
+    Args:
+        base: θ₀.
+        models: with the base's names and shapes.
+        names: floating tensors.
+        advance: told the number of bytes after each tensor.
+
+    Raises:
+        CheckpointError: NaN or Inf; names model and tensor.
+    """
+
+    def tensor(name: str) -> list[float]:
+        rows: list[list[float]] = [[] for _ in models]
+        buffers = [Buffer(BLOCK * 8) for _ in range(2)]
+        count = base.tensors[name].count
+        for begin in range(0, count, BLOCK):
+            end = min(begin + BLOCK, count)
+            start = base.read(name, begin, end, buffers[0])
+            read = (model.read(name, begin, end, buffers[1]) for model in models)
+            for sums, found in zip(rows, squares(start, read), strict=True):
+                sums.extend(found)
+        if advance:
+            advance(sum(reader.tensors[name].bytes for reader in (base, *models)))
+        totals = [math.fsum(sums) for sums in rows]
+        _require_finite(base, models, name, totals)
+        return totals
+
+    with one_thread_each() as count, ThreadPoolExecutor(count) as pool:
+        totals = list(pool.map(tensor, names))
+    return [math.sqrt(math.fsum(column)) for column in zip(*totals, strict=True)] or [
+        0.0 for _ in models
+    ]

@@ -22,7 +22,7 @@ SIZES = FLOATS | INTEGERS
 
 _LONGEST = 100_000_000
 _POINTER = b"version "  # as a header's length, 2.3 · 10¹⁸
-AGAIN = "copy or train the model again"
+COPY_AGAIN = "copy or train the model again"
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def _raw_header(file: Path) -> tuple[int, dict[str, Any]]:
         raise unreadable(file, error) from None
     except ValueError as error:
         raise CheckpointError(
-            f"is not a readable safetensors file ({error})", where=file, fix=AGAIN
+            f"is not a readable safetensors file ({error})", where=file, fix=COPY_AGAIN
         ) from None
     return size, header
 
@@ -129,7 +129,7 @@ def _require_layout(file: Path, size: int, header: dict[str, Any]) -> None:
                 f"is damaged: its header gives tensor {name} bytes {start} to {stop}",
                 where=file,
                 allowed=f"{end} to {end + expected}",
-                fix=AGAIN,
+                fix=COPY_AGAIN,
             )
         end = stop
     length = file.stat().st_size
@@ -139,7 +139,7 @@ def _require_layout(file: Path, size: int, header: dict[str, Any]) -> None:
             where=file,
             got=f"{length} bytes",
             allowed=f"{8 + size + end} bytes, as its header says",
-            fix=AGAIN,
+            fix=COPY_AGAIN,
         )
 
 

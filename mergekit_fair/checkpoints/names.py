@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mergekit_fair.checkpoints.folder import read_config
-from mergekit_fair.checkpoints.model_class import model_class
+from mergekit_fair.compat.transformers import model_class, names_in_file
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def memory_names(folder: Path) -> MemoryNames:
         return MemoryNames()
     if model is None:
         return MemoryNames()
-    in_file = _in_file(model)
+    in_file = names_in_file(model)
     conv1d = {
         f"{name}.weight"
         for name, module in model.named_modules()
@@ -66,15 +66,6 @@ def _on_meta(folder: Path) -> Any:
         return None
     with torch.device("meta"):
         return kind(config)
-
-
-def _in_file(model: Any) -> dict[str, str]:
-    """As transformers saves them: a tensor that is only renamed comes out as the same object."""
-    from transformers.core_model_loading import revert_weight_conversion
-
-    state = model.state_dict()
-    saved = {id(tensor): name for name, tensor in revert_weight_conversion(model, state).items()}
-    return {name: saved[id(tensor)] for name, tensor in state.items() if id(tensor) in saved}
 
 
 def _tied(model: Any) -> dict[str, str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,7 +22,7 @@ from mergekit_fair.checkpoints.folder import (
     stored_tensors,
     twice,
 )
-from mergekit_fair.checkpoints.headers import AGAIN, SIZES, Stored, TensorInfo, unreadable
+from mergekit_fair.checkpoints.headers import COPY_AGAIN, SIZES, Stored, TensorInfo, unreadable
 from mergekit_fair.errors import CheckpointError
 
 DTYPES = {
@@ -106,7 +107,7 @@ class StoredReader:
                 self._open[file] = os.open(file, os.O_RDONLY)
         except OSError as error:
             self.close()
-            raise unreadable(file, error) from None
+            raise unreadable(file, error) from error
 
     def read(self, name: str, start: int, stop: int, into: Buffer) -> torch.Tensor:
         stored = self._stored[name]
@@ -123,8 +124,10 @@ class StoredReader:
                 count = os.preadv(handle, (room,), offset)
             except OSError as error:
                 raise CheckpointError(
-                    f"tensor {name} cannot be read ({error.strerror})", where=stored.file, fix=AGAIN
-                ) from None
+                    f"tensor {name} cannot be read ({error.strerror})",
+                    where=stored.file,
+                    fix=COPY_AGAIN,
+                ) from error
             if count == 0:
                 raise CheckpointError(
                     f"ends in the middle of tensor {name}; it was complete before the merge",
@@ -200,7 +203,7 @@ def _unpickled(file: Path) -> dict[str, torch.Tensor]:
         if isinstance(found, dict) and all(map(_is_named, found.items())):
             return {name: value.detach() for name, value in found.items()}
     except OSError as error:
-        raise unreadable(file, error) from None
+        raise unreadable(file, error) from error
     except Exception:  # of any kind, and torch's words advise to run the code in the file
         reason = "it is damaged, or holds more than tensors"
     raise CheckpointError(
@@ -257,3 +260,14 @@ def read_whole(model: Reader, name: str) -> torch.Tensor:
     """
     info = model.tensors[name]
     return model.read(name, 0, info.count, Buffer(info.bytes)).view(info.shape)
+
+
+@contextmanager
+def one_thread_each() -> Iterator[int]:
+    """While open, a torch operation runs on the thread that calls it; yields how many may run."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield max(1, before)
+    finally:
+        torch.set_num_threads(before)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mergekit_fair.cli.merge_options import merge_options as mergekit_options
 from mergekit_fair.cli.terminal import Terminal, quiet_libraries
+from mergekit_fair.compat.mergekit import add_options
 from mergekit_fair.vectors.basis_fit import Method
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def command() -> None:
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 @click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
-@mergekit_options
+@add_options
 def build(
     recipe: Path,
     out: Path,
@@ -68,7 +68,7 @@ def build(
       mergekit-fair basis build runs/redditbias/addition.yml -o runs/redditbias/basis --size 2
     """
     quiet_libraries(quiet=merge_options.quiet)
-    from mergekit_fair.merging.prepare import Settings
+    from mergekit_fair.merging.plan import MergeSettings
     from mergekit_fair.merging.recipe import Recipe
     from mergekit_fair.vectors.basis_files import build_basis
 
@@ -78,7 +78,7 @@ def build(
         Recipe.load(recipe),
         out,
         merge_options.model_copy(update={"quiet": is_quiet}),
-        Settings(overwrite=overwrite),
+        MergeSettings(overwrite=overwrite),
         Terminal(quiet=merge_options.quiet),
         method=Method(method),
         size=size,

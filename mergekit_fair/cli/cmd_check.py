@@ -30,7 +30,7 @@ def command(what: Path, allow_pickle: bool, device: str, as_json: bool, quiet: b
     """
     quiet_libraries(quiet=quiet)
     if what.is_dir():
-        from mergekit_fair.merging.manifest import verify
+        from mergekit_fair.merging.model_files import verify
 
         found = verify(what)
         if not quiet:
@@ -39,13 +39,13 @@ def command(what: Path, allow_pickle: bool, device: str, as_json: bool, quiet: b
         return
     from mergekit.options import MergeOptions
 
-    from mergekit_fair.merging.dry_run import review
-    from mergekit_fair.merging.prepare import Settings
+    from mergekit_fair.merging.dry_run import check_merge
+    from mergekit_fair.merging.plan import MergeSettings
     from mergekit_fair.merging.recipe import Recipe
 
     options: Any = MergeOptions(quiet=True, device=device)
-    settings = Settings(allow_pickle=allow_pickle)
-    found = review(Recipe.load(what), options, settings, Terminal(quiet=quiet or as_json))
+    settings = MergeSettings(allow_pickle=allow_pickle)
+    found = check_merge(Recipe.load(what), options, settings, Terminal(quiet=quiet or as_json))
     if as_json:
         click.echo(json.dumps(found, indent=2, ensure_ascii=False))
     elif not quiet:

@@ -30,9 +30,8 @@ def command(recipe: Path, grid: str, out: Path, overwrite: bool, quiet: bool) ->
     from mergekit_fair.cli.terminal import quiet_libraries
 
     quiet_libraries(quiet=quiet)
-    from mergekit_fair.merging.lambda_grid import parse_grid
+    from mergekit_fair.merging.grid import parse_grid, write_grid
     from mergekit_fair.merging.recipe import Recipe
-    from mergekit_fair.merging.recipe_grid import write_grid
 
     files = write_grid(Recipe.load(recipe), parse_grid(grid, "--lambda"), out, overwrite=overwrite)
     if not quiet:

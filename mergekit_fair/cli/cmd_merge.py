@@ -9,10 +9,10 @@ from typing import Any
 import click
 from mergekit.options import PrettyPrintHelp
 
-from mergekit_fair.cli.merge_options import merge_options as mergekit_options
 from mergekit_fair.cli.terminal import Terminal, quiet_libraries
-from mergekit_fair.merging.lambda_grid import parse_grid
-from mergekit_fair.merging.prepare import Settings
+from mergekit_fair.compat.mergekit import add_options
+from mergekit_fair.merging.grid import parse_grid
+from mergekit_fair.merging.plan import MergeSettings
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.to_disk import merge_to_folder
 
@@ -36,7 +36,7 @@ from mergekit_fair.merging.to_disk import merge_to_folder
     help="Merge LoRA adapters to one adapter instead of a whole model.",
 )
 @click.option("--hash-inputs", is_flag=True, help="SHA-256 of every input file in the manifest.")
-@mergekit_options
+@add_options
 def command(
     recipe: Path,
     out: Path,
@@ -63,7 +63,7 @@ def command(
     is_quiet = merge_options.quiet or not sys.stderr.isatty()
     options = merge_options.model_copy(update={"quiet": is_quiet})
     lambdas = None if grid is None else parse_grid(grid, "--lambda")
-    settings = Settings(overwrite, allow_pickle, hash_inputs, lambdas, adapter)
+    settings = MergeSettings(overwrite, allow_pickle, hash_inputs, lambdas, adapter)
     progress = Terminal(quiet=merge_options.quiet)
     merge_to_folder(Recipe.load(recipe), out, options, settings, progress)
     if not merge_options.quiet:

@@ -177,9 +177,9 @@ def _config(model: Path) -> dict[str, Any]:
 
 def _model_files(model: Path) -> dict[str, Path]:
     """Every file but the card and hidden ones, after what `merge` wrote about them is checked."""
-    from mergekit_fair.merging.manifest import NAME, verify
+    from mergekit_fair.merging.model_files import MANIFEST, verify
 
-    if (model / NAME).is_file():
+    if (model / MANIFEST).is_file():
         verify(model)
     found = {}
     for path in sorted(model.rglob("*")):

@@ -124,7 +124,7 @@ def _write_model(folder: Path, progress: Any) -> None:
     """Merge selected/recipe.yml into selected/model, unless exactly that is there."""
     from mergekit.options import MergeOptions
 
-    from mergekit_fair.merging.prepare import Settings
+    from mergekit_fair.merging.plan import MergeSettings
     from mergekit_fair.merging.recipe import Recipe
     from mergekit_fair.merging.to_disk import merge_to_folder
 
@@ -132,7 +132,9 @@ def _write_model(folder: Path, progress: Any) -> None:
     written = model / "mergekit_config.yml"
     if written.is_file() and written.read_text() == recipe.read_text():
         return
-    merge_to_folder(Recipe.load(recipe), model, MergeOptions(quiet=True), Settings(overwrite=True))
+    merge_to_folder(
+        Recipe.load(recipe), model, MergeOptions(quiet=True), MergeSettings(overwrite=True)
+    )
     progress.say(f"merged model: {model}")
 
 

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mergekit_fair.errors import DataError
+from mergekit_fair.files import cache_folder
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-
-def cache_folder() -> Path:
-    """Where images from tables lie: $MERGEKIT_FAIR_CACHE, else the user's cache folder."""
-    if own := os.environ.get("MERGEKIT_FAIR_CACHE"):
-        return Path(own).expanduser() / "images"
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "mergekit-fair" / "images"
 
 
 def image_file(cell: Any, folder: str) -> Path | None:
@@ -57,7 +49,7 @@ def open_image(path: str | Path) -> Image:
 def _cached(content: bytes) -> Path:
     """The file named by the content's sha256; equal bytes are one file, so leaks are seen."""
     name = hashlib.sha256(content).hexdigest()
-    path = cache_folder() / name[:2] / name
+    path = cache_folder("images") / name[:2] / name
     try:
         if path.is_file() and path.stat().st_size == len(content):
             return path

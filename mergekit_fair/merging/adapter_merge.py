@@ -17,21 +17,22 @@ from mergekit.common import ModelReference
 from safetensors.torch import load_file, save
 
 from mergekit_fair.checkpoints.adapter_config import CONFIG, WEIGHTS
-from mergekit_fair.checkpoints.headers import AGAIN
-from mergekit_fair.checkpoints.lora_factors import PREFIX
-from mergekit_fair.checkpoints.lora_reader import AdapterReader
+from mergekit_fair.checkpoints.headers import COPY_AGAIN
+from mergekit_fair.checkpoints.lora import PREFIX, AdapterReader
 from mergekit_fair.errors import CheckpointError, RecipeError
 from mergekit_fair.files import staged_folder
-from mergekit_fair.merging.layout import shards
-from mergekit_fair.merging.manifest import write_manifest
-from mergekit_fair.merging.merge_inputs import described, require_unchanged
-from mergekit_fair.merging.methods.formula import Formula
 from mergekit_fair.merging.methods.registry import is_own
-from mergekit_fair.merging.model_files import copy_companions, write_card
-from mergekit_fair.merging.open_models import Models, is_tensorwise
-from mergekit_fair.merging.prepare import Prepared, Settings, prepared
-from mergekit_fair.merging.program import OutputTensor, Program
+from mergekit_fair.merging.model_checks import OpenModels
+from mergekit_fair.merging.model_files import (
+    copy_model_files,
+    describe_models,
+    require_unchanged,
+    write_card,
+    write_manifest,
+)
+from mergekit_fair.merging.plan import MergePlan, MergeProgram, MergeSettings, OutputTensor
 from mergekit_fair.merging.recipe import Recipe
+from mergekit_fair.merging.shards import shards
 from mergekit_fair.merging.stream import write_weights
 from mergekit_fair.progress import Progress
 
@@ -47,7 +48,7 @@ _KEPT = (
 
 
 def merge_adapters(
-    recipe: Recipe, out: Path, options: Any, settings: Settings, progress: Progress
+    recipe: Recipe, out: Path, options: Any, settings: MergeSettings, progress: Progress
 ) -> None:
     """Merge a recipe's adapters to one adapter at `out`, which peft loads over the base.
 
@@ -66,42 +67,47 @@ def merge_adapters(
             that are no adapters over the recipe's base, adapters of unlike ranks or targets.
         ConfigError, CheckpointError, OSError: as `merge_to_folder`.
     """
-    if not (is_own(recipe.method) and is_tensorwise(recipe.configuration(), options)):
+    if not is_own(recipe.method):
         raise _refused("methods of mergekit-fair, tensor by tensor", recipe, recipe.method)
     if settings.lambdas is not None:
         raise _refused("one λ, that of the recipe", recipe, list(settings.lambdas))
     with (
         staged_folder(out, overwrite=settings.overwrite) as folder,
-        prepared(recipe, options, settings, progress) as merge,
+        MergePlan.open(
+            recipe, options, allow_pickle=settings.allow_pickle, progress=progress
+        ) as plan,
     ):
-        adapters = _entering(recipe, merge)
-        inputs = described(merge.models, with_hash=settings.hash_inputs)
-        tensors = _stacked(recipe, merge.program, adapters)
-        tensors |= _whole(merge, adapters, folder, options, progress)
+        if not plan.streams:
+            raise _refused("methods of mergekit-fair, tensor by tensor", recipe, recipe.method)
+        program = plan.at()
+        adapters = _entering(plan, program)
+        inputs = describe_models(plan.models, with_hash=settings.hash_inputs)
+        tensors = _stacked(recipe, program, adapters)
+        tensors |= _whole(plan, program, adapters, folder, options, progress)
         # By a plain write: a full disk is then an OSError like any other.
         (folder / WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt"}))
-        _write_config(merge.models, adapters, folder)
-        _complete(recipe, merge, folder, out.name, options, inputs)
-        require_unchanged(merge.models, inputs)
+        _write_config(plan.models, adapters, folder)
+        _complete(plan, folder, out.name, options, inputs)
+        require_unchanged(plan.models, inputs)
 
 
-def _entering(recipe: Recipe, merge: Prepared) -> dict[str, AdapterReader]:
+def _entering(plan: MergePlan, program: MergeProgram) -> dict[str, AdapterReader]:
     """The adapters that the result is made of, in recipe order; all put on the same tensors."""
-    models, base = merge.models, merge.models.base
-    place, is_plain = models.folders[base], not isinstance(models.readers[base], AdapterReader)
-    used = {str(model) for tensor in merge.program.tensors for model in tensor.moving.models}
-    found: dict[str, AdapterReader] = {}
+    recipe, models, base = plan.recipe, plan.models, plan.models.base
+    folder, is_plain = models.folders[base], not isinstance(models.readers[base], AdapterReader)
+    used = {str(model) for tensor in program.tensors for model in tensor.active_formula.models}
+    adapters: dict[str, AdapterReader] = {}
     for model, reader in models.readers.items():
         if model == base or model not in used:
             continue
-        is_over_base = is_plain and models.folders[model].samefile(place)
+        is_over_base = is_plain and models.folders[model].samefile(folder)
         if not (isinstance(reader, AdapterReader) and is_over_base):
             raise _refused(f"adapters over base_model ({base})", recipe, model)
-        found[model] = reader
-    if not found:
+        adapters[model] = reader
+    if not adapters:
         raise _refused("a recipe that adds something to base_model", recipe)
-    _require_alike(recipe, found)
-    return found
+    _require_alike(recipe, adapters)
+    return adapters
 
 
 def _require_alike(recipe: Recipe, adapters: Adapters) -> None:
@@ -110,10 +116,10 @@ def _require_alike(recipe: Recipe, adapters: Adapters) -> None:
     if len(ranks) != 1:
         raise _refused("adapters of one rank", recipe, {first: sorted(ranks)})
     for model, reader in others:
-        own = {factors.rank for factors in reader.factors.values()}
-        if own != ranks:
+        its = {factors.rank for factors in reader.factors.values()}
+        if its != ranks:
             raise _refused(
-                f"adapters of rank {ranks.pop()}, as {first}", recipe, {model: sorted(own)}
+                f"adapters of rank {ranks.pop()}, as {first}", recipe, {model: sorted(its)}
             )
         differing = (expected.factors.keys() ^ reader.factors.keys()) | (
             expected.saved.keys() ^ reader.saved.keys()
@@ -123,10 +129,10 @@ def _require_alike(recipe: Recipe, adapters: Adapters) -> None:
             raise _refused(f"adapters of the tensors that {first} adapts", recipe, got)
 
 
-def _stacked(recipe: Recipe, program: Program, adapters: Adapters) -> dict[str, torch.Tensor]:
+def _stacked(recipe: Recipe, program: MergeProgram, adapters: Adapters) -> dict[str, torch.Tensor]:
     """A and B of every adapted tensor, under peft's names."""
     first = next(iter(adapters.values()))
-    found: dict[str, torch.Tensor] = {}
+    stacked: dict[str, torch.Tensor] = {}
     for tensor in program.tensors:
         if tensor.name not in first.factors:
             continue
@@ -146,65 +152,66 @@ def _stacked(recipe: Recipe, program: Program, adapters: Adapters) -> dict[str, 
         stem = f"{PREFIX}{factors.module}.lora_"
         for letter, value in (("A", a), ("B", b)):
             key = f"{stem}embedding_{letter}" if factors.is_embedding else f"{stem}{letter}.weight"
-            found[key] = value.contiguous()
-    return found
+            stacked[key] = value.contiguous()
+    return stacked
 
 
 def _coefficients(recipe: Recipe, tensor: OutputTensor) -> dict[str, float]:
     """Model → what its s·B·A is multiplied with."""
-    formula: Formula = tensor.formula
-    found: dict[str, float] = {}
-    if formula.start != formula.base:
-        found[str(formula.start)] = 1.0
-    if not formula.moves:
-        return found
-    if not formula.is_linear:
+    formula = tensor.formula
+    sums = formula.coefficients
+    if sums is None:
         got = {recipe.method: tensor.name}
         raise _refused("weighted sums of whole task vectors", recipe, got)
-    for term in formula.terms:
-        model = str(term.model)
-        found[model] = found.get(model, 0.0) + formula.scale * term.weight
-    return found
+    coefficients = {str(formula.start): 1.0} if formula.start != formula.base else {}
+    for model, value in sums.items():
+        coefficients[str(model)] = coefficients.get(str(model), 0.0) + value
+    return coefficients
 
 
 def _whole(
-    merge: Prepared, adapters: Adapters, folder: Path, options: Any, progress: Progress
+    plan: MergePlan,
+    program: MergeProgram,
+    adapters: Adapters,
+    folder: Path,
+    options: Any,
+    progress: Progress,
 ) -> dict[str, torch.Tensor]:
     """What the adapters hold whole, streamed like the tensors of a model."""
     names = next(iter(adapters.values())).saved
     if not names:
         return {}
-    files = shards([tensor for tensor in merge.program.tensors if tensor.name in names], 0)
-    place = folder / "whole"
-    place.mkdir()
+    files = shards([tensor for tensor in program.tensors if tensor.name in names], 0)
+    whole = folder / "whole"
+    whole.mkdir()
     progress.start("merge", sum(file.size for file in files))
     try:
         write_weights(
             files,
-            merge.models.readers,
-            [place],
+            plan.models.readers,
+            [whole],
             device=options.device or "cpu",
             advance=progress.advance,
         )
-        tensors = load_file(place / files[0].name)
+        tensors = load_file(whole / files[0].name)
     finally:
         progress.stop()
-        shutil.rmtree(place)
+        shutil.rmtree(whole)
     return {names[name]: tensor for name, tensor in tensors.items()}
 
 
-def _write_config(models: Models, adapters: Adapters, folder: Path) -> None:
+def _write_config(models: OpenModels, adapters: Adapters, folder: Path) -> None:
     from peft import LoraConfig
 
     reference = ModelReference.parse(models.base).model
     is_local = Path(reference.path).is_dir()
     first = next(iter(adapters.values()))
     rank = sum(next(iter(reader.factors.values())).rank for reader in adapters.values())
-    kept = {key: first.config.raw[key] for key in _KEPT if key in first.config.raw}
+    as_first = {key: first.config.raw[key] for key in _KEPT if key in first.config.raw}
     path = str(models.folders[models.base].resolve()) if is_local else reference.path
     try:
-        made = LoraConfig(
-            **kept,
+        config = LoraConfig(
+            **as_first,
             r=rank,
             lora_alpha=rank,
             base_model_name_or_path=path,
@@ -215,22 +222,17 @@ def _write_config(models: Models, adapters: Adapters, folder: Path) -> None:
         raise CheckpointError(
             f"its {CONFIG} has values that peft would not take ({error})",
             where=first.name,
-            fix=AGAIN,
-        ) from None
-    made.save_pretrained(str(folder))
+            fix=COPY_AGAIN,
+        ) from error
+    config.save_pretrained(str(folder))
 
 
 def _complete(
-    recipe: Recipe,
-    merge: Prepared,
-    folder: Path,
-    name: str,
-    options: Any,
-    inputs: Mapping[str, Any],
+    plan: MergePlan, folder: Path, name: str, options: Any, inputs: Mapping[str, Any]
 ) -> None:
     """Put everything beside the adapter."""
-    base, norms = merge.models.base, merge.program.norms
-    copy_companions(recipe.configuration(), merge.models.folders[base], options, folder)
+    recipe, base = plan.recipe, plan.models.base
+    copy_model_files(recipe.configuration(), plan.models.folders[base], options, folder)
     if options.write_model_card:
         write_card(recipe, folder, name)
         card = folder / "README.md"
@@ -244,7 +246,7 @@ def _complete(
         method=recipe.method,
         output="adapter",
         arithmetic={"accumulator": "float64", "device": options.device or "cpu"},
-        norms=None if norms is None else dict(norms),
+        norms=None if plan.norms is None else dict(plan.norms),
         notes=list(recipe.notes),
     )
 

@@ -19,14 +19,14 @@ from mergekit.architecture import (
 )
 from mergekit.architecture.base import ModuleDefinition
 from mergekit.architecture.json_definitions import (
-    NAME_TO_ARCH,
     JsonLayerTemplates,
     JsonModuleArchDef,
     JsonModuleArchitecture,
 )
 from mergekit.common import ModelReference
 
-from mergekit_fair.checkpoints.headers import AGAIN
+from mergekit_fair.checkpoints.headers import COPY_AGAIN
+from mergekit_fair.compat.mergekit import defined, is_defined
 from mergekit_fair.errors import CheckpointError
 
 
@@ -52,15 +52,8 @@ def complete_architecture(
     if _covers(config, set(tensors)):
         yield True
         return
-    before = NAME_TO_ARCH.get(name)
-    NAME_TO_ARCH[name] = [flat_architecture(name, config.model_type, tensors)]
-    try:
+    with defined(name, flat_architecture(name, config.model_type, tensors)):
         yield False
-    finally:
-        if before is None:
-            del NAME_TO_ARCH[name]
-        else:
-            NAME_TO_ARCH[name] = before
 
 
 def flat_architecture(name: str, model_type: str, tensors: Collection[str]) -> ModelArchitecture:
@@ -88,8 +81,8 @@ def _config(base: ModelReference, trust_remote_code: bool) -> Any:
     except Exception as error:  # a config makes transformers raise almost anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise CheckpointError(
-            f"transformers does not take its config.json ({reason})", where=base, fix=AGAIN
-        ) from None
+            f"transformers does not take its config.json ({reason})", where=base, fix=COPY_AGAIN
+        ) from error
     names = config.architectures
     if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
         raise CheckpointError(
@@ -102,7 +95,7 @@ def _config(base: ModelReference, trust_remote_code: bool) -> Any:
 
 
 def _covers(config: Any, names: set[str]) -> bool:
-    if config.architectures[0] not in NAME_TO_ARCH:
+    if not is_defined(config.architectures[0]):
         return False
     known = arch_info_for_config(config)
     if known is None:

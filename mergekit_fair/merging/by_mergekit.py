@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from mergekit.common import ModelReference
 from mergekit.merge import run_merge
 
-from mergekit_fair.checkpoints.folder import tensor_infos, weight_files
+from mergekit_fair.checkpoints.adapter_config import CONFIG
+from mergekit_fair.checkpoints.folder import digest_of, tensor_infos, weight_files
 from mergekit_fair.checkpoints.reader import open_folder, read_whole
+from mergekit_fair.compat.mergekit import forget_models
 from mergekit_fair.errors import CheckpointError
 from mergekit_fair.files import staged_folder
-from mergekit_fair.merging.adapter_cache import merged_adapters
-from mergekit_fair.merging.loading import require_complete
-from mergekit_fair.merging.manifest import describe_input, write_manifest
-from mergekit_fair.merging.mergekit_plan import checked_models, explained
-from mergekit_fair.merging.model_files import write_card
-from mergekit_fair.merging.prepare import Settings
+from mergekit_fair.merging.model_checks import checked_stock_models, located, require_complete
+from mergekit_fair.merging.model_files import describe_input, write_card, write_manifest
+from mergekit_fair.merging.parameters import explained, first_line
+from mergekit_fair.merging.plan import MergePlan, MergeSettings
 from mergekit_fair.merging.recipe import OrderedConfiguration, Recipe
 
 
-def merge_by_mergekit(recipe: Recipe, out: Path, options: Any, settings: Settings) -> None:
-    """Run a recipe of any method through mergekit, in a folder that appears when it is complete.
+def merge_by_mergekit(recipe: Recipe, out: Path, options: Any, settings: MergeSettings) -> None:
+    """Run a recipe of another method through mergekit, in a folder that appears when complete.
 
     Raises:
         ConfigError: `out` exists and may not be replaced.
@@ -35,24 +40,129 @@ def merge_by_mergekit(recipe: Recipe, out: Path, options: Any, settings: Setting
     with (
         staged_folder(out, overwrite=settings.overwrite) as folder,
         merged_adapters(config, options, out) as ready,
-        checked_models(config, ready) as is_checked,
+        checked_stock_models(config, ready) as is_checked,
     ):
-        base = config.referenced_models()[0].model.path
-        changes: dict[str, Any] = {"write_model_card": False}
-        if is_checked and not _has_tokenizer(Path(base)):
-            changes["copy_tokenizer"] = False  # mergekit would log a traceback and go on
-        with explained(recipe.where):
-            run_merge(config, str(folder), ready.model_copy(update=changes))
-        if is_checked:
-            require_complete(set(tensor_infos(base)), base, folder)
-        _require_finite(folder)
-        if options.copy_tokenizer and is_checked:
-            _require_tokenizer(Path(base), folder)
-        if options.write_model_card:
-            write_card(recipe, folder, out.name)
-        write_manifest(
-            folder, _described(config), {}, method=recipe.method, notes=list(recipe.notes)
-        )
+        base = Path(config.referenced_models()[0].model.path)
+        expected = set(tensor_infos(base)) if is_checked else None
+        _run(recipe, folder, out.name, ready, base, expected)
+
+
+def run_checked(plan: MergePlan, folder: Path, out: Path, options: Any) -> None:
+    """Let mergekit run a recipe of this package's methods whose plan is open.
+
+    Args:
+        plan: open.
+        folder: to write to.
+        out: the output, held by this process.
+        options: mergekit's `MergeOptions`.
+
+    Raises:
+        CheckpointError, RecipeError: as `merge_by_mergekit`.
+    """
+    forget_models()
+    base = plan.models.base
+    with merged_adapters(plan.recipe.configuration(), options, out) as ready:
+        _run(plan.recipe, folder, out.name, ready, plan.models.folders[base], set(plan.infos[base]))
+
+
+def _run(
+    recipe: Recipe, folder: Path, name: str, options: Any, base: Path, expected: set[str] | None
+) -> None:
+    """Merge and look at the result; `expected`: its tensors, None if nobody knows them."""
+    config, is_checked = recipe.configuration(), expected is not None
+    changes: dict[str, Any] = {"write_model_card": False}
+    if is_checked and not _has_tokenizer(base):
+        changes["copy_tokenizer"] = False  # mergekit would log a traceback and go on
+    with explained(recipe.where):
+        run_merge(recipe.configuration(), str(folder), options.model_copy(update=changes))
+    if expected is not None:
+        require_complete(expected, base, folder)
+    _require_finite(folder)
+    if options.copy_tokenizer and is_checked:
+        _require_tokenizer(base, folder)
+    if options.write_model_card:
+        write_card(recipe, folder, name)
+    write_manifest(folder, _described(config), {}, method=recipe.method, notes=list(recipe.notes))
+
+
+@contextmanager
+def merged_adapters(config: OrderedConfiguration, options: Any, out: Path) -> Iterator[Any]:
+    """Options whose `lora_merge_cache` holds the recipe's adapters merged into their bases.
+
+    mergekit knows an adapter in `--lora-merge-cache` by its path alone and takes any folder there
+    for complete: a retrained adapter at the same path gives the old result, a killed merge a half
+    one. Here each set of adapters has a folder named by what is in it, which appears whole or not
+    at all.
+
+    Without `--lora-merge-cache`, they lie beside the output until the merge is done.
+
+    Args:
+        config: the recipe.
+        options: mergekit's `MergeOptions`.
+        out: the output, held by this process.
+
+    Raises:
+        CheckpointError: an adapter that is not found, or that peft cannot merge.
+        ConfigError: another process is merging the same adapters.
+    """
+    adapted = [model for model in config.referenced_models() if model.lora is not None]
+    if not adapted:
+        yield options
+        return
+    temporary = out.parent / f".{out.name}.adapters"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        cache = Path(options.lora_merge_cache or temporary) / _digest(adapted, options)
+        if not cache.is_dir():
+            with staged_folder(cache) as folder:
+                for model in adapted:
+                    _merge(model, folder, options)
+        yield options.model_copy(update={"lora_merge_cache": str(cache)})
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _digest(adapted: Sequence[ModelReference], options: Any) -> str:
+    """Of the adapters' content, and of their bases' files as `digest_of` sees them."""
+    digest = hashlib.sha256(str(options.lora_merge_dtype).encode())
+    for model in adapted:
+        base = located(ModelReference(model=model.model), options)
+        adapter = located(ModelReference(model=model.lora), options)
+        if not (adapter / CONFIG).is_file():
+            raise CheckpointError(
+                f"holds no {CONFIG}",
+                where=adapter,
+                got=sorted(path.name for path in adapter.iterdir())[:8],
+                fix="give the folder of an adapter that was saved with peft",
+            )
+        digest.update(f"{model}\n".encode())
+        patterns = ("*.safetensors", "*.bin", "*.index.json", "config.json")
+        files = [file for pattern in patterns for file in sorted(base.glob(pattern))]
+        digest.update(digest_of(files).encode())
+        for file in sorted(adapter.glob("adapter_*")):
+            digest.update(f"{file.name}\n".encode())
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _merge(model: ModelReference, folder: Path, options: Any) -> None:
+    """Into `folder`, under the name that mergekit looks for."""
+    try:
+        with warnings.catch_warnings():
+            # peft would fill what it does not find with its own beginning, and go on.
+            warnings.filterwarnings("error", message=".*missing adapter keys")
+            model.merged(
+                cache_dir=str(folder),
+                trust_remote_code=options.trust_remote_code,
+                lora_merge_dtype=options.lora_merge_dtype,
+            )
+    except Exception as error:  # peft and transformers raise whatever the files make them raise
+        raise CheckpointError(
+            f"peft cannot merge the adapter into its base ({first_line(error)})",
+            where=model,
+            fix="give the base that it was trained on",
+        ) from error
 
 
 def _described(config: OrderedConfiguration) -> dict[str, Any]:
@@ -69,9 +179,9 @@ def _described(config: OrderedConfiguration) -> dict[str, Any]:
 
 def _require_finite(folder: Path) -> None:
     """mergekit carries NaN and Inf of an input into the result without a word."""
-    if not any(folder.glob("*.safetensors")):
+    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
         return
-    reader = open_folder(folder)
+    reader = open_folder(folder, allow_pickle=True)
     try:
         for name, info in reader.tensors.items():
             if info.is_float and not bool(torch.isfinite(read_whole(reader, name)).all()):

@@ -4,61 +4,71 @@ from __future__ import annotations
 
 from typing import Any
 
-from mergekit_fair.merging.mergekit_plan import checked_models
 from mergekit_fair.merging.methods.registry import is_own
-from mergekit_fair.merging.open_models import is_tensorwise
-from mergekit_fair.merging.prepare import Prepared, Settings, prepared
+from mergekit_fair.merging.model_checks import checked_stock_models
+from mergekit_fair.merging.plan import MergePlan, MergeSettings
 from mergekit_fair.merging.recipe import Recipe
-from mergekit_fair.merging.resolve import resolved
+from mergekit_fair.merging.shards import shards
 from mergekit_fair.merging.stream import memory
 from mergekit_fair.progress import Progress
 
 STREAMED, STOCK = "streamed by mergekit-fair", "run by mergekit"
 
 
-def review(recipe: Recipe, options: Any, settings: Settings, progress: Progress) -> dict[str, Any]:
+def check_merge(
+    recipe: Recipe, options: Any, settings: MergeSettings, progress: Progress
+) -> dict[str, Any]:
     """Check a recipe and its models as a merge would, and say what the merge would do.
 
-    Norms that a method needs are measured, which reads the weights once; they are kept.
+    Norms that a method needs are measured, which reads the weights once; they are cached.
 
     Returns:
         `method`, `engine`, `models`, `notes`; for a streamed merge also `architecture`, `tensors`,
         `bytes_read`, `bytes_written`, `files`, `memory_bytes` (beside the process itself),
-        `norms`, `loads`.
+        `norms`, `loads`; for one that mergekit runs, `checked`.
 
     Raises:
         RecipeError, CheckpointError: whatever would stop the merge.
     """
-    recipe = resolved(recipe)
+    recipe = recipe.resolved()
     config = recipe.configuration()
-    found: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "recipe": recipe.where,
         "method": recipe.method,
         "engine": STOCK,
         "models": [str(model) for model in config.referenced_models()],
         "notes": list(recipe.notes),
     }
-    if not (is_own(recipe.method) and is_tensorwise(config, options)):
-        with checked_models(config, options) as is_checked:
-            return found | {"checked": is_checked}
-    with prepared(recipe, options, settings, progress) as merge:
-        return found | {"engine": STREAMED} | _facts(merge, options)
+    if not is_own(recipe.method):
+        with checked_stock_models(config, options) as is_checked:
+            return facts | {"checked": is_checked}
+    with MergePlan.open(
+        recipe, options, allow_pickle=settings.allow_pickle, progress=progress
+    ) as plan:
+        if not plan.streams:
+            return facts | {"checked": True}
+        return facts | {"engine": STREAMED} | _facts(plan, options, settings)
 
 
-def _facts(merge: Prepared, options: Any) -> dict[str, Any]:
-    tensors = merge.program.tensors
-    count = 1 if merge.program.lambdas is None else len(merge.program.lambdas)
-    norms = merge.program.norms
+def _facts(plan: MergePlan, options: Any, settings: MergeSettings) -> dict[str, Any]:
+    program = plan.at(lambdas=settings.lambdas)
+    tensors, readers = program.tensors, plan.models.readers
+    files = shards(tensors, options.out_shard_size)
+    count = 1 if program.lambdas is None else len(program.lambdas)
     return {
-        "architecture": "mergekit's" if merge.has_layers else "the checkpoint's tensor names",
+        "architecture": "mergekit's" if plan.has_layers else "the checkpoint's tensor names",
         "tensors": {
             "merged": sum(tensor.formula.moves for tensor in tensors),
             "copied": sum(not tensor.formula.moves for tensor in tensors),
         },
-        "bytes_read": merge.bytes_read,
-        "bytes_written": merge.bytes_written * count,
-        "files": [shard.name for shard in merge.shards],
-        "memory_bytes": memory(merge.shards, count, options.device or "cpu"),
-        "norms": None if norms is None else dict(norms),
-        "loads": "whole" if merge.is_loadable else "not checked: no architecture of transformers",
+        "bytes_read": sum(
+            readers[model].tensors[tensor.name].bytes
+            for tensor in tensors
+            for model in tensor.models
+        ),
+        "bytes_written": sum(file.size for file in files) * count,
+        "files": [file.name for file in files],
+        "memory_bytes": memory(files, count, options.device or "cpu"),
+        "norms": None if plan.norms is None else dict(plan.norms),
+        "loads": "whole" if plan.is_loadable else "not checked: no architecture of transformers",
     }

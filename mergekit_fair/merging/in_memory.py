@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,49 +17,64 @@ from mergekit.common import dtype_from_name
 from mergekit.io.tasks import GatherTensors
 from mergekit.options import MergeOptions
 
-from mergekit_fair.checkpoints.cache import Shelf, Streamed, Tensors, lookup, size_of
+from mergekit_fair.checkpoints.cache import (
+    CheckpointCache,
+    LazyCheckpoint,
+    Tensors,
+    lookup,
+    size_of,
+)
+from mergekit_fair.compat.mergekit import planned_tasks
 from mergekit_fair.errors import RecipeError
-from mergekit_fair.merging.mergekit_plan import checked_models, explained, tensor_tasks
 from mergekit_fair.merging.methods.arithmetic import (
     ACCUMULATOR,
-    add_direction,
+    KeptDirection,
     merge_tensor,
-    whole_direction,
+    seeded,
 )
+from mergekit_fair.merging.methods.members import parameters_of
 from mergekit_fair.merging.methods.registry import is_own
-from mergekit_fair.merging.open_models import is_tensorwise
-from mergekit_fair.merging.prepare import Settings, prepared
-from mergekit_fair.merging.program import OutputTensor, Program, unequal
+from mergekit_fair.merging.model_checks import checked_stock_models
+from mergekit_fair.merging.parameters import explained
+from mergekit_fair.merging.plan import OutputTensor, PlanCache, unequal
 from mergekit_fair.merging.recipe import Recipe, local_path
-from mergekit_fair.progress import Silent
+
+Directions = dict[str, KeptDirection]
 
 
 def load_tensors(folder: str | Path) -> dict[str, torch.Tensor]:
     """All tensors of a checkpoint folder, on the CPU, in their own dtype."""
-    return dict(Streamed(folder))
+    return dict(LazyCheckpoint(folder))
 
 
 class Composer:
-    """Holds the checkpoints of a family of recipes and composes any of them.
+    """Holds the checkpoints of recipes and composes any of them.
 
-    Memory: every checkpoint once, in its own dtype, as far as there is room, plus one tensor. For
-    recipes that differ in λ alone, the sum that λ is multiplied with is computed once and held in
-    float64, if there is room for it: then a point reads two tensors instead of G + 1.
+        composer = Composer()
+        for name, tensor in composer.compose(recipe): ...
+
+    Memory: every checkpoint once, in its own dtype, as far as there is room, plus one tensor. Each
+    family of recipes (same but for numbers) is opened and checked once.
 
     Args:
         device: where tensors are composed, if it knows float64.
-        room: bytes that may be held, see `Shelf`.
+        room: bytes that may be held, see `CheckpointCache`.
+        plans: shared with other composers of the same recipes; None for its own.
     """
 
-    def __init__(self, device: str = "cpu", room: int | None = None) -> None:
+    def __init__(
+        self, device: str = "cpu", room: int | None = None, plans: PlanCache | None = None
+    ) -> None:
         known = torch.device(device)
         self.device = torch.device("cpu") if known.type == "mps" else known
-        self._shelf = Shelf(self.device, room)
-        self._family: tuple[str, torch.device, dict[str, torch.Tensor]] | None = None
+        self.plans = plans or PlanCache(MergeOptions())
+        self._checkpoints = CheckpointCache(self.device, room)
+        # What the directions belong to, where they are kept, their bytes, and they themselves.
+        self._kept: tuple[str, torch.device, int, Directions] | None = None
 
     def tensors(self, model: str) -> Tensors:
         """The tensors of one model folder, opened at the first call; borrowed."""
-        return self._shelf[local_path(str(model))]
+        return self._checkpoints[local_path(str(model))]
 
     def replace(self, model: str, tensors: Tensors, *, shared: bool = False) -> None:
         """Let `model` stand for other tensors, as the random control does.
@@ -69,84 +84,99 @@ class Composer:
             tensors: as many bytes as the model's; held if there is room, unless `shared`.
         """
         path = local_path(str(model))
-        self._shelf.put(path, tensors, None if shared else size_of(path))
+        self._checkpoints.add(path, tensors, None if shared else size_of(path))
 
-    def compose(self, recipe: Recipe, *, again: bool = False) -> Iterator[tuple[str, torch.Tensor]]:
+    def compose(
+        self,
+        recipe: Recipe,
+        *,
+        reuse_direction: bool = False,
+        into: Mapping[str, torch.Tensor] | None = None,
+    ) -> Iterator[tuple[str, torch.Tensor]]:
         """(name, tensor) for every tensor of the merged model.
 
         Args:
             recipe: what to compose.
-            again: recipes that differ from it in λ alone will follow; the bits are the same.
+            reuse_direction: recipes that differ from it in λ alone will follow. What λ is
+                multiplied with is then kept in float64 (8 bytes an element), if there is room for
+                it, and the next point reads two tensors instead of G + 1. The bits are the same.
+                Without it, what was kept is given up.
+            into: name → where the tensor may be written, such as a model's parameters; used where
+                shape, dtype and device fit, and then what is yielded is that tensor itself.
 
         Raises:
             RecipeError: slices, adapters or whatever else mergekit refuses.
             CheckpointError: models that do not fit each other.
         """
-        config, options = recipe.configuration(), MergeOptions()
-        if not is_tensorwise(config, options):
-            raise RecipeError(
-                "only local models, without slices and tokenizer changes, are composed in memory",
-                where=recipe.where,
-                fix="merge it to a folder instead",
-            )
-        adapted = [str(model) for model in config.referenced_models() if model.lora is not None]
-        if adapted:
-            raise RecipeError(
-                "LoRA adapters are not composed in memory",
-                where=recipe.where,
-                got=adapted,
-                fix="merge each into its base first, or merge the recipe to a folder",
-            )
+        _require_whole(recipe)
         if is_own(recipe.method):
-            return self._own(recipe, options, again=again)
-        return self._stock(recipe, options)
+            return self._own(recipe, into or {}, reuse_direction=reuse_direction)
+        return self._stock(recipe)
 
     def _own(
-        self, recipe: Recipe, options: Any, *, again: bool
+        self, recipe: Recipe, into: Mapping[str, torch.Tensor], *, reuse_direction: bool
     ) -> Iterator[tuple[str, torch.Tensor]]:
         """By the program that a merge to disk streams."""
-        with prepared(recipe, options, Settings(), Silent()) as merge:
-            program = merge.program
-        sums = self._sums(recipe, program) if again else None
-        for tensor in program.tensors:
-            yield tensor.name, _as(self._merged(tensor, sums), tensor.dtype)
+        tensors = self.plans.program(recipe).tensors
+        directions = self._directions(recipe, tensors) if reuse_direction else None
+        if not reuse_direction:
+            self._give_up()
+        for tensor in tensors:
+            out = into.get(tensor.name)
+            out = out if out is not None and self._fits(tensor, out) else None
+            yield tensor.name, _as(self._merged(tensor, directions, out), tensor.dtype)
 
-    def _merged(self, tensor: OutputTensor, sums: dict[str, torch.Tensor] | None) -> torch.Tensor:
+    def _merged(
+        self, tensor: OutputTensor, directions: Directions | None, out: torch.Tensor | None
+    ) -> torch.Tensor:
         formula, name = tensor.formula, tensor.name
-        is_summed = sums is not None and formula.moves
-        models = (formula.start,) if is_summed and name in (sums or {}) else tensor.models
+        kept = None
+        if directions is not None and formula.moves:
+            kept = directions.get(name)
+            if kept is None:
+                kept = directions[name] = KeptDirection(math.prod(tensor.shape), self._place)
+        models = (str(formula.start),) if kept and kept.is_known else tensor.models
         inputs: dict[Hashable, torch.Tensor] = {
-            model: _as(self._tensor(str(model), name), tensor.inner) for model in models
+            model: _as(self._tensor(model, name), tensor.compute_dtype) for model in models
         }
-        for model in tensor.equal:
-            if not torch.equal(inputs[model], inputs[tensor.equal[0]]):
+        for model in tensor.must_match:
+            if not torch.equal(inputs[model], inputs[tensor.must_match[0]]):
                 raise unequal(model, name)
-        if sums is None or not formula.moves:
-            return merge_tensor(formula, inputs, name)
-        if name not in sums:
-            sums[name] = whole_direction(formula, inputs, name)
-        return add_direction(formula, inputs[formula.start], sums[name])
+        return merge_tensor(formula, inputs, name, kept=kept, out=out)
 
-    def _sums(self, recipe: Recipe, program: Program) -> dict[str, torch.Tensor] | None:
-        """What λ is multiplied with, by tensor, of the recipes that differ in λ alone."""
-        parameters = {k: v for k, v in recipe.raw["parameters"].items() if k != "lambda"}
-        family = json.dumps({**recipe.raw, "parameters": parameters}, sort_keys=True, default=str)
-        size = sum(math.prod(t.shape) * ACCUMULATOR.itemsize for t in program.tensors)
-        if self._family is not None:
-            if self._family[0] == family:
-                return self._family[2]
-            self._shelf.give(self._family[1], size)
-            self._family = None
-        place = self._shelf.take(size)
+    def _fits(self, tensor: OutputTensor, out: torch.Tensor) -> bool:
+        is_as_computed = out.dtype == tensor.dtype == tensor.compute_dtype
+        is_here = out.device.type == self.device.type and out.is_contiguous()
+        return is_as_computed and is_here and tuple(out.shape) == tensor.shape
+
+    @property
+    def _place(self) -> torch.device:
+        return self.device if self._kept is None else self._kept[1]
+
+    def _directions(self, recipe: Recipe, tensors: tuple[OutputTensor, ...]) -> Directions | None:
+        """Those of the recipes that differ from this one in λ alone; None without room."""
+        parameters = {k: v for k, v in parameters_of(recipe.raw).items() if k != "lambda"}
+        alike = json.dumps({**recipe.raw, "parameters": parameters}, sort_keys=True, default=str)
+        if self._kept is not None and self._kept[0] == alike:
+            return self._kept[3]
+        self._give_up()
+        size = sum(math.prod(t.shape) * ACCUMULATOR.itemsize for t in tensors)
+        place = self._checkpoints.reserve(size)
         if place is None:
             return None
-        self._family = (family, place, {})
-        return self._family[2]
+        self._kept = (alike, place, size, {})
+        return self._kept[3]
 
-    def _stock(self, recipe: Recipe, options: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    def _give_up(self) -> None:
+        if self._kept is not None:
+            self._checkpoints.release(*self._kept[1:3])
+            self._kept = None
+
+    def _stock(self, recipe: Recipe) -> Iterator[tuple[str, torch.Tensor]]:
         """By the tasks that mergekit's planner makes for a merge to disk."""
-        with checked_models(recipe.configuration(), options):
-            tasks = tensor_tasks(recipe, options)
+        config, options = recipe.configuration(), MergeOptions()
+        with checked_stock_models(config, options), explained(recipe.where):
+            tasks = planned_tasks(recipe.configuration(), options)
         for task in tasks:
             merge = task.tensor_task
             gather: GatherTensors = merge.gather_tensors
@@ -163,6 +193,59 @@ class Composer:
 
     def _tensor(self, model: str, name: str) -> torch.Tensor:
         return lookup(self.tensors(model), model, name).to(self.device)
+
+
+class RandomControl(Tensors):
+    """θ₀ plus, in every tensor, a Gaussian vector of the norm of θ − θ₀; made when asked for.
+
+    What a merge of such vectors still does to a metric is no effect of the subgroup.
+    Source: the norm-matched random control of arXiv 2212.04089.
+
+    Args:
+        base: θ₀.
+        model: θ, same names and shapes.
+        seed: of the random numbers; each tensor's stream depends on it, `name` and the tensor's
+            name only.
+        name: the subgroup.
+    """
+
+    def __init__(self, base: Tensors, model: Tensors, *, seed: int, name: str) -> None:
+        self._base, self._model, self._seed, self._name = base, model, seed, name
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        start, end = self._base[name], self._model[name]
+        if not start.is_floating_point():
+            return end
+        # Norms and numbers on the CPU: the control is then the same on every device.
+        begin = start.cpu().float()
+        vector = end.cpu().float() - begin
+        noise = torch.randn(vector.shape, generator=seeded(self._seed, self._name, name))
+        scale = vector.norm() / noise.norm() if vector.numel() else 0.0
+        return (begin + noise * scale).to(start.dtype).to(start.device)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._base)
+
+    def __len__(self) -> int:
+        return len(self._base)
+
+
+def _require_whole(recipe: Recipe) -> None:
+    config: Any = recipe.configuration()
+    if config.slices or config.modules or config.tokenizer_source or config.tokenizer:
+        raise RecipeError(
+            "only local models, without slices and tokenizer changes, are composed in memory",
+            where=recipe.where,
+            fix="merge it to a folder instead",
+        )
+    adapted = [str(model) for model in config.referenced_models() if model.lora is not None]
+    if adapted:
+        raise RecipeError(
+            "LoRA adapters are not composed in memory",
+            where=recipe.where,
+            got=adapted,
+            fix="merge each into its base first, or merge the recipe to a folder",
+        )
 
 
 def _as(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:

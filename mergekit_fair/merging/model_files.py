@@ -1,19 +1,36 @@
-"""The files beside the weights: config, tokenizer or processor, card and recipe."""
+"""The files beside the weights: config, tokenizer or processor, card, recipe and manifest.
+
+`merge_manifest.json` says what a merge read, what it wrote, and with what. With it a merge can be
+checked (`mergekit-fair check MODEL`) and repeated: the recipe lies beside it in
+`mergekit_config.yml`.
+"""
 
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from mergekit.architecture import get_architecture_info
 from mergekit.card import generate_card
 from mergekit.common import ModelReference
-from mergekit.merge import _copy_tokenizer, _model_out_config
 
 from mergekit_fair.checkpoints.folder import inside, read_config
-from mergekit_fair.errors import CheckpointError
+from mergekit_fair.checkpoints.headers import header_bytes
+from mergekit_fair.compat.mergekit import copy_tokenizer, output_config
+from mergekit_fair.errors import CheckpointError, ConfigError
+from mergekit_fair.merging.model_checks import OpenModels
+from mergekit_fair.merging.parameters import first_line
 from mergekit_fair.merging.recipe import OrderedConfiguration, Recipe
+from mergekit_fair.merging.shards import Written
+
+MANIFEST = "merge_manifest.json"
+
+_PACKAGES = ("mergekit-fair", "mergekit", "torch", "transformers", "safetensors")
 
 # What transformers saves with tokenizers and processors of all kinds.
 _COPIED = (
@@ -27,13 +44,10 @@ _COPIED = (
 
 def write_config(config: OrderedConfiguration, options: Any, out: Path) -> None:
     """The base's config.json with the dtype of the merge, as mergekit writes it."""
-    made = _model_out_config(
-        config, get_architecture_info(config, options), trust_remote_code=options.trust_remote_code
-    )
-    made.save_pretrained(out)
+    output_config(config, options).save_pretrained(out)
 
 
-def copy_companions(config: OrderedConfiguration, folder: Path, options: Any, out: Path) -> None:
+def copy_model_files(config: OrderedConfiguration, folder: Path, options: Any, out: Path) -> None:
     """Tokenizer, processor and generation settings of the base, and the code that it names.
 
     Args:
@@ -61,6 +75,149 @@ def write_card(recipe: Recipe, out: Path, name: str) -> None:
     (out / "mergekit_config.yml").write_text(recipe.source, encoding="utf-8")
 
 
+def describe_input(files: Iterable[Path], *, with_hash: bool = False) -> dict[str, Any]:
+    """Size, time of change and header digest of each weight file; SHA-256 on request."""
+    described: dict[str, Any] = {}
+    for file in files:
+        state = file.stat()
+        entry: dict[str, Any] = {"bytes": state.st_size, "mtime_ns": state.st_mtime_ns}
+        if file.suffix == ".safetensors":
+            entry["header_sha256"] = hashlib.sha256(header_bytes(file)).hexdigest()
+        if with_hash:
+            entry["sha256"] = sha256(file)
+        described[file.name] = entry
+    return described
+
+
+def sha256(file: Path) -> str:
+    """The digest of a file's content, in hexadecimal digits."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_manifest(
+    folder: Path, inputs: Mapping[str, Any], weights: Mapping[str, Written], **facts: Any
+) -> None:
+    """Describe all files of `folder` and what they were made of.
+
+    Args:
+        folder: complete but for the manifest.
+        inputs: model → path and `describe_input`.
+        weights: files that were hashed while they were written.
+        facts: more keys, such as λ and norms.
+    """
+    files = {
+        path.name: {"bytes": done.bytes, "sha256": done.sha256}
+        if (done := weights.get(path.name))
+        else {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.name != MANIFEST
+    }
+    content = {"versions": versions(), **facts, "inputs": dict(inputs), "files": files}
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    (folder / MANIFEST).write_text(text, encoding="utf-8")
+
+
+def versions() -> dict[str, str]:
+    """The packages that decide a merge's bits."""
+    numbers = {}
+    for name in _PACKAGES:
+        try:
+            numbers[name] = version(name)
+        except PackageNotFoundError:
+            numbers[name] = "unknown"
+    return numbers
+
+
+def verify(folder: Path) -> dict[str, Any]:
+    """Compare a merged model with its manifest.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        CheckpointError: no manifest, or files that are missing, more or different.
+    """
+    try:
+        content: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        files: dict[str, Any] = content["files"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise CheckpointError(
+            f"has no {MANIFEST} that can be read ({type(error).__name__})",
+            where=folder,
+            fix="give a folder that `mergekit-fair merge` has written",
+        ) from error
+    wrong = [
+        name
+        for name, entry in files.items()
+        if not (folder / name).is_file() or sha256(folder / name) != entry["sha256"]
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"is not what was merged: {len(wrong)} files are missing or changed",
+            where=folder,
+            got=wrong[:8],
+            fix="merge again from its mergekit_config.yml",
+        )
+    return content
+
+
+def describe_models(models: OpenModels, *, with_hash: bool = False) -> dict[str, Any]:
+    """Model → its folder and, for each file, size, time of change and header digest."""
+    return {
+        model: {
+            "path": str(models.folders[model].resolve()),
+            "files": describe_input(reader.files, with_hash=with_hash),
+        }
+        for model, reader in models.readers.items()
+    }
+
+
+def require_unchanged(models: OpenModels, before: Mapping[str, Any]) -> None:
+    """Nobody has written to an input while it was read.
+
+    Raises:
+        CheckpointError: names the model and the file.
+    """
+    for model, reader in models.readers.items():
+        for file in reader.files:
+            known = before[model]["files"][file.name]
+            try:
+                (state,) = describe_input([file]).values()
+            except (OSError, CheckpointError):  # gone, or cut short
+                state = {}
+            if state != {key: value for key, value in known.items() if key != "sha256"}:
+                raise CheckpointError(
+                    f"{file.name} was changed while it was merged",
+                    where=model,
+                    fix="merge again when nothing writes to it",
+                )
+
+
+def require_apart(recipe: Recipe, out: Path) -> None:
+    """The output is made beside what is read, not in it or in its place.
+
+    Raises:
+        ConfigError: `out` is a model, or the recipe, or a folder in or around one.
+    """
+    report = (recipe.raw.get("fairness") or {}).get("report")
+    inputs = [recipe.where, report] if isinstance(report, str) else [recipe.where]
+    for model in recipe.configuration().referenced_models():
+        inputs += [part.path for part in (model.model, model.lora) if part]
+    target = Path(os.path.realpath(out))
+    for path in filter(os.path.exists, inputs):
+        source = Path(os.path.realpath(path))
+        if target == source:
+            relation = "is what the merge reads"
+        elif target.is_relative_to(source) and source.is_dir():
+            relation = f"lies in {path}, which the merge reads"
+        elif source.is_relative_to(target):
+            relation = f"holds {path}, which the merge reads"
+        else:
+            continue
+        raise ConfigError(relation, where=out, fix="choose another folder")
+
+
 def _content(folder: Path, source: Path) -> bytes:
     try:
         if not source.is_file() and not source.is_dir():  # a pipe would be waited for
@@ -71,7 +228,7 @@ def _content(folder: Path, source: Path) -> bytes:
             f"its {source.name} could not be copied ({error.strerror})",
             where=folder,
             fix="make the file readable, or pass --no-copy-tokenizer",
-        ) from None
+        ) from error
 
 
 def _names_code(folder: Path) -> bool:
@@ -88,11 +245,10 @@ def _tokenizer_by_mergekit(
     config: OrderedConfiguration, options: Any, out: Path, folder: Path
 ) -> None:
     try:
-        _copy_tokenizer(config, str(out), options)
+        copy_tokenizer(config, out, options)
     except Exception as error:  # transformers raises whatever a tokenizer's files make it raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(
-            f"its tokenizer could not be copied ({reason})",
+            f"its tokenizer could not be copied ({first_line(error)})",
             where=folder,
             fix="add the tokenizer's files to the base, or pass --no-copy-tokenizer",
-        ) from None
+        ) from error

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import copy
-import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mergekit.common import ModelReference
 from mergekit.config import MergeConfiguration
 
+from mergekit_fair.checkpoints.adapter_config import is_adapter_folder
 from mergekit_fair.errors import RecipeError
-from mergekit_fair.merging.recipe_adapters import with_bases
+from mergekit_fair.merging.methods.members import parameters_of
+from mergekit_fair.merging.methods.registry import is_own, own_method
 from mergekit_fair.merging.recipe_check import check_recipe
 from mergekit_fair.schema import dump_yaml, parse_yaml, read_text
 
@@ -100,26 +101,62 @@ class Recipe:
         return dump_yaml(self._references())
 
     def _references(self) -> Any:
-        return with_bases(_with_local_paths(self.raw), self.where)
+        return _with_bases(_with_local_paths(self.raw), self.where)
 
     def groups(self) -> dict[str, str]:
         """Subgroup name → model path, in recipe order."""
-        found = {}
-        for item in self.raw.get("models") or ():
-            name = (item.get("parameters") or {}).get("group")
-            if name:
-                found[str(name)] = str(item["model"])
-        return found
+        models = self.raw.get("models") or ()
+        return {
+            str(name): str(item["model"])
+            for item in models
+            if (name := parameters_of(item).get("group"))
+        }
 
-    def with_settings(self, settings: dict[str, float | str]) -> Recipe:
+    def resolved(self) -> Recipe:
+        """The recipe with what its method finds out before a merge filled in.
+
+        That is the worst group (`worst: auto`) and FedNova's missing steps, so that mergekit's own
+        command runs the result.
+
+        Returns:
+            The recipe itself if nothing is open; else one whose `notes` say what was found, and
+            whose `source` holds it.
+
+        Raises:
+            RecipeError: an evaluation or a train.json that does not have what is needed.
+            MeasurementError: an evaluation by which no group is the worst.
+            ConfigError: a file that cannot be read.
+        """
+        if not is_own(self.method):
+            return self
+        resolution = own_method(self.method).resolve(self.raw, self.where)
+        if resolution is None:
+            return self
+        raw, notes = resolution
+        return replace(Recipe.from_mapping(raw, self.where), notes=tuple(notes))
+
+    def with_settings(self, settings: Mapping[str, float | str]) -> Recipe:
         """A copy with `lambda`, `weight.<group>` or `worst` set.
+
+        >>> raw = {"merge_method": "task_negation", "base_model": "b", "models": [{"model": "a"}]}
+        >>> recipe = Recipe.from_mapping(raw, "negation.yml")
+        >>> recipe.with_settings({"lambda": 0.5}).raw["parameters"]
+        {'lambda': 0.5}
 
         Raises:
             RecipeError: `weight.<group>` of a group that the recipe does not have, another name
                 with a dot, or a parameter whose gradient or filter a number would erase.
         """
-        raw = copy.deepcopy(self.raw)
-        raw["parameters"] = dict(raw.get("parameters") or {})
+        return Recipe.from_mapping(self.raw_with(settings), self.where)
+
+    def raw_with(self, settings: Mapping[str, float | str]) -> dict[str, Any]:
+        """The mapping of `with_settings`, whose values are not checked yet.
+
+        Raises:
+            RecipeError: as `with_settings`.
+        """
+        raw = dict(self.raw)
+        raw["parameters"] = dict(parameters_of(raw))
         for key, value in settings.items():
             parameters, name = raw["parameters"], key
             if key == "weight" or "." in key:
@@ -132,10 +169,10 @@ class Recipe:
                     fix=f"give {key} as a number in the recipe, or sweep another parameter",
                 )
             parameters[name] = value
-        return Recipe.from_mapping(raw, self.where)
+        return raw
 
     def _group_parameters(self, raw: dict[str, Any], name: str, group: str) -> dict[str, Any]:
-        """The parameters of the model of `group` in `raw`, for a setting `<name>.<group>`."""
+        """Fresh parameters of the model of `group` in `raw`, for a setting `<name>.<group>`."""
         if name != "weight":
             raise RecipeError(
                 "only weights are set per group",
@@ -143,9 +180,12 @@ class Recipe:
                 got=f"{name}.{group}",
                 fix=f"write weight.{group}",
             )
-        for item in raw.get("models") or ():
-            parameters = item.get("parameters") or {}
-            if parameters.get("group") == group:
+        models = list(raw.get("models") or ())
+        for index, item in enumerate(models):
+            if parameters_of(item).get("group") == group:
+                parameters = dict(parameters_of(item))
+                models[index] = {**item, "parameters": parameters}
+                raw["models"] = models
                 return parameters
         raise RecipeError(
             "weight of a group that the recipe does not have",
@@ -153,48 +193,6 @@ class Recipe:
             got=group,
             allowed=list(self.groups()),
         )
-
-
-def lambda_eff(raw: dict[str, Any]) -> float | None:
-    """Σ_g λ_g: how far the merge moves in all; None where gradients or filters decide it.
-
-    None too for methods of other packages.
-    """
-    scale, weights = _coefficients(raw)
-    if not weights or not all(isinstance(value, (int, float)) for value in [scale, *weights]):
-        return None
-    total = float(scale) * math.fsum(weights)
-    mean = (raw.get("parameters") or {}).get("normalize") == "mean"
-    return total / len(weights) if mean else total
-
-
-def total_lambda(raw: dict[str, Any]) -> float | None:
-    """Σ_g |λ_g|: how far the vectors move in all; None as in `lambda_eff`."""
-    scale, weights = _coefficients(raw)
-    if not weights or not all(isinstance(value, (int, float)) for value in [scale, *weights]):
-        return None
-    total = abs(float(scale)) * math.fsum(map(abs, weights))
-    mean = (raw.get("parameters") or {}).get("normalize") == "mean"
-    return total / len(weights) if mean else total
-
-
-def adds_nothing(raw: dict[str, Any]) -> bool:
-    """λ = 0, or every weight 0: the merge is its base or target. Weights 1 and −1 are not that."""
-    scale, weights = _coefficients(raw)
-    return scale == 0 or (bool(weights) and all(weight == 0 for weight in weights))
-
-
-def _coefficients(raw: dict[str, Any]) -> tuple[Any, list[Any]]:
-    """λ and the weight of every group, as the recipe has them: numbers, gradients or filters."""
-    parameters = raw.get("parameters") or {}
-    scale = parameters.get("lambda", 1.0)
-    if raw["merge_method"] == "worst_group_injection":
-        return scale, [1.0]
-    return scale, [
-        (item.get("parameters") or {}).get("weight", parameters.get("weight", 1.0))
-        for item in raw.get("models") or ()
-        if (item.get("parameters") or {}).get("group")
-    ]
 
 
 def _with_local_paths(value: Any) -> Any:
@@ -219,3 +217,42 @@ def local_path(reference: str) -> str:
         return f"./{path}" if is_relative and Path(path).is_dir() else path
 
     return "+".join(mark(part) for part in reference.split("+"))
+
+
+def _with_bases(raw: dict[str, Any], where: str) -> dict[str, Any]:
+    """A copy in which every adapter folder is written as `base_model+folder`.
+
+    Args:
+        raw: a recipe whose paths are as mergekit gets them.
+        where: the recipe, for the error.
+
+    Raises:
+        RecipeError: an adapter, and no base_model that it can be put on.
+    """
+    base = raw.get("base_model")
+
+    def changed(value: Any, key: str = "") -> Any:
+        if isinstance(value, list):
+            return [changed(item) for item in value]
+        if isinstance(value, dict):
+            return {name: changed(item, name) for name, item in value.items()}
+        is_adapter = key in ("model", "base_model") and _is_adapter(value)
+        if is_adapter and (key == "base_model" or not _is_plain(base)):
+            raise RecipeError(
+                "is a LoRA adapter, and base_model is not a model that it can be put on",
+                where=f"{where}: model {value}",
+                got=base,
+                fix=f"write BASE+{value}, with the model that it was trained on",
+            )
+        return f"{base}+{value}" if is_adapter else value
+
+    references: dict[str, Any] = changed(raw)
+    return references
+
+
+def _is_adapter(value: Any) -> bool:
+    return isinstance(value, str) and "+" not in value and is_adapter_folder(value)
+
+
+def _is_plain(base: Any) -> bool:
+    return isinstance(base, str) and "+" not in base and not is_adapter_folder(base)

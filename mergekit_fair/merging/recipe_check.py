@@ -1,27 +1,44 @@
-"""What a recipe must be before any model is read: known keys, groups, values of the right type."""
+"""What a recipe must be before any model is read: known keys, groups, values of the right type.
+
+Keys that mergekit does not know are errors wherever they stand, with the nearest known name.
+"""
 
 from __future__ import annotations
 
 import os
-from importlib import resources
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mergekit import merge_methods
-from mergekit._data import chat_templates
-from mergekit.config import MergeConfiguration, ParameterSetting
+from mergekit.config import (
+    InputSliceDefinition,
+    MergeConfiguration,
+    OutputModuleDefinition,
+    OutputSliceDefinition,
+    ParameterSetting,
+)
 from mergekit.merge_methods import MergeMethodSpec
 from mergekit.merge_methods.base import ParameterSpec
+from mergekit.tokenizer.config import ModelTokenEmbedding, TokenEmbeddingConfig, TokenizerConfig
 from pydantic import TypeAdapter, ValidationError
 
+from mergekit_fair.compat.mergekit import chat_template_names
 from mergekit_fair.errors import RecipeError
-from mergekit_fair.merging.methods.registry import METHODS, register_methods
-from mergekit_fair.merging.recipe_keys import known_keys, parameter_blocks, require_known_keys
-from mergekit_fair.merging.recipe_members import check_members
+from mergekit_fair.merging.methods.registry import is_own, own_method, register_methods
 from mergekit_fair.schema import nearest
 
 # `fairness` carries provenance; mergekit keeps unknown top-level blocks in mergekit_config.yml.
 TOP_LEVEL = (*MergeConfiguration.model_fields, "fairness")
+
+# What `worst: auto` reads, and what a sweep writes beside its chosen recipe.
+FAIRNESS = (
+    *("report", "min_group_size", "exclude"),
+    *("tool", "task", "rule", "selected_on", "feasible", "validation"),
+)
+
+# More than any model has.
+MOST_LAYERS = 10_000
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
@@ -58,15 +75,15 @@ def check_recipe(raw: dict[str, Any], where: str) -> None:
         _model(item, spec, f"{where}: models[{index}]")
     _distinct_models(models, where)
     require_known_keys(raw, where)
-    for block, place in parameter_blocks(raw, where):
-        _parameters(block, spec, place)
+    for block, block_where in parameter_blocks(raw, where):
+        _parameters(block, spec, block_where)
     _chat_template(raw.get("chat_template"), f"{where}: chat_template")
     try:
         MergeConfiguration.model_validate(raw)
     except (ValidationError, RuntimeError) as error:
-        raise RecipeError(_first_line(error), where=where) from None
-    if any(spec is method.spec for method in METHODS):
-        check_members(raw, spec, where)
+        raise RecipeError(_first_line(error), where=where) from error
+    if is_own(spec.name):
+        own_method(spec.name).check_recipe(raw, where)
 
 
 def _dtype(name: Any, where: str) -> None:
@@ -78,8 +95,7 @@ def _chat_template(given: Any, where: str) -> None:
     """mergekit would refuse a name that it does not know after it has merged."""
     if not isinstance(given, str) or "{" in given:
         return
-    files = resources.files(chat_templates).iterdir()
-    known = sorted(file.name.removesuffix(".jinja") for file in files if ".jinja" in file.name)
+    known = chat_template_names()
     if given not in ("auto", *known):
         raise RecipeError(
             f"is no chat template{nearest(given, known)}",
@@ -126,17 +142,34 @@ def _parameters(given: Any, spec: MergeMethodSpec, where: str) -> None:
         if not scalars:
             raise RecipeError("has no value", where=f"{where}.{key}")
         for scalar in scalars:
-            _validate(known[key], scalar, f"{where}.{key}")
+            validated(known[key], scalar, f"{where}.{key}")
 
 
-def _validate(parameter: ParameterSpec, scalar: Any, where: str) -> None:
+def check_setting(spec: MergeMethodSpec, name: str, value: Any, where: str) -> None:
+    """Check one value for a parameter of a method.
+
+    Raises:
+        RecipeError: the method has no such parameter, another type, or out of range.
+    """
+    known = {parameter.name: parameter for parameter in spec.parameters}
+    known_keys({name: value}, tuple(known), where, of=f"method {spec.name}")
+    validated(known[name], value, where)
+
+
+def validated(parameter: ParameterSpec, scalar: Any, where: str) -> Any:
+    """The value of a parameter, as its method declares it.
+
+    Raises:
+        RecipeError: another type, or out of range.
+    """
     try:
         value = parameter.validate(scalar)
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
-        raise RecipeError(reason, where=where, got=scalar) from None
+        raise RecipeError(reason, where=where, got=scalar) from error
     if isinstance(scalar, bool) and isinstance(value, float):  # YAML's yes, no, on, off
         raise RecipeError("must be a number", where=where, got=scalar)
+    return value
 
 
 def _scalars(value: Any, where: str) -> list[Any]:
@@ -146,19 +179,19 @@ def _scalars(value: Any, where: str) -> list[Any]:
     """
     try:
         _SETTING.validate_python(value)
-    except ValidationError:
+    except ValidationError as error:
         raise RecipeError(
             "is no parameter setting",
             where=where,
             got=value,
             allowed="a scalar, a list (layer gradient), or a list of {filter, value}",
-        ) from None
+        ) from error
     if isinstance(value, dict):
         known_keys(value, ("filter", "value"), where)
         return _scalars(value["value"], where)
     if isinstance(value, list):
-        found = [_scalars(item, where) for item in value]
-        return [scalar for part in found for scalar in part] if all(found) else []
+        parts = [_scalars(item, where) for item in value]
+        return [scalar for part in parts for scalar in part] if all(parts) else []
     return [value]
 
 
@@ -176,3 +209,109 @@ def _first_line(error: Exception) -> str:
         item = error.errors()[0]
         return f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}"
     return str(error)
+
+
+def require_known_keys(raw: dict[str, Any], where: str) -> None:
+    """Check the blocks `slices`, `modules`, `tokenizer` and `fairness` of a recipe.
+
+    Raises:
+        RecipeError: names the block, the key and the nearest known one; a range of layers that is
+            none.
+    """
+    for block, known in (
+        ("tokenizer", tuple(TokenizerConfig.model_fields)),
+        ("fairness", FAIRNESS),
+    ):
+        given = raw.get(block)
+        if isinstance(given, dict):
+            known_keys(given, known, f"{where}: {block}")
+        elif given is not None:
+            raise RecipeError("must be a mapping", where=f"{where}: {block}", got=given)
+    _tokens(raw.get("tokenizer"), f"{where}: tokenizer.tokens")
+    _slices(raw.get("slices"), f"{where}: slices")
+    modules = raw.get("modules")
+    for name, module in modules.items() if isinstance(modules, dict) else ():
+        if isinstance(module, dict):
+            place = f"{where}: modules.{name}"
+            known_keys(module, tuple(OutputModuleDefinition.model_fields), place)
+            _slices(module.get("slices"), f"{place}.slices")
+            _each(module.get("models"), ("model", "parameters"), f"{place}.models")
+
+
+def parameter_blocks(raw: dict[str, Any], where: str) -> Iterator[tuple[Any, str]]:
+    """Every `parameters` below `slices` and `modules`, with its place."""
+    for block in ("slices", "modules"):
+        yield from _blocks(raw.get(block), f"{where}: {block}")
+
+
+def _blocks(value: Any, where: str) -> Iterator[tuple[Any, str]]:
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _blocks(item, f"{where}[{index}]")
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if key == "parameters":
+                yield item, f"{where}.{key}"
+            else:
+                yield from _blocks(item, f"{where}.{key}")
+
+
+def _tokens(tokenizer: Any, where: str) -> None:
+    tokens = tokenizer.get("tokens") if isinstance(tokenizer, dict) else None
+    for token, item in tokens.items() if isinstance(tokens, dict) else ():
+        if isinstance(item, dict):
+            known_keys(item, tuple(TokenEmbeddingConfig.model_fields), f"{where}.{token}")
+            source = item.get("source")
+            if isinstance(source, dict) and "kind" in source:
+                known = tuple(ModelTokenEmbedding.model_fields)
+                known_keys(source, known, f"{where}.{token}.source")
+
+
+def _slices(value: Any, where: str) -> None:
+    _each(value, tuple(OutputSliceDefinition.model_fields), where)
+    for index, item in enumerate(value if isinstance(value, list) else ()):
+        if isinstance(item, dict):
+            known = tuple(InputSliceDefinition.model_fields)
+            _each(item.get("sources"), known, f"{where}[{index}].sources")
+            _ranges(item.get("sources"), f"{where}[{index}].sources")
+
+
+def _ranges(sources: Any, where: str) -> None:
+    """mergekit would make a model without layers, or count up to the last one named."""
+    for index, item in enumerate(sources if isinstance(sources, list) else ()):
+        span = item.get("layer_range") if isinstance(item, dict) else None
+        if not isinstance(span, list) or [type(end) for end in span] != [int, int]:
+            continue  # mergekit says that it is no pair
+        if not 0 <= span[0] < span[1] <= MOST_LAYERS:
+            raise RecipeError(
+                "is no range of layers",
+                where=f"{where}[{index}].layer_range",
+                got=span,
+                allowed=f"the first layer, and the one after the last, up to {MOST_LAYERS:,}",
+            )
+
+
+def _each(value: Any, known: tuple[str, ...], where: str) -> None:
+    for index, item in enumerate(value if isinstance(value, list) else ()):
+        if isinstance(item, dict):
+            known_keys(item, known, f"{where}[{index}]")
+
+
+def known_keys(
+    given: dict[str, Any],
+    known: tuple[str, ...],
+    where: str,
+    spec: MergeMethodSpec | None = None,
+    *,
+    of: str | None = None,
+) -> None:
+    """Refuse other keys; with `spec`, a key may be a parameter that belongs one level down."""
+    inside = [parameter.name for parameter in spec.parameters] if spec else []
+    for key in given:
+        if key not in known:
+            near = nearest(key, list(known)) or nearest(key, inside).replace("'", "'parameters.", 1)
+            raise RecipeError(
+                f"unknown key {key!r}{near}",
+                where=where,
+                allowed=[*known, *([f"({of})"] if of else [])],
+            )

@@ -1,8 +1,16 @@
-"""Output files that are written from front to back and hashed on the way."""
+"""The output's files: where every byte goes, and how they are written.
+
+Shards are filled in the order of mergekit's plan, as mergekit fills them; inside a file, tensors
+lie as safetensors' own writer puts them: wide dtypes first, then by name. The files are equal to
+those that `safetensors.torch.save_file` would write of the same tensors. They are written from
+front to back and hashed on the way.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -10,10 +18,118 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from mergekit_fair.merging.layout import Shard
+from mergekit_fair.checkpoints.reader import NAMES
+from mergekit_fair.files import flush_data
+from mergekit_fair.merging.plan import OutputTensor
 
 # Bytes that wait in memory before the disk gets them, so that it works while slices are computed.
 FLUSHED_FROM = 64 << 20
+
+# safetensors orders dtypes by alignment, in the order of its own enumeration (widest last).
+_RANK = {
+    name: rank
+    for rank, name in enumerate(
+        ("BOOL", "U8", "I8", "I16", "F16", "BF16", "I32", "F32", "F64", "I64")
+    )
+}
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file: its name, its header as bytes, its tensors in the order of their data."""
+
+    name: str
+    header: bytes
+    tensors: tuple[OutputTensor, ...]
+
+    @property
+    def size(self) -> int:
+        return len(self.header) + sum(map(tensor_bytes, self.tensors))
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Elements start … stop − 1 of one output tensor."""
+
+    tensor: OutputTensor
+    start: int
+    stop: int
+
+    @property
+    def size(self) -> int:
+        return (self.stop - self.start) * self.tensor.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class SliceJob:
+    """Pieces that follow each other in one shard; the unit that a worker takes."""
+
+    shard: int
+    pieces: tuple[Piece, ...]
+
+    @property
+    def size(self) -> int:
+        return sum(piece.size for piece in self.pieces)
+
+
+def tensor_bytes(tensor: OutputTensor) -> int:
+    """Bytes of its data in the file."""
+    return math.prod(tensor.shape) * tensor.dtype.itemsize
+
+
+def shards(tensors: Sequence[OutputTensor], limit: int) -> tuple[Shard, ...]:
+    """Cut the tensors into files of at most `limit` bytes of data, one tensor at least in each.
+
+    Args:
+        tensors: in mergekit's order.
+        limit: 0 or less for one file.
+    """
+    parts: list[list[OutputTensor]] = [[]]
+    size = 0
+    for tensor in tensors:
+        width = tensor_bytes(tensor)
+        if parts[-1] and 0 < limit < size + width:
+            parts.append([])
+            size = 0
+        parts[-1].append(tensor)
+        size += width
+    names = ["model.safetensors"]
+    if len(parts) > 1:
+        count = len(parts)
+        names = [f"model-{index + 1:05d}-of-{count:05d}.safetensors" for index in range(count)]
+    return tuple(_shard(name, part) for name, part in zip(names, parts, strict=True))
+
+
+def index_json(files: Sequence[Shard]) -> str | None:
+    """`model.safetensors.index.json`; None for a single file."""
+    if len(files) == 1:
+        return None
+    total = sum(tensor_bytes(tensor) for file in files for tensor in file.tensors)
+    where = {tensor.name: file.name for file in files for tensor in file.tensors}
+    content = {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}
+    return json.dumps(content, indent=2) + "\n"
+
+
+def jobs(files: Sequence[Shard], elements: int) -> Iterator[SliceJob]:
+    """Cut the shards' data into jobs of about `elements` elements, in file order.
+
+    A tensor whose elements depend on each other is one piece.
+    """
+    for index, file in enumerate(files):
+        pending: list[Piece] = []
+        filled = 0
+        for tensor in file.tensors:
+            count = math.prod(tensor.shape)
+            step = count if tensor.formula.is_sparse else elements
+            for start in range(0, count, max(1, step)):
+                piece = Piece(tensor, start, min(start + step, count))
+                if pending and filled + piece.stop - piece.start > elements:
+                    yield SliceJob(index, tuple(pending))
+                    pending, filled = [], 0
+                pending.append(piece)
+                filled += piece.stop - piece.start
+        if pending:
+            yield SliceJob(index, tuple(pending))
 
 
 @dataclass(frozen=True)
@@ -43,7 +159,7 @@ class ShardFile:
         """Let the disk have what was written so far; may run while more is appended."""
         if self._size - self._flushed >= FLUSHED_FROM:
             self._flushed = self._size
-            os.fdatasync(self._handle)
+            flush_data(self._handle)
 
     def finish(self) -> Written:
         os.fsync(self._handle)
@@ -141,8 +257,8 @@ class Outputs:
                 file.close()
 
     def _opened(self, output: int, shard: int) -> ShardFile:
-        place = self._folders[output] / self._shards[shard].name
-        return ShardFile(place, self._shards[shard].header)
+        path = self._folders[output] / self._shards[shard].name
+        return ShardFile(path, self._shards[shard].header)
 
     @contextmanager
     def _in_turn(self, output: int, job: int) -> Iterator[None]:
@@ -154,3 +270,20 @@ class Outputs:
         with self._turn:
             self._next[output] += 1
             self._turn.notify_all()
+
+
+def _shard(name: str, tensors: Sequence[OutputTensor]) -> Shard:
+    ordered = sorted(tensors, key=lambda tensor: (-_RANK[NAMES[tensor.dtype]], tensor.name))
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for tensor in ordered:
+        end = offset + tensor_bytes(tensor)
+        header[tensor.name] = {
+            "dtype": NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, end],
+        }
+        offset = end
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return Shard(name, len(text).to_bytes(8, "little") + text, tuple(ordered))

@@ -17,13 +17,11 @@ from typing import Any
 
 import torch
 
-from mergekit_fair.checkpoints.reader import Buffer, Reader
-from mergekit_fair.checkpoints.threads import one_thread_each
+from mergekit_fair.checkpoints.reader import Buffer, Reader, one_thread_each
 from mergekit_fair.errors import CheckpointError
-from mergekit_fair.merging.layout import Piece, Shard, SliceJob, jobs
-from mergekit_fair.merging.methods.arithmetic import ACCUMULATOR, SLICE, Scratch, direction
-from mergekit_fair.merging.program import unequal
-from mergekit_fair.merging.shards import Outputs, Stopped, Written
+from mergekit_fair.merging.methods.arithmetic import ACCUMULATOR, SLICE, Scratch, parts_of
+from mergekit_fair.merging.plan import unequal
+from mergekit_fair.merging.shards import Outputs, Piece, Shard, SliceJob, Stopped, Written, jobs
 
 Readers = Mapping[str, Reader]
 
@@ -157,18 +155,16 @@ class SliceWorker:
     def _piece(self, piece: Piece, at: int) -> None:
         tensor = piece.tensor
         load = _Loaded(self, piece)
-        if tensor.equal:
+        if tensor.must_match:
             self._require_equal(piece, load)
-        formula = tensor.moving
+        formula = tensor.active_formula
         if not formula.moves:
             value = load(formula.start)
             for buffer in self._out:
                 self._store(value, buffer, piece, at)
             return
         self._scratch.reset()
-        vector, start = direction(formula, load, self._scratch, tensor.name)
-        if formula.start != formula.base:
-            start = self._scratch.copy(load(formula.start))
+        vector, start = parts_of(formula, load, self._scratch, tensor.name)
         moved = self._scratch.take(len(start))
         for buffer, scale in zip(self._out, tensor.scales, strict=True):
             value = start if scale == 0 else torch.add(start, vector, alpha=scale, out=moved)
@@ -177,7 +173,7 @@ class SliceWorker:
     def read(self, model: str, piece: Piece) -> torch.Tensor:
         """A slice of one model on the device, as the recipe's dtype has it."""
         stored = self._stored(model, piece)
-        return stored.to(piece.tensor.inner) if model in piece.tensor.narrowed else stored
+        return stored.to(piece.tensor.compute_dtype) if model in piece.tensor.cast else stored
 
     def _stored(self, model: str, piece: Piece) -> torch.Tensor:
         reader, name = self._readers[model], piece.tensor.name
@@ -190,11 +186,11 @@ class SliceWorker:
         return raw
 
     def _store(self, value: torch.Tensor, buffer: Buffer, piece: Piece, at: int) -> None:
-        """Round to the inner dtype, convert to the file's; what is not finite then is an error."""
+        """Round to the compute dtype, convert to the file's; raise for what is not finite then."""
         tensor = piece.tensor
         room = buffer.view(tensor.dtype, piece.stop - piece.start, at)
-        if value.is_floating_point() and tensor.dtype != tensor.inner:
-            value = value.to(tensor.inner)
+        if value.is_floating_point() and tensor.dtype != tensor.compute_dtype:
+            value = value.to(tensor.compute_dtype)
         room.copy_(value)
         if room.is_floating_point() and len(room) and not _is_finite(room):
             raise self._explanation(value, room, piece)
@@ -204,30 +200,30 @@ class SliceWorker:
     ) -> CheckpointError:
         """An input that is not finite, or else the dtype that is too narrow; reads them again."""
         tensor = piece.tensor
-        dtype = tensor.dtype if _is_finite(value) else tensor.inner
-        place = piece.start + _first(~torch.isfinite(room))
-        for model in tensor.moving.models:
-            found = self._stored(str(model), piece)
-            if not _is_finite(found):
+        dtype = tensor.dtype if _is_finite(value) else tensor.compute_dtype
+        element = piece.start + _first(~torch.isfinite(room))
+        for model in tensor.active_formula.models:
+            values = self._stored(str(model), piece)
+            if not _is_finite(values):
                 return CheckpointError(
                     f"tensor {tensor.name} has NaN or Inf, first at element "
-                    f"{piece.start + _first(~torch.isfinite(found))}",
+                    f"{piece.start + _first(~torch.isfinite(values))}",
                     where=model,
                     fix="train or convert the model again",
                 )
         is_narrow = torch.finfo(dtype).max < torch.finfo(torch.float32).max
         wider = ", or give the recipe `dtype: float32` and no out_dtype" if is_narrow else ""
         return CheckpointError(
-            f"a number is too large for {str(dtype).removeprefix('torch.')} at element {place}",
+            f"a number is too large for {str(dtype).removeprefix('torch.')} at element {element}",
             where=f"the merged tensor {tensor.name}",
             fix=f"lower λ{wider}",
         )
 
     def _require_equal(self, piece: Piece, load: _Loaded) -> None:
-        first, *others = piece.tensor.equal
-        kept = load(first).clone()
+        first, *others = piece.tensor.must_match
+        expected = load(first).clone()
         for model in others:
-            if not torch.equal(load(model), kept):
+            if not torch.equal(load(model), expected):
                 raise unequal(model, piece.tensor.name)
 
     def _grown(self, buffer: Buffer, size: int) -> Buffer:
@@ -282,5 +278,5 @@ def require_float64(device: str) -> torch.device:
             where="--device",
             got=device,
             fix="use --device cpu",
-        ) from None
+        ) from error
     return where

@@ -10,19 +10,23 @@ from typing import Any
 from mergekit_fair.checkpoints.folder import INDEX
 from mergekit_fair.errors import CheckpointError, RecipeError
 from mergekit_fair.files import staged_folder
-from mergekit_fair.merging.by_mergekit import merge_by_mergekit
-from mergekit_fair.merging.layout import index_json
-from mergekit_fair.merging.loading import require_complete
-from mergekit_fair.merging.manifest import write_manifest
-from mergekit_fair.merging.merge_inputs import described, require_apart, require_unchanged
-from mergekit_fair.merging.mergekit_plan import explained
+from mergekit_fair.merging.by_mergekit import merge_by_mergekit, run_checked
+from mergekit_fair.merging.grid import point_name
 from mergekit_fair.merging.methods.registry import is_own
-from mergekit_fair.merging.model_files import copy_companions, write_card, write_config
-from mergekit_fair.merging.open_models import is_tensorwise
-from mergekit_fair.merging.prepare import Prepared, Settings, prepared
+from mergekit_fair.merging.model_checks import require_complete
+from mergekit_fair.merging.model_files import (
+    copy_model_files,
+    describe_models,
+    require_apart,
+    require_unchanged,
+    write_card,
+    write_config,
+    write_manifest,
+)
+from mergekit_fair.merging.parameters import explained
+from mergekit_fair.merging.plan import MergePlan, MergeSettings
 from mergekit_fair.merging.recipe import Recipe
-from mergekit_fair.merging.resolve import resolved
-from mergekit_fair.merging.shards import Written
+from mergekit_fair.merging.shards import Shard, Written, index_json, shards
 from mergekit_fair.merging.stream import write_weights
 from mergekit_fair.progress import Progress, Silent
 
@@ -31,13 +35,14 @@ def merge_to_folder(
     recipe: Recipe,
     out: str | Path,
     options: Any,
-    settings: Settings | None = None,
+    settings: MergeSettings | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Run `recipe` and put the complete model at `out`.
 
-    The methods of this package are streamed. Recipes of other methods, and such with slices or
-    a tokenizer to build, run through mergekit.
+    The methods of this package are checked and streamed. Where a tokenizer is to be built,
+    vocabularies differ or the output is to be pickled, mergekit runs them, with the same checks
+    before. Recipes of other methods run through mergekit.
 
     Args:
         recipe: a checked recipe of any registered method.
@@ -54,8 +59,8 @@ def merge_to_folder(
         OSError: the output cannot be written.
     """
     out = Path(out)
-    settings, progress = settings or Settings(), progress or Silent()
-    recipe = resolved(recipe)
+    settings, progress = settings or MergeSettings(), progress or Silent()
+    recipe = recipe.resolved()
     require_apart(recipe, out)
     for note in recipe.notes:
         progress.say(note)
@@ -63,50 +68,69 @@ def merge_to_folder(
         from mergekit_fair.merging.adapter_merge import merge_adapters
 
         merge_adapters(recipe, out, options, settings, progress)
-        return
-    if is_own(recipe.method) and is_tensorwise(recipe.configuration(), options):
-        _streamed(recipe, out, options, settings, progress)
-        return
+    elif not is_own(recipe.method):
+        _require_single(recipe, settings, recipe.method)
+        merge_by_mergekit(recipe, out, options, settings)
+    else:
+        _own(recipe, out, options, settings, progress)
+
+
+def _own(
+    recipe: Recipe, out: Path, options: Any, settings: MergeSettings, progress: Progress
+) -> None:
+    """Checked, then streamed, or run by mergekit where its options ask for more."""
+    with (
+        staged_folder(out, overwrite=settings.overwrite) as folder,
+        MergePlan.open(
+            recipe, options, allow_pickle=settings.allow_pickle, progress=progress
+        ) as plan,
+    ):
+        if plan.streams:
+            _stream(plan, folder, out.name, options, settings, progress)
+        else:
+            _require_single(recipe, settings, "a tokenizer to build, or pickled output")
+            run_checked(plan, folder, out, options)
+
+
+def _stream(
+    plan: MergePlan,
+    folder: Path,
+    name: str,
+    options: Any,
+    settings: MergeSettings,
+    progress: Progress,
+) -> None:
+    program = plan.at(lambdas=settings.lambdas)
+    files = shards(program.tensors, options.out_shard_size)
+    targets = outputs(folder, plan.recipe, settings.lambdas)
+    size = sum(file.size for file in files)
+    _require_space(folder, size * len(targets))
+    inputs = describe_models(plan.models, with_hash=settings.hash_inputs)
+    progress.start("merge", size)
+    try:
+        weights = write_weights(
+            files,
+            plan.models.readers,
+            [target for target, _ in targets],
+            device=options.device or "cpu",
+            advance=progress.advance,
+        )
+    finally:
+        progress.stop()
+    for (target, recipe), written in zip(targets, weights, strict=True):
+        title = name if target == folder else target.name
+        _complete(recipe, target, title, options, plan, files, written, inputs)
+    require_unchanged(plan.models, inputs)
+
+
+def _require_single(recipe: Recipe, settings: MergeSettings, got: str) -> None:
     if settings.lambdas is not None:
         raise RecipeError(
             "a grid of λ is written for the methods of mergekit-fair, tensor by tensor",
             where=recipe.where,
-            got=recipe.method,
+            got=got,
             fix="merge each λ by itself",
         )
-    merge_by_mergekit(recipe, out, options, settings)
-
-
-def _streamed(
-    recipe: Recipe, out: Path, options: Any, settings: Settings, progress: Progress
-) -> None:
-    with (
-        staged_folder(out, overwrite=settings.overwrite) as folder,
-        prepared(recipe, options, settings, progress) as merge,
-    ):
-        places = outputs(folder, recipe, settings.lambdas)
-        _require_space(folder, merge, len(places))
-        inputs = described(merge.models, with_hash=settings.hash_inputs)
-        progress.start("merge", merge.bytes_written)
-        try:
-            weights = write_weights(
-                merge.shards,
-                merge.models.readers,
-                [place for place, _ in places],
-                device=options.device or "cpu",
-                advance=progress.advance,
-            )
-        finally:
-            progress.stop()
-        for (place, own), written in zip(places, weights, strict=True):
-            name = out.name if place == folder else place.name
-            _complete(own, place, name, options, merge, written, inputs)
-        require_unchanged(merge.models, inputs)
-
-
-def point_name(value: float) -> str:
-    """The name of a point of a grid, `lambda_0.1`."""
-    return f"lambda_{value!r}".removesuffix(".0")
 
 
 def outputs(
@@ -115,48 +139,48 @@ def outputs(
     """The folder and the recipe of every model that is written; folders are made."""
     if lambdas is None:
         return [(folder, recipe)]
-    found = [
+    targets = [
         (folder / point_name(value), recipe.with_settings({"lambda": value})) for value in lambdas
     ]
-    for place, _ in found:
-        place.mkdir()
-    return found
+    for target, _ in targets:
+        target.mkdir()
+    return targets
 
 
 def _complete(
     recipe: Recipe,
-    place: Path,
+    folder: Path,
     name: str,
     options: Any,
-    merge: Prepared,
+    plan: MergePlan,
+    files: Sequence[Shard],
     written: Mapping[str, Written],
     inputs: Mapping[str, Any],
 ) -> None:
     """Put everything beside the weights of one output, and look at it once more."""
-    index = index_json(merge.shards)
+    index = index_json(files)
     if index is not None:
-        (place / INDEX).write_text(index, encoding="utf-8")
-    config, base = recipe.configuration(), merge.models.base
-    copy_companions(config, merge.models.folders[base], options, place)
+        (folder / INDEX).write_text(index, encoding="utf-8")
+    config, base = recipe.configuration(), plan.models.base
+    copy_model_files(config, plan.models.folders[base], options, folder)
     if options.write_model_card:
-        write_card(recipe, place, name)
+        write_card(recipe, folder, name)
     with explained(recipe.where):
-        write_config(config, options, place)
-    require_complete(set(merge.models.infos[base]), base, place)
-    norms = merge.program.norms
+        write_config(config, options, folder)
+    require_complete(set(plan.infos[base]), base, folder)
     write_manifest(
-        place,
+        folder,
         inputs,
         written,
         method=recipe.method,
         arithmetic={"accumulator": "float64", "device": options.device or "cpu"},
-        norms=None if norms is None else dict(norms),
+        norms=None if plan.norms is None else dict(plan.norms),
         notes=list(recipe.notes),
     )
 
 
-def _require_space(folder: Path, merge: Prepared, count: int) -> None:
-    needed, free = merge.bytes_written * count, shutil.disk_usage(folder).free
+def _require_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
     if needed > free:
         raise CheckpointError(
             "there is not enough space for the output",

@@ -10,11 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from mergekit.options import MergeOptions
+
 from mergekit_fair.checkpoints.folder import fingerprint, require_same_tensors, weight_files
 from mergekit_fair.errors import ConfigError
-from mergekit_fair.merging.lambda_grid import MOST_POINTS
-from mergekit_fair.merging.recipe import Recipe, adds_nothing, lambda_eff, total_lambda
-from mergekit_fair.merging.templates import injection_recipe, injections_recipe
+from mergekit_fair.merging.grid import MOST_POINTS
+from mergekit_fair.merging.methods.formula import Coefficients
+from mergekit_fair.merging.methods.registry import is_own
+from mergekit_fair.merging.methods.subgroup_task_addition import addition_recipe
+from mergekit_fair.merging.methods.worst_group_injection import injection_recipe
+from mergekit_fair.merging.plan import PlanCache, recipe_coefficients
+from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.sweep.sweep_config import Sweep
 
 Kind = Literal["baseline", "merge", "control", "search", "injection"]
@@ -34,6 +40,7 @@ class Point:
         recipe: what to compose; None for a baseline.
         model: the folder of a baseline; None otherwise.
         id: 16 hex digits, the digest of recipe, inputs, data and measuring.
+        coefficients: λ_g of the recipe; None for a baseline.
     """
 
     kind: Kind
@@ -42,6 +49,7 @@ class Point:
     recipe: Recipe | None
     model: str | None
     id: str
+    coefficients: Coefficients | None = None
 
     @property
     def lambda_(self) -> float | None:
@@ -51,11 +59,9 @@ class Point:
     @property
     def size(self) -> float | None:
         """Σ_g |λ_g| of what is added to the base or the target; None where that is no number."""
-        if self.recipe is None:
-            return None
         if added := self._injected:
             return sum(map(abs, added))
-        return total_lambda(self.recipe.raw)
+        return self.coefficients.lambda_l1 if self.coefficients else None
 
     @property
     def _injected(self) -> list[float]:
@@ -66,7 +72,18 @@ class Point:
     def lambda_eff(self) -> float | None:
         if added := self._injected:
             return sum(added)
-        return lambda_eff(self.recipe.raw) if self.recipe else None
+        return self.coefficients.lambda_eff if self.coefficients else None
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether nothing is added: the model is its base or target."""
+        return self.coefficients is not None and self.coefficients.is_identity
+
+    @property
+    def varies_lambda_alone(self) -> bool:
+        """Whether points that differ from this one in λ alone follow it."""
+        names = [key for key in self.settings if key != "worst" and not key.startswith(_INJECTED)]
+        return self.kind != "search" and names[-1:] == ["lambda"]
 
     def describe(self) -> dict[str, Any]:
         """The JSON of this point, without its evaluation."""
@@ -78,7 +95,7 @@ class Point:
             "lambda": self.lambda_,
             "lambda_eff": self.lambda_eff,
             "size": self.size,
-            "adds_nothing": self.recipe is not None and adds_nothing(self.recipe.raw),
+            "adds_nothing": self.is_identity,
         }
 
 
@@ -92,6 +109,7 @@ class Planner:
         self._prints = {model: fingerprint(model) for model in self.models()}
         base, *others = self.models()
         require_same_tensors(base, others)
+        self._plans = PlanCache(MergeOptions())
 
     def models(self) -> list[str]:
         """The base first, then every other folder that the sweep reads."""
@@ -128,8 +146,8 @@ class Planner:
         if "random" in self._sweep.config.controls:
             points += [
                 self._merge("control", settings)
-                for settings in grid
-                if not adds_nothing(self._sweep.recipe.with_settings(dict(settings)).raw)
+                for point, settings in zip(points, grid, strict=True)
+                if not point.is_identity
             ]
         return points
 
@@ -164,8 +182,10 @@ class Planner:
             settings |= {"lambda": value, "worst": name}
             recipe = injection_recipe(base, target, groups, name, dtype, lambda_=value)
         else:
+            # θ₀ + 1 · (θ_target − θ₀) + Σ_g λ_g (θ_g − θ₀)
             added = {groups[name]: (name, value) for name, value in lambdas.items()}
-            recipe = injections_recipe(base, target, inject.target, added, dtype)
+            vectors = {target: (inject.target, 1.0), **added}
+            recipe = addition_recipe(base, vectors, dtype, lambda_=1.0)
         label = " ".join([inject.target, *(f"+ {v:g} {g}" for g, v in lambdas.items())])
         made = Recipe.from_mapping(recipe, f"{self._sweep.where}: inject")
         return self._point("injection", label, settings, recipe=made)
@@ -197,7 +217,13 @@ class Planner:
         }
         text = json.dumps(content, sort_keys=True, ensure_ascii=False, default=str)
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-        return Point(kind, label, settings, recipe, model, digest)
+        coefficients = self._coefficients(recipe) if recipe else None
+        return Point(kind, label, settings, recipe, model, digest, coefficients)
+
+    def _coefficients(self, recipe: Recipe) -> Coefficients:
+        if is_own(recipe.method):
+            return self._plans.plan(recipe).of(recipe).coefficients
+        return recipe_coefficients(recipe)
 
 
 def _models(recipe: Recipe | None) -> list[str]:

@@ -10,9 +10,8 @@ from pydantic import Field, model_validator
 
 from mergekit_fair.data import DataSpec, spec_inside
 from mergekit_fair.errors import ConfigError
-from mergekit_fair.merging.lambda_grid import parse_grid
+from mergekit_fair.merging.grid import parse_grid
 from mergekit_fair.merging.recipe import Recipe
-from mergekit_fair.merging.resolve import resolved
 from mergekit_fair.schema import Strict, load_yaml, parse
 from mergekit_fair.sweep.rule import Select
 
@@ -234,9 +233,9 @@ def _grid(config: SweepConfig, path: str | Path) -> dict[str, tuple[float, ...]]
 
 def _recipe(config: SweepConfig, path: str | Path) -> Recipe:
     if isinstance(config.recipe, dict):
-        return resolved(Recipe.from_mapping(config.recipe, f"{path}: recipe"))
+        return Recipe.from_mapping(config.recipe, f"{path}: recipe").resolved()
     if isinstance(config.recipe, str):
-        return resolved(Recipe.load(Path(path).parent / config.recipe))
+        return Recipe.load(Path(path).parent / config.recipe).resolved()
     raise ConfigError("recipe must be a path or a mapping", where=path, got=config.recipe)
 
 

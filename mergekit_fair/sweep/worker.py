@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from mergekit_fair.checkpoints.assign import fits_in_place, write
+from mergekit_fair.checkpoints.assign import assign_weights, can_assign_in_place
 from mergekit_fair.errors import CheckpointError, MeasurementError
 from mergekit_fair.evaluation.classifier import resolve_device
 from mergekit_fair.evaluation.evaluator import Exam
 from mergekit_fair.evaluation.predictions import Scores
-from mergekit_fair.merging.in_memory import Composer
-from mergekit_fair.merging.random_control import RandomControl
+from mergekit_fair.merging.in_memory import Composer, RandomControl
 from mergekit_fair.progress import Progress
 from mergekit_fair.sweep.points import Point
 
@@ -72,7 +71,7 @@ class PointWorker:
         self._examiner = exam.open(base, resolve_device(device))
         self._composer = Composer(self._examiner.device)
         self._control: Composer | None = None
-        self._in_place = fits_in_place(self._composer.tensors(base), self._examiner.model)
+        self._in_place = can_assign_in_place(self._composer.tensors(base), self._examiner.model)
         self._current: str | None = None
 
     def run(self, job: PointJob) -> Outcome:
@@ -111,23 +110,27 @@ class PointWorker:
         if self._current == point.id:
             return
         self._current = None
-        weights = self._weights(point)
-        self._examiner.model = write(weights, self._examiner.model, in_place=self._in_place)
+        model = self._examiner.model
+        slots = model.state_dict() if self._in_place else {}
+        weights = self._weights(point, slots)
+        self._examiner.model = assign_weights(weights, model, in_place=self._in_place)
         self._current = point.id
 
-    def _weights(self, point: Point) -> Iterable[tuple[str, torch.Tensor]]:
+    def _weights(
+        self, point: Point, slots: Mapping[str, torch.Tensor]
+    ) -> Iterable[tuple[str, torch.Tensor]]:
         if point.model is not None:
             return self._composer.tensors(point.model).items()
         if point.recipe is None:
             raise CheckpointError("a point has neither a model nor a recipe", where=point.label)
         composer = self._random() if point.kind == "control" else self._composer
-        return composer.compose(point.recipe, again="lambda" in point.settings)
+        return composer.compose(point.recipe, reuse_direction=point.varies_lambda_alone, into=slots)
 
     def _random(self) -> Composer:
         """A composer whose subgroup models are norm-matched random vectors; made once."""
         if self._control is not None:
             return self._control
-        control = Composer(self._examiner.device)
+        control = Composer(self._examiner.device, plans=self._composer.plans)
         base = self._composer.tensors(self._base)
         control.replace(self._base, base, shared=True)
         for name, model in self._groups.items():

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,7 +15,6 @@ from mergekit_fair.errors import TrainingError
 from mergekit_fair.evaluation.classifier import resolve_device
 from mergekit_fair.evaluation.evaluate import versions
 from mergekit_fair.files import lock_folder, staged_folder, write_atomic
-from mergekit_fair.merging.templates import addition_recipe
 from mergekit_fair.progress import Progress, Silent
 from mergekit_fair.schema import dump_yaml
 from mergekit_fair.training.base_model import build_base, file_sha256
@@ -73,7 +73,7 @@ def _train(
     for run in plan_runs(config, training_rows, groups, state.num_processes):
         _one(run, config, family, progress)
     if state.is_main_process:
-        recipe = dump_yaml(addition_recipe(out, groups))
+        recipe = dump_yaml(family_recipe(out, groups))
         write_atomic(out / "addition.yml", recipe)
         source = source_fingerprint(config.data)
         family.write(data=config.data.to_dict(), source=source, counts=rows.counts())
@@ -243,3 +243,15 @@ def _one(run: TrainingRun, config: TrainConfig, family: _Family, progress: Progr
     family.add(run.name, {"method": method, "n": len(labels), "n_pos": int(labels.sum()), **entry})
     seconds = f", {entry['seconds']:.0f} s" if "seconds" in entry else ""
     progress.say(f"{run.name}: {method}, {len(labels)} rows, {run.steps} steps{seconds}")
+
+
+def family_recipe(folder: Path, groups: Iterable[str]) -> dict[str, Any]:
+    """Subgroup task addition over the family in `folder`, at λ = 0.2.
+
+    A relative folder gets a `./`: stock mergekit would look for `a/b` on the Hub.
+    """
+    from mergekit_fair.merging.methods.subgroup_task_addition import addition_recipe
+
+    root = str(folder) if folder.is_absolute() else f"./{folder}"
+    vectors = {f"{root}/groups/{name}": (name, 1.0) for name in groups}
+    return addition_recipe(f"{root}/base", vectors, "float32", lambda_=0.2)

@@ -12,8 +12,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from mergekit_fair.errors import CheckpointError, RecipeError
 from mergekit_fair.files import staged_folder, write_atomic
-from mergekit_fair.merging.manifest import versions
-from mergekit_fair.merging.prepare import Settings
+from mergekit_fair.merging.methods.members import parameters_of
+from mergekit_fair.merging.methods.subgroup_task_addition import addition_recipe
+from mergekit_fair.merging.model_files import versions
+from mergekit_fair.merging.plan import MergeSettings
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.to_disk import merge_to_folder
 from mergekit_fair.progress import Progress
@@ -31,7 +33,7 @@ class Basis(BaseModel):
     """The content of basis.json.
 
     Attributes:
-        method: how it was found.
+        method: how it was fitted.
         base: θ₀, as the recipe named it.
         head: what the recipe does with classification heads; recipes over the basis do the same.
         tasks: names of the T task vectors: groups, or folders' names.
@@ -76,7 +78,7 @@ class Basis(BaseModel):
             "errors": (np.shape(self.errors), (tasks,)),
             "stored_errors": (np.shape(self.stored_errors), (tasks,)),
         }
-        wrong = [name for name, (found, wanted) in shapes.items() if found != wanted]
+        wrong = [name for name, (shape, wanted) in shapes.items() if shape != wanted]
         if wrong:
             raise ValueError(f"{wrong[0]} has another shape than tasks and vectors say")
         return self
@@ -103,21 +105,21 @@ def load_basis(folder: Path) -> Basis:
     fix = "give a folder that `mergekit-fair basis build` has written"
     try:
         return Basis.model_validate(parse_json(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise CheckpointError(f"has no {NAME}", where=folder, fix=fix) from None
+    except FileNotFoundError as error:
+        raise CheckpointError(f"has no {NAME}", where=folder, fix=fix) from error
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         key = ".".join(map(str, first["loc"]))
-        raise CheckpointError(f"is damaged ({key}: {first['msg']})", where=path, fix=fix) from None
+        raise CheckpointError(f"is damaged ({key}: {first['msg']})", where=path, fix=fix) from error
     except ValueError as error:
-        raise CheckpointError(f"is damaged ({error})", where=path, fix=fix) from None
+        raise CheckpointError(f"is damaged ({error})", where=path, fix=fix) from error
 
 
 def build_basis(
     recipe: Recipe,
     out: Path,
     options: Any,
-    settings: Settings,
+    settings: MergeSettings,
     progress: Progress,
     *,
     method: Method = Method.AUTOENCODER,
@@ -145,17 +147,17 @@ def build_basis(
     measured = recipe_vectors(recipe, options, progress, allow_pickle=settings.allow_pickle)
     geometry = measured.geometry
     models = _models(recipe, geometry.names)
-    found = fit(geometry.gram, size, method, seed=seed)
+    solution = fit(geometry.gram, size, method, seed=seed)
     with staged_folder(out, overwrite=settings.overwrite) as folder:
         (folder / _VECTORS).mkdir()
-        places = [f"{_VECTORS}/{name}" for name in _names(found)]
-        for place, amounts in zip(places, found.stored_mixing.T, strict=True):
+        vectors = [f"{_VECTORS}/{name}" for name in _names(solution)]
+        for vector, amounts in zip(vectors, solution.stored_mixing.T, strict=True):
             merge = _merge(recipe, models, amounts)
-            own = Settings(allow_pickle=settings.allow_pickle)
-            merge_to_folder(merge, folder / place, options, own, progress)
-            progress.say(f"{out / place}")
-        written = [str(folder / place) for place in places]
-        stored = _stored_errors(recipe, models, written, found, options, settings, progress)
+            fresh = MergeSettings(allow_pickle=settings.allow_pickle)
+            merge_to_folder(merge, folder / vector, options, fresh, progress)
+            progress.say(f"{out / vector}")
+        written = [str(folder / vector) for vector in vectors]
+        stored = _stored_errors(recipe, models, written, solution, options, settings, progress)
         basis = Basis(
             method=method,
             seed=seed,
@@ -163,17 +165,17 @@ def build_basis(
             head=_head(recipe),
             tasks=list(geometry.names),
             models=models,
-            vectors=places,
-            mixing=found.stored_mixing.tolist(),
-            weights=found.weights.tolist(),
-            has_mean=found.has_mean,
+            vectors=vectors,
+            mixing=solution.stored_mixing.tolist(),
+            weights=solution.weights.tolist(),
+            has_mean=solution.has_mean,
             gram=geometry.gram.tolist(),
-            errors=task_errors(geometry.gram, found).tolist(),
+            errors=task_errors(geometry.gram, solution).tolist(),
             stored_errors=stored.tolist(),
-            bound=spectral_bound(geometry.gram, found.stored),
+            bound=spectral_bound(geometry.gram, solution.stored),
             bytes={
                 "tasks": sum(_size(model) for model in models.values()),
-                "vectors": sum(_size(str(folder / place)) for place in places),
+                "vectors": sum(_size(str(folder / vector)) for vector in vectors),
             },
             versions=versions(),
         )
@@ -199,47 +201,48 @@ def _size(model: str) -> int:
     return sum(file.stat().st_size for file in files)
 
 
-def _names(found: Fit) -> list[str]:
-    count = found.mixing.shape[1]
+def _names(solution: Fit) -> list[str]:
+    count = solution.mixing.shape[1]
     width = len(str(count))
-    return [f"{number:0{width}}" for number in range(1, count + 1)] + ["mean"] * found.has_mean
+    return [f"{number:0{width}}" for number in range(1, count + 1)] + ["mean"] * solution.has_mean
 
 
 def _head(recipe: Recipe) -> str:
-    return str((recipe.raw.get("parameters") or {}).get("head", "merge"))
+    return str(parameters_of(recipe.raw).get("head", "merge"))
 
 
 def _merge(recipe: Recipe, models: dict[str, str], amounts: NDArray[np.float64] | None) -> Recipe:
     """θ₀ + Σ_t amounts_t Δ_t, with the recipe's dtype and head."""
-    raw: dict[str, Any] = {key: recipe.raw[key] for key in _KEPT if key in recipe.raw}
-    raw["merge_method"] = "subgroup_task_addition"
     weights = np.ones(len(models)) if amounts is None else amounts
-    raw["models"] = [
-        {"model": model, "parameters": {"group": name, "weight": float(weight)}}
+    vectors = {
+        model: (name, float(weight))
         for (name, model), weight in zip(models.items(), weights, strict=True)
-    ]
-    raw["parameters"] = {"lambda": 1.0, "head": _head(recipe)}
-    return Recipe.from_mapping(raw, recipe.where)
+    }
+    raw = addition_recipe(str(recipe.raw["base_model"]), vectors, None, lambda_=1.0)
+    raw["parameters"]["head"] = _head(recipe)
+    return Recipe.from_mapping(
+        raw | {key: recipe.raw[key] for key in _KEPT if key in recipe.raw}, recipe.where
+    )
 
 
 def _stored_errors(
     recipe: Recipe,
     models: dict[str, str],
     written: list[str],
-    found: Fit,
+    solution: Fit,
     options: Any,
-    settings: Settings,
+    settings: MergeSettings,
     progress: Progress,
 ) -> NDArray[np.float64]:
     """‖Δ_t − Σ_m C_mt s̃_m‖² with the vectors s̃ as they are on the disk.
 
     From the Gram matrix of tasks and kept vectors together: one more pass.
     """
-    both = {**models, **{f"basis vector {place}": place for place in written}}
+    both = {**models, **{f"basis vector {folder}": folder for folder in written}}
     joint = recipe_vectors(
         _merge(recipe, both, None), options, progress, allow_pickle=settings.allow_pickle
     ).geometry.gram
     tasks = len(models)
-    each = [found.coefficients(row) for row in np.eye(tasks)]
+    each = [solution.coefficients(row) for row in np.eye(tasks)]
     rest = np.vstack([np.eye(tasks), -np.stack(each, axis=1)])
     return np.asarray(np.maximum(np.einsum("it,ij,jt->t", rest, joint, rest), 0.0))

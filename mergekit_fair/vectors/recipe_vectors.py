@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
 import numpy as np
-from mergekit.common import ModelReference
 
 from mergekit_fair.checkpoints.geometry import (
     Geometry,
@@ -20,20 +20,18 @@ from mergekit_fair.checkpoints.geometry import (
     triangle_bound,
 )
 from mergekit_fair.errors import RecipeError
-from mergekit_fair.merging.architecture import complete_architecture
-from mergekit_fair.merging.mergekit_plan import refuse_gradients
-from mergekit_fair.merging.methods.formula import Formula
-from mergekit_fair.merging.methods.graph_norms import merged_names
+from mergekit_fair.merging.methods.formula import Coefficients
 from mergekit_fair.merging.methods.head_policy import HeadPolicy
+from mergekit_fair.merging.methods.members import parameters_of
+from mergekit_fair.merging.methods.norms import merged_names
 from mergekit_fair.merging.methods.registry import is_own
-from mergekit_fair.merging.methods.worst_group_injection import Role
-from mergekit_fair.merging.open_models import Models, opened
-from mergekit_fair.merging.program import build
-from mergekit_fair.merging.recipe import Recipe, lambda_eff
-from mergekit_fair.merging.resolve import resolved
+from mergekit_fair.merging.methods.worst_group_injection import Role, WorstGroupInjection
+from mergekit_fair.merging.model_checks import OpenModels, open_models
+from mergekit_fair.merging.plan import MergePlan
+from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.progress import Progress
 
-TARGET, INJECTION = "target", "worst_group_injection"
+TARGET = Role.TARGET.value
 
 
 @dataclass(frozen=True)
@@ -42,15 +40,14 @@ class Move:
 
     Attributes:
         lambdas: vector → λ_g, everything that is multiplied with Δ_g (λ, weight, `normalize`).
-        lambda_eff: Σ_g λ_g as sweeps report it: λ · Σ weights, before vectors are brought to one
-            norm.
+        lambda_eff: Σ_g λ_g; in an injection without the target's own vector.
         distances: reference → the exact `displacement` from it and its triangle `bound`, in the
             weights' units: from `base` (λ_ref = 0), `balanced` (λ_ref = 1) or `target`.
         relative_bound: U(λ) for a Lipschitz constant of 1; None where no point is balanced.
     """
 
     lambdas: dict[str, float]
-    lambda_eff: float | None
+    lambda_eff: float
     distances: dict[str, dict[str, float]]
     relative_bound: float | None
 
@@ -88,11 +85,11 @@ class RecipeVectors:
     def to_dict(self) -> dict[str, Any]:
         """JSON: the geometry's keys and `recipe`, `method`, `target`, `norm_over_target`,
         `screening`, `at`, `notes`."""
-        found = {"recipe": self.recipe, "method": self.method, **self.geometry.to_dict()}
+        content = {"recipe": self.recipe, "method": self.method, **self.geometry.to_dict()}
         if self.target is not None:
             ratios = self.geometry.ratios(self.target)
-            found["norm_over_target"] = [float(r) if r == r else None for r in ratios]
-        return found | {
+            content["norm_over_target"] = [float(r) if r == r else None for r in ratios]
+        return content | {
             "target": self.target,
             "screening": [one.to_dict() for one in self.screened],
             "at": self.move.to_dict() if self.move else None,
@@ -118,19 +115,16 @@ def recipe_vectors(
         RecipeError: no base_model, slices or modules, or whatever the method refuses.
         CheckpointError: models that are missing, damaged, not finite or do not fit the base.
     """
-    recipe = resolved(recipe)
+    recipe = recipe.resolved()
     _require_whole(recipe)
-    with opened(recipe, options, allow_pickle=allow_pickle) as models:
+    policy = parameters_of(recipe.raw).get("head", HeadPolicy.MERGE)
+    with _opened(recipe, options, allow_pickle, progress) as (models, plan):
         base, *others = models.readers
         labels = _labels(recipe, others)
-        policy = (recipe.raw.get("parameters") or {}).get("head", HeadPolicy.MERGE)
         names = merged_names(models.infos[base], merges_head=policy == HeadPolicy.MERGE)
         geometry = _measured(models, labels, names, progress)
-        target, move = _target(recipe, labels), None
-        if is_own(recipe.method):
-            norms = dict(zip(others, map(float, geometry.norms), strict=True))
-            formulas = _formulas(recipe, models, options, norms, set(names))
-            move = _move(recipe, formulas, geometry, labels, target)
+    target = _target(recipe, labels)
+    move = None if plan is None else _move(recipe, plan.coefficients(), geometry, labels, target)
     notes = list(recipe.notes)
     if move is None:
         notes.append("no displacement: the merge is no sum of λ_g Δ_g with one λ_g for each vector")
@@ -142,8 +136,21 @@ def recipe_vectors(
     )
 
 
+@contextmanager
+def _opened(
+    recipe: Recipe, options: Any, allow_pickle: bool, progress: Progress
+) -> Iterator[tuple[OpenModels, MergePlan | None]]:
+    """The models, and the plan of a merge by one of this package's methods."""
+    if is_own(recipe.method):
+        with MergePlan.open(recipe, options, allow_pickle=allow_pickle, progress=progress) as plan:
+            yield plan.models, plan
+    else:
+        with open_models(recipe, options, allow_pickle=allow_pickle) as models:
+            yield models, None
+
+
 def _measured(
-    models: Models, labels: Mapping[str, str], names: list[str], progress: Progress
+    models: OpenModels, labels: Mapping[str, str], names: list[str], progress: Progress
 ) -> Geometry:
     base, *others = models.readers
     readers = {labels[model]: models.readers[model] for model in others}
@@ -176,57 +183,42 @@ def _require_whole(recipe: Recipe) -> None:
 def _labels(recipe: Recipe, models: list[str]) -> dict[str, str]:
     """Model → its group, else its role, else its folder's name; the model where these clash."""
     items = {str(item.model): item.parameters or {} for item in recipe.configuration().models or ()}
-    found = {}
+    labels = {}
     for model in models:
-        own = items.get(model, {})
-        found[model] = str(own.get("group") or own.get("role") or PurePath(model).name)
-    names = list(found.values())
-    return {model: model if names.count(name) > 1 else name for model, name in found.items()}
+        parameters = items.get(model, {})
+        label = parameters.get("group") or parameters.get("role") or PurePath(model).name
+        labels[model] = str(label)
+    names = list(labels.values())
+    return {model: model if names.count(name) > 1 else name for model, name in labels.items()}
 
 
 def _target(recipe: Recipe, labels: Mapping[str, str]) -> str | None:
     for item in recipe.configuration().models or ():
-        if recipe.method == INJECTION and (item.parameters or {}).get("role") == Role.TARGET:
+        if (
+            recipe.method == WorstGroupInjection.spec.name
+            and (item.parameters or {}).get("role") == Role.TARGET
+        ):
             return labels[str(item.model)]
     return None
 
 
-def _formulas(
-    recipe: Recipe,
-    models: Models,
-    options: Any,
-    norms: Mapping[str, float],
-    names: Collection[str],
-) -> set[Formula]:
-    """What the merge makes of the tensors `names`: one formula if it treats them all alike."""
-    infos, trusted = models.infos, options.trust_remote_code
-    reference = ModelReference.parse(models.base)
-    with complete_architecture(
-        reference, infos[models.base], trust_remote_code=trusted
-    ) as has_layers:
-        if not has_layers:
-            refuse_gradients(recipe.configuration())
-        tensors = build(recipe, infos, options, norms=norms).tensors
-    return {tensor.formula for tensor in tensors if tensor.name in names}
-
-
 def _move(
     recipe: Recipe,
-    formulas: Collection[Formula],
+    coefficients: Coefficients,
     geometry: Geometry,
     labels: Mapping[str, str],
     target: str | None,
 ) -> Move | None:
-    """The λ_g that all tensors share, and what K says of them; None where there are none."""
-    if len(formulas) != 1 or not all(f.is_linear or not f.moves for f in formulas):
+    """Where the merge lies, by K; None where it is no sum of λ_g Δ_g."""
+    lambda_eff = coefficients.lambda_eff
+    if coefficients.lambdas is None or lambda_eff is None:
         return None
-    (formula,) = formulas
-    found = dict.fromkeys(geometry.names, 0.0)
-    if formula.start != formula.base:
-        found[labels[str(formula.start)]] = 1.0
-    for term in formula.terms if formula.moves else ():
-        found[labels[str(term.model)]] += formula.scale * term.weight
-    lambdas, gram = np.array(list(found.values())), geometry.gram
+    by_name = dict.fromkeys(geometry.names, 0.0)
+    if coefficients.start in labels:
+        by_name[labels[coefficients.start]] = 1.0
+    for model, value in coefficients.lambdas.items():
+        by_name[labels[model]] += value
+    lambdas, gram = np.array(list(by_name.values())), geometry.gram
     references = {"base": np.zeros(len(lambdas))}
     is_balanced = recipe.groups().keys() == set(geometry.names)
     if target is not None:
@@ -241,4 +233,4 @@ def _move(
         for name, reference in references.items()
     }
     bound = relative_bound(gram, lambdas) if "balanced" in references else None
-    return Move(found, lambda_eff(recipe.raw), distances, bound)
+    return Move(by_name, lambda_eff, distances, bound)

@@ -18,11 +18,11 @@ from checkpoints import read, rewrite
 from safetensors.torch import load_file, save_file
 
 from mergekit_fair.checkpoints.adapter_config import is_adapter_folder
-from mergekit_fair.checkpoints.lora_reader import AdapterReader
+from mergekit_fair.checkpoints.lora import AdapterReader
 from mergekit_fair.checkpoints.reader import Buffer, open_folder, read_whole
 from mergekit_fair.errors import CheckpointError
 
-MERGE_FIRST = (
+MERGE_WITH_PEFT = (
     "merge it with peft first, PeftModel.from_pretrained(base, adapter).merge_and_unload(), and "
     "give the folder of the saved result."
 )
@@ -298,7 +298,7 @@ def test_a_configuration_that_is_no_json_mapping(tiny, adapter, text):
 def test_more_than_plain_lora(tiny, adapter, key, value):
     assert refused(tiny("bert").base, edit_config(adapter, **{key: value})) == (
         f"{adapter}: is more than plain LoRA: its adapter_config.json sets {key}; got {value!r}. "
-        f"M{MERGE_FIRST[1:]}"
+        f"M{MERGE_WITH_PEFT[1:]}"
     )
 
 
@@ -307,7 +307,7 @@ def test_other_kinds_of_adapters(tiny, adapter):
         assert refused(tiny("bert").base, edit_config(adapter, peft_type=kind)) == (
             f"{adapter}: is not a LoRA adapter"
             + ("" if kind is None else f"; got {kind!r}")
-            + f"; allowed: LORA. M{MERGE_FIRST[1:]}"
+            + f"; allowed: LORA. M{MERGE_WITH_PEFT[1:]}"
         )
 
 
@@ -424,7 +424,7 @@ def test_factors_that_do_not_fit(tiny, adapter, a, b):
     assert refused(base, adapter) == (
         f"{adapter}: lora_A and lora_B of module {QUERY} do not fit the base's tensor "
         f"{QUERY}.weight, which is F32 [32, 32]; got 'A {list(a)}, B {list(b)}, r 4'. Give the "
-        f"base that it was trained on, or {MERGE_FIRST}"
+        f"base that it was trained on, or {MERGE_WITH_PEFT}"
     )
 
 
@@ -445,7 +445,7 @@ def test_a_module_that_the_base_has_not(tiny, adapter):
     with_tensors(adapter, **{other[0]: torch.ones(4, 32), other[1]: torch.ones(32, 4)})
     assert refused(base, adapter) == (
         f"{adapter}: adapts a module that the base ({base}) does not have; got '{QUERY[:-1]}i'. "
-        f"Did you mean '{QUERY}'? Give the base that it was trained on, or {MERGE_FIRST}"
+        f"Did you mean '{QUERY}'? Give the base that it was trained on, or {MERGE_WITH_PEFT}"
     )
 
 
@@ -465,12 +465,12 @@ def test_tensors_that_plain_lora_does_not_have(tiny, adapter):
     for name in (f"{QUERY}.lora_magnitude_vector", f"{QUERY}.lora_A.default.weight"):
         folder = with_tensors(adapter, **{name.replace(".", "__"): torch.ones(32)})
         assert refused(tiny("bert").base, folder) == (
-            f"{folder}: tensor {PREFIX}{name} is none of a plain LoRA. M{MERGE_FIRST[1:]}"
+            f"{folder}: tensor {PREFIX}{name} is none of a plain LoRA. M{MERGE_WITH_PEFT[1:]}"
         )
         with_tensors(adapter, **{name.replace(".", "__"): None})
     edit_weights(adapter, lambda found: found.update({"lora_A.weight": torch.ones(4, 32)}))
     assert refused(tiny("bert").base, adapter) == (
-        f"{adapter}: tensor lora_A.weight is none of a plain LoRA. M{MERGE_FIRST[1:]}"
+        f"{adapter}: tensor lora_A.weight is none of a plain LoRA. M{MERGE_WITH_PEFT[1:]}"
     )
     save_file({}, adapter / "adapter_model.safetensors")
     assert refused(tiny("bert").base, adapter) == f"{adapter}: adapts nothing. {AGAIN}"
@@ -486,13 +486,13 @@ def test_modules_to_save(tiny, adapter):
     with_tensors(adapter, classifier__bias=torch.ones(3))
     assert refused(base, adapter) == (
         f"{adapter}: its own tensor classifier.bias does not fit the base's ({base}); got "
-        f"'F32 [3]'; allowed: F32 [2]. Give the base that it was trained on, or {MERGE_FIRST}"
+        f"'F32 [3]'; allowed: F32 [2]. Give the base that it was trained on, or {MERGE_WITH_PEFT}"
     )
     with_tensors(adapter, classifier__bias=None, clasifier__bias=torch.ones(2))
     assert refused(base, adapter) == (
         f"{adapter}: holds a tensor of a module that the base ({base}) does not have; got "
         "'clasifier'. Did you mean 'classifier'? Give the base that it was trained on, or "
-        + MERGE_FIRST
+        + MERGE_WITH_PEFT
     )
 
 
@@ -517,7 +517,7 @@ def test_an_embedding_of_another_base(tiny, tmp_path):
     edit_config(adapter, base_model_name_or_path="org/base")
     assert refused(fft, adapter) == (
         f"{adapter}: was trained on another model.embed_tokens.weight than the base's ({fft}). "
-        f"Give the base that it was trained on, or {MERGE_FIRST}"
+        f"Give the base that it was trained on, or {MERGE_WITH_PEFT}"
     )
     low = shutil.copytree(base, tmp_path / "low")
     rewrite(low, lambda found: found.update({k: v.bfloat16() for k, v in found.items()}))

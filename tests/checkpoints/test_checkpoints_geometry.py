@@ -16,9 +16,9 @@ from mergekit_fair.checkpoints.geometry import (
     relative_bound,
     screen,
     task_vector_geometry,
+    task_vector_norms,
     triangle_bound,
 )
-from mergekit_fair.checkpoints.norms import task_vector_norms
 from mergekit_fair.checkpoints.reader import SafetensorsReader
 from mergekit_fair.errors import CheckpointError, RecipeError
 

@@ -9,8 +9,9 @@ from PIL import Image
 from refusals import raises
 
 from mergekit_fair.data import load_rows, load_spec
-from mergekit_fair.data.images import cache_folder, image_file, open_image
+from mergekit_fair.data.images import image_file, open_image
 from mergekit_fair.errors import DataError
+from mergekit_fair.files import cache_folder
 
 
 def picture(number):
@@ -101,7 +102,7 @@ def test_half_a_file_in_the_cache_is_written_again(faces):
 def test_where_the_cache_is(monkeypatch, tmp_path):
     monkeypatch.delenv("MERGEKIT_FAIR_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / "mergekit-fair" / "images"
+    assert cache_folder("images") == tmp_path / "mergekit-fair" / "images"
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MERGEKIT_FAIR_CACHE", str(tmp_path / "file"))
     where = tmp_path / "file" / "images"

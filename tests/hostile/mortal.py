@@ -20,8 +20,8 @@ from typing import Any
 from mergekit.options import MergeOptions
 
 from mergekit_fair.cli.terminal import quiet_libraries
-from mergekit_fair.merging.dry_run import review
-from mergekit_fair.merging.prepare import Settings
+from mergekit_fair.merging.dry_run import check_merge
+from mergekit_fair.merging.plan import MergeSettings
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.to_disk import merge_to_folder
 from mergekit_fair.progress import Silent
@@ -35,7 +35,9 @@ def main() -> None:
     for line in sys.stdin:
         order = json.loads(line)
         if order["recipe"] not in known:
-            review(Recipe.load(order["recipe"]), MergeOptions(quiet=True), Settings(), Silent())
+            check_merge(
+                Recipe.load(order["recipe"]), MergeOptions(quiet=True), MergeSettings(), Silent()
+            )
             known.add(order["recipe"])
         begin = time.monotonic()
         child = os.fork()
@@ -55,7 +57,7 @@ def merge(order: dict[str, Any]) -> None:
     code = 1
     with contextlib.suppress(BaseException):
         options = MergeOptions(quiet=True, out_shard_size=2_000_000)
-        settings = Settings(overwrite=order["overwrite"])
+        settings = MergeSettings(overwrite=order["overwrite"])
         merge_to_folder(Recipe.load(order["recipe"]), order["out"], options, settings)
         code = 0
     os._exit(code)

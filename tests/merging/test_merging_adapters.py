@@ -13,8 +13,8 @@ from mergekit.options import MergeOptions
 
 from mergekit_fair.errors import CheckpointError, RecipeError
 from mergekit_fair.merging.in_memory import Composer
-from mergekit_fair.merging.manifest import verify
-from mergekit_fair.merging.prepare import Settings
+from mergekit_fair.merging.model_files import verify
+from mergekit_fair.merging.plan import MergeSettings
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.to_disk import merge_to_folder
 from mergekit_fair.schema import dump_yaml
@@ -70,7 +70,7 @@ def addition(base, adapters, *, lambda_=0.3, **more):
 
 
 def merged(raw, out, options, **settings):
-    merge_to_folder(Recipe.from_mapping(raw, "r.yml"), out, options, Settings(**settings))
+    merge_to_folder(Recipe.from_mapping(raw, "r.yml"), out, options, MergeSettings(**settings))
     return out
 
 
@@ -136,7 +136,7 @@ def test_the_folder_of_an_adapter(bert, tmp_path, options):
     base, adapters = bert
     text = "# mine\n" + dump_yaml(addition(base, adapters))
     out = tmp_path / "out"
-    merge_to_folder(Recipe.from_text(text, "r.yml"), out, options, Settings(as_adapter=True))
+    merge_to_folder(Recipe.from_text(text, "r.yml"), out, options, MergeSettings(as_adapter=True))
     assert sorted(path.name for path in out.iterdir()) == [
         "README.md",
         "adapter_config.json",
@@ -298,7 +298,7 @@ def test_norms_of_adapters(mine, tmp_path, options):
     }
     assert verify(tmp_path / "out")["norms"] == pytest.approx(norms, rel=1e-6)
     edit_config(adapters["Male"], lora_alpha=12)
-    merge_to_folder(Recipe.load(file), tmp_path / "out", options, Settings(overwrite=True))
+    merge_to_folder(Recipe.load(file), tmp_path / "out", options, MergeSettings(overwrite=True))
     second = verify(tmp_path / "out")["norms"]
     changed = {name for name in second if second[name] != pytest.approx(norms[name], rel=1e-6)}
     assert changed == {f"{base}+{adapters['Male']}"}

@@ -9,8 +9,7 @@ from checkpoints import ARCHITECTURES, read, rewrite
 from safetensors.torch import save_file
 
 from mergekit_fair.errors import CheckpointError, RecipeError
-from mergekit_fair.merging.in_memory import Composer
-from mergekit_fair.merging.random_control import RandomControl
+from mergekit_fair.merging.in_memory import Composer, RandomControl
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.to_disk import merge_to_folder
 
@@ -122,10 +121,10 @@ def test_integer_buffers_equal_the_merged_file(tiny, tmp_path, options):
 def test_one_composer_serves_many_recipes_from_tensors_loaded_once(tiny, monkeypatch):
     family = tiny("bert")
     loads = []
-    from mergekit_fair.checkpoints import cache as shelf
+    from mergekit_fair.checkpoints import cache
 
-    opened = shelf.Streamed
-    monkeypatch.setattr(shelf, "Streamed", lambda path: loads.append(path) or opened(path))
+    opened = cache.LazyCheckpoint
+    monkeypatch.setattr(cache, "LazyCheckpoint", lambda path: loads.append(path) or opened(path))
     composer = Composer()
     base = {name: tensor.clone() for name, tensor in composer.tensors(str(family.base)).items()}
     scales = (0.5, 0.0, 1.0, 0.5)
@@ -153,17 +152,17 @@ def test_neither_the_room_nor_a_sum_that_is_kept_changes_a_bit(tiny, room):
     ):
         made = recipe(make(lambda_=scale))
         expected = dict(Composer().compose(made))
-        found = dict(composer.compose(made, again=True))
+        found = dict(composer.compose(made, reuse_direction=True))
         assert found.keys() == expected.keys()
         assert all(same_bits(found[name], expected[name]) for name in expected)
 
 
 def test_a_composer_without_room_holds_nothing(tiny):
-    from mergekit_fair.checkpoints.cache import Streamed
+    from mergekit_fair.checkpoints.cache import LazyCheckpoint
 
     family = tiny("bert")
     composer = Composer(room=0)
-    assert isinstance(composer.tensors(str(family.base)), Streamed)
+    assert isinstance(composer.tensors(str(family.base)), LazyCheckpoint)
     assert isinstance(Composer().tensors(str(family.base)), dict)
 
 

@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import save
 
 from mergekit_fair.checkpoints.reader import DTYPES
-from mergekit_fair.merging.layout import index_json, jobs, shards, tensor_bytes
 from mergekit_fair.merging.methods.formula import Formula, Term, copy_of
-from mergekit_fair.merging.program import OutputTensor
+from mergekit_fair.merging.plan import OutputTensor
+from mergekit_fair.merging.shards import index_json, jobs, shards, tensor_bytes
 
 ALL = {
     **{name: (dtype, (3, 5)) for name, dtype in DTYPES.items()},
@@ -94,7 +94,7 @@ def test_what_a_tensor_reads():
     assert moving.models == ("base", "a")
     still = OutputTensor("a", (1,), torch.float32, torch.float32, moving.formula, (0.0,))
     assert still.models == ("base",)
-    assert not still.moving.moves
+    assert not still.active_formula.moves
     grid = OutputTensor("a", (1,), torch.float32, torch.float32, moving.formula, (0.0, 0.5))
     assert grid.models == ("base", "a")
     kept = OutputTensor(

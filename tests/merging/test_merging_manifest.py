@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -11,9 +12,9 @@ from rounding import same_bits
 
 from mergekit_fair.checkpoints.folder import tensor_infos
 from mergekit_fair.errors import CheckpointError
-from mergekit_fair.merging.dry_run import review
-from mergekit_fair.merging.manifest import verify
-from mergekit_fair.merging.prepare import Settings
+from mergekit_fair.merging.dry_run import check_merge
+from mergekit_fair.merging.model_files import verify
+from mergekit_fair.merging.plan import MergeSettings
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.to_disk import merge_to_folder
 from mergekit_fair.progress import Silent
@@ -28,7 +29,7 @@ def test_every_file_and_every_input_is_described(tiny, tmp_path, options):
     family = tiny("bert")
     made = Recipe.from_mapping(family.addition(lambda_=0.3), "r.yml")
     sharded = options.model_copy(update={"out_shard_size": 20_000})
-    merge_to_folder(made, tmp_path / "out", sharded, Settings(hash_inputs=True))
+    merge_to_folder(made, tmp_path / "out", sharded, MergeSettings(hash_inputs=True))
     manifest = verify(tmp_path / "out")
     files = {path.name: path for path in (tmp_path / "out").iterdir()}
     assert manifest["files"].keys() == files.keys() - {"merge_manifest.json"}
@@ -97,58 +98,89 @@ def norm(base, model):
     return sum(((end[k].double() - start[k].double()) ** 2).sum().item() for k in start) ** 0.5
 
 
-def test_norms_are_measured_once_and_kept_by_content(clipped, options, monkeypatch):
-    folder, made = clipped.parent, Recipe.load(clipped)
-    found = review(made, options, Settings(), Silent())["norms"]
-    for model, value in found.items():
-        assert value == pytest.approx(norm(folder / "base", model), rel=1e-12)
-    kept = json.loads((folder / ".recipe.yml.norms.json").read_text())
-    assert sorted(kept.values()) == sorted(found.values())
-    calls = []
-    from mergekit_fair.merging import norms_cache as norms
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("MERGEKIT_FAIR_CACHE", str(folder))
+    return folder / "norms"
 
-    measure = norms.task_vector_norms
+
+@pytest.fixture
+def passes(monkeypatch):
+    """The models of every pass over the weights."""
+    from mergekit_fair.merging.methods import norms
+
+    passes, measure = [], norms.task_vector_norms
 
     def counted(base, models, names, advance):
-        calls.append([model.name for model in models])
+        passes.append([model.name for model in models])
         return measure(base, models, names, advance)
 
     monkeypatch.setattr(norms, "task_vector_norms", counted)
+    return passes
+
+
+def checked(recipe, options):
+    return check_merge(recipe, options, MergeSettings(), Silent())["norms"]
+
+
+def test_norms_are_measured_once_and_kept_by_content(clipped, cache, passes, options):
+    folder, made = clipped.parent, Recipe.load(clipped)
+    first = checked(made, options)
+    for model, value in first.items():
+        assert value == pytest.approx(norm(folder / "base", model), rel=1e-12)
+    kept = [json.loads(file.read_text())["norm"] for file in cache.glob("*.json")]
+    assert sorted(kept) == sorted(first.values())
+    assert not list(folder.glob(".*"))  # nothing beside the recipe
+    passes.clear()
     merge_to_folder(made, folder / "out", options)
-    assert calls == []
-    assert verify(folder / "out")["norms"] == found
+    assert passes == []
+    assert verify(folder / "out")["norms"] == first
     # A model that changed is measured again, and only that one.
     rewrite(folder / "Male", lambda tensors: tensors["classifier.bias"].add_(1))
-    changed = review(made, options, Settings(), Silent())["norms"]
-    assert calls == [[str(folder / "Male")]]
+    changed = checked(made, options)
+    assert passes == [[str(folder / "Male")]]
     assert changed[str(folder / "Male")] == pytest.approx(norm(folder / "base", folder / "Male"))
-    assert changed[str(folder / "Female")] == found[str(folder / "Female")]
+    assert changed[str(folder / "Female")] == first[str(folder / "Female")]
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{", '{"a": "b"}', "\0"])
-def test_a_broken_cache_is_measured_anew(clipped, options, content):
-    place = clipped.with_name(".recipe.yml.norms.json")
-    place.write_text(content)
-    found = review(Recipe.load(clipped), options, Settings(), Silent())["norms"]
-    assert len(found) == 3
-    assert len(json.loads(place.read_text())) == 3
+def test_a_file_of_the_same_size_and_time_elsewhere_is_another(clipped, options):
+    """As in images of containers, whose files all have one time."""
+    folder = clipped.parent
+    first = checked(Recipe.load(clipped), options)
+    shutil.copytree(folder / "Male", folder / "twin")
+    rewrite(folder / "twin", lambda tensors: tensors["classifier.bias"].add_(1))
+    state = (folder / "Male" / "model.safetensors").stat()
+    os.utime(folder / "twin" / "model.safetensors", ns=(state.st_atime_ns, state.st_mtime_ns))
+    clipped.write_text(clipped.read_text().replace(str(folder / "Male"), str(folder / "twin")))
+    second = checked(Recipe.load(clipped), options)
+    assert second[str(folder / "twin")] != first[str(folder / "Male")]
+    assert second[str(folder / "twin")] == pytest.approx(norm(folder / "base", folder / "twin"))
 
 
-def test_norms_do_not_need_a_place_to_be_kept(clipped, options, monkeypatch):
-    def fail(*_):
-        raise PermissionError(13, "Permission denied")
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"norm": "b"}', '{"norm": NaN}', "\0"])
+def test_a_broken_cache_is_measured_anew(clipped, cache, passes, options, content):
+    first = checked(Recipe.load(clipped), options)
+    for file in cache.glob("*.json"):
+        file.write_text(content)
+    assert checked(Recipe.load(clipped), options) == first
+    assert [len(models) for models in passes] == [3, 3]
+    assert checked(Recipe.load(clipped), options) == first
+    assert len(passes) == 2
 
-    monkeypatch.setattr("mergekit_fair.merging.norms_cache.write_atomic", fail)
-    assert review(Recipe.load(clipped), options, Settings(), Silent())["norms"]
+
+def test_a_cache_that_cannot_be_written_is_no_error(clipped, cache, passes, options):
+    cache.parent.write_text("a file in the place of the folder")
+    assert checked(Recipe.load(clipped), options)
     inline = Recipe.from_mapping(Recipe.load(clipped).raw, "sweep.yml: recipe")
-    assert review(inline, options, Settings(), Silent())["norms"]
-    assert not list(clipped.parent.glob(".*"))
+    assert checked(inline, options)
+    assert len(passes) == 2
 
 
 def test_norms_are_the_same_bits_with_any_number_of_threads(clipped):
     import torch
 
-    from mergekit_fair.checkpoints.norms import task_vector_norms
+    from mergekit_fair.checkpoints.geometry import task_vector_norms
     from mergekit_fair.checkpoints.reader import open_folder
 
     readers = [open_folder(clipped.parent / name) for name in ("base", "Male", "Other")]

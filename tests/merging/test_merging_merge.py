@@ -11,14 +11,14 @@ from safetensors import safe_open
 
 from mergekit_fair.errors import CheckpointError, ConfigError, RecipeError
 from mergekit_fair.merging.in_memory import load_tensors
-from mergekit_fair.merging.prepare import Settings
+from mergekit_fair.merging.plan import MergeSettings
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.to_disk import merge_to_folder
 from mergekit_fair.schema import dump_yaml
 
 
 def merged(raw, out, options, **more):
-    merge_to_folder(Recipe.from_mapping(raw, "r.yml"), out, options, Settings(**more))
+    merge_to_folder(Recipe.from_mapping(raw, "r.yml"), out, options, MergeSettings(**more))
     return out
 
 
@@ -315,7 +315,7 @@ def test_a_merge_that_loses_tensors_is_refused(tiny, tmp_path, options, monkeypa
     from contextlib import nullcontext
 
     monkeypatch.setattr(
-        "mergekit_fair.merging.prepare.complete_architecture", lambda *_, **__: nullcontext(True)
+        "mergekit_fair.merging.plan.complete_architecture", lambda *_, **__: nullcontext(True)
     )
     raw = tiny("vit").addition(lambda_=0.5)
     text = refused(raw, tmp_path / "out", options, CheckpointError)
@@ -370,23 +370,3 @@ def test_leftovers_of_a_killed_run_are_removed(tiny, tmp_path, options):
     merged(tiny("distilbert").addition(lambda_=0.5), tmp_path / "out", options)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert not list((tmp_path / "out").glob("model-*"))
-
-
-@pytest.mark.parametrize(
-    ("block", "option", "expected"),
-    [
-        ({}, {}, True),
-        ({"tokenizer_source": "union"}, {}, False),
-        ({"tokenizer": {"source": "base"}}, {}, False),
-        ({}, {"allow_crimes": True}, False),
-        ({}, {"unsafe_truncate_embeddings": True}, False),
-    ],
-)
-def test_what_mergekit_reconciles_itself_is_left_to_it(tiny, block, option, expected):
-    """Models of other vocabularies or architectures are refused only where nothing aligns them."""
-    from mergekit.options import MergeOptions
-
-    from mergekit_fair.merging.open_models import is_tensorwise
-
-    config = Recipe.from_mapping(tiny("bert").addition() | block, "r.yml").configuration()
-    assert is_tensorwise(config, MergeOptions(**option)) is expected

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mergekit_fair.errors import ConfigError
-from mergekit_fair.merging.lambda_grid import MOST_POINTS, parse_grid
+from mergekit_fair.merging.grid import MOST_POINTS, parse_grid
 
 FORMS = "a number, a list of numbers, or START:STOP:STEP with STOP included, such as 0:1:0.1"
 

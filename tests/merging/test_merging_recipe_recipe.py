@@ -11,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mergekit_fair.errors import ConfigError, RecipeError
-from mergekit_fair.merging.recipe import Recipe, adds_nothing, lambda_eff, local_path
-from mergekit_fair.merging.templates import addition_recipe, injection_recipe
+from mergekit_fair.merging.methods.worst_group_injection import injection_recipe
+from mergekit_fair.merging.plan import recipe_coefficients
+from mergekit_fair.merging.recipe import Recipe, local_path
 from mergekit_fair.packaged_recipes import recipes_folder
 from mergekit_fair.schema import dump_yaml, parse_yaml
+from mergekit_fair.training.family import family_recipe
 
 FAMILY = Family(
     Path("/run/base"), Path("/run/fft"), {name: Path(f"/run/{name}") for name in GROUPS}
@@ -126,6 +128,10 @@ def test_a_gradient_or_filter_is_not_erased(setting):
     )
 
 
+def lambda_eff(raw):
+    return recipe_coefficients(Recipe.from_mapping(raw, "r.yml")).lambda_eff
+
+
 def test_lambda_eff():
     raw = FAMILY.addition(lambda_=0.3)
     assert lambda_eff(raw) == pytest.approx(0.9)
@@ -145,10 +151,9 @@ def test_lambda_eff_is_unknown_rather_than_a_number():
     assert lambda_eff(FAMILY.addition(lambda_=[0, 1])) is None
     assert lambda_eff(FAMILY.addition(lambda_={"filter": "x", "value": 1})) is None
     assert lambda_eff(FAMILY.addition(weight=[{"value": 1}])) is None
-    stock = {"models": [{"model": "a", "parameters": {"weight": 1}}]}
+    stock = {"base_model": "b", "models": [{"model": "a", "parameters": {"weight": 1}}]}
     for method in ("linear", "task_arithmetic"):
         assert lambda_eff({"merge_method": method, **stock}) is None
-        assert lambda_eff({"merge_method": method, **stock, "parameters": {"normalize": 1}}) is None
 
 
 def test_models_stay_in_recipe_order_with_the_base_first():
@@ -244,12 +249,12 @@ def test_dumped_yaml_reads_back_the_same(value):
         (0.5, ([0, 1], 0), False),
     ],
 )
-def test_what_adds_nothing(scale, weights, expected):
-    raw = addition_recipe(Path("x"), ["Female", "Male"])
+def test_what_is_the_base_itself(scale, weights, expected):
+    raw = family_recipe(Path("x"), ["Female", "Male"])
     raw["parameters"]["lambda"] = scale
     for item, weight in zip(raw["models"], weights, strict=True):
         item["parameters"]["weight"] = weight
-    assert adds_nothing(raw) is expected
+    assert recipe_coefficients(Recipe.from_mapping(raw, "r.yml")).is_identity is expected
 
 
 def test_dumped_yaml_is_plain():
@@ -259,12 +264,12 @@ def test_dumped_yaml_is_plain():
 
 
 def test_templates_are_good_recipes():
-    raw = addition_recipe(Path("x"), ["Female", "Male"])
+    raw = family_recipe(Path("x"), ["Female", "Male"])
     recipe = Recipe.from_text(dump_yaml(raw), "r.yml")
     # "x/base" alone would be a Hub id to stock mergekit.
     assert recipe.groups() == {"Female": "./x/groups/Female", "Male": "./x/groups/Male"}
     assert recipe.raw["base_model"] == "./x/base"
-    assert addition_recipe(Path("/x"), ["Female"])["base_model"] == "/x/base"
+    assert family_recipe(Path("/x"), ["Female"])["base_model"] == "/x/base"
     assert lambda_eff(recipe.raw) == pytest.approx(0.4)
     groups = {"Female": "f", "Male": "m"}
     raw = injection_recipe("b", "t", groups, "Male", "float32")

@@ -7,7 +7,6 @@ import pytest
 
 from mergekit_fair.errors import ConfigError, MeasurementError, RecipeError
 from mergekit_fair.merging.recipe import Recipe
-from mergekit_fair.merging.resolve import resolved
 
 GROUPS = ("Female", "Male", "Other")
 
@@ -50,7 +49,7 @@ def report(tmp_path):
 
 
 def resolve(raw):
-    return resolved(Recipe.from_mapping(raw, "r.yml"))
+    return Recipe.from_mapping(raw, "r.yml").resolved()
 
 
 def test_the_group_with_the_largest_mean_gap(report):
@@ -66,7 +65,7 @@ def test_the_group_with_the_largest_mean_gap(report):
         "left out: Other (excluded, below 1 rows, or without a rate)",
     )
     # What was found is a plain recipe: mergekit runs it, and there is nothing left to find.
-    assert resolved(found) is found
+    assert found.resolved() is found
 
 
 def test_groups_are_left_out_by_name_by_size_and_without_a_rate(report):
@@ -183,7 +182,7 @@ def test_steps_come_from_the_training_record(tmp_path):
         f"steps of Female: 10 (from {place})",
         f"steps of Other: 30 (from {place})",
     )
-    assert resolved(found) is found
+    assert found.resolved() is found
     whole = fednova(tmp_path) | {"parameters": {"steps": 5}}
     assert resolve(whole).raw == whole
     del runs["groups/Other"]
@@ -208,8 +207,8 @@ def test_nothing_to_resolve():
     raw = injection("eval.json")
     raw["parameters"]["worst"] = "Male"
     made = Recipe.from_mapping(raw, "r.yml")
-    assert resolved(made) is made
+    assert made.resolved() is made
     stock = Recipe.from_mapping(
         {"merge_method": "linear", "models": [{"model": "a", "parameters": {"weight": 1}}]}, "s.yml"
     )
-    assert resolved(stock) is stock
+    assert stock.resolved() is stock

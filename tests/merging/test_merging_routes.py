@@ -11,7 +11,7 @@ from rounding import same_bits
 from safetensors.torch import load_file
 
 from mergekit_fair.merging.in_memory import Composer, load_tensors
-from mergekit_fair.merging.prepare import Settings
+from mergekit_fair.merging.plan import MergeSettings
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.to_disk import merge_to_folder
 
@@ -112,7 +112,7 @@ LAMBDAS = (0.0, 0.25, 1.0, -0.5)
 def test_a_grid_in_one_pass_equals_single_merges(tiny, tmp_path, options, case):
     family = tiny("distilbert")
     made = recipe(family, case, 0.7, dtype="bfloat16")
-    merge_to_folder(made, tmp_path / "grid", options, Settings(lambdas=LAMBDAS))
+    merge_to_folder(made, tmp_path / "grid", options, MergeSettings(lambdas=LAMBDAS))
     names = ["lambda_-0.5", "lambda_0", "lambda_0.25", "lambda_1"]
     assert sorted(path.name for path in (tmp_path / "grid").iterdir()) == names
     for value in LAMBDAS:
@@ -126,7 +126,7 @@ def test_a_grid_in_one_pass_equals_single_merges(tiny, tmp_path, options, case):
 def test_a_grid_over_an_injection(tiny, tmp_path, options):
     family = tiny("vit")
     made = Recipe.from_mapping(family.injection(worst="Male", lambda_=0.5), "r.yml")
-    merge_to_folder(made, tmp_path / "grid", options, Settings(lambdas=(0.0, 0.5)))
+    merge_to_folder(made, tmp_path / "grid", options, MergeSettings(lambdas=(0.0, 0.5)))
     merge_to_folder(made, tmp_path / "half", options)
     assert equal(read(tmp_path / "grid" / "lambda_0"), read(family.fft))
     assert equal(read(tmp_path / "grid" / "lambda_0.5"), read(tmp_path / "half"))

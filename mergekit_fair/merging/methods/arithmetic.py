@@ -24,77 +24,65 @@ SLICE = 1 << 18
 Load = Callable[[Hashable], torch.Tensor]
 
 
+class KeptDirection:
+    """The direction of one tensor, in float64, for merges that differ in λ alone.
+
+    Attributes:
+        vector: flat, on any device; valid once `is_known`.
+    """
+
+    def __init__(self, count: int, device: torch.device) -> None:
+        self.vector = torch.empty(count, dtype=ACCUMULATOR, device=device)
+        self.is_known = False
+
+
 def merge_tensor(
-    formula: Formula, tensors: Mapping[Hashable, torch.Tensor], name: str = ""
+    formula: Formula,
+    tensors: Mapping[Hashable, torch.Tensor],
+    name: str = "",
+    *,
+    kept: KeptDirection | None = None,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The formula on whole tensors in memory, slice by slice.
 
     Args:
         formula: what to compute.
-        tensors: model → tensor, of one shape, dtype and device; borrowed.
+        tensors: model → tensor, of one shape, dtype and device; borrowed. If `kept` is known, the
+            start alone.
         name: the tensor's name, which seeds random masks.
+        kept: where the direction is kept, or taken from if it is there; the bits are the same.
+        out: where to write the result: contiguous, of the start's shape and device.
 
     Returns:
-        The start itself if nothing is added to it, else a new tensor of its dtype.
+        The start itself if nothing is added to it, else `out` or a new tensor of its dtype.
     """
-    kept = tensors[formula.start]
+    start = tensors[formula.start]
     if not formula.moves:
-        return kept
-    scratch = Scratch(kept.device)
+        return start
+    merged = (
+        torch.empty(start.shape, dtype=start.dtype, device=start.device) if out is None else out
+    )
+    target, count, scratch = merged.view(-1), start.numel(), Scratch(start.device)
+    flat = {model: tensor.reshape(-1) for model, tensor in tensors.items()}
+    is_known = kept is not None and kept.is_known
+    step = SLICE if is_known or not formula.is_sparse else max(1, count)
     with torch.no_grad():
-        flat = {model: tensors[model].reshape(-1) for model in formula.models}
-        merged = torch.empty(kept.numel(), dtype=kept.dtype, device=kept.device)
-        step = max(1, kept.numel()) if formula.is_sparse else SLICE
-        for begin in range(0, kept.numel(), step):
-            part = {model: tensor[begin : begin + step] for model, tensor in flat.items()}
+        for begin in range(0, count, step):
+            part = slice(begin, begin + step)
             scratch.reset()
-            vector, start = direction(formula, part.__getitem__, scratch, name)
-            if formula.start != formula.base:
-                start = scratch.copy(part[formula.start])
-            moved = start.add_(vector, alpha=formula.scale)
-            merged[begin : begin + step].copy_(moved)
-    return merged.reshape(kept.shape)
-
-
-def whole_direction(
-    formula: Formula, tensors: Mapping[Hashable, torch.Tensor], name: str = ""
-) -> torch.Tensor:
-    """What the scale is multiplied with, of whole tensors, in float64; arguments as merge_tensor.
-
-    `add_direction` of it gives the bits of `merge_tensor`, for any scale.
-    """
-    kept = tensors[formula.start]
-    scratch = Scratch(kept.device)
-    found = torch.empty(kept.numel(), dtype=ACCUMULATOR, device=kept.device)
-    with torch.no_grad():
-        flat = {model: tensors[model].reshape(-1) for model in formula.models}
-        step = max(1, kept.numel()) if formula.is_sparse else SLICE
-        for begin in range(0, kept.numel(), step):
-            part = {model: tensor[begin : begin + step] for model, tensor in flat.items()}
-            scratch.reset()
-            vector, _ = direction(formula, part.__getitem__, scratch, name)
-            found[begin : begin + step].copy_(vector)
-    return found
-
-
-def add_direction(formula: Formula, start: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
-    """θ_start + scale · vector, a new tensor of the start's shape and dtype.
-
-    Args:
-        formula: whose scale it is.
-        start: any floating dtype.
-        vector: from `whole_direction`; on any device.
-    """
-    scratch = Scratch(start.device)
-    flat = start.reshape(-1)
-    merged = torch.empty_like(flat)
-    with torch.no_grad():
-        for begin in range(0, flat.numel(), SLICE):
-            part = slice(begin, begin + SLICE)
-            scratch.reset()
-            moved = scratch.copy(flat[part])
-            merged[part].copy_(moved.add_(vector[part].to(start.device), alpha=formula.scale))
-    return merged.reshape(start.shape)
+            if kept is not None and is_known:
+                vector = kept.vector[part].to(start.device)
+                origin = scratch.copy(flat[formula.start][part])
+            else:
+                parts = {model: tensor[part] for model, tensor in flat.items()}
+                vector, origin = parts_of(formula, parts.__getitem__, scratch, name)
+                if kept is not None:
+                    kept.vector[part].copy_(vector)
+            target[part].copy_(origin.add_(vector, alpha=formula.scale))
+    if kept is not None:
+        kept.is_known = True
+    return merged
 
 
 class Scratch:
@@ -127,6 +115,18 @@ class Scratch:
 
     def _empty(self, count: int) -> torch.Tensor:
         return torch.empty(count, dtype=ACCUMULATOR, device=self._device)
+
+
+def parts_of(
+    formula: Formula, load: Load, scratch: Scratch, name: str = ""
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The direction and θ_start of a slice, in float64; the result is start + scale · direction.
+
+    Arguments as `direction`.
+    """
+    vector, base = direction(formula, load, scratch, name)
+    is_base = formula.start == formula.base
+    return vector, base if is_base else scratch.copy(load(formula.start))
 
 
 def direction(

@@ -6,7 +6,8 @@ streams files and the kernel inside mergekit's graph share both, so that they ag
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import math
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -102,11 +103,81 @@ class Formula:
             return (self.start,)
         return tuple(dict.fromkeys((self.start, self.base, *(t.model for t in self.terms))))
 
+    @property
+    def coefficients(self) -> dict[Hashable, float] | None:
+        """Model → λ_g, so that the result is θ_start + Σ_g λ_g Δ_g; None where it is no such sum.
+
+        It is none where elements are treated apart: sparse vectors, elected signs, a median of
+        three or more, masks of disagreement. One vector is its own median and agrees with itself;
+        the median of two is their mean.
+
+        >>> Formula("a", "a", (Term(0.5, "x"), Term(2.0, "y")), scale=0.5).coefficients
+        {'x': 0.25, 'y': 1.0}
+        """
+        if not self.moves:
+            return {}
+        count = len(self.terms)
+        is_median = self.reduction == Reduction.MEDIAN
+        is_masked = self.reduction == Reduction.AGREEMENT and self.threshold > 0
+        is_elected = self.election != Election.NONE
+        is_apart = (is_masked or is_elected) and count > 1
+        if self.is_sparse or is_apart or (is_median and count > 2):
+            return None
+        share = self.scale / count if is_median else self.scale
+        sums: dict[Hashable, float] = {}
+        for term in self.terms:
+            sums[term.model] = sums.get(term.model, 0.0) + share * term.weight
+        return sums
+
     def scaled(self, scale: float) -> Formula:
         """The same with another scale."""
-        return replace(self, scale=scale)
+        return self if scale == self.scale else replace(self, scale=scale)
 
 
 def copy_of(model: Hashable, base: Hashable) -> Formula:
     """The formula of a tensor that is taken from one model as it is."""
     return Formula(start=model, base=base)
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """What a merge adds up: θ_start + Σ_g λ_g (θ_g − θ₀).
+
+    Attributes:
+        start: the model that is added to: the base θ₀, or an injection's target.
+        lambdas: model → λ_g of every other model (λ, weight and all that the method multiplies
+            with); None where the result is no such sum, or where tensors differ in it.
+        is_identity: whether the merge is its start, bit for bit (but for copied heads).
+    """
+
+    start: str
+    lambdas: Mapping[str, float] | None
+    is_identity: bool
+
+    @property
+    def lambda_eff(self) -> float | None:
+        """Σ_g λ_g; without the target's own vector in an injection."""
+        return None if self.lambdas is None else math.fsum(self.lambdas.values())
+
+    @property
+    def lambda_l1(self) -> float | None:
+        """Σ_g |λ_g|."""
+        return None if self.lambdas is None else math.fsum(map(abs, self.lambdas.values()))
+
+
+def coefficients_of(formulas: Iterable[Formula], models: Iterable[str]) -> Coefficients:
+    """The coefficients that all tensors of a merge share.
+
+    Args:
+        formulas: of the tensors that are merged (heads that are copied are not); one at least.
+        models: all models of the recipe; those without a term have λ_g = 0.
+    """
+    distinct = list(dict.fromkeys(formulas))
+    start, base = str(distinct[0].start), str(distinct[0].base)
+    sums = [formula.coefficients for formula in distinct]
+    first = sums[0]
+    lambdas = None
+    if first is not None and all(other == first for other in sums):
+        others = (model for model in models if model not in (start, base))
+        lambdas = {model: first.get(model, 0.0) for model in others}
+    return Coefficients(start, lambdas, not any(formula.moves for formula in distinct))

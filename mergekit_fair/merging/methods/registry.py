@@ -5,9 +5,12 @@ from __future__ import annotations
 from mergekit import merge_methods
 
 from mergekit_fair.errors import RecipeError
-from mergekit_fair.merging.methods.one_shot_federated import CClip, FedGMA, FedNova, TaskMedian
+from mergekit_fair.merging.methods.cclip import CClip
+from mergekit_fair.merging.methods.fedgma import FedGMA
+from mergekit_fair.merging.methods.fednova import FedNova
 from mergekit_fair.merging.methods.subgroup_task_addition import SubgroupTaskAddition
 from mergekit_fair.merging.methods.task_analogy import TaskAnalogy
+from mergekit_fair.merging.methods.task_median import TaskMedian
 from mergekit_fair.merging.methods.task_negation import TaskNegation
 from mergekit_fair.merging.methods.task_vector_method import TaskVectorMethod
 from mergekit_fair.merging.methods.worst_group_injection import WorstGroupInjection

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated
 
-from mergekit.merge_methods import ParameterScope
+from mergekit.merge_methods import BasePolicy, InputContract, MergeMethodSpec, ParameterScope
 from mergekit.merge_methods.base import ParameterSpec
 from pydantic import Field
 
@@ -90,3 +90,14 @@ ELECTION = ParameterSpec(
     description="TIES: keep elements of the elected sign, by sum or by count",
 )
 SPARSE = (DENSITY, SPARSIFIER, RESCALE, SEED)
+
+
+def federated_spec(name: str, title: str, *more: ParameterSpec) -> MergeMethodSpec:
+    """Of a rule of one-shot federated learning, with subgroups in the place of clients."""
+    return MergeMethodSpec(
+        name=name,
+        pretty_name=title,
+        reference_url="https://arxiv.org/abs/2411.18607",
+        contract=InputContract(base=BasePolicy.REQUIRED, min_non_base=1),
+        parameters=(GROUP, WEIGHT, LAMBDA, HEAD, *more),
+    )

@@ -20,6 +20,7 @@ from mergekit_fair.merging.methods.shared_parameters import (
     WEIGHT,
 )
 from mergekit_fair.merging.methods.task_vector_method import (
+    Quantity,
     TaskVectorMethod,
     TensorInputs,
     norms_in,
@@ -74,8 +75,9 @@ class SubgroupTaskAddition(TaskVectorMethod):
         ),
     )
 
-    def needs_norms(self, parameters: Mapping[str, Any]) -> bool:
-        return parameters["normalize"] == Normalize.NORM
+    def quantities(self, parameters: Mapping[str, Any]) -> frozenset[Quantity]:
+        is_norm = parameters["normalize"] == Normalize.NORM
+        return frozenset({Quantity.NORMS} if is_norm else ())
 
     def vectors(self, inputs: TensorInputs, parameters: Mapping[str, Any]) -> Formula:
         scale, normalize = parameters["lambda"], parameters["normalize"]
@@ -100,3 +102,26 @@ def to_median(norms: Mapping[Hashable, float], inputs: TensorInputs) -> dict[Has
     """Model → median norm / its norm; 0 for a vector that is zero everywhere."""
     median = statistics.median(norms[model] for model in inputs.models)
     return {model: median / norms[model] if norms[model] else 0.0 for model in inputs.models}
+
+
+def addition_recipe(
+    base: str, vectors: Mapping[str, tuple[str, float]], dtype: str | None, *, lambda_: float
+) -> dict[str, Any]:
+    """The recipe of θ₀ + λ Σ_g w_g (θ_g − θ₀).
+
+    Args:
+        base: θ₀.
+        vectors: model → (group, w_g).
+        dtype: of the result; None for the models' own.
+        lambda_: λ.
+    """
+    recipe: dict[str, Any] = {
+        "merge_method": SubgroupTaskAddition.spec.name,
+        "base_model": base,
+        "models": [
+            {"model": model, "parameters": {"group": group, "weight": weight}}
+            for model, (group, weight) in vectors.items()
+        ],
+        "parameters": {"lambda": lambda_, "normalize": Normalize.SUM.value},
+    }
+    return recipe | ({"dtype": dtype} if dtype else {})

@@ -9,7 +9,9 @@ from typing import Any
 from mergekit.merge_methods import BasePolicy, InputContract, MergeMethodSpec, ParameterScope
 from mergekit.merge_methods.base import ParameterSpec
 
+from mergekit_fair.errors import RecipeError
 from mergekit_fair.merging.methods.formula import Formula, Term
+from mergekit_fair.merging.methods.members import members_by_role
 from mergekit_fair.merging.methods.shared_parameters import HEAD, LAMBDA, SPARSE
 from mergekit_fair.merging.methods.task_vector_method import (
     TaskVectorMethod,
@@ -56,6 +58,11 @@ class TaskAnalogy(TaskVectorMethod):
         ),
     )
 
+    def check(self, raw: dict[str, Any], where: str) -> None:
+        counts = {role: len(items) for role, items in members_by_role(raw, Part, where).items()}
+        if any(count != 1 for count in counts.values()):
+            raise RecipeError("needs one model each with role: a, b and c", where=where, got=counts)
+
     def first(self, inputs: TensorInputs, parameters: Mapping[str, Any]) -> Hashable:
         return _parts(inputs, parameters)[Part.C]
 
@@ -78,6 +85,6 @@ def _parts(inputs: TensorInputs, parameters: Mapping[str, Any]) -> dict[str, Has
     roles = parameters["role"]
     parts: dict[str, Hashable] = {roles[model]: model for model in inputs.models}
     if len(parts) != len(Part) or len(inputs.models) != len(Part):
-        found = ", ".join(sorted(roles[model] for model in inputs.models))
-        raise ValueError(f"one model each needs role: a, b and c; got {found}")
+        listed = ", ".join(sorted(roles[model] for model in inputs.models))
+        raise ValueError(f"one model each needs role: a, b and c; got {listed}")
     return parts

@@ -7,7 +7,9 @@ from typing import Any
 
 from mergekit.merge_methods import BasePolicy, InputContract, MergeMethodSpec
 
+from mergekit_fair.errors import RecipeError
 from mergekit_fair.merging.methods.formula import Formula, Term
+from mergekit_fair.merging.methods.members import members_of
 from mergekit_fair.merging.methods.shared_parameters import HEAD, LAMBDA, SPARSE
 from mergekit_fair.merging.methods.task_vector_method import (
     TaskVectorMethod,
@@ -34,6 +36,15 @@ class TaskNegation(TaskVectorMethod):
         contract=InputContract(base=BasePolicy.REQUIRED, min_non_base=1, max_non_base=1),
         parameters=(LAMBDA, HEAD, *SPARSE),
     )
+
+    def check(self, raw: dict[str, Any], where: str) -> None:
+        count = len(members_of(raw, "group", where))
+        if count != 1:
+            raise RecipeError(
+                "needs exactly one model beside base_model, the one to move away from",
+                where=where,
+                got=count,
+            )
 
     def vectors(self, inputs: TensorInputs, parameters: Mapping[str, Any]) -> Formula:
         (model,) = inputs.models

@@ -6,15 +6,27 @@ import itertools
 from abc import abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from enum import StrEnum
+from typing import Any, ClassVar
 
 import torch
-from mergekit.merge_methods import GroupMergeMethod, TensorGroup
+from mergekit.merge_methods import GroupMergeMethod, ParameterScope, TensorGroup
 
+from mergekit_fair.errors import RecipeError
 from mergekit_fair.merging.methods.arithmetic import merge_tensor
 from mergekit_fair.merging.methods.formula import Formula, Term, copy_of
 from mergekit_fair.merging.methods.head_policy import HeadPolicy, is_head
+from mergekit_fair.merging.methods.members import distinct_groups, members_of, parameters_of
 from mergekit_fair.merging.methods.shared_parameters import Rescale
+
+
+class Quantity(StrEnum):
+    """What a method may ask of whole task vectors before a merge; each costs one pass.
+
+    `norms`: ‖Δ_g‖₂ of every model over all merged tensors.
+    """
+
+    NORMS = "norms"
 
 
 @dataclass(frozen=True)
@@ -35,11 +47,20 @@ class TensorInputs:
 
 
 class TaskVectorMethod(GroupMergeMethod):
-    """θ = θ_start + λ · direction of task vectors. A method gives the formula, nothing else."""
+    """θ = θ_start + λ · direction of task vectors.
+
+    A method says what is special to it and nothing else: its `spec` (name and parameters, as
+    mergekit declares them), its formula (`vectors`), which models a recipe must list (`check`),
+    what it finds out before a merge (`resolve`, `resolves`) and what it has to know of whole task
+    vectors (`quantities`). Everything else follows from the formula: the arithmetic, λ_g, λ_eff.
+    """
+
+    # Required parameters of the recipe that `resolve` can fill in.
+    resolves: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
     def vectors(self, inputs: TensorInputs, parameters: Mapping[str, Any]) -> Formula:
-        """The formula of a tensor that no head policy decides.
+        """The formula of a tensor that no head policy decides; the same for every tensor.
 
         Raises:
             ValueError: parameters that do not fit together.
@@ -50,10 +71,55 @@ class TaskVectorMethod(GroupMergeMethod):
         del parameters
         return inputs.models[0]
 
-    def needs_norms(self, parameters: Mapping[str, Any]) -> bool:
-        """Whether `vectors` reads `inputs.norms`."""
+    def quantities(self, parameters: Mapping[str, Any]) -> frozenset[Quantity]:
+        """What `vectors` reads beside the parameters, such as `inputs.norms`."""
         del parameters
-        return False
+        return frozenset()
+
+    def check(self, raw: dict[str, Any], where: str) -> None:
+        """Check the models of a recipe: one or more beside the base, each with a group of its own.
+
+        Args:
+            raw: the recipe, with a base_model and known keys.
+            where: the recipe's file, for errors.
+
+        Raises:
+            RecipeError: names the model, what was given and what is allowed.
+        """
+        members = members_of(raw, "group", where)
+        if not members:
+            raise RecipeError("needs at least one subgroup model beside base_model", where=where)
+        distinct_groups(members, where)
+
+    def resolve(self, raw: dict[str, Any], where: str) -> tuple[dict[str, Any], list[str]] | None:
+        """Find out what a checked recipe leaves open.
+
+        Returns:
+            The recipe with that filled in, and one sentence each about what was found; None if
+            nothing is open.
+
+        Raises:
+            RecipeError, MeasurementError, ConfigError: it cannot be found out.
+        """
+        del raw, where
+        return None
+
+    def check_recipe(self, raw: dict[str, Any], where: str) -> None:
+        """Check base, models and required parameters of a recipe with known keys.
+
+        Raises:
+            RecipeError: as `check`; no base_model; a parameter that is missing.
+        """
+        if not raw.get("base_model"):
+            raise RecipeError("needs base_model, the θ₀ of the task vectors", where=where)
+        self.check(raw, where)
+        for parameter in self.spec.parameters:
+            is_open = parameter.required and parameter.name not in self.resolves
+            is_shared = parameter.scope == ParameterScope.SHARED
+            if is_open and is_shared and parameter.name not in parameters_of(raw):
+                raise RecipeError(
+                    f"needs parameters.{parameter.name}: {parameter.description}", where=where
+                )
 
     def formula(self, inputs: TensorInputs, parameters: Mapping[str, Any]) -> Formula:
         """What one output tensor is made of.
@@ -65,12 +131,16 @@ class TaskVectorMethod(GroupMergeMethod):
         Raises:
             ValueError: parameters that do not fit together.
         """
-        formula = self.vectors(inputs, parameters)
-        if parameters["head"] != HeadPolicy.MERGE and is_head(inputs.name):
-            is_base = parameters["head"] == HeadPolicy.BASE
-            model = inputs.base if is_base else self.first(inputs, parameters)
-            return copy_of(model, inputs.base)
-        return formula
+        copied = self.copied_head(inputs, parameters)
+        return self.vectors(inputs, parameters) if copied is None else copied
+
+    def copied_head(self, inputs: TensorInputs, parameters: Mapping[str, Any]) -> Formula | None:
+        """The formula of a head's tensor that is copied; None for all other tensors."""
+        policy = parameters["head"]
+        if policy == HeadPolicy.MERGE or not is_head(inputs.name):
+            return None
+        is_base = policy == HeadPolicy.BASE
+        return copy_of(inputs.base if is_base else self.first(inputs, parameters), inputs.base)
 
     def merge_group(self, group: TensorGroup, /, **parameters: Any) -> torch.Tensor:
         """Merge one tensor; `group` is mergekit's record of the inputs to one output tensor.
@@ -97,12 +167,12 @@ class TaskVectorMethod(GroupMergeMethod):
         out_dtype: torch.dtype | None = None,
     ) -> tuple[torch.Tensor, ...]:
         """mergekit's, with the norms of whole task vectors where the method needs them."""
-        if any(map(self.needs_norms, parameters)):
-            from mergekit_fair.merging.methods.graph_norms import norms_of
+        if any(Quantity.NORMS in self.quantities(values) for values in parameters):
+            from mergekit_fair.merging.methods.norms import norms_in_graph
 
-            merges_head = all(given["head"] == HeadPolicy.MERGE for given in parameters)
-            norms = norms_of(groups, merges_head=merges_head)
-            parameters = [given | {"norms": norms} for given in parameters]
+            merges_head = all(values["head"] == HeadPolicy.MERGE for values in parameters)
+            norms = norms_in_graph(groups, merges_head=merges_head)
+            parameters = [values | {"norms": norms} for values in parameters]
         return super()._execute(
             groups, parameters, options, input_dtypes=input_dtypes, out_dtype=out_dtype
         )
@@ -150,7 +220,7 @@ def subgroup_terms(
 
 
 def norms_in(inputs: TensorInputs) -> Mapping[Any, float]:
-    """The norms, which the engine and mergekit's graph provide where `needs_norms` says so."""
+    """The norms, which the engine and mergekit's graph provide where `quantities` says so."""
     if inputs.norms is None:
         raise ValueError(f"the norms of the task vectors are not known for {inputs.name}")
     return inputs.norms

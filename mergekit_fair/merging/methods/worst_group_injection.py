@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Hashable, Mapping
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from mergekit.merge_methods import BasePolicy, InputContract, MergeMethodSpec, ParameterScope
 from mergekit.merge_methods.base import ParameterSpec
 
+from mergekit_fair.errors import MeasurementError, RecipeError
+from mergekit_fair.fairness.eligible_groups import worst_group
 from mergekit_fair.merging.methods.formula import Formula, Term
+from mergekit_fair.merging.methods.members import distinct_groups, members_by_role, parameters_of
 from mergekit_fair.merging.methods.shared_parameters import HEAD, LAMBDA, SPARSE, GroupName
 from mergekit_fair.merging.methods.task_vector_method import (
     TaskVectorMethod,
@@ -17,6 +22,10 @@ from mergekit_fair.merging.methods.task_vector_method import (
     require_distinct,
     sparse_settings,
 )
+from mergekit_fair.schema import parse_json, read_text
+
+# A group of this name says nothing about who is in it (arXiv 2505.24262 leaves it out).
+EXCLUDED = ("other",)
 
 
 class Role(StrEnum):
@@ -69,6 +78,39 @@ class WorstGroupInjection(TaskVectorMethod):
         ),
     )
 
+    resolves = frozenset({"worst"})
+
+    def check(self, raw: dict[str, Any], where: str) -> None:
+        members = members_by_role(raw, Role, where)
+        targets, candidates = members[Role.TARGET], members[Role.CANDIDATE]
+        if len(targets) != 1:
+            raise RecipeError(
+                "needs exactly one model with role: target", where=where, got=len(targets)
+            )
+        if not candidates:
+            raise RecipeError("needs at least one model with role: candidate", where=where)
+        names = distinct_groups(candidates, where)
+        worst = parameters_of(raw).get("worst")
+        if worst == "auto" and "auto" not in names:
+            _require_report(raw, where)
+        elif worst not in names:
+            raise RecipeError(
+                "parameters.worst must be a candidate's group, or auto with fairness.report",
+                where=where,
+                got=worst,
+                allowed=names,
+            )
+
+    def resolve(self, raw: dict[str, Any], where: str) -> tuple[dict[str, Any], list[str]] | None:
+        """`worst: auto` becomes the group that the evaluation under `fairness.report` names."""
+        candidates = distinct_groups(members_by_role(raw, Role, where)[Role.CANDIDATE], where)
+        if parameters_of(raw)["worst"] != "auto" or "auto" in candidates:
+            return None
+        name, notes = _worst(raw, candidates)
+        changed = copy.deepcopy(raw)
+        changed["parameters"]["worst"] = name
+        return changed, notes
+
     def first(self, inputs: TensorInputs, parameters: Mapping[str, Any]) -> Hashable:
         return _roles(inputs, parameters)[0]
 
@@ -104,3 +146,132 @@ def _roles(
     )
     require_distinct([names[model] for model in candidates])
     return targets[0], {names[model]: model for model in candidates}
+
+
+def injection_recipe(
+    base: str,
+    target: str,
+    candidates: Mapping[str, str],
+    worst: str,
+    dtype: str | None,
+    *,
+    lambda_: float = 0.2,
+) -> dict[str, Any]:
+    """A recipe that adds one group's vector to `target`; candidates: group → model."""
+    models: list[dict[str, Any]] = [{"model": target, "parameters": {"role": "target"}}]
+    models += [
+        {"model": model, "parameters": {"role": "candidate", "group": name}}
+        for name, model in candidates.items()
+    ]
+    recipe: dict[str, Any] = {
+        "merge_method": WorstGroupInjection.spec.name,
+        "base_model": base,
+        "models": models,
+        "parameters": {"lambda": lambda_, "worst": worst},
+    }
+    return recipe | ({"dtype": dtype} if dtype else {})
+
+
+def _require_report(raw: dict[str, Any], where: str) -> None:
+    settings = raw.get("fairness")
+    settings = settings if isinstance(settings, dict) else {}
+    if not isinstance(settings.get("report"), str):
+        raise RecipeError(
+            "worst: auto needs fairness.report, the file of an evaluation",
+            where=where,
+            got=settings.get("report"),
+            fix="write fairness: {report: FILE}, or name the group",
+        )
+    size, excluded = settings.get("min_group_size", 1), settings.get("exclude", [])
+    if type(size) is not int or size < 1:
+        raise RecipeError(
+            "must be a number of rows, 1 or more",
+            where=f"{where}: fairness.min_group_size",
+            got=size,
+        )
+    if not isinstance(excluded, list):
+        raise RecipeError(
+            "must be a list of groups", where=f"{where}: fairness.exclude", got=excluded
+        )
+
+
+def _worst(raw: dict[str, Any], candidates: list[str]) -> tuple[str, list[str]]:
+    """The worst-served candidate, and what to say about it."""
+    settings = raw["fairness"]
+    report = settings["report"]
+    evaluation = _evaluation(raw, report)
+    excluded = {str(name).casefold() for name in settings.get("exclude", EXCLUDED)}
+    left_out = [name for name in candidates if name.casefold() in excluded]
+    smallest = settings.get("min_group_size", 1)
+    try:
+        worst, harms = worst_group(
+            evaluation, candidates=candidates, excluded=left_out, min_group_size=smallest
+        )
+    except MeasurementError as error:
+        raise MeasurementError(
+            f"no candidate group has a defined DPD or EOD and {smallest} rows or more",
+            where=report,
+            got=list(evaluation["groups"]),
+            allowed=[group for group in candidates if group not in left_out],
+            fix="name the group in parameters.worst, or change fairness",
+        ) from error
+    notes = [
+        f"worst: {worst}, whose mean of one-vs-rest DPD and EOD, {harms[worst]:.4f}, is the "
+        f"largest in {report}"
+    ]
+    equal = [name for name, harm in harms.items() if harm == harms[worst] and name != worst]
+    if equal:
+        notes.append(f"{', '.join(equal)} ties with {worst}, which comes first by name")
+    unseen = [group for group in candidates if group not in harms]
+    if unseen:
+        notes.append(
+            f"left out: {', '.join(unseen)} (excluded, below {smallest} rows, or without a rate)"
+        )
+    if evaluation.get("split") == "report":
+        notes.append("the worst group was chosen on the report split, which is then not untouched")
+    return worst, notes
+
+
+def _evaluation(raw: dict[str, Any], report: str) -> dict[str, Any]:
+    """One evaluation in JSON, or that of the target among a sweep's results."""
+    try:
+        content = parse_json(read_text(report))
+    except ValueError as error:
+        raise RecipeError(f"is not valid JSON ({error})", where=report) from error
+    models = {parameters_of(item).get("role"): item["model"] for item in raw["models"]}
+    target = Path(str(models[Role.TARGET])).name
+    points = content.get("points") if isinstance(content, dict) else None
+    if isinstance(points, list):
+        baselines = {
+            str(point.get("label")): point
+            for point in points
+            if isinstance(point, dict) and point.get("kind") == "baseline"
+        }
+        if target not in baselines:
+            raise RecipeError(
+                "these results have no baseline with the name of the target's folder",
+                where=report,
+                got=target,
+                allowed=sorted(baselines) or "a results.json with baselines",
+            )
+        content = baselines[target].get("evaluation")
+    if not _is_evaluation(content):
+        raise RecipeError(
+            "holds no evaluation (one_vs_rest and groups)",
+            where=report,
+            fix="give the JSON of an evaluation of the target, or a sweep's results.json",
+        )
+    evaluation: dict[str, Any] = content
+    return evaluation
+
+
+def _is_evaluation(content: Any) -> bool:
+    """Whether every group has its number of rows, and its DPD and EOD or null."""
+    try:
+        return all(
+            type(content["groups"][name]["n"]) is int
+            and all(gaps[key] is None or 0 <= gaps[key] <= 1 for key in ("dpd", "eod"))
+            for name, gaps in content["one_vs_rest"]["groups"].items()
+        )
+    except (LookupError, TypeError, AttributeError):
+        return False

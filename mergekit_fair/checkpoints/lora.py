@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -11,23 +12,67 @@ import torch
 
 from mergekit_fair.checkpoints.adapter_config import (
     CONFIG,
-    MERGE_FIRST,
+    MERGE_WITH_PEFT,
     PICKLE,
     WEIGHTS,
     read_adapter_config,
 )
 from mergekit_fair.checkpoints.folder import inside, model_folder
-from mergekit_fair.checkpoints.headers import AGAIN, SIZES, TensorInfo, read_header
-from mergekit_fair.checkpoints.lora_factors import PREFIX, Factors, sorted_tensors
+from mergekit_fair.checkpoints.headers import COPY_AGAIN, SIZES, TensorInfo, read_header
 from mergekit_fair.checkpoints.names import MemoryNames, memory_names
 from mergekit_fair.checkpoints.reader import DTYPES, Buffer, Reader, StoredReader, read_whole
 from mergekit_fair.errors import CheckpointError
 from mergekit_fair.schema import nearest
 
-OTHER_BASE = f"give the base that it was trained on, or {MERGE_FIRST}"
+PREFIX = "base_model.model."
+
+OTHER_BASE = f"give the base that it was trained on, or {MERGE_WITH_PEFT}"
 
 # Elements of a tensor that are compared at a time.
 _BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Factors:
+    """The low-rank update of one tensor: s·B·A, or its transpose.
+
+    Attributes:
+        module: the adapter's name for the module.
+        a: (r, in), as stored.
+        b: (out, r), as stored.
+        scale: s.
+        is_transposed: the tensor is (in, out): an embedding or a `Conv1D`.
+        is_embedding: the adapter's names are those of an embedding.
+    """
+
+    module: str
+    a: torch.Tensor
+    b: torch.Tensor
+    scale: float
+    is_transposed: bool
+    is_embedding: bool
+
+    @property
+    def rank(self) -> int:
+        return len(self.a)
+
+    def add_to(self, weight: torch.Tensor, start: int) -> torch.Tensor:
+        """θ of a slice, in float64.
+
+        Only the rows that the slice touches are multiplied out. The last bits of their float64
+        may depend on how many they are, as the processor's library multiplies.
+
+        Args:
+            weight: elements start, start + 1, … of the flattened W, any floating dtype.
+            start: where the slice begins.
+        """
+        left, right = (self.a.T, self.b.T) if self.is_transposed else (self.b, self.a)
+        columns, count = right.shape[1], len(weight)
+        first, last = start // columns, -(-(start + count) // columns)
+        rows = torch.empty((last - first, columns), dtype=torch.float64)
+        part = rows.view(-1)[start - first * columns :][:count].copy_(weight)
+        rows.addmm_(left[first:last].double(), right.double(), alpha=self.scale)
+        return part
 
 
 class AdapterReader:
@@ -73,7 +118,7 @@ class AdapterReader:
                     f"adapts tensor {name} twice, under two names",
                     where=self._adapter,
                     got=[self.factors[name].module, module],
-                    fix=AGAIN,
+                    fix=COPY_AGAIN,
                 )
             self.factors[name] = self._factors(name, module, found)
         for own in whole:
@@ -134,7 +179,7 @@ class AdapterReader:
                 f"module {module} has no pair of lora_A and lora_B",
                 where=self._adapter,
                 got=sorted(f"lora_{part}" for part in found.keys() - {"base"}),
-                fix=AGAIN,
+                fix=COPY_AGAIN,
             )
         is_embedding = "embedding_A" in found
         keys = [found[f"embedding_{part}" if is_embedding else part] for part in "AB"]
@@ -219,7 +264,7 @@ class AdapterReader:
                     f"its modules_to_save hold {module}, but {WEIGHTS} has no tensor {name}",
                     where=self._adapter,
                     got=list(self.config.saved),
-                    fix=AGAIN,
+                    fix=COPY_AGAIN,
                 )
 
     def _require_base_layer(self, name: str, key: str) -> None:
@@ -258,3 +303,38 @@ def weights_file(adapter: Path) -> Path:
         if is_pickled
         else "give the folder of an adapter that was saved with peft",
     )
+
+
+def sorted_tensors(stored: StoredReader) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """Tell an adapter's tensors apart by their names.
+
+    Returns:
+        Module → part (`A`, `B`, `embedding_A`, `embedding_B`, `base`) → tensor; and the names,
+        without the prefix, of the tensors that are held whole.
+
+    Raises:
+        CheckpointError: a tensor that plain LoRA does not have, or none at all.
+    """
+    ends = {
+        ".lora_A.weight": "A",
+        ".lora_B.weight": "B",
+        ".lora_embedding_A": "embedding_A",
+        ".lora_embedding_B": "embedding_B",
+        ".base_layer.weight": "base",
+    }
+    modules: dict[str, dict[str, str]] = {}
+    whole: list[str] = []
+    for key in stored.tensors:
+        name = key.removeprefix(PREFIX)
+        end = next((end for end in ends if name.endswith(end)), None)
+        if end is not None and name != key:
+            modules.setdefault(name.removesuffix(end), {})[ends[end]] = key
+        elif name == key or ".lora_" in name or ".base_layer." in name:
+            raise CheckpointError(
+                f"tensor {key} is none of a plain LoRA", where=stored.name, fix=MERGE_WITH_PEFT
+            )
+        else:
+            whole.append(name)
+    if not modules and not whole:
+        raise CheckpointError("adapts nothing", where=stored.name, fix=COPY_AGAIN)
+    return modules, whole

@@ -1,11 +1,20 @@
-"""Grids of numbers: `0:1:0.1`, lists, single values."""
+"""Grids of numbers (`0:1:0.1`, lists, single values), and a grid of λ as plain recipe files."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any
 
 from mergekit_fair.errors import ConfigError
+from mergekit_fair.files import staged_folder
+from mergekit_fair.merging.model_files import require_apart, versions
+from mergekit_fair.merging.recipe import Recipe
+
+MANIFEST_OF_GRID = "manifest.json"
 
 # More points than anyone evaluates; a typo such as 0:1:0.0000001 is caught here.
 MOST_POINTS = 10_000
@@ -35,6 +44,57 @@ def parse_grid(value: object, where: object) -> tuple[float, ...]:
     if len(set(grid)) != len(grid):
         raise ConfigError("the grid has a point twice", where=where, got=value)
     return grid
+
+
+def point_name(value: float) -> str:
+    """The name of a point of a grid, `lambda_0.1`."""
+    return f"lambda_{value!r}".removesuffix(".0")
+
+
+def write_grid(
+    recipe: Recipe,
+    lambdas: tuple[float, ...],
+    out: Path,
+    *,
+    overwrite: bool = False,
+) -> list[Path]:
+    """Write `lambda_<λ>.yml` for every λ, and `manifest.json`, to `out`.
+
+    Args:
+        recipe: λ in it is replaced; what it leaves open (`worst: auto`) is filled in, so that
+            mergekit's own command runs every file.
+        lambdas: the points.
+        out: the folder to make; appears complete or not at all.
+        overwrite: replace `out` if it exists.
+
+    Returns:
+        The recipe files.
+
+    Raises:
+        RecipeError: λ is a gradient or filter in the recipe, or whatever a merge refuses.
+        ConfigError: `out` exists and may not be replaced.
+    """
+    recipe = recipe.resolved()
+    require_apart(recipe, out)
+    points = {point_name(value): recipe.with_settings({"lambda": value}) for value in lambdas}
+    with staged_folder(out, overwrite=overwrite) as folder:
+        entries = []
+        for (name, point), value in zip(points.items(), lambdas, strict=True):
+            text = point.text()
+            (folder / f"{name}.yml").write_text(text, encoding="utf-8")
+            entry: dict[str, Any] = {"recipe": f"{name}.yml", "settings": {"lambda": value}}
+            entry["sha256"] = hashlib.sha256(text.encode()).hexdigest()
+            entries.append(entry)
+        content = {
+            "recipe": recipe.where,
+            "method": recipe.method,
+            "notes": list(recipe.notes),
+            "versions": versions(),
+            "points": entries,
+        }
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        (folder / MANIFEST_OF_GRID).write_text(text, encoding="utf-8")
+    return [out / f"{name}.yml" for name in points]
 
 
 def _span(text: str, where: object) -> list[Decimal]:

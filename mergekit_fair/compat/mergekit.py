@@ -1,0 +1,174 @@
+"""What this package uses of mergekit that mergekit does not promise to keep (written for 0.1.5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+
+def copy_tokenizer(config: Any, out: Path, options: Any) -> None:
+    """Save the base's tokenizer to `out`, with the recipe's chat template.
+
+    Private: `merge.run_merge` alone calls it, after it has merged by its own engine.
+    """
+    from mergekit.merge import _copy_tokenizer
+
+    _copy_tokenizer(config, str(out), options)
+
+
+def output_config(config: Any, options: Any) -> Any:
+    """The transformers configuration of the merged model: the base's, with the merge's dtype.
+
+    Private: as `copy_tokenizer`.
+    """
+    from mergekit.architecture import get_architecture_info
+    from mergekit.merge import _model_out_config
+
+    return _model_out_config(
+        config, get_architecture_info(config, options), trust_remote_code=options.trust_remote_code
+    )
+
+
+def chat_template_names() -> list[str]:
+    """The chat templates that come with mergekit, sorted.
+
+    Private: mergekit looks a name up after it has merged, and then fails.
+    """
+    from mergekit._data import chat_templates
+
+    files = resources.files(chat_templates).iterdir()
+    return sorted(file.name.removesuffix(".jinja") for file in files if ".jinja" in file.name)
+
+
+def is_defined(architecture: str) -> bool:
+    """Whether mergekit has a definition of an architecture.
+
+    Private: its public look-up raises for most unknown architectures and infers others.
+    """
+    from mergekit.architecture.json_definitions import NAME_TO_ARCH
+
+    return architecture in NAME_TO_ARCH
+
+
+@contextmanager
+def defined(architecture: str, definition: Any) -> Iterator[None]:
+    """While open, mergekit's definition of an architecture is this one.
+
+    Private: there is no public way to add a definition.
+    """
+    from mergekit.architecture.json_definitions import NAME_TO_ARCH
+
+    before = NAME_TO_ARCH.get(architecture)
+    NAME_TO_ARCH[architecture] = [definition]
+    try:
+        yield
+    finally:
+        if before is None:
+            del NAME_TO_ARCH[architecture]
+        else:
+            NAME_TO_ARCH[architecture] = before
+
+
+def planned_tasks(config: Any, options: Any) -> list[Any]:
+    """mergekit's plan of a merge to disk: the task that saves each output tensor, in order.
+
+    Read of a task: `tensor_name`, `dtype`, and `tensor_task` with `gather_tensors` (`weight_info`,
+    `dtype`), `base_model`, `model_order`, `parameters` and `input_parameters`.
+
+    Private in what the tasks hold. A plan to disk, because `plan_in_memory` of 0.1.5 raises; no
+    file is opened for writing before a task's writer runs.
+    """
+    from mergekit.architecture import get_architecture_info
+    from mergekit.io.tasks import LoaderCache, SaveTensor
+    from mergekit.plan import MergePlanner
+
+    LoaderCache().setup(options)
+    planner = MergePlanner(
+        config,
+        get_architecture_info(config, options),
+        options=options,
+        out_model_config=output_config(config, options),
+    )
+    tasks = planner.plan_to_disk(out_path="")
+    return [task for task in tasks if isinstance(task, SaveTensor)]
+
+
+def forget_models() -> None:
+    """Let mergekit open every model anew: it knows models by path, and files change meanwhile.
+
+    Private: the cache of loaders has no public way to be cleared.
+    """
+    from mergekit.io.tasks import LoaderCache
+
+    LoaderCache().loaders.clear()
+
+
+def loaded_folder(model: Any) -> Path:
+    """Where mergekit has the files of a model that it merges: a download or a merged adapter."""
+    from mergekit.io.tasks import LoaderCache
+
+    return Path(LoaderCache().get(model).index.base_path)
+
+
+@contextmanager
+def known_tensors(models: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:
+    """While open, mergekit's planner takes the tensors of models from here.
+
+    It asks its loaders which optional tensors there are. Answered from headers, adapters need not
+    be merged to disk for that, nor files be opened twice.
+
+    Private: as `forget_models`; of a loader it reads `index.tensor_paths`.
+
+    Args:
+        models: model, as text → its tensors by name.
+    """
+    from mergekit.common import ModelReference
+    from mergekit.io.tasks import LoaderCache
+
+    loaders: Any = LoaderCache().loaders
+    loaders.clear()
+    for model, tensors in models.items():
+        index = _Index(dict.fromkeys(tensors, ""))
+        loaders[ModelReference.parse(model)] = _HeaderLoader(index)
+    try:
+        yield
+    finally:
+        loaders.clear()
+
+
+@dataclass(frozen=True)
+class _Index:
+    tensor_paths: dict[str, str]
+
+
+@dataclass(frozen=True)
+class _HeaderLoader:
+    index: _Index
+
+
+def add_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add all options of `mergekit-yaml`; the command gets a `MergeOptions` as `merge_options`.
+
+    A wrong size is click's own error instead of a traceback. Private: click keeps the parameters
+    of a function that is no command yet in `__click_params__`.
+    """
+    import click
+    from mergekit.options import ShardSizeParamType, add_merge_options
+
+    class Size(ShardSizeParamType):
+        def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+            try:
+                return super().convert(value, param, ctx)
+            except (ValueError, IndexError):
+                return self.fail(f"{value!r} is no size, such as 500M or 5B", param, ctx)
+
+    wrapped: Any = add_merge_options(command)
+    for parameter in wrapped.__click_params__:
+        if isinstance(parameter, click.Option) and isinstance(parameter.type, ShardSizeParamType):
+            parameter.type = Size()
+    options: Callable[..., Any] = wrapped
+    return options

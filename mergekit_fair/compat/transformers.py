@@ -1,0 +1,83 @@
+"""What this package uses of transformers that transformers does not promise to keep."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+def model_class(folder: Path) -> tuple[Any, Any]:
+    """The configuration, and the class; None for a class that is not among transformers' models.
+
+    Private: `_attn_implementation`. A config.json can ask for an implementation of attention that
+    is fetched from the Hub. Every model has one of its own, which is as good for what is asked
+    without weights.
+
+    Raises:
+        Exception: whatever a configuration makes transformers raise.
+    """
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(folder)
+    config._attn_implementation = "eager"
+    kind: Any = getattr(transformers, (config.architectures or [""])[0], None)
+    is_model = isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)
+    return config, kind if is_model else None
+
+
+def names_in_file(model: Any) -> dict[str, str]:
+    """Tensor in memory → tensor in the file, as `save_pretrained` renames; others are left out.
+
+    A tensor that is only renamed comes out as the same object.
+
+    Private: `core_model_loading.revert_weight_conversion`, which `save_pretrained` calls before it
+    writes; the table of renames (ViT since 5.0) has no public reader.
+    """
+    from transformers.core_model_loading import revert_weight_conversion
+
+    state = model.state_dict()
+    saved = {id(tensor): name for name, tensor in revert_weight_conversion(model, state).items()}
+    return {name: saved[id(tensor)] for name, tensor in state.items() if id(tensor) in saved}
+
+
+def load_on_meta(kind: Any, config: Any, tensors: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What `from_pretrained` says of these `meta` tensors: `missing_keys`, `unexpected_keys`, ….
+
+    Private in the combination: no path, a state dictionary, `device_map="meta"`.
+    """
+    with quiet():
+        _, info = kind.from_pretrained(
+            None,
+            config=config,
+            state_dict=dict(tensors),
+            device_map="meta",
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    report: Mapping[str, Any] = info
+    return report
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' report and bar: what they say is raised by the caller.
+
+    `is_progress_bar_enabled` and its like are documented for the module, not for its logger.
+    """
+    from transformers.utils import logging
+
+    logger: Any = logging
+    level, has_bar = logger.get_verbosity(), logger.is_progress_bar_enabled()
+    logger.set_verbosity(logger.CRITICAL)
+    logger.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.set_verbosity(level)
+        if has_bar:
+            logger.enable_progress_bar()

@@ -1,0 +1,58 @@
+"""CClip: no task vector is longer than ρ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mergekit.merge_methods import ParameterScope
+from mergekit.merge_methods.base import ParameterSpec
+
+from mergekit_fair.merging.methods.formula import Formula
+from mergekit_fair.merging.methods.shared_parameters import NonNegative, federated_spec
+from mergekit_fair.merging.methods.task_vector_method import (
+    Quantity,
+    TaskVectorMethod,
+    TensorInputs,
+    norms_in,
+    subgroup_terms,
+)
+
+
+class CClip(TaskVectorMethod):
+    """θ(λ) = θ₀ + λ Σ_g w_g (θ_g − θ₀) · min(1, ρ / ‖θ_g − θ₀‖₂).
+
+    The norm is taken over all merged tensors; ρ at or above the largest norm is task addition.
+    Concept: centred clipping; no subgroup moves the base further than ρ.
+    Inputs: the base θ₀ and one model per subgroup.
+    Numerics: float64, rounded once; groups are summed in the order of their names.
+    Source: arXiv 2411.18607 (centered clipping).
+    """
+
+    spec = federated_spec(
+        "cclip",
+        "CClip",
+        ParameterSpec(
+            "rho",
+            NonNegative,
+            ParameterScope.SHARED,
+            description="ρ, the largest norm that a task vector keeps",
+        ),
+    )
+
+    def quantities(self, parameters: Mapping[str, Any]) -> frozenset[Quantity]:
+        del parameters
+        return frozenset({Quantity.NORMS})
+
+    def vectors(self, inputs: TensorInputs, parameters: Mapping[str, Any]) -> Formula:
+        norms, radius = norms_in(inputs), parameters["rho"]
+        factors = {
+            model: radius / norms[model] if norms[model] > radius else 1.0
+            for model in inputs.models
+        }
+        return Formula(
+            start=inputs.base,
+            base=inputs.base,
+            terms=subgroup_terms(inputs, parameters, factors),
+            scale=parameters["lambda"],
+        )

@@ -1,0 +1,148 @@
+"""The norms of whole task vectors, which some methods need before the first tensor is merged.
+
+A kernel sees one tensor at a time. The engine measures norms when a plan is opened; in mergekit's
+graph, whose inputs are known by their `ModelReference`, they are computed from the files;
+`merge_state_dicts` hands over all tensors at once. What is measured from files is kept
+under the cache folder, so that `check`, `merge` and `sweep` measure once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mergekit.merge_methods import TensorGroup
+
+from mergekit_fair.checkpoints.folder import weight_files
+from mergekit_fair.checkpoints.geometry import squares, task_vector_norms
+from mergekit_fair.checkpoints.headers import TensorInfo
+from mergekit_fair.checkpoints.reader import Reader, SafetensorsReader
+from mergekit_fair.compat.mergekit import loaded_folder
+from mergekit_fair.files import cache_folder, write_atomic
+from mergekit_fair.merging.methods.head_policy import is_head
+from mergekit_fair.progress import Progress, Silent
+
+# Models of mergekit's graph → the state of their files, and what was found for it.
+_IN_GRAPH: dict[tuple[Any, ...], tuple[Any, dict[Hashable, float]]] = {}
+
+
+def merged_names(tensors: Mapping[str, TensorInfo], *, merges_head: bool) -> list[str]:
+    """The floating tensors that a norm is taken over."""
+    return [
+        name
+        for name, info in tensors.items()
+        if info.is_float and (merges_head or not is_head(name))
+    ]
+
+
+def norms_of(
+    base: Reader,
+    models: Sequence[Reader],
+    names: Sequence[str],
+    progress: Progress | None = None,
+) -> list[float]:
+    """‖θ − θ₀‖₂ of every model over the tensors `names`, from the cache where it has them.
+
+    Raises:
+        CheckpointError: NaN or Inf; names model and tensor.
+    """
+    keys = [_key(base, model, names) for model in models]
+    norms = {key: norm for key in keys if (norm := _cached(key)) is not None}
+    missing = {key: model for key, model in zip(keys, models, strict=True) if key not in norms}
+    if missing:
+        progress = progress or Silent()
+        total = sum(base.tensors[name].bytes for name in names) * (1 + len(missing))
+        progress.start("norms", total)
+        try:
+            readers = list(missing.values())
+            measured = task_vector_norms(base, readers, names, progress.advance)
+        finally:
+            progress.stop()
+        for key, norm in zip(missing, measured, strict=True):
+            norms[key] = norm
+            _cache(key, norm)
+    return [norms[key] for key in keys]
+
+
+def norms_in_graph(groups: Sequence[TensorGroup], *, merges_head: bool) -> dict[Hashable, float]:
+    """Model → ‖θ − θ₀‖₂ over all floating tensors, the head's only if it is merged.
+
+    Args:
+        groups: all that are merged, or one of mergekit's graph, whose files hold the others.
+        merges_head: whether heads count.
+    """
+    from mergekit.common import ModelReference
+
+    entries = groups[0].entries
+    if all(isinstance(entry.id, ModelReference) for entry in entries):
+        base = next(entry.id for entry in entries if entry.is_base)
+        models = tuple(entry.id for entry in entries if not entry.is_base)
+        return _from_files(base, models, merges_head)
+    sums: dict[Hashable, list[float]] = {}
+    for group in groups:
+        if group.base is None or (is_head(group.metadata.name) and not merges_head):
+            continue
+        flat = (entry.tensor.reshape(-1) for entry in group.non_base)
+        rows = squares(group.base.tensor.reshape(-1), flat)
+        for entry, row in zip(group.non_base, rows, strict=True):
+            sums.setdefault(entry.id, []).append(math.fsum(row))
+    return {model: math.sqrt(math.fsum(totals)) for model, totals in sums.items()}
+
+
+def _from_files(base: Any, models: tuple[Any, ...], merges_head: bool) -> dict[Hashable, float]:
+    """Asked for every tensor; files that stayed the same are not opened again."""
+    folders = [_folder(model) for model in (base, *models)]
+    state = [_state(file) for folder in folders for file in weight_files(folder)]
+    key = (base, models, merges_head)
+    if key in _IN_GRAPH and _IN_GRAPH[key][0] == state:
+        return _IN_GRAPH[key][1]
+    with contextlib.ExitStack() as stack:
+        readers = [SafetensorsReader(folder) for folder in folders]
+        for reader in readers:
+            stack.callback(reader.close)
+        names = merged_names(readers[0].tensors, merges_head=merges_head)
+        norms = norms_of(readers[0], readers[1:], names)
+    by_model: dict[Hashable, float] = dict(zip(models, norms, strict=True))
+    _IN_GRAPH[key] = (state, by_model)
+    return by_model
+
+
+def _folder(model: Any) -> Path:
+    """Where mergekit has the model: the folder itself, a download, or a merged adapter."""
+    is_here = model.lora is None and Path(model.model.path).is_dir()
+    return Path(model.model.path) if is_here else loaded_folder(model)
+
+
+def _state(file: Path) -> tuple[str, int, int, int]:
+    """With the time of the last change of any kind, which nobody sets by hand."""
+    state = file.stat()
+    return str(file.resolve()), state.st_size, state.st_mtime_ns, state.st_ctime_ns
+
+
+def _key(base: Reader, model: Reader, names: Sequence[str]) -> str:
+    files = [_state(file) for file in (*base.files, *model.files)]
+    text = json.dumps([base.identity(), model.identity(), files, list(names)])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _cached(key: str) -> float | None:
+    try:
+        norm = float(json.loads(_file(key).read_text(encoding="utf-8"))["norm"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return norm if math.isfinite(norm) else None
+
+
+def _cache(key: str, norm: float) -> None:
+    with contextlib.suppress(OSError):  # without it, the pass is made again
+        _file(key).parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(_file(key), json.dumps({"norm": norm}) + "\n")
+
+
+def _file(key: str) -> Path:
+    return cache_folder("norms") / f"{key}.json"

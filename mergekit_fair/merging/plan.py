@@ -1,0 +1,511 @@
+"""A merge, planned: opened and checked once, then cheap at every λ.
+
+`MergePlan.open` finds, opens and checks the models of a recipe, names the architecture, measures
+what the method needs of whole vectors and resolves parameters as mergekit resolves them (layer
+gradients, filters, precedence), so that a recipe means the same here and in `mergekit-yaml`.
+`MergePlan.at` turns that into a program: for every output tensor its formula, dtypes and inputs.
+Every route runs programs: to disk, in memory, adapters, `check`, `vectors`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, reduce
+from typing import Any
+
+import torch
+from mergekit.common import ModelReference, dtype_from_name
+
+from mergekit_fair.checkpoints.reader import DTYPES
+from mergekit_fair.errors import CheckpointError, RecipeError
+from mergekit_fair.merging.architecture import complete_architecture
+from mergekit_fair.merging.methods.formula import (
+    Coefficients,
+    Formula,
+    coefficients_of,
+    copy_of,
+)
+from mergekit_fair.merging.methods.head_policy import HeadPolicy, is_head
+from mergekit_fair.merging.methods.members import parameters_of
+from mergekit_fair.merging.methods.norms import merged_names, norms_of
+from mergekit_fair.merging.methods.registry import is_own, own_method
+from mergekit_fair.merging.methods.task_vector_method import (
+    Quantity,
+    TaskVectorMethod,
+    TensorInputs,
+)
+from mergekit_fair.merging.model_checks import OpenModels, open_models, require_loadable
+from mergekit_fair.merging.parameters import (
+    BoundTensor,
+    Infos,
+    Parameters,
+    bound_tensors,
+    constant_parameters,
+    explained,
+    models_of,
+    refuse_gradients,
+    replaced,
+)
+from mergekit_fair.merging.recipe import Recipe
+from mergekit_fair.merging.recipe_check import check_setting
+from mergekit_fair.progress import Progress, Silent
+
+Settings = Mapping[str, float | str]
+
+# BatchNorm counts training batches in an integer that inference never reads.
+COUNTER = "num_batches_tracked"
+
+
+@dataclass(frozen=True)
+class MergeSettings:
+    """What a merge may do beside mergekit's options.
+
+    Attributes:
+        overwrite: replace an existing output.
+        allow_pickle: read pickled weights where a model has no others.
+        hash_inputs: put the SHA-256 of every input file into the manifest.
+        lambdas: write one model for each of these λ instead of the recipe's.
+        as_adapter: write a LoRA adapter over the base instead of a whole model.
+    """
+
+    overwrite: bool = False
+    allow_pickle: bool = False
+    hash_inputs: bool = False
+    lambdas: tuple[float, ...] | None = None
+    as_adapter: bool = False
+
+
+@dataclass(frozen=True)
+class OutputTensor:
+    """One tensor of the merged model.
+
+    Attributes:
+        name, shape: the base's.
+        compute_dtype: the dtype that inputs are converted to and the result is rounded to.
+        dtype: the dtype in the file.
+        formula: at the recipe's λ.
+        scales: the formula's scale in each output of a grid; one without a grid.
+        must_match: models whose tensor has to be the start's (integers).
+        cast: models whose dtype `compute_dtype` cannot hold: mergekit rounds such inputs first.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    compute_dtype: torch.dtype
+    dtype: torch.dtype
+    formula: Formula
+    scales: tuple[float, ...]
+    must_match: tuple[str, ...] = ()
+    cast: frozenset[str] = frozenset()
+
+    @cached_property
+    def active_formula(self) -> Formula:
+        """The formula with a scale that moves it if any output moves."""
+        return self.formula.scaled(next((s for s in self.scales if s != 0), 0.0))
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that are read for it."""
+        return tuple(dict.fromkeys((*map(str, self.active_formula.models), *self.must_match)))
+
+
+@dataclass(frozen=True)
+class MergeProgram:
+    """What a merge computes.
+
+    Attributes:
+        tensors: in mergekit's order.
+        coefficients: λ_g of every vector, of the recipe's own λ.
+        lambdas: of the outputs of a grid, else None.
+    """
+
+    tensors: tuple[OutputTensor, ...]
+    coefficients: Coefficients
+    lambdas: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class _PlannedTensor:
+    """An output tensor without its formula, which the parameters decide.
+
+    Attributes:
+        is_float: whether it is merged; integers are copied.
+        is_head: whether a head policy may decide it.
+    """
+
+    name: str
+    parameters: Parameters
+    shape: tuple[int, ...]
+    compute_dtype: torch.dtype
+    dtype: torch.dtype
+    must_match: tuple[str, ...]
+    cast: frozenset[str]
+    is_float: bool
+    is_head: bool
+
+
+@dataclass(frozen=True, eq=False)
+class MergePlan:
+    """A recipe of this package's methods whose models are checked.
+
+        with MergePlan.open(recipe, MergeOptions()) as plan:
+            for value in (0.0, 0.5, 1.0):
+                program = plan.at({"lambda": value})
+
+    `at` needs no open files: a plan may be used after its block, to compose in memory.
+
+    Attributes:
+        recipe: resolved (`worst: auto`, FedNova's steps).
+        method: its method.
+        models: open inside the block.
+        tensors: all output tensors, without formulas.
+        norms: model → ‖Δ‖₂ over all merged tensors, if the method asks.
+        has_layers: whether mergekit knows the architecture's layers.
+        is_loadable: False if transformers does not know the architecture.
+        streams: whether our engine can write the result; else mergekit runs the checked merge (a
+            tokenizer to build, vocabularies that differ, pickled output).
+    """
+
+    recipe: Recipe
+    method: TaskVectorMethod
+    models: OpenModels
+    tensors: tuple[_PlannedTensor, ...]
+    norms: Mapping[str, float] | None
+    has_layers: bool
+    is_loadable: bool
+    streams: bool
+    names: Mapping[str, str]
+
+    @classmethod
+    @contextmanager
+    def open(
+        cls,
+        recipe: Recipe,
+        options: Any,
+        *,
+        allow_pickle: bool = False,
+        progress: Progress | None = None,
+    ) -> Iterator[MergePlan]:
+        """Find, open, check and plan; the models are open until the end of the block.
+
+        Norms that the method needs are measured, which reads the weights once; they are cached.
+
+        Args:
+            recipe: of one of this package's methods.
+            options: mergekit's `MergeOptions`; none of them switches a check off.
+            allow_pickle: read pickled weights where a model has no others.
+            progress: told of the pass over the weights.
+
+        Raises:
+            CheckpointError: models that are not found, do not fit, or a result that would not load
+                whole.
+            RecipeError: whatever the method or mergekit's planner refuses.
+        """
+        recipe = recipe.resolved()
+        method = own_method(recipe.method)
+        with open_models(recipe, options, allow_pickle=allow_pickle) as models:
+            base, infos = models.base, models.infos
+            config = recipe.configuration()
+            with complete_architecture(
+                ModelReference.parse(base),
+                infos[base],
+                trust_remote_code=options.trust_remote_code,
+            ) as has_layers:
+                if not has_layers:
+                    refuse_gradients(config)
+                bound = bound_tensors(recipe, method.spec, infos, options)
+                _require_all(infos[base], bound, base)
+                tensors = tuple(_planned(tensor, infos) for tensor in bound)
+                norms = _norms(recipe, method, tensors, models, progress or Silent())
+                raw_models = [str(item["model"]) for item in recipe.raw.get("models") or ()]
+                listed = [str(item.model) for item in config.models or ()]
+                plan = cls(
+                    recipe,
+                    method,
+                    models,
+                    tensors,
+                    norms,
+                    has_layers,
+                    require_loadable(models.folders[base], infos[base]),
+                    _streams(config, options, infos),
+                    dict(zip(raw_models, listed, strict=True)),
+                )
+                plan.at()  # what the method itself refuses, it refuses here
+                yield plan
+
+    def at(
+        self, settings: Settings | None = None, *, lambdas: Sequence[float] | None = None
+    ) -> MergeProgram:
+        """The program with some of the recipe's numbers, or `worst`, replaced.
+
+        No file is touched and nothing is resolved again.
+
+            plan.at({"lambda": 0.5, "weight.Female": 2.0}).coefficients.lambda_eff
+
+        Args:
+            settings: as for `Recipe.with_settings`.
+            lambdas: λ of the outputs of a grid, in place of the recipe's.
+
+        Raises:
+            RecipeError: as `Recipe.with_settings`: a number in place of a gradient or filter, a
+                group that the recipe does not have, a value out of range.
+        """
+        return self._program(self._raw(settings or {}), lambdas)
+
+    def of(self, recipe: Recipe) -> MergeProgram:
+        """The program of a recipe of this plan's family, see `family`.
+
+        Raises:
+            RecipeError: a recipe of another family.
+        """
+        return self._program(self._same_family(recipe.raw))
+
+    def coefficients(self, settings: Settings | None = None) -> Coefficients:
+        """`at(settings).coefficients`, without the tensors."""
+        return self._coefficients(self._formulas(self._raw(settings or {})))
+
+    @property
+    def infos(self) -> Infos:
+        """Model → its tensors, the base first."""
+        return self.models.infos
+
+    def _raw(self, settings: Settings) -> dict[str, Any]:
+        raw = self.recipe.raw_with(settings)
+        if settings:
+            for key, value in settings.items():
+                name = key.partition(".")[0]
+                check_setting(self.method.spec, name, value, f"{self.recipe.where}: {key}")
+            self._same_family(raw)
+            self.method.check_recipe(raw, self.recipe.where)
+        return raw
+
+    def _same_family(self, raw: dict[str, Any]) -> dict[str, Any]:
+        if family(raw) != self._family:
+            raise RecipeError(
+                "differs in more than numbers and `worst` from the recipe that was opened",
+                where=self.recipe.where,
+                fix="open a plan of its own",
+            )
+        return raw
+
+    @cached_property
+    def _family(self) -> str:
+        return family(self.recipe.raw)
+
+    @cached_property
+    def _inputs(self) -> TensorInputs:
+        base, *others = self.infos
+        return TensorInputs("", base, tuple(others), self.norms)
+
+    def _formulas(self, raw: dict[str, Any]) -> dict[int, tuple[Parameters, Formula]]:
+        """Id of distinct parameters → the same with this recipe's numbers, and their formula."""
+        formulas: dict[int, tuple[Parameters, Formula]] = {}
+        with explained(self.recipe.where):
+            for tensor in self.tensors:
+                key = id(tensor.parameters)
+                if key not in formulas:
+                    parameters = replaced(self.method.spec, tensor.parameters, raw, self.names)
+                    formulas[key] = parameters, self.method.vectors(self._inputs, parameters)
+        return formulas
+
+    def _coefficients(self, formulas: Mapping[int, tuple[Parameters, Formula]]) -> Coefficients:
+        merged = {
+            id(tensor.parameters)
+            for tensor in self.tensors
+            if tensor.is_float
+            and not (tensor.is_head and tensor.parameters.get("head", "merge") != HeadPolicy.MERGE)
+        }
+        shown = [formula for key, (_, formula) in formulas.items() if key in merged or not merged]
+        return coefficients_of(shown, self.infos)
+
+    def _program(self, raw: dict[str, Any], lambdas: Sequence[float] | None = None) -> MergeProgram:
+        formulas = self._formulas(raw)
+        scales: dict[int, tuple[float, ...]] = {}
+        for key, (parameters, formula) in formulas.items():
+            scales[key] = (formula.scale,)
+            if lambdas is not None:
+                scales[key] = tuple(
+                    self.method.vectors(self._inputs, {**parameters, "lambda": value}).scale
+                    for value in lambdas
+                )
+        tensors = []
+        for tensor in self.tensors:
+            key = id(tensor.parameters)
+            parameters, formula = formulas[key]
+            copied = None
+            if not tensor.is_float:
+                copied = copy_of(formula.start, formula.base)
+            elif tensor.is_head:
+                inputs = TensorInputs(tensor.name, self._inputs.base, self._inputs.models)
+                copied = self.method.copied_head(inputs, parameters)
+            tensors.append(
+                OutputTensor(
+                    tensor.name,
+                    tensor.shape,
+                    tensor.compute_dtype,
+                    tensor.dtype,
+                    copied or formula,
+                    scales[key] if copied is None else (copied.scale,) * len(scales[key]),
+                    tensor.must_match,
+                    tensor.cast,
+                )
+            )
+        points = None if lambdas is None else tuple(lambdas)
+        return MergeProgram(tuple(tensors), self._coefficients(formulas), points)
+
+
+class PlanCache:
+    """Plans by family: the points of a sweep that differ in numbers alone share one.
+
+    Args:
+        options: mergekit's `MergeOptions`.
+        allow_pickle: as for `MergePlan.open`.
+    """
+
+    def __init__(self, options: Any, *, allow_pickle: bool = False) -> None:
+        self._options, self._allow_pickle = options, allow_pickle
+        self._plans: dict[str, MergePlan] = {}
+
+    def plan(self, recipe: Recipe) -> MergePlan:
+        """The plan of a recipe's family, opened and checked at the first call; its files are shut.
+
+        Raises:
+            CheckpointError, RecipeError: as `MergePlan.open`.
+        """
+        recipe = recipe.resolved()
+        key = family(recipe.raw)
+        if key not in self._plans:
+            with MergePlan.open(recipe, self._options, allow_pickle=self._allow_pickle) as plan:
+                self._plans[key] = plan
+        return self._plans[key]
+
+    def program(self, recipe: Recipe) -> MergeProgram:
+        """`plan(recipe).of(recipe)`."""
+        recipe = recipe.resolved()
+        return self.plan(recipe).of(recipe)
+
+
+def family(raw: Mapping[str, Any]) -> str:
+    """What recipes have in common that differ in numbers of their parameters, or `worst`, alone.
+
+    >>> a = {"merge_method": "task_negation", "parameters": {"lambda": 0.1}}
+    >>> family(a) == family({**a, "parameters": {"lambda": 0.7}})
+    True
+    """
+
+    def without_numbers(block: dict[str, Any]) -> dict[str, Any]:
+        return {
+            name: value
+            for name, value in parameters_of(block).items()
+            if name != "worst" and (type(value) is bool or not isinstance(value, (int, float)))
+        }
+
+    models = [{**item, "parameters": without_numbers(item)} for item in raw.get("models") or ()]
+    parts = {**raw, "parameters": without_numbers(dict(raw)), "models": models}
+    return json.dumps(parts, sort_keys=True, default=str)
+
+
+def recipe_coefficients(recipe: Recipe, norms: Mapping[str, float] | None = None) -> Coefficients:
+    """λ_g of a recipe, without its models.
+
+    Args:
+        recipe: resolved.
+        norms: model → ‖Δ‖₂, for methods that ask.
+
+    Returns:
+        `lambdas` is None where layers or tensors differ in them, where the method needs norms that
+        are not given, and for methods of other packages.
+    """
+    config = recipe.configuration()
+    if not is_own(recipe.method):
+        is_identity = parameters_of(recipe.raw).get("lambda") == 0
+        return Coefficients(str(config.referenced_models()[0]), None, is_identity)
+    start, *others = models_of(config)
+    unknown = Coefficients(start, None, is_identity=False)
+    method = own_method(recipe.method)
+    parameters = constant_parameters(recipe, method.spec)
+    if parameters is None:
+        return unknown
+    if norms is None and method.quantities(parameters):
+        norms = dict.fromkeys(others, 1.0)
+        formula = method.vectors(TensorInputs("", start, tuple(others), norms), parameters)
+        return Coefficients(str(formula.start), None, is_identity=not formula.moves)
+    formula = method.vectors(TensorInputs("", start, tuple(others), norms), parameters)
+    return coefficients_of([formula], (start, *others))
+
+
+def unequal(model: object, name: str) -> CheckpointError:
+    """The error for integers that differ between models."""
+    return CheckpointError(
+        f"integer tensor {name} differs from the base's",
+        where=model,
+        fix="integers are copied, not merged: make them equal first",
+    )
+
+
+def _planned(bound: BoundTensor, infos: Infos) -> _PlannedTensor:
+    name, models = bound.name, tuple(infos)
+    info = infos[models[0]][name]
+    stored = [DTYPES[infos[model][name].dtype] for model in models]
+    if not info.is_float:
+        must_match = () if name.endswith(COUNTER) else models
+        return _PlannedTensor(
+            *(name, bound.parameters, info.shape, stored[0], stored[0], must_match, frozenset()),
+            is_float=False,
+            is_head=False,
+        )
+    compute_dtype = dtype_from_name(bound.compute_dtype) or reduce(torch.promote_types, stored)
+    cast = frozenset(
+        model
+        for model, dtype in zip(models, stored, strict=True)
+        if torch.promote_types(dtype, compute_dtype) != compute_dtype
+    )
+    dtype = dtype_from_name(bound.dtype) or compute_dtype
+    return _PlannedTensor(
+        *(name, bound.parameters, info.shape, compute_dtype, dtype, (), cast),
+        is_float=True,
+        is_head=is_head(name),
+    )
+
+
+def _require_all(expected: Mapping[str, Any], bound: Sequence[BoundTensor], base: str) -> None:
+    lost = sorted(set(expected) - {tensor.name for tensor in bound})
+    if lost:
+        raise CheckpointError(
+            f"the merge would lose {len(lost)} tensors {lost[:3]}",
+            where=base,
+            fix="report this architecture; nothing was written",
+        )
+
+
+def _norms(
+    recipe: Recipe,
+    method: TaskVectorMethod,
+    tensors: Sequence[_PlannedTensor],
+    models: OpenModels,
+    progress: Progress,
+) -> dict[str, float] | None:
+    """Model → ‖θ − θ₀‖₂ over all merged tensors; None if the method does not ask."""
+    if not any(Quantity.NORMS in method.quantities(t.parameters) for t in tensors):
+        return None
+    base, *others = models.readers
+    policy = parameters_of(recipe.raw).get("head", HeadPolicy.MERGE)
+    names = merged_names(models.infos[base], merges_head=policy == HeadPolicy.MERGE)
+    readers = [models.readers[model] for model in others]
+    norms = norms_of(models.readers[base], readers, names, progress)
+    return dict(zip(others, norms, strict=True))
+
+
+def _streams(config: Any, options: Any, infos: Infos) -> bool:
+    """Whether every output tensor is made of the same elements of every model, in safetensors."""
+    base, *others = infos
+    is_alike = all(
+        infos[model][name].shape == info.shape
+        for name, info in infos[base].items()
+        for model in others
+    )
+    builds_tokenizer = bool(config.tokenizer_source or config.tokenizer)
+    return is_alike and not builds_tokenizer and bool(options.safe_serialization)
