@@ -16,8 +16,10 @@ import yaml
 from click.testing import CliRunner
 from fake_hub import TOKEN, Hub, fake_hub
 from markdown_it import MarkdownIt
+from refusals import refusal
 
 from mergekit_fair.cli import main
+from mergekit_fair.errors import CheckpointError, ConfigError, MeasurementError
 
 
 @pytest.fixture(scope="module")
@@ -210,40 +212,32 @@ def test_a_model_goes_up_with_its_evaluations(
     assert "fair_adult_sex, report rows; brackets are 95 % intervals" in card
     assert "How it was chosen" not in card
     twice = ("--evaluation", evaluation, "--evaluation", evaluation)
-    assert "a task is given twice" in asked("push", model, "me/m", *twice, code=2).stderr
-    other = asked("push", family / "run" / "fft", "me/m", "--evaluation", evaluation, code=2)
-    assert "fair_adult_sex.json: is of another model; got" in other.stderr
+    refusal(["push", model, "me/m", *twice], MeasurementError, where="--evaluation")
+    other = ["push", family / "run" / "fft", "me/m", "--evaluation", evaluation]
+    refusal(other, MeasurementError, "another model", where=evaluation)
 
 
-@pytest.mark.parametrize(
-    ("repo", "text"),
-    [
-        ("model", "is no name of a repository; got 'model'; allowed: NAMESPACE/NAME"),
-        ("a/b/c", "is no name of a repository"),
-        ("me/sp ace", "is no name of a repository"),
-    ],
-)
-def test_a_repository_that_cannot_be(finished: Path, repo: str, text: str) -> None:
-    assert text in asked("push", finished, repo, "--dry-run", code=2).stderr
+@pytest.mark.parametrize("repo", ["model", "a/b/c", "me/sp ace"])
+def test_a_repository_that_cannot_be(finished: Path, repo: str) -> None:
+    push = ["push", finished, repo, "--dry-run"]
+    refusal(push, ConfigError, where="REPO", got=repo, allowed="NAMESPACE/NAME")
 
 
 def test_what_cannot_be_pushed_is_said(finished: Path, tmp_path: Path) -> None:
     model = finished / "selected" / "model"
-    needs = asked("push", model, "me/m", "--dry-run", code=2).stderr
-    assert "a fairness card needs measurements" in needs
-    assert "has no config.json" in asked("push", tmp_path, "me/m", code=2).stderr
+    refusal(["push", model, "me/m", "--dry-run"], ConfigError, "measurements")
+    refusal(["push", tmp_path, "me/m"], CheckpointError, "config.json", where=tmp_path)
     folder = tmp_path / "changed"
     shutil.copytree(finished, folder)
     weights = folder / "selected" / "model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
-    assert "is not what was merged: 1 files" in asked("push", folder, "me/m", code=2).stderr
+    refusal(["push", folder, "me/m"], CheckpointError, "1 files")
     shutil.rmtree(folder / "selected" / "model")
-    gone = asked("push", folder, "me/m", code=2).stderr
-    assert "is not there, or not the model that was chosen" in gone
+    refusal(["push", folder, "me/m"], CheckpointError, "is not there")
     results = json.loads((folder / "results.json").read_text())
     results["selected"] |= {"id": None, "label": None}
     (folder / "results.json").write_text(json.dumps(results))
-    assert "no point of this sweep could be chosen" in asked("push", folder, "me/m", code=2).stderr
+    refusal(["push", folder, "me/m"], CheckpointError, "could be chosen")
 
 
 def test_a_hub_that_refuses_or_is_not_there(finished: Path, hub: Hub) -> None:

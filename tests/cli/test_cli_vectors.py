@@ -11,8 +11,10 @@ import pytest
 import torch
 from checkpoints import read, rewrite
 from click.testing import CliRunner
+from refusals import refusal
 
 from mergekit_fair.cli import main
+from mergekit_fair.errors import CheckpointError, ConfigError, RecipeError
 from mergekit_fair.schema import dump_yaml
 
 
@@ -160,40 +162,35 @@ def test_a_stock_recipe_has_vectors_too(models, tmp_path):
 
 
 def test_bad_input_is_one_line_and_code_2(models, tmp_path):
-    def refused(raw):
-        result = run("vectors", written(tmp_path, raw), "-o", tmp_path / "out", code=2)
+    def refuses(raw, kind, *shows, **fields):
+        command = ["vectors", written(tmp_path, raw), "-o", tmp_path / "out"]
+        refusal(command, kind, *shows, **fields)
         assert not (tmp_path / "out").exists()
-        (line,) = result.stderr.splitlines()
-        return line
 
     raw = models.addition(lambda_=0.5)
     raw["models"][0]["model"] = str(tmp_path / "nothing")
-    assert refused(raw) == f"Error: {tmp_path / 'nothing'}: no such model folder."
+    refuses(raw, CheckpointError, where=tmp_path / "nothing")
     raw = models.addition(lambda_=0.5)
     del raw["base_model"]
-    assert "needs base_model, the θ₀ of the task vectors" in refused(raw)
+    refuses(raw, RecipeError, "base_model", where=tmp_path / "r.yml")
     raw = {"merge_method": "linear", "models": raw["models"]}
     for item in raw["models"]:
         item["parameters"] = {"weight": 1.0}
-    assert refused(raw) == (
-        f"Error: {tmp_path / 'r.yml'}: names no base_model, the θ₀ that task vectors start from. "
-        "Add base_model: FOLDER."
-    )
+    refuses(raw, RecipeError, where=tmp_path / "r.yml", fix="base_model: FOLDER")
     raw["base_model"] = str(models.base)
     other = shutil.copytree(models.fft, tmp_path / "other")
     rewrite(other, lambda t: t.update({"classifier.bias": torch.zeros(3)}))
     raw["models"][0]["model"] = str(other)
-    assert "tensor classifier.bias has another shape than the base's" in refused(raw)
-    assert "cannot be read" in run("vectors", tmp_path / "none.yml", code=2).stderr
+    refuses(raw, CheckpointError, "classifier.bias", "shape", where=other)
+    gone = tmp_path / "none.yml"
+    refusal(["vectors", gone], ConfigError, "(No such file", where=gone)
 
 
 def test_pictures_need_matplotlib_and_say_so_first(models, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     path = written(tmp_path, models.addition(lambda_=0.3))
-    result = run("vectors", path, "-o", tmp_path / "out", code=2)
-    assert result.stderr == (
-        "Error: pictures need matplotlib. Run pip install 'mergekit-fair[plot]'.\n"
-    )
+    command = ["vectors", path, "-o", tmp_path / "out"]
+    refusal(command, ConfigError, "matplotlib", fix="'mergekit-fair[plot]'")
     assert not (tmp_path / "out").exists()
     run("vectors", path)  # the table does not need it
 

@@ -1,4 +1,4 @@
-"""The training file: what is refused, and in which words."""
+"""The training file: what is refused, by file and key."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import tiny
+from refusals import raises
 
 from mergekit_fair.errors import ConfigError
 from mergekit_fair.training.train_config import load_train_config
@@ -18,29 +19,30 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("changes", "text"),
+    ("changes", "shows"),
     [
-        ({"modle": "x"}, "unknown key 'modle'; did you mean 'model'?"),
-        ({"head": "frozen"}, "head: input should be 'probe' or 'random'; got 'frozen'"),
-        ({"training": {"learning_rate": 0}}, "training.learning_rate: input should be greater"),
-        ({"training": {"lerning_rate": 1}}, "unknown key 'lerning_rate'; did you mean"),
-        ({"training": {"arguments": {"bf61": True}}}, "TrainingArguments has no 'bf61'"),
-        ({"training": {"arguments": {"seed": 3}}}, "seed is set by other keys of this file"),
-        ({"subgroups": {"steps": "match", "epochs": 2}}, "steps: match or epochs: N, not both"),
-        ({"training": {"scheduler": "cosin"}}, "training.scheduler: input should be 'linear'"),
-        ({"sha256": "53aa"}, "sha256"),
-        ({"checkpoints": [1.0]}, "checkpoints.0"),
-        ({"data": 7}, "data"),
+        ({"modle": "x"}, ["'modle'", "'model'?"]),
+        ({"head": "frozen"}, ["head: ", "'probe' or 'random'", "got 'frozen'"]),
+        ({"training": {"learning_rate": 0}}, ["training.learning_rate: ", "got 0"]),
+        ({"training": {"lerning_rate": 1}}, ["training: ", "'lerning_rate'", "'learning_rate'?"]),
+        (
+            {"training": {"arguments": {"bf61": True}}},
+            ["training.arguments: ", "'bf61'", "'bf16'?"],
+        ),
+        ({"training": {"arguments": {"seed": 3}}}, ["training.arguments: ", "seed"]),
+        ({"subgroups": {"steps": "match", "epochs": 2}}, ["subgroups: ", "steps", "epochs"]),
+        ({"training": {"scheduler": "cosin"}}, ["training.scheduler: ", "'linear'"]),
+        ({"sha256": "53aa"}, ["sha256: "]),
+        ({"checkpoints": [1.0]}, ["checkpoints.0: "]),
+        ({"data": 7}, ["data must", "got 7"]),
     ],
 )
 def test_bad_training_files_name_file_and_key(
-    folder: Path, changes: dict[str, Any], text: str
+    folder: Path, changes: dict[str, Any], shows: list[str]
 ) -> None:
     path = tiny.write_training(folder, **changes)
-    with pytest.raises(ConfigError) as caught:
+    with raises(ConfigError, *shows, where=path):
         load_train_config(path)
-    assert text in str(caught.value)
-    assert str(path) in str(caught.value)
 
 
 def test_data_may_be_a_file_beside_the_training_file(tmp_path: Path) -> None:
@@ -55,7 +57,7 @@ def test_data_may_be_a_file_beside_the_training_file(tmp_path: Path) -> None:
 def test_missing_data_and_missing_file(tmp_path: Path) -> None:
     path = tmp_path / "train.yml"
     path.write_text("model: x\n")
-    with pytest.raises(ConfigError, match=r"train\.yml: data is missing\. Give the data"):
+    with raises(ConfigError, "data is missing", where=path):
         load_train_config(path)
-    with pytest.raises(ConfigError, match=r"nothing\.yml: cannot be read"):
+    with raises(ConfigError, where=tmp_path / "nothing.yml", fix="path"):
         load_train_config(tmp_path / "nothing.yml")
