@@ -69,7 +69,7 @@ def searched(given: argparse.Namespace, method: str, seed: int) -> list[tuple[in
 
 
 def grown(out: Path) -> list[tuple[int, float]]:
-    from mergekit_fair.sweep.search import hypervolume
+    from mergekit_fair.sweep.search.pareto import hypervolume
 
     spent, points, found = 0, [], []
     for text in (out / "points.jsonl").read_text().splitlines():

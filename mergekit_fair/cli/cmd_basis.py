@@ -133,25 +133,6 @@ def apply(folder: Path, recipe: Path, out: Path, quiet: bool) -> None:
 def _text(basis: Basis, *, as_json: bool) -> str:
     if as_json:
         return json.dumps(basis.model_dump(mode="json"), indent=2, ensure_ascii=False)
-    from mergekit_fair.report.text_tables import aligned
+    from mergekit_fair.report.vectors_text import basis_text
 
-    total, kept = basis.total, len(basis.vectors)
-    mean = ", one of them the mean" if basis.has_mean else ""
-    rows = [["task", "norm", "error", "as stored"]]
-    for task, name in enumerate(basis.tasks):
-        square = basis.gram[task][task]
-        errors = (basis.errors[task], basis.stored_errors[task])
-        shares = [f"{(e / square) ** 0.5:.4f}" if square else "–" for e in errors]
-        rows.append([name, f"{square**0.5:.6g}", *shares])
-    shares = [f"{(sum(e) / total) ** 0.5:.4f}" for e in (basis.errors, basis.stored_errors)]
-    rows.append(["all", f"{total**0.5:.6g}", *shares])
-    size = basis.bytes
-    return "\n".join(
-        [
-            f"{basis.method.value}: {len(basis.tasks)} task vectors kept as {kept}{mean}; "
-            f"{size['vectors'] / 1e6:,.1f} MB in place of {size['tasks'] / 1e6:,.1f} MB",
-            aligned(rows),
-            f"error: ‖Δ − v̂‖ / ‖Δ‖; no {kept} vectors have less than "
-            f"{(basis.bound / total) ** 0.5:.4f} in all",
-        ]
-    )
+    return basis_text(basis)

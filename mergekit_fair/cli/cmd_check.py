@@ -49,30 +49,6 @@ def command(what: Path, allow_pickle: bool, device: str, as_json: bool, quiet: b
     if as_json:
         click.echo(json.dumps(found, indent=2, ensure_ascii=False))
     elif not quiet:
-        click.echo("\n".join(_lines(found)))
+        from mergekit_fair.report.vectors_text import check_text
 
-
-def _lines(found: dict[str, Any]) -> list[str]:
-    lines = [f"{found['recipe']}: {found['method']}, {found['engine']}"]
-    lines += [f"  model         {model}" for model in found["models"]]
-    lines += [f"  note          {note}" for note in found["notes"]]
-    if "tensors" not in found:
-        return [*lines, "  The keys are good; the rest is mergekit's to check."]
-    tensors, files = found["tensors"], found["files"]
-    lines += [
-        f"  architecture  {found['architecture']}; loads {found['loads']}",
-        f"  tensors       {tensors['merged']} merged, {tensors['copied']} copied",
-        f"  reads         {_size(found['bytes_read'])}",
-        f"  writes        {_size(found['bytes_written'])} in {len(files)} "
-        f"file{'s' * (len(files) != 1)}",
-        f"  memory        {_size(found['memory_bytes'])} beside the process itself",
-    ]
-    norms = found["norms"] or {}
-    return [*lines, *(f"  norm          {norm:.6g}  {model}" for model, norm in norms.items())]
-
-
-def _size(count: int) -> str:
-    for unit, size in (("GB", 1e9), ("MB", 1e6)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count / 1e3:.1f} kB"
+        click.echo(check_text(found))

@@ -38,7 +38,7 @@ def command(out: Path, quiet: bool) -> None:
       mergekit-fair demo -o demo-run
     """
     from mergekit_fair.cli.cmd_sweep import require_choice, sweep_and_report
-    from mergekit_fair.cli.terminal import Timed, quiet_libraries
+    from mergekit_fair.cli.terminal import Timed, quiet_libraries, terminal_width
 
     begin = time.monotonic()
     if not quiet:
@@ -55,7 +55,7 @@ def command(out: Path, quiet: bool) -> None:
     train(config, out / "models", progress)
     sweep = load_sweep(out / "sweep.yml")
     results = sweep_and_report(sweep, out / "sweep", progress, write_model=True)
-    click.echo(summary_text(results))
+    click.echo(summary_text(results, terminal_width()))
     require_choice(results, out / "sweep")
     click.echo(_files(out))
     click.echo(f"{(time.monotonic() - begin) / 60:.1f} minutes")

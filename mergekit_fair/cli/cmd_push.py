@@ -89,10 +89,10 @@ def command(
 
 def _of_sweep(folder: Path, name: str) -> Upload:
     from mergekit_fair.report.card import card_of_sweep
-    from mergekit_fair.report.saved_results import load_results
+    from mergekit_fair.sweep.record import SweepResults
 
-    results = load_results(folder)
-    if results["selected"]["id"] is None:
+    results = SweepResults.load(folder)
+    if results.selected.id is None:
         raise CheckpointError(
             "no point of this sweep could be chosen, so that there is no model to upload",
             where=folder,
@@ -120,7 +120,7 @@ def _of_sweep(folder: Path, name: str) -> Upload:
 
 def _of_model(model: Path, name: str, paths: tuple[Path, ...]) -> Upload:
     from mergekit_fair.report.card import card_of_evaluations
-    from mergekit_fair.report.saved_results import load_evaluation
+    from mergekit_fair.sweep.record import load_evaluation
 
     config = _config(model)
     if not paths:
@@ -131,9 +131,9 @@ def _of_model(model: Path, name: str, paths: tuple[Path, ...]) -> Upload:
         )
     evaluations = [load_evaluation(path) for path in paths]
     for path, found in zip(paths, evaluations, strict=True):
-        if Path(str(found["model"])).resolve() != model.resolve():
-            raise MeasurementError("is of another model", where=path, got=found["model"])
-    splits = {str(found["split"]) for found in evaluations}
+        if Path(str(found.model)).resolve() != model.resolve():
+            raise MeasurementError("is of another model", where=path, got=found.model)
+    splits = {found.split for found in evaluations}
     if len(splits) > 1:
         raise MeasurementError(
             "evaluations are of different splits",
@@ -141,7 +141,7 @@ def _of_model(model: Path, name: str, paths: tuple[Path, ...]) -> Upload:
             got=sorted(splits),
             fix="use those of the report split",
         )
-    tasks = [str(found["task"]) for found in evaluations]
+    tasks = [found.task for found in evaluations]
     if len(set(tasks)) < len(tasks):
         raise MeasurementError("a task is given twice", where="--evaluation", got=tasks)
     recipe = model / "mergekit_config.yml"
@@ -158,7 +158,7 @@ def _require_name(repo: str) -> None:
 
 def _no_name(repo: str, why: str = "") -> ConfigError:
     return ConfigError(
-        f"is no name of a repository{why}", where="REPO", got=repo, allowed="NAMESPACE/NAME"
+        f"is not the name of a repository{why}", where="REPO", got=repo, allowed="NAMESPACE/NAME"
     )
 
 
@@ -171,7 +171,7 @@ def _config(model: Path) -> dict[str, Any]:
             f"has no config.json that can be read ({type(error).__name__})",
             where=model,
             fix="give the folder of a sweep, or of a model",
-        ) from None
+        ) from error
     return dict(config)
 
 
@@ -240,26 +240,26 @@ def _send(upload: Upload, repo: str, *, private: bool, revision: str | None) -> 
             revision=revision,
         )
     except HFValidationError as error:
-        raise _no_name(repo, f" ({_first_line(error)})") from None
-    except LocalTokenNotFoundError:
-        raise ConfigError("nobody is logged in", where=repo, fix=_LOG_IN) from None
-    except OfflineModeIsEnabled:
+        raise _no_name(repo, f" ({_first_line(error)})") from error
+    except LocalTokenNotFoundError as error:
+        raise ConfigError("nobody is logged in", where=repo, fix=_LOG_IN) from error
+    except OfflineModeIsEnabled as error:
         raise ConfigError(
             "HF_HUB_OFFLINE is set", where=repo, fix="unset it to upload, or use --dry-run"
-        ) from None
+        ) from error
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else None
         if status in (401, 403):
             raise ConfigError(
-                f"the Hub lets you not write there ({status})", where=repo, fix=_LOG_IN
-            ) from None
-        raise click.ClickException(f"{repo}: the Hub refused: {_first_line(error)}") from None
+                f"the Hub does not let you write there ({status})", where=repo, fix=_LOG_IN
+            ) from error
+        raise click.ClickException(f"{repo}: the Hub refused: {_first_line(error)}") from error
     except Exception as error:
         if not type(error).__module__.startswith(_HTTP):
             raise
         raise click.ClickException(
             f"{repo}: {api.endpoint} cannot be reached: {_first_line(error)}"
-        ) from None
+        ) from error
     return str(made)
 
 

@@ -23,14 +23,14 @@ def command(folder: Path, as_json: bool, quiet: bool) -> None:
     Example:
       mergekit-fair report runs/adult_sex/sweep
     """
-    from mergekit_fair.cli.terminal import Terminal
+    from mergekit_fair.cli.terminal import Terminal, terminal_width
     from mergekit_fair.report.outputs import summary_text, write_outputs
-    from mergekit_fair.report.saved_results import load_results
+    from mergekit_fair.sweep.record import SweepResults
 
-    results = load_results(folder)
+    results = SweepResults.load(folder)
     page = write_outputs(results, folder, Terminal(quiet=quiet))
     if as_json:
-        click.echo(json.dumps(results, indent=2, ensure_ascii=False))
+        click.echo(json.dumps(results.to_dict(), indent=2, ensure_ascii=False))
     else:
-        click.echo(summary_text(results))
+        click.echo(summary_text(results, terminal_width()))
         click.echo(f"\n{page}")

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from mergekit_fair.cli.terminal import terminal_width
 from mergekit_fair.errors import SweepError
+
+if TYPE_CHECKING:
+    from mergekit_fair.progress import Progress
+    from mergekit_fair.sweep.point_runner import ExecutorFactory
+    from mergekit_fair.sweep.record import SweepResults
+    from mergekit_fair.sweep.sweep_config import Sweep
 
 
 @click.command("sweep")
@@ -34,6 +41,11 @@ from mergekit_fair.errors import SweepError
     help="GPUs of a Ray worker; 0.5 puts two on one.",
 )
 @click.option("--ray-address", help="A running Ray cluster; else RAY_ADDRESS, else a new one here.")
+@click.option(
+    "--max-minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Start no further point after so many minutes; choose among what is measured.",
+)
 @click.option("--no-write", is_flag=True, help="Write no merged model, only its recipe.")
 @click.option("--json", "as_json", is_flag=True, help="Print results.json instead of tables.")
 @click.option("--quiet", is_flag=True, help="No progress.")
@@ -45,82 +57,104 @@ def command(
     as_json: bool,
     quiet: bool,
     executor: str,
+    max_minutes: float | None,
     **cluster: Any,
 ) -> None:
     """Measure points of a grid or search, choose on validation rows, report once on untouched rows.
 
     Writes points.jsonl, results.csv, results.json, report.html, pictures, selected/recipe.yml and
-    selected/model into OUT. The same command again goes on where it was killed.
+    selected/model into OUT. The same command again goes on where it was killed, or where
+    --max-minutes were spent: then without, or with more, it ends as if it had never stopped.
 
     \b
     Example:
       mergekit-fair sweep recipes/adult_sex/sweep.yml -o runs/adult_sex/sweep
+      mergekit-fair sweep sweep.yml -o out --max-minutes 30
       mergekit-fair sweep sweep.yml -o out --executor ray --workers 4 --gpus 1
     """
     from mergekit_fair.cli.terminal import Terminal, quiet_libraries
 
     quiet_libraries(quiet=quiet)
-    from mergekit_fair.sweep.runner import plan_summary
+    from mergekit_fair.sweep.runner import plan_sweep
     from mergekit_fair.sweep.sweep_config import load_sweep
 
     sweep = load_sweep(sweep_file)
     progress = Terminal(quiet=quiet)
     if dry_run:
-        summary = plan_summary(sweep, progress)
-        click.echo(json.dumps(summary, indent=2, ensure_ascii=False) if as_json else _plan(summary))
+        from mergekit_fair.report.outputs import plan_text
+
+        plan = plan_sweep(sweep, progress)
+        click.echo(_json(plan.to_dict()) if as_json else plan_text(plan))
         return
     make = _on_ray(**cluster) if executor == "ray" else None
-    results = sweep_and_report(sweep, out, progress, write_model=not no_write, make=make)
+    results = sweep_and_report(
+        sweep, out, progress, write_model=not no_write, make=make, max_minutes=max_minutes
+    )
     if as_json:
-        click.echo(json.dumps(results, indent=2, ensure_ascii=False))
+        click.echo(_json(results.to_dict()))
     else:
         from mergekit_fair.report.outputs import summary_text
 
-        click.echo(summary_text(results))
+        click.echo(summary_text(results, terminal_width()))
         click.echo(f"\n{out}")
     require_choice(results, out)
 
 
+def _json(value: dict[str, Any]) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
 def _on_ray(workers: int, cpus: int, gpus: float, ray_address: str | None) -> Any:
     """What makes the executor, once there is something to run."""
-    from mergekit_fair.sweep.ray_executor import Cluster, OnRay
+    from mergekit_fair.sweep.ray_executor import Cluster, RayExecutor
 
     cluster = Cluster(workers, gpus, cpus, ray_address)
 
     def make(sweep: Any, exam: Any, base: str, progress: Any) -> Any:
         del exam  # every worker opens its own
-        return OnRay(sweep, base, cluster, progress)
+        return RayExecutor(sweep, base, cluster, progress)
 
     return make
 
 
 def sweep_and_report(
-    sweep: Any, out: Path, progress: Any, *, write_model: bool, make: Any = None
-) -> dict[str, Any]:
+    sweep: Sweep,
+    out: Path,
+    progress: Progress,
+    *,
+    write_model: bool,
+    make: ExecutorFactory | None = None,
+    max_minutes: float | None = None,
+) -> SweepResults:
     """Run a sweep, then write its tables, pictures and the selected model."""
     from mergekit_fair.report.outputs import write_outputs
+    from mergekit_fair.sweep.point_runner import LocalExecutor, TimeBudget
     from mergekit_fair.sweep.runner import run_sweep
 
-    results = run_sweep(sweep, out, progress, **({"make": make} if make else {}))
+    budget = TimeBudget(max_minutes)
+    results = run_sweep(sweep, out, progress, make or LocalExecutor, budget)
     write_outputs(results, out, progress)
-    if write_model and results["selected"]["id"] is not None:
+    if write_model and results.selected.id is not None:
         _write_model(out / "selected", progress)
     elif (out / "selected" / "model").is_dir():
         progress.say(f"{out / 'selected' / 'model'}: of an earlier run, not of this choice")
     return results
 
 
-def require_choice(results: dict[str, Any], out: Path) -> None:
+def require_choice(results: SweepResults, out: Path) -> None:
     """Fail, after everything is written and shown, when no point could be chosen."""
-    if results["selected"]["id"] is None:
+    if results.selected.id is None:
+        is_cut = results.budget is not None
         raise SweepError(
-            results["selected"]["reason"],
+            results.selected.reason,
             where=out,
-            fix="train longer or use another grid; results.csv has every point",
+            fix="give more minutes: the same command goes on"
+            if is_cut
+            else "train longer or use another grid; results.csv has every point",
         )
 
 
-def _write_model(folder: Path, progress: Any) -> None:
+def _write_model(folder: Path, progress: Progress) -> None:
     """Merge selected/recipe.yml into selected/model, unless exactly that is there."""
     from mergekit.options import MergeOptions
 
@@ -136,28 +170,3 @@ def _write_model(folder: Path, progress: Any) -> None:
         Recipe.load(recipe), model, MergeOptions(quiet=True), MergeSettings(overwrite=True)
     )
     progress.say(f"merged model: {model}")
-
-
-def _plan(summary: dict[str, Any]) -> str:
-    later = {
-        "of the search": summary["search_budget"],
-        "of the worst group, named once the baseline is measured": summary[
-            "injection_points_of_the_worst_group"
-        ],
-        "at most of safe groups": summary["injection_points_of_safe_groups"],
-    }
-    more = "".join(f", {count} {what}" for what, count in later.items() if count)
-    lines = [
-        f"{len(summary['points'])} points{more}",
-        *(f"  {point['id']}  {point['kind']:<9} {point['label']}" for point in summary["points"]),
-        f"{len(summary['models'])} models, {summary['bytes_read'] / 1e6:,.0f} MB; "
-        f"{summary['memory_bytes'] / 1e6:,.0f} MB of memory, or as much as there is",
-        *(f"  {model}" for model in summary["models"]),
-        f"{summary['rows']['validation']} validation rows a point, "
-        f"{summary['rows']['report']} report rows for the chosen point and the baselines",
-        f"{summary['forward_passes']:,} forward passes, about "
-        f"{summary['estimated_minutes']:.1f} minutes by two batches of the base "
-        f"({summary['seconds_per_point']:.1f} s a point)",
-        *(f"warning: {text}" for text in summary["warnings"]),
-    ]
-    return "\n".join(lines)

@@ -37,7 +37,7 @@ def command(recipe: Path, out: Path | None, allow_pickle: bool, as_json: bool, q
     from mergekit.options import MergeOptions
 
     from mergekit_fair.merging.recipe import Recipe
-    from mergekit_fair.report.drawing import require_plotting
+    from mergekit_fair.report.figures import require_plotting
     from mergekit_fair.report.vectors_text import vectors_table
     from mergekit_fair.vectors.recipe_vectors import recipe_vectors
 
@@ -57,7 +57,7 @@ def command(recipe: Path, out: Path | None, allow_pickle: bool, as_json: bool, q
 
 def _write(found: dict[str, Any], out: Path, progress: Terminal) -> None:
     from mergekit_fair.files import write_atomic
-    from mergekit_fair.report.vectors_text import draw_vectors
+    from mergekit_fair.report.figures import draw_vectors
 
     out.mkdir(parents=True, exist_ok=True)
     place = out / "vectors.json"

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from mergekit_fair.report.text_tables import aligned, interval_text, value_text
+from mergekit_fair.fairness.intervals import Interval
+from mergekit_fair.report.sweep_tables import group_columns, group_rows, ordered_metrics
+from mergekit_fair.report.tables import Row, Table, as_text, interval_text, value_text
+from mergekit_fair.sweep.record import EvaluationRecord
 
 Evaluation = dict[str, Any]
-
-_METRICS = (
-    *("acc", "bal_acc", "worst_group_acc", "selection_rate", "tpr", "fpr"),
-    *("dpd", "eod", "equal_opportunity", "dp_ratio", "eo_ratio"),
-)
-_COMPARED = ("acc", "dpd", "eod", "bal_acc", "worst_group_acc", "selection_rate")
 
 
 def evaluation_text(evaluation: Evaluation) -> str:
@@ -35,27 +32,28 @@ def comparison_text(task: str, compared: dict[str, Any], baseline: str, n: int) 
         baseline: whose figures are subtracted.
         n: rows.
     """
-    rows = [["", *_COMPARED]]
-    for name, metrics in compared.items():
-        cells = [
-            f"{interval_text(metrics[key], sign='+')}{' !' if metrics[key]['significant'] else ''}"
-            for key in _COMPARED
-        ]
-        rows.append([name, *cells])
-    return f"{task}: minus {baseline}, on the same {n} rows\n{aligned(rows)}"
+    names = [metric.name for metric in ordered_metrics() if metric.compared]
+    rows = []
+    for model, gaps in compared.items():
+        entries = [(_interval(gaps[name]), gaps[name]["significant"]) for name in names]
+        texts = [f"{interval_text(gap, '+')}{' !' * bool(is_shown)}" for gap, is_shown in entries]
+        rows.append([model, *texts])
+    table = Table.plain(["", *names], rows)
+    return f"{task}: minus {baseline}, on the same {n} rows\n{as_text(table)}"
 
 
 def _preferences(evaluation: Evaluation) -> str:
     """Rates of a task without right answers."""
-    rows = [["kind", "n", "preferred"]]
-    for name, mean in evaluation["means"].items():
-        rows.append([name, str(evaluation["sizes"][name]), value_text(mean)])
+    rows = [
+        [name, str(evaluation["sizes"][name]), value_text(mean)]
+        for name, mean in evaluation["means"].items()
+    ]
     return "\n".join(
         [
             f"{evaluation['task']}, {evaluation['split']} split: {evaluation['model']}, "
             f"n = {evaluation['n']}, {evaluation['confidence'] * 100:g} % intervals",
-            aligned(rows),
-            f"largest − smallest: {interval_text(evaluation['gap'])}",
+            as_text(Table.plain(["kind", "n", "preferred"], rows)),
+            f"largest − smallest: {interval_text(_interval(evaluation['gap']))}",
             *(f"warning: {text}" for text in evaluation["warnings"]),
         ]
     )
@@ -84,31 +82,34 @@ def _title(evaluation: Evaluation) -> str:
 
 
 def _metrics(evaluation: Evaluation) -> str:
-    matched = evaluation.get("level_matched", {})
-    to = f"at selection rate {matched['rate']:.3f} ({matched['to']})" if matched else ""
-    rows = [["", "value", "by chance <", to]]
-    for name in _METRICS:
-        found = evaluation["metrics"][name]
-        null = evaluation["uncertainty"].get(name, {}).get("null")
+    record = EvaluationRecord.model_validate(evaluation)
+    matched = record.level_matched
+    to = f"at selection rate {matched.rate:.3f} ({matched.to})" if matched is not None else ""
+    rows = []
+    for metric in ordered_metrics():
+        null = evaluation["uncertainty"].get(metric.name, {}).get("null")
+        at_level = matched.interval(metric.name) if matched is not None else None
+        is_known = at_level is not None and at_level.value is not None
         rows.append(
             [
-                name,
-                interval_text(found),
+                metric.name,
+                interval_text(record.interval(metric.name)),
                 "" if null is None else f"{null['high']:.3f}",
-                interval_text(matched[name]) if name in matched else "",
+                interval_text(at_level) if at_level is not None and is_known else "",
             ]
         )
-    return aligned(rows)
+    return as_text(Table.plain(["", "value", "by chance <", to], rows))
 
 
 def _groups(evaluation: Evaluation) -> str:
-    rows = [["group", "n", "positive", "selected", "tpr", "fpr", "acc", "unanswered"]]
-    for name, group in evaluation["groups"].items():
-        rates = [value_text(group[key]) for key in ("selection_rate", "tpr", "fpr", "acc")]
-        rows.append([name, str(group["n"]), str(group["n_pos"]), *rates, str(group["unanswered"])])
-    if not any(group["unanswered"] for group in evaluation["groups"].values()):
-        rows = [row[:-1] for row in rows]
-    return aligned(rows)
+    record = EvaluationRecord.model_validate(evaluation)
+    columns = group_columns([record])
+    rows = [Row(row.head, row.cells[: len(columns)]) for row in group_rows(record)]
+    return as_text(Table("", "group", columns, [("", rows)]))
+
+
+def _interval(entry: dict[str, Any]) -> Interval:
+    return Interval(value=entry["value"], low=entry["low"], high=entry["high"])
 
 
 def _sentence(name: str, evaluation: Evaluation) -> str | None:

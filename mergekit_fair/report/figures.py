@@ -1,21 +1,19 @@
-"""`curves.png` and `pareto.png` of a sweep (extra `plot`)."""
+"""Every picture (extra `plot`): a sweep's curves and Pareto fronts, transfer matrices, vectors."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mergekit_fair.report.drawing import write_picture
+from mergekit_fair.errors import ConfigError
+from mergekit_fair.fairness.metrics import METRICS
+from mergekit_fair.report.sweep_tables import CHANGES, group_labels
+from mergekit_fair.report.tables import interval_cell
+from mergekit_fair.sweep.record import EvaluationRecord, PointResult, SweepResults, TransferRecord
 
-Line = dict[str, Any]
-
-_PANELS = (
-    ("acc", "accuracy"),
-    ("dpd", "DPD"),
-    ("eod", "EOD"),
-    ("selection_rate", "selection rate"),
-)
+_PANELS = ("acc", "dpd", "eod", "selection_rate")
 _SERIES = {
     "merge": ("subgroup addition", "C0"),
     "injection": ("injection", "C1"),
@@ -23,150 +21,327 @@ _SERIES = {
     "control": ("random control", "0.6"),
     "thresholds": ("group thresholds (need group labels)", "C8"),
 }
-_BASELINES = ("k", "C2", "C4", "C5")
+# Of baselines: colours first, then lines and markers, so that none looks like another.
+_COLOURS = ("k", "C2", "C4", "C5", "C7", "C9")
+_LINES, _MARKERS = ("--", "-.", ":", (0, (1, 3))), ("s", "D", "^", "v")
+_VERDICTS = {"safe": "C2", "unsafe": "C3", "unproven": "0.4"}
+# Which way a change is worse for the group.
+_WORSE = {"harm": 1.0, "acc": -1.0}
+
+# No random ids in the files; a `$` in a group's name is a dollar, no formula.
+_STYLE: dict[str, Any] = {
+    "text.parse_math": False,
+    "svg.hashsalt": "mergekit-fair",
+    "font.size": 9,
+}
 
 
-def draw(results: dict[str, Any], folder: Path) -> list[Path]:
-    """Write curves and Pareto pictures as PNG and SVG; returns their paths.
+def require_plotting() -> Any:
+    """matplotlib, for who wants to know before a long computation.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ConfigError(
+            "pictures need matplotlib", fix="run pip install 'mergekit-fair[plot]'"
+        ) from error
+    return matplotlib
+
+
+def write_picture(
+    folder: Path, name: str, size: tuple[float, float], make: Callable[[Any], None]
+) -> list[Path]:
+    """Write `<name>.png` and `<name>.svg`; equal content gives equal bytes.
+
+    Args:
+        folder: exists.
+        name: of the files.
+        size: width and height in inches.
+        make: draws into a figure.
 
     Raises:
         ConfigError: matplotlib is not installed.
     """
-    made = (("curves", (11.0, 7.0), _curves), ("pareto", (10.0, 4.6), _pareto))
+    matplotlib = require_plotting()
+    from matplotlib.figure import Figure
+
     written = []
-    for name, size, make in made:
-        written += write_picture(folder, name, size, partial(make, results=results))
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        make(figure)
+        for suffix in ("png", "svg"):
+            path = folder / f"{name}.{suffix}"
+            metadata = {"Date": None} if suffix == "svg" else {}
+            figure.savefig(path, dpi=130, metadata=metadata)
+            written.append(path)
     return written
 
 
-def _curves(figure: Any, results: dict[str, Any]) -> None:
+def draw_sweep(results: SweepResults, folder: Path) -> list[Path]:
+    """Write curves and Pareto pictures as PNG and SVG, and that of a transfer matrix if there is
+    one; returns their paths.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+    """
+    written = write_picture(folder, "curves", (11.0, 7.0), partial(_curves, results=results))
+    written += write_picture(folder, "pareto", (10.0, 4.6), partial(_pareto, results=results))
+    return written + (draw_transfer(results.transfer, folder) if results.transfer else [])
+
+
+def _curves(figure: Any, results: SweepResults) -> None:
     """Metrics over λ: bands are the intervals, lines the baselines, hatches degenerate points."""
-    points = [line for line in results["points"] if "evaluation" in line]
+    points = _measured(results)
     panels = figure.subplots(2, 2, sharex=True).ravel()
-    for axes, (key, title) in zip(panels, _PANELS, strict=True):
+    for axes, name in zip(panels, _PANELS, strict=True):
         for kind, (label, colour) in _SERIES.items():
             if kind == "search":  # its λ is always 1
                 continue
-            for worst, series in _by_group([p for p in points if p["kind"] == kind]).items():
-                _series(axes, series, key, f"{label} {worst}".strip(), colour)
-        for line, colour in zip(_baselines(points), _BASELINES, strict=False):
-            value = line["evaluation"]["metrics"][key]["value"]
+            of_kind = [point for point, _ in points if point.kind == kind]
+            for worst, series in _by_worst(of_kind).items():
+                _series(axes, series, name, f"{label} {worst}".strip(), colour)
+        for point, look in _baselines(points):
+            value = point.value(name)
             if value is not None:
-                axes.axhline(value, color=colour, linestyle="--", linewidth=1, label=line["label"])
-        for x in (p["lambda"] for p in points if p["evaluation"]["degenerate"]):
+                axes.axhline(
+                    value, color=look["color"], linestyle=look["line"], linewidth=1,
+                    label=point.label,
+                )  # fmt: skip
+        for x in (point.lambda_ for point, evaluation in points if evaluation.degenerate):
             if x is not None:
                 axes.axvspan(x - 0.03, x + 0.03, facecolor="none", edgecolor="0.7", hatch="////")
-        _mark_chosen(axes, results, points, key)
-        axes.set_title(title)
+        for point in _chosen(results):
+            _star(axes, point.lambda_, point.value(name), point)
+        axes.set_title(METRICS[name].title)
         axes.grid(alpha=0.3)
     for axes in panels[2:]:
         axes.set_xlabel("λ")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
-    hatched = any(p["evaluation"]["degenerate"] for p in points)
+    _legend(figure, panels[0])
+    is_hatched = any(evaluation.degenerate for _, evaluation in points)
     figure.suptitle(
-        f"{results['task']}, {results['selected_on']} rows"
-        + (" (hatched, hollow: degenerate)" if hatched else "")
+        f"{results.task}, {results.selected_on} rows"
+        + (" (hatched, hollow: degenerate)" if is_hatched else "")
     )
 
 
-def _series(axes: Any, series: list[Line], key: str, label: str, colour: str) -> None:
+def _series(axes: Any, series: Sequence[PointResult], name: str, label: str, colour: str) -> None:
     """One line with its band; hollow points are degenerate."""
     known = [
-        (p["lambda"], p["evaluation"]["metrics"][key], p["evaluation"]["degenerate"])
-        for p in sorted(series, key=lambda p: p["lambda"] or 0.0)
-        if p["lambda"] is not None and p["evaluation"]["metrics"][key]["value"] is not None
+        (point.lambda_, evaluation.interval(name), evaluation.degenerate)
+        for point in sorted(series, key=lambda point: point.lambda_ or 0.0)
+        for evaluation in [point.require_measured()]
+        if point.lambda_ is not None and evaluation.interval(name).value is not None
     ]
     if not known:
         return
-    x, y = [x for x, *_ in known], [e["value"] for _, e, _ in known]
-    axes.plot(x, y, "o-", color=colour, ms=4, label=label)
-    hollow = [(x, e["value"]) for x, e, degenerate in known if degenerate]
+    axes.plot([x for x, *_ in known], [e.value for _, e, _ in known], "o-", color=colour, ms=4,
+              label=label)  # fmt: skip
+    hollow = [(x, e.value) for x, e, degenerate in known if degenerate]
     if hollow:
         axes.plot(*zip(*hollow, strict=True), "o", color=colour, ms=4, mfc="white", zorder=3)
-    band = [(x, e["low"], e["high"]) for x, e, _ in known if e["low"] is not None]
+    band = [(x, e.low, e.high) for x, e, _ in known if e.low is not None]
     if band:
         axes.fill_between(*zip(*band, strict=True), color=colour, alpha=0.15, linewidth=0)
 
 
-def _pareto(figure: Any, results: dict[str, Any]) -> None:
+def _pareto(figure: Any, results: SweepResults) -> None:
     """Accuracy against DPD and EOD; the upper left is better; hollow points are degenerate."""
-    points = [line for line in results["points"] if "evaluation" in line]
-    for axes, key in zip(figure.subplots(1, 2, sharey=True), ("dpd", "eod"), strict=True):
+    points = _measured(results)
+    for axes, name in zip(figure.subplots(1, 2, sharey=True), ("dpd", "eod"), strict=True):
         for kind, (label, colour) in _SERIES.items():
-            _scatter(axes, [p for p in points if p["kind"] == kind], key, label, colour)
-        for line, colour in zip(_baselines(points), _BASELINES, strict=False):
-            metrics = line["evaluation"]["metrics"]
+            of_kind = [point for point, _ in points if point.kind == kind]
+            _scatter(axes, of_kind, name, label, colour)
+        for point, look in _baselines(points):
             axes.errorbar(
-                *_at(metrics, key),
-                **_errors(metrics, key),
-                fmt="s",
-                color=colour,
-                label=line["label"],
-            )
-        for chosen in _chosen(results, points):
-            x, y = _at(chosen["evaluation"]["metrics"], key)
-            _star(axes, x, y, chosen)
-        axes.set_xlabel(f"{key.upper()} (lower is fairer)")
+                point.value(name), point.value("acc"), **_errors(point, name), fmt=look["marker"],
+                color=look["color"], label=point.label,
+            )  # fmt: skip
+        for point in _chosen(results):
+            _star(axes, point.value(name), point.value("acc"), point)
+        axes.set_xlabel(f"{METRICS[name].title} (lower is fairer)")
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("accuracy")
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
-    figure.suptitle(f"{results['task']}, {results['selected_on']} rows; numbers are λ")
+    _legend(figure, figure.axes[0])
+    figure.suptitle(f"{results.task}, {results.selected_on} rows; numbers are λ")
 
 
-def _scatter(axes: Any, series: list[Line], key: str, label: str, colour: str) -> None:
-    shown = [p for p in series if None not in _at(p["evaluation"]["metrics"], key)]
-    for number, line in enumerate(shown):
-        x, y = _at(line["evaluation"]["metrics"], key)
-        hollow = line["evaluation"]["degenerate"]
+def _scatter(axes: Any, series: Sequence[PointResult], name: str, label: str, colour: str) -> None:
+    shown = [p for p in series if None not in (p.value(name), p.value("acc"))]
+    for number, point in enumerate(shown):
+        at = (point.value(name), point.value("acc"))
+        hollow = point.require_measured().degenerate
         axes.plot(
-            x, y, "o", color=colour, ms=5, mfc="none" if hollow else colour,
+            *at, "o", color=colour, ms=5, mfc="none" if hollow else colour,
             label=label if number == 0 else None,
         )  # fmt: skip
-        if line["lambda"] is not None and line["kind"] != "search":
+        if point.lambda_ is not None and point.kind != "search":
             axes.annotate(
-                f"{line['lambda']:g}", (x, y), xytext=(3, 3), textcoords="offset points", fontsize=7
+                f"{point.lambda_:g}", at, xytext=(3, 3), textcoords="offset points", fontsize=7
             )
 
 
-def _mark_chosen(axes: Any, results: dict[str, Any], points: list[Line], key: str) -> None:
-    for chosen in _chosen(results, points):
-        _star(axes, chosen["lambda"], chosen["evaluation"]["metrics"][key]["value"], chosen)
+def _legend(figure: Any, axes: Any) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 8) or 1)
 
 
-def _chosen(results: dict[str, Any], points: list[Line]) -> list[Line]:
+def _measured(results: SweepResults) -> list[tuple[PointResult, EvaluationRecord]]:
+    return [(point, point.evaluation) for point in results.points if point.evaluation is not None]
+
+
+def _chosen(results: SweepResults) -> list[PointResult]:
     """The chosen point, or nothing where none could be chosen."""
-    return [p for p in points if p["id"] == results["selected"]["id"]]
+    return [point for point, _ in _measured(results) if point.id == results.selected.id]
 
 
-def _star(axes: Any, x: float | None, y: float | None, chosen: Line) -> None:
+def _star(axes: Any, x: float | None, y: float | None, chosen: PointResult) -> None:
     if x is not None and y is not None:
-        label = f"chosen: {chosen['label']}"
+        label = f"chosen: {chosen.label}"
         axes.plot(x, y, "*", color="C3", ms=13, mec="k", mew=0.5, label=label)
 
 
-def _baselines(points: list[Line]) -> list[Line]:
-    return [p for p in points if p["kind"] == "baseline"]
+def _baselines(
+    points: Sequence[tuple[PointResult, EvaluationRecord]],
+) -> Iterator[tuple[PointResult, dict[str, Any]]]:
+    """Every baseline with its own look."""
+    for number, point in enumerate(p for p, _ in points if p.kind == "baseline"):
+        turn, colour = divmod(number, len(_COLOURS))
+        yield (
+            point,
+            {
+                "color": _COLOURS[colour],
+                "line": _LINES[turn % len(_LINES)],
+                "marker": _MARKERS[turn % len(_MARKERS)],
+            },
+        )
 
 
-def _by_group(points: list[Line]) -> dict[str, list[Line]]:
-    found: dict[str, list[Line]] = {}
+def _by_worst(points: Sequence[PointResult]) -> dict[str, list[PointResult]]:
+    series: dict[str, list[PointResult]] = {}
     for point in points:
-        found.setdefault(str(point["settings"].get("worst", "")), []).append(point)
-    return found
+        series.setdefault(str(point.settings.get("worst", "")), []).append(point)
+    return series
 
 
-def _at(metrics: dict[str, Any], key: str) -> tuple[float | None, float | None]:
-    return metrics[key]["value"], metrics["acc"]["value"]
-
-
-def _errors(metrics: dict[str, Any], key: str) -> dict[str, Any]:
+def _errors(point: PointResult, name: str) -> dict[str, Any]:
     """Arguments for error bars, where both intervals are known."""
-    parts = {"xerr": metrics[key], "yerr": metrics["acc"]}
-    if any(part["low"] is None for part in parts.values()):
-        return {}
-    return {
-        name: [[max(0, e["value"] - e["low"])], [max(0, e["high"] - e["value"])]]
-        for name, e in parts.items()
-    } | {"elinewidth": 0.8, "capsize": 2}
+    evaluation, bars = point.require_measured(), {}
+    for argument, metric in (("xerr", name), ("yerr", "acc")):
+        entry = evaluation.interval(metric)
+        if entry.value is None or entry.low is None or entry.high is None:
+            return {}
+        bars[argument] = [[max(0, entry.value - entry.low)], [max(0, entry.high - entry.value)]]
+    return {**bars, "elinewidth": 0.8, "capsize": 2}
+
+
+def draw_transfer(transfer: TransferRecord, folder: Path) -> list[Path]:
+    """Write `transfer.png` and `transfer.svg`: changes of harm and of accuracy; red is worse.
+
+    Numbers are bold and marked `!` where the interval leaves out 0; the verdict stands beside the
+    row.
+
+    Args:
+        transfer: as `mergekit_fair.sweep.verdicts.judged` gives it.
+        folder: exists.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+    """
+    width = 2 * (1.2 + 0.85 * len(transfer.groups)) + 2.6
+    height = 1.9 + 0.5 * len(transfer.injected)
+    return write_picture(folder, "transfer", (width, height), partial(_transfer, found=transfer))
+
+
+def _transfer(figure: Any, found: TransferRecord) -> None:
+    sizes = [abs(x) for key in CHANGES for row in found.change[key].value for x in row if x]
+    limit = max([*sizes, found.tolerance, 1e-3])
+    panels = figure.subplots(1, 2, sharey=True)
+    names = [f"+ {found.step:g} {group}" for group in found.injected]
+    for axes, (key, title) in zip(panels, CHANGES.items(), strict=True):
+        matrix, sign = found.change[key], _WORSE[key]
+        shown = [[matrix.at(g, h) for h in range(len(found.groups))] for g in range(len(names))]
+        cells = [[interval_cell(entry, sign="+") for entry in row] for row in shown]
+        picture = _heat(
+            axes,
+            [[None if x.value is None else sign * x.value for x in row] for row in shown],
+            texts=[[cell.text + "!" * cell.strong for cell in row] for row in cells],
+            names=(group_labels(found), names),
+            scale=("RdBu_r", -limit, limit),
+        )
+        axes.set_aspect("auto")
+        axes.set_title(title)
+    for g, verdict in enumerate(found.verdicts):
+        panels[1].annotate(
+            verdict.status, (1.02, g), xycoords=("axes fraction", "data"), va="center",
+            color=_VERDICTS[verdict.status], fontweight="bold", annotation_clip=False,
+        )  # fmt: skip
+    bar = figure.colorbar(picture, ax=list(panels), shrink=0.9, location="right")
+    bar.set_label("worse for the group →")
+    level = f"{found.interval_level * 100:.4g} %"
+    figure.suptitle(
+        f"injected vector (rows) against group (columns); bold!: the {level} interval leaves out "
+        f"0; tolerance {found.tolerance:g}"
+    )
+
+
+def draw_vectors(found: dict[str, Any], folder: Path) -> list[Path]:
+    """Write `vectors.png` and `vectors.svg`: cosines and sign conflict side by side.
+
+    Args:
+        found: the JSON of `RecipeVectors`.
+        folder: exists.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+    """
+    side = 2.4 + 0.55 * len(found["names"])
+    return write_picture(folder, "vectors", (2 * side + 1, side), partial(_vectors, found=found))
+
+
+def _vectors(figure: Any, found: dict[str, Any]) -> None:
+    # Vectors that share nothing differ in half of their signs: white, as for a cosine of 0.
+    scales = {"cosines": ("RdBu_r", -1.0, 1.0), "sign_conflict": ("RdBu", 0.0, 1.0)}
+    titles = {"cosines": "cosine", "sign_conflict": "sign conflict"}
+    for axes, (key, scale) in zip(figure.subplots(1, 2), scales.items(), strict=True):
+        values = found[key]
+        texts = [["–" if x is None else f"{x:.2f}" for x in row] for row in values]
+        picture = _heat(axes, values, texts, (found["names"], found["names"]), scale)
+        axes.set_title(titles[key])
+        figure.colorbar(picture, ax=axes, shrink=0.8)
+
+
+def _heat(
+    axes: Any,
+    values: Sequence[Sequence[float | None]],
+    texts: Sequence[Sequence[str]],
+    names: tuple[Sequence[str], Sequence[str]],
+    scale: tuple[str, float, float],
+) -> Any:
+    """A heat map with a text in every cell, bold where it ends in `!`; grey is undefined.
+
+    Args:
+        values: (rows, columns), for colours.
+        texts: likewise.
+        names: of columns and of rows.
+        scale: colour map, and the values at its ends.
+    """
+    colours, low, high = scale
+    numbers = [[float("nan") if value is None else value for value in row] for row in values]
+    picture = axes.imshow(numbers, cmap=colours, vmin=low, vmax=high)
+    axes.set_facecolor("0.85")
+    columns, rows = names
+    axes.set_xticks(range(len(columns)), columns, rotation=35, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(rows)), rows)
+    middle, half = (low + high) / 2, (high - low) / 2
+    for y, row in enumerate(values):
+        for x, value in enumerate(row):
+            is_dark = value is not None and abs(value - middle) > 0.65 * half
+            is_strong = texts[y][x].endswith("!")
+            axes.text(
+                x, y, texts[y][x], ha="center", va="center", color="w" if is_dark else "k",
+                fontweight="bold" if is_strong else "normal",
+            )  # fmt: skip
+    return picture

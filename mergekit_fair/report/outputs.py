@@ -3,52 +3,64 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from mergekit_fair.errors import ConfigError
 from mergekit_fair.files import write_atomic
 from mergekit_fair.progress import Progress
-from mergekit_fair.report.figures import draw
-from mergekit_fair.report.page import write_page
-from mergekit_fair.report.text_tables import comparison_table, points_table, results_csv, verdict
-from mergekit_fair.report.transfer_report import draw_transfer, transfer_table
+from mergekit_fair.report.figures import draw_sweep
+from mergekit_fair.report.page import budget_text, write_page
+from mergekit_fair.report.sweep_tables import (
+    brief_points_table,
+    comparison_table,
+    results_csv,
+    transfer_tables,
+    verdict,
+    verdicts_table,
+)
+from mergekit_fair.report.tables import as_text
+from mergekit_fair.sweep.points import SweepPlan
+from mergekit_fair.sweep.record import PointResult, SweepResults, TransferRecord
+
+_WIDTH = 160  # of lines, where nobody says how wide the terminal is
 
 
-def write_outputs(results: dict[str, Any], folder: Path, progress: Progress) -> Path:
+def write_outputs(results: SweepResults, folder: Path, progress: Progress) -> Path:
     """results.csv, pictures and report.html of a sweep; without matplotlib, no pictures.
 
     Returns:
         The page.
     """
-
     write_atomic(folder / "results.csv", results_csv(results))
     try:
-        draw(results, folder)
-        if results["transfer"]:
-            draw_transfer(results["transfer"], folder)
+        draw_sweep(results, folder)
     except ConfigError as error:  # hours of measuring must not end in a missing extra
         progress.say(f"no pictures: {error}")
     return write_page(results, folder)
 
 
-def summary_text(results: dict[str, Any]) -> str:
-    """The tables of a sweep as text."""
-    chosen, level, split = results["selected"], results["level"], results["selected_on"]
+def summary_text(results: SweepResults, width: int | None = None) -> str:
+    """The tables of a sweep as text; metrics that do not fit into `width` are in results.csv."""
+
+    def table(points: list[PointResult]) -> str:
+        return as_text(brief_points_table(results, points), width or _WIDTH)
+
+    chosen, level, split = results.selected, results.level, results.selected_on
     parts = [
-        f"{split.capitalize()} rows of {results['task']} ([low, high]: {results['confidence']:.4g} "
-        "confidence intervals; DPD=, EOD=: at the selection rate of "
-        f"{level['to']}, {level['rate']:.3f})",
-        points_table(results["points"], chosen=chosen["id"]),
-        *_stages(results),
-        f"\nRule: {chosen['rule']}.\nChosen: {chosen['reason']}.",
+        f"{split.capitalize()} rows of {results.task} ([low, high]: {results.confidence:.4g} "
+        f"confidence intervals; dpd=, eod=: at the selection rate of {level.to}, {level.rate:.3f})",
+        table(results.points),
+        *(["", transfer_text(results.transfer)] if results.transfer else []),
+        f"\nRule: {chosen.rule}.\nChosen: {chosen.reason}.",
         "\nReport rows, opened once for the chosen model, its random control and the baselines",
-        points_table(results["report"], chosen=chosen["id"]),
+        table(results.report),
     ]
     if split == "report":
-        parts.insert(0, OPTIMISTIC)
-    if results["comparison"]:
-        parts += ["", comparison_table(results["comparison"]), verdict(results)]
-    if results["report_opened_for_another_selection"]:
+        parts.insert(0, _OPTIMISTIC)
+    if (unfinished := budget_text(results)) is not None:
+        parts.insert(0, f"NOT FINISHED: {unfinished}\n")
+    if results.comparison:
+        parts += ["", as_text(comparison_table(results.comparison)), verdict(results)]
+    if results.report_opened_for_another_selection:
         parts.append(
             "\nwarning: the report split was opened before for another choice; its figures are "
             "no longer untouched."
@@ -56,17 +68,45 @@ def summary_text(results: dict[str, Any]) -> str:
     return "\n".join(parts)
 
 
-def _stages(results: dict[str, Any]) -> list[str]:
-    """The transfer matrix of safe injection."""
-    found = []
-    if results["transfer"]:
-        added = results["transfer"]["added"]
-        names = ", ".join(f"{value:g} {group}" for group, value in added.items())
-        found += ["", transfer_table(results["transfer"]), f"Added: {names or 'nothing'}."]
-    return found
+def transfer_text(transfer: TransferRecord) -> str:
+    """What each injection changes in each group, then its verdict with the reason."""
+    head = (
+        f"injections at λ = {transfer.step:g}, changes against the target on the same rows "
+        f"({transfer.interval_level * 100:.4g} % intervals, paired; ! leaves out 0)"
+    )
+    tables = [f"{t.caption}\n{as_text(t)}" for t in transfer_tables(transfer)]
+    verdicts = f"verdicts, tolerance {transfer.tolerance:g}\n{as_text(verdicts_table(transfer))}"
+    warnings = [f"warning: {text}" for text in transfer.warnings]
+    added = ", ".join(f"{value:g} {group}" for group, value in transfer.added.items())
+    return "\n\n".join([head, *tables, verdicts, *warnings, f"Added: {added or 'nothing'}."])
 
 
-OPTIMISTIC = (
+def plan_text(plan: SweepPlan) -> str:
+    """The plan of a sweep whose base was timed, for `--dry-run`."""
+    later = {
+        "of the search": plan.search_budget,
+        "of the worst group, named once the baseline is measured": (
+            plan.injection_points_of_the_worst_group
+        ),
+        "at most of safe groups": plan.injection_points_of_safe_groups,
+    }
+    more = "".join(f", {count} {what}" for what, count in later.items() if count)
+    lines = [
+        f"{len(plan.points)} points{more}",
+        *(f"  {point.id}  {point.kind:<9} {point.label}" for point in plan.points),
+        f"{len(plan.models)} models, {plan.bytes_read / 1e6:,.0f} MB; "
+        f"{plan.memory_bytes / 1e6:,.0f} MB of memory, or as much as there is",
+        *(f"  {model}" for model in plan.models),
+        f"{plan.rows['validation']} validation rows a point, "
+        f"{plan.rows['report']} report rows for the chosen point and the baselines",
+        f"{plan.forward_passes:,} forward passes, about {plan.estimated_minutes or 0:.1f} minutes "
+        f"by two batches of the base ({plan.seconds_per_point or 0:.1f} s a point)",
+        *(f"warning: {text}" for text in plan.warnings),
+    ]
+    return "\n".join(lines)
+
+
+_OPTIMISTIC = (
     "SELECTED ON THE REPORT SPLIT (select.force): every figure of the chosen model is optimistic, "
     "and no untouched rows are left to report on.\n"
 )

@@ -5,23 +5,22 @@ from __future__ import annotations
 import base64
 import importlib.util
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mergekit_fair.files import write_atomic
-from mergekit_fair.report.page_tables import (
-    Table,
-    comparison_rows,
-    group_rows,
-    lines_table,
-    tasks_of,
-    transfer_rows,
-    verdict_rows,
-    worst_rows,
+from mergekit_fair.report.sweep_tables import (
+    comparison_table,
+    groups_table,
+    points_table,
+    transfer_tables,
+    verdict,
+    verdicts_table,
+    worst_table,
 )
-from mergekit_fair.report.text_tables import verdict
-
-Results = dict[str, Any]
+from mergekit_fair.report.tables import Table
+from mergekit_fair.sweep.record import PointResult, SweepResults, TransferRecord, tasks_of
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _PICTURES = {
@@ -47,7 +46,26 @@ _REOPENED = (
 )
 
 
-def write_page(results: Results, folder: Path) -> Path:
+_LONGEST = 20  # labels of left-out points that a sentence names
+
+
+def budget_text(results: SweepResults) -> str | None:
+    """What a time budget has left out, in a sentence; None if that is nothing."""
+    budget = results.budget
+    if budget is None:
+        return None
+    labels = budget.left_out
+    shown = ", ".join(labels[:_LONGEST]) + (", …" if len(labels) > _LONGEST else "")
+    points = f"{len(labels)} point{'s' * (len(labels) != 1)} ({shown})" if labels else ""
+    left_out = "; ".join([*([points] if points else []), *budget.unfinished])
+    return (
+        f"{budget.minutes:g} minutes were spent before everything was measured. Left out: "
+        f"{left_out}. The choice is among what is measured; the same command with more minutes "
+        "goes on."
+    )
+
+
+def write_page(results: SweepResults, folder: Path) -> Path:
     """Write `report.html` into `folder`; the same results and pictures give the same bytes.
 
     `curves.svg`, `pareto.svg` and, if injections were judged, `transfer.svg` of the folder are
@@ -55,7 +73,7 @@ def write_page(results: Results, folder: Path) -> Path:
     page says so. All text is escaped, and the page forbids scripts and requests.
 
     Args:
-        results: the content of results.json.
+        results: of the sweep.
         folder: of the sweep; `selected/recipe.yml` is shown if a point was chosen.
 
     Returns:
@@ -76,90 +94,83 @@ def write_page(results: Results, folder: Path) -> Path:
     return path
 
 
-def _view(results: Results, folder: Path) -> dict[str, Any]:
+def _view(results: SweepResults, folder: Path) -> dict[str, Any]:
     """What the template shows."""
-    chosen = results["selected"]
+    chosen, worst, transfer = results.selected, results.worst_group, results.transfer
+    measured = [*results.report, *results.points]
+    evaluation = next((p.evaluation for p in measured if p.evaluation is not None), None)
     return {
         "results": results,
         "chosen": chosen,
-        "title": f"{results['task']}: {chosen['label'] or 'no point could be chosen'}",
+        "title": f"{results.task}: {chosen.label or 'no point could be chosen'}",
         "verdicts": verdict(results).splitlines(),
         "banners": _banners(results),
-        "confidence": f"{results['confidence'] * 100:.4g} %",
-        "level": f"{results['level']['rate']:.3f}",
-        "reference": _reference(results),
-        "report": _tables(results, "report"),
-        "comparison": comparison_rows(results["comparison"]),
+        "budget": budget_text(results),
+        "confidence": f"{results.confidence * 100:.4g} %",
+        "level": f"{results.level.rate:.3f}",
+        "reference": "" if evaluation is None else evaluation.reference,
+        "report": _tables(results, results.report),
+        "comparison": comparison_table(results.comparison),
         "pictures": _pictures(results, folder),
         "pictures_missing": _why_no_pictures(results, folder),
-        "points": _tables(results, "points"),
-        "groups": [group_rows(results["report"], task) for task in tasks_of(results["report"])],
-        "worst": worst_rows(results["worst_group"]),
-        "transfer": _transfer(results["transfer"]),
+        "points": _tables(results, results.points),
+        "groups": [groups_table(results.report, task) for task in tasks_of(results.report)],
+        "worst": None if worst is None else worst_table(worst),
+        "transfer": None if transfer is None else _transfer(transfer),
         "warnings": _warnings(results),
-        "recipe": _recipe(folder) if chosen["id"] is not None else None,
-        "sweep": shlex.quote(str(results["sweep"])),
+        "recipe": _recipe(folder) if chosen.id is not None else None,
+        "sweep": shlex.quote(results.sweep),
     }
 
 
-def _banners(results: Results) -> list[str]:
+def _banners(results: SweepResults) -> list[str]:
     """What must be read before any number."""
     banners = []
-    if results["selected_on"] == "report":
+    if results.selected_on == "report":
         banners.append(_FORCED)
-    if results["report_opened_for_another_selection"]:
+    if results.report_opened_for_another_selection:
         banners.append(_REOPENED)
     return banners
 
 
-def _tables(results: Results, key: str) -> list[Table]:
+def _tables(results: SweepResults, points: Sequence[PointResult]) -> list[Table]:
     """One a task, the deciding one first; where nothing could be measured, the errors."""
-    lines = results[key]
-    tasks = tasks_of(lines) or ([results["task"]] if lines else [])
-    return [lines_table(results, lines, task) for task in tasks]
+    tasks = tasks_of(points) or ([results.task] if points else [])
+    return [points_table(results, points, task) for task in tasks]
 
 
-def _reference(results: Results) -> str:
-    """What gaps are measured against."""
-    lines = [*results["report"], *results["points"]]
-    return next((str(x["evaluation"]["reference"]) for x in lines if "evaluation" in x), "")
-
-
-def _transfer(found: dict[str, Any] | None) -> dict[str, Any] | None:
-    if not found:
-        return None
-    added = ", ".join(f"{value:g} {group}" for group, value in found["added"].items())
+def _transfer(found: TransferRecord) -> dict[str, Any]:
+    added = ", ".join(f"{value:g} {group}" for group, value in found.added.items())
     return {
-        "level": f"{found['interval_level'] * 100:.4g} %",
-        "step": f"{found['step']:g}",
-        "tolerance": f"{found['tolerance']:g}",
+        "level": f"{found.interval_level * 100:.4g} %",
+        "step": f"{found.step:g}",
+        "tolerance": f"{found.tolerance:g}",
         "added": added or "nothing",
-        "verdicts": verdict_rows(found),
-        "matrices": transfer_rows(found),
-        "warnings": found["warnings"],
+        "verdicts": verdicts_table(found),
+        "matrices": transfer_tables(found),
+        "warnings": found.warnings,
     }
 
 
-def _warnings(results: Results) -> list[str]:
+def _warnings(results: SweepResults) -> list[str]:
     """Of the sweep, then of the report rows; each once."""
-    found = [str(text) for text in results["warnings"]]
-    for line in results["report"]:
-        for evaluation in (line.get("evaluation"), *line.get("tasks", {}).values()):
-            notes = evaluation["warnings"] if evaluation else []
-            found += [f"{line['label']}, {evaluation['task']}: {text}" for text in notes]
-    return list(dict.fromkeys(found))
+    texts = list(results.warnings)
+    for point in results.report:
+        for task, evaluation in point.evaluations.items():
+            texts += [f"{point.label}, {task}: {text}" for text in evaluation.warnings]
+    return list(dict.fromkeys(texts))
 
 
-def _names(results: Results) -> list[str]:
+def _names(results: SweepResults) -> list[str]:
     """An old transfer.svg of a sweep that judges no injections any more is not shown."""
-    return [name for name in _PICTURES if name != "transfer" or results["transfer"]]
+    return [name for name in _PICTURES if name != "transfer" or results.transfer]
 
 
 def _can_draw() -> bool:
     return importlib.util.find_spec("matplotlib") is not None
 
 
-def _pictures(results: Results, folder: Path) -> list[dict[str, str]]:
+def _pictures(results: SweepResults, folder: Path) -> list[dict[str, str]]:
     """As images, not inline: their ids cannot clash, and a script in an SVG does not run."""
     if not _can_draw():
         return []
@@ -173,7 +184,7 @@ def _pictures(results: Results, folder: Path) -> list[dict[str, str]]:
     return found
 
 
-def _why_no_pictures(results: Results, folder: Path) -> str | None:
+def _why_no_pictures(results: SweepResults, folder: Path) -> str | None:
     if not _can_draw():
         return (
             "No pictures: matplotlib is missing where this page was made, and pictures in the "

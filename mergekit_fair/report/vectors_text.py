@@ -1,13 +1,13 @@
-"""Task vectors as text, and `vectors.png` (extra `plot`)."""
+"""What is known of models before any is run, as text: vectors, a basis, a checked merge."""
 
 from __future__ import annotations
 
-from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mergekit_fair.report.drawing import write_picture
-from mergekit_fair.report.text_tables import aligned, value_text
+from mergekit_fair.report.tables import Table, as_text, value_text
+
+if TYPE_CHECKING:
+    from mergekit_fair.vectors.basis_files import Basis
 
 _MATRICES = (("cosines", "cosine"), ("sign_conflict", "sign conflict"))
 
@@ -37,7 +37,7 @@ def _overview(found: dict[str, Any]) -> str:
     ratios, title = found["norm_over_median"], "norm/median"
     if target is not None:
         ratios, title = found["norm_over_target"], f"norm/{target}"
-    rows = [["group", "norm", title, "cos(mean)", "min cos"]]
+    rows = []
     for index, name in enumerate(found["names"]):
         others = [
             value
@@ -47,13 +47,12 @@ def _overview(found: dict[str, Any]) -> str:
         cosines = (found["cosine_with_mean"][index], min(others, default=None))
         norm = f"{found['norms'][index]:.6g}"
         rows.append([name, norm, value_text(ratios[index]), *map(value_text, cosines)])
-    return aligned(rows)
+    return as_text(Table.plain(["group", "norm", title, "cos(mean)", "min cos"], rows))
 
 
 def _matrix(names: list[str], values: list[list[float | None]]) -> str:
-    rows = [["", *names]]
-    rows += [[name, *map(value_text, row)] for name, row in zip(names, values, strict=True)]
-    return aligned(rows)
+    rows = [[name, *map(value_text, row)] for name, row in zip(names, values, strict=True)]
+    return as_text(Table.plain(["", *names], rows))
 
 
 def _move(found: dict[str, Any]) -> str:
@@ -61,66 +60,77 @@ def _move(found: dict[str, Any]) -> str:
     effective = at["lambda_eff"]
     lambdas = ", ".join(f"{name} {value:g}" for name, value in at["lambda"].items())
     head = f"at the recipe's λ ({lambdas})"
-    rows = [["λ_eff", "–" if effective is None else f"{effective:g}"]]
+    rows: list[list[str]] = []
     for reference, distance in at["from"].items():
         rows.append(
             [f"‖θ − θ_{reference}‖", f"{distance['displacement']:.6g} (≤ {distance['bound']:.6g})"]
         )
     if at["relative_bound"] is not None:
         rows.append(["U(λ)/L", f"{at['relative_bound']:.6g}, relative: it bounds no DPD"])
-    return f"{head}\n{aligned(rows)}"
+    titles = ["λ_eff", "–" if effective is None else f"{effective:g}"]
+    return f"{head}\n{as_text(Table.plain(titles, rows))}"
 
 
 def _screening(found: dict[str, Any]) -> str:
-    rows = [["candidate", f"cos({found['target']})", "norm ratio", "sign conflict"]]
+    titles, rows = ["candidate", f"cos({found['target']})", "norm ratio", "sign conflict"], []
     for one in found["screening"]:
         numbers = (one["cosine"], one["norm_ratio"], one["sign_conflict"])
         rows.append([one["group"], *map(value_text, numbers)])
     head = "screening: an order in which to measure injections, not a verdict on them"
-    return f"{head}\n{aligned(rows)}"
+    return f"{head}\n{as_text(Table.plain(titles, rows))}"
 
 
-def draw_vectors(found: dict[str, Any], folder: Path) -> list[Path]:
-    """Write `vectors.png` and `vectors.svg`: cosines and sign conflict side by side.
+def basis_text(basis: Basis) -> str:
+    """What a basis keeps of every task's vector, and what is lost."""
+    total, kept = basis.total, len(basis.vectors)
+    mean = ", one of them the mean" if basis.has_mean else ""
+    rows = []
+    for task, name in enumerate(basis.tasks):
+        square = basis.gram[task][task]
+        errors = (basis.errors[task], basis.stored_errors[task])
+        shares = [f"{(e / square) ** 0.5:.4f}" if square else "–" for e in errors]
+        rows.append([name, f"{square**0.5:.6g}", *shares])
+    shares = [f"{(sum(e) / total) ** 0.5:.4f}" for e in (basis.errors, basis.stored_errors)]
+    rows.append(["all", f"{total**0.5:.6g}", *shares])
+    size = basis.bytes
+    return "\n".join(
+        [
+            f"{basis.method.value}: {len(basis.tasks)} task vectors kept as {kept}{mean}; "
+            f"{size['vectors'] / 1e6:,.1f} MB in place of {size['tasks'] / 1e6:,.1f} MB",
+            as_text(Table.plain(["task", "norm", "error", "as stored"], rows)),
+            f"error: ‖Δ − v̂‖ / ‖Δ‖; no {kept} vectors have less than "
+            f"{(basis.bound / total) ** 0.5:.4f} in all",
+        ]
+    )
+
+
+def check_text(found: dict[str, Any]) -> str:
+    """What a merge would read and write.
 
     Args:
-        found: the JSON of `RecipeVectors`.
-        folder: exists.
-
-    Raises:
-        ConfigError: matplotlib is not installed.
+        found: the JSON of a dry run.
     """
-    side = 2.4 + 0.55 * len(found["names"])
-    return write_picture(folder, "vectors", (2 * side + 1, side), partial(_both, found=found))
+    lines = [f"{found['recipe']}: {found['method']}, {found['engine']}"]
+    lines += [f"  model         {model}" for model in found["models"]]
+    lines += [f"  note          {note}" for note in found["notes"]]
+    if "tensors" not in found:
+        return "\n".join([*lines, "  The keys are good; the rest is mergekit's to check."])
+    tensors, files = found["tensors"], found["files"]
+    lines += [
+        f"  architecture  {found['architecture']}; loads {found['loads']}",
+        f"  tensors       {tensors['merged']} merged, {tensors['copied']} copied",
+        f"  reads         {_size(found['bytes_read'])}",
+        f"  writes        {_size(found['bytes_written'])} in {len(files)} "
+        f"file{'s' * (len(files) != 1)}",
+        f"  memory        {_size(found['memory_bytes'])} beside the process itself",
+    ]
+    norms = found["norms"] or {}
+    lines += [f"  norm          {norm:.6g}  {model}" for model, norm in norms.items()]
+    return "\n".join(lines)
 
 
-def _both(figure: Any, found: dict[str, Any]) -> None:
-    names, panels = found["names"], figure.subplots(1, 2)
-    _heat(figure, panels[0], found["cosines"], names, "cosine", ("RdBu_r", -1.0, 1.0))
-    # Vectors that share nothing differ in half of their signs: white, as for a cosine of 0.
-    conflict = found["sign_conflict"]
-    _heat(figure, panels[1], conflict, names, "sign conflict", ("RdBu", 0.0, 1.0))
-
-
-def _heat(
-    figure: Any,
-    axes: Any,
-    values: list[list[float | None]],
-    names: list[str],
-    title: str,
-    scale: tuple[str, float, float],
-) -> None:
-    colours, low, high = scale
-    numbers = [[float("nan") if value is None else value for value in row] for row in values]
-    picture = axes.imshow(numbers, cmap=colours, vmin=low, vmax=high)
-    axes.set_facecolor("0.85")
-    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(names)), names)
-    middle, half = (low + high) / 2, (high - low) / 2
-    for y, row in enumerate(values):
-        for x, value in enumerate(row):
-            is_dark = value is not None and abs(value - middle) > 0.7 * half
-            text = "–" if value is None else f"{value:.2f}"
-            axes.text(x, y, text, ha="center", va="center", color="w" if is_dark else "k")
-    axes.set_title(title)
-    figure.colorbar(picture, ax=axes, shrink=0.8)
+def _size(count: int) -> str:
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count / 1e3:.1f} kB"

@@ -9,41 +9,70 @@ from typing import Any
 from mergekit_fair.evaluation.predictions import Answers
 from mergekit_fair.fairness import HEADLINE, Comparison, MetricSettings, holm
 from mergekit_fair.fairness.compare import Paired
-from mergekit_fair.sweep.lines import Line, evaluations_of
-from mergekit_fair.sweep.measurer import Measurer
-from mergekit_fair.sweep.rule import Select
-from mergekit_fair.sweep.select import Choice, choose
+from mergekit_fair.fairness.metrics import COMPARED
+from mergekit_fair.sweep.point_runner import PointRunner
+from mergekit_fair.sweep.record import Choice, DifferenceRecord, PointResult
+from mergekit_fair.sweep.selection import Rule
 
 _DRAWS = 2000
 
 
-def choose_by(
-    measurer: Measurer, lines: Sequence[Line], baselines: Mapping[str, Line], rule: Select
-) -> Choice:
+def choose(runner: PointRunner, points: Sequence[PointResult], rule: Rule) -> Choice:
     """The rule's choice among measured points, ties within noise going to the smaller λ."""
-    return choose(
-        lines,
-        baselines,
-        rule,
-        tied=lambda top, others: within_noise(measurer, top, others, rule.maximize),
+    return rule.choose(
+        points, tied=lambda top, others: within_noise(runner, top, others, rule.maximize)
     )
 
 
-def within_noise(measurer: Measurer, top: Line, others: Sequence[Line], objective: str) -> set[str]:
+def within_noise(
+    runner: PointRunner, top: PointResult, others: Sequence[PointResult], objective: str
+) -> set[str]:
     """Ids of the others whose objective cannot be told from the top's: the interval of `compare`
     for top − other reaches 0. Each pair by itself, so that a third point changes nothing."""
     task, _, name = objective.rpartition("/")
-    if task and task != measurer.task:  # rows of other tasks are not paired here
-        return set()
     block, _, metric = name.rpartition(".")
-    mine = _predictions(measurer, top, is_matched=bool(block))
-    found = set()
-    for line in others:
-        theirs = _predictions(measurer, line, is_matched=bool(block))
-        low = _compared(measurer.sheet, theirs, mine, measurer.settings).metrics[metric].low
-        if low is None or low <= 0:
-            found.add(line["id"])
-    return found
+    # Rows of other tasks are not paired here, and some metrics are not compared at all.
+    if (task and task != runner.task) or metric not in COMPARED:
+        return set()
+    of_top = _predictions(runner, top, is_matched=bool(block))
+    tied = set()
+    for point in others:
+        of_point = _predictions(runner, point, is_matched=bool(block))
+        gap = _compared(runner.sheet, of_point, of_top, runner.settings).metrics[metric]
+        if gap.low is None or gap.low <= 0:
+            tied.add(point.id)
+    return tied
+
+
+def differences(
+    chosen: Answers, baselines: Mapping[str, Answers], settings: MetricSettings
+) -> dict[str, dict[str, DifferenceRecord]]:
+    """Chosen minus each baseline on the same report rows, paired.
+
+    `adjusted_p_value` is corrected (Holm) for every baseline and headline metric looked at.
+
+    Returns:
+        Baseline → metric → difference.
+    """
+    draws = max(_DRAWS, _needed(len(baselines), settings.confidence))
+    compared = {
+        name: _compared(chosen, answers.predictions, chosen.predictions, settings, draws).to_dict()
+        for name, answers in baselines.items()
+    }
+    p_values = {
+        (name, metric): p_value
+        for name, gaps in compared.items()
+        for metric in HEADLINE
+        if (p_value := gaps[metric]["p_value"]) is not None
+    }
+    adjusted = holm(p_values)
+    return {
+        name: {
+            metric: DifferenceRecord(**gap, adjusted_p_value=adjusted.get((name, metric)))
+            for metric, gap in gaps.items()
+        }
+        for name, gaps in compared.items()
+    }
 
 
 def _compared(
@@ -54,39 +83,11 @@ def _compared(
     return paired.difference("a", "b")
 
 
-def _predictions(measurer: Measurer, line: Line, *, is_matched: bool) -> Any:
-    answers = measurer.answers(line["id"])
+def _predictions(runner: PointRunner, point: PointResult, *, is_matched: bool) -> Any:
+    answers = runner.answers(point.id)
     if not is_matched or answers.margins is None:
         return answers.predictions
-    matched = evaluations_of(line)[measurer.task]["level_matched"]
-    return answers.at(matched["threshold"])
-
-
-def differences(
-    chosen: Answers, baselines: Mapping[str, Answers], settings: MetricSettings
-) -> dict[str, Any]:
-    """Chosen minus each baseline on the same report rows, paired.
-
-    `adjusted_p_value` is corrected (Holm) for every baseline and headline metric looked at.
-
-    Returns:
-        Baseline → metric → value, low, high, p_value, adjusted_p_value.
-    """
-    draws = max(_DRAWS, _needed(len(baselines), settings.confidence))
-    found = {
-        name: _compared(chosen, answers.predictions, chosen.predictions, settings, draws).to_dict()
-        for name, answers in baselines.items()
-    }
-    p_values = {
-        (name, metric): gaps[metric]["p_value"]
-        for name, gaps in found.items()
-        for metric in HEADLINE
-    }
-    looked_at = {key: value for key, value in p_values.items() if value is not None}
-    result: dict[str, Any] = dict(found)
-    for (name, metric), adjusted in holm(looked_at).items():
-        result[name][metric]["adjusted_p_value"] = adjusted
-    return result
+    return answers.at(point.thresholds[runner.task])
 
 
 def _needed(baselines: int, confidence: float) -> int:

@@ -1,19 +1,26 @@
 """The baseline that merging has to beat: thresholds by group on a model's scores.
 
-They need to know the group of everybody they decide on, which a merged model does not.
+They cost no forward pass, and need to know the group of everybody they decide on, which a merged
+model does not.
 """
 
 from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mergekit_fair.evaluation.evaluate import evaluate
 from mergekit_fair.evaluation.predictions import Answers, Scores
 from mergekit_fair.fairness.labels import UNANSWERED
+from mergekit_fair.sweep.point_runner import PointRunner
+from mergekit_fair.sweep.record import EvaluationRecord, PointResult
+from mergekit_fair.sweep.sweep_config import SweepConfig
 
 CONSTRAINTS = {"dpd": "demographic_parity", "eod": "equalized_odds"}
 NOTE = "group thresholds need the group label of every row at prediction time; merged models do not"
@@ -96,7 +103,69 @@ def _margins() -> Any:
     return Margins()
 
 
-def point_id(baseline: str, constraint: str, seed: int) -> str:
+@dataclass
+class ThresholdedBaseline:
+    """A baseline under each constraint; nothing where the sweep asks for none.
+
+    Attributes:
+        warnings: what they need.
+    """
+
+    _runner: PointRunner | None = None
+    _baseline: str = ""
+    _fitted: Mapping[str, tuple[str, GroupThresholds]] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    @classmethod
+    def fit(
+        cls, config: SweepConfig, runner: PointRunner, baselines: Mapping[str, PointResult]
+    ) -> ThresholdedBaseline:
+        """Thresholds on the scores of `config.thresholds`, fitted on the selection's rows."""
+        name = config.thresholds
+        if name is None:
+            return cls()
+        baseline = baselines[name].id
+        rows = runner.answers(baseline)
+        fitted = {
+            f"{name} + thresholds ({short})": (
+                _point_id(baseline, constraint, config.seed),
+                GroupThresholds(constraint, rows, config.seed),
+            )
+            for short, constraint in CONSTRAINTS.items()
+        }
+        return cls(runner, baseline, fitted, [NOTE])
+
+    def answers(self, split: str) -> dict[str, Answers]:
+        """Label → answers on a split."""
+        if self._runner is None:
+            return {}
+        rows = self._runner.answers(self._baseline, split)
+        return {
+            label: rows.given(thresholds.scores(rows))
+            for label, (_, thresholds) in self._fitted.items()
+        }
+
+    def results(self, split: str) -> list[PointResult]:
+        """Measured on a split; the report rows only once they may be opened."""
+        return [
+            PointResult(
+                id=self._fitted[label][0],
+                kind="thresholds",
+                label=label,
+                settings={},
+                lambda_=None,
+                lambda_eff=None,
+                split=split,
+                evaluation=EvaluationRecord.model_validate(
+                    evaluate(answers, self._runner.settings, model=label, split=split)
+                ),
+            )
+            for label, answers in self.answers(split).items()
+            if self._runner is not None
+        ]
+
+
+def _point_id(baseline: str, constraint: str, seed: int) -> str:
     """16 hex digits, from the id of the baseline's point."""
     return hashlib.sha256(f"{baseline}:{constraint}:{seed}".encode()).hexdigest()[:16]
 

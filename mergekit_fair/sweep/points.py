@@ -1,4 +1,4 @@
-"""The points of a sweep, each with an id that is the digest of everything its numbers depend on."""
+"""The plan of a sweep: its points, each with an id that digests all that its numbers depend on."""
 
 from __future__ import annotations
 
@@ -6,14 +6,20 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
 
 from mergekit.options import MergeOptions
 
-from mergekit_fair.checkpoints.folder import fingerprint, require_same_tensors, weight_files
+from mergekit_fair.checkpoints.cache import size_of
+from mergekit_fair.checkpoints.folder import (
+    fingerprint,
+    require_same_tensors,
+    tensor_infos,
+    weight_files,
+)
 from mergekit_fair.errors import ConfigError
+from mergekit_fair.evaluation.evaluator import Exam
 from mergekit_fair.merging.grid import MOST_POINTS
 from mergekit_fair.merging.methods.formula import Coefficients
 from mergekit_fair.merging.methods.registry import is_own
@@ -21,12 +27,11 @@ from mergekit_fair.merging.methods.subgroup_task_addition import addition_recipe
 from mergekit_fair.merging.methods.worst_group_injection import injection_recipe
 from mergekit_fair.merging.plan import PlanCache, recipe_coefficients
 from mergekit_fair.merging.recipe import Recipe
+from mergekit_fair.sweep.record import SCHEMA_VERSION, PlannedPoint, PointKind, SweepRecord
 from mergekit_fair.sweep.sweep_config import Sweep
 
-Kind = Literal["baseline", "merge", "control", "search", "injection"]
-
-
 _INJECTED = "inject."
+_FLOAT64 = 8
 
 
 @dataclass(frozen=True)
@@ -34,69 +39,38 @@ class Point:
     """One model to measure.
 
     Attributes:
-        kind: baseline (a folder), merge (of the grid), control (random vectors), search, injection.
-        label: unique within the sweep, for tables and pictures.
-        settings: λ and the like that this point sets.
+        planned: what is written about it.
         recipe: what to compose; None for a baseline.
         model: the folder of a baseline; None otherwise.
-        id: 16 hex digits, the digest of recipe, inputs, data and measuring.
-        coefficients: λ_g of the recipe; None for a baseline.
     """
 
-    kind: Kind
-    label: str
-    settings: dict[str, float | str]
+    planned: PlannedPoint
     recipe: Recipe | None
     model: str | None
-    id: str
-    coefficients: Coefficients | None = None
 
     @property
-    def lambda_(self) -> float | None:
-        value = self.settings.get("lambda")
-        return float(value) if value is not None else None
+    def id(self) -> str:
+        return self.planned.id
 
     @property
-    def size(self) -> float | None:
-        """Σ_g |λ_g| of what is added to the base or the target; None where that is no number."""
-        if added := self._injected:
-            return sum(map(abs, added))
-        return self.coefficients.lambda_l1 if self.coefficients else None
+    def kind(self) -> PointKind:
+        return self.planned.kind
 
     @property
-    def _injected(self) -> list[float]:
-        """The λ of injected groups."""
-        return [float(v) for key, v in self.settings.items() if key.startswith(_INJECTED)]
-
-    @property
-    def lambda_eff(self) -> float | None:
-        if added := self._injected:
-            return sum(added)
-        return self.coefficients.lambda_eff if self.coefficients else None
-
-    @property
-    def is_identity(self) -> bool:
-        """Whether nothing is added: the model is its base or target."""
-        return self.coefficients is not None and self.coefficients.is_identity
+    def label(self) -> str:
+        return self.planned.label
 
     @property
     def varies_lambda_alone(self) -> bool:
         """Whether points that differ from this one in λ alone follow it."""
-        names = [key for key in self.settings if key != "worst" and not key.startswith(_INJECTED)]
+        settings = self.planned.settings
+        names = [key for key in settings if key != "worst" and not key.startswith(_INJECTED)]
         return self.kind != "search" and names[-1:] == ["lambda"]
 
-    def describe(self) -> dict[str, Any]:
-        """The JSON of this point, without its evaluation."""
-        return {
-            "id": self.id,
-            "kind": self.kind,
-            "label": self.label,
-            "settings": self.settings,
-            "lambda": self.lambda_,
-            "lambda_eff": self.lambda_eff,
-            "size": self.size,
-            "adds_nothing": self.is_identity,
-        }
+
+def unique(points: Iterable[Point]) -> list[Point]:
+    """Each point once, in order."""
+    return list({point.id: point for point in points}.values())
 
 
 class Planner:
@@ -110,6 +84,10 @@ class Planner:
         base, *others = self.models()
         require_same_tensors(base, others)
         self._plans = PlanCache(MergeOptions())
+        # Labels that points of other kinds must not have.
+        self._reserved: dict[str, PointKind] = {}
+        self._reserved |= {point.label: point.kind for point in self.merges()}
+        self._reserved |= {point.label: point.kind for point in self.baselines()}
 
     def models(self) -> list[str]:
         """The base first, then every other folder that the sweep reads."""
@@ -120,6 +98,11 @@ class Planner:
 
     def bytes_read(self) -> int:
         return sum(f.stat().st_size for model in self.models() for f in weight_files(model))
+
+    def memory_bytes(self) -> int:
+        base, *others = self.models()
+        elements = sum(math.prod(info.shape) for info in tensor_infos(base).values())
+        return sum(map(size_of, [base, *others])) + size_of(base) + elements * _FLOAT64
 
     def baselines(self) -> list[Point]:
         return [
@@ -147,14 +130,14 @@ class Planner:
             points += [
                 self._merge("control", settings)
                 for point, settings in zip(points, grid, strict=True)
-                if not point.is_identity
+                if not point.planned.is_identity
             ]
         return points
 
     def control_of(self, point: Point) -> Point:
         """The same recipe with random vectors in the place of the subgroups'."""
         label = f"random {point.label}"
-        return self._point("control", label, point.settings, recipe=point.recipe)
+        return self._point("control", label, point.planned.settings, recipe=point.recipe)
 
     def searched(self, settings: dict[str, float]) -> Point:
         """One point of the search: these settings, the recipe's λ being 1."""
@@ -186,22 +169,22 @@ class Planner:
             added = {groups[name]: (name, value) for name, value in lambdas.items()}
             vectors = {target: (inject.target, 1.0), **added}
             recipe = addition_recipe(base, vectors, dtype, lambda_=1.0)
-        label = " ".join([inject.target, *(f"+ {v:g} {g}" for g, v in lambdas.items())])
+        label = " ".join([inject.target, *(f"+ {_exact(v)} {g}" for g, v in lambdas.items())])
         made = Recipe.from_mapping(recipe, f"{self._sweep.where}: inject")
         return self._point("injection", label, settings, recipe=made)
 
-    def _merge(self, kind: Kind, settings: dict[str, float]) -> Point:
+    def _merge(self, kind: PointKind, settings: dict[str, float]) -> Point:
         shown = dict(settings)
         if kind == "search" and len(shown) > 1:  # weights are λ_g there, and λ is 1
             shown = {k.removeprefix("weight."): v for k, v in settings.items() if k != "lambda"}
-        parts = [f"{'λ' if key == 'lambda' else key}={value:g}" for key, value in shown.items()]
+        parts = [f"{'λ' if k == 'lambda' else k}={_exact(value)}" for k, value in shown.items()]
         label = ("random " if kind == "control" else "") + " ".join(parts)
         recipe = self._sweep.recipe.with_settings(dict(settings))
         return self._point(kind, label, dict(settings), recipe=recipe)
 
     def _point(
         self,
-        kind: Kind,
+        kind: PointKind,
         label: str,
         settings: dict[str, float | str],
         *,
@@ -216,14 +199,105 @@ class Planner:
             **self._measuring,
         }
         text = json.dumps(content, sort_keys=True, ensure_ascii=False, default=str)
-        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-        coefficients = self._coefficients(recipe) if recipe else None
-        return Point(kind, label, settings, recipe, model, digest, coefficients)
+        injected = [float(v) for key, v in settings.items() if key.startswith(_INJECTED)]
+        coefficients = None if recipe is None else self._coefficients(recipe)
+        effective, size = (
+            (sum(injected), sum(map(abs, injected)))
+            if injected
+            else (coefficients.lambda_eff, coefficients.lambda_l1)
+            if coefficients is not None
+            else (None, None)
+        )
+        planned = PlannedPoint(
+            id=hashlib.sha256(text.encode()).hexdigest()[:16],
+            kind=kind,
+            label=label if self._reserved.get(label, kind) == kind else f"{kind} {label}",
+            settings=settings,
+            lambda_=float(settings["lambda"]) if "lambda" in settings else None,
+            lambda_eff=effective,
+            lambda_l1=size,
+            is_identity=coefficients is not None and coefficients.is_identity,
+        )
+        return Point(planned, recipe, model)
 
     def _coefficients(self, recipe: Recipe) -> Coefficients:
         if is_own(recipe.method):
             return self._plans.plan(recipe).of(recipe).coefficients
         return recipe_coefficients(recipe)
+
+
+class SweepPlan(SweepRecord):
+    """The content of plan.json: what a sweep would read, hold and run.
+
+    Attributes:
+        models: the base first.
+        memory_bytes: all checkpoints, the model and one sum of vectors; what does not fit into
+            memory is read from disk for every point.
+        points: those that are known before anything is measured.
+        rows: split → rows, of all tasks.
+        forward_passes: rows that are run: every point on the split that is selected on; baselines,
+            the choice and its random control on the report rows.
+        seconds_per_point, estimated_minutes: where two batches of the base were timed.
+    """
+
+    optional = ("seconds_per_point", "estimated_minutes")
+
+    schema_version: int = SCHEMA_VERSION
+    sweep: str
+    tasks: list[str]
+    models: list[str]
+    bytes_read: int
+    memory_bytes: int
+    points: list[PlannedPoint]
+    search_budget: int
+    injection_points_of_the_worst_group: int
+    injection_points_of_safe_groups: int
+    rows: dict[str, int]
+    forward_passes: int
+    warnings: list[str]
+    seconds_per_point: float | None = None
+    estimated_minutes: float | None = None
+
+    @classmethod
+    def of(cls, sweep: Sweep, exam: Exam, planner: Planner) -> SweepPlan:
+        """The plan of a sweep that is read and checked."""
+        config, inject = sweep.config, sweep.config.inject
+        groups = inject.groups if inject and isinstance(inject.groups, list) else []
+        injections = planner.injections(groups, sweep.inject_grid)
+        points = [*planner.baselines(), *planner.merges(), *injections]
+        rows = {
+            split: sum(len(sheet) for sheet in exam.sheets(split).values())
+            for split in ("validation", "report")
+        }
+        budget = config.search.budget if config.search else 0
+        later = _later_injections(sweep)
+        control = 1 if "random" in config.controls else 0  # the chosen point's
+        passes = (len(points) + budget + later + control) * rows[config.select.split]
+        return cls(
+            sweep=sweep.where,
+            tasks=list(exam.tasks),
+            models=planner.models(),
+            bytes_read=planner.bytes_read(),
+            memory_bytes=planner.memory_bytes(),
+            points=[point.planned for point in points],
+            search_budget=budget,
+            injection_points_of_the_worst_group=later if inject and inject.groups != "safe" else 0,
+            injection_points_of_safe_groups=later if inject and inject.groups == "safe" else 0,
+            rows=rows,
+            forward_passes=passes + (len(config.baselines) + 1 + control) * rows["report"],
+            warnings=list(exam.warnings),
+        )
+
+
+def _later_injections(sweep: Sweep) -> int:
+    """Injections whose groups are known once others are measured; of `safe` at most so many."""
+    inject = sweep.config.inject
+    if inject is None or isinstance(inject.groups, list):
+        return 0
+    if inject.groups == "worst":
+        return len(sweep.inject_grid)
+    groups = len(sweep.recipe.groups())
+    return groups + len(sweep.inject_grid) * groups * (groups + 1) // 2
 
 
 def _models(recipe: Recipe | None) -> list[str]:
@@ -233,3 +307,9 @@ def _models(recipe: Recipe | None) -> list[str]:
     listed = [str(item["model"]) for item in raw.get("models") or ()]
     base = [str(raw["base_model"])] if raw.get("base_model") else []
     return list(dict.fromkeys([*base, *listed]))
+
+
+def _exact(value: float) -> str:
+    """As short as it can be without standing for another number, so that labels are unique."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)

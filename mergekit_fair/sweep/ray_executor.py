@@ -7,7 +7,7 @@ machine of a cluster must therefore see.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -74,7 +74,7 @@ class RayActor:
         return os.getpid()
 
 
-class OnRay:
+class RayExecutor:
     """Actors that take a job each, as soon as they are there and free.
 
     A worker that is lost is started again, and its job with it; results do not depend on who
@@ -96,10 +96,10 @@ class OnRay:
     ) -> None:
         try:
             import ray
-        except ImportError:
+        except ImportError as error:
             raise ConfigError(
                 "--executor ray needs Ray", fix="run pip install 'mergekit-fair[ray]'"
-            ) from None
+            ) from error
         self._ray, self._restarts = ray, cluster.restarts
         self._connected = not ray.is_initialized()
         if self._connected:
@@ -122,17 +122,24 @@ class OnRay:
         self._starting = {actor.process.remote(): actor for actor in self.actors}
         self._free: list[Any] = []
 
-    def run(self, jobs: Sequence[PointJob]) -> Iterator[tuple[PointJob, Outcome]]:
-        waiting = list(reversed(jobs))
+    def run(self, jobs: Iterable[PointJob]) -> Iterator[tuple[PointJob, Outcome]]:
+        waiting, has_more = iter(jobs), True
         running: dict[Any, tuple[PointJob, Any]] = {}
-        while waiting or running:
-            while waiting and self._free:
-                job, actor = waiting.pop(), self._free.pop()
-                running[actor.run.remote(job)] = (job, actor)
-            ready = self._first_of([*running, *(self._starting if waiting else ())])
+        while has_more or running:
+            while has_more and self._free:
+                job = next(waiting, None)
+                if job is None:
+                    has_more = False
+                else:
+                    worker = self._free.pop()
+                    running[worker.run.remote(job)] = (job, worker)
+            references = [*running, *(self._starting if has_more else ())]
+            if not references:
+                return
+            ready = self._first_of(references)
             if ready in running:
-                job, actor = running.pop(ready)
-                self._free.append(actor)
+                job, worker = running.pop(ready)
+                self._free.append(worker)
                 yield job, self._result(ready)
 
     def close(self) -> None:
@@ -154,21 +161,21 @@ class OnRay:
 
     def _result(self, reference: Any) -> Any:
         try:
-            found = self._ray.get(reference)
+            result = self._ray.get(reference)
         except self._ray.exceptions.RayActorError as error:
             raise SweepError(
                 f"a Ray worker was lost and {self._restarts} times started again, in vain "
                 f"({_first_line(error)})",
                 where="--executor ray",
                 fix="look for lack of memory; the same command goes on with what is finished",
-            ) from None
+            ) from error
         except self._ray.exceptions.RayError as error:
             raise SweepError(
                 f"a Ray worker failed ({_first_line(error)})", where="--executor ray"
-            ) from None
-        if isinstance(found, FairError):
-            raise found
-        return found
+            ) from error
+        if isinstance(result, FairError):
+            raise result
+        return result
 
 
 def _connect(ray: Any, cluster: Cluster) -> None:
@@ -186,7 +193,7 @@ def _connect(ray: Any, cluster: Cluster) -> None:
             f"cannot start or reach Ray ({_first_line(error)})",
             where="--ray-address",
             got=address,
-        ) from None
+        ) from error
 
 
 def _require_room(nodes: Sequence[Any], cluster: Cluster, progress: Progress) -> None:

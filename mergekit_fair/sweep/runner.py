@@ -2,35 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mergekit_fair.errors import ConfigError
+from mergekit_fair.errors import ConfigError, SweepError
 from mergekit_fair.evaluation.evaluate import Level, versions
 from mergekit_fair.evaluation.evaluator import Exam
 from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.files import write_atomic
 from mergekit_fair.progress import Progress
-from mergekit_fair.sweep.comparing import choose_by, differences
+from mergekit_fair.schema import dump_yaml
+from mergekit_fair.sweep.comparing import choose, differences
 from mergekit_fair.sweep.exams import open_exam
-from mergekit_fair.sweep.executor import Executor, Local
-from mergekit_fair.sweep.injection.injection_stage import inject
-from mergekit_fair.sweep.lines import Line, levels_of, measured
-from mergekit_fair.sweep.measurer import Measurer, unique
-from mergekit_fair.sweep.points import Planner, Point
-from mergekit_fair.sweep.postprocessing import Postprocessed, postprocess
-from mergekit_fair.sweep.results import public, selected_recipe, to_json
-from mergekit_fair.sweep.store import Store
-from mergekit_fair.sweep.summary import summary_of
+from mergekit_fair.sweep.group_thresholds import ThresholdedBaseline
+from mergekit_fair.sweep.injection import inject
+from mergekit_fair.sweep.point_runner import (
+    ExecutorFactory,
+    LocalExecutor,
+    PointRunner,
+    TimeBudget,
+)
+from mergekit_fair.sweep.points import Planner, Point, SweepPlan, unique
+from mergekit_fair.sweep.record import (
+    SCHEMA_VERSION,
+    DifferenceRecord,
+    LevelRecord,
+    PointResult,
+    Store,
+    SweepResults,
+    to_json,
+)
+from mergekit_fair.sweep.selection import Rule
 from mergekit_fair.sweep.sweep_config import Sweep
 
-Make = Callable[[Sweep, Exam, str, Progress], Executor]
 
-
-def plan_summary(sweep: Sweep, probe: Progress | None = None) -> dict[str, Any]:
-    """What a sweep would do: models, bytes, points, rows, forward passes; measures nothing.
+def plan_sweep(sweep: Sweep, probe: Progress | None = None) -> SweepPlan:
+    """What a sweep would do; measures nothing.
 
     Args:
         sweep: from `load_sweep`.
@@ -41,63 +49,65 @@ def plan_summary(sweep: Sweep, probe: Progress | None = None) -> dict[str, Any]:
         CheckpointError, ConfigError, DataError, RecipeError: whatever would stop the sweep.
     """
     exam, planner = _prepared(sweep)
-    summary = summary_of(sweep, exam, planner)
+    plan = SweepPlan.of(sweep, exam, planner)
     if probe is None:
-        return summary
-    local = Local(sweep, exam, planner.models()[0], probe)
+        return plan
+    local = LocalExecutor(sweep, exam, planner.models()[0], probe)
     size = sweep.config.evaluate.batch_size
     seconds = local.worker.probe("validation", size if isinstance(size, int) else 64)
-    rows = summary["rows"]["validation"]
-    total = seconds * summary["forward_passes"] / rows
-    return {
-        **summary,
-        "seconds_per_point": round(seconds, 2),
-        "estimated_minutes": round(total / 60, 2),
-    }
+    total = seconds * plan.forward_passes / plan.rows["validation"]
+    times = {"seconds_per_point": round(seconds, 2), "estimated_minutes": round(total / 60, 2)}
+    return plan.model_copy(update=times)
 
 
-def run_sweep(sweep: Sweep, out: Path, progress: Progress, make: Make = Local) -> dict[str, Any]:
+def run_sweep(
+    sweep: Sweep,
+    out: Path,
+    progress: Progress,
+    make_executor: ExecutorFactory = LocalExecutor,
+    budget: TimeBudget | None = None,
+) -> SweepResults:
     """Measure every point that is not measured yet, choose, and open the report split.
 
     Writes `plan.json`, `points.jsonl`, `scores/`, `results.json` and, unless nothing can be
-    chosen, `selected/recipe.yml` in `out`. The same call again goes on where it was killed and
-    ends with the same `results.json`.
+    chosen, `selected/recipe.yml` in `out`. The same call again goes on where it was killed, or
+    where the budget was spent, and ends with the same `results.json`.
 
     Args:
         sweep: from `load_sweep`.
         out: the folder.
         progress: told what is done.
-        make: the executor, given sweep, exam, base model and progress.
+        make_executor: given sweep, exam, base model and progress.
+        budget: of time, for points on the split that is selected on.
 
-    Returns:
-        The content of results.json.
+    Raises:
+        SweepError: the budget is spent before the baselines are measured.
     """
     exam, planner = _prepared(sweep)
-    summary = summary_of(sweep, exam, planner)
+    plan = SweepPlan.of(sweep, exam, planner)
     store = Store(out)
-    given = sweep.config.evaluate
-    settings = MetricSettings(
-        reference=given.reference,
-        confidence=given.confidence,
-        min_group_size=given.min_group_size,
-        seed=sweep.config.seed,
-    )
-    base = planner.models()[0]
-    measurer = Measurer(
+    evaluate = sweep.config.evaluate
+    runner = PointRunner(
         exam,
         store,
-        settings,
+        MetricSettings(
+            reference=evaluate.reference,
+            confidence=evaluate.confidence,
+            min_group_size=evaluate.min_group_size,
+            seed=sweep.config.seed,
+        ),
         progress,
         split=sweep.config.select.split,
-        make=lambda: make(sweep, exam, base, progress),
+        make_executor=lambda: make_executor(sweep, exam, planner.models()[0], progress),
+        budget=budget or TimeBudget(),
     )
     try:
-        write_atomic(out / "plan.json", to_json(summary))
+        write_atomic(out / "plan.json", to_json(plan.to_dict()))
         for warning in exam.warnings:
             progress.say(f"warning: {warning}")
-        return _Run(sweep, planner, measurer).run()
+        return _Run(sweep, planner, runner).run()
     finally:
-        measurer.close()
+        runner.close()
         store.close()
 
 
@@ -105,64 +115,82 @@ def run_sweep(sweep: Sweep, out: Path, progress: Progress, make: Make = Local) -
 class _Run:
     sweep: Sweep
     planner: Planner
-    measurer: Measurer
+    runner: PointRunner
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> SweepResults:
+        runner, config = self.runner, self.sweep.config
         baselines, level = self._baselines()
-        by_name = {line["label"]: line for line in baselines}
+        by_name = {result.label: result for result in baselines}
         merges = self.planner.merges()
-        self.measurer.measure(merges)
+        runner.measure(merges)
         searched = self._searched(by_name)
-        injected = inject(self.sweep, self.planner, self.measurer, by_name)
+        injected = inject(self.sweep, self.planner, runner, by_name)
         points = unique([*merges, *searched, *injected.points])
-        lines = [*baselines, *self.measurer.measure(points)]
-        thresholds = postprocess(self.sweep.config, self.measurer, by_name)
-        allowed = [line for line in lines if line["id"] not in injected.refused]
-        choice = choose_by(self.measurer, allowed, by_name, self.sweep.config.select)
+        results = [*baselines, *runner.measure(points)]
+        thresholds = ThresholdedBaseline.fit(config, runner, by_name)
+        allowed = [result for result in results if result.id not in injected.refused]
+        choice = choose(runner, allowed, Rule.of(config.select, by_name))
         chosen = next((point for point in points if point.id == choice.id), None)
         control = self._control(chosen)
-        lines += [line for line in self.measurer.measure(control) if line not in lines]
-        results = {
-            "sweep": self.sweep.where,
-            "task": self.measurer.task,
-            "confidence": self.measurer.settings.confidence,
-            "level": {"to": level.to, "rate": level.rate},
-            "selected_on": self.sweep.config.select.split,
-            "points": [
-                public(line, injected.refused.get(line["id"]))
-                for line in [*lines, *thresholds.lines]
+        known = {result.id for result in results}
+        results += [result for result in runner.measure(control) if result.id not in known]
+        done = runner.store.results(runner.split)
+        report = self._report(chosen, [p for p in control if p.id in done], thresholds)
+        sweep_results = SweepResults(
+            schema_version=SCHEMA_VERSION,
+            sweep=self.sweep.where,
+            task=runner.task,
+            confidence=runner.settings.confidence,
+            level=LevelRecord(to=level.to, rate=level.rate),
+            selected_on=config.select.split,
+            points=[
+                result.public(injected.refused.get(result.id))
+                for result in [*results, *thresholds.results(runner.split)]
             ],
-            "selected": {"label": chosen.label if chosen else None, **asdict(choice)},
-            **injected.results,
-            **self._report(chosen, control, thresholds),
-            "warnings": [*self.measurer.exam.warnings, *injected.warnings, *thresholds.warnings],
-            "versions": versions(),
-        }
-        self._write(chosen, results)
-        return results
+            selected=choice,
+            worst_group=injected.worst_group,
+            transfer=injected.transfer,
+            **report,
+            budget=runner.budget_record,
+            warnings=[*runner.exam.warnings, *thresholds.warnings],
+            versions=versions(),
+        )
+        self._write(chosen, sweep_results)
+        return sweep_results
 
-    def _baselines(self) -> tuple[list[Line], Level]:
-        """Their lines, and the selection rate that level-matched figures are measured at."""
-        measurer, points = self.measurer, self.planner.baselines()
+    def _baselines(self) -> tuple[list[PointResult], Level]:
+        """Their results, and the selection rate that level-matched figures are measured at."""
+        runner, points = self.runner, self.planner.baselines()
         saturation = self.sweep.config.evaluate.saturation
         if not points:
-            sheets = measurer.sheets()
+            sheets = runner.sheets()
             rates = {task: float(sheet.labels.mean()) for task, sheet in sheets.items()}
-            measurer.levels = {
+            runner.levels = {
                 task: Level("labels", rate, saturation) for task, rate in rates.items()
             }
-            return [], measurer.levels[measurer.task]
+            return [], runner.levels[runner.task]
         first = next((point for point in points if point.label == "fft"), points[0])
-        measurer.levels = levels_of(measured(measurer.measure([first])[0]), saturation)
-        lines = [measured(line) for line in measurer.measure(points)]
-        return lines, measurer.levels[measurer.task]
+        for result in runner.measure([first]):
+            result.require_measured()
+            runner.levels = result.levels(saturation)
+        results = runner.measure(points)
+        if len(results) < len(points) or runner.levels is None:
+            raise SweepError(
+                "is spent before all baselines are measured, without which nothing can be chosen",
+                where="--max-minutes",
+                got=runner.budget.minutes,
+                fix="give more minutes; the same command goes on with what is finished",
+            )
+        for result in results:
+            result.require_measured()
+        return results, runner.levels[runner.task]
 
-    def _searched(self, baselines: dict[str, Line]) -> list[Point]:
+    def _searched(self, baselines: dict[str, PointResult]) -> list[Point]:
         if self.sweep.config.search is None:
             return []
         from mergekit_fair.sweep.search.search_stage import search
 
-        return search(self.sweep, self.planner, self.measurer, baselines)
+        return search(self.sweep, self.planner, self.runner, baselines)
 
     def _control(self, chosen: Point | None) -> list[Point]:
         """The chosen point with random vectors: without it nobody knows what the subgroups' did."""
@@ -171,44 +199,58 @@ class _Run:
         return [self.planner.control_of(chosen)]
 
     def _report(
-        self,
-        chosen: Point | None,
-        control: list[Point],
-        thresholds: Postprocessed,
+        self, chosen: Point | None, control: list[Point], thresholds: ThresholdedBaseline
     ) -> dict[str, Any]:
         """The report split, opened for the baselines, the chosen point and its random control."""
-        measurer = self.measurer
-        known = self.planner.baselines()
+        runner, baselines = self.runner, self.planner.baselines()
         opened = {
             point
-            for point, line in measurer.store.lines("report").items()
-            if line["kind"] not in ("baseline", "control")
+            for point, result in runner.store.results("report").items()
+            if result.kind not in ("baseline", "control")
         }
-        points = [*known, *([chosen] if chosen else []), *control]
-        lines = measurer.measure(points, "report")
-        for line in lines[: len(points) - len(control)]:
-            measured(line)
-        result: dict[str, Any] = {
-            "report": [public(line) for line in [*lines, *thresholds.report()]],
-            "report_opened_for_another_selection": self.sweep.config.select.split == "validation"
-            and bool(opened - {chosen.id if chosen else None}),
-            "comparison": {},
-        }
+        needed = [*baselines, *([chosen] if chosen else [])]
+        results = runner.measure([*needed, *control], "report")
+        for result in results[: len(needed)]:
+            result.require_measured()
+        is_opened_again = bool(opened - {chosen.id if chosen else None})
+        comparison: dict[str, dict[str, DifferenceRecord]] = {}
         if chosen is not None:
-            against = {p.label: measurer.answers(p.id, "report") for p in known}
+            against = {p.label: runner.answers(p.id, "report") for p in baselines}
             for point in control:
-                against["random vectors"] = measurer.answers(point.id, "report")
+                against["random vectors"] = runner.answers(point.id, "report")
             against |= thresholds.answers("report")
-            mine = measurer.answers(chosen.id, "report")
-            result["comparison"] = differences(mine, against, measurer.settings)
-        return result
+            comparison = differences(runner.answers(chosen.id, "report"), against, runner.settings)
+        return {
+            "report": [r.public() for r in [*results, *thresholds.results("report")]],
+            "report_opened_for_another_selection": runner.split == "validation" and is_opened_again,
+            "comparison": comparison,
+        }
 
-    def _write(self, chosen: Point | None, results: dict[str, Any]) -> None:
-        folder = self.measurer.store.folder
+    def _write(self, chosen: Point | None, results: SweepResults) -> None:
+        folder = self.runner.store.folder
         if chosen is not None:
             (folder / "selected").mkdir(exist_ok=True)
             write_atomic(folder / "selected" / "recipe.yml", selected_recipe(chosen, results))
-        write_atomic(folder / "results.json", to_json(results))
+        results.write(folder)
+
+
+def selected_recipe(point: Point, results: SweepResults) -> str:
+    """The chosen point's recipe; a `fairness` block says how it was chosen and what it measured."""
+    if point.recipe is None:
+        raise SweepError("a baseline has no recipe", where=point.label)
+    provenance: dict[str, Any] = {
+        "tool": "mergekit-fair",
+        "task": results.task,
+        "rule": results.selected.rule,
+        "selected_on": results.selected_on,
+        "feasible": results.selected.feasible,
+    }
+    for split, measured in ((results.selected_on, results.points), ("report", results.report)):
+        result = next(item for item in measured if item.id == point.id)
+        if result.evaluation is not None:
+            names = ("acc", "dpd", "eod", "selection_rate")
+            provenance[split] = {name: result.value(name) for name in names}
+    return dump_yaml({**point.recipe.raw, "fairness": provenance})
 
 
 def _prepared(sweep: Sweep) -> tuple[Exam, Planner]:

@@ -13,7 +13,7 @@ from mergekit_fair.errors import ConfigError
 from mergekit_fair.merging.grid import parse_grid
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.schema import Strict, load_yaml, parse
-from mergekit_fair.sweep.rule import Select
+from mergekit_fair.sweep.selection import Select
 
 FINITE = Field(allow_inf_nan=False)
 

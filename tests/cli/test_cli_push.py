@@ -172,6 +172,7 @@ def test_text_of_others_is_shown_and_not_obeyed(finished: Path, tmp_path: Path) 
 
 def test_a_recipe_cannot_end_its_block() -> None:
     from mergekit_fair.report.card import card_of_evaluations
+    from mergekit_fair.sweep.record import EvaluationRecord
 
     metric = {"value": 0.5, "low": 0.4, "high": 0.6}
     names = ("acc", "dpd", "eod", "bal_acc", "worst_group_acc", "selection_rate")
@@ -181,13 +182,16 @@ def test_a_recipe_cannot_end_its_block() -> None:
         **{"metrics": dict.fromkeys(names, metric), "groups": {}, "warnings": []},
     }
     recipe = "merge_method: x\nnote: |\n  ````\n  # heading\n"
-    card = card_of_evaluations([evaluation], name="m", recipe=recipe, config={})
+    first = EvaluationRecord.model_validate(evaluation)
+    card = card_of_evaluations([first], name="m", recipe=recipe, config={})
     parsed = MarkdownIt("commonmark").parse(card.split("---\n", 2)[2])
     assert [token.content for token in parsed if token.type == "fence"] == [recipe]
     assert "degenerate" in card
     assert "have chosen" not in card
     used = {**evaluation, "used_by_selection": {"rule": "maximise acc"}}
-    card = card_of_evaluations([used], name="m", recipe="", config={})
+    card = card_of_evaluations(
+        [EvaluationRecord.model_validate(used)], name="m", recipe="", config={}
+    )
     assert card.index("rows have chosen this model") < card.index("## Fairness")
     assert "their own DPD" not in card
 
@@ -243,12 +247,12 @@ def test_what_cannot_be_pushed_is_said(finished: Path, tmp_path: Path) -> None:
 def test_a_hub_that_refuses_or_is_not_there(finished: Path, hub: Hub) -> None:
     refused = pushed(hub.url, finished, "me/fair-tiny", token="hf_of_a_reader")
     assert refused.returncode == 2
-    assert "the Hub lets you not write there (401). Run `hf auth login`" in refused.stderr
+    assert "the Hub does not let you write there (401). Run `hf auth login`" in refused.stderr
     nowhere = pushed("http://127.0.0.1:1", finished, "me/fair-tiny")
     assert nowhere.returncode == 1
     assert "http://127.0.0.1:1 cannot be reached" in nowhere.stderr
     unlike = pushed(hub.url, finished, "me/a..b")
     assert unlike.returncode == 2
-    assert "REPO: is no name of a repository (" in unlike.stderr
+    assert "REPO: is not the name of a repository (" in unlike.stderr
     assert "Traceback" not in refused.stderr + nowhere.stderr + unlike.stderr
     assert hub.commits == []

@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 
 from mergekit_fair.cli import main
 from mergekit_fair.report.outputs import summary_text
+from mergekit_fair.sweep.record import SweepResults
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def test_it_writes_tables_pictures_and_the_page_and_the_same_again(out: Path) ->
                                              for s in ("png", "svg"))]  # fmt: skip
     run = report(out)
     assert run.exit_code == 0, run.output
-    assert run.stdout == f"{summary_text(results)}\n\n{out / 'report.html'}\n"
+    assert run.stdout == f"{summary_text(SweepResults.load(out))}\n\n{out / 'report.html'}\n"
     written = {name: (out / name).read_bytes() for name in names}
     assert b"data:image/svg+xml" in written["report.html"]
     for name in names:
@@ -106,7 +107,7 @@ def changed(results: dict[str, Any], *keys: Any, value: Any) -> str:
         ),
         (["comparison", "fft", "acc", "value"], "much", "comparison.fft.acc.value: Input should"),
         (["confidence"], float("nan"), "confidence: Input should be a finite number"),
-        (["points", 0, "settings"], {"a": float("inf")}, "is damaged (Out of range float"),
+        (["points", 0, "settings"], {"a": float("inf")}, "cannot be read: points.0.settings"),
         (["task"], "\ud800", "is damaged ("),
         (["points"], {}, "cannot be read: points: Input should be a valid list"),
     ],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,72 +11,97 @@ from typing import Any
 import pytest
 
 from mergekit_fair.errors import ConfigError
-from mergekit_fair.report.figures import draw
-from mergekit_fair.report.text_tables import comparison_table, points_table, results_csv, verdict
+from mergekit_fair.report.figures import _baselines, draw_sweep
+from mergekit_fair.report.outputs import summary_text
+from mergekit_fair.report.sweep_tables import (
+    brief_points_table,
+    comparison_table,
+    results_csv,
+    verdict,
+)
+from mergekit_fair.report.tables import as_text
+from mergekit_fair.sweep.record import PointResult, SweepResults
+from mergekit_fair.sweep.selection import READABLE
 
 
 @pytest.fixture(scope="module")
-def results(swept: Path) -> dict[str, Any]:
-    return dict(json.loads((swept / "out" / "results.json").read_text()))
+def results(swept: Path) -> SweepResults:
+    return SweepResults.load(swept / "out")
 
 
-def test_csv_holds_every_evaluation(results: dict[str, Any]) -> None:
+def changed(results: SweepResults, **changes: Any) -> SweepResults:
+    return SweepResults.model_validate({**results.to_dict(), **changes})
+
+
+def test_csv_holds_every_evaluation(results: SweepResults) -> None:
     rows = list(csv.DictReader(io.StringIO(results_csv(results))))
-    assert len(rows) == len(results["points"]) + len(results["report"])
-    for row, line in zip(rows, [*results["points"], *results["report"]], strict=True):
-        metrics = line["evaluation"]["metrics"]
-        assert (row["label"], row["split"]) == (line["label"], line["split"])
-        assert float(row["dpd"]) == metrics["dpd"]["value"]
-        assert float(row["eod_high"]) == metrics["eod"]["high"]
-        assert row["saturated"] == str(line["evaluation"]["saturated"])
+    for row, point in zip(rows, [*results.points, *results.report], strict=True):
+        assert (row["label"], row["split"]) == (point.label, point.split)
+        for name in READABLE:
+            entry = point.require_measured().interval(name)
+            assert row[name] == ("" if entry.value is None else str(entry.value))
+            assert row[f"{name}_high"] == ("" if entry.high is None else str(entry.high))
+        assert row["level_matched_dpd"] == str(point.value("level_matched.dpd"))
+        assert row["saturated"] == str(point.require_measured().saturated)
     assert sum(row["selected"] == "True" for row in rows) == 2  # on validation and on report
 
 
-def test_table_shows_values_intervals_and_marks(results: dict[str, Any]) -> None:
-    chosen = results["selected"]["id"]
-    lines = points_table(results["points"], chosen=chosen).splitlines()
-    assert len(lines) == 1 + len(results["points"]) + 1
-    titles = "model λ_eff acc DPD EOD bal worst selected DPD= EOD="
-    assert lines[0].split() == titles.split()
-    assert lines[-1].startswith("n = 120: blue 60 (")
+def test_table_shows_values_intervals_and_marks(results: SweepResults) -> None:
+    lines = as_text(brief_points_table(results, results.points)).splitlines()
+    assert len(lines) == 1 + len(results.points) + 1
+    assert lines[0].split()[:7] == ["model", "λ_eff", "acc", "dpd", "eod", "dpd=", "eod="]
+    assert set(READABLE) <= set(lines[0].split())
+    assert lines[-1].startswith("n = 120 rows: blue 60 (")
     starred = [line for line in lines if line.startswith("*")]
     assert len(starred) == 1
-    assert results["selected"]["label"] in starred[0]
-    dpd = results["points"][0]["evaluation"]["metrics"]["dpd"]
-    assert f"{dpd['value']:.3f} [{dpd['low']:.3f}, {dpd['high']:.3f}]" in lines[1]
+    assert str(results.selected.label) in starred[0]
+    dpd = results.points[0].require_measured().metrics["dpd"]
+    assert f"{dpd.value:.3f} [{dpd.low:.3f}, {dpd.high:.3f}]" in lines[1]
 
 
-def test_undefined_and_failed_points_are_shown_as_such(results: dict[str, Any]) -> None:
-    line = json.loads(json.dumps(results["points"][0]))
-    line["evaluation"]["metrics"]["dpd"] = {"value": None, "low": None, "high": None}
-    failed = {"id": "x", "label": "λ=9", "lambda_eff": 9.0, "error": "the scores are NaN"}
-    text = points_table([line, failed])
+def test_a_narrow_terminal_shows_the_headline_and_what_the_rule_reads_first(
+    results: SweepResults,
+) -> None:
+    rule = {**results.selected.to_dict(), "rule": "maximise acc, subject to eo_ratio >= 0.5"}
+    table = brief_points_table(changed(results, selected=rule), results.points)
+    narrow, wider = (as_text(table, width).splitlines()[0].split() for width in (20, 145))
+    assert narrow == ["model", "λ_eff", "acc", "dpd", "eod", "dpd=", "eod="]
+    assert wider[: len(narrow) + 1] == [*narrow, "eo_ratio"]
+    assert len(wider) < len(as_text(table).splitlines()[0].split())
+    assert max(map(len, as_text(table, 145).splitlines()[:-1])) <= 145
+
+
+def test_undefined_and_failed_points_are_shown_as_such(results: SweepResults) -> None:
+    content = results.points[0].to_dict()
+    content["evaluation"]["metrics"]["dpd"] = {"value": None, "low": None, "high": None}
+    head = {k: v for k, v in content.items() if k != "evaluation"} | {"id": "x", "label": "λ=9"}
+    failed = PointResult.model_validate({**head, "error": "the scores are NaN"})
+    points = [PointResult.model_validate(content), failed]
+    text = as_text(brief_points_table(results, points))
     assert "–" in text.splitlines()[1]
     assert text.splitlines()[2].endswith("the scores are NaN")
 
 
-def test_comparison_is_signed(results: dict[str, Any]) -> None:
-    text = comparison_table(results["comparison"])
-    gap = results["comparison"]["fft"]["acc"]
-    assert f"{gap['value']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}]" in text
+def test_comparison_is_signed(results: SweepResults) -> None:
+    text = as_text(comparison_table(results.comparison))
+    gap = results.comparison["fft"]["acc"]
+    assert f"{gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]" in text
 
 
-def test_verdict_names_only_differences_that_hold_after_correction() -> None:
+def test_verdict_names_only_differences_that_hold_after_correction(results: SweepResults) -> None:
     def gap(
         value: float | None, low: float | None, high: float | None, adjusted: float = 0.001
     ) -> dict[str, Any]:
-        return {"value": value, "low": low, "high": high, "adjusted_p_value": adjusted}
+        ends = {"value": value, "low": low, "high": high}
+        return {**ends, "p_value": 0.001, "adjusted_p_value": adjusted}
 
     none = {"acc": gap(0.1, -0.1, 0.2), "dpd": gap(None, None, None), "eod": gap(0.0, 0.0, 0.0)}
     some = {"acc": gap(0.0, -0.1, 0.1), "dpd": gap(-0.1, -0.2, -0.05), "eod": gap(0.1, 0.02, 0.3)}
     many = {"acc": gap(0.1, 0.01, 0.2, 0.06), "dpd": none["dpd"], "eod": none["eod"]}
     won = {"acc": gap(0.1, 0.01, 0.2), "dpd": none["dpd"], "eod": none["eod"]}
-    results = {
-        "selected": {"label": "λ=0.4"},
-        "comparison": {"fft": none, "lora": some, "sft": many, "xft": won},
-        "confidence": 0.95,
-        "selected_on": "validation",
-    }
+    comparison = {"fft": none, "lora": some, "sft": many, "xft": won}
+    chosen = {**results.selected.to_dict(), "label": "λ=0.4"}
+    results = changed(results, comparison=comparison, selected=chosen)
     noise = "no difference in accuracy, DPD or EOD can be told from noise"
     equal = "EOD +0.000 [+0.000, +0.000]"
     assert verdict(results).splitlines() == [
@@ -89,19 +113,17 @@ def test_verdict_names_only_differences_that_hold_after_correction() -> None:
         f"{equal}).",
         f"λ=0.4: accuracy +0.100 [+0.010, +0.200] against xft at DPD –, {equal}.",
     ]
-    forced = verdict({**results, "selected_on": "report"})
+    forced = verdict(changed(results, selected_on="report"))
     assert forced.endswith("the rows that it was selected on: the figures are optimistic.")
 
 
-def test_pictures_are_drawn_and_repeat_byte_for_byte(
-    results: dict[str, Any], tmp_path: Path
-) -> None:
+def test_pictures_are_drawn_and_repeat_byte_for_byte(results: SweepResults, tmp_path: Path) -> None:
     from PIL import Image
 
     names = ["curves.png", "curves.svg", "pareto.png", "pareto.svg"]
     for folder in (tmp_path / "a", tmp_path / "b"):
         folder.mkdir()
-        assert [path.name for path in draw(results, folder)] == names
+        assert [path.name for path in draw_sweep(results, folder)] == names
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     with Image.open(tmp_path / "a" / "curves.png") as picture:
@@ -109,9 +131,34 @@ def test_pictures_are_drawn_and_repeat_byte_for_byte(
         assert len(picture.convert("RGB").getcolors(1 << 24) or ()) > 50  # not blank
 
 
+def test_every_baseline_is_drawn_and_none_looks_like_another(
+    results: SweepResults, tmp_path: Path
+) -> None:
+    """The fifth one, and further ones, used to vanish."""
+    first = results.points[0].to_dict()
+    more = [{**first, "id": f"b{n}", "label": f"baseline {n}"} for n in range(12)]
+    points = [point.to_dict() for point in results.points]
+    draw_sweep(changed(results, points=[*points, *more]), tmp_path)
+    assert len({str(look) for _, look in _baselines(
+        [(PointResult.model_validate(one), results.points[0].require_measured()) for one in more]
+    )}) == 12  # fmt: skip
+    for name in ("curves", "pareto"):
+        text = (tmp_path / f"{name}.svg").read_text()
+        for one in more:
+            assert f"<!-- {one['label']} -->" in text
+
+
+def test_what_a_budget_left_out_is_said_first(results: SweepResults) -> None:
+    budget = {"minutes": 1.5, "left_out": ["λ=0.7"], "unfinished": ["search: 3 further points"]}
+    text = summary_text(changed(results, budget=budget))
+    assert text.startswith("NOT FINISHED: 1.5 minutes were spent before everything was measured.")
+    assert "Left out: 1 point (λ=0.7); search: 3 further points." in text
+    assert "NOT FINISHED" not in summary_text(results)
+
+
 def test_without_matplotlib_the_extra_is_named(
-    results: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    results: SweepResults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ConfigError, match=r"pip install 'mergekit-fair\[plot\]'"):
-        draw(results, tmp_path)
+        draw_sweep(results, tmp_path)

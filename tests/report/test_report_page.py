@@ -16,13 +16,15 @@ import numpy as np
 import pytest
 import tiny
 
-from mergekit_fair.report.figures import draw
+from mergekit_fair.fairness.intervals import Interval
+from mergekit_fair.fairness.metrics import GROUP_RATES
+from mergekit_fair.report.figures import draw_sweep, draw_transfer
 from mergekit_fair.report.page import write_page
-from mergekit_fair.report.text_tables import interval_text, value_text, verdict
-from mergekit_fair.report.transfer_report import draw_transfer
+from mergekit_fair.report.sweep_tables import ordered_metrics, verdict
+from mergekit_fair.report.tables import interval_text, value_text
+from mergekit_fair.sweep.record import SweepResults, TransferRecord
 
 VOID = {"meta", "img"}
-METRICS = ("acc", "dpd", "eod", "bal_acc", "worst_group_acc", "selection_rate")
 
 
 class Page(HTMLParser):
@@ -82,7 +84,7 @@ def drawn(swept: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sweep's folder with its pictures."""
     out = tmp_path_factory.mktemp("page") / "out"
     shutil.copytree(swept / "out", out)
-    draw(json.loads((out / "results.json").read_text()), out)
+    draw_sweep(SweepResults.load(out), out)
     return out
 
 
@@ -94,8 +96,8 @@ def results(drawn: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def transfer() -> dict[str, Any]:
     """A measured transfer matrix: green's vector harms blue; other decides nothing."""
-    from mergekit_fair.sweep.injection.transfer_matrix import transfer_matrix
-    from mergekit_fair.sweep.injection.verdicts import judged
+    from mergekit_fair.sweep.transfer_matrix import transfer_matrix
+    from mergekit_fair.sweep.verdicts import judged
 
     rng = np.random.default_rng(0)
     group, y = rng.choice(3, 2000, p=[0.45, 0.45, 0.1]), rng.integers(0, 2, 2000)
@@ -105,11 +107,19 @@ def transfer() -> dict[str, Any]:
     harmful[groups["blue"] & (rng.random(2000) < 0.4)] = 1
     stepped = {"green": harmful, "blue": target.copy()}
     found = transfer_matrix(y, target, stepped, groups, step=0.2, exclude=["other"], draws=200)
-    return {**judged(found, 0.1), "screening": [], "added": {"blue": 0.2}}
+    return judged(found, 0.1, screening=[], added={"blue": 0.2}).to_dict()
+
+
+def read(results: dict[str, Any]) -> SweepResults:
+    return SweepResults.model_validate(results)
+
+
+def entry(content: dict[str, Any]) -> Interval:
+    return Interval(**{key: content[key] for key in ("value", "low", "high")})
 
 
 def made(results: dict[str, Any], folder: Path) -> Page:
-    return Page(write_page(results, folder).read_text(encoding="utf-8"))
+    return Page(write_page(read(results), folder).read_text(encoding="utf-8"))
 
 
 def body(rows: list[list[str]]) -> dict[str, list[str]]:
@@ -117,7 +127,7 @@ def body(rows: list[list[str]]) -> dict[str, list[str]]:
 
 
 def test_it_is_well_formed_accessible_and_alone(results: dict[str, Any], drawn: Path) -> None:
-    path = write_page(results, drawn)
+    path = write_page(read(results), drawn)
     assert path == drawn / "report.html"
     html = path.read_text(encoding="utf-8")
     page = Page(html)
@@ -148,7 +158,7 @@ def test_the_head_says_what_was_chosen_and_what_it_is_worth(
     page = made(results, drawn)
     assert page.texts["title"] == [f"tiny: {results['selected']['label']}"]
     assert page.texts["h1"] == [f"Chosen: {results['selected']['label']}"]
-    assert set(verdict(results).splitlines()) <= set(page.texts["p"])
+    assert set(verdict(read(results)).splitlines()) <= set(page.texts["p"])
     assert f"{results['selected']['rule']}." in page.texts["dd"]
     assert f"{results['selected']['reason']}." in page.texts["dd"]
     assert "banner" not in [p.get("class") for p in page.all("p")]
@@ -169,9 +179,13 @@ def test_tables_of_points_hold_the_numbers_of_results_json(
         assert row[0] == " ".join([line["label"], *tags])
         effective = "" if line["lambda_eff"] is None else f"{line['lambda_eff']:g}"
         assert row[1:3] == [line["kind"], effective]
-        assert row[3:9] == [interval_text(evaluation["metrics"][name]) for name in METRICS]
+        names = [metric.name for metric in ordered_metrics(results["selected"]["rule"])]
+        metrics = [interval_text(entry(evaluation["metrics"][name])) for name in names]
         matched = evaluation["level_matched"]
-        assert row[9:] == [interval_text(matched[name]) for name in ("dpd", "eod")]
+        assert row[3:] == [
+            *metrics,
+            *(interval_text(entry(matched[name])) for name in ("dpd", "eod")),
+        ]
     classes = [tr.get("class") for tr in page.all("tr")]
     assert classes.count("chosen") == 2  # on validation and on report rows
     assert any(line["evaluation"]["degenerate"] for line in results["points"])
@@ -184,7 +198,8 @@ def test_differences_and_groups_hold_the_numbers_of_results_json(
     page = made(results, drawn)
     paired = body(page.tables["Chosen minus baseline, paired on the report rows"])
     for name, gaps in results["comparison"].items():
-        expected = [interval_text(gaps[key], sign="+") for key in METRICS]
+        names = [metric.name for metric in ordered_metrics() if metric.compared]
+        expected = [interval_text(entry(gaps[key]), sign="+") for key in names]
         for place, key in enumerate(("acc", "dpd", "eod")):
             expected[place] += f" p = {gaps[key]['adjusted_p_value']:.3f}"
         assert paired[f"minus {name}"] == expected
@@ -194,7 +209,7 @@ def test_differences_and_groups_hold_the_numbers_of_results_json(
         assert rows[at] == [line["label"]]
         for name, group in line["evaluation"]["groups"].items():
             at += 1
-            rates = [value_text(group[key]) for key in ("selection_rate", "tpr", "fpr", "acc")]
+            rates = [value_text(group[key]) for key in GROUP_RATES]
             assert rows[at] == [name, str(group["n"]), str(group["n_pos"]), *rates]
         at += 1
     assert at == len(rows)
@@ -225,9 +240,8 @@ def test_the_recipe_and_the_versions_are_there(results: dict[str, Any], drawn: P
 
 
 def test_the_same_results_give_the_same_bytes(results: dict[str, Any], drawn: Path) -> None:
-    first = write_page(results, drawn).read_bytes()
-    again = json.loads((drawn / "results.json").read_text())
-    assert write_page(again, drawn).read_bytes() == first
+    first = write_page(read(results), drawn).read_bytes()
+    assert write_page(SweepResults.load(drawn), drawn).read_bytes() == first
     assert drawn.name.encode() not in re.findall(rb"mergekit-fair merge (\S+)", first)[0]
 
 
@@ -261,7 +275,7 @@ def test_all_text_is_escaped(
     (tmp_path / "selected").mkdir()
     (tmp_path / "selected" / "recipe.yml").write_text(f"base_model: {evil}recipe")
     hostile = json.loads(text)
-    html = write_page(hostile, tmp_path).read_text()
+    html = write_page(read(hostile), tmp_path).read_text()
     page = Page(html)
     assert "<script" not in html
     assert "script" not in {tag for tag, _ in page.tags}
@@ -274,7 +288,7 @@ def test_all_text_is_escaped(
 def test_the_transfer_is_shown_with_its_reasons(
     results: dict[str, Any], transfer: dict[str, Any], drawn: Path, tmp_path: Path
 ) -> None:
-    draw_transfer(transfer, tmp_path)
+    draw_transfer(TransferRecord.model_validate(transfer), tmp_path)
     page = made({**results, "transfer": transfer}, tmp_path)
     expected = {v["group"]: [v["status"], v["reason"]] for v in transfer["verdicts"]}
     assert body(page.tables["Verdicts"]) == expected
@@ -287,8 +301,8 @@ def test_the_transfer_is_shown_with_its_reasons(
         assert rows[0][-1] == f"(other n={transfer['groups']['other']['n']})"
         for g, name in enumerate(transfer["injected"]):
             cells = [
-                interval_text(dict(zip(parts, entry, strict=True)), sign="+")
-                for entry in zip(*(parts[part][g] for part in parts), strict=True)
+                interval_text(entry(dict(zip(parts, ends, strict=True))), sign="+")
+                for ends in zip(*(parts[part][g] for part in parts), strict=True)
             ]
             assert rows[1 + g] == [f"+ {name}", *cells]
     assert any("Added: 0.2 blue." in text for text in page.texts["p"])

@@ -6,9 +6,15 @@ import numpy as np
 import pytest
 
 from mergekit_fair.errors import ConfigError
-from mergekit_fair.report.transfer_report import draw_transfer, transfer_table
-from mergekit_fair.sweep.injection.transfer_matrix import transfer_matrix
-from mergekit_fair.sweep.injection.verdicts import judged
+from mergekit_fair.report.figures import draw_transfer
+from mergekit_fair.report.outputs import transfer_text
+from mergekit_fair.sweep.record import TransferRecord
+from mergekit_fair.sweep.transfer_matrix import transfer_matrix
+from mergekit_fair.sweep.verdicts import judged
+
+
+def changed(found, **changes):
+    return TransferRecord.model_validate({**found.to_dict(), **changes})
 
 
 @pytest.fixture(scope="module")
@@ -27,27 +33,29 @@ def found():
 
 
 def test_table_says_what_json_says(found):
-    text = transfer_table(found)
+    text = transfer_text(found)
     lines = text.splitlines()
     assert lines[0].startswith("injections at λ = 0.2, changes against the target on the same rows")
-    n = found["groups"]["Female"]["n"]
+    n = found.groups["Female"].n
     assert f"Female n={n} " in text
-    assert f"(other n={found['groups']['other']['n']})" in text
+    assert f"(other n={found.groups['other'].n})" in text
     for key in ("harm", "acc"):
-        parts = found["change"][key]
-        value, low, high = (parts[part][0][0] for part in ("value", "low", "high"))
-        assert f"{value:+.3f} [{low:+.3f}, {high:+.3f}]!" in text
-    quiet = found["change"]["acc"]
-    assert f"+0.000 [{quiet['low'][1][0]:+.3f}, {quiet['high'][1][0]:+.3f}] " in text
+        entry = found.change[key].at(0, 0)
+        assert f"{entry.value:+.3f} [{entry.low:+.3f}, {entry.high:+.3f}]!" in text
+    quiet = found.change["acc"].at(1, 0)
+    assert f"+0.000 [{quiet.low:+.3f}, {quiet.high:+.3f}] " in text
     row = next(line for line in lines if line.startswith("+ Male"))
     assert row.endswith("–")  # no positives: the gap is undefined
-    assert "verdicts, tolerance 0.1\nunsafe  Male at 0.2: the mean of one-vs-rest" in text
-    assert "\nsafe    Female at 0.2: at worst the " in text
+    verdicts = text[text.index("verdicts, tolerance 0.1\n") :].splitlines()[2:4]
+    assert [line.split()[:3] for line in verdicts] == [
+        ["Male", "unsafe", "Male"],
+        ["Female", "safe", "Female"],
+    ]
 
 
 def test_warnings_are_in_the_table(found):
-    text = transfer_table({**found, "warnings": ["few draws"]})
-    assert text.endswith("\n\nwarning: few draws")
+    text = transfer_text(changed(found, warnings=["few draws"], added={"Male": 0.2}))
+    assert text.endswith("\n\nwarning: few draws\n\nAdded: 0.2 Male.")
 
 
 def test_pictures_are_drawn_and_repeat_byte_for_byte(found, tmp_path):
@@ -66,10 +74,10 @@ def test_pictures_are_drawn_and_repeat_byte_for_byte(found, tmp_path):
 
 def test_nothing_defined_is_drawn_too(found, tmp_path):
     blank = [[None] * 4] * 2
-    nothing = {key: dict.fromkeys(("value", "low", "high"), blank) for key in found["change"]}
-    empty = {**found, "change": nothing}
+    nothing = {key: dict.fromkeys(("value", "low", "high"), blank) for key in found.change}
+    empty = changed(found, change=nothing)
     assert len(draw_transfer(empty, tmp_path)) == 2
-    assert "–" in transfer_table(empty)
+    assert "–" in transfer_text(empty)
 
 
 def test_without_matplotlib(found, tmp_path, monkeypatch):

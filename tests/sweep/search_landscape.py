@@ -17,10 +17,14 @@ from mergekit_fair.fairness.rates import (
     selection_rate,
     true_positive_rate,
 )
-from mergekit_fair.sweep.search import Goal, Limit, Observation, Proposer, Space, observed
+from mergekit_fair.sweep.record import PointResult
+from mergekit_fair.sweep.search.proposers import Observation, Proposer, Space
+from mergekit_fair.sweep.search.rate_model import GroupLayout
+from mergekit_fair.sweep.selection import Limit, Rule
 
 SPACE = Space(("weight.a", "weight.b", "weight.c"), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-GOAL = Goal(limits=(Limit("acc", ">=", 0.68),), partition=True)
+RULE = Rule(limits=(Limit("acc", ">=", 0.68),))
+GROUPS = GroupLayout(is_partition=True)
 _POSITIVE = np.array([400, 300, 250])
 _NEGATIVE = np.array([600, 500, 750])
 
@@ -53,17 +57,21 @@ def evaluation(x: Sequence[float]) -> dict[str, Any]:
         "eod": gap_of(EOD_RATES, counts, overall, usable),
     }
     return {
+        "task": "landscape",
+        "reference": "between_groups",
+        "warnings": [],
         "n": int(overall.sum()),
         "degenerate": bool(is_degenerate(overall)),
-        "labels": {"base_rate": float(_POSITIVE.sum() / overall.sum())},
+        "labels": {"base_rate": float(_POSITIVE.sum() / overall.sum()), "dpd": None},
         "metrics": {
-            name: {"value": float(value)}
+            name: interval(float(value))
             for name, value in {**{k: f(overall) for k, f in names.items()}, **gaps}.items()
         },
         "groups": {
             name: {
                 "n": int(table.sum()),
                 "n_pos": int(table[1].sum()),
+                "unanswered": 0,
                 **{key: float(rate(table)) for key, rate in names.items()},
             }
             for name, table in zip("abc", counts, strict=True)
@@ -71,16 +79,35 @@ def evaluation(x: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def measure(x: tuple[float, ...], goal: Goal = GOAL) -> Observation:
-    return observed(x, evaluation(x), goal)
+def interval(value: float | None) -> dict[str, float | None]:
+    return {"value": value, "low": None, "high": None}
 
 
-def search(proposer: Proposer, budget: int, size: int = 1, goal: Goal = GOAL) -> list[Observation]:
+def result(content: dict[str, Any] | None) -> PointResult:
+    """A search point with this evaluation, or one that failed."""
+    outcome = {"error": "NaN"} if content is None else {"evaluation": content}
+    head = {"id": "x", "kind": "search", "label": "x", "settings": {}, "split": "validation"}
+    return PointResult.model_validate({**head, "lambda": 1.0, "lambda_eff": None, **outcome})
+
+
+def seen_at(x: tuple[float, ...], content: dict[str, Any] | None, rule: Rule = RULE) -> Observation:
+    return Observation.of(x, result(content), rule)
+
+
+def measure(x: tuple[float, ...], rule: Rule = RULE) -> Observation:
+    return seen_at(x, evaluation(x), rule)
+
+
+def failed(x: tuple[float, ...], rule: Rule = RULE) -> Observation:
+    return seen_at(x, None, rule)
+
+
+def search(proposer: Proposer, budget: int, size: int = 1, rule: Rule = RULE) -> list[Observation]:
     """Ask and measure until the budget is spent."""
     history: list[Observation] = []
     while len(history) < budget:
         asked = proposer.ask(history, min(size, budget - len(history)))
         if not asked:
             break
-        history += [measure(x, goal) for x in asked]
+        history += [measure(x, rule) for x in asked]
     return history

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from mergekit_fair.errors import SweepError
-from mergekit_fair.sweep.search import front, hypervolume
-from mergekit_fair.sweep.search.pareto import contribution
+from mergekit_fair.sweep.search.pareto import contribution, front, hypervolume
 
 # Few distinct values, so that ties and repeated points occur.
 _TENTHS = st.integers(0, 12).map(lambda tenth: tenth / 10)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mergekit_fair.errors import ConfigError
-from mergekit_fair.sweep.search import Space
+from mergekit_fair.sweep.search.proposers import Space
 
 CUBE = Space(("a", "b", "c"), (0.0, 0.0, -1.0), (1.0, 0.5, 2.0))
 

@@ -8,25 +8,27 @@ from typing import Any
 
 import numpy as np
 import pytest
-from search_landscape import GOAL, SPACE, evaluation, measure, search
+from search_landscape import GROUPS, RULE, SPACE, evaluation, failed, measure, search
 
 from mergekit_fair.errors import SweepError
-from mergekit_fair.sweep.search import (
-    Goal,
-    Limit,
+from mergekit_fair.sweep.search.pareto import front, hypervolume
+from mergekit_fair.sweep.search.proposers import (
     Observation,
     Proposer,
     RandomProposer,
-    SurrogateProposer,
-    failed,
-    front,
-    hypervolume,
-    observed,
+    feasible_front,
 )
-from mergekit_fair.sweep.search.observation import feasible_front
-from mergekit_fair.sweep.search.rate_model import COMPOSED, Model, composed
-from mergekit_fair.sweep.search.rate_polynomials import expit, fit, terms
-from mergekit_fair.sweep.search.surrogate import chosen
+from mergekit_fair.sweep.search.rate_model import (
+    COMPOSED,
+    GroupLayout,
+    RateModel,
+    composed,
+    expit,
+    fit,
+    terms,
+)
+from mergekit_fair.sweep.search.surrogate import SurrogateProposer, chosen
+from mergekit_fair.sweep.selection import Limit, Rule
 
 RNG = np.random.default_rng
 
@@ -36,8 +38,8 @@ def volume(history: list[Observation]) -> float:
     return hypervolume(np.array(found).reshape(-1, 3), (1.0, 1.0, 1.0))
 
 
-def model(goal: Goal, history: list[Observation]) -> Model:
-    found = Model.of(SPACE, goal, history)
+def model(rule: Rule, history: list[Observation], groups: GroupLayout = GROUPS) -> RateModel:
+    found = RateModel.of(SPACE, rule, groups, history)
     assert found is not None
     return found
 
@@ -46,7 +48,9 @@ def test_after_30_points_the_front_is_larger_than_by_chance() -> None:
     def volumes(proposers: list[Proposer]) -> list[float]:
         return [volume(search(proposer, 30, size=2)) for proposer in proposers]
 
-    ours = volumes([SurrogateProposer(SPACE, GOAL, seed, candidates=200) for seed in range(5)])
+    ours = volumes(
+        [SurrogateProposer(SPACE, RULE, seed, GROUPS, candidates=200) for seed in range(5)]
+    )
     chance = volumes([RandomProposer(SPACE, seed) for seed in range(5)])
     # Every single run, not only their mean; and better than 500 random points.
     assert min(ours) > max(chance)
@@ -82,39 +86,38 @@ def test_few_points_leave_the_prior_wide_and_extreme_rates_are_finite() -> None:
     assert draws[:, 1:].std(axis=0).min() > 1.0
 
 
-def _with(goal: Goal, name: str) -> float:
+def _with(groups: GroupLayout, name: str) -> float:
     """The metric `name` at a point, as the model composes it from that point's own rates."""
-    block = evaluation((0.3, 0.6, 0.4))
-    seen = observed((0.3, 0.6, 0.4), block, goal)
-    blocks: list[Any] = [*seen.groups.values(), *(() if goal.partition else (seen.overall,))]
+    seen = measure((0.3, 0.6, 0.4), Rule())
+    blocks: list[Any] = [*seen.groups.values(), *(() if groups.is_partition else (seen.overall,))]
     rates = np.array([[[b["selection_rate"], b["tpr"], b["fpr"]] for b in blocks]])
-    return float(composed(rates, model(goal, [seen]))[name][0])
+    return float(composed(rates, model(Rule(), [seen], groups))[name][0])
 
 
 @pytest.mark.parametrize("partition", [True, False])
 @pytest.mark.parametrize("name", ["acc", "selection_rate", "tpr", "fpr", "dpd", "eod"])
 def test_metrics_are_composed_as_they_are_measured(name: str, partition: bool) -> None:
     expected = evaluation((0.3, 0.6, 0.4))["metrics"][name]["value"]
-    assert _with(Goal(partition=partition), name) == pytest.approx(expected, abs=1e-12)
+    assert _with(GroupLayout(is_partition=partition), name) == pytest.approx(expected, abs=1e-12)
 
 
 def test_other_metrics_and_deciding_groups() -> None:
     groups = evaluation((0.3, 0.6, 0.4))["groups"]
     metrics = evaluation((0.3, 0.6, 0.4))["metrics"]
     balanced = (metrics["tpr"]["value"] + 1 - metrics["fpr"]["value"]) / 2
-    assert _with(Goal(), "bal_acc") == pytest.approx(balanced)
-    assert _with(Goal(), "worst_group_acc") == pytest.approx(min(g["acc"] for g in groups.values()))
-    two = Goal(deciding=("a", "b"))
+    every, two = GroupLayout(), GroupLayout(deciding=("a", "b"))
+    assert _with(every, "bal_acc") == pytest.approx(balanced)
+    assert _with(every, "worst_group_acc") == pytest.approx(min(g["acc"] for g in groups.values()))
     for name, key in (("dpd", "selection_rate"), ("equal_opportunity", "tpr")):
         assert _with(two, name) == pytest.approx(abs(groups["a"][key] - groups["b"][key]))
-    assert math.isnan(_with(Goal(deciding=("a",)), "dpd"))
+    assert math.isnan(_with(GroupLayout(deciding=("a",)), "dpd"))
     assert {"acc", "dpd", "eod"} <= set(COMPOSED)
 
 
 def test_a_fitted_model_predicts_new_points() -> None:
     history = [measure(x) for x in SPACE.sobol(30, 0)]
     new = SPACE.sobol(60, 0)[30:]
-    predicted, _ = model(GOAL, history).mean().predict(new)
+    predicted, _ = model(RULE, history).mean().predict(new)
     errors = np.abs(predicted - np.array([measure(x).objectives for x in new]))
     assert errors.mean() < 0.02
 
@@ -126,7 +129,7 @@ def test_undefined_rates_are_left_out() -> None:
         return dataclasses.replace(seen, groups=groups)
 
     history = [without_positives(measure(x)) for x in SPACE.sobol(12, 0)]
-    found = model(Goal(partition=True), history).draw(RNG(0))
+    found = model(Rule(), history).draw(RNG(0))
     rates = found.rates(SPACE.sobol(5, 1))
     assert np.isnan(rates[:, 2, 1]).all()
     assert np.isfinite(rates[:, :2]).all()
@@ -143,17 +146,17 @@ def test_predicted_constants_are_infinitely_far() -> None:
         )
 
     history = [rejecting(measure(x)) for x in SPACE.sobol(20, 0)]
-    _, violation = model(GOAL, history).mean().predict(SPACE.sobol(20, 0))
+    _, violation = model(RULE, history).mean().predict(SPACE.sobol(20, 0))
     assert np.isinf(violation).all()
 
 
 def test_failed_points_count_but_teach_nothing() -> None:
-    proposer = SurrogateProposer(SPACE, GOAL, candidates=50)
-    broken = [failed(x, GOAL) for x in SPACE.sobol(9, 0)]
+    proposer = SurrogateProposer(SPACE, RULE, candidates=50)
+    broken = [failed(x) for x in SPACE.sobol(9, 0)]
     asked = proposer.ask(broken, 3)
     assert len(set(asked)) == 3
     assert not set(asked) & {seen.x for seen in broken}
-    assert Model.of(SPACE, GOAL, broken) is None
+    assert RateModel.of(SPACE, RULE, GROUPS, broken) is None
     mixed = [*broken[:4], *(measure(seen.x) for seen in broken[4:])]
     assert len(proposer.ask(mixed, 1)) == 1
 
@@ -161,8 +164,8 @@ def test_failed_points_count_but_teach_nothing() -> None:
 def test_overlapping_groups_need_overall_rates() -> None:
     history = [dataclasses.replace(measure(x), overall={}) for x in SPACE.sobol(9, 0)]
     with pytest.raises(SweepError, match="the rates over all rows are needed"):
-        SurrogateProposer(SPACE, Goal()).ask(history, 1)
-    assert SurrogateProposer(SPACE, Goal(partition=True), candidates=50).ask(history, 1)
+        SurrogateProposer(SPACE, Rule()).ask(history, 1)
+    assert SurrogateProposer(SPACE, Rule(), 0, GROUPS, candidates=50).ask(history, 1)
 
 
 def test_the_choice_among_candidates() -> None:
@@ -176,11 +179,11 @@ def test_the_choice_among_candidates() -> None:
 
 
 def test_it_works_its_way_to_the_feasible_region() -> None:
-    goal = dataclasses.replace(GOAL, limits=(Limit("acc", ">=", 0.71),))
+    rule = dataclasses.replace(RULE, limits=(Limit("acc", ">=", 0.71),))
     hits = {
-        name: sum(seen.feasible for seen in search(proposer, 24, size=4, goal=goal))
+        name: sum(seen.feasible for seen in search(proposer, 24, size=4, rule=rule))
         for name, proposer in {
-            "surrogate": SurrogateProposer(SPACE, goal, candidates=200),
+            "surrogate": SurrogateProposer(SPACE, rule, 0, GROUPS, candidates=200),
             "random": RandomProposer(SPACE),
         }.items()
     }
@@ -191,7 +194,7 @@ def test_it_works_its_way_to_the_feasible_region() -> None:
 def test_the_predicted_front_is_near_the_true_one() -> None:
     history = [measure(x) for x in SPACE.sobol(30, 0)]
     candidates = SPACE.random(500, RNG(0))
-    objectives, violation = model(GOAL, history).mean().predict(candidates)
+    objectives, violation = model(RULE, history).mean().predict(candidates)
     feasible = np.flatnonzero(violation == 0)
     points = [candidates[index] for index in feasible[front(objectives[feasible])]]
     truth = volume([measure(x) for x in SPACE.random(500, RNG(1))])

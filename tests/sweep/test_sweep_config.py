@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 from mergekit_fair.errors import CheckpointError, ConfigError, FairError
-from mergekit_fair.sweep.runner import plan_summary
+from mergekit_fair.sweep.runner import plan_sweep
 from mergekit_fair.sweep.sweep_config import load_sweep
 
 
@@ -52,7 +52,7 @@ from mergekit_fair.sweep.sweep_config import load_sweep
 def test_bad_sweep_files(family: Path, tmp_path: Path, changes: dict[str, Any], text: str) -> None:
     path = tiny.write_sweep(family, tmp_path / "sweep.yml", **changes)
     with pytest.raises(FairError) as caught:
-        plan_summary(load_sweep(path))
+        plan_sweep(load_sweep(path))
     assert text in str(caught.value)
 
 
@@ -60,7 +60,7 @@ def test_a_baseline_of_another_architecture_is_refused(family: Path, tmp_path: P
     encoder = str(family / "encoder")
     path = tiny.write_sweep(family, tmp_path / "sweep.yml", baselines={"fft": encoder})
     with pytest.raises(CheckpointError, match="its tensors are not the base's"):
-        plan_summary(load_sweep(path))
+        plan_sweep(load_sweep(path))
 
 
 def test_constraints_in_words(family: Path, tmp_path: Path) -> None:

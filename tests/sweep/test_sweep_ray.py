@@ -13,7 +13,7 @@ import pytest
 
 from mergekit_fair.errors import CheckpointError, ConfigError, SweepError
 from mergekit_fair.progress import Silent
-from mergekit_fair.sweep.ray_executor import Cluster, OnRay
+from mergekit_fair.sweep.ray_executor import Cluster, RayExecutor
 from mergekit_fair.sweep.runner import run_sweep
 from mergekit_fair.sweep.sweep_config import load_sweep
 
@@ -33,7 +33,7 @@ def ray() -> Iterator[Any]:
     found.shutdown()
 
 
-class Killing(OnRay):
+class Killing(RayExecutor):
     """Kills the process of a busy worker after the third outcome."""
 
     killed = 0
@@ -53,7 +53,7 @@ def test_two_workers_and_one_killed_give_the_local_results(
     del ray
     Killing.killed = 0
 
-    def make(sweep: Any, exam: Any, base: str, progress: Any) -> OnRay:
+    def make(sweep: Any, exam: Any, base: str, progress: Any) -> RayExecutor:
         del exam, progress
         return Killing(sweep, base, Cluster(workers=2))
 
@@ -82,7 +82,7 @@ def test_errors_come_back_from_a_worker(ray: Any, family: Path, tmp_path: Path) 
     planner = Planner(sweep, open_exam(sweep.config.evaluate).fingerprint())
     broken = planner.baselines()[0]
     object.__setattr__(broken, "model", str(tmp_path / "nowhere"))
-    made = OnRay(sweep, planner.models()[0], Cluster(workers=1))
+    made = RayExecutor(sweep, planner.models()[0], Cluster(workers=1))
     with pytest.raises(CheckpointError) as caught:
         list(made.run([PointJob(broken, "validation")]))
     assert str(caught.value.where) == str(tmp_path / "nowhere")
@@ -106,7 +106,7 @@ def test_a_worker_that_is_lost_again_and_again_ends_the_sweep(
     sweep = load_sweep(swept / "sweep.yml")
     planner = Planner(sweep, open_exam(sweep.config.evaluate).fingerprint())
     cluster = Cluster(workers=1, restarts=1)
-    made = OnRay(sweep, planner.models()[0], cluster, actor=Mortal)
+    made = RayExecutor(sweep, planner.models()[0], cluster, actor=Mortal)
     with pytest.raises(SweepError, match="a Ray worker was lost and 1 times started again"):
         list(made.run([PointJob(planner.baselines()[0], "validation")]))
 
@@ -133,7 +133,7 @@ def test_a_worker_without_room_is_not_waited_for(ray: Any, swept: Path) -> None:
     sweep = load_sweep(swept / "sweep.yml")
     planner = Planner(sweep, open_exam(sweep.config.evaluate).fingerprint())
     cluster = Cluster(workers=2, cpus=2)
-    made = OnRay(sweep, planner.models()[0], cluster, Hearing(), actor=Idle)
+    made = RayExecutor(sweep, planner.models()[0], cluster, Hearing(), actor=Idle)
     jobs = [PointJob(point, "validation") for point in planner.baselines()]
     assert {job.point.label for job, _ in made.run(jobs)} == {"fft", "lora"}
     made.close()
@@ -154,7 +154,7 @@ def test_a_cluster_without_room_for_a_single_worker_is_said(
 ) -> None:
     del ray
     with pytest.raises(ConfigError, match=text):
-        OnRay(load_sweep(swept / "sweep.yml"), "", cluster)
+        RayExecutor(load_sweep(swept / "sweep.yml"), "", cluster)
 
 
 def test_ray_that_is_not_installed_is_said(
@@ -177,4 +177,4 @@ def test_ray_that_is_not_installed_is_said(
     assert found.exit_code == 2
     assert "Run pip install 'mergekit-fair[ray]'" in found.stderr
     with pytest.raises(ConfigError, match="--executor ray needs Ray"):
-        OnRay(load_sweep(swept / "sweep.yml"), "", Cluster())
+        RayExecutor(load_sweep(swept / "sweep.yml"), "", Cluster())

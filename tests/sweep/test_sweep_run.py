@@ -25,9 +25,9 @@ from mergekit_fair.evaluation.model_inputs import open_inputs
 from mergekit_fair.merging.in_memory import load_tensors
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.progress import Silent
-from mergekit_fair.report.figures import draw
+from mergekit_fair.report.figures import draw_sweep
+from mergekit_fair.sweep.record import PointResult, Store
 from mergekit_fair.sweep.runner import run_sweep
-from mergekit_fair.sweep.store import Store
 from mergekit_fair.sweep.sweep_config import load_sweep
 
 
@@ -162,7 +162,7 @@ def test_another_choice_after_the_report_split_was_opened_is_marked(
     first = _results(swept)["selected"]["label"]
     others = {"lambda": [0.1] if first != "λ=0.1" else [0.2]}
     changed = tiny.write_sweep(family, tmp_path / "sweep.yml", grid=others, inject=None)
-    results = run_sweep(load_sweep(changed), tmp_path / "out", Silent())
+    results = run_sweep(load_sweep(changed), tmp_path / "out", Silent()).to_dict()
     assert results["selected"]["label"] != first
     assert results["report_opened_for_another_selection"] is True
 
@@ -175,11 +175,11 @@ def test_when_nothing_can_be_chosen_the_table_is_still_written(
         family, tmp_path / "sweep.yml", grid={"lambda": [0]}, inject=None, controls=[]
     )
     results = run_sweep(load_sweep(path), tmp_path / "out", Silent())
-    assert results["selected"]["id"] is None
-    assert "no point can be chosen" in results["selected"]["reason"]
-    assert [line["label"] for line in results["report"]] == ["fft", "lora"]
+    assert results.selected.id is None
+    assert "no point can be chosen" in results.selected.reason
+    assert [point.label for point in results.report] == ["fft", "lora"]
     assert not (tmp_path / "out" / "selected").exists()
-    assert draw(results, tmp_path)[0].name == "curves.png"
+    assert draw_sweep(results, tmp_path)[0].name == "curves.png"
 
 
 def test_a_broken_baseline_stops_the_sweep_by_name(family: Path, tmp_path: Path) -> None:
@@ -202,7 +202,10 @@ def test_two_writers_and_a_damaged_line_are_refused(tmp_path: Path) -> None:
     store = Store(tmp_path)
     with pytest.raises(ConfigError, match="another process is working in this folder"):
         Store(tmp_path)
-    store.append({"id": "a", "split": "validation"}, np.zeros(3, dtype=np.float32))
+    head = {"id": "a", "kind": "merge", "label": "a", "settings": {}, "split": "validation"}
+    content = {**head, "lambda": 0.5, "lambda_eff": None, "error": "NaN"}
+    result = PointResult.model_validate(content)
+    store.append(result, np.zeros(3, dtype=np.float32))
     store.close()
     (tmp_path / "points.jsonl").write_text('{"id": 1,\n{"id": "b", "split": "validation"}\n')
     with pytest.raises(SweepError, match=r"points\.jsonl:1: is not a JSON line"):
@@ -222,7 +225,7 @@ def test_a_bfloat16_merge_is_measured_as_it_is_written(
     path = tiny.write_sweep(
         family, tmp_path / "sweep.yml", recipe=raw, grid=grid, controls=[], inject=None
     )
-    results = run_sweep(load_sweep(path), tmp_path / "out", Silent())
+    results = run_sweep(load_sweep(path), tmp_path / "out", Silent()).to_dict()
     recipe = Recipe.load(tmp_path / "out" / "selected" / "recipe.yml")
     merge_to_folder(recipe, tmp_path / "model", MergeOptions(quiet=True))
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").eval()

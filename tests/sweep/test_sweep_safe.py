@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from mergekit_fair.cli import main
 from mergekit_fair.errors import ConfigError
 from mergekit_fair.progress import Silent
+from mergekit_fair.sweep.record import Store, SweepResults
 from mergekit_fair.sweep.runner import run_sweep
-from mergekit_fair.sweep.store import Store
 from mergekit_fair.sweep.sweep_config import load_sweep
 
 
@@ -22,7 +22,7 @@ def swept_with(family: Path, folder: Path, **changes: Any) -> tuple[dict[str, An
     settings = {"grid": {"lambda": [0.2]}, "controls": [], "inject": None, **changes}
     path = tiny.write_sweep(family, folder / "sweep.yml", **settings)
     out = folder / "out"
-    return run_sweep(load_sweep(path), out, Silent()), out
+    return run_sweep(load_sweep(path), out, Silent()).to_dict(), out
 
 
 def injecting(tolerance: float, **more: Any) -> dict[str, Any]:
@@ -90,10 +90,9 @@ def test_without_tolerance_nothing_is_safe_and_no_injection_is_chosen(
         f"{statuses[g]} step" for g in results["transfer"]["injected"]
     ]
     assert results["selected"]["label"] == "λ=0.2"
-    from mergekit_fair.report.text_tables import points_table
+    from mergekit_fair.report.outputs import summary_text
 
-    table = points_table(results["points"])
-    assert table.count(" step") == 2
+    assert summary_text(SweepResults.load(out)).count(" step\n") == 2
     assert all(verdict["reason"] for verdict in results["transfer"]["verdicts"])
     assert (out / "results.json").is_file()
 

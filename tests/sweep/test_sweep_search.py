@@ -41,7 +41,7 @@ def test_a_search_stays_in_its_budget_and_resumes_to_the_same_bytes(
         pytest.importorskip("optuna")
     path = searching(family, tmp_path / "sweep.yml", method)
     out = tmp_path / "out"
-    results = run_sweep(load_sweep(path), out, Silent())
+    results = run_sweep(load_sweep(path), out, Silent()).to_dict()
     found = [line for line in results["points"] if line["kind"] == "search"]
     assert len({line["id"] for line in found}) == len(found) > 2
     assert len(found) <= BUDGETS[method]
@@ -92,7 +92,7 @@ def test_bad_searches(family: Path, tmp_path: Path, changes: dict[str, Any], tex
 def test_a_search_over_lambda_alone_names_its_points(family: Path, tmp_path: Path) -> None:
     search = {"method": "random", "budget": 3, "over": {"lambda": [0, 1]}}
     path = searching(family, tmp_path / "sweep.yml", "random", search=search)
-    results = run_sweep(load_sweep(path), tmp_path / "out", Silent())
+    results = run_sweep(load_sweep(path), tmp_path / "out", Silent()).to_dict()
     found = [line for line in results["points"] if line["kind"] == "search"]
     assert [line["label"] for line in found] == [f"λ={line['lambda']:g}" for line in found]
 
@@ -113,7 +113,7 @@ def test_equal_levels_are_searched_by_optuna(family: Path, tmp_path: Path) -> No
     pytest.importorskip("optuna")
     rule = {"maximize": "acc", "subject_to": {"level_matched.dpd": "<= 0.9"}}
     path = searching(family, tmp_path / "sweep.yml", "optuna", select=rule)
-    results = run_sweep(load_sweep(path), tmp_path / "out", Silent())
+    results = run_sweep(load_sweep(path), tmp_path / "out", Silent()).to_dict()
     assert results["selected"]["feasible"]
     text = (tmp_path / "out" / "optuna.log").read_text()
     assert "level_matched.dpd" in text

@@ -15,8 +15,8 @@ from click.testing import CliRunner
 from mergekit_fair.cli import main
 from mergekit_fair.errors import ConfigError
 from mergekit_fair.progress import Silent
+from mergekit_fair.sweep.record import Store
 from mergekit_fair.sweep.runner import run_sweep
-from mergekit_fair.sweep.store import Store
 from mergekit_fair.sweep.sweep_config import load_sweep
 
 PLAIN = {
@@ -77,7 +77,7 @@ def test_a_sweep_over_two_tasks_has_the_numbers_of_eval(
         inject=None,
         select={"maximize": "acc", "subject_to": {"fair_adult_race/acc": ">= 0.1"}},
     )
-    results = run_sweep(load_sweep(path), tmp_path / "out", Silent())
+    results = run_sweep(load_sweep(path), tmp_path / "out", Silent()).to_dict()
     assert results["selected"]["label"] == "λ=0.3"
     assert "fair_adult_race/acc >= 0.1" in results["selected"]["rule"]
     from mergekit.options import MergeOptions
@@ -154,7 +154,7 @@ def test_causal_models_have_the_numbers_of_eval(causal: Path, data: Path, tmp_pa
         inject=None,
         select={},
     )
-    results = run_sweep(load_sweep(path), tmp_path / "out", Silent())
+    results = run_sweep(load_sweep(path), tmp_path / "out", Silent()).to_dict()
     from mergekit.options import MergeOptions
 
     from mergekit_fair.merging.recipe import Recipe

@@ -8,7 +8,7 @@ import pytest
 
 from mergekit_fair.errors import MeasurementError
 from mergekit_fair.fairness import measure
-from mergekit_fair.sweep.injection.effects import (
+from mergekit_fair.sweep.transfer_effects import (
     METRICS,
     Pair,
     Rates,
@@ -16,8 +16,8 @@ from mergekit_fair.sweep.injection.effects import (
     intervals,
     moved_rows,
 )
-from mergekit_fair.sweep.injection.transfer_matrix import transfer_matrix
-from mergekit_fair.sweep.injection.verdicts import judged, verdicts
+from mergekit_fair.sweep.transfer_matrix import transfer_matrix
+from mergekit_fair.sweep.verdicts import judged, verdicts
 
 STEP = 0.2
 
@@ -340,7 +340,7 @@ def test_order_and_seed(rows):
     assert one["change"]["harm"]["high"] == turned
     assert one == rows.matrix(stepped, draws=200).to_dict()
     assert one != rows.matrix(stepped, draws=200, seed=1).to_dict()
-    json.dumps(judged(rows.matrix(stepped, draws=200), 0.1), allow_nan=False)
+    json.dumps(judged(rows.matrix(stepped, draws=200), 0.1).to_dict(), allow_nan=False)
 
 
 def test_a_negative_step_turns_the_slope_and_not_the_change(rows):

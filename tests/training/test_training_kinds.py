@@ -13,8 +13,8 @@ import torch
 from mergekit_fair.data import load_rows
 from mergekit_fair.merging.in_memory import load_tensors
 from mergekit_fair.progress import Silent
+from mergekit_fair.sweep.record import Store
 from mergekit_fair.sweep.runner import run_sweep
-from mergekit_fair.sweep.store import Store
 from mergekit_fair.sweep.sweep_config import load_sweep
 from mergekit_fair.training.family import train
 from mergekit_fair.training.train_config import load_train_config
@@ -68,7 +68,7 @@ def test_train_and_sweep(tmp_path: Path, kind: str) -> None:
         inject=None,
         select={"maximize": "bal_acc"},
     )
-    results = run_sweep(load_sweep(sweep), tmp_path / "out", Silent())
+    results = run_sweep(load_sweep(sweep), tmp_path / "out", Silent()).to_dict()
     base = next(line for line in results["points"] if line["label"] == "λ=0")
     assert base["evaluation"]["n"] == len(rows)
     # The probe makes the base a classifier that beats a coin on rows it has not seen.

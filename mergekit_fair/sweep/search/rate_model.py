@@ -1,4 +1,13 @@
-"""From the history to a drawn landscape: metrics composed from modelled rates."""
+"""Modelled rates: from the history to a drawn landscape, whose metrics are composed from rates.
+
+Every group's selection rate, TPR and FPR is a quadratic polynomial in λ on the logit scale,
+
+    logit r(λ) ≈ β₀ + Σ_g β_g u_g + Σ_{g≤h} β_gh u_g u_h,        u = λ scaled to [−1, 1]
+
+fitted by weighted ridge least squares to the empirical logit z = ln((k + ½) / (m − k + ½)) of k
+successes in m rows, with weights 1 / (1/(k + ½) + 1/(m − k + ½)), the binomial information.
+Source: MAP (arXiv 2406.07529) for quadratics in λ; Cox 1970 for the empirical logit.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +15,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
 
 from mergekit_fair.errors import ConfigError, SweepError
 from mergekit_fair.fairness.rates import RARE, Mask, largest, max_min_gap, smallest
-from mergekit_fair.sweep.search.observation import Block, Goal, Observation
-from mergekit_fair.sweep.search.rate_polynomials import Polynomial, expit, fit, terms
-from mergekit_fair.sweep.search.space import Array, Coordinates, Space
+from mergekit_fair.sweep.search.proposers import Block, Coordinates, Observation, Space
+from mergekit_fair.sweep.selection import Array, Rule
 
 # What can be composed from selection rates, TPR and FPR.
 COMPOSED = (
@@ -19,11 +29,101 @@ COMPOSED = (
     *("dpd", "eod", "equal_opportunity"),
 )
 _RATES = ("selection_rate", "tpr", "fpr")
+# Prior standard deviations, in logits over half a range: λ may move a rate through its whole
+# range; curvature is smaller than slope until the data say otherwise.
+_INTERCEPT, _SLOPE, _CURVATURE = 10.0, 4.0, 2.0
+# The dispersion's prior: 1 (binomial), worth this many residuals.
+_PRIOR_RESIDUALS = 2.0
+# The dispersion and the coefficients need each other; this many turns settle both.
+_TURNS = 4
 
 
-def check_composed(goal: Goal) -> None:
-    """Raise ConfigError unless every metric of the goal can be composed from rates."""
-    for name in goal.metrics:
+@dataclass(frozen=True, eq=False)
+class Polynomial:
+    """Gaussian posterior of a polynomial's coefficients.
+
+    Attributes:
+        mean: (P,).
+        root: (P, P), lower triangular Cholesky factor of the precision.
+        dispersion: of the residuals, in binomial variances. Points are measured on the same
+            rows, so it may well be below 1.
+    """
+
+    mean: Array
+    root: Array
+    dispersion: float
+
+    def draw(self, rng: np.random.Generator) -> Array:
+        """One sample of the coefficients (P,)."""
+        noise = rng.standard_normal(len(self.mean))
+        return np.asarray(self.mean + np.linalg.solve(self.root.T, noise))
+
+
+def terms(points: Array, observations: int) -> Array:
+    """The polynomial's terms, as many as the observations can tell apart.
+
+    A full quadratic with at least as many observations as it has coefficients, else one without
+    products with at least 2G + 1, else a linear one.
+
+    Args:
+        points: (n, G), scaled to [−1, 1].
+        observations: number of points that the fit rests on.
+
+    Returns:
+        (n, P) with P = 1 + G + G(G + 1)/2, 1 + 2G or 1 + G.
+    """
+    count, dimensions = points.shape
+    parts = [np.ones((count, 1)), points]
+    if observations >= 1 + 2 * dimensions:
+        parts.append(points**2)
+    if observations >= 1 + dimensions + dimensions * (dimensions + 1) // 2:
+        first, second = np.triu_indices(dimensions, k=1)
+        parts.append(points[:, first] * points[:, second])
+    return np.concatenate(parts, axis=1)
+
+
+def fit(design: Array, dimensions: int, rates: Array, rows: Array) -> Polynomial:
+    """Weighted ridge fit with its posterior.
+
+    scikit-learn's BayesianRidge cannot give it: its coefficients share one prior precision, which
+    it estimates from the few points there are; here slopes and curvatures have fixed priors of
+    their own, and rows their binomial weights.
+
+    Args:
+        design: (n, P) from `terms`, n ≥ 1.
+        dimensions: G.
+        rates: (n,), in [0, 1], all defined.
+        rows: (n,), rows that each rate is a share of, > 0.
+    """
+    hits = rates * rows + 0.5
+    misses = (1 - rates) * rows + 0.5
+    logits, weights = np.log(hits / misses), 1 / (1 / hits + 1 / misses)
+    ridge = np.diag(1 / _prior(design.shape[1], dimensions) ** 2)
+    information = (design.T * weights) @ design
+    dispersion = 1.0
+    for _ in range(_TURNS):
+        precision = information / dispersion + ridge
+        mean = np.linalg.solve(precision, design.T @ (weights * logits) / dispersion)
+        squares = float((weights * (logits - design @ mean) ** 2).sum())
+        used = float(np.trace(np.linalg.solve(precision, information / dispersion)))
+        free = max(len(rates) - used, 0.0)
+        dispersion = (_PRIOR_RESIDUALS + squares) / (_PRIOR_RESIDUALS + free)
+    precision = information / dispersion + ridge
+    mean = np.linalg.solve(precision, design.T @ (weights * logits) / dispersion)
+    root = np.linalg.cholesky(precision)
+    return Polynomial(mean.astype(np.float64), root.astype(np.float64), dispersion)
+
+
+def _prior(count: int, dimensions: int) -> NDArray[np.float64]:
+    deviations = np.full(count, _CURVATURE)
+    deviations[0] = _INTERCEPT
+    deviations[1 : 1 + dimensions] = _SLOPE
+    return deviations
+
+
+def check_composed(rule: Rule) -> None:
+    """Raise ConfigError unless every metric of the rule can be composed from rates."""
+    for name in {**dict.fromkeys(rule.objectives), **dict.fromkeys(rule.metrics)}:
         if name not in COMPOSED:
             raise ConfigError(
                 "is no metric that group rates compose",
@@ -34,12 +134,26 @@ def check_composed(goal: Goal) -> None:
             )
 
 
+@dataclass(frozen=True)
+class GroupLayout:
+    """How groups lie in the rows.
+
+    Attributes:
+        deciding: groups that may decide a gap or worst-group accuracy; None: all.
+        is_partition: every row is in exactly one group.
+    """
+
+    deciding: tuple[str, ...] | None = None
+    is_partition: bool = False
+
+
 @dataclass(frozen=True, eq=False)
-class Model:
+class RateModel:
     """Polynomials of every group's rates, and of all rows' where groups do not partition them.
 
     Attributes:
-        space, goal: as given.
+        space, rule: as given.
+        groups: which of them decide, and whether every row is in exactly one.
         observations: number of points fitted, which decides the polynomials' terms.
         lines: the L = G (+ 1) lines: groups, then all rows.
         rows: (L, 3), what selection rate, TPR and FPR are shares of: n, n_pos, n − n_pos.
@@ -47,14 +161,17 @@ class Model:
     """
 
     space: Space
-    goal: Goal
+    rule: Rule
+    groups: GroupLayout
     observations: int
     lines: tuple[str | None, ...]
     rows: Array
     fits: tuple[tuple[Polynomial | None, ...], ...]
 
     @classmethod
-    def of(cls, space: Space, goal: Goal, history: Sequence[Observation]) -> Model | None:
+    def of(
+        cls, space: Space, rule: Rule, groups: GroupLayout, history: Sequence[Observation]
+    ) -> RateModel | None:
         """Fit; None when no point could be measured. Degenerate points have rates, and count.
 
         Raises:
@@ -63,12 +180,12 @@ class Model:
         measured = [seen for seen in history if seen.groups]
         if not measured:
             return None
-        if not goal.partition and not all(seen.overall for seen in measured):
+        if not groups.is_partition and not all(seen.overall for seen in measured):
             raise SweepError(
                 "the rates over all rows are needed where groups do not partition them",
                 where="surrogate search",
             )
-        lines = (*measured[0].groups, *(() if goal.partition else (None,)))
+        lines = (*measured[0].groups, *(() if groups.is_partition else (None,)))
         blocks = [[_block(seen, line) for seen in measured] for line in lines]
         points = space.scaled([seen.x for seen in measured])
         fits = tuple(
@@ -76,7 +193,7 @@ class Model:
             for line in blocks
         )
         rows = np.array([_rows(line[0]) for line in blocks])
-        return cls(space, goal, len(measured), lines, rows, fits)
+        return cls(space, rule, groups, len(measured), lines, rows, fits)
 
     def draw(self, rng: np.random.Generator) -> Landscape:
         """One sample of every coefficient: a landscape that could be the true one."""
@@ -100,7 +217,7 @@ class Model:
 class Landscape:
     """A model with its coefficients fixed."""
 
-    model: Model
+    model: RateModel
     coefficients: tuple[tuple[Array | None, ...], ...]
 
     def rates(self, points: Sequence[Coordinates]) -> Array:
@@ -121,18 +238,18 @@ class Landscape:
         """Objectives (n, k) and total violations (n,).
 
         The violation is infinite where predictions would be degenerate (as
-        :func:`mergekit_fair.fairness.rates.is_degenerate`) or a metric undefined.
+        `mergekit_fair.fairness.rates.is_degenerate`) or a metric undefined.
         """
         rates = self.rates(points)
         metrics = composed(rates, self.model)
-        objectives = self.model.goal.to_minimise(metrics)
-        violation = self.model.goal.violation(metrics, objectives[..., 0])
+        objectives = self.model.rule.to_minimise(metrics)
+        violation = self.model.rule.violation(metrics)
         unusable = _degenerate(metrics["selection_rate"], self.model)
         unusable |= np.isnan(violation) | ~np.isfinite(objectives).all(axis=-1)
         return objectives, np.where(unusable, np.inf, violation)
 
 
-def composed(rates: Array, model: Model) -> dict[str, Array]:
+def composed(rates: Array, model: RateModel) -> dict[str, Array]:
     """Metrics of rates (n, L, 3): name -> (n,).
 
     acc = (n_pos · TPR + n_neg · (1 − FPR)) / n, summed over groups that partition the rows;
@@ -141,11 +258,11 @@ def composed(rates: Array, model: Model) -> dict[str, Array]:
     rows, deciding = model.rows, _deciding(model)
     hits = np.stack([rates[..., 1], 1 - rates[..., 2]], axis=-1)
     correct = np.where(rows[:, 1:] > 0, hits, 0.0) * rows[:, 1:]
-    overall, total = _overall(rates, rows, model.goal.partition)
+    overall, total = _overall(rates, rows, model.groups.is_partition)
     right = correct.sum(axis=-1)
     accuracy = np.divide(right, rows[:, 0], out=np.full(right.shape, np.nan), where=rows[:, 0] > 0)
     gaps = max_min_gap(np.swapaxes(np.where(deciding[:, np.newaxis], rates, np.nan), -1, -2))
-    of_all = right.sum(axis=-1) if model.goal.partition else right[..., -1]
+    of_all = right.sum(axis=-1) if model.groups.is_partition else right[..., -1]
     return {
         "acc": of_all / total,
         "bal_acc": (overall[..., 1] + 1 - overall[..., 2]) / 2,
@@ -171,14 +288,14 @@ def _overall(rates: Array, rows: Array, partition: bool) -> tuple[Array, float]:
     return shares, float(total[0])
 
 
-def _degenerate(selection_rate: Array, model: Model) -> Mask:
-    rows = model.rows.sum(axis=0) if model.goal.partition else model.rows[-1]
+def _degenerate(selection_rate: Array, model: RateModel) -> Mask:
+    rows = model.rows.sum(axis=0) if model.groups.is_partition else model.rows[-1]
     rare = min(rows[1], rows[2]) / rows[0]
     return np.asarray(np.minimum(selection_rate, 1 - selection_rate) < RARE * rare)
 
 
-def _deciding(model: Model) -> Mask:
-    names = model.goal.deciding
+def _deciding(model: RateModel) -> Mask:
+    names = model.groups.deciding
     return np.array([line is not None and (names is None or line in names) for line in model.lines])
 
 

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from mergekit_fair.sweep.search.observation import Goal, Observation, best, feasible_front
 from mergekit_fair.sweep.search.pareto import contribution, front
-from mergekit_fair.sweep.search.propose import draw_new, generator, seen, start
-from mergekit_fair.sweep.search.rate_model import Model, check_composed
-from mergekit_fair.sweep.search.space import Array, Coordinates, Space, distinct
+from mergekit_fair.sweep.search.proposers import (
+    Coordinates,
+    Observation,
+    Space,
+    best,
+    distinct,
+    draw_new,
+    feasible_front,
+    generator,
+    seen,
+    start,
+)
+from mergekit_fair.sweep.search.rate_model import GroupLayout, RateModel, check_composed
+from mergekit_fair.sweep.selection import Array, Rule
 
 # Standard deviations of perturbations, as shares of a range: near, and very near.
 _SPREADS = (0.1, 0.03)
@@ -32,27 +42,29 @@ class SurrogateProposer:
 
     Attributes:
         space: where to look.
-        goal: objectives and limits; ``between_groups`` gaps only.
+        rule: objectives and limits; `between_groups` gaps only.
         seed: of the start and of every draw.
+        groups: how they lie in the rows.
         candidates: number of random candidates per point, and about that of perturbations.
 
     Raises:
-        ConfigError: a metric that rates do not compose, such as ``level_matched.dpd``.
+        ConfigError: a metric that rates do not compose, such as `level_matched.dpd`.
 
     Source: METHODS §5; MAP (arXiv 2406.07529) for the models; Bradford et al. 2018 for Thompson
     sampling with hypervolume.
     """
 
     space: Space
-    goal: Goal
+    rule: Rule
     seed: int = 0
+    groups: GroupLayout = field(default_factory=GroupLayout)
     candidates: int = 1000
 
     def __post_init__(self) -> None:
-        check_composed(self.goal)
+        check_composed(self.rule)
 
     def ask(self, history: Sequence[Observation], count: int) -> list[Coordinates]:
-        """See :class:`~mergekit_fair.sweep.search.propose.Proposer`.
+        """See `Proposer`.
 
         Raises:
             SweepError: groups do not partition the rows and an observation has no overall rates.
@@ -61,7 +73,7 @@ class SurrogateProposer:
         if len(asked) == count:
             return asked
         rng = generator(self.seed, history)
-        model = Model.of(self.space, self.goal, history)
+        model = RateModel.of(self.space, self.rule, self.groups, history)
         if model is None:
             return asked + draw_new(self.space, count - len(asked), seen(history) | set(asked), rng)
         known = [np.asarray(found.objectives) for found in feasible_front(history)]
@@ -91,7 +103,7 @@ class SurrogateProposer:
 
 
 def chosen(objectives: Array, violation: Array, known: Sequence[Array]) -> int:
-    """Index of the best of n candidates; see :class:`SurrogateProposer`.
+    """Index of the best of n candidates; see `SurrogateProposer`.
 
     Args:
         objectives: (n, k), minimised, in [0, 1].

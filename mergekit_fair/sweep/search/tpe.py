@@ -13,9 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from mergekit_fair.errors import ConfigError
-from mergekit_fair.sweep.search.observation import LOWER_IS_BETTER, Goal, Observation
-from mergekit_fair.sweep.search.propose import draw_new, generator, seen, start, start_length
-from mergekit_fair.sweep.search.space import Coordinates, Space, distinct
+from mergekit_fair.sweep.search.proposers import (
+    Coordinates,
+    Observation,
+    Space,
+    distinct,
+    draw_new,
+    generator,
+    seen,
+    start,
+    start_length,
+)
+from mergekit_fair.sweep.selection import Rule, lower_is_better
 
 STUDY = "mergekit-fair"
 
@@ -37,18 +46,18 @@ class OptunaProposer:
 
     Attributes:
         space: where to look.
-        goal: objectives, for their number and names.
+        rule: objectives, for their number and names.
         seed: of the start and the sampler.
 
     Source: Ozaki et al. 2022 (multi-objective TPE), Watanabe and Hutter 2023 (constraints).
     """
 
     space: Space
-    goal: Goal
+    rule: Rule
     seed: int = 0
 
     def ask(self, history: Sequence[Observation], count: int) -> list[Coordinates]:
-        """See :class:`~mergekit_fair.sweep.search.propose.Proposer`.
+        """See `Proposer`.
 
         Raises:
             ConfigError: Optuna is not installed.
@@ -62,7 +71,7 @@ class OptunaProposer:
                 multivariate=True,
                 n_startup_trials=start_length(self.space),
             )
-            study = _study(optuna, self.goal, sampler=sampler)
+            study = _study(optuna, self.rule, sampler=sampler)
             study.add_trials(_trials(optuna, self.space, history))
             taken = seen(history) | set(asked)
             for _ in range(_TRIES * (count - len(asked))):
@@ -75,7 +84,7 @@ class OptunaProposer:
         return asked + draw_new(self.space, count - len(asked), taken, rng)
 
 
-def write_journal(space: Space, goal: Goal, history: Sequence[Observation], path: Path) -> None:
+def write_journal(space: Space, rule: Rule, history: Sequence[Observation], path: Path) -> None:
     """Write the history as an Optuna journal file, replacing the one that is there.
 
     Raises:
@@ -88,8 +97,8 @@ def write_journal(space: Space, goal: Goal, history: Sequence[Observation], path
         with _quiet(optuna):
             backend = optuna.storages.journal.JournalFileBackend(str(fresh))
             storage = optuna.storages.JournalStorage(backend)
-            study = _study(optuna, goal, study_name=STUDY, storage=storage)
-            study.set_metric_names([_axis(name) for name in goal.objectives])
+            study = _study(optuna, rule, study_name=STUDY, storage=storage)
+            study.set_metric_names([_axis(name) for name in rule.objectives])
             study.add_trials(_trials(optuna, space, history))
         fresh.replace(path)
 
@@ -124,8 +133,8 @@ def _quiet(optuna: Any) -> Iterator[None]:
         optuna.logging.set_verbosity(verbosity)
 
 
-def _study(optuna: Any, goal: Goal, **settings: Any) -> Any:
-    return optuna.create_study(directions=["minimize"] * len(goal.objectives), **settings)
+def _study(optuna: Any, rule: Rule, **settings: Any) -> Any:
+    return optuna.create_study(directions=["minimize"] * len(rule.objectives), **settings)
 
 
 def _distributions(optuna: Any, space: Space) -> dict[str, Any]:
@@ -155,4 +164,4 @@ def _trials(optuna: Any, space: Space, history: Sequence[Observation]) -> list[A
 
 
 def _axis(name: str) -> str:
-    return name if name.rpartition(".")[2] in LOWER_IS_BETTER else f"1 - {name}"
+    return name if lower_is_better(name) else f"1 - {name}"

@@ -29,7 +29,7 @@ from mergekit_fair.fairness.labels import UNANSWERED, binary_labels, binary_pred
 from mergekit_fair.fairness.measure_warnings import draw_warnings
 from mergekit_fair.fairness.rates import is_degenerate
 from mergekit_fair.fairness.settings import DRAWS, MetricSettings
-from mergekit_fair.sweep.injection.effects import (
+from mergekit_fair.sweep.transfer_effects import (
     METRICS,
     Ends,
     Pair,

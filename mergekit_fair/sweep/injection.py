@@ -1,0 +1,198 @@
+"""The second stage: group vectors on a baseline.
+
+Which may be injected, and with which λ, is measured and never guessed from weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mergekit_fair.fairness.eligible_groups import worst_group
+from mergekit_fair.progress import Silent
+from mergekit_fair.sweep.comparing import choose
+from mergekit_fair.sweep.point_runner import PointRunner
+from mergekit_fair.sweep.points import Planner, Point
+from mergekit_fair.sweep.record import PointResult, TransferRecord, WorstRecord
+from mergekit_fair.sweep.selection import Rule
+from mergekit_fair.sweep.sweep_config import Inject, Sweep
+from mergekit_fair.sweep.transfer_matrix import Transfer, transfer_matrix
+from mergekit_fair.sweep.verdicts import judged, verdicts
+
+
+@dataclass(frozen=True)
+class Injected:
+    """What the stage has found.
+
+    Attributes:
+        points: that take part in the choice.
+        worst_group: of the target, where the sweep asks for it.
+        transfer: the judged matrix, where the sweep asks for safe groups.
+        refused: point id → why it may not be chosen although it was measured.
+    """
+
+    points: list[Point] = field(default_factory=list)
+    worst_group: WorstRecord | None = None
+    transfer: TransferRecord | None = None
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+
+def inject(
+    sweep: Sweep, planner: Planner, runner: PointRunner, baselines: Mapping[str, PointResult]
+) -> Injected:
+    """Measure the injections that the sweep file asks for, as far as the budget goes.
+
+    Raises:
+        MeasurementError: no group can be called the worst one.
+    """
+    config = sweep.config.inject
+    if config is None:
+        return Injected()
+    if config.groups == "safe":
+        return _inject_safely(sweep, planner, runner, baselines, config)
+    if isinstance(config.groups, list):
+        points = planner.injections(config.groups, sweep.inject_grid)
+        runner.measure(points)
+        return Injected(points)
+    worst, harms = worst_group(
+        baselines[config.target].require_measured().to_dict(),
+        candidates=sweep.recipe.groups(),
+        excluded=runner.sheet.excluded,
+        min_group_size=runner.settings.min_group_size,
+    )
+    runner.progress.say(f"worst-served group of {config.target}: {worst} ({harms[worst]:.3f})")
+    points = planner.injections([worst], sweep.inject_grid)
+    runner.measure(points)
+    return Injected(points, WorstRecord(name=worst, mean_of_dpd_and_eod={**harms}))
+
+
+def _inject_safely(
+    sweep: Sweep,
+    planner: Planner,
+    runner: PointRunner,
+    baselines: Mapping[str, PointResult],
+    config: Inject,
+) -> Injected:
+    """One small step of every group, the transfer matrix, a verdict for each, then the search.
+
+    Groups whose step is safe are added greedily: of all safe groups not yet added, at every λ, the
+    rule chooses one; as long as it gets better, the next is looked for on top of it. A point that
+    harms a group by more than the tolerance at its own λ is measured, shown and never chosen.
+    """
+    order = _screened(planner, sweep.recipe.groups(), config)
+    steps = {
+        str(one["group"]): planner.injection({str(one["group"]): config.step}) for one in order
+    }
+    if len(runner.measure(list(steps.values()))) < len(steps):
+        runner.unfinished.append("safe injection: no verdicts")
+        refused = {step.id: "no verdict" for step in steps.values()}
+        return Injected([*steps.values()], refused=refused)
+    target = baselines[config.target]
+    matrix = _transfer(runner, target, steps, config.step)
+    found = verdicts(matrix, config.tolerance)
+    safe = [verdict.group for verdict in found if verdict.status == "safe"]
+    for verdict in found:
+        runner.progress.say(f"{verdict.group}: {verdict.status}. {verdict.reason}")
+    greedy = _Greedy(
+        sweep, planner, runner, target, config, Rule.of(sweep.config.select, baselines)
+    )
+    greedy.run(safe, {name: steps[name] for name in safe})
+    unsafe = {steps[v.group].id: f"{v.status} step" for v in found if v.status != "safe"}
+    transfer = judged(matrix, config.tolerance, screening=order, added=greedy.added)
+    return Injected(
+        [*steps.values(), *greedy.points],
+        transfer=transfer,
+        refused={**unsafe, **greedy.refused},
+    )
+
+
+def _screened(planner: Planner, groups: Mapping[str, str], config: Inject) -> list[dict[str, Any]]:
+    """The candidates in the order of screening in weight space, which decides nothing else."""
+    from mergekit.options import MergeOptions
+
+    from mergekit_fair.vectors.recipe_vectors import recipe_vectors
+
+    recipe = planner.injection({next(iter(groups)): config.step}).recipe
+    if recipe is None:
+        return []
+    vectors = recipe_vectors(recipe, MergeOptions(quiet=True), Silent())
+    return [one.to_dict() for one in vectors.screened]
+
+
+def _transfer(
+    runner: PointRunner, target: PointResult, stepped: Mapping[str, Point], step: float
+) -> Transfer:
+    sheet = runner.sheet
+    return transfer_matrix(
+        sheet.labels,
+        runner.answers(target.id).predictions,
+        {name: runner.answers(point.id).predictions for name, point in stepped.items()},
+        sheet.groups,
+        step=step,
+        confidence=runner.settings.confidence,
+        min_group_size=runner.settings.min_group_size,
+        exclude=sheet.excluded,
+        seed=runner.settings.seed,
+    )
+
+
+@dataclass
+class _Greedy:
+    """Adds safe groups one after the other.
+
+    Attributes:
+        points: measured on the way.
+        refused: point id → why it may not be chosen.
+        added: group → λ, of the last accepted point.
+    """
+
+    sweep: Sweep
+    planner: Planner
+    runner: PointRunner
+    target: PointResult
+    config: Inject
+    rule: Rule
+    points: list[Point] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+    added: dict[str, float] = field(default_factory=dict)
+
+    def run(self, safe: Sequence[str], steps: Mapping[str, Point]) -> None:
+        """Until no further group makes the rule's choice better, or the budget is spent."""
+        left, best = list(safe), None
+        while left:
+            tried = {
+                point.id: (point, {**self.added, name: value})
+                for name in left
+                for value in self.sweep.inject_grid
+                for point in [self.planner.injection({**self.added, name: value})]
+            }
+            if not self.added:
+                tried |= {p.id: (p, {name: self.config.step}) for name, p in steps.items()}
+            points = [point for point, _ in tried.values()]
+            self.points += points
+            results = self.runner.measure(points)
+            chosen = self._chosen([result for result in results if result.evaluation is not None])
+            if len(results) < len(points):
+                self.runner.unfinished.append("safe injection: further groups")
+                return
+            if chosen is None:
+                return
+            if best is not None and self.rule.rank(chosen) >= self.rule.rank(best):
+                return
+            best, self.added = chosen, tried[chosen.id][1]
+            left = [name for name in left if name not in self.added]
+
+    def _chosen(self, results: Sequence[PointResult]) -> PointResult | None:
+        """By the rule, of the points that are not shown to harm a group at their own λ."""
+        if not results:
+            return None
+        points = {point.id: point for point in self.points}
+        stepped = {result.label: points[result.id] for result in results}
+        matrix = _transfer(self.runner, self.target, stepped, 1.0)
+        found = verdicts(matrix, self.config.tolerance)
+        harmful = {verdict.group for verdict in found if verdict.status == "unsafe"}
+        self.refused |= {stepped[label].id: "harms a group" for label in harmful}
+        allowed = [result for result in results if result.label not in harmful]
+        choice = choose(self.runner, allowed, self.rule)
+        return next((result for result in allowed if result.id == choice.id), None)

@@ -1,0 +1,213 @@
+"""Points become results: what is finished is read, the rest is run, measured and stored."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from mergekit_fair.evaluation.evaluate import Level, evaluate
+from mergekit_fair.evaluation.evaluator import Exam
+from mergekit_fair.evaluation.predictions import Answers, Scores
+from mergekit_fair.fairness import MetricSettings
+from mergekit_fair.progress import Progress
+from mergekit_fair.sweep.points import Point, unique
+from mergekit_fair.sweep.record import BudgetRecord, EvaluationRecord, PointResult, Store
+from mergekit_fair.sweep.sweep_config import Sweep
+from mergekit_fair.sweep.worker import Outcome, PointJob, PointWorker
+
+
+class Executor(Protocol):
+    """Where jobs run: in this process, or on Ray actors. The driver alone writes results."""
+
+    def run(self, jobs: Iterable[PointJob]) -> Iterator[tuple[PointJob, Outcome]]:
+        """Every job with its outcome, as soon as it has one and in any order.
+
+        A job is taken when a worker is free for it and not before: jobs may run out at any time.
+        """
+
+    def close(self) -> None:
+        """Give memory and workers back."""
+
+
+# Sweep, what is asked, folder of the base, progress → where its jobs run.
+ExecutorFactory = Callable[[Sweep, Exam, str, Progress], Executor]
+
+
+class LocalExecutor:
+    """One worker in this process, made when the first job comes."""
+
+    def __init__(self, sweep: Sweep, exam: Exam, base: str, progress: Progress) -> None:
+        self._settings = (exam, base, sweep.config.evaluate.device, sweep.recipe.groups())
+        self._seed, self._progress = sweep.config.seed, progress
+        self._worker: PointWorker | None = None
+
+    @property
+    def worker(self) -> PointWorker:
+        if self._worker is None:
+            self._worker = PointWorker(*self._settings, seed=self._seed, progress=self._progress)
+        return self._worker
+
+    def run(self, jobs: Iterable[PointJob]) -> Iterator[tuple[PointJob, Outcome]]:
+        for job in jobs:
+            yield job, self.worker.run(job)
+
+    def close(self) -> None:
+        self._worker = None
+
+
+@dataclass
+class TimeBudget:
+    """Minutes of a run by the wall clock; None: as many as it takes.
+
+    >>> TimeBudget(1.5, clock=lambda: 0.0).is_spent
+    False
+    """
+
+    minutes: float | None = None
+    clock: Callable[[], float] = time.monotonic
+    _start: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._start = self.clock()
+
+    @property
+    def is_spent(self) -> bool:
+        """No further point may be started."""
+        return self.minutes is not None and self.clock() - self._start >= 60 * self.minutes
+
+
+@dataclass
+class PointRunner:
+    """The one place where points are run.
+
+    Attributes:
+        split: the one that is selected on.
+        budget: once it is spent no point of that split is started.
+        levels: task → the selection rate that level-matched figures are measured at.
+        left_out: labels of points that the budget has left out, in order.
+        unfinished: stages that it has cut short, in words.
+    """
+
+    exam: Exam
+    store: Store
+    settings: MetricSettings
+    progress: Progress
+    split: str
+    make_executor: Callable[[], Executor]
+    budget: TimeBudget = field(default_factory=TimeBudget)
+    levels: Mapping[str, Level] | None = None
+    left_out: dict[str, None] = field(default_factory=dict)
+    unfinished: list[str] = field(default_factory=list)
+    _executor: Executor | None = field(default=None, init=False)
+
+    def close(self) -> None:
+        if self._executor is not None:
+            self._executor.close()
+
+    @property
+    def task(self) -> str:
+        """The one that decides."""
+        return self.exam.tasks[0]
+
+    def sheets(self, split: str | None = None) -> Mapping[str, Answers]:
+        return self.exam.sheets(split or self.split)
+
+    @property
+    def sheet(self) -> Answers:
+        """The deciding task's rows of the split that is selected on, unanswered."""
+        return self.sheets()[self.task]
+
+    def measure(self, points: Sequence[Point], split: str | None = None) -> list[PointResult]:
+        """The points' results on a split, in the points' order.
+
+        Points of the selection's split that the budget leaves out are not among them.
+        """
+        split = split or self.split
+        done = self.store.results(split)
+        jobs = self._jobs([p for p in unique(points) if p.id not in done], split)
+        first = next(jobs, None)
+        if first is not None:  # an executor is made for the first job, not for none
+            self._executor = self._executor or self.make_executor()
+            for job, outcome in self._executor.run(_chained(first, jobs)):
+                self._keep(job.point, split, outcome)
+        done = self.store.results(split)
+        return [done[point.id] for point in points if point.id in done]
+
+    def answers(self, point: str, split: str | None = None) -> Answers:
+        """What a finished point answered to the deciding task, by its id."""
+        split = split or self.split
+        sheets, scores = self.sheets(split), self.store.scores(point, split)
+        return sheets[self.task].given(scores[: len(sheets[self.task])])
+
+    @property
+    def budget_record(self) -> BudgetRecord | None:
+        """What the budget has left out; None if that is nothing."""
+        if self.budget.minutes is None or not (self.left_out or self.unfinished):
+            return None
+        return BudgetRecord(
+            minutes=self.budget.minutes, left_out=list(self.left_out), unfinished=self.unfinished
+        )
+
+    def _jobs(self, points: Sequence[Point], split: str) -> Iterator[PointJob]:
+        """One after the other until the budget is spent; report rows are opened all the same."""
+        for point in points:
+            if split == self.split and self.budget.is_spent:
+                if not self.left_out:
+                    self.progress.say(f"the {self.budget.minutes:g} minutes are spent")
+                self.left_out[point.label] = None
+            else:
+                yield PointJob(point, split)
+
+    def _keep(self, point: Point, split: str, outcome: Outcome) -> None:
+        """Measure, store and say."""
+        result, scores = self._result(point, split, outcome)
+        self.store.append(result, scores)
+        self.progress.say(result.one_line())
+
+    def _result(self, point: Point, split: str, outcome: Outcome) -> tuple[PointResult, Scores]:
+        """A model whose scores are NaN or infinite has an error and no evaluation."""
+        sheets, planned = self.sheets(split), point.planned
+        if outcome.error is not None:
+            rows = sum(len(sheet) for sheet in sheets.values())
+            failed = PointResult(**vars(planned), split=split, error=outcome.error)
+            return failed, np.full(rows, np.nan, dtype=np.float32)
+        # Thresholds are set on the rows that are selected on, and kept for others.
+        is_own = split == self.split
+        thresholds = {} if is_own else self.store.results(self.split)[point.id].thresholds
+        evaluations = {}
+        for task, sheet in sheets.items():
+            answers = sheet.given(outcome.scores[task])
+            level = self.levels[task] if self.levels else _own_level(point.label, answers)
+            content = evaluate(
+                answers,
+                self.settings,
+                model=point.label,
+                split=split,
+                level=level,
+                threshold=thresholds.get(task),
+            )
+            evaluations[task] = EvaluationRecord.model_validate(content)
+        first, *others = evaluations
+        result = PointResult(
+            **vars(planned),
+            split=split,
+            evaluation=evaluations[first],
+            tasks={task: evaluations[task] for task in others},
+            seconds=round(outcome.seconds, 2),
+        )
+        return result, np.concatenate([outcome.scores[task] for task in sheets])
+
+
+def _chained(first: PointJob, others: Iterator[PointJob]) -> Iterator[PointJob]:
+    yield first
+    yield from others
+
+
+def _own_level(label: str, answers: Answers) -> Level:
+    """The selection rate of these answers."""
+    answered = answers.predictions[answers.predictions < 2]
+    return Level(label, float(answered.mean()) if len(answered) else 0.0)
