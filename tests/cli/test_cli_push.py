@@ -247,12 +247,12 @@ def test_what_cannot_be_pushed_is_said(finished: Path, tmp_path: Path) -> None:
 def test_a_hub_that_refuses_or_is_not_there(finished: Path, hub: Hub) -> None:
     refused = pushed(hub.url, finished, "me/fair-tiny", token="hf_of_a_reader")
     assert refused.returncode == 2
-    assert "the Hub does not let you write there (401). Run `hf auth login`" in refused.stderr
+    assert "(401). Run `hf auth login`" in refused.stderr
     nowhere = pushed("http://127.0.0.1:1", finished, "me/fair-tiny")
     assert nowhere.returncode == 1
-    assert "http://127.0.0.1:1 cannot be reached" in nowhere.stderr
+    assert "http://127.0.0.1:1" in nowhere.stderr
     unlike = pushed(hub.url, finished, "me/a..b")
     assert unlike.returncode == 2
-    assert "REPO: is not the name of a repository (" in unlike.stderr
+    assert "\nError: REPO: " in f"\n{unlike.stderr}"
     assert "Traceback" not in refused.stderr + nowhere.stderr + unlike.stderr
     assert hub.commits == []
