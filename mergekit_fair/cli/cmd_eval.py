@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-
-from mergekit_fair.cli.key_values import Pairs
+import yaml
 
 _REFERENCES = ("between_groups", "one_vs_rest", "to_overall")
 
@@ -22,6 +21,26 @@ class _BatchSize(click.ParamType):  # type: ignore[type-arg]
         if str(value).split(":")[0] == "auto":
             return value
         return self.fail(f"{value!r} is neither a positive number nor auto", param, ctx)
+
+
+class _Pairs(click.ParamType):  # type: ignore[type-arg]
+    """`key=value,key=value` as a mapping; values as YAML reads them: `2` is a number."""
+
+    name = "key=value,…"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        if isinstance(value, dict):
+            return value
+        pairs: dict[str, Any] = {}
+        for part in filter(None, str(value).split(",")):
+            key, equals, text = part.partition("=")
+            if not equals or not key.strip():
+                self.fail(f"{part!r} is not key=value", param, ctx)
+            try:
+                pairs[key.strip()] = yaml.safe_load(text)
+            except yaml.YAMLError:
+                pairs[key.strip()] = text
+        return pairs
 
 
 @click.command("eval")
@@ -39,8 +58,8 @@ class _BatchSize(click.ParamType):  # type: ignore[type-arg]
     "--data", type=click.Path(), help="A file in the place of the tasks' data, or a .yml."
 )
 @click.option("--lm", help="lm-eval's model class; found from the checkpoint if not given.")
-@click.option("--model-args", type=Pairs(), default="", help="More of its arguments: key=value,…")
-@click.option("--choice-map", type=Pairs(), help="Which class a choice is: no=0,yes=1.")
+@click.option("--model-args", type=_Pairs(), default="", help="More of its arguments: key=value,…")
+@click.option("--choice-map", type=_Pairs(), help="Which class a choice is: no=0,yes=1.")
 @click.option("--batch-size", type=_BatchSize(), help="Rows of a forward pass, or auto.")
 @click.option("--max-length", type=click.IntRange(min=1), help="Tokens kept of a text.")
 @click.option("--device", default="auto", show_default=True, help="torch device.")
