@@ -114,7 +114,7 @@ def stepped(
 def evaluation(
     folder: Path, demo: Path, model: Path, split: str, limit: int | None
 ) -> list[object]:
-    from mergekit_fair.evaluation.packaged_tasks import tasks_dir
+    from mergekit_fair.resources import tasks_dir
 
     shutil.rmtree(folder / "eval", ignore_errors=True)
     metadata = json.dumps({"split": split, "data": str(demo / "data.yml")})

@@ -7,6 +7,7 @@
     ├── CheckpointError   a model folder: missing, damaged, of another architecture
     ├── TrainingError     a fine-tuning run that cannot start or go on
     ├── MeasurementError  labels, predictions or groups that no metric is defined on
+    │   └── ScoreError    a model whose scores are NaN or infinite
     └── SweepError        a sweep that cannot be planned, resumed or selected from
 
 Every message says where (file, key, model, tensor), what was wrong, what was given, what is
@@ -82,6 +83,10 @@ class TrainingError(FairError):
 
 class MeasurementError(FairError):
     """Labels, predictions or groups that no metric is defined on."""
+
+
+class ScoreError(MeasurementError):
+    """A model's scores are NaN or infinite: its weights have overflown or are damaged."""
 
 
 class SweepError(FairError):

@@ -63,7 +63,7 @@ def command(out: Path, quiet: bool) -> None:
 
 def copy_recipes(out: Path) -> None:
     """Put the demo's recipe files into `out`, with `out` in the place of runs/demo."""
-    from mergekit_fair.packaged_recipes import recipes_folder
+    from mergekit_fair.resources import recipes_folder
 
     out.mkdir(parents=True, exist_ok=True)
     for file in recipes_folder("demo").glob("*.yml"):

@@ -81,7 +81,7 @@ class _Pairs(click.ParamType):  # type: ignore[type-arg]
 @click.option("--seed", type=int, default=0, show_default=True, help="Of bootstrap and prompts.")
 @click.option("--json", "as_json", is_flag=True, help="Print the evaluations as JSON.")
 @click.option("--quiet", is_flag=True, help="No progress.")
-def command(**given: Any) -> None:
+def command(**options: Any) -> None:
     """Run lm-eval with the plug-in: accuracy, DPD, EOD per subgroup, with intervals.
 
     Writes OUT/TASK.json, one evaluation a task, OUT/samples_TASK.jsonl, lm-eval's samples, and
@@ -93,57 +93,61 @@ def command(**given: Any) -> None:
     """
     from mergekit_fair.cli.terminal import quiet_libraries
 
-    quiet_libraries(quiet=given["quiet"])
-    evaluations, others = _evaluate(given)
-    if given["as_json"]:
+    quiet_libraries(quiet=options["quiet"])
+    evaluations, others = _evaluate(options)
+    if options["as_json"]:
         click.echo(json.dumps(list(evaluations.values()), indent=2, ensure_ascii=False))
         return
     from mergekit_fair.report.evaluation_text import evaluation_text, other_text
 
-    parts = [evaluation_text(found) for found in evaluations.values()]
-    parts += [other_text(task, found) for task, found in others.items()]
+    parts = [evaluation_text(evaluation) for evaluation in evaluations.values()]
+    parts += [other_text(task, results) for task, results in others.items()]
     click.echo("\n\n".join(parts))
-    click.echo(f"\n{given['out']}")
+    click.echo(f"\n{options['out']}")
 
 
-Found = dict[str, dict[str, Any]]
+ByTask = dict[str, dict[str, Any]]
 
 
-def _evaluate(given: dict[str, Any]) -> tuple[Found, Found]:
+def _evaluate(options: dict[str, Any]) -> tuple[ByTask, ByTask]:
     """Run, measure and write; the evaluations, and lm-eval's results of the other tasks."""
-    from mergekit_fair.evaluation.lm_eval_run import Request, level_of, lines_of, measure_run, run
+    from mergekit_fair.cli.terminal import Terminal
+    from mergekit_fair.evaluation.eval_run import level_of, lines_of, measure_run, run_tasks
+    from mergekit_fair.evaluation.prepared_tasks import EvaluationRequest
     from mergekit_fair.fairness import MetricSettings
     from mergekit_fair.files import write_atomic
 
-    out: Path = given["out"]
-    level, thresholds = level_of(given["level"], given["model"]) if given["level"] else (None, {})
-    settings = MetricSettings(
-        reference=given["reference"],
-        confidence=given["confidence"],
-        min_group_size=given["min_group_size"],
-        seed=given["seed"],
+    out: Path = options["out"]
+    level, thresholds = (
+        level_of(options["level"], options["model"]) if options["level"] else (None, {})
     )
-    arguments = dict(given["model_args"])
+    settings = MetricSettings(
+        reference=options["reference"],
+        confidence=options["confidence"],
+        min_group_size=options["min_group_size"],
+        seed=options["seed"],
+    )
+    arguments = dict(options["model_args"])
     for key in ("choice_map", "max_length"):
-        if given[key] is not None:
-            arguments[key] = given[key]
-    request = Request(
-        model=given["model"],
-        tasks=tuple(name for name in given["tasks"].split(",") if name),
-        split=given["split"],
-        data=given["data"],
-        lm=given["lm"],
+        if options[key] is not None:
+            arguments[key] = options[key]
+    request = EvaluationRequest(
+        tasks=tuple(name for name in options["tasks"].split(",") if name),
+        data=options["data"],
+        lm=options["lm"],
         model_args=arguments,
-        batch_size=given["batch_size"],
-        device=given["device"],
-        limit=given["limit"],
-        num_fewshot=given["num_fewshot"],
-        include_path=given["include_path"],
-        options={"apply_chat_template": True} if given["apply_chat_template"] else {},
+        batch_size=options["batch_size"],
+        limit=options["limit"],
+        num_fewshot=options["num_fewshot"],
+        include_path=options["include_path"],
+        apply_chat_template=options["apply_chat_template"],
+        seed=options["seed"],
     )
     out.mkdir(parents=True, exist_ok=True)  # an error here costs no forward pass
-    finished = run(request)
-    evaluations = measure_run(finished, settings, level=level, thresholds=thresholds)
+    progress = Terminal(quiet=options["quiet"])
+    finished = run_tasks(request, options["model"], options["split"], options["device"], progress)
+    measured = measure_run(finished, settings, level=level, thresholds=thresholds)
+    evaluations = {task: evaluation.to_dict() for task, evaluation in measured.items()}
     for task, samples in finished.samples.items():
         write_atomic(out / f"samples_{task}.jsonl", lines_of(samples))
     for task, evaluation in evaluations.items():

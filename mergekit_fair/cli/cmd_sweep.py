@@ -110,8 +110,8 @@ def _on_ray(workers: int, cpus: int, gpus: float, ray_address: str | None) -> An
 
     cluster = Cluster(workers, gpus, cpus, ray_address)
 
-    def make(sweep: Any, exam: Any, base: str, progress: Any) -> Any:
-        del exam  # every worker opens its own
+    def make(sweep: Any, evaluator: Any, base: str, progress: Any) -> Any:
+        del evaluator  # every worker opens its own
         return RayExecutor(sweep, base, cluster, progress)
 
     return make

@@ -14,6 +14,6 @@ def command() -> None:
       mergekit-fair tasks-dir
       lm_eval run --include_path "$(mergekit-fair tasks-dir)" --tasks fair_adult_sex ...
     """
-    from mergekit_fair.evaluation.packaged_tasks import tasks_dir
+    from mergekit_fair.resources import tasks_dir
 
     click.echo(str(tasks_dir()))

@@ -116,12 +116,14 @@ def token_pairs(lm: Any, requests: Sequence[Any]) -> TokenPairs:
     return collected
 
 
-def loglikelihood_of_tokens(lm: Any, pairs: TokenPairs) -> list[tuple[float, bool]]:
+def loglikelihood_of_tokens(
+    lm: Any, pairs: TokenPairs, *, quiet: bool = True
+) -> list[tuple[float, bool]]:
     """Score tokens from `token_pairs`, with the weights that the model has now.
 
     The public `loglikelihood` tokenises every request again, for every point of a sweep.
     """
-    return list(lm._loglikelihood_tokens(pairs, disable_tqdm=True))
+    return list(lm._loglikelihood_tokens(pairs, disable_tqdm=quiet))
 
 
 def set_torch_model(lm: Any, model: Any) -> None:

@@ -1,7 +1,8 @@
-"""Load a classifier and refuse what is none: no head, a random head, not two classes."""
+"""What a checkpoint is and which lm-eval model runs it; classifiers without a head are refused."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,30 +17,6 @@ def auto_class(kind: str) -> Any:
     return (
         AutoModelForImageClassification if kind == "image" else AutoModelForSequenceClassification
     )
-
-
-def load_classifier(folder: str | Path, kind: str, device: str = "cpu") -> Any:
-    """The model in evaluation mode.
-
-    Raises:
-        CheckpointError: no model, an architecture without a classification head, weights missing
-            from the file (transformers would fill them with random numbers), or a head of other
-            than two classes.
-    """
-    from transformers import AutoConfig
-
-    folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        raise CheckpointError("no model here (no config.json)", where=folder)
-    config = AutoConfig.from_pretrained(str(folder))
-    require_head(config.architectures or [], kind, folder)
-    if config.num_labels != 2:
-        raise CheckpointError(
-            "must have two classes", where=folder, got=config.num_labels, allowed="2"
-        )
-    model, report = auto_class(kind).from_pretrained(str(folder), output_loading_info=True)
-    require_weights(absent_weights(report), folder)
-    return model.to(device).eval()
 
 
 # What transformers' classes of a kind are called; some have an end of their own behind it.
@@ -107,5 +84,55 @@ def resolve_device(device: str) -> str:
             where="device",
             got=device,
             allowed="auto, cpu, or an accelerator that torch sees",
-        ) from None
+        ) from error
     return device
+
+
+def backend_of(model: str) -> tuple[str, dict[str, Any]]:
+    """lm-eval's model name and the arguments that name the checkpoint.
+
+    A classifier goes to `fair-classifier` or `fair-image-classifier`, anything else to `hf`; the
+    folder of an adapter goes with the base that it names.
+
+    Args:
+        model: a folder, or a name on the Hub.
+
+    Raises:
+        CheckpointError: no model there.
+    """
+    adapter = Path(model) / "adapter_config.json"
+    if adapter.is_file():
+        return _adapted(adapter)
+    architectures = _architectures(model)
+    if any("ForSequenceClassification" in name for name in architectures):
+        return "fair-classifier", {"pretrained": model}
+    if any("ForImageClassification" in name for name in architectures):
+        return "fair-image-classifier", {"pretrained": model}
+    return "hf", {"pretrained": model}
+
+
+def _adapted(path: Path) -> tuple[str, dict[str, Any]]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        base = config["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"names no base model ({error})", where=path) from error
+    if not isinstance(base, str) or not base:
+        raise CheckpointError("names no base model", where=path, got=base)
+    name, arguments = backend_of(base)
+    if config.get("task_type") == "SEQ_CLS":
+        name = "fair-classifier"
+    return name, {**arguments, "peft": str(path.parent)}
+
+
+def _architectures(model: str) -> list[str]:
+    from transformers import AutoConfig
+
+    try:
+        return list(AutoConfig.from_pretrained(model).architectures or ())
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"no model here ({str(error).splitlines()[0]})",
+            where=model,
+            fix="give a model folder, or a name on the Hub that can be reached",
+        ) from error

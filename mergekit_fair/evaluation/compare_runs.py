@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mergekit_fair.errors import ConfigError, MeasurementError
-from mergekit_fair.evaluation.predictions import Answers
+from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.fairness import HEADLINE, MetricSettings
 from mergekit_fair.fairness.compare import Paired
 
@@ -50,7 +50,7 @@ def compare_folders(
     names = _names(list(files))
     return {
         task: _compared(
-            {names[folder]: read_answers(task, found[task]) for folder, found in files.items()},
+            {names[folder]: read_predictions(task, found[task]) for folder, found in files.items()},
             names[baseline],
             settings,
         )
@@ -75,8 +75,8 @@ def sample_files(folder: Path) -> dict[str, Path]:
     return found
 
 
-def read_answers(task: str, path: Path) -> Answers:
-    """The answers in a file of samples.
+def read_predictions(task: str, path: Path) -> Predictions:
+    """The predictions in a file of samples.
 
     Raises:
         ConfigError: not JSON lines.
@@ -92,8 +92,8 @@ def read_answers(task: str, path: Path) -> Answers:
                     f"line {number} is not JSON ({error})",
                     where=path,
                     fix="the file is damaged or half written: evaluate again",
-                ) from None
-    return Answers.of_samples(task, samples)
+                ) from error
+    return Predictions.of_samples(task, samples)
 
 
 def _task(path: Path) -> str:
@@ -113,12 +113,12 @@ def _names(folders: list[Path]) -> dict[Path, str]:
 
 
 def _compared(
-    answers: dict[str, Answers], baseline: str, settings: MetricSettings
+    answers: dict[str, Predictions], baseline: str, settings: MetricSettings
 ) -> dict[str, Any]:
     first = answers[baseline]
     aligned = {name: _like(first, found, name, baseline) for name, found in answers.items()}
     settings = settings.excluding(first.excluded).for_tests(len(HEADLINE) * (len(aligned) - 1))
-    predictions = {name: found.predictions for name, found in aligned.items()}
+    predictions = {name: found.predicted for name, found in aligned.items()}
     compared = Paired.of(first.labels, predictions, first.groups, settings).against(baseline)
     models = compared.to_dict()
     for name, metrics in models.items():
@@ -132,8 +132,8 @@ def _compared(
     return {"n": len(first), "baseline": baseline, "models": models, "warnings": warnings}
 
 
-def _like(first: Answers, other: Answers, name: str, baseline: str) -> Answers:
-    """The other's answers in the first's order.
+def _like(first: Predictions, other: Predictions, name: str, baseline: str) -> Predictions:
+    """The other's predictions in the first's order.
 
     Raises:
         MeasurementError: they are of other rows, labels or groups.
@@ -158,11 +158,11 @@ def _like(first: Answers, other: Answers, name: str, baseline: str) -> Answers:
             where=f"{first.task}: {name} and {baseline}",
             fix="evaluate both with the same version of the task",
         )
-    return Answers(
+    return Predictions(
         first.task,
         first.keys,
         first.labels,
-        other.predictions[order],
+        other.predicted[order],
         first.groups,
         first.excluded,
         None,

@@ -1,17 +1,36 @@
-"""One evaluation: a model's answers on a split become the JSON of the interface."""
+"""One evaluation: a model's predictions on a split become a typed result, the JSON of TASK.json."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from pydantic import ConfigDict, Field, model_serializer
 
-from mergekit_fair.evaluation.predictions import Answers
-from mergekit_fair.fairness import CountTable, MetricSettings, matching_threshold, measure_table
+from mergekit_fair.errors import MeasurementError
+from mergekit_fair.evaluation.predictions import Predictions
+from mergekit_fair.fairness import (
+    METRICS,
+    CountTable,
+    Measurement,
+    MetricSettings,
+    ScoreMeasurement,
+    matching_threshold,
+    measure_table,
+)
+from mergekit_fair.fairness.intervals import Interval, Samples
 from mergekit_fair.fairness.metrics import MATCHED
+from mergekit_fair.fairness.scores import measure_score_rows
+from mergekit_fair.schema import Record, parse_json
+
+ITEM = "preference_gap"  # in a sample: (1, 0, or None without an answer; the kind)
+# Written first, so that a file says at its top what it is about.
+_FIRST = ("schema_version", "model", "task", "split")
 
 
 @dataclass(frozen=True)
@@ -29,64 +48,195 @@ class Level:
     saturation: float = 0.1
 
 
+class MatchedMetrics(Record):
+    """The metrics of `MATCHED` at one global threshold on the logit gaps.
+
+    Attributes:
+        to: whose selection rate is matched.
+        rate: that rate, in [0, 1].
+        threshold: 1 is predicted where the logit gap is at least this.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Interval]
+
+    to: str
+    rate: float
+    threshold: float
+
+
+class UsedBySelection(Record):
+    """The selection that has used the rows of an evaluation: its figures are optimistic."""
+
+    task: str
+    split: str | None
+    rule: str
+
+
+class Evaluated(Record):
+    """What every evaluation says about where its numbers come from.
+
+    Attributes:
+        schema_version: of the file; 0.1 wrote none, and the same keys.
+        model: path or name.
+        task, split: on what.
+        used_by_selection: what has chosen the model on these rows; None if nothing has.
+        limit: a random sample of so many rows; None for all.
+        model_args: lm-eval's model class and its arguments.
+        versions: of the packages that a number depends on.
+    """
+
+    schema_version: Literal[2] = 2
+    model: str
+    task: str
+    split: str
+    used_by_selection: UsedBySelection | None = None
+    limit: int | None = None
+    model_args: dict[str, Any] = Field(default_factory=dict)
+    versions: dict[str, str]
+
+    @model_serializer(mode="wrap")
+    def _in_order(self, serialize: Any) -> dict[str, Any]:
+        """What was measured first; what does not apply is left out."""
+        fields = serialize(self)
+        for name in ("level_matched", "saturated"):
+            if fields.get(name, 0) is None:
+                del fields[name]
+        return {name: fields.pop(name) for name in _FIRST} | fields
+
+
+class Evaluation(Evaluated, Measurement):
+    """One model on one task and split: INTERFACE "One evaluation in JSON", as `TASK.json`.
+
+    Attributes:
+        level_matched: the same at another model's selection rate; None without logit gaps.
+        saturated: the selection rate is far from that one; None without one.
+    """
+
+    level_matched: MatchedMetrics | None = None
+    saturated: bool | None = None
+
+
+class PreferenceEvaluation(Evaluated, ScoreMeasurement):
+    """A task without right answers: how often each kind is preferred, and their range."""
+
+    confidence: float
+
+
+def read_evaluation(path: Path) -> Evaluation | PreferenceEvaluation:
+    """A TASK.json that `eval` has written, of this version or of 0.1.
+
+    Raises:
+        MeasurementError: no such file, damaged, or of a version that is not known.
+    """
+    try:
+        content = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise MeasurementError(
+            f"is no evaluation ({type(error).__name__}: {error})",
+            where=path,
+            fix="give a TASK.json that `mergekit-fair eval` has written",
+        ) from error
+    is_preference = isinstance(content, Mapping) and "gap" in content
+    kind = PreferenceEvaluation if is_preference else Evaluation
+    return kind.from_dict(content, where=path)
+
+
 def evaluate(
-    answers: Answers,
+    predictions: Predictions,
     settings: MetricSettings,
     *,
     model: str,
     split: str,
     level: Level | None = None,
     threshold: float | None = None,
-) -> dict[str, Any]:
-    """Accuracy, DPD, EOD and the rest, with intervals, as in INTERFACE "One evaluation in JSON".
+) -> Evaluation:
+    """Accuracy, DPD, EOD and the rest, with intervals.
 
     Args:
-        answers: of the split's rows.
+        predictions: of the split's rows.
         settings: how to measure; the groups that the task excludes are added.
-        model: path or name, copied into the output.
-        split: the split's name, copied into the output.
-        level: also measure at one global threshold on the margins that gives this overall
-            selection rate; no group label is used. Left out where there are no margins.
+        model: path or name, copied into the result.
+        split: the split's name, copied into the result.
+        level: also measure at one global threshold on the logit gaps that gives this overall
+            selection rate; no group label is used. Left out where there are none.
         threshold: that threshold, when it was set on another split; else it is set on this one.
+
+    >>> rows = Predictions(
+    ...     "toxic", (0, 1, 2, 3), np.array([0, 1, 0, 1]), np.array([0, 1, 1, 1]),
+    ...     {"a": np.array([True, True, False, False]), "b": np.array([False, False, True, True])},
+    ...     (),
+    ... )
+    >>> evaluation = evaluate(rows, MetricSettings(), model="m", split="validation")
+    >>> evaluation.metrics["acc"].value, evaluation.metrics["dpd"].value
+    (0.75, 0.5)
     """
-    measured = _measured(answers.predictions, answers, settings)
-    evaluation = {"model": model, "task": answers.task, "split": split, **measured}
-    rate = measured["metrics"]["selection_rate"]["value"]
-    if level is not None and answers.margins is not None and rate is not None:
-        evaluation["level_matched"] = _level_matched(
-            answers.margins, answers, settings, level, threshold
-        )
-        evaluation["saturated"] = bool(abs(rate - level.rate) > level.saturation)
-    evaluation["versions"] = versions()
-    return evaluation
+    measured = measure_table(_counted(predictions), settings.excluding(predictions.excluded))
+    rate = measured.metrics["selection_rate"].value
+    matched, saturated = None, None
+    if level is not None and predictions.logit_gaps is not None and rate is not None:
+        matched = _level_matched(predictions, settings, level, threshold)
+        saturated = bool(abs(rate - level.rate) > level.saturation)
+    return Evaluation.model_construct(
+        **dict(measured),
+        model=model,
+        task=predictions.task,
+        split=split,
+        level_matched=matched,
+        saturated=saturated,
+        versions=versions(),
+    )
 
 
 def _level_matched(
-    margins: np.ndarray,
-    answers: Answers,
-    settings: MetricSettings,
-    level: Level,
-    threshold: float | None,
-) -> dict[str, Any]:
-    known = margins[~np.isnan(margins)]
-    chosen = matching_threshold(known, level.rate) if threshold is None else threshold
-    matched = _measured(answers.at(chosen), answers, settings)["metrics"]
-    return {
-        "to": level.to,
-        "rate": level.rate,
-        "threshold": float(chosen),
-        **{key: matched[key] for key in sorted(MATCHED)},
-    }
+    predictions: Predictions, settings: MetricSettings, level: Level, threshold: float | None
+) -> MatchedMetrics:
+    assert predictions.logit_gaps is not None
+    if threshold is None:
+        known = predictions.logit_gaps[~np.isnan(predictions.logit_gaps)]
+        threshold = matching_threshold(known, level.rate)
+    samples = Samples.of(
+        _counted(predictions.predict_at(threshold)), settings.excluding(predictions.excluded)
+    )
+    metrics: dict[str, Any] = {name: METRICS[name].interval(samples) for name in sorted(MATCHED)}
+    return MatchedMetrics(to=level.to, rate=level.rate, threshold=float(threshold), **metrics)
 
 
-def _measured(
-    predicted: NDArray[np.int8], answers: Answers, settings: MetricSettings
-) -> dict[str, Any]:
-    table = CountTable.of_codes(answers.labels, predicted, answers.groups)
-    return measure_table(table, settings.excluding(answers.excluded)).to_dict()
+def _counted(predictions: Predictions) -> CountTable:
+    return CountTable.of_codes(predictions.labels, predictions.predicted, predictions.members)
 
 
+@cache
 def versions() -> dict[str, str]:
     """The versions that a number depends on."""
     names = ("mergekit-fair", "mergekit", "torch", "transformers", "lm-eval")
     return {name: version(name) for name in names}
+
+
+def measure_preferences(
+    task: str,
+    samples: Sequence[Mapping[str, Any]],
+    settings: MetricSettings,
+    *,
+    model: str,
+    split: str,
+) -> PreferenceEvaluation:
+    """Preference rate of every kind, and max − min of them with its interval.
+
+    Args:
+        task: its name.
+        samples: lm-eval's, each with `preference_gap`.
+        settings: confidence and limits; there is no reference but the kinds themselves.
+        model, split: copied into the result.
+    """
+    items = [sample[ITEM] for sample in samples]
+    preferred = np.array([np.nan if value is None else float(value) for value, _ in items])
+    measured = measure_score_rows(preferred, [kind for _, kind in items], settings)
+    return PreferenceEvaluation(
+        **dict(measured),
+        model=model,
+        task=task,
+        split=split,
+        confidence=settings.confidence,
+        versions=versions(),
+    )

@@ -2,73 +2,54 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mergekit_fair.errors import MeasurementError
 from mergekit_fair.fairness import predict_at
+from mergekit_fair.fairness.groups import Groups
 from mergekit_fair.fairness.labels import UNANSWERED
 
-if TYPE_CHECKING:
-    from mergekit_fair.data import Rows
-
-# One number a row: the margin; +inf or -inf where only the answer is known, NaN without one.
+# One number a row: the logit gap; +inf or -inf where only the prediction is known, NaN without.
 Scores = NDArray[np.floating[Any]]
+GAP = "logit_gap"  # in a sample: the logit gap of a classifier, None without an answer
 
 
 @dataclass(frozen=True, eq=False)
-class Answers:
+class Predictions:
     """n rows of one task.
 
     Attributes:
         task: its name.
         keys: n keys that tell the rows apart and are equal for equal rows of other models.
         labels: int8 (n,), 0 or 1.
-        predictions: int8 (n,), 0, 1 or UNANSWERED.
+        predicted: int8 (n,), 0, 1 or UNANSWERED.
         groups: name → bool (n,).
         excluded: names of groups that decide no maximum.
-        margins: float64 (n,), log p(1) − log p(0), NaN where unanswered; None for a task whose
-            choices are not the two classes.
+        logit_gaps: float64 (n,), positive where 1 is predicted, NaN where unanswered: a
+            classifier's logit₁ − logit₀, a language model's log p(1) − log p(0). None for a task
+            whose choices are not the two classes.
     """
 
     task: str
     keys: tuple[Any, ...]
     labels: NDArray[np.int8]
-    predictions: NDArray[np.int8]
+    predicted: NDArray[np.int8]
     groups: Mapping[str, NDArray[np.bool_]]
     excluded: tuple[str, ...]
-    margins: NDArray[np.float64] | None
+    logit_gaps: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @classmethod
-    def blank(cls, rows: Rows) -> Answers:
-        """A split's rows, of which nothing is answered."""
-        return cls.of_margins(np.full(len(rows), np.nan), rows)
-
-    @classmethod
-    def of_margins(cls, found: Scores, rows: Rows) -> Answers:
-        """The answers that lie in margins (n,) of a split's rows."""
-        margins = np.asarray(found, dtype=np.float64)
-        return cls(
-            task=rows.name,
-            keys=tuple(rows.ids.tolist()),
-            labels=np.asarray(rows.labels),
-            predictions=_decided(margins),
-            groups={name: rows.membership[:, i] for i, name in enumerate(rows.group_names)},
-            excluded=tuple(sorted(rows.excluded)),
-            margins=margins,
-        )
-
-    @classmethod
-    def of_samples(cls, task: str, samples: Sequence[Mapping[str, Any]]) -> Answers:
-        """The answers that lie in lm-eval's samples, in memory or read from their file.
+    def of_samples(cls, task: str, samples: Sequence[Mapping[str, Any]]) -> Predictions:
+        """The predictions that lie in lm-eval's samples, in memory or read from their file.
 
         Every sample of a fairness task carries `dpd`: (prediction or None, label, names of the
         groups that may decide). `doc.groups` and `doc.excluded`, where present, name all groups.
@@ -79,54 +60,92 @@ class Answers:
         if not samples:
             raise MeasurementError("has no samples", where=task, fix="log samples")
         items = [_item(sample, task) for sample in samples]
-        margins = _margins(samples, items)
         names = [_groups(sample, item) for sample, item in zip(samples, items, strict=True)]
         every = sorted(set().union(*names))
         excluded = {name for sample in samples for name in sample["doc"].get("excluded") or ()}
-        return cls(
+        predictions = cls(
             task=task,
-            keys=tuple((sample["doc_id"], sample["doc_hash"]) for sample in samples),
+            keys=tuple((sample["doc_id"], sample.get("doc_hash")) for sample in samples),
             labels=np.array([label for _, label, _ in items], dtype=np.int8),
-            predictions=np.array(
-                [UNANSWERED if given is None else given for given, _, _ in items], dtype=np.int8
+            predicted=np.array(
+                [UNANSWERED if choice is None else choice for choice, _, _ in items], dtype=np.int8
             ),
             groups={name: np.array([name in row for row in names]) for name in every},
             excluded=tuple(sorted(excluded)),
-            margins=margins,
         )
+        gaps = _gaps_of_samples(samples)
+        if gaps is None:
+            return predictions
+        if GAP in samples[0]:
+            return predictions.with_scores(gaps)
+        gaps[predictions.predicted == UNANSWERED] = np.nan
+        by_gap = predictions.with_scores(gaps)
+        is_explained = np.array_equal(by_gap.predicted, predictions.predicted)
+        return by_gap if is_explained else predictions
 
     @property
     def scores(self) -> Scores:
-        """All that is answered, as one array (n,); `given` takes it back."""
-        if self.margins is not None:
-            return self.margins
-        known = np.where(self.predictions == 1, np.inf, -np.inf)
-        return np.where(self.predictions == UNANSWERED, np.nan, known)
+        """All that is predicted, as one array (n,); `with_scores` takes it back."""
+        if self.logit_gaps is not None:
+            return self.logit_gaps
+        known = np.where(self.predicted == 1, np.inf, -np.inf)
+        return np.where(self.predicted == UNANSWERED, np.nan, known)
 
-    def given(self, scores: Scores) -> Answers:
-        """The same rows with other answers.
+    def with_scores(self, scores: Scores) -> Predictions:
+        """The same rows, predicted otherwise.
 
         Args:
-            scores: (n,), from `scores` or margins.
+            scores: (n,), from `scores`, or logit gaps.
         """
-        found = np.asarray(scores, dtype=np.float64)
-        margins = None if np.isinf(found).any() else found
-        return replace(self, predictions=_decided(found), margins=margins)
+        gaps = np.asarray(scores, dtype=np.float64)
+        predicted = (gaps > 0).astype(np.int8)
+        predicted[np.isnan(gaps)] = UNANSWERED
+        return replace(self, predicted=predicted, logit_gaps=None if np.isinf(gaps).any() else gaps)
 
-    def at(self, threshold: float) -> NDArray[np.int8]:
-        """Predictions 1[margin >= threshold], UNANSWERED where there is no answer."""
-        if self.margins is None:
-            raise MeasurementError("has no margins to put a threshold on", where=self.task)
-        given = np.full(len(self), UNANSWERED, dtype=np.int8)
-        answered = ~np.isnan(self.margins)
-        given[answered] = predict_at(self.margins[answered], threshold)
-        return given
+    def without_predictions(self) -> Predictions:
+        """The same rows, of which nothing is predicted."""
+        return self.with_scores(np.full(len(self), np.nan))
+
+    def predict_at(self, threshold: float) -> Predictions:
+        """Predictions 1[logit gap >= threshold]; a row without a prediction keeps none.
+
+        Raises:
+            MeasurementError: there are no logit gaps.
+        """
+        if self.logit_gaps is None:
+            raise MeasurementError("has no logit gaps to put a threshold on", where=self.task)
+        predicted = np.full(len(self), UNANSWERED, dtype=np.int8)
+        answered = ~np.isnan(self.logit_gaps)
+        predicted[answered] = predict_at(self.logit_gaps[answered], threshold)
+        return replace(self, predicted=predicted)
+
+    @cached_property
+    def members(self) -> Groups:
+        """The groups as `fairness` counts them."""
+        return Groups.of(self.groups, len(self))
 
 
-def _decided(margins: NDArray[np.float64]) -> NDArray[np.int8]:
-    decided = (margins > 0).astype(np.int8)
-    decided[np.isnan(margins)] = UNANSWERED
-    return decided
+def choice_gaps(log_probs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """log p(second choice) − log p(first); ±1 where it is infinite, NaN without an answer.
+
+    Args:
+        log_probs: (n, 2). No answer: one of them is NaN, or both are −inf.
+    """
+    first, second = log_probs[:, 0], log_probs[:, 1]
+    with np.errstate(invalid="ignore"):  # inf − inf
+        gaps = second - first
+    return np.where(np.isinf(gaps), np.sign(gaps), gaps)
+
+
+def _gaps_of_samples(samples: Sequence[Mapping[str, Any]]) -> NDArray[np.float64] | None:
+    """Of samples that say theirs, or that have two choices; else None."""
+    if GAP in samples[0]:
+        return np.array([np.nan if s[GAP] is None else float(s[GAP]) for s in samples])
+    if any(len(sample["filtered_resps"]) != 2 for sample in samples):
+        return None
+    return choice_gaps(
+        np.array([[float(answer[0]) for answer in s["filtered_resps"]] for s in samples])
+    )
 
 
 def _item(sample: Mapping[str, Any], task: str) -> tuple[int | None, int, list[str]]:
@@ -145,21 +164,3 @@ def _item(sample: Mapping[str, Any], task: str) -> tuple[int | None, int, list[s
 def _groups(sample: Mapping[str, Any], item: tuple[int | None, int, list[str]]) -> set[str]:
     listed = sample["doc"].get("groups")
     return {*item[2], *(listed if isinstance(listed, (list, tuple)) else ())}
-
-
-def _margins(
-    samples: Sequence[Mapping[str, Any]], items: Sequence[tuple[int | None, int, list[str]]]
-) -> NDArray[np.float64] | None:
-    """log p(second choice) − log p(first), if they explain every prediction; else None."""
-    found = np.full(len(samples), np.nan)
-    for row, (sample, (prediction, _, _)) in enumerate(zip(samples, items, strict=True)):
-        answers = sample["filtered_resps"]
-        if len(answers) != 2:
-            return None
-        first, second = (float(answer[0]) for answer in answers)
-        if prediction is None:
-            continue
-        if int(second > first) != prediction:
-            return None
-        found[row] = second - first if math.isfinite(second - first) else np.sign(second - first)
-    return found

@@ -17,6 +17,8 @@ from mergekit_fair.evaluation.documents import documents, evaluated_split, read_
 if TYPE_CHECKING:
     import datasets
 
+    from mergekit_fair.data import Rows
+
 log = logging.getLogger(__name__)
 
 # Train documents are few-shot examples only, and lm-eval makes a list of all of them: 5 s per
@@ -49,11 +51,19 @@ def dataset(
     Raises:
         ConfigError, DataError: the description or the data are not what they should be.
     """
-    import datasets
-
     del others
     split = evaluated_split(split, config_source)
-    rows = read_rows(spec, data, config_source)
+    return split_dataset(read_rows(spec, data, config_source), split, question)
+
+
+def split_dataset(rows: Rows, split: str, question: str) -> datasets.DatasetDict:
+    """The documents of a data set, as `dataset`.
+
+    Raises:
+        DataError: the split has no rows.
+    """
+    import datasets
+
     for warning in rows.warnings:
         log.warning("%s: %s", rows.name, warning)
     rows.of(split)  # an error if it has no rows
@@ -92,7 +102,7 @@ def answer(results: Sequence[Result]) -> int | None:
 
 
 def fairness_items(prediction: int | None, label: int, groups: Collection[str]) -> dict[str, Any]:
-    """What the aggregations of `harness.aggregations` take, under every metric's name."""
+    """What the aggregations of `evaluation.aggregations` take, under every metric's name."""
     item = (prediction, label, list(groups))
     names = ("bal_acc", "worst_group_acc", "selection_rate", "dpd", "eod")
     return {**dict.fromkeys(names, item), "unanswered": int(prediction is None)}

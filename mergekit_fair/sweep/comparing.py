@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from mergekit_fair.evaluation.predictions import Answers
+from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.fairness import HEADLINE, Comparison, MetricSettings, holm
 from mergekit_fair.fairness.compare import Paired
 from mergekit_fair.fairness.metrics import COMPARED
@@ -38,14 +38,14 @@ def within_noise(
     tied = set()
     for point in others:
         of_point = _predictions(runner, point, is_matched=bool(block))
-        gap = _compared(runner.sheet, of_point, of_top, runner.settings).metrics[metric]
+        gap = _compared(runner.rows, of_point, of_top, runner.settings).metrics[metric]
         if gap.low is None or gap.low <= 0:
             tied.add(point.id)
     return tied
 
 
 def differences(
-    chosen: Answers, baselines: Mapping[str, Answers], settings: MetricSettings
+    chosen: Predictions, baselines: Mapping[str, Predictions], settings: MetricSettings
 ) -> dict[str, dict[str, DifferenceRecord]]:
     """Chosen minus each baseline on the same report rows, paired.
 
@@ -56,7 +56,7 @@ def differences(
     """
     draws = max(_DRAWS, _needed(len(baselines), settings.confidence))
     compared = {
-        name: _compared(chosen, answers.predictions, chosen.predictions, settings, draws).to_dict()
+        name: _compared(chosen, answers.predicted, chosen.predicted, settings, draws).to_dict()
         for name, answers in baselines.items()
     }
     p_values = {
@@ -76,18 +76,18 @@ def differences(
 
 
 def _compared(
-    sheet: Answers, before: Any, after: Any, settings: MetricSettings, draws: int = _DRAWS
+    rows: Predictions, before: Any, after: Any, settings: MetricSettings, draws: int = _DRAWS
 ) -> Comparison:
-    settings = replace(settings, exclude=sheet.excluded, draws=draws)
-    paired = Paired.of(sheet.labels, {"a": before, "b": after}, sheet.groups, settings)
+    settings = replace(settings, exclude=rows.excluded, draws=draws)
+    paired = Paired.of(rows.labels, {"a": before, "b": after}, rows.groups, settings)
     return paired.difference("a", "b")
 
 
 def _predictions(runner: PointRunner, point: PointResult, *, is_matched: bool) -> Any:
-    answers = runner.answers(point.id)
-    if not is_matched or answers.margins is None:
-        return answers.predictions
-    return answers.at(point.thresholds[runner.task])
+    predictions = runner.predictions(point.id)
+    if not is_matched or predictions.logit_gaps is None:
+        return predictions.predicted
+    return predictions.predict_at(point.thresholds[runner.task]).predicted
 
 
 def _needed(baselines: int, confidence: float) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mergekit_fair.evaluation.evaluate import evaluate
-from mergekit_fair.evaluation.predictions import Answers, Scores
+from mergekit_fair.evaluation.predictions import Predictions, Scores
 from mergekit_fair.fairness.labels import UNANSWERED
 from mergekit_fair.sweep.point_runner import PointRunner
 from mergekit_fair.sweep.record import EvaluationRecord, PointResult
@@ -28,7 +28,7 @@ _REST = "(rest)"
 
 
 class GroupThresholds:
-    """fairlearn's `ThresholdOptimizer` over margins: accuracy subject to one constraint.
+    """fairlearn's `ThresholdOptimizer` over logit gaps: accuracy subject to one constraint.
 
     Rows that carry several groups, or none, are a group of their own; combinations without both
     labels on the fitted rows are pooled. Predictions are drawn where the optimum is a mixture of
@@ -36,11 +36,11 @@ class GroupThresholds:
 
     Args:
         constraint: `demographic_parity` or `equalized_odds`.
-        fitted: answers with margins, of the split that is selected on.
+        fitted: predictions with logit gaps, of the split that is selected on.
         seed: of the drawn predictions.
     """
 
-    def __init__(self, constraint: str, fitted: Answers, seed: int) -> None:
+    def __init__(self, constraint: str, fitted: Predictions, seed: int) -> None:
         from fairlearn.postprocessing import ThresholdOptimizer
 
         self._seed = seed
@@ -51,7 +51,7 @@ class GroupThresholds:
         rows = _answered(fitted) & np.isin(names, self._fit_names(fitted, names))
         self._trained = frozenset(map(str, np.unique(names[rows])))
         self._optimizer = ThresholdOptimizer(
-            estimator=_margins(),
+            estimator=_scores_as_model(),
             constraints=constraint,
             objective="accuracy_score",
             prefit=True,
@@ -63,16 +63,16 @@ class GroupThresholds:
                 _column(fitted, rows), fitted.labels[rows], sensitive_features=names[rows]
             )
 
-    def scores(self, answers: Answers) -> Scores:
+    def scores(self, predictions: Predictions) -> Scores:
         """+inf where 1 is predicted, −inf where 0; a group that was not fitted keeps the model's
         own predictions, and NaN stays NaN."""
-        names = self._names(_patterns(answers))
-        rows = _answered(answers) & np.isin(names, list(self._trained))
-        found = np.where(answers.predictions == 1, np.inf, -np.inf)
-        found[answers.predictions == UNANSWERED] = np.nan
+        names = self._names(_patterns(predictions))
+        rows = _answered(predictions) & np.isin(names, list(self._trained))
+        found = np.where(predictions.predicted == 1, np.inf, -np.inf)
+        found[predictions.predicted == UNANSWERED] = np.nan
         if rows.any():
             predicted = self._optimizer.predict(
-                _column(answers, rows), sensitive_features=names[rows], random_state=self._seed
+                _column(predictions, rows), sensitive_features=names[rows], random_state=self._seed
             )
             found[rows] = np.where(np.asarray(predicted) == 1, np.inf, -np.inf)
         return found
@@ -81,11 +81,11 @@ class GroupThresholds:
         return np.where(np.isin(patterns, list(self._known)), patterns, _REST)
 
     @staticmethod
-    def _fit_names(fitted: Answers, names: NDArray[np.str_]) -> list[str]:
+    def _fit_names(fitted: Predictions, names: NDArray[np.str_]) -> list[str]:
         return [str(n) for n in np.unique(names) if _has_both(fitted, names == n)]
 
 
-def _margins() -> Any:
+def _scores_as_model() -> Any:
     """What fairlearn takes for a fitted model: the score is the only column."""
     from sklearn.base import BaseEstimator
 
@@ -125,7 +125,7 @@ class ThresholdedBaseline:
         if name is None:
             return cls()
         baseline = baselines[name].id
-        rows = runner.answers(baseline)
+        rows = runner.predictions(baseline)
         fitted = {
             f"{name} + thresholds ({short})": (
                 _point_id(baseline, constraint, config.seed),
@@ -135,13 +135,13 @@ class ThresholdedBaseline:
         }
         return cls(runner, baseline, fitted, [NOTE])
 
-    def answers(self, split: str) -> dict[str, Answers]:
-        """Label → answers on a split."""
+    def predictions(self, split: str) -> dict[str, Predictions]:
+        """Label → predictions on a split."""
         if self._runner is None:
             return {}
-        rows = self._runner.answers(self._baseline, split)
+        rows = self._runner.predictions(self._baseline, split)
         return {
-            label: rows.given(thresholds.scores(rows))
+            label: rows.with_scores(thresholds.scores(rows))
             for label, (_, thresholds) in self._fitted.items()
         }
 
@@ -157,10 +157,10 @@ class ThresholdedBaseline:
                 lambda_eff=None,
                 split=split,
                 evaluation=EvaluationRecord.model_validate(
-                    evaluate(answers, self._runner.settings, model=label, split=split)
+                    evaluate(predictions, self._runner.settings, model=label, split=split).to_dict()
                 ),
             )
-            for label, answers in self.answers(split).items()
+            for label, predictions in self.predictions(split).items()
             if self._runner is not None
         ]
 
@@ -170,26 +170,28 @@ def _point_id(baseline: str, constraint: str, seed: int) -> str:
     return hashlib.sha256(f"{baseline}:{constraint}:{seed}".encode()).hexdigest()[:16]
 
 
-def _patterns(answers: Answers) -> NDArray[np.str_]:
-    groups = dict(sorted(answers.groups.items()))
+def _patterns(predictions: Predictions) -> NDArray[np.str_]:
+    groups = dict(sorted(predictions.groups.items()))
     columns = [np.where(inside, f"{name}|", "") for name, inside in groups.items()]
-    found = np.full(len(answers), "", dtype=object)
+    found = np.full(len(predictions), "", dtype=object)
     for column in columns:
         found = found + column.astype(object)
     return found.astype(str)
 
 
-def _has_both(answers: Answers, rows: NDArray[np.bool_]) -> bool:
-    labels = answers.labels[rows & _answered(answers)]
+def _has_both(predictions: Predictions, rows: NDArray[np.bool_]) -> bool:
+    labels = predictions.labels[rows & _answered(predictions)]
     return bool(len(labels)) and 0 < labels.sum() < len(labels)
 
 
-def _answered(answers: Answers) -> NDArray[np.bool_]:
-    if answers.margins is None:
-        return np.zeros(len(answers), dtype=bool)
-    return ~np.isnan(answers.margins)
+def _answered(predictions: Predictions) -> NDArray[np.bool_]:
+    if predictions.logit_gaps is None:
+        return np.zeros(len(predictions), dtype=bool)
+    return ~np.isnan(predictions.logit_gaps)
 
 
-def _column(answers: Answers, rows: NDArray[np.bool_]) -> Any:
-    margins = answers.margins if answers.margins is not None else np.zeros(len(answers))
-    return margins[rows].reshape(-1, 1)
+def _column(predictions: Predictions, rows: NDArray[np.bool_]) -> Any:
+    gaps = (
+        predictions.logit_gaps if predictions.logit_gaps is not None else np.zeros(len(predictions))
+    )
+    return gaps[rows].reshape(-1, 1)

@@ -58,7 +58,7 @@ def inject(
     worst, harms = worst_group(
         baselines[config.target].require_measured().to_dict(),
         candidates=sweep.recipe.groups(),
-        excluded=runner.sheet.excluded,
+        excluded=runner.rows.excluded,
         min_group_size=runner.settings.min_group_size,
     )
     runner.progress.say(f"worst-served group of {config.target}: {worst} ({harms[worst]:.3f})")
@@ -123,16 +123,16 @@ def _screened(planner: Planner, groups: Mapping[str, str], config: Inject) -> li
 def _transfer(
     runner: PointRunner, target: PointResult, stepped: Mapping[str, Point], step: float
 ) -> Transfer:
-    sheet = runner.sheet
+    rows = runner.rows
     return transfer_matrix(
-        sheet.labels,
-        runner.answers(target.id).predictions,
-        {name: runner.answers(point.id).predictions for name, point in stepped.items()},
-        sheet.groups,
+        rows.labels,
+        runner.predictions(target.id).predicted,
+        {name: runner.predictions(point.id).predicted for name, point in stepped.items()},
+        rows.groups,
         step=step,
         confidence=runner.settings.confidence,
         min_group_size=runner.settings.min_group_size,
-        exclude=sheet.excluded,
+        exclude=rows.excluded,
         seed=runner.settings.seed,
     )
 

@@ -10,8 +10,8 @@ from typing import Protocol
 import numpy as np
 
 from mergekit_fair.evaluation.evaluate import Level, evaluate
-from mergekit_fair.evaluation.evaluator import Exam
-from mergekit_fair.evaluation.predictions import Answers, Scores
+from mergekit_fair.evaluation.evaluator import Evaluator
+from mergekit_fair.evaluation.predictions import Predictions, Scores
 from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.progress import Progress
 from mergekit_fair.sweep.points import Point, unique
@@ -34,14 +34,14 @@ class Executor(Protocol):
 
 
 # Sweep, what is asked, folder of the base, progress → where its jobs run.
-ExecutorFactory = Callable[[Sweep, Exam, str, Progress], Executor]
+ExecutorFactory = Callable[[Sweep, Evaluator, str, Progress], Executor]
 
 
 class LocalExecutor:
     """One worker in this process, made when the first job comes."""
 
-    def __init__(self, sweep: Sweep, exam: Exam, base: str, progress: Progress) -> None:
-        self._settings = (exam, base, sweep.config.evaluate.device, sweep.recipe.groups())
+    def __init__(self, sweep: Sweep, evaluator: Evaluator, base: str, progress: Progress) -> None:
+        self._settings = (evaluator, base, sweep.config.evaluate.device, sweep.recipe.groups())
         self._seed, self._progress = sweep.config.seed, progress
         self._worker: PointWorker | None = None
 
@@ -92,7 +92,7 @@ class PointRunner:
         unfinished: stages that it has cut short, in words.
     """
 
-    exam: Exam
+    evaluator: Evaluator
     store: Store
     settings: MetricSettings
     progress: Progress
@@ -111,15 +111,15 @@ class PointRunner:
     @property
     def task(self) -> str:
         """The one that decides."""
-        return self.exam.tasks[0]
+        return self.evaluator.tasks[0]
 
-    def sheets(self, split: str | None = None) -> Mapping[str, Answers]:
-        return self.exam.sheets(split or self.split)
+    def labels(self, split: str | None = None) -> Mapping[str, Predictions]:
+        return self.evaluator.labels(split or self.split)
 
     @property
-    def sheet(self) -> Answers:
+    def rows(self) -> Predictions:
         """The deciding task's rows of the split that is selected on, unanswered."""
-        return self.sheets()[self.task]
+        return self.labels()[self.task]
 
     def measure(self, points: Sequence[Point], split: str | None = None) -> list[PointResult]:
         """The points' results on a split, in the points' order.
@@ -137,11 +137,11 @@ class PointRunner:
         done = self.store.results(split)
         return [done[point.id] for point in points if point.id in done]
 
-    def answers(self, point: str, split: str | None = None) -> Answers:
+    def predictions(self, point: str, split: str | None = None) -> Predictions:
         """What a finished point answered to the deciding task, by its id."""
         split = split or self.split
-        sheets, scores = self.sheets(split), self.store.scores(point, split)
-        return sheets[self.task].given(scores[: len(sheets[self.task])])
+        rows, scores = self.labels(split)[self.task], self.store.scores(point, split)
+        return rows.with_scores(scores[: len(rows)])
 
     @property
     def budget_record(self) -> BudgetRecord | None:
@@ -170,27 +170,27 @@ class PointRunner:
 
     def _result(self, point: Point, split: str, outcome: Outcome) -> tuple[PointResult, Scores]:
         """A model whose scores are NaN or infinite has an error and no evaluation."""
-        sheets, planned = self.sheets(split), point.planned
+        labels, planned = self.labels(split), point.planned
         if outcome.error is not None:
-            rows = sum(len(sheet) for sheet in sheets.values())
+            n = sum(map(len, labels.values()))
             failed = PointResult(**vars(planned), split=split, error=outcome.error)
-            return failed, np.full(rows, np.nan, dtype=np.float32)
+            return failed, np.full(n, np.nan, dtype=np.float32)
         # Thresholds are set on the rows that are selected on, and kept for others.
         is_own = split == self.split
         thresholds = {} if is_own else self.store.results(self.split)[point.id].thresholds
         evaluations = {}
-        for task, sheet in sheets.items():
-            answers = sheet.given(outcome.scores[task])
-            level = self.levels[task] if self.levels else _own_level(point.label, answers)
-            content = evaluate(
-                answers,
+        for task, rows in labels.items():
+            predictions = rows.with_scores(outcome.scores[task])
+            level = self.levels[task] if self.levels else _own_level(point.label, predictions)
+            evaluation = evaluate(
+                predictions,
                 self.settings,
                 model=point.label,
                 split=split,
                 level=level,
                 threshold=thresholds.get(task),
             )
-            evaluations[task] = EvaluationRecord.model_validate(content)
+            evaluations[task] = EvaluationRecord.model_validate(evaluation.to_dict())
         first, *others = evaluations
         result = PointResult(
             **vars(planned),
@@ -199,7 +199,7 @@ class PointRunner:
             tasks={task: evaluations[task] for task in others},
             seconds=round(outcome.seconds, 2),
         )
-        return result, np.concatenate([outcome.scores[task] for task in sheets])
+        return result, np.concatenate([outcome.scores[task] for task in labels])
 
 
 def _chained(first: PointJob, others: Iterator[PointJob]) -> Iterator[PointJob]:
@@ -207,7 +207,7 @@ def _chained(first: PointJob, others: Iterator[PointJob]) -> Iterator[PointJob]:
     yield from others
 
 
-def _own_level(label: str, answers: Answers) -> Level:
-    """The selection rate of these answers."""
-    answered = answers.predictions[answers.predictions < 2]
+def _own_level(label: str, predictions: Predictions) -> Level:
+    """The selection rate of these predictions."""
+    answered = predictions.predicted[predictions.predicted < 2]
     return Level(label, float(answered.mean()) if len(answered) else 0.0)

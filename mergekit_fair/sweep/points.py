@@ -19,7 +19,7 @@ from mergekit_fair.checkpoints.folder import (
     weight_files,
 )
 from mergekit_fair.errors import ConfigError
-from mergekit_fair.evaluation.evaluator import Exam
+from mergekit_fair.evaluation.evaluator import Evaluator
 from mergekit_fair.merging.grid import MOST_POINTS
 from mergekit_fair.merging.methods.formula import Coefficients
 from mergekit_fair.merging.methods.registry import is_own
@@ -259,14 +259,14 @@ class SweepPlan(SweepRecord):
     estimated_minutes: float | None = None
 
     @classmethod
-    def of(cls, sweep: Sweep, exam: Exam, planner: Planner) -> SweepPlan:
+    def of(cls, sweep: Sweep, evaluator: Evaluator, planner: Planner) -> SweepPlan:
         """The plan of a sweep that is read and checked."""
         config, inject = sweep.config, sweep.config.inject
         groups = inject.groups if inject and isinstance(inject.groups, list) else []
         injections = planner.injections(groups, sweep.inject_grid)
         points = [*planner.baselines(), *planner.merges(), *injections]
         rows = {
-            split: sum(len(sheet) for sheet in exam.sheets(split).values())
+            split: sum(map(len, evaluator.labels(split).values()))
             for split in ("validation", "report")
         }
         budget = config.search.budget if config.search else 0
@@ -275,7 +275,7 @@ class SweepPlan(SweepRecord):
         passes = (len(points) + budget + later + control) * rows[config.select.split]
         return cls(
             sweep=sweep.where,
-            tasks=list(exam.tasks),
+            tasks=list(evaluator.tasks),
             models=planner.models(),
             bytes_read=planner.bytes_read(),
             memory_bytes=planner.memory_bytes(),
@@ -285,7 +285,7 @@ class SweepPlan(SweepRecord):
             injection_points_of_safe_groups=later if inject and inject.groups == "safe" else 0,
             rows=rows,
             forward_passes=passes + (len(config.baselines) + 1 + control) * rows["report"],
-            warnings=list(exam.warnings),
+            warnings=list(evaluator.warnings),
         )
 
 

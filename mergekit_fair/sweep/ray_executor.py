@@ -56,12 +56,12 @@ class RayActor:
     def _worker(self) -> PointWorker:
         import torch
 
-        from mergekit_fair.sweep.exams import open_exam
+        from mergekit_fair.evaluation.evaluator import Evaluator
 
         torch.set_num_threads(self._threads)
         evaluate = self._sweep.config.evaluate
         return PointWorker(
-            open_exam(evaluate),
+            Evaluator(evaluate.request()),
             self._base,
             evaluate.device,
             self._sweep.recipe.groups(),

@@ -74,7 +74,7 @@ class LevelMatched(SweepRecord):
     Attributes:
         to: that model.
         rate: its selection rate.
-        threshold: on the margins.
+        threshold: on the logit gaps.
     """
 
     model_config = ConfigDict(extra="allow")

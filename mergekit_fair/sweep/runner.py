@@ -8,13 +8,12 @@ from typing import Any
 
 from mergekit_fair.errors import ConfigError, SweepError
 from mergekit_fair.evaluation.evaluate import Level, versions
-from mergekit_fair.evaluation.evaluator import Exam
+from mergekit_fair.evaluation.evaluator import Evaluator
 from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.files import write_atomic
 from mergekit_fair.progress import Progress
 from mergekit_fair.schema import dump_yaml
 from mergekit_fair.sweep.comparing import choose, differences
-from mergekit_fair.sweep.exams import open_exam
 from mergekit_fair.sweep.group_thresholds import ThresholdedBaseline
 from mergekit_fair.sweep.injection import inject
 from mergekit_fair.sweep.point_runner import (
@@ -48,11 +47,11 @@ def plan_sweep(sweep: Sweep, probe: Progress | None = None) -> SweepPlan:
     Raises:
         CheckpointError, ConfigError, DataError, RecipeError: whatever would stop the sweep.
     """
-    exam, planner = _prepared(sweep)
-    plan = SweepPlan.of(sweep, exam, planner)
+    evaluator, planner = _prepared(sweep)
+    plan = SweepPlan.of(sweep, evaluator, planner)
     if probe is None:
         return plan
-    local = LocalExecutor(sweep, exam, planner.models()[0], probe)
+    local = LocalExecutor(sweep, evaluator, planner.models()[0], probe)
     size = sweep.config.evaluate.batch_size
     seconds = local.worker.probe("validation", size if isinstance(size, int) else 64)
     total = seconds * plan.forward_passes / plan.rows["validation"]
@@ -77,18 +76,18 @@ def run_sweep(
         sweep: from `load_sweep`.
         out: the folder.
         progress: told what is done.
-        make_executor: given sweep, exam, base model and progress.
+        make_executor: given sweep, evaluator, base model and progress.
         budget: of time, for points on the split that is selected on.
 
     Raises:
         SweepError: the budget is spent before the baselines are measured.
     """
-    exam, planner = _prepared(sweep)
-    plan = SweepPlan.of(sweep, exam, planner)
+    evaluator, planner = _prepared(sweep)
+    plan = SweepPlan.of(sweep, evaluator, planner)
     store = Store(out)
     evaluate = sweep.config.evaluate
     runner = PointRunner(
-        exam,
+        evaluator,
         store,
         MetricSettings(
             reference=evaluate.reference,
@@ -98,12 +97,12 @@ def run_sweep(
         ),
         progress,
         split=sweep.config.select.split,
-        make_executor=lambda: make_executor(sweep, exam, planner.models()[0], progress),
+        make_executor=lambda: make_executor(sweep, evaluator, planner.models()[0], progress),
         budget=budget or TimeBudget(),
     )
     try:
         write_atomic(out / "plan.json", to_json(plan.to_dict()))
-        for warning in exam.warnings:
+        for warning in evaluator.warnings:
             progress.say(f"warning: {warning}")
         return _Run(sweep, planner, runner).run()
     finally:
@@ -152,7 +151,7 @@ class _Run:
             transfer=injected.transfer,
             **report,
             budget=runner.budget_record,
-            warnings=[*runner.exam.warnings, *thresholds.warnings],
+            warnings=[*runner.evaluator.warnings, *thresholds.warnings],
             versions=versions(),
         )
         self._write(chosen, sweep_results)
@@ -163,8 +162,8 @@ class _Run:
         runner, points = self.runner, self.planner.baselines()
         saturation = self.sweep.config.evaluate.saturation
         if not points:
-            sheets = runner.sheets()
-            rates = {task: float(sheet.labels.mean()) for task, sheet in sheets.items()}
+            labels = runner.labels()
+            rates = {task: float(rows.labels.mean()) for task, rows in labels.items()}
             runner.levels = {
                 task: Level("labels", rate, saturation) for task, rate in rates.items()
             }
@@ -215,11 +214,13 @@ class _Run:
         is_opened_again = bool(opened - {chosen.id if chosen else None})
         comparison: dict[str, dict[str, DifferenceRecord]] = {}
         if chosen is not None:
-            against = {p.label: runner.answers(p.id, "report") for p in baselines}
+            against = {p.label: runner.predictions(p.id, "report") for p in baselines}
             for point in control:
-                against["random vectors"] = runner.answers(point.id, "report")
-            against |= thresholds.answers("report")
-            comparison = differences(runner.answers(chosen.id, "report"), against, runner.settings)
+                against["random vectors"] = runner.predictions(point.id, "report")
+            against |= thresholds.predictions("report")
+            comparison = differences(
+                runner.predictions(chosen.id, "report"), against, runner.settings
+            )
         return {
             "report": [r.public() for r in [*results, *thresholds.results("report")]],
             "report_opened_for_another_selection": runner.split == "validation" and is_opened_again,
@@ -253,28 +254,33 @@ def selected_recipe(point: Point, results: SweepResults) -> str:
     return dump_yaml({**point.recipe.raw, "fairness": provenance})
 
 
-def _prepared(sweep: Sweep) -> tuple[Exam, Planner]:
+def _prepared(sweep: Sweep) -> tuple[Evaluator, Planner]:
     """Everything that can be checked before the first forward pass is checked here."""
     if sweep.config.search is not None:
         from mergekit_fair.sweep.search.search_stage import require_possible
 
         require_possible(sweep, sweep.config.search)
-    exam = open_exam(sweep.config.evaluate)
-    _require_tasks(sweep, exam)
-    return exam, Planner(sweep, exam.fingerprint())
+    evaluator = Evaluator(sweep.config.evaluate.request())
+    _require_tasks(sweep, evaluator)
+    planner = Planner(sweep, evaluator.fingerprint())
+    base, *others = planner.models()
+    baselines = list(sweep.config.baselines.values())
+    merged = [model for model in others if model not in baselines]
+    evaluator.require_classes(base, merged, baselines)
+    return evaluator, planner
 
 
-def _require_tasks(sweep: Sweep, exam: Exam) -> None:
+def _require_tasks(sweep: Sweep, evaluator: Evaluator) -> None:
     """Every task that the rule names is measured.
 
     Raises:
         ConfigError: one is not.
     """
-    unknown = [name for name in sweep.config.select.tasks() if name not in exam.tasks]
+    unknown = [name for name in sweep.config.select.tasks() if name not in evaluator.tasks]
     if unknown:
         raise ConfigError(
             "select names a task that is not measured",
             where=sweep.where,
             got=unknown[0],
-            allowed=exam.tasks,
+            allowed=evaluator.tasks,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -15,6 +15,9 @@ from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.schema import Strict, load_yaml, parse
 from mergekit_fair.sweep.selection import Select
 
+if TYPE_CHECKING:
+    from mergekit_fair.evaluation.prepared_tasks import EvaluationRequest
+
 FINITE = Field(allow_inf_nan=False)
 
 
@@ -24,9 +27,11 @@ class Evaluate(Strict):
     Attributes:
         tasks: of the suite or of one's own; the first decides, the others may be constraints.
         data: without tasks the data description, a mapping or the path of a YAML file beside this
-            one; with tasks a file in place of their data.
+            one, which becomes a task; with tasks a file in place of their data.
+        question: ends the prompts of `data`; language models need it.
         batch_size: rows of a forward pass; 64 unless said otherwise, 8 for causal models.
-        max_length: tokens; 128 for `data`, the model's own for tasks.
+        max_length: tokens; the model's own unless given.
+        bf16: run forward passes under bfloat16 autocast.
         limit: rows of a task, a random sample.
         num_fewshot, include_path, model_args: as in `eval`.
         reference: which DPD and EOD `dpd` and `eod` are.
@@ -35,6 +40,7 @@ class Evaluate(Strict):
 
     tasks: list[str] = []
     data: DataSpec | str | None = None
+    question: str | None = None
     batch_size: Annotated[int, Field(gt=0)] | Literal["auto"] | None = None
     max_length: Annotated[int, Field(gt=0)] | None = None
     device: str = "auto"
@@ -52,15 +58,35 @@ class Evaluate(Strict):
     def _either(self) -> Evaluate:
         if not self.tasks and self.data is None:
             raise ValueError("give tasks, or data")
-        if not self.tasks:
-            for name in ("limit", "num_fewshot", "include_path", "model_args"):
-                if name in self.model_fields_set:
-                    raise ValueError(f"{name} is for tasks; with data leave it out")
-            if self.batch_size == "auto":
-                raise ValueError("batch_size: auto is for tasks; with data give a number")
-        elif self.bf16:
-            raise ValueError("bf16 is for data; with tasks use model_args: {dtype: bfloat16}")
+        if self.tasks and self.question is not None:
+            raise ValueError("question is for data; tasks have their own")
         return self
+
+    def request(self) -> EvaluationRequest:
+        """As `eval` runs it.
+
+        Raises:
+            ConfigError: without tasks, `data` is no description.
+        """
+        from mergekit_fair.evaluation.prepared_tasks import EvaluationRequest
+
+        if not self.tasks and not isinstance(self.data, DataSpec):
+            raise ConfigError("needs a data description", where="evaluate.data", got=self.data)
+        arguments = dict(self.model_args)
+        if self.max_length is not None:
+            arguments["max_length"] = self.max_length
+        if self.bf16:
+            arguments["mixed_precision_dtype"] = "bfloat16"
+        return EvaluationRequest(
+            tasks=self.data if isinstance(self.data, DataSpec) else tuple(self.tasks),
+            data=self.data if isinstance(self.data, str) else None,
+            question=self.question,
+            model_args=arguments,
+            batch_size=self.batch_size,
+            limit=self.limit,
+            num_fewshot=self.num_fewshot,
+            include_path=self.include_path,
+        )
 
 
 class Inject(Strict):

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from mergekit_fair.checkpoints.assign import assign_weights, can_assign_in_place
-from mergekit_fair.errors import CheckpointError, MeasurementError
+from mergekit_fair.errors import CheckpointError, ScoreError
 from mergekit_fair.evaluation.classifier import resolve_device
-from mergekit_fair.evaluation.evaluator import Exam
+from mergekit_fair.evaluation.evaluator import Evaluator
 from mergekit_fair.evaluation.predictions import Scores
 from mergekit_fair.merging.in_memory import Composer, RandomControl
 from mergekit_fair.progress import Progress
@@ -49,7 +49,7 @@ class PointWorker:
     that nothing drifts and the order of points changes nothing.
 
     Args:
-        exam: what to ask.
+        evaluator: what to score on.
         base: θ₀'s folder, which brings configuration and tokenizer.
         device: torch device, or `auto`.
         groups: subgroup → model, whose vectors the random control replaces.
@@ -58,7 +58,7 @@ class PointWorker:
 
     def __init__(
         self,
-        exam: Exam,
+        evaluator: Evaluator,
         base: str,
         device: str,
         groups: Mapping[str, str],
@@ -68,39 +68,39 @@ class PointWorker:
     ) -> None:
         self._base, self._groups = base, groups
         self._seed, self._progress = seed, progress
-        self._examiner = exam.open(base, resolve_device(device))
-        self._composer = Composer(self._examiner.device)
+        self._scorer = evaluator.open(base, resolve_device(device))
+        self._composer = Composer(self._scorer.device)
         self._control: Composer | None = None
-        self._in_place = can_assign_in_place(self._composer.tensors(base), self._examiner.model)
+        self._in_place = can_assign_in_place(self._composer.tensors(base), self._scorer.model)
         self._current: str | None = None
 
     def run(self, job: PointJob) -> Outcome:
-        """Write the point's weights and ask."""
+        """Write the point's weights and score them."""
         start = time.monotonic()
         self._become(job.point)
         label = f"{job.point.label} on {job.split}"
         try:
-            found = self._examiner.ask(job.split, None, self._progress, label)
-        except MeasurementError as error:
+            scores = self._scorer.score(job.split, None, self._progress, label)
+        except ScoreError as error:
             return Outcome(error=str(error), seconds=time.monotonic() - start)
-        return Outcome(found, seconds=time.monotonic() - start)
+        return Outcome(scores, seconds=time.monotonic() - start)
 
     def probe(self, split: str, batch_size: int) -> float:
         """Seconds that one point takes on a split, from two batches: the longest and a middle one.
 
         Between and beyond them a batch's time is taken to be linear in its rows' costs.
         """
-        costs = np.asarray(self._examiner.costs(split), dtype=float)
+        costs = np.asarray(self._scorer.costs(split), dtype=float)
         order = np.argsort(-costs, kind="stable")
         starts = range(0, len(order), batch_size)
         batches = [order[start : start + batch_size] for start in starts]
         picked = [batches[0], batches[len(batches) // 2]]
         for part in reversed(picked):  # the first pass of all is slow
-            self._examiner.ask(split, part[:1], self._progress, "warm-up")
+            self._scorer.score(split, part[:1], self._progress, "warm-up")
         seconds = []
         for part in picked:
             start = time.monotonic()
-            self._examiner.ask(split, part, self._progress, "probe")
+            self._scorer.score(split, part, self._progress, "probe")
             seconds.append(time.monotonic() - start)
         longest = [float(costs[part].max()) for part in batches]
         slope = _slope(longest[0], longest[len(batches) // 2], *seconds)
@@ -110,10 +110,11 @@ class PointWorker:
         if self._current == point.id:
             return
         self._current = None
-        model = self._examiner.model
+        model = self._scorer.model
         slots = model.state_dict() if self._in_place else {}
         weights = self._weights(point, slots)
-        self._examiner.model = assign_weights(weights, model, in_place=self._in_place)
+        self._scorer.model = assign_weights(weights, model, in_place=self._in_place)
+        self._scorer.read_labels(point.model)
         self._current = point.id
 
     def _weights(
@@ -130,7 +131,7 @@ class PointWorker:
         """A composer whose subgroup models are norm-matched random vectors; made once."""
         if self._control is not None:
             return self._control
-        control = Composer(self._examiner.device, plans=self._composer.plans)
+        control = Composer(self._scorer.device, plans=self._composer.plans)
         base = self._composer.tensors(self._base)
         control.replace(self._base, base, shared=True)
         for name, model in self._groups.items():

@@ -13,7 +13,7 @@ from rounding import same_bits
 from mergekit_fair.cli import main
 from mergekit_fair.merging.methods.registry import METHODS
 from mergekit_fair.merging.recipe import Recipe
-from mergekit_fair.packaged_recipes import recipes_folder
+from mergekit_fair.resources import recipes_folder
 from mergekit_fair.schema import dump_yaml
 
 ROOT = Path(__file__).parents[2]

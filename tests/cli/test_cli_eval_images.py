@@ -14,8 +14,8 @@ from click.testing import CliRunner
 
 from mergekit_fair.cli import main
 from mergekit_fair.data import load_rows, load_spec
+from mergekit_fair.evaluation.evaluator import Evaluator
 from mergekit_fair.progress import Silent
-from mergekit_fair.sweep.exams import open_exam
 from mergekit_fair.sweep.sweep_config import load_sweep
 from mergekit_fair.training.family import train
 from mergekit_fair.training.train_config import load_train_config
@@ -93,7 +93,7 @@ def test_train_merge_eval_compare(tmp_path: Path) -> None:
         assert line["evaluation"]["metrics"][name] == evaluation["metrics"][name]
     # The ids of its points know the pictures, not only their names.
     evaluate = load_sweep(tmp_path / "sweep.yml").config.evaluate
-    before = open_exam(evaluate).fingerprint()
-    assert open_exam(evaluate).fingerprint() == before
+    before = Evaluator(evaluate.request()).fingerprint()
+    assert Evaluator(evaluate.request()).fingerprint() == before
     Image.new("RGB", (24, 20)).save(rows.inputs[0])
-    assert open_exam(evaluate).fingerprint() != before
+    assert Evaluator(evaluate.request()).fingerprint() != before

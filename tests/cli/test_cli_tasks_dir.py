@@ -12,7 +12,7 @@ from click.testing import CliRunner
 import mergekit_fair
 from mergekit_fair.cli import main
 from mergekit_fair.errors import ConfigError
-from mergekit_fair.evaluation.packaged_tasks import tasks_dir
+from mergekit_fair.resources import tasks_dir
 
 CHECKOUT = Path(__file__).parents[2]
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mergekit_fair.data import load_rows, load_spec
-from mergekit_fair.packaged_recipes import recipes_folder
+from mergekit_fair.resources import recipes_folder
 
 EVALS = Path(__file__).parents[2] / "evals"
 

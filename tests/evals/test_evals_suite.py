@@ -11,7 +11,7 @@ import pytest
 from task_tables import write_table
 
 from mergekit_fair.data import load_spec
-from mergekit_fair.evaluation.packaged_tasks import tasks_dir
+from mergekit_fair.resources import tasks_dir
 
 EVALS = Path(__file__).parents[2] / "evals"
 TASKS = sorted(path for path in EVALS.glob("*/*.yaml") if path.name != "_group.yaml")

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mergekit_fair.evaluation.lm_eval_run import EvaluationRun, Request, measure_run
-from mergekit_fair.evaluation.preferences import measure_preferences
+from mergekit_fair.evaluation.eval_run import EvaluationRun, measure_run
+from mergekit_fair.evaluation.evaluate import measure_preferences
+from mergekit_fair.evaluation.prepared_tasks import EvaluationRequest
 from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.report.evaluation_text import evaluation_text, other_text
 
@@ -26,7 +27,9 @@ def samples(n: int = 300) -> list[dict[str, Any]]:
 
 def test_rates_and_their_gap() -> None:
     given = samples()
-    found = measure_preferences("crows", given, MetricSettings(), model="m", split="report")
+    found = measure_preferences(
+        "crows", given, MetricSettings(), model="m", split="report"
+    ).to_dict()
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert (found["n"], found["unanswered"]) == (300, 1)
     for kind, mean in found["means"].items():
@@ -42,17 +45,19 @@ def test_rates_and_their_gap() -> None:
 
 def test_tasks_of_every_kind_in_one_run() -> None:
     finished = EvaluationRun(
-        Request("m", ("crows", "other")),
+        EvaluationRequest(("crows", "other")),
+        "m",
+        "validation",
         {"crows": samples(), "other": [{"acc": 1.0}]},
         {"results": {"other": {"acc,none": 0.25, "acc_stderr,none": 0.1, "alias": "other"}}},
         {"model": "hf"},
     )
     found = measure_run(finished, MetricSettings())
     assert list(found) == ["crows"]
-    text = evaluation_text(found["crows"])
+    text = evaluation_text(found["crows"].to_dict())
     assert "largest − smallest: 0." in text
     assert "1 of 150 scores are not finite" in text.splitlines()[-1]
     assert other_text("other", finished.results["results"]["other"]) == (
         "other (measures no fairness): acc 0.2500"
     )
-    assert not math.isnan(found["crows"]["gap"]["value"])
+    assert not math.isnan(found["crows"].gap.value)

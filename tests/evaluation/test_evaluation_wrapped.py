@@ -12,9 +12,15 @@ from lm_eval.api.task import ConfigurableTask
 from task_tables import table, write_table
 
 from mergekit_fair.errors import ConfigError, DataError
-from mergekit_fair.evaluation.split_documents import deal
-from mergekit_fair.evaluation.wrapped import WrappedTask, _stock_config
-from mergekit_fair.evaluation.wrapped_tasks import BIAS_TYPES, CrowsPairs, ToxiGen, Winogender
+from mergekit_fair.evaluation.wrapped_tasks import (
+    BIAS_TYPES,
+    CrowsPairs,
+    ToxiGen,
+    Winogender,
+    WrappedTask,
+    _stock_config,
+    split_documents,
+)
 
 EVALS = Path(__file__).parents[2] / "evals"
 WRAPPED = {
@@ -132,12 +138,12 @@ def test_the_stock_train_split_is_kept(tmp_path: Path, monkeypatch: pytest.Monke
 def test_dealing() -> None:
     units = [row // 3 for row in range(300)]
     strata = [unit % 2 for unit in units]
-    parts = {name: deal(units, strata, name) for name in ("validation", "report")}
+    parts = {name: split_documents(units, strata, name) for name in ("validation", "report")}
     assert sorted(parts["validation"] + parts["report"]) == list(range(300))
     assert len(parts["validation"]) == 120
     assert {units[row] for row in parts["validation"]}.isdisjoint(
         units[row] for row in parts["report"]
     )
     assert sum(strata[row] for row in parts["validation"]) == 60
-    assert parts["report"] == deal(units, strata, "report")
+    assert parts["report"] == split_documents(units, strata, "report")
     assert parts["report"] != sorted(parts["report"])

@@ -53,8 +53,8 @@ def test_two_workers_and_one_killed_give_the_local_results(
     del ray
     Killing.killed = 0
 
-    def make(sweep: Any, exam: Any, base: str, progress: Any) -> RayExecutor:
-        del exam, progress
+    def make(sweep: Any, evaluator: Any, base: str, progress: Any) -> RayExecutor:
+        del evaluator, progress
         return Killing(sweep, base, Cluster(workers=2))
 
     run_sweep(load_sweep(swept / "sweep.yml"), tmp_path / "out", Silent(), make)
@@ -73,13 +73,13 @@ def test_two_workers_and_one_killed_give_the_local_results(
 def test_errors_come_back_from_a_worker(ray: Any, family: Path, tmp_path: Path) -> None:
     import tiny
 
-    from mergekit_fair.sweep.exams import open_exam
+    from mergekit_fair.evaluation.evaluator import Evaluator
     from mergekit_fair.sweep.points import Planner
     from mergekit_fair.sweep.worker import PointJob
 
     del ray
     sweep = load_sweep(tiny.write_sweep(family, tmp_path / "s.yml"))
-    planner = Planner(sweep, open_exam(sweep.config.evaluate).fingerprint())
+    planner = Planner(sweep, Evaluator(sweep.config.evaluate.request()).fingerprint())
     broken = planner.baselines()[0]
     object.__setattr__(broken, "model", str(tmp_path / "nowhere"))
     made = RayExecutor(sweep, planner.models()[0], Cluster(workers=1))
@@ -93,8 +93,8 @@ def test_a_worker_that_is_lost_again_and_again_ends_the_sweep(
     ray: Any, swept: Path, tmp_path: Path
 ) -> None:
     del ray, tmp_path
+    from mergekit_fair.evaluation.evaluator import Evaluator
     from mergekit_fair.sweep import ray_executor as on_ray
-    from mergekit_fair.sweep.exams import open_exam
     from mergekit_fair.sweep.points import Planner
     from mergekit_fair.sweep.worker import PointJob
 
@@ -104,7 +104,7 @@ def test_a_worker_that_is_lost_again_and_again_ends_the_sweep(
             os.kill(os.getpid(), signal.SIGKILL)
 
     sweep = load_sweep(swept / "sweep.yml")
-    planner = Planner(sweep, open_exam(sweep.config.evaluate).fingerprint())
+    planner = Planner(sweep, Evaluator(sweep.config.evaluate.request()).fingerprint())
     cluster = Cluster(workers=1, restarts=1)
     made = RayExecutor(sweep, planner.models()[0], cluster, actor=Mortal)
     with pytest.raises(SweepError, match="a Ray worker was lost and 1 times started again"):
@@ -113,7 +113,7 @@ def test_a_worker_that_is_lost_again_and_again_ends_the_sweep(
 
 def test_a_worker_without_room_is_not_waited_for(ray: Any, swept: Path) -> None:
     """One of two fits the two CPUs: it does the work, and that is said."""
-    from mergekit_fair.sweep.exams import open_exam
+    from mergekit_fair.evaluation.evaluator import Evaluator
     from mergekit_fair.sweep.points import Planner
     from mergekit_fair.sweep.ray_executor import RayActor
     from mergekit_fair.sweep.worker import Outcome, PointJob
@@ -131,7 +131,7 @@ def test_a_worker_without_room_is_not_waited_for(ray: Any, swept: Path) -> None:
             said.append(text)
 
     sweep = load_sweep(swept / "sweep.yml")
-    planner = Planner(sweep, open_exam(sweep.config.evaluate).fingerprint())
+    planner = Planner(sweep, Evaluator(sweep.config.evaluate.request()).fingerprint())
     cluster = Cluster(workers=2, cpus=2)
     made = RayExecutor(sweep, planner.models()[0], cluster, Hearing(), actor=Idle)
     jobs = [PointJob(point, "validation") for point in planner.baselines()]

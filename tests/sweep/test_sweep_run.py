@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from gaps import evaluated, logit_gaps
 from transformers import AutoModelForSequenceClassification
 
 from mergekit_fair.data import load_rows
 from mergekit_fair.errors import ConfigError, SweepError
-from mergekit_fair.evaluation.forward import margins
-from mergekit_fair.evaluation.model_inputs import open_inputs
+from mergekit_fair.evaluation.evaluator import Evaluator
 from mergekit_fair.merging.in_memory import load_tensors
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.progress import Silent
@@ -62,12 +62,12 @@ def test_lambda_0_is_the_base_and_injection_at_0_is_fft_bit_for_bit(
 ) -> None:
     results = _results(swept)
     store = Store(swept / "out")
-    rows = load_rows(load_sweep(swept / "sweep.yml").config.evaluate.data).of("validation")
+    rows = load_rows(load_sweep(swept / "sweep.yml").config.evaluate.data)
     worst = results["worst_group"]["name"]
     for label, model in (("λ=0", "base"), (f"fft + 0 {worst}", "fft")):
         folder = family / "run" / model
         loaded = AutoModelForSequenceClassification.from_pretrained(folder).eval()
-        expected = margins(loaded, open_inputs(rows, folder, 16))
+        expected = logit_gaps(loaded, evaluated(rows, "validation"), folder, 16)
         found = store.scores(_point(results, label)["id"], "validation")
         assert np.array_equal(found, expected)
     store.close()
@@ -88,7 +88,7 @@ def test_the_selected_model_predicts_what_was_recorded_row_by_row(
     store = Store(swept / "out")
     for split in ("validation", "report"):
         expected = store.scores(results["selected"]["id"], split)
-        found = margins(model, open_inputs(rows.of(split), tmp_path / "model", 16))
+        found = logit_gaps(model, evaluated(rows, split), tmp_path / "model", 16)
         assert np.array_equal(found, expected)
     store.close()
     assert recipe.raw["fairness"]["rule"] == results["selected"]["rule"]
@@ -98,7 +98,8 @@ def test_the_selected_model_predicts_what_was_recorded_row_by_row(
 def test_fairlearn_gives_the_same_dpd_and_eod_for_a_recorded_point(swept: Path) -> None:
     from fairlearn.metrics import demographic_parity_difference, equalized_odds_difference
 
-    rows = load_rows(load_sweep(swept / "sweep.yml").config.evaluate.data).of("validation")
+    rows = load_rows(load_sweep(swept / "sweep.yml").config.evaluate.data)
+    rows = evaluated(rows, "validation")
     group = np.array(rows.group_names)[rows.membership.argmax(axis=1)]
     store = Store(swept / "out")
     for line in _results(swept)["points"]:
@@ -230,10 +231,10 @@ def test_a_bfloat16_merge_is_measured_as_it_is_written(
     merge_to_folder(recipe, tmp_path / "model", MergeOptions(quiet=True))
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").eval()
     assert model.dtype == torch.bfloat16
-    rows = load_rows(load_sweep(path).config.evaluate.data).of("report")
+    rows = evaluated(load_rows(load_sweep(path).config.evaluate.data), "report")
     store, before = Store(tmp_path / "out"), Store(swept / "out")
     expected = store.scores(results["selected"]["id"], "report")
-    assert np.array_equal(margins(model, open_inputs(rows, tmp_path / "model", 16)), expected)
+    assert np.array_equal(logit_gaps(model, rows, tmp_path / "model", 16), expected)
     old = _point(_results(swept), "fft")["id"]
     new = next(line["id"] for line in results["points"] if line["label"] == "fft")
     # FFT is measured again after the merges, on the report rows, in its own dtype.
@@ -244,7 +245,6 @@ def test_a_bfloat16_merge_is_measured_as_it_is_written(
 
 def test_weights_come_from_the_checkpoints_each_time(swept: Path, family: Path) -> None:
     """λ back and forth: no drift."""
-    from mergekit_fair.sweep.exams import open_exam
     from mergekit_fair.sweep.points import Planner
     from mergekit_fair.sweep.worker import PointJob, PointWorker
 
@@ -252,7 +252,7 @@ def test_weights_come_from_the_checkpoints_each_time(swept: Path, family: Path) 
     rows = load_rows(sweep.config.evaluate.data)
     points = Planner(sweep, rows.fingerprint()).merges()
     worker = PointWorker(
-        open_exam(sweep.config.evaluate),
+        Evaluator(sweep.config.evaluate.request()),
         str(family / "run" / "base"),
         "cpu",
         sweep.recipe.groups(),

@@ -52,13 +52,13 @@ def values(evaluation: dict[str, Any]) -> dict[str, Any]:
 
 
 def scores(folder: Path, task: str) -> dict[int, float]:
-    """Row → margin, of `eval`'s samples."""
+    """Row → score, of `eval`'s samples."""
     lines = (folder / f"samples_{task}.jsonl").read_text().splitlines()
     samples = [json.loads(line) for line in lines]
     found = {}
     for sample in samples:
         first, second = (float(answer[0]) for answer in sample["filtered_resps"])
-        found[sample["doc"]["id"]] = second - first
+        found[sample["doc"]["id"]] = sample.get("logit_gap", second - first)
     return found
 
 
@@ -179,9 +179,8 @@ def test_causal_models_have_the_numbers_of_eval(causal: Path, data: Path, tmp_pa
     ("evaluate", "text"),
     [
         ({"tasks": ["plain"]}, "plain: is no fairness task"),
-        ({"tasks": ["fair_adult_sex"], "bf16": True}, "bf16 is for data; with tasks use"),
+        ({"tasks": ["fair_adult_sex"], "question": "So?"}, "question is for data"),
         ({"tasks": ["fair_adult_sex"], "data": "no.csv"}, "no such file; with tasks it is the"),
-        ({"data": {}, "limit": 3}, "limit is for tasks; with data leave it out"),
         ({"tasks": ["fair_adult_sex"], "limit": 0}, "evaluate.limit"),
     ],
 )

@@ -76,14 +76,14 @@ def test_lora_keeps_its_adapter_and_changes_only_its_targets(family: Path) -> No
 
 def test_probe_head_is_the_logistic_regression_on_the_base_features(family: Path) -> None:
     """λ = 0 is a classifier: the base predicts its training rows better than the prior."""
-    from mergekit_fair.evaluation.classifier import load_classifier
-    from mergekit_fair.evaluation.forward import margins, predictions
-    from mergekit_fair.evaluation.model_inputs import open_inputs
+    from gaps import logit_gaps
+    from transformers import AutoModelForSequenceClassification
 
     rows = load_rows(load_train_config(family / "train.yml").data).of("train")
-    model = load_classifier(family / "run" / "base", "text")
-    found = margins(model, open_inputs(rows, family / "run" / "base", 16))
-    correct = (predictions(found) == rows.labels).mean()
+    folder = family / "run" / "base"
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    found = logit_gaps(model, rows, folder, 16)
+    correct = ((found > 0) == rows.labels).mean()
     assert correct > max(rows.labels.mean(), 1 - rows.labels.mean()) + 0.05
     # At the optimum of a logistic regression with intercept, mean probability = base rate.
     assert np.isclose((1 / (1 + np.exp(-found))).mean(), rows.labels.mean(), atol=1e-3)

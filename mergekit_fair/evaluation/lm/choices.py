@@ -20,7 +20,7 @@ _SPECIAL = frozenset(":;,=\"'{}[]()")
 def class_names(config: Any, where: object) -> dict[str, int]:
     """Name → class of a model's head, as transformers' pipelines read it: by `id2label`.
 
-    A configuration that only names `label2id` is read by that.
+    Where a file holds `label2id` alone, transformers calls the classes LABEL_0, LABEL_1, ….
 
     Args:
         config: transformers' configuration.
@@ -31,22 +31,16 @@ def class_names(config: Any, where: object) -> dict[str, int]:
     """
     by_id = {int(index): str(name) for index, name in (config.id2label or {}).items()}
     by_name = {str(name): index for name, index in (config.label2id or {}).items()}
-    of_ids = {name: index for index, name in by_id.items()}
-    if by_name == of_ids or _is_default(by_name):
-        return of_ids
-    if _is_default(of_ids):
-        return by_name
+    names = {name: index for index, name in by_id.items()}
+    is_default = all(name == f"LABEL_{index}" for name, index in by_name.items())
+    if by_name == names or is_default:
+        return names
     raise CheckpointError(
         "id2label and label2id name other classes",
         where=f"{where}: config.json",
         got=f"{by_id} and {by_name}",
         fix="correct the one that is wrong: predictions depend on it",
     )
-
-
-def _is_default(names: Mapping[str, int]) -> bool:
-    """What transformers writes where nobody has named the classes."""
-    return all(name == f"LABEL_{index}" for name, index in names.items())
 
 
 def require_softmax(config: Any, where: object) -> None:

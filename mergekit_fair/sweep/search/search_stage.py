@@ -72,12 +72,12 @@ def require_possible(sweep: Sweep, config: Search) -> None:
 
 
 def _layout(runner: PointRunner) -> GroupLayout:
-    sheet = runner.sheet
-    sizes = [inside.sum() for inside in sheet.groups.values()]
-    settings = runner.settings.excluding(sheet.excluded)
-    eligible = eligible_groups(tuple(sheet.groups), sizes, settings)
-    deciding = tuple(name for name, decides in zip(sheet.groups, eligible, strict=True) if decides)
-    counts = np.sum(list(sheet.groups.values()), axis=0)
+    rows = runner.rows
+    sizes = [inside.sum() for inside in rows.groups.values()]
+    settings = runner.settings.excluding(rows.excluded)
+    eligible = eligible_groups(tuple(rows.groups), sizes, settings)
+    deciding = tuple(name for name, decides in zip(rows.groups, eligible, strict=True) if decides)
+    counts = np.sum(list(rows.groups.values()), axis=0)
     return GroupLayout(deciding, is_partition=bool((counts == 1).all()))
 
 

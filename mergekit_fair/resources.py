@@ -1,4 +1,4 @@
-"""The recipe files that come with the package."""
+"""Files that come with the package: recipes, and the task suite for `lm_eval --include_path`."""
 
 from __future__ import annotations
 
@@ -24,3 +24,19 @@ def recipes_folder(name: str) -> Path:
         )
         raise ConfigError("no recipes of this name", where=root, got=name, allowed=found)
     return folder
+
+
+def tasks_dir() -> Path:
+    """`evals/` of the installed wheel or of the checkout.
+
+    Raises:
+        ConfigError: it is in neither.
+    """
+    package = Path(mergekit_fair.__file__).parent
+    places = (package / "_evals", package.parent / "evals")
+    for place in places:
+        if place.is_dir():
+            return place
+    raise ConfigError(
+        "the task suite is missing from this installation", where=places[0], fix="reinstall it"
+    )

@@ -1,4 +1,4 @@
-"""lm-eval's samples become answers: nothing is guessed, nothing missing becomes a 0."""
+"""lm-eval's samples become predictions: nothing is guessed, nothing missing becomes a 0."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from mergekit_fair.errors import MeasurementError
 from mergekit_fair.evaluation.evaluate import Level, evaluate
-from mergekit_fair.evaluation.predictions import Answers
+from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.fairness.labels import UNANSWERED
 
@@ -40,27 +40,27 @@ def test_samples_in_memory_and_from_lm_eval_s_files_are_the_same() -> None:
         for line in samples
     ]
     for given in (samples, written):
-        answers = Answers.of_samples("task", given)
-        assert answers.predictions.tolist() == [0, 1, UNANSWERED, 1]
-        assert answers.predictions.tolist() == [0, 1, UNANSWERED, 1]
-        assert answers.labels.tolist() == [0, 1, 1, 1]
-        assert sorted(answers.groups) == ["a", "b", "other"]
-        assert answers.groups["a"].tolist() == [True, True, False, False]
-        assert answers.excluded == ("other",)
-        assert answers.margins is not None
-        np.testing.assert_allclose(answers.margins, [-1.9, 1.9, math.nan, 1.0])
+        predictions = Predictions.of_samples("task", given)
+        assert predictions.predicted.tolist() == [0, 1, UNANSWERED, 1]
+        assert predictions.labels.tolist() == [0, 1, 1, 1]
+        assert sorted(predictions.groups) == ["a", "b", "other"]
+        assert predictions.groups["a"].tolist() == [True, True, False, False]
+        assert predictions.excluded == ("other",)
+        assert predictions.logit_gaps is not None
+        np.testing.assert_allclose(predictions.logit_gaps, [-1.9, 1.9, math.nan, 1.0])
 
 
-def test_choices_that_are_not_the_classes_have_no_margins() -> None:
+def test_choices_that_are_not_the_classes_have_no_logit_gaps() -> None:
     swapped = sample(0, -0.1, -2.0, 0, "a")
     swapped["dpd"] = (1, 0, ["a"])
-    answers = Answers.of_samples("task", [swapped, sample(1, -0.1, -2.0, 0, "b")])
-    assert answers.margins is None
-    assert answers.predictions.tolist() == [1, 0]
+    predictions = Predictions.of_samples("task", [swapped, sample(1, -0.1, -2.0, 0, "b")])
+    assert predictions.logit_gaps is None
+    assert predictions.predicted.tolist() == [1, 0]
     evaluation = evaluate(
-        answers, MetricSettings(), model="m", split="validation", level=Level("labels", 0.5)
+        predictions, MetricSettings(), model="m", split="validation", level=Level("labels", 0.5)
     )
-    assert "level_matched" not in evaluation
+    assert evaluation.level_matched is None
+    assert "level_matched" not in evaluation.to_dict()
 
 
 def test_level_matching_leaves_missing_answers_missing() -> None:
@@ -70,18 +70,18 @@ def test_level_matching_leaves_missing_answers_missing() -> None:
         for row in range(200)
     ]
     evaluation = evaluate(
-        Answers.of_samples("task", samples),
+        Predictions.of_samples("task", samples),
         MetricSettings(),
         model="m",
         split="validation",
         level=Level("labels", 0.25),
     )
-    assert evaluation["unanswered"] == 1
-    rate = evaluation["level_matched"]["selection_rate"]["value"]
+    assert evaluation.unanswered == 1
+    rate = evaluation.level_matched.selection_rate.value
     assert rate == pytest.approx(0.25, abs=1 / 199)
 
 
 @pytest.mark.parametrize("samples", [[], [{"doc": {}, "acc": 1.0, "metrics": ["acc"]}]])
 def test_other_tasks_are_an_error(samples: list[dict[str, Any]]) -> None:
     with pytest.raises(MeasurementError, match=r"^hellaswag: (has no samples|is no fairness task)"):
-        Answers.of_samples("hellaswag", samples)
+        Predictions.of_samples("hellaswag", samples)

@@ -1,0 +1,324 @@
+"""`eval`: one model on one split, its samples and lm-eval's own results beside ours."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mergekit_fair.compat.lm_eval import aggregated
+from mergekit_fair.errors import ConfigError, MeasurementError
+from mergekit_fair.evaluation.classifier import resolve_device
+from mergekit_fair.evaluation.evaluate import (
+    ITEM,
+    Evaluation,
+    Level,
+    PreferenceEvaluation,
+    UsedBySelection,
+    evaluate,
+    measure_preferences,
+    read_evaluation,
+)
+from mergekit_fair.evaluation.evaluator import Evaluator, Scorer, TaskResponses
+from mergekit_fair.evaluation.predictions import GAP, Predictions
+from mergekit_fair.evaluation.prepared_tasks import EvaluationRequest, PreparedTask
+from mergekit_fair.fairness import MetricSettings
+from mergekit_fair.progress import Progress
+from mergekit_fair.schema import parse_yaml
+
+# lm-eval's, so that what is drawn is what `lm_eval run` draws.
+_RANDOM_SEED, _OTHER_SEEDS = 0, 1234
+
+
+@dataclass(frozen=True)
+class EvaluationRun:
+    """What a run gave.
+
+    Attributes:
+        request: tasks and settings.
+        model, split: of the run.
+        samples: task → lm-eval's samples, with documents and log-probabilities.
+        results: lm-eval's own results.
+        arguments: of the model class, as they were used.
+        warnings: task → what was said about its data while it was loaded.
+    """
+
+    request: EvaluationRequest
+    model: str
+    split: str
+    samples: dict[str, list[dict[str, Any]]]
+    results: dict[str, Any]
+    arguments: dict[str, Any]
+    warnings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def run_tasks(
+    request: EvaluationRequest,
+    model: str,
+    split: str,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> EvaluationRun:
+    """Run a model over the tasks, one forward pass a document (a choice, for language models).
+
+    The results are those of `lm_eval run`, to the last digit.
+
+    Raises:
+        CheckpointError, ConfigError, DataError: whatever is wrong with model, tasks or data.
+    """
+    begin = time.time()
+    _seed()
+    evaluator = Evaluator(request)
+    if not request.apply_chat_template:
+        evaluator.prepared(split)  # an unknown task costs no loading
+    scorer = evaluator.open(model, resolve_device(device))
+    tasks = evaluator.prepared(split)
+    for task in tasks.tasks.values():
+        _require_runnable(task, scorer.lm)
+    responses = scorer.responses(split, progress)
+    samples = {name: _samples(task, responses) for name, task in tasks.tasks.items()}
+    results = aggregated(
+        {name: task.task for name, task in tasks.tasks.items()},
+        {name: _values(found) for name, found in samples.items()},
+        tasks.groups,
+    )
+    results["config"] = _config(request, scorer)
+    results["date"] = begin
+    return EvaluationRun(request, model, split, samples, results, scorer.arguments, tasks.warnings)
+
+
+def _seed() -> None:
+    import torch
+
+    random.seed(_RANDOM_SEED)
+    np.random.seed(_OTHER_SEEDS)
+    torch.manual_seed(_OTHER_SEEDS)
+
+
+def _require_runnable(task: PreparedTask, lm: Any) -> None:
+    """As lm-eval's `evaluate`.
+
+    Raises:
+        ConfigError: a task that runs code that models write, or pictures for a model of texts.
+    """
+    if getattr(task.task, "UNSAFE_CODE", False):
+        raise ConfigError(
+            "this task runs code that the model writes",
+            where=f"task {task.name}",
+            fix="use lm_eval run with --confirm_run_unsafe_code",
+        )
+    if getattr(task.task, "MULTIMODAL", False) and not getattr(lm, "MULTIMODAL", False):
+        raise ConfigError(
+            "this task shows pictures, which the model does not take",
+            where=f"task {task.name}",
+            got=type(lm).__name__,
+            fix="use a model of pictures",
+        )
+
+
+def _samples(task: PreparedTask, responses: TaskResponses) -> list[dict[str, Any]]:
+    """Samples with what lm-eval's files hold besides; a classifier's with the logit gap."""
+    from lm_eval.utils import handle_non_serializable, hash_string
+
+    samples = list(task.samples(responses.of(task)))
+    gaps: list[float | None] = []
+    if task.is_two_class and responses.logits is not None:
+        values = responses.gaps(task).tolist()
+        gaps = [value if np.isfinite(value) else None for value in values]
+    for number, sample in enumerate(samples):
+        requests = task.requests[number % len(task.docs)]
+        target = task.task.doc_to_target(sample["doc"])
+        text = json.dumps(
+            requests[0].doc, indent=2, default=handle_non_serializable, ensure_ascii=False
+        )
+        sample |= {
+            "target": target,
+            "arguments": [request.args for request in requests],
+            "doc_hash": hash_string(text),
+            "prompt_hash": hash_string(requests[0].arguments[0]),
+            "target_hash": hash_string(str(target)),
+        }
+        if gaps:
+            sample[GAP] = gaps[number]
+    return samples
+
+
+def _values(samples: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], list[Any]]:
+    """(metric, filter) → a value a document."""
+    values: dict[tuple[str, str], list[Any]] = {}
+    for sample in samples:
+        for metric in sample["metrics"]:
+            values.setdefault((metric, sample["filter"]), []).append(sample[metric])
+    return values
+
+
+def _config(request: EvaluationRequest, scorer: Scorer) -> dict[str, Any]:
+    """How the model was run, under lm-eval's keys."""
+    arguments = dict(scorer.arguments)
+    lm = scorer.lm
+    return {
+        "model": arguments.pop("model"),
+        "model_args": arguments,
+        **(lm.get_model_info() if hasattr(lm, "get_model_info") else {}),
+        "batch_size": request.batch_size or getattr(lm, "batch_size", None),
+        "batch_sizes": list(getattr(lm, "batch_sizes", {}).values()),
+        "device": scorer.device,
+        "limit": request.limit,
+        "bootstrap_iters": 0,
+        "random_seed": _RANDOM_SEED,
+        "numpy_seed": _OTHER_SEEDS,
+        "torch_seed": _OTHER_SEEDS,
+        "fewshot_seed": _OTHER_SEEDS + request.seed,
+    }
+
+
+def measure_run(
+    finished: EvaluationRun,
+    settings: MetricSettings,
+    *,
+    level: Level | None = None,
+    thresholds: Mapping[str, float] | None = None,
+) -> dict[str, Evaluation | PreferenceEvaluation]:
+    """Task → one evaluation; tasks that measure no fairness are left out.
+
+    A task of preferences has an evaluation of its own kind, see `measure_preferences`.
+
+    Args:
+        finished: from `run`.
+        settings: how to measure.
+        level: the selection rate of level-matched figures; None: each task's share of positive
+            labels.
+        thresholds: task → threshold set on validation.
+    """
+    evaluations: dict[str, Evaluation | PreferenceEvaluation] = {}
+    selected = selections(finished.model)
+    about = {"model": finished.model, "split": finished.split}
+    for task, samples in finished.samples.items():
+        evaluation: Evaluation | PreferenceEvaluation
+        if ITEM in samples[0]:
+            evaluation = measure_preferences(task, samples, settings, **about)
+        elif "dpd" in samples[0]:
+            predictions = Predictions.of_samples(task, samples)
+            level_of_task = level or Level("labels", float(predictions.labels.mean()))
+            threshold = (thresholds or {}).get(task)
+            evaluation = evaluate(
+                predictions, settings, level=level_of_task, threshold=threshold, **about
+            )
+        else:
+            continue
+        selection = used_by(selected, task, finished.split)
+        warnings = [*evaluation.warnings, *finished.warnings.get(task, ())]
+        if selection is not None:
+            warnings.append(
+                f"the {finished.split} split has chosen this model ({selection.rule}): its figures "
+                "are optimistic; use the report split"
+            )
+        evaluations[task] = evaluation.model_copy(
+            update={
+                "used_by_selection": selection,
+                "limit": finished.request.limit,
+                "model_args": finished.arguments,
+                "warnings": tuple(warnings),
+            }
+        )
+    return evaluations
+
+
+def lines_of(samples: Sequence[Mapping[str, Any]]) -> str:
+    """lm-eval's samples as JSON lines in the form of its own sample files."""
+    from lm_eval.utils import handle_non_serializable, sanitize_list
+
+    lines = []
+    for sample in samples:
+        arguments = {
+            f"gen_args_{i}": {f"arg_{j}": part for j, part in enumerate(argument)}
+            for i, argument in enumerate(sample["arguments"])
+        }
+        line = {
+            **sample,
+            "resps": sanitize_list(sample["resps"]),
+            "filtered_resps": sanitize_list(sample["filtered_resps"]),
+            "arguments": arguments,
+            "target": str(sample["target"]),
+        }
+        lines.append(json.dumps(line, default=handle_non_serializable, ensure_ascii=False))
+    return "\n".join(lines) + "\n"
+
+
+def level_of(path: Path, model: str) -> tuple[Level, dict[str, float]]:
+    """The level that another evaluation sets, and the thresholds, if it is of the same model.
+
+    Args:
+        path: a file that `eval` has written.
+        model: the model that is about to be measured.
+
+    Raises:
+        MeasurementError: no evaluation, or one without a selection rate.
+    """
+    evaluation = read_evaluation(path)
+    if not isinstance(evaluation, Evaluation):
+        raise MeasurementError("is of a task without a selection rate", where=path)
+    matched = evaluation.level_matched
+    if evaluation.model == model and evaluation.split == "validation" and matched:
+        return Level(matched.to, matched.rate), {evaluation.task: matched.threshold}
+    rate = evaluation.metrics["selection_rate"].value
+    if rate is None:
+        raise MeasurementError("its selection rate is undefined", where=path)
+    return Level(evaluation.model, rate), {}
+
+
+def selections(model: str | Path) -> list[UsedBySelection]:
+    """The selections that a merged model's recipe tells of.
+
+    A sweep writes into the recipe of its choice on what task, split and by what rule it was made;
+    a recipe with `worst: auto` names the evaluation that its worst group was read from.
+
+    Returns:
+        Empty for a model that nothing chose.
+    """
+    block = _fairness_block(Path(model))
+    records = []
+    if block.get("rule") and block.get("task"):
+        split = block.get("selected_on", "validation")
+        records.append(UsedBySelection(task=block["task"], split=split, rule=block["rule"]))
+    if isinstance(report := block.get("report"), str) and Path(report).is_file():
+        evaluation = _read_json(Path(report))
+        if isinstance(evaluation, Mapping) and evaluation.get("task"):
+            rule = "worst group of this evaluation"
+            task, split = evaluation["task"], evaluation.get("split")
+            records.append(UsedBySelection(task=task, split=split, rule=rule))
+    return records
+
+
+def used_by(selected: list[UsedBySelection], task: str, split: str) -> UsedBySelection | None:
+    """The selection that has used a task's split, or None.
+
+    The task `fair_x` is the data set `x`, which sweeps call their task.
+    """
+    for record in selected:
+        same = record.task.removeprefix("fair_") == task.removeprefix("fair_")
+        if same and record.split == split:
+            return record
+    return None
+
+
+def _fairness_block(model: Path) -> Mapping[str, Any]:
+    path = model / "mergekit_config.yml"
+    if not path.is_file():
+        return {}
+    recipe = parse_yaml(path.read_text(encoding="utf-8"), path)
+    block = recipe.get("fairness") if isinstance(recipe, Mapping) else None
+    return block if isinstance(block, Mapping) else {}
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # it chose the model once; it need not be there for ever
+        return None
