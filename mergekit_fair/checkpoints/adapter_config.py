@@ -137,7 +137,7 @@ def _read(folder: Path) -> dict[str, Any]:
         reason = getattr(error, "strerror", None) or error
         raise CheckpointError(
             f"its {CONFIG} cannot be read ({reason})", where=folder, fix=COPY_AGAIN
-        ) from None
+        ) from error
     return found
 
 
@@ -193,7 +193,7 @@ def _patterns(raw: Mapping[str, Any], key: str, folder: object) -> dict[str, Any
                 where=folder,
                 got=pattern,
                 fix="write the names of the modules",
-            ) from None
+            ) from error
     return found
 
 

@@ -204,11 +204,11 @@ def _weight_map(index: Path) -> dict[str, str]:
         if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
             raise ValueError("it maps no tensors to files")
     except OSError as error:
-        raise unreadable(index, error) from None
+        raise unreadable(index, error) from error
     except ValueError as error:
         raise CheckpointError(
             f"is not a readable index of shards ({error})", where=index, fix=COPY_AGAIN
-        ) from None
+        ) from error
     return found
 
 
@@ -287,5 +287,5 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         reason = getattr(error, "strerror", None) or error
         raise CheckpointError(
             f"its config.json cannot be read ({reason})", where=folder, fix=COPY_AGAIN
-        ) from None
+        ) from error
     return config

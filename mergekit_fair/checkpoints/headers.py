@@ -109,11 +109,11 @@ def _raw_header(file: Path) -> tuple[int, dict[str, Any]]:
             raise ValueError("the header does not describe tensors")
         "".join(header).encode("utf-8")  # JSON can spell names that no text file can hold
     except OSError as error:
-        raise unreadable(file, error) from None
+        raise unreadable(file, error) from error
     except ValueError as error:
         raise CheckpointError(
             f"is not a readable safetensors file ({error})", where=file, fix=COPY_AGAIN
-        ) from None
+        ) from error
     return size, header
 
 

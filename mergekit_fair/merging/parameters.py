@@ -22,6 +22,7 @@ from mergekit.config import (
     OutputSliceDefinition,
 )
 from mergekit.merge_methods import MergeMethodSpec
+from mergekit.merge_methods.base import ParameterSpec
 from mergekit.parameter_resolver import resolve_parameters
 from safetensors import SafetensorError
 
@@ -138,7 +139,7 @@ def replaced(
         raw: the recipe.
         models: the model as `raw` writes it → the model in `parameters`.
     """
-    top = _scalars(parameters_of(dict(raw)))
+    top = parameters_of(dict(raw))
     own = {
         models[str(item["model"])]: parameters_of(item)
         for item in raw.get("models") or ()
@@ -146,22 +147,23 @@ def replaced(
     }
     bound = dict(parameters)
     for parameter in spec.shared_parameters:
-        if parameter.name in top:
-            bound[parameter.name] = parameter.validate(top[parameter.name])
+        bound[parameter.name] = _value(parameter, [top], bound[parameter.name])
     for parameter in spec.input_parameters:
-        name = parameter.name
-        by_model = dict(bound[name])
-        for model in by_model:
-            given = own.get(model, {})
-            value = given.get(name, top.get(name)) if name in given or name in top else None
-            if value is not None and not isinstance(value, (list, dict)):
-                by_model[model] = parameter.validate(value)
-        bound[name] = by_model
+        bound[parameter.name] = {
+            model: _value(parameter, [own.get(model, {}), top], before)
+            for model, before in bound[parameter.name].items()
+        }
     return bound
 
 
-def _scalars(block: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in block.items() if not isinstance(value, (list, dict))}
+def _value(parameter: ParameterSpec, blocks: Sequence[Mapping[str, Any]], before: Any) -> Any:
+    """The first block's setting; what was bound before for gradients and filters."""
+    setting = next((block[parameter.name] for block in blocks if parameter.name in block), None)
+    if isinstance(setting, (list, dict)):
+        return before
+    if setting is None:
+        return before if parameter.required else parameter.validate(parameter.default)
+    return parameter.validate(setting)
 
 
 @contextmanager

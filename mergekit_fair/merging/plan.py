@@ -10,7 +10,7 @@ Every route runs programs: to disk, in memory, adapters, `check`, `vectors`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, reduce
@@ -396,15 +396,27 @@ def family(raw: Mapping[str, Any]) -> str:
     True
     """
 
-    def without_numbers(block: dict[str, Any]) -> dict[str, Any]:
+    items = raw.get("models") or ()
+    # Where a model's filter matches no tensor, mergekit goes on to the recipe's own number.
+    varied = {
+        name
+        for item in items
+        for name, value in parameters_of(item).items()
+        if isinstance(value, (list, dict))
+    }
+
+    def without_numbers(block: dict[str, Any], kept: Collection[str] = ()) -> dict[str, Any]:
         return {
             name: value
             for name, value in parameters_of(block).items()
-            if name != "worst" and (type(value) is bool or not isinstance(value, (int, float)))
+            if name in kept
+            or not (
+                name == "worst" or (isinstance(value, (int, float)) and type(value) is not bool)
+            )
         }
 
-    models = [{**item, "parameters": without_numbers(item)} for item in raw.get("models") or ()]
-    parts = {**raw, "parameters": without_numbers(dict(raw)), "models": models}
+    models = [{**item, "parameters": without_numbers(item)} for item in items]
+    parts = {**raw, "parameters": without_numbers(dict(raw), varied), "models": models}
     return json.dumps(parts, sort_keys=True, default=str)
 
 

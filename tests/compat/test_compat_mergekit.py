@@ -1,0 +1,101 @@
+"""Private names of mergekit: each test says what breaks when the name moves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+from mergekit.common import ModelReference
+from mergekit.io.tasks import LoaderCache
+from mergekit.options import MergeOptions
+
+from mergekit_fair.compat import mergekit as private
+from mergekit_fair.merging.recipe import Recipe
+
+OPTIONS: Any = MergeOptions(quiet=True)
+
+
+@pytest.fixture
+def config(tiny: Any) -> Any:
+    return Recipe.from_mapping(tiny("llama").addition(lambda_=[0, 1]), "r.yml").configuration()
+
+
+def test_a_tokenizer_is_copied(config: Any, tmp_path: Path) -> None:
+    """`_copy_tokenizer`: chat templates, and tokenizers of the Hub's models, would be lost."""
+    private.copy_tokenizer(config, tmp_path, OPTIONS)
+    assert (tmp_path / "tokenizer_config.json").is_file()
+
+
+def test_the_outputs_configuration(config: Any) -> None:
+    """`_model_out_config`: config.json would not carry the merge's dtype."""
+    made = private.output_config(config, OPTIONS)
+    assert str(made.dtype).endswith("float32")
+
+
+def test_chat_templates() -> None:
+    """`_data.chat_templates`: a wrong name would be found out after the merge."""
+    assert {"chatml", "llama3"} <= set(private.chat_template_names())
+
+
+def test_a_definition_is_there_while_it_is_needed() -> None:
+    """`NAME_TO_ARCH`: 32 of a ViT's 40 tensors would be lost."""
+    assert private.is_defined("LlamaForCausalLM")
+    assert not private.is_defined("Nothing")
+    with private.defined("Nothing", object()):
+        assert private.is_defined("Nothing")
+    assert not private.is_defined("Nothing")
+
+
+def test_a_planned_task_says_what_is_read_of_it(config: Any) -> None:
+    """`plan_to_disk`, `tensor_task`: gradients and filters would not be resolved any more."""
+    models = {str(model): {} for model in config.referenced_models()}
+    with private.known_tensors(models):
+        tasks = private.planned_tasks(config, OPTIONS)
+    assert len(tasks) > 10
+    merge: Any = tasks[0].tensor_task
+    assert "lambda" in dict(merge.parameters.items())
+    assert {str(model) for model in merge.model_order} == models.keys()
+    assert {str(m) for m in dict(merge.input_parameters.items())} == models.keys()
+    assert str(merge.base_model) == next(iter(models))
+    assert merge.gather_tensors.dtype == "float32"
+    assert all(info.name for info in merge.gather_tensors.weight_info.values())
+    assert isinstance(tasks[0].tensor_name, str)
+
+
+def test_loaders_are_forgotten(tiny: Any) -> None:
+    """`LoaderCache().loaders`: a file that changed would be merged as it was before."""
+    LoaderCache().setup(OPTIONS)
+    model = ModelReference.parse(str(tiny("bert").base))
+    assert private.loaded_folder(model) == tiny("bert").base
+    assert model in LoaderCache().loaders
+    private.forget_models()
+    assert not LoaderCache().loaders
+    with private.known_tensors({str(tiny("bert").base): {"x": None}}):
+        assert "x" in LoaderCache().get(model).index.tensor_paths
+    assert not LoaderCache().loaders
+
+
+def test_groups_are_executed_by_a_method_that_can_be_extended() -> None:
+    """`GroupMergeMethod._execute`: `normalize: norm` and cclip in mergekit's graph need it."""
+    import inspect
+
+    from mergekit.merge_methods import GroupMergeMethod
+
+    parameters = inspect.signature(GroupMergeMethod._execute).parameters
+    assert list(parameters)[:4] == ["self", "groups", "parameters", "options"]
+
+
+def test_a_wrong_size_is_an_error_of_click() -> None:
+    """`__click_params__`: `--out-shard-size x` would end in a traceback."""
+
+    @click.command()
+    @private.add_options
+    def command(merge_options: Any) -> None:
+        click.echo(merge_options.out_shard_size)
+
+    assert CliRunner().invoke(command, ["--out-shard-size", "5M"]).output == "5000000\n"
+    wrong = CliRunner().invoke(command, ["--out-shard-size", "xB"])
+    assert (wrong.exit_code, "is no size" in wrong.output) == (2, True)
