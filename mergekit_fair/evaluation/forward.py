@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
-
-from mergekit_fair.errors import MeasurementError
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
 
     from mergekit_fair.evaluation.model_inputs import ModelInputs
-
-Margins = NDArray[np.float32]
 
 
 def length_sorted_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
@@ -55,47 +47,3 @@ def run_batches(
         for picked in length_sorted_batches(lengths, batch_size):
             batch = [rows[index] for index in picked]
             take(batch, forward(inputs.batch(batch)).cpu())
-
-
-def margins(
-    model: Any,
-    inputs: ModelInputs,
-    *,
-    batch_size: int = 64,
-    device: str = "cpu",
-    bf16: bool = False,
-    progress: Callable[[int], None] | None = None,
-) -> Margins:
-    """logit₁ − logit₀ of every row, in the rows' order.
-
-    Raises:
-        MeasurementError: a margin is NaN or infinite; the message counts them.
-    """
-    import torch
-
-    found = np.empty(len(inputs.lengths), dtype=np.float32)
-
-    def forward(batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        logits = model(**{key: value.to(device) for key, value in batch.items()}).logits.float()
-        return logits[:, 1] - logits[:, 0]
-
-    def take(rows: list[int], values: torch.Tensor) -> None:
-        found[rows] = values.numpy()
-        if progress:
-            progress(len(rows))
-
-    context = torch.autocast(device.split(":")[0], torch.bfloat16) if bf16 else nullcontext()
-    with context:
-        run_batches(inputs, range(len(found)), batch_size, forward, take)
-    broken = int((~np.isfinite(found)).sum())
-    if broken:
-        raise MeasurementError(
-            f"the model's scores are NaN or infinite for {broken} of {len(found)} rows",
-            fix="use a smaller λ, or dtype: float32",
-        )
-    return found
-
-
-def predictions(found: Margins) -> NDArray[np.int8]:
-    """1 where the margin is > 0, else 0: the model's own arg max (0 on a tie)."""
-    return (found > 0).astype(np.int8)

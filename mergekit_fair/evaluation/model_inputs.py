@@ -28,17 +28,6 @@ class ModelInputs(Protocol):
         ...
 
 
-class Taken:
-    """Some rows of other inputs."""
-
-    def __init__(self, inputs: ModelInputs, rows: Sequence[int]) -> None:
-        self._inputs, self._rows = inputs, rows
-        self.lengths = tuple(inputs.lengths[row] for row in rows)
-
-    def batch(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
-        return self._inputs.batch([self._rows[index] for index in indices])
-
-
 class TextInputs:
     """Token ids of every row, truncated to `max_length`; padded per batch."""
 
@@ -79,7 +68,7 @@ def _rgb(picture: Any) -> Any:
         with Image.open(picture) as opened:
             return opened.convert("RGB")
     except OSError as error:
-        raise DataError(f"is not a readable picture ({error})", where=picture) from None
+        raise DataError(f"is not a readable picture ({error})", where=picture) from error
 
 
 def open_inputs(rows: Rows, model_folder: str | Path, max_length: int) -> ModelInputs:
@@ -120,7 +109,7 @@ def load_processor(model_folder: str | Path, kind: str, **options: Any) -> Any:
     try:
         processor = auto.from_pretrained(str(model_folder), **options)
     except (OSError, ValueError, KeyError) as error:
-        raise _no_processor(model_folder, what, str(error).splitlines()[0]) from None
+        raise _no_processor(model_folder, what, str(error).splitlines()[0]) from error
     if kind == "text" and processor.pad_token is None:
         processor.pad_token = processor.eos_token
     return processor

@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from mergekit_fair.data import load_rows, source_fingerprint
 from mergekit_fair.errors import TrainingError
@@ -238,7 +238,7 @@ def _one(run: TrainingRun, config: TrainConfig, family: _Family, progress: Progr
         work = family.folder / ".work" / run.name.replace("/", "--")
         work.mkdir(parents=True, exist_ok=True)
         entry = finetune(run, config, family.folder / "base", out, work, progress)
-    method: Literal["fft", "lora"] = run.method
+    method = run.method
     labels = run.rows.labels
     family.add(run.name, {"method": method, "n": len(labels), "n_pos": int(labels.sum()), **entry})
     seconds = f", {entry['seconds']:.0f} s" if "seconds" in entry else ""

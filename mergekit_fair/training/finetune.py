@@ -7,15 +7,15 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from mergekit_fair.errors import TrainingError
 from mergekit_fair.evaluation.classifier import auto_class
 from mergekit_fair.evaluation.model_inputs import load_processor, open_inputs
 from mergekit_fair.files import staged_folder, write_atomic
 from mergekit_fair.progress import Progress
-from mergekit_fair.training.lora_targets import add_adapter
-from mergekit_fair.training.train_config import Lora, TrainConfig
+from mergekit_fair.training.kinds import TrainingKind
+from mergekit_fair.training.train_config import TrainConfig
 
 if TYPE_CHECKING:
     from mergekit_fair.data import Rows
@@ -27,13 +27,13 @@ class TrainingRun:
 
     Attributes:
         name: its folder below the training folder: `fft`, `lora`, `groups/<group>`.
-        method: full fine-tune or LoRA.
+        method: its kind, a name of `KINDS`.
         steps: optimiser steps.
         rows: the training rows.
     """
 
     name: str
-    method: Literal["fft", "lora"]
+    method: str
     steps: int
     rows: Rows
 
@@ -54,22 +54,19 @@ def finetune(
     """
     from transformers import set_seed
 
-    lora = config.lora or Lora()
+    kind = config.kind(run.method)
     inputs = open_inputs(run.rows, base, config.max_length)
     set_seed(config.seed)
-    model = auto_class(run.rows.kind).from_pretrained(str(base))
-    if run.method == "lora":
-        model = add_adapter(model, lora)
-    learning_rate = lora.learning_rate if run.method == "lora" else config.training.learning_rate
+    model = kind.prepare(auto_class(run.rows.kind).from_pretrained(str(base)))
     keeper = _keeper(run, config, base, work, progress)
-    trainer = _trainer(run, config, model, inputs, learning_rate, work, keeper)
+    trainer = _trainer(run, config, model, inputs, kind.learning_rate, work, keeper)
     progress.start(run.name, run.steps)
     result = trainer.train(resume_from_checkpoint=last_state(work))
     progress.stop()
     state = process_state()
     if state.is_main_process:
         with staged_folder(out) as folder:
-            _save(trainer.accelerator.unwrap_model(trainer.model), run, base, folder)
+            _save(trainer.accelerator.unwrap_model(trainer.model), run, kind, base, folder)
             if (work / "kept").is_dir():
                 shutil.copytree(work / "kept", folder / "checkpoints")
         shutil.rmtree(work, ignore_errors=True)
@@ -195,7 +192,7 @@ def _keeper(
                 kept = work / "kept" / f"step-{state.global_step}"
                 shutil.rmtree(kept, ignore_errors=True)
                 with staged_folder(kept) as folder:
-                    _save(kwargs["model"], run, base, folder)
+                    _save(kwargs["model"], run, config.kind(run.method), base, folder)
 
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             del args, control, kwargs
@@ -205,12 +202,7 @@ def _keeper(
     return Keeper()
 
 
-def _save(model: Any, run: TrainingRun, base: Path, folder: Path) -> None:
-    """Full weights that transformers loads; a LoRA's adapter beside them in `adapter/`."""
-    import copy
-
-    if run.method == "lora":
-        model.save_pretrained(folder / "adapter")
-        model = copy.deepcopy(model).merge_and_unload()
-    model.save_pretrained(folder)
+def _save(model: Any, run: TrainingRun, kind: TrainingKind, base: Path, folder: Path) -> None:
+    """Full weights that transformers loads, with their tokenizer or image processor."""
+    kind.full_weights(model, folder).save_pretrained(folder)
     load_processor(base, run.rows.kind).save_pretrained(folder)

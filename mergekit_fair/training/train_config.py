@@ -11,8 +11,8 @@ from pydantic import Field, field_validator, model_validator
 from mergekit_fair.data import DataSpec, spec_inside
 from mergekit_fair.errors import ConfigError
 from mergekit_fair.schema import Strict, load_yaml, nearest, parse
+from mergekit_fair.training.kinds import KINDS, Lora, Positive, TrainingKind
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 # What these keys of transformers' TrainingArguments are for is decided by this package.
@@ -68,36 +68,32 @@ class Training(Strict):
         return value
 
 
-class Lora(Strict):
-    """LoRA hyper-parameters (peft).
-
-    Attributes:
-        targets: names of the linear layers to adapt; None finds the attention's query and value.
-    """
-
-    rank: Annotated[int, Field(gt=0)] = 8
-    alpha: Positive = 16
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    learning_rate: Positive = 3e-4
-    targets: list[str] | None = None
-
-
 class Subgroups(Strict):
     """How the subgroup models are trained.
 
     Attributes:
-        method: `fft` (full fine-tune) or `lora`; a LoRA is merged into full weights.
+        method: a kind of `KINDS`: `fft` (full fine-tune) or `lora` (merged into full weights).
         steps: `match` gives each as many optimiser steps as FFT takes.
         epochs: instead of `steps`, passes over the group's own rows.
         min_rows: a smaller group is an error.
         only: train just these groups.
     """
 
-    method: Literal["fft", "lora"] = "fft"
+    method: str = "fft"
     steps: Literal["match"] | None = None
     epochs: Positive | None = None
     min_rows: Annotated[int, Field(gt=0)] = 50
     only: list[str] | None = None
+
+    @field_validator("method")
+    @classmethod
+    def _known_kind(cls, value: str) -> str:
+        if value not in KINDS:
+            known = ", ".join(KINDS)
+            raise ValueError(
+                f"unknown method {value!r}{nearest(value, list(KINDS))}; allowed: {known}"
+            )
+        return value
 
     @model_validator(mode="after")
     def _one_length(self) -> Subgroups:
@@ -131,6 +127,13 @@ class TrainConfig(Strict):
     subgroups: Subgroups = Subgroups()
     checkpoints: list[Share] = []
     save_every: Share = 0.25
+
+    def kind(self, name: str) -> TrainingKind:
+        """The settings of a kind: the file's block of its name, or its own defaults."""
+        block = getattr(self, name, None)
+        if isinstance(block, TrainingKind):
+            return block
+        return KINDS[name].unset(self.training.learning_rate)
 
 
 def load_train_config(path: str | Path) -> TrainConfig:

@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 import tiny
+import torch
 from refusals import raises
 
 from mergekit_fair.errors import ConfigError
+from mergekit_fair.progress import Silent
+from mergekit_fair.training.family import train
 from mergekit_fair.training.train_config import load_train_config
 
 
@@ -61,3 +64,31 @@ def test_missing_data_and_missing_file(tmp_path: Path) -> None:
         load_train_config(path)
     with raises(ConfigError, where=tmp_path / "nothing.yml", fix="path"):
         load_train_config(tmp_path / "nothing.yml")
+
+
+def test_a_new_kind_of_fine_tuning_is_one_class_and_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here: only the head is trained."""
+    from safetensors.torch import load_file
+
+    from mergekit_fair.merging.methods.head_policy import is_head
+    from mergekit_fair.training import kinds
+
+    class HeadOnly(kinds.TrainingKind):
+        def prepare(self, model: Any) -> Any:
+            for name, parameter in model.named_parameters():
+                parameter.requires_grad = is_head(name)
+            return model
+
+    with raises(ConfigError, "fft, lora"):
+        load_train_config(tiny.write_training(tmp_path, subgroups={"method": "head"}))
+    monkeypatch.setitem(kinds.KINDS, "head", HeadOnly)
+    path = tiny.write_training(tmp_path, subgroups={"method": "head", "min_rows": 20}, lora=False)
+    record = train(load_train_config(path), tmp_path / "run", Silent(), "cpu")
+    assert record["runs"]["groups/blue"]["method"] == "head"
+    base, blue = (
+        load_file(tmp_path / "run" / name / "model.safetensors") for name in ("base", "groups/blue")
+    )
+    changed = {name for name in base if not torch.equal(base[name], blue[name])}
+    assert changed == {"classifier.weight", "classifier.bias"}

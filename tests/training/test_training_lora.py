@@ -10,8 +10,7 @@ import transformers as tf
 from refusals import raises
 
 from mergekit_fair.errors import TrainingError
-from mergekit_fair.training.lora_targets import add_adapter, lora_targets
-from mergekit_fair.training.train_config import Lora
+from mergekit_fair.training.kinds import Lora, lora_targets
 
 SMALL: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 DECODER: dict[str, Any] = {**SMALL, "intermediate_size": 64, "vocab_size": 50, "num_labels": 2}
@@ -52,7 +51,7 @@ def test_targets_and_merged_weights(name: str, targets: list[str], head: list[st
         assert found in (targets, ["q_proj", "v_proj"])
         targets = found
     assert found == targets
-    adapted = add_adapter(model, Lora())
+    adapted = Lora().prepare(model)
     assert sorted(adapted.peft_config["default"].modules_to_save) == head
     with torch.no_grad():
         for key, weight in adapted.named_parameters():

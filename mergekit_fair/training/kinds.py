@@ -1,0 +1,125 @@
+"""Kinds of fine-tuning: full, LoRA by peft. A new one is a class and its line in `KINDS`."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Field
+
+from mergekit_fair.errors import TrainingError
+from mergekit_fair.merging.methods.head_policy import HEAD_MODULES, is_head
+from mergekit_fair.schema import Strict
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+# Query and value projections as transformers names them: BERT, RoBERTa, ViT (query, value);
+# DistilBERT (q_lin, v_lin); Llama, Qwen2, Gemma, DeBERTa-v2 (…_proj); T5 (q, v); GPT-2 (c_attn).
+_QUERY_AND_VALUE = frozenset(
+    {
+        *("query", "value", "q_lin", "v_lin", "q_proj", "v_proj"),
+        *("query_proj", "value_proj", "q", "v", "c_attn", "query_key_value"),
+    }
+)
+
+
+def lora_targets(model: Any, wanted: list[str] | None = None) -> list[str]:
+    """The last name components of the layers to adapt, sorted.
+
+    Args:
+        model: a transformers classifier.
+        wanted: names from the recipe; None finds the attention's query and value projections.
+
+    Raises:
+        TrainingError: a wanted name does not exist, or none is found; lists the linear layers.
+    """
+    linear = sorted(
+        {
+            name.rsplit(".", 1)[-1]
+            for name, module in model.named_modules()
+            if type(module).__name__ in ("Linear", "Conv1D") and not is_head(name)
+        }
+    )
+    targets = [name for name in linear if name in (wanted or _QUERY_AND_VALUE)]
+    missing = sorted(set(wanted or ()) - set(targets))
+    if missing or not targets:
+        raise TrainingError(
+            "lora.targets are not in the model" if missing else "no attention layers are known",
+            where=type(model).__name__,
+            got=missing or None,
+            allowed=linear,
+            fix="name the layers to adapt under lora.targets",
+        )
+    return targets
+
+
+class TrainingKind(Strict):
+    """How a model is made ready to train, and how it becomes full weights again.
+
+    Attributes:
+        learning_rate: of AdamW.
+    """
+
+    learning_rate: Positive
+
+    @classmethod
+    def unset(cls, learning_rate: float) -> Self:
+        """Its settings where the training file has none, given `training.learning_rate`."""
+        return cls(learning_rate=learning_rate)
+
+    def prepare(self, model: Any) -> Any:
+        """The model to train, made of the base."""
+        return model
+
+    def full_weights(self, model: Any, folder: Path) -> Any:
+        """A model that transformers saves whole; what else is worth keeping goes into `folder`."""
+        del folder
+        return model
+
+
+class FullFineTuning(TrainingKind):
+    """Every weight is trained."""
+
+
+class Lora(TrainingKind):
+    """LoRA (peft, arXiv 2106.09685); the classification head is trained in full.
+
+    Attributes:
+        targets: names of the linear layers to adapt; None finds the attention's query and value.
+    """
+
+    learning_rate: Positive = 3e-4
+    rank: Annotated[int, Field(gt=0)] = 8
+    alpha: Positive = 16
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    targets: list[str] | None = None
+
+    @classmethod
+    def unset(cls, learning_rate: float) -> Self:
+        del learning_rate  # a full fine-tune's is too small for an adapter
+        return cls()
+
+    def prepare(self, model: Any) -> Any:
+        """The model with a fresh adapter."""
+        from peft import LoraConfig, get_peft_model
+
+        names = {name.split(".", 1)[0] for name, _ in model.named_parameters()}
+        return get_peft_model(
+            model,
+            LoraConfig(
+                r=self.rank,
+                lora_alpha=self.alpha,
+                lora_dropout=self.dropout,
+                target_modules=lora_targets(model, self.targets),
+                modules_to_save=sorted(names & HEAD_MODULES),
+            ),
+        )
+
+    def full_weights(self, model: Any, folder: Path) -> Any:
+        """Merged, with the adapter itself beside it in `adapter/`."""
+        model.save_pretrained(folder / "adapter")
+        return copy.deepcopy(model).merge_and_unload()
+
+
+KINDS: dict[str, type[TrainingKind]] = {"fft": FullFineTuning, "lora": Lora}
