@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -80,8 +81,10 @@ def _placed(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        hidden = str(out.parent / f".{out.name}.")
-        if error.errno is not None and str(error.filename or hidden).startswith(hidden):
+        # filelock names the whole path of what it was given by a relative one.
+        hidden = os.path.normpath(out.parent.absolute() / f".{out.name}.")
+        place = os.path.normpath(Path(error.filename or hidden).absolute())
+        if error.errno is not None and place.startswith(hidden):
             error.filename, error.filename2 = str(out), None
         raise
 
@@ -102,7 +105,12 @@ def _locked(file: Path, folder: Path) -> FileLock:
     """Held by the system, not by the file's being there: a killed process leaves no lock."""
     lock = FileLock(file, timeout=0)
     try:
-        lock.acquire()
+        try:
+            lock.acquire()
+        except Timeout:
+            # filelock also waits where no file can be made: the system says why, if that is so.
+            with tempfile.TemporaryFile(prefix=f"{file.name}.", dir=file.parent):
+                raise
         if not file.exists():  # whoever held it has just removed it
             lock.release()
             raise Timeout(str(file))

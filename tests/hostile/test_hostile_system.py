@@ -40,7 +40,7 @@ CALLS = {
     "later-write": ("os.write", ENOSPC, {"after": 1}, FULL),
     "flush": ("os.fsync", EIO, {}, FAILED),
     "folder": ("Path.mkdir", EROFS, {"where": ".out.partial"}, FIXED),
-    "lock": ("Path.open", EROFS, {"where": ".out.lock"}, FIXED),
+    "lock": ("os.open", EROFS, {"where": ".out.lock"}, FIXED),
     "tokenizer": ("Path.write_bytes", ENOSPC, {}, FULL),
     "card": ("Path.write_text", ENOSPC, {}, FULL),
     "manifest": ("Path.write_text", ENOSPC, {"after": 2}, FULL),
