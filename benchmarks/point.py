@@ -8,7 +8,8 @@ Composes a recipe that differs in λ alone and puts the weights into a model in 
     anew       a plan is opened for each point, a tensor is composed, then copied into the model
     shared     one plan, composed straight into the model's parameters
 
-Both reuse the direction that λ is multiplied with. Prints the median and the least, and where the seconds go.
+Both reuse the direction that λ is multiplied with. Prints the median and the least, and where the
+seconds go.
 """
 
 from __future__ import annotations

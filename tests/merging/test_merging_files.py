@@ -1,9 +1,20 @@
 """Folders and files appear complete or not at all."""
 
+import os
+import subprocess
+import sys
+
 import pytest
+from refusals import raises
 
 from mergekit_fair.errors import ConfigError
-from mergekit_fair.files import staged_folder, write_atomic
+from mergekit_fair.files import (
+    cache_folder,
+    flush_data,
+    lock_folder,
+    staged_folder,
+    write_atomic,
+)
 
 
 def names(folder):
@@ -78,3 +89,62 @@ def test_write_atomic(tmp_path):
     write_atomic(path, b"\0\1")
     assert path.read_bytes() == b"\0\1"
     assert names(tmp_path) == ["file.json"]
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from mergekit_fair.files import lock_folder
+lock = lock_folder(Path(sys.argv[1]))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_lock_is_held_by_a_live_process_and_free_when_it_is_killed(tmp_path):
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path / "run")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with raises(ConfigError, where=tmp_path / "run"):
+            lock_folder(tmp_path / "run")
+    finally:
+        holder.kill()
+        holder.wait()
+    lock = lock_folder(tmp_path / "run")
+    with raises(ConfigError, where=tmp_path / "run"):
+        lock_folder(tmp_path / "run")
+    lock.close()
+    lock_folder(tmp_path / "run").close()
+
+
+def test_an_output_is_made_by_one_process_and_its_lock_leaves_nothing(tmp_path):
+    with staged_folder(tmp_path / "out"):
+        with raises(ConfigError, where=tmp_path / "out"):
+            staged_folder(tmp_path / "out").__enter__()
+        assert ".out.lock" in names(tmp_path)
+    assert names(tmp_path) == ["out"]
+
+
+def test_systems_without_fdatasync_flush_everything(tmp_path, monkeypatch):
+    """macOS has no `os.fdatasync`."""
+    flushed = []
+    monkeypatch.delattr(os, "fdatasync", raising=False)
+    monkeypatch.setattr(os, "fsync", flushed.append)
+    flush_data(7)
+    assert flushed == [7]
+
+
+def test_where_caches_lie(tmp_path, monkeypatch):
+    monkeypatch.setenv("MERGEKIT_FAIR_CACHE", str(tmp_path / "own"))
+    assert cache_folder("norms") == tmp_path / "own" / "norms"
+    monkeypatch.delenv("MERGEKIT_FAIR_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder("norms") == tmp_path / "mergekit-fair" / "norms"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert cache_folder("norms") == tmp_path / "home" / ".cache" / "mergekit-fair" / "norms"
