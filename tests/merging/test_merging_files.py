@@ -102,19 +102,14 @@ sys.stdin.read()
 
 
 def test_a_lock_is_held_by_a_live_process_and_free_when_it_is_killed(tmp_path):
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path / "run")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "run")]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
         assert holder.stdout.readline() == "held\n"
         with raises(ConfigError, where=tmp_path / "run"):
             lock_folder(tmp_path / "run")
-    finally:
         holder.kill()
-        holder.wait()
     lock = lock_folder(tmp_path / "run")
     with raises(ConfigError, where=tmp_path / "run"):
         lock_folder(tmp_path / "run")
@@ -130,7 +125,7 @@ def test_an_output_is_made_by_one_process_and_its_lock_leaves_nothing(tmp_path):
     assert names(tmp_path) == ["out"]
 
 
-def test_systems_without_fdatasync_flush_everything(tmp_path, monkeypatch):
+def test_systems_without_fdatasync_flush_everything(monkeypatch):
     """macOS has no `os.fdatasync`."""
     flushed = []
     monkeypatch.delattr(os, "fdatasync", raising=False)
