@@ -154,6 +154,18 @@ def _plain(package: str) -> str:
     return re.sub(r"[-_.]+", "-", package).lower()
 
 
+def test_errors_keep_their_causes() -> None:
+    """Nobody raises `from None`: the command line prints one message anyhow."""
+    assert [
+        f"{name}:{node.lineno}"
+        for name, code in _modules().items()
+        for node in ast.walk(code)
+        if isinstance(node, ast.Raise)
+        and isinstance(node.cause, ast.Constant)
+        and node.cause.value is None
+    ] == []
+
+
 def test_only_the_command_line_prints_or_exits() -> None:
     wrong = [
         f"{path.relative_to(PACKAGE)}:{node.lineno}"
