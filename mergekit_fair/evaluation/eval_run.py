@@ -25,9 +25,10 @@ from mergekit_fair.evaluation.evaluate import (
     measure_preferences,
     read_evaluation,
 )
-from mergekit_fair.evaluation.evaluator import Evaluator, Scorer, TaskResponses
+from mergekit_fair.evaluation.evaluator import Evaluator, Scorer
 from mergekit_fair.evaluation.predictions import GAP, Predictions
 from mergekit_fair.evaluation.prepared_tasks import EvaluationRequest, PreparedTask
+from mergekit_fair.evaluation.responses import TaskResponses
 from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.progress import Progress
 from mergekit_fair.schema import parse_yaml

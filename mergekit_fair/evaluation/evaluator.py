@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -15,22 +14,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mergekit_fair.compat.lm_eval import (
-    loglikelihood_of_tokens,
-    scores_tokens,
-    set_torch_model,
-    token_pairs,
-)
-from mergekit_fair.errors import CheckpointError, ConfigError, ScoreError
+from mergekit_fair.compat.lm_eval import set_torch_model
+from mergekit_fair.errors import CheckpointError, ConfigError
 from mergekit_fair.evaluation.classifier import backend_of
-from mergekit_fair.evaluation.lm.scoring import answers_of, class_logits, logit_gaps
-from mergekit_fair.evaluation.predictions import Predictions, Scores, choice_gaps
+from mergekit_fair.evaluation.predictions import Predictions, Scores
 from mergekit_fair.evaluation.prepared_tasks import (
     EvaluationRequest,
     PreparedTask,
     TaskSet,
     prepare_tasks,
 )
+from mergekit_fair.evaluation.responses import RequestPass, TaskResponses
 from mergekit_fair.progress import Progress, Silent
 
 SPLITS = ("validation", "report")
@@ -213,7 +207,7 @@ class Scorer:
     ) -> None:
         self.lm, self.arguments = lm, dict(arguments)
         self._evaluator, self._source = evaluator, source
-        self._passes: dict[Any, _Pass] = {}
+        self._passes: dict[Any, RequestPass] = {}
 
     @property
     def device(self) -> str:
@@ -277,7 +271,7 @@ class Scorer:
         task = next(iter(self._evaluator.prepared(split).tasks.values()))
         return [sum(len(str(i.args[0])) for i in row) for row in task.requests]
 
-    def _pass(self, split: str, rows: RowNumbers | None) -> _Pass:
+    def _pass(self, split: str, rows: RowNumbers | None) -> RequestPass:
         key = (split, None if rows is None else rows.tobytes())
         if key not in self._passes:
             tasks = list(self._evaluator.prepared(split).tasks.values())
@@ -290,7 +284,7 @@ class Scorer:
                         first.task, [docs[row] for row in picked], [requests[r] for r in picked]
                     )
                 ]
-            self._passes[key] = _Pass(self.lm, tasks)
+            self._passes[key] = RequestPass(self.lm, tasks)
         return self._passes[key]
 
     def responses(self, split: str, progress: Progress | None = None) -> TaskResponses:
@@ -300,144 +294,6 @@ class Scorer:
             ConfigError: a task that this model cannot do.
         """
         return self._pass(split, None).run(progress or Silent(), f"{split} split", bars=True)
-
-
-@dataclass(frozen=True, eq=False)
-class TaskResponses:
-    """What a model said to the requests of some tasks.
-
-    Attributes:
-        tasks: in order.
-        answers: of a language model, by position among all requests; of a classifier empty.
-        logits: of a classifier, (documents, classes).
-    """
-
-    tasks: list[PreparedTask]
-    run: _Pass
-    answers: list[Any]
-    logits: NDArray[np.float32] | None = None
-
-    def of(self, task: PreparedTask) -> list[Any]:
-        """lm-eval's responses to a task's requests, in order."""
-        where = self.run.positions[task.name]
-        if self.logits is None:
-            return self.answers[where.start : where.stop]
-        import torch
-
-        logits = torch.from_numpy(self.logits)
-        prepared = self.run.prepared
-        answers = answers_of(self.run.lm, prepared, range(len(logits)), logits)
-        return [answers[position] for position in where]
-
-    def gaps(self, task: PreparedTask) -> NDArray[np.floating[Any]]:
-        """Second choice minus first, (documents,), of a task of two choices."""
-        where = self.run.positions[task.name]
-        if self.logits is None:
-            values = [answer[0] for answer in self.answers[where.start : where.stop]]
-            return choice_gaps(np.array(values, dtype=np.float64).reshape(-1, 2))
-        first = np.arange(where.start, where.stop, 2)
-        return logit_gaps(self.run.lm, self.run.prepared, self.logits, first, first + 1)
-
-    def require_finite(self) -> None:
-        """No logit of a classifier is NaN or infinite.
-
-        Raises:
-            ScoreError: with the number of documents that have one.
-        """
-        if self.logits is None:
-            return
-        has_input = np.array(self.run.prepared.inputs.lengths) > 0
-        broken = int((~np.isfinite(self.logits).all(axis=1) & has_input).sum())
-        if broken:
-            raise ScoreError(
-                f"the model's scores are NaN or infinite for {broken} of {len(has_input)} rows",
-                fix="use a smaller λ, or dtype: float32",
-            )
-
-
-class _Pass:
-    """The requests of some tasks, ready to be answered as often as the weights change.
-
-    As in lm-eval's `evaluate`, requests of one kind are answered together, whatever task they
-    belong to.
-    """
-
-    def __init__(self, lm: Any, tasks: list[PreparedTask]) -> None:
-        self.lm, self.tasks = lm, tasks
-        self.requests: list[Any] = []
-        self.positions: dict[str, range] = {}
-        for task in tasks:
-            start = len(self.requests)
-            self.requests += [i for i in task.instances for _ in range(i.repeats)]
-            self.positions[task.name] = range(start, len(self.requests))
-        self._kinds: dict[str, list[int]] = {}
-        for position, request in enumerate(self.requests):
-            self._kinds.setdefault(request.request_type, []).append(position)
-
-    @cached_property
-    def prepared(self) -> Any:
-        """A classifier's requests with their inputs."""
-        return self.lm.prepare(self.requests)
-
-    @cached_property
-    def _tokens(self) -> list[Any]:
-        return token_pairs(self.lm, self._of_kind("loglikelihood"))
-
-    def _of_kind(self, kind: str) -> list[Any]:
-        return [self.requests[position] for position in self._kinds[kind]]
-
-    def run(self, progress: Progress, label: str, *, bars: bool = False) -> TaskResponses:
-        """Answer all requests with the weights that the model has now.
-
-        Args:
-            progress, label: a bar over the rows.
-            bars: leave it to lm-eval to show bars for its own models.
-        """
-        rows = sum(len(task.docs) for task in self.tasks)
-        if hasattr(self.lm, "prepare") and list(self._kinds) == ["loglikelihood"]:
-            self.prepared.classes(self.lm.choices)  # an error costs no forward pass
-            with _Bar(progress, label, rows, len(self.prepared.inputs.lengths)) as advance:
-                logits = class_logits(
-                    self.lm,
-                    self.prepared,
-                    lambda batch, values: advance(len(batch)),  # noqa: ARG005
-                )
-            return TaskResponses(self.tasks, self, [], logits)
-        answers: list[Any] = [None] * len(self.requests)
-        with _Bar(Silent() if bars else progress, label, rows, rows):
-            for kind, positions in self._kinds.items():
-                for position, answer in zip(positions, self._answer(kind, bars), strict=True):
-                    answers[position] = answer
-        return TaskResponses(self.tasks, self, answers)
-
-    def _answer(self, kind: str, bars: bool) -> list[Any]:
-        if kind == "loglikelihood" and scores_tokens(self.lm):
-            return loglikelihood_of_tokens(self.lm, self._tokens, quiet=not bars)
-        return list(getattr(self.lm, kind)(self._of_kind(kind), disable_tqdm=not bars))
-
-
-class _Bar:
-    """A progress bar over rows, advanced in documents: one may stand for several rows."""
-
-    def __init__(self, progress: Progress, label: str, rows: int, documents: int) -> None:
-        self._progress, self._label, self._rows = progress, label, rows
-        self._share = rows / documents
-        self._documents, self._advanced = 0, 0
-
-    def __enter__(self) -> Callable[[int], None]:
-        self._progress.start(self._label, self._rows)
-        return self._advance
-
-    def _advance(self, documents: int) -> None:
-        self._documents += documents
-        done = round(self._documents * self._share)
-        self._progress.advance(done - self._advanced)
-        self._advanced = done
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if error is None:
-            self._progress.advance(self._rows - self._advanced)
-        self._progress.stop()
 
 
 def _scores(task: PreparedTask, responses: TaskResponses) -> Scores:

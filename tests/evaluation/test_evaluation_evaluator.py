@@ -17,10 +17,13 @@ from refusals import raises
 from transformers import AutoModelForSequenceClassification
 
 from mergekit_fair.data import DataSpec, load_rows, load_spec
-from mergekit_fair.errors import CheckpointError, ConfigError, ScoreError
+from mergekit_fair.errors import CheckpointError, ConfigError, MeasurementError, ScoreError
 from mergekit_fair.evaluation.evaluator import Evaluator
 from mergekit_fair.evaluation.forward import length_sorted_batches
 from mergekit_fair.evaluation.prepared_tasks import EvaluationRequest
+from mergekit_fair.progress import Silent
+from mergekit_fair.sweep.runner import run_sweep
+from mergekit_fair.sweep.sweep_config import load_sweep
 
 
 @pytest.fixture(scope="module")
@@ -172,3 +175,42 @@ def test_the_fingerprint_knows_rows_labels_and_question(family: Path, spec: Data
         family / "rows.csv", label={"column": "label", "positive": 0, "negative": 1}
     )
     assert evaluator(load_spec(turned)).fingerprint() != first
+
+
+def test_a_sweep_measures_every_baseline_by_its_own_labels(family: Path, tmp_path: Path) -> None:
+    run = family / "run"
+    swapped = renamed(run / "fft", tmp_path / "swapped", {0: "yes", 1: "no"}, swapped=True)
+    baselines = {"fft": str(run / "fft"), "swapped": str(swapped)}
+    path = tiny.write_sweep(
+        family,
+        tmp_path / "sweep.yml",
+        grid={"lambda": [0.5]},
+        baselines=baselines,
+        controls=[],
+        inject=None,
+    )
+    results = run_sweep(load_sweep(path), tmp_path / "out", Silent()).to_dict()
+    fft, other = (
+        next(point for point in results["points"] if point["label"] == name) for name in baselines
+    )
+    assert other["evaluation"]["metrics"] == fft["evaluation"]["metrics"]
+    nameless = renamed(run / "fft", tmp_path / "nameless", {0: "LABEL_0", 1: "LABEL_1"})
+    path = tiny.write_sweep(family, path, baselines={"fft": str(nameless)}, inject=None)
+    with raises(ConfigError, where=nameless, fix="choice_map"):
+        run_sweep(load_sweep(path), tmp_path / "refused", Silent())
+    assert not (tmp_path / "refused").exists()
+
+
+def test_only_broken_scores_are_a_failed_point(
+    family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever else cannot be measured is about the input, and stops the sweep."""
+    path = tiny.write_sweep(family, tmp_path / "sweep.yml", inject=None)
+
+    def refuse(*args: Any, **options: Any) -> Any:
+        del args, options
+        raise MeasurementError("rows are gone")
+
+    monkeypatch.setattr("mergekit_fair.evaluation.evaluator.Scorer.score", refuse)
+    with raises(MeasurementError):
+        run_sweep(load_sweep(path), tmp_path / "out", Silent())
