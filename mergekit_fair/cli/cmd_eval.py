@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import yaml
+
+if TYPE_CHECKING:
+    from mergekit_fair.evaluation.evaluate import Evaluation, PreferenceEvaluation
 
 _REFERENCES = ("between_groups", "one_vs_rest", "to_overall")
 
@@ -96,7 +99,8 @@ def command(**options: Any) -> None:
     quiet_libraries(quiet=options["quiet"])
     evaluations, others = _evaluate(options)
     if options["as_json"]:
-        click.echo(json.dumps(list(evaluations.values()), indent=2, ensure_ascii=False))
+        contents = [evaluation.to_dict() for evaluation in evaluations.values()]
+        click.echo(json.dumps(contents, indent=2, ensure_ascii=False))
         return
     from mergekit_fair.report.evaluation_text import evaluation_text, other_text
 
@@ -106,10 +110,9 @@ def command(**options: Any) -> None:
     click.echo(f"\n{options['out']}")
 
 
-ByTask = dict[str, dict[str, Any]]
-
-
-def _evaluate(options: dict[str, Any]) -> tuple[ByTask, ByTask]:
+def _evaluate(
+    options: dict[str, Any],
+) -> tuple[dict[str, Evaluation | PreferenceEvaluation], dict[str, dict[str, Any]]]:
     """Run, measure and write; the evaluations, and lm-eval's results of the other tasks."""
     from mergekit_fair.cli.terminal import Terminal
     from mergekit_fair.evaluation.eval_run import level_of, lines_of, measure_run, run_tasks
@@ -146,12 +149,11 @@ def _evaluate(options: dict[str, Any]) -> tuple[ByTask, ByTask]:
     out.mkdir(parents=True, exist_ok=True)  # an error here costs no forward pass
     progress = Terminal(quiet=options["quiet"])
     finished = run_tasks(request, options["model"], options["split"], options["device"], progress)
-    measured = measure_run(finished, settings, level=level, thresholds=thresholds)
-    evaluations = {task: evaluation.to_dict() for task, evaluation in measured.items()}
+    evaluations = measure_run(finished, settings, level=level, thresholds=thresholds)
     for task, samples in finished.samples.items():
         write_atomic(out / f"samples_{task}.jsonl", lines_of(samples))
     for task, evaluation in evaluations.items():
-        text = json.dumps(evaluation, indent=2, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(evaluation.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
         write_atomic(out / f"{task}.json", text + "\n")
     results = json.dumps(finished.results, indent=2, ensure_ascii=False, default=str)
     write_atomic(out / "lm_eval.json", results + "\n")

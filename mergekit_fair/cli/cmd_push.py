@@ -119,8 +119,8 @@ def _of_sweep(folder: Path, name: str) -> Upload:
 
 
 def _of_model(model: Path, name: str, paths: tuple[Path, ...]) -> Upload:
+    from mergekit_fair.evaluation.evaluate import Evaluation, read_evaluation
     from mergekit_fair.report.card import card_of_evaluations
-    from mergekit_fair.sweep.record import load_evaluation
 
     config = _config(model)
     if not paths:
@@ -129,10 +129,14 @@ def _of_model(model: Path, name: str, paths: tuple[Path, ...]) -> Upload:
             where=model,
             fix="give a sweep's folder, or --evaluation FILE of `mergekit-fair eval`",
         )
-    evaluations = [load_evaluation(path) for path in paths]
-    for path, found in zip(paths, evaluations, strict=True):
+    evaluations = []
+    for path in paths:
+        found = read_evaluation(path)
+        if not isinstance(found, Evaluation):
+            raise MeasurementError("is of a task without groups", where=path, got=found.task)
         if Path(str(found.model)).resolve() != model.resolve():
             raise MeasurementError("is of another model", where=path, got=found.model)
+        evaluations.append(found)
     splits = {found.split for found in evaluations}
     if len(splits) > 1:
         raise MeasurementError(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mergekit_fair.evaluation.evaluate import Evaluation
 from mergekit_fair.report.page import budget_text
 from mergekit_fair.report.sweep_tables import (
     comparison_table,
@@ -19,7 +20,6 @@ from mergekit_fair.report.tables import Raw, as_markdown, escaped
 from mergekit_fair.schema import parse_yaml
 from mergekit_fair.sweep.record import (
     Choice,
-    EvaluationRecord,
     LevelRecord,
     PointResult,
     SweepResults,
@@ -77,7 +77,7 @@ def card_of_sweep(
 
 
 def card_of_evaluations(
-    evaluations: Sequence[EvaluationRecord], *, name: str, recipe: str, config: Mapping[str, Any]
+    evaluations: Sequence[Evaluation], *, name: str, recipe: str, config: Mapping[str, Any]
 ) -> str:
     """The card of a model that `eval` has measured.
 
@@ -150,6 +150,7 @@ def _rendered(
     groups = [groups_table(own, task) for task in tasks]
     merge = _merge(recipe)
     evaluation = own[0].evaluation if own else None
+    used_by = None if evaluation is None else evaluation.used_by_selection
     return environment.get_template("card.md").render(
         name=name,
         metadata=Raw(_metadata(name, merge, config, own)),
@@ -166,7 +167,7 @@ def _rendered(
         budget=budget,
         results=results if is_sweep else None,
         evaluation=evaluation,
-        used_by=None if evaluation is None else evaluation.chosen_by,
+        used_by=used_by.rule if used_by is not None else None,
         split=results.report[0].split,
         sizes=_sizes(evaluation),
         warnings=_warnings(own, results),
@@ -210,9 +211,9 @@ def _metadata(
             metric_value=round(float(value), 6),
         )
         for point in own
-        for task, evaluation in point.evaluations.items()
+        for task in point.evaluations
         for metric in ordered_metrics()
-        if (value := evaluation.interval(metric.name).value) is not None
+        if (value := point.value(f"{task}/{metric.name}")) is not None
     ]
     base = merge.get("base", "")
     on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", base) and not Path(base).exists()
@@ -228,7 +229,7 @@ def _metadata(
     return str(data.to_yaml())
 
 
-def _sizes(evaluation: EvaluationRecord | None) -> str:
+def _sizes(evaluation: Evaluation | None) -> str:
     """`Female 700, Male 1,300`: nobody else was measured."""
     groups = {} if evaluation is None else evaluation.groups
     return ", ".join(f"{name} {group.n:,}" for name, group in groups.items())

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+from mergekit_fair.evaluation.evaluate import Evaluation, PreferenceEvaluation
 from mergekit_fair.fairness.intervals import Interval
 from mergekit_fair.report.sweep_tables import group_columns, group_rows, ordered_metrics
 from mergekit_fair.report.tables import Row, Table, as_text, interval_text, value_text
-from mergekit_fair.sweep.record import EvaluationRecord
-
-Evaluation = dict[str, Any]
 
 
-def evaluation_text(evaluation: Evaluation) -> str:
+def evaluation_text(evaluation: Evaluation | PreferenceEvaluation) -> str:
     """Metrics with intervals, groups, gaps under the other references, warnings."""
-    if "gap" in evaluation:
+    if isinstance(evaluation, PreferenceEvaluation):
         return _preferences(evaluation)
     parts = [_title(evaluation), _metrics(evaluation), "", _groups(evaluation), ""]
-    parts += [text for name in ("dpd", "eod") if (text := _sentence(name, evaluation))]
+    sentences = (_sentence(name, evaluation) for name in evaluation.uncertainty)
+    parts += [text for text in sentences if text is not None]
     parts.append(_rest(evaluation))
-    parts += [f"warning: {text}" for text in evaluation["warnings"]]
+    parts += [f"warning: {text}" for text in evaluation.warnings]
     return "\n".join(parts)
 
 
@@ -42,23 +41,6 @@ def comparison_text(task: str, compared: dict[str, Any], baseline: str, n: int) 
     return f"{task}: minus {baseline}, on the same {n} rows\n{as_text(table)}"
 
 
-def _preferences(evaluation: Evaluation) -> str:
-    """Rates of a task without right answers."""
-    rows = [
-        [name, str(evaluation["sizes"][name]), value_text(mean)]
-        for name, mean in evaluation["means"].items()
-    ]
-    return "\n".join(
-        [
-            f"{evaluation['task']}, {evaluation['split']} split: {evaluation['model']}, "
-            f"n = {evaluation['n']}, {evaluation['confidence'] * 100:g} % intervals",
-            as_text(Table.plain(["kind", "n", "preferred"], rows)),
-            f"largest − smallest: {interval_text(_interval(evaluation['gap']))}",
-            *(f"warning: {text}" for text in evaluation["warnings"]),
-        ]
-    )
-
-
 def other_text(task: str, results: dict[str, Any]) -> str:
     """lm-eval's own figures of a task that measures no fairness."""
     figures = ", ".join(
@@ -69,74 +51,87 @@ def other_text(task: str, results: dict[str, Any]) -> str:
     return f"{task} (measures no fairness): {figures}"
 
 
+def _preferences(evaluation: PreferenceEvaluation) -> str:
+    """Rates of a task without right answers."""
+    rows = [
+        [name, str(evaluation.sizes[name]), value_text(mean)]
+        for name, mean in evaluation.means.items()
+    ]
+    return "\n".join(
+        [
+            f"{evaluation.task}, {evaluation.split} split: {evaluation.model}, "
+            f"n = {evaluation.n}, {evaluation.confidence * 100:g} % intervals",
+            as_text(Table.plain(["kind", "n", "preferred"], rows)),
+            f"largest − smallest: {interval_text(evaluation.gap)}",
+            *(f"warning: {text}" for text in evaluation.warnings),
+        ]
+    )
+
+
 def _title(evaluation: Evaluation) -> str:
-    marks = [name for name in ("degenerate", "saturated") if evaluation.get(name)]
-    limit = f", a random {evaluation['limit']}" if evaluation.get("limit") else ""
+    marks = ["degenerate"] * evaluation.degenerate + ["saturated"] * bool(evaluation.saturated)
+    limit = f", a random {evaluation.limit}" if evaluation.limit else ""
     shown = f" [{', '.join(marks)}]" if marks else ""
     return (
-        f"{evaluation['task']}, {evaluation['split']} split{limit}: {evaluation['model']}, "
-        f"n = {evaluation['n']}, {evaluation['reference']}, "
-        f"{evaluation['confidence'] * 100:g} % intervals"
+        f"{evaluation.task}, {evaluation.split} split{limit}: {evaluation.model}, "
+        f"n = {evaluation.n}, {evaluation.reference}, {evaluation.confidence * 100:g} % intervals"
         f"{shown}"
     )
 
 
 def _metrics(evaluation: Evaluation) -> str:
-    record = EvaluationRecord.model_validate(evaluation)
-    matched = record.level_matched
+    matched = evaluation.level_matched
     to = f"at selection rate {matched.rate:.3f} ({matched.to})" if matched is not None else ""
+    levels = matched.__pydantic_extra__ if matched is not None else {}
     rows = []
     for metric in ordered_metrics():
-        null = evaluation["uncertainty"].get(metric.name, {}).get("null")
-        at_level = matched.interval(metric.name) if matched is not None else None
-        is_known = at_level is not None and at_level.value is not None
+        sure = evaluation.uncertainty.get(metric.name)
+        null = sure.null if sure is not None else None
         rows.append(
             [
                 metric.name,
-                interval_text(record.interval(metric.name)),
-                "" if null is None else f"{null['high']:.3f}",
-                interval_text(at_level) if at_level is not None and is_known else "",
+                interval_text(evaluation.metrics.get(metric.name, Interval())),
+                "" if null is None else f"{null.high:.3f}",
+                interval_text(levels[metric.name]) if metric.name in levels else "",
             ]
         )
     return as_text(Table.plain(["", "value", "by chance <", to], rows))
 
 
 def _groups(evaluation: Evaluation) -> str:
-    record = EvaluationRecord.model_validate(evaluation)
-    columns = group_columns([record])
-    rows = [Row(row.head, row.cells[: len(columns)]) for row in group_rows(record)]
+    columns = group_columns([evaluation])
+    rows = [Row(row.head, row.cells[: len(columns)]) for row in group_rows(evaluation)]
     return as_text(Table("", "group", columns, [("", rows)]))
 
 
-def _interval(entry: dict[str, Any]) -> Interval:
-    return Interval(value=entry["value"], low=entry["low"], high=entry["high"])
-
-
 def _sentence(name: str, evaluation: Evaluation) -> str | None:
-    found = evaluation["uncertainty"][name]["distinguishable_from_0"]
-    if found is None:
+    differs = evaluation.uncertainty[name].distinguishable_from_0
+    if differs is None:
         return None
-    verb = "differs from 0" if found else "is not distinguishable from 0"
+    verb = "differs from 0" if differs else "is not distinguishable from 0"
     return f"{name.upper()} {verb}."
 
 
 def _rest(evaluation: Evaluation) -> str:
-    others = []
-    for reference in ("between_groups", "to_overall"):
-        if reference != evaluation["reference"]:
-            gaps = evaluation[reference]
-            others.append(
-                f"{reference}: dpd {value_text(gaps['dpd'])}, eod {value_text(gaps['eod'])}"
-            )
-    rest = evaluation["one_vs_rest"]
-    for name in ("dpd", "eod"):
-        worst = f" ({rest[name]['worst_group']})" if rest[name]["worst_group"] else ""
-        others.append(
-            f"one_vs_rest {name}: macro {value_text(rest[name]['macro'])}, "
-            f"worst {value_text(rest[name]['worst'])}{worst}"
+    others = [
+        f"{reference}: dpd {value_text(gaps.dpd)}, eod {value_text(gaps.eod)}"
+        for reference, gaps in (
+            ("between_groups", evaluation.between_groups),
+            ("to_overall", evaluation.to_overall),
         )
-    labels = evaluation["labels"]
-    others.append(
-        f"labels: positive {value_text(labels['base_rate'])}, dpd {value_text(labels['dpd'])}"
-    )
+        if reference != evaluation.reference
+    ]
+    rest = evaluation.one_vs_rest
+    for name, gap in (("dpd", rest.dpd), ("eod", rest.eod)):
+        worst = f" ({gap.worst_group})" if gap.worst_group else ""
+        others.append(
+            f"one_vs_rest {name}: macro {value_text(gap.macro)}, "
+            f"worst {value_text(gap.worst)}{worst}"
+        )
+    labels = evaluation.labels
+    others.append(f"labels: positive {value_text(labels.base_rate)}, dpd {value_text(labels.dpd)}")
     return "; ".join(others)
+
+
+def _interval(entry: dict[str, Any]) -> Interval:
+    return Interval(value=entry["value"], low=entry["low"], high=entry["high"])

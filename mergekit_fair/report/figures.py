@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from mergekit_fair.errors import ConfigError
+from mergekit_fair.evaluation.evaluate import Evaluation
 from mergekit_fair.fairness.metrics import METRICS
 from mergekit_fair.report.sweep_tables import CHANGES, group_labels
 from mergekit_fair.report.tables import interval_cell
-from mergekit_fair.sweep.record import EvaluationRecord, PointResult, SweepResults, TransferRecord
+from mergekit_fair.sweep.record import PointResult, SweepResults, TransferRecord
 
 _PANELS = ("acc", "dpd", "eod", "selection_rate")
 _SERIES = {
@@ -130,10 +131,9 @@ def _curves(figure: Any, results: SweepResults) -> None:
 def _series(axes: Any, series: Sequence[PointResult], name: str, label: str, colour: str) -> None:
     """One line with its band; hollow points are degenerate."""
     known = [
-        (point.lambda_, evaluation.interval(name), evaluation.degenerate)
+        (point.lambda_, point.interval(name), point.require_measured().degenerate)
         for point in sorted(series, key=lambda point: point.lambda_ or 0.0)
-        for evaluation in [point.require_measured()]
-        if point.lambda_ is not None and evaluation.interval(name).value is not None
+        if point.lambda_ is not None and point.value(name) is not None
     ]
     if not known:
         return
@@ -188,7 +188,7 @@ def _legend(figure: Any, axes: Any) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 8) or 1)
 
 
-def _measured(results: SweepResults) -> list[tuple[PointResult, EvaluationRecord]]:
+def _measured(results: SweepResults) -> list[tuple[PointResult, Evaluation]]:
     return [(point, point.evaluation) for point in results.points if point.evaluation is not None]
 
 
@@ -204,7 +204,7 @@ def _star(axes: Any, x: float | None, y: float | None, chosen: PointResult) -> N
 
 
 def _baselines(
-    points: Sequence[tuple[PointResult, EvaluationRecord]],
+    points: Sequence[tuple[PointResult, Evaluation]],
 ) -> Iterator[tuple[PointResult, dict[str, Any]]]:
     """Every baseline with its own look."""
     for number, point in enumerate(p for p, _ in points if p.kind == "baseline"):
@@ -228,9 +228,9 @@ def _by_worst(points: Sequence[PointResult]) -> dict[str, list[PointResult]]:
 
 def _errors(point: PointResult, name: str) -> dict[str, Any]:
     """Arguments for error bars, where both intervals are known."""
-    evaluation, bars = point.require_measured(), {}
+    bars: dict[str, Any] = {}
     for argument, metric in (("xerr", name), ("yerr", "acc")):
-        entry = evaluation.interval(metric)
+        entry = point.interval(metric)
         if entry.value is None or entry.low is None or entry.high is None:
             return {}
         bars[argument] = [[max(0, entry.value - entry.low)], [max(0, entry.high - entry.value)]]

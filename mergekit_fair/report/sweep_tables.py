@@ -7,11 +7,11 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from mergekit_fair.evaluation.evaluate import Evaluation
 from mergekit_fair.fairness.metrics import GROUP_RATES, HEADLINE_GAPS, MATCHED, METRICS, Metric
 from mergekit_fair.report.tables import Cell, Row, Table, interval_cell, interval_text, value_text
 from mergekit_fair.sweep.record import (
     DifferenceRecord,
-    EvaluationRecord,
     PointResult,
     SweepResults,
     TransferRecord,
@@ -41,10 +41,11 @@ def points_table(
         if evaluation is None:
             rows.append(_error_row(point))
             continue
-        cells = [interval_cell(evaluation.interval(metric.name)) for metric in metrics]
-        level = evaluation.level_matched
+        cells = [interval_cell(point.interval(f"{task}/{metric.name}")) for metric in metrics]
+        is_matched = evaluation.level_matched is not None
         cells += [
-            Cell("") if level is None else interval_cell(level.interval(n)) for n in HEADLINE_GAPS
+            interval_cell(point.interval(f"{task}/level_matched.{n}")) if is_matched else Cell("")
+            for n in HEADLINE_GAPS
         ]
         kind, effective = Cell(point.kind), Cell(_effective(point))
         rows.append(_point_row(results, point, task, [kind, effective, *cells]))
@@ -69,13 +70,13 @@ def brief_points_table(results: SweepResults, points: Sequence[PointResult]) -> 
         if evaluation is None:
             rows.append(_error_row(point))
             continue
-        cells = [interval_cell(evaluation.interval(metric.name)) for metric in headline]
-        level = evaluation.level_matched
+        cells = [interval_cell(point.interval(metric.name)) for metric in headline]
+        is_matched = evaluation.level_matched is not None
         cells += [
-            Cell("" if level is None else value_text(level.interval(name).value))
+            Cell(value_text(point.value(f"level_matched.{name}")) if is_matched else "")
             for name in HEADLINE_GAPS
         ]
-        cells += [Cell(value_text(evaluation.interval(metric.name).value)) for metric in others]
+        cells += [Cell(value_text(point.value(metric.name))) for metric in others]
         rows.append(_point_row(results, point, task, [Cell(_effective(point)), *cells]))
     names = [
         *(m.name for m in headline),
@@ -162,14 +163,14 @@ def groups_table(points: Sequence[PointResult], task: str) -> Table:
     return Table(f"{task}, report rows, by group", "group", columns, sections)
 
 
-def group_columns(evaluations: Iterable[EvaluationRecord]) -> list[str]:
+def group_columns(evaluations: Iterable[Evaluation]) -> list[str]:
     """Titles of `group_rows`; the last column is there where anything is unanswered."""
     is_missing = any(group.unanswered for found in evaluations for group in found.groups.values())
     rates = [rate.title for rate in GROUP_RATES.values()]
     return ["n", "n positive", *rates, *(["unanswered"] if is_missing else [])]
 
 
-def group_rows(evaluation: EvaluationRecord) -> list[Row]:
+def group_rows(evaluation: Evaluation) -> list[Row]:
     """One a group: size, positives, rates, and what is unanswered."""
     return [
         Row(
@@ -290,7 +291,7 @@ def results_csv(results: SweepResults) -> str:
         if evaluation is not None:
             row |= {"degenerate": evaluation.degenerate, "saturated": evaluation.saturated}
             row |= {
-                f"{name}{suffix}": getattr(evaluation.interval(name), part)
+                f"{name}{suffix}": getattr(point.interval(name), part)
                 for name in names
                 for suffix, part in parts.items()
             }

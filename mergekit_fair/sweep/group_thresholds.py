@@ -19,7 +19,7 @@ from mergekit_fair.evaluation.evaluate import evaluate
 from mergekit_fair.evaluation.predictions import Predictions, Scores
 from mergekit_fair.fairness.labels import UNANSWERED
 from mergekit_fair.sweep.point_runner import PointRunner
-from mergekit_fair.sweep.record import EvaluationRecord, PointResult
+from mergekit_fair.sweep.record import PointResult
 from mergekit_fair.sweep.sweep_config import SweepConfig
 
 CONSTRAINTS = {"dpd": "demographic_parity", "eod": "equalized_odds"}
@@ -156,9 +156,7 @@ class ThresholdedBaseline:
                 lambda_=None,
                 lambda_eff=None,
                 split=split,
-                evaluation=EvaluationRecord.model_validate(
-                    evaluate(predictions, self._runner.settings, model=label, split=split).to_dict()
-                ),
+                evaluation=evaluate(predictions, self._runner.settings, model=label, split=split),
             )
             for label, predictions in self.predictions(split).items()
             if self._runner is not None

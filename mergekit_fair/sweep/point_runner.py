@@ -15,7 +15,8 @@ from mergekit_fair.evaluation.predictions import Predictions, Scores
 from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.progress import Progress
 from mergekit_fair.sweep.points import Point, unique
-from mergekit_fair.sweep.record import BudgetRecord, EvaluationRecord, PointResult, Store
+from mergekit_fair.sweep.record import BudgetRecord, PointResult
+from mergekit_fair.sweep.store import Store
 from mergekit_fair.sweep.sweep_config import Sweep
 from mergekit_fair.sweep.worker import Outcome, PointJob, PointWorker
 
@@ -182,7 +183,7 @@ class PointRunner:
         for task, rows in labels.items():
             predictions = rows.with_scores(outcome.scores[task])
             level = self.levels[task] if self.levels else _own_level(point.label, predictions)
-            evaluation = evaluate(
+            evaluations[task] = evaluate(
                 predictions,
                 self.settings,
                 model=point.label,
@@ -190,7 +191,6 @@ class PointRunner:
                 level=level,
                 threshold=thresholds.get(task),
             )
-            evaluations[task] = EvaluationRecord.model_validate(evaluation.to_dict())
         first, *others = evaluations
         result = PointResult(
             **vars(planned),

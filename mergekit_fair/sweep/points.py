@@ -86,8 +86,8 @@ class Planner:
         self._plans = PlanCache(MergeOptions())
         # Labels that points of other kinds must not have.
         self._reserved: dict[str, PointKind] = {}
-        self._reserved |= {point.label: point.kind for point in self.merges()}
         self._reserved |= {point.label: point.kind for point in self.baselines()}
+        self._reserved |= {point.label: point.kind for point in self.merges()}
 
     def models(self) -> list[str]:
         """The base first, then every other folder that the sweep reads."""

@@ -1,4 +1,4 @@
-"""What a sweep writes and reads again: `points.jsonl`, `results.json`, and the folder they lie in.
+"""What a sweep writes and reads again: lines of `points.jsonl`, and `results.json`.
 
 The same types write and read: what is damaged, or comes from a version that says something else,
 is refused by name and never half read.
@@ -6,14 +6,11 @@ is refused by name and never half read.
 
 from __future__ import annotations
 
-import io
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-import numpy as np
 from pydantic import (
     ConfigDict,
     Field,
@@ -23,13 +20,11 @@ from pydantic import (
     model_validator,
 )
 
-from mergekit_fair.errors import FairError, MeasurementError, SweepError
-from mergekit_fair.evaluation.evaluate import Level
-from mergekit_fair.evaluation.predictions import Scores
+from mergekit_fair.errors import FairError, SweepError
+from mergekit_fair.evaluation.evaluate import Evaluation, Level
 from mergekit_fair.fairness import HEADLINE
 from mergekit_fair.fairness.intervals import Interval, Number
-from mergekit_fair.fairness.measurement import GroupRates, LabelRates
-from mergekit_fair.files import lock_folder, write_atomic
+from mergekit_fair.files import write_atomic
 from mergekit_fair.schema import Record, parse_json
 
 # Of results.json and plan.json. Version 1 (0.1 of the package) named no version.
@@ -66,67 +61,6 @@ class SweepRecord(Record):
         content: dict[str, Any] = handler(self)
         left_out = {key for key in self.optional if content.get(key) in (None, {})}
         return {key: value for key, value in content.items() if key not in left_out}
-
-
-class LevelMatched(SweepRecord):
-    """Metrics at one threshold for everybody that gives another model's selection rate.
-
-    Attributes:
-        to: that model.
-        rate: its selection rate.
-        threshold: on the logit gaps.
-    """
-
-    model_config = ConfigDict(extra="allow")
-
-    to: str
-    rate: float
-    threshold: Number = None
-    acc: Interval
-    dpd: Interval
-    eod: Interval
-
-    def interval(self, metric: str) -> Interval:
-        """Of a metric; undefined where it was not measured at this level."""
-        return _interval_in({**vars(self), **(self.model_extra or {})}, metric)
-
-
-class EvaluationRecord(SweepRecord):
-    """One evaluation, as in INTERFACE "One evaluation in JSON"; what is not named is kept."""
-
-    model_config = ConfigDict(extra="allow")
-    optional = ("model", "split", "confidence", "level_matched", SATURATED, "used_by_selection")
-
-    model: str | None = None
-    task: str
-    split: str = "report"
-    n: int
-    confidence: float = 0.95
-    reference: str
-    degenerate: bool
-    metrics: dict[str, Interval]
-    labels: LabelRates
-    groups: dict[str, GroupRates]
-    warnings: list[str]
-    level_matched: LevelMatched | None = None
-    saturated: bool | None = None
-    used_by_selection: dict[str, Any] | None = None
-
-    @property
-    def chosen_by(self) -> str | None:
-        """The rule that chose this model on these very rows, if one did."""
-        return str(self.used_by_selection.get("rule")) if self.used_by_selection else None
-
-    @model_validator(mode="after")
-    def _headline(self) -> Self:
-        for name in HEADLINE:
-            if name not in self.metrics:
-                raise ValueError(f"lacks metrics.{name}")
-        return self
-
-    def interval(self, metric: str) -> Interval:
-        """Of a metric; undefined where it was not measured."""
-        return _interval_in(self.metrics, metric)
 
 
 class PlannedPoint(SweepRecord):
@@ -166,8 +100,8 @@ class PointResult(PlannedPoint):
     optional = ("evaluation", "tasks", "error", "seconds", "refused")
 
     split: str
-    evaluation: EvaluationRecord | None = None
-    tasks: dict[str, EvaluationRecord] = {}
+    evaluation: Evaluation | None = None
+    tasks: dict[str, Evaluation] = {}
     error: str | None = None
     seconds: Number = None
     refused: str | None = None
@@ -176,16 +110,20 @@ class PointResult(PlannedPoint):
     def _either(self) -> Self:
         if self.evaluation is None and not self.error:
             raise ValueError("neither an evaluation nor an error")
+        for evaluation in self.evaluations.values():
+            for name in HEADLINE:
+                if name not in evaluation.metrics:
+                    raise ValueError(f"lacks evaluation.metrics.{name}")
         return self
 
     @property
-    def evaluations(self) -> dict[str, EvaluationRecord]:
+    def evaluations(self) -> dict[str, Evaluation]:
         """Task → evaluation, the deciding one first; empty with an error."""
         if self.evaluation is None:
             return {}
         return {self.evaluation.task: self.evaluation, **self.tasks}
 
-    def require_measured(self) -> EvaluationRecord:
+    def require_measured(self) -> Evaluation:
         """The deciding task's evaluation, of a model that a sweep cannot do without.
 
         Raises:
@@ -199,19 +137,26 @@ class PointResult(PlannedPoint):
             )
         return self.evaluation
 
-    def value(self, metric: str) -> float | None:
-        """Of `acc`, `level_matched.eod`, `TASK/acc` or `saturated` (1 or 0); None if undefined."""
+    def interval(self, metric: str) -> Interval:
+        """Of `acc`, `level_matched.eod` or `TASK/acc`; undefined where it was not measured."""
         task, _, name = metric.rpartition("/")
         evaluation = self.evaluations.get(task) if task else self.evaluation
-        if evaluation is None:
-            return None
-        if name == SATURATED:
-            return None if evaluation.saturated is None else float(evaluation.saturated)
         block, _, key = name.rpartition(".")
+        if evaluation is None:
+            return Interval()
         if not block:
-            return evaluation.interval(key).value
+            return evaluation.metrics.get(key, Interval())
         matched = evaluation.level_matched
-        return None if matched is None else matched.interval(key).value
+        return Interval() if matched is None else matched.__pydantic_extra__.get(key, Interval())
+
+    def value(self, metric: str) -> float | None:
+        """As `interval`, and of `saturated` or `TASK/saturated` 1 or 0; None if undefined."""
+        task, _, name = metric.rpartition("/")
+        if name != SATURATED:
+            return self.interval(metric).value
+        evaluation = self.evaluations.get(task) if task else self.evaluation
+        is_known = evaluation is not None and evaluation.saturated is not None
+        return float(bool(evaluation.saturated)) if evaluation is not None and is_known else None
 
     def levels(self, saturation: float) -> dict[str, Level]:
         """Task → the selection rate that this model has."""
@@ -226,7 +171,7 @@ class PointResult(PlannedPoint):
         return {
             task: found.level_matched.threshold
             for task, found in self.evaluations.items()
-            if found.level_matched is not None and found.level_matched.threshold is not None
+            if found.level_matched is not None
         }
 
     def marks(self, task: str | None = None) -> list[str]:
@@ -509,7 +454,7 @@ def read_record(kind: type[Part], path: Path, problem: type[FairError], *, fix: 
         record = kind.model_validate(content)
         to_json(record.to_dict()).encode()  # NaN where anything may stand, or text that is no text
     except ValidationError as error:
-        raise problem(_explained(error), where=path, fix=fix) from error
+        raise problem(explained(error), where=path, fix=fix) from error
     except UnicodeDecodeError as error:
         raise problem(f"is damaged ({error.reason})", where=path, fix=fix) from error
     except ValueError as error:
@@ -517,92 +462,7 @@ def read_record(kind: type[Part], path: Path, problem: type[FairError], *, fix: 
     return record
 
 
-def load_evaluation(path: Path) -> EvaluationRecord:
-    """One evaluation that `eval` has written.
-
-    Raises:
-        MeasurementError: there is none, it is damaged, or of a task without groups.
-    """
-    fix = "give a TASK.json that `mergekit-fair eval` has written"
-    if not path.is_file():
-        raise MeasurementError("no such file", where=path, fix=fix)
-    return read_record(EvaluationRecord, path, MeasurementError, fix=fix)
-
-
-class Store:
-    """A sweep's folder: `points.jsonl` and `scores/<id>-<split>.npy`; one writer at a time.
-
-    A kill at any moment loses at most the point in flight: a score file is complete before its
-    line is appended and fsynced, and half a line at the end is cut off when the folder is opened
-    again.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        """Open or make the folder.
-
-        Raises:
-            ConfigError: another process is writing in it.
-            SweepError: a line in the middle is damaged.
-        """
-        self._lock = lock_folder(folder)
-        (folder / "scores").mkdir(exist_ok=True)
-        self.folder = folder
-        self._path = folder / "points.jsonl"
-        self._results: dict[tuple[str, str], PointResult] = {}
-        try:
-            self._read()
-        except SweepError:
-            self._lock.close()
-            raise
-
-    def close(self) -> None:
-        self._lock.close()
-
-    def results(self, split: str) -> dict[str, PointResult]:
-        """Point id → its result, of the points that are finished on a split."""
-        return {point: result for (point, of), result in self._results.items() if of == split}
-
-    def scores(self, point: str, split: str) -> Scores:
-        """The scores of a finished point: of the first task's rows, then of the next one's."""
-        return np.asarray(np.load(self._file(point, split)))
-
-    def append(self, result: PointResult, scores: Scores) -> None:
-        """Add a finished point and its scores."""
-        buffer = io.BytesIO()
-        np.save(buffer, scores)
-        write_atomic(self._file(result.id, result.split), buffer.getvalue())
-        line = json.dumps(result.to_dict(), ensure_ascii=False) + "\n"
-        with self._path.open("a", encoding="utf-8") as stream:
-            stream.write(line)
-            stream.flush()
-            os.fsync(stream.fileno())
-        self._results[result.id, result.split] = result
-
-    def _file(self, point: str, split: str) -> Path:
-        return self.folder / "scores" / f"{point}-{split}.npy"
-
-    def _read(self) -> None:
-        if not self._path.is_file():
-            return
-        content = self._path.read_bytes()
-        complete = content[: content.rfind(b"\n") + 1]
-        if len(complete) < len(content):
-            os.truncate(self._path, len(complete))
-        for number, text in enumerate(complete.decode("utf-8").splitlines(), 1):
-            try:
-                result = PointResult.model_validate(parse_json(text))
-            except ValueError as error:  # pydantic's, too
-                raise SweepError(
-                    _explained(error)
-                    if isinstance(error, ValidationError)
-                    else "is not a JSON line",
-                    where=f"{self._path}:{number}",
-                    fix="remove that line; its point is measured again",
-                ) from error
-            self._results[result.id, result.split] = result
-
-
-def _explained(error: ValueError) -> str:
+def explained(error: ValueError) -> str:
     """The first thing that is wrong; what is missing speaks of another version."""
     if not isinstance(error, ValidationError):
         return "is not a JSON line"
@@ -613,15 +473,6 @@ def _explained(error: ValueError) -> str:
         name = f"{key}.{part}".strip(".")
         return f"lacks {name}: another version of mergekit-fair has written it"
     return f"cannot be read: {key or 'the top level'}: {first['msg']}"
-
-
-def _interval_in(metrics: Mapping[str, Any], name: str) -> Interval:
-    found = metrics.get(name)
-    if isinstance(found, Interval):
-        return found
-    if isinstance(found, Mapping):
-        return Interval.model_validate(dict(found))
-    return Interval(value=None, low=None, high=None)
 
 
 def _number(value: float | None) -> str:

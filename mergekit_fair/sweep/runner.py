@@ -28,11 +28,11 @@ from mergekit_fair.sweep.record import (
     DifferenceRecord,
     LevelRecord,
     PointResult,
-    Store,
     SweepResults,
     to_json,
 )
 from mergekit_fair.sweep.selection import Rule
+from mergekit_fair.sweep.store import Store
 from mergekit_fair.sweep.sweep_config import Sweep
 
 

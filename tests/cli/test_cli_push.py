@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner
+from evaluations import evaluation, interval
 from fake_hub import TOKEN, Hub, fake_hub
 from markdown_it import MarkdownIt
 from refusals import refusal
@@ -171,27 +172,21 @@ def test_text_of_others_is_shown_and_not_obeyed(finished: Path, tmp_path: Path) 
 
 
 def test_a_recipe_cannot_end_its_block() -> None:
+    from mergekit_fair.evaluation.evaluate import Evaluation
     from mergekit_fair.report.card import card_of_evaluations
-    from mergekit_fair.sweep.record import EvaluationRecord
 
-    metric = {"value": 0.5, "low": 0.4, "high": 0.6}
-    names = ("acc", "dpd", "eod", "bal_acc", "worst_group_acc", "selection_rate")
-    evaluation = {
-        **{"task": "t", "split": "report", "n": 4, "confidence": 0.95, "degenerate": True},
-        **{"reference": "between_groups", "labels": {"base_rate": 0.5, "dpd": None}},
-        **{"metrics": dict.fromkeys(names, metric), "groups": {}, "warnings": []},
-    }
+    metrics = dict.fromkeys(("acc", "dpd", "eod"), interval(0.5, 0.4, 0.6))
+    content = evaluation(metrics, split="report", degenerate=True)
     recipe = "merge_method: x\nnote: |\n  ````\n  # heading\n"
-    first = EvaluationRecord.model_validate(evaluation)
+    first = Evaluation.from_dict(content)
     card = card_of_evaluations([first], name="m", recipe=recipe, config={})
     parsed = MarkdownIt("commonmark").parse(card.split("---\n", 2)[2])
     assert [token.content for token in parsed if token.type == "fence"] == [recipe]
     assert "degenerate" in card
     assert "have chosen" not in card
-    used = {**evaluation, "used_by_selection": {"rule": "maximise acc"}}
-    card = card_of_evaluations(
-        [EvaluationRecord.model_validate(used)], name="m", recipe="", config={}
-    )
+    used = {"task": "t", "split": "report", "rule": "maximise acc"}
+    again = Evaluation.from_dict({**content, "used_by_selection": used})
+    card = card_of_evaluations([again], name="m", recipe="", config={})
     assert card.index("rows have chosen this model") < card.index("## Fairness")
     assert "their own DPD" not in card
 

@@ -54,7 +54,7 @@ def test_tasks_of_every_kind_in_one_run() -> None:
     )
     found = measure_run(finished, MetricSettings())
     assert list(found) == ["crows"]
-    text = evaluation_text(found["crows"].to_dict())
+    text = evaluation_text(found["crows"])
     assert "largest − smallest: 0." in text
     assert "1 of 150 scores are not finite" in text.splitlines()[-1]
     assert other_text("other", finished.results["results"]["other"]) == (

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from refusals import raises
 
-from mergekit_fair.errors import ConfigError
+from mergekit_fair.errors import ConfigError, SweepError
 from mergekit_fair.report.figures import _baselines, draw_sweep
 from mergekit_fair.report.outputs import summary_text
 from mergekit_fair.report.sweep_tables import (
@@ -38,7 +40,7 @@ def test_csv_holds_every_evaluation(results: SweepResults) -> None:
     for row, point in zip(rows, [*results.points, *results.report], strict=True):
         assert (row["label"], row["split"]) == (point.label, point.split)
         for name in READABLE:
-            entry = point.require_measured().interval(name)
+            entry = point.interval(name)
             assert row[name] == ("" if entry.value is None else str(entry.value))
             assert row[f"{name}_high"] == ("" if entry.high is None else str(entry.high))
         assert row["level_matched_dpd"] == str(point.value("level_matched.dpd"))
@@ -162,3 +164,18 @@ def test_without_matplotlib_the_extra_is_named(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ConfigError, match=r"pip install 'mergekit-fair\[plot\]'"):
         draw_sweep(results, tmp_path)
+
+
+def test_results_of_version_0_1_are_read(results: SweepResults, tmp_path: Path) -> None:
+    """They named no version, no budget, and other stages that are gone."""
+    old = {k: v for k, v in results.to_dict().items() if k not in ("schema_version", "budget")}
+    for point in (*old["points"], *old["report"]):
+        for key in ("schema_version", "limit", "model_args", "used_by_selection"):
+            point["evaluation"].pop(key, None)
+    (tmp_path / "results.json").write_text(json.dumps({**old, "race": None}))
+    read = SweepResults.load(tmp_path)
+    assert read.schema_version == 1
+    assert summary_text(read) == summary_text(results)
+    (tmp_path / "results.json").write_text(json.dumps({**old, "schema_version": 99}))
+    with raises(SweepError, "99", where=tmp_path):
+        SweepResults.load(tmp_path)

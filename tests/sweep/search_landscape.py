@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from evaluations import evaluation as read
 
 from mergekit_fair.fairness.rates import (
     DPD_RATES,
@@ -56,17 +57,10 @@ def evaluation(x: Sequence[float]) -> dict[str, Any]:
         "dpd": gap_of(DPD_RATES, counts, overall, usable),
         "eod": gap_of(EOD_RATES, counts, overall, usable),
     }
-    return {
-        "task": "landscape",
-        "reference": "between_groups",
-        "warnings": [],
+    content: dict[str, Any] = {
         "n": int(overall.sum()),
         "degenerate": bool(is_degenerate(overall)),
         "labels": {"base_rate": float(_POSITIVE.sum() / overall.sum()), "dpd": None},
-        "metrics": {
-            name: interval(float(value))
-            for name, value in {**{k: f(overall) for k, f in names.items()}, **gaps}.items()
-        },
         "groups": {
             name: {
                 "n": int(table.sum()),
@@ -77,10 +71,8 @@ def evaluation(x: Sequence[float]) -> dict[str, Any]:
             for name, table in zip("abc", counts, strict=True)
         },
     }
-
-
-def interval(value: float | None) -> dict[str, float | None]:
-    return {"value": value, "low": None, "high": None}
+    values = {**{name: rate(overall) for name, rate in names.items()}, **gaps}
+    return {**read({name: float(value) for name, value in values.items()}), **content}
 
 
 def result(content: dict[str, Any] | None) -> PointResult:

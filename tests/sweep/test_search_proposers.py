@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from typing import get_args
 
 import pytest
+from evaluations import interval
 from refusals import raises
 from search_landscape import GROUPS, RULE, SPACE, evaluation, failed, measure, search, seen_at
 
@@ -14,29 +16,30 @@ from mergekit_fair.errors import ConfigError
 from mergekit_fair.sweep.search.proposers import (
     Observation,
     Proposer,
-    RandomProposer,
     Space,
     best,
     feasible_front,
 )
+from mergekit_fair.sweep.search.search_stage import PROPOSERS
 from mergekit_fair.sweep.search.surrogate import SurrogateProposer
-from mergekit_fair.sweep.search.tpe import OptunaProposer
 from mergekit_fair.sweep.selection import Limit, Rule
+from mergekit_fair.sweep.sweep_config import Search
 
-# A new search strategy is one more line here.
-PROPOSERS: dict[str, Callable[[Space, int], Proposer]] = {
-    "random": RandomProposer,
-    "optuna": lambda space, seed: OptunaProposer(space, RULE, seed),
-    "surrogate": lambda space, seed: SurrogateProposer(space, RULE, seed, GROUPS, candidates=100),
-}
 TINY = Space(SPACE.names, SPACE.low, SPACE.high, step=0.5)  # 27 points
 
 
 @pytest.fixture(params=PROPOSERS)
 def make(request: pytest.FixtureRequest) -> Callable[[Space, int], Proposer]:
+    """A strategy of the sweep file; a new one is tested by being in the table."""
     if request.param == "optuna":
         pytest.importorskip("optuna")
-    return PROPOSERS[request.param]
+    if request.param == "surrogate":  # fewer candidates are faster
+        return lambda space, seed: SurrogateProposer(space, RULE, seed, GROUPS, candidates=100)
+    return lambda space, seed: PROPOSERS[request.param](space, RULE, seed, GROUPS)
+
+
+def test_every_method_of_the_sweep_file_has_its_strategy() -> None:
+    assert tuple(PROPOSERS) == get_args(Search.model_fields["method"].annotation)
 
 
 def test_asking_again_asks_the_same_and_never_what_is_known(
@@ -93,8 +96,7 @@ def test_objectives_are_minimised_and_limits_counted() -> None:
 def test_degenerate_undefined_and_failed_points_are_infinitely_far() -> None:
     x = (0.1, 0.1, 0.1)
     block, rule = evaluation(x), Rule()
-    nothing = {"value": None, "low": None, "high": None}
-    undefined = {**block, "metrics": {**block["metrics"], "eod": nothing}}
+    undefined = {**block, "metrics": {**block["metrics"], "eod": interval(None)}}
     matched = Rule(gaps=("level_matched.dpd",))
     for found in (
         seen_at(x, {**block, "degenerate": True}, rule),
@@ -104,8 +106,7 @@ def test_degenerate_undefined_and_failed_points_are_infinitely_far() -> None:
     ):
         assert found.violation == math.inf
     assert math.isnan(seen_at(x, undefined, rule).objectives[2])
-    quarter = {"value": 0.25, "low": None, "high": None}
-    level = {"to": "fft", "rate": 0.5, **dict.fromkeys(("acc", "dpd", "eod"), quarter)}
+    level = {"to": "fft", "rate": 0.5, "threshold": 0.0, "dpd": interval(0.25)}
     found = seen_at(x, {**block, "level_matched": level}, matched)
     assert found.objectives[1:] == (0.25,)
 

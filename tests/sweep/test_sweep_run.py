@@ -17,6 +17,7 @@ import pytest
 import tiny
 import torch
 from gaps import evaluated, logit_gaps
+from refusals import raises
 from transformers import AutoModelForSequenceClassification
 
 from mergekit_fair.data import load_rows
@@ -26,8 +27,10 @@ from mergekit_fair.merging.in_memory import load_tensors
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.progress import Silent
 from mergekit_fair.report.figures import draw_sweep
-from mergekit_fair.sweep.record import PointResult, Store
+from mergekit_fair.sweep.points import Planner
+from mergekit_fair.sweep.record import PointResult
 from mergekit_fair.sweep.runner import run_sweep
+from mergekit_fair.sweep.store import Store
 from mergekit_fair.sweep.sweep_config import load_sweep
 
 
@@ -124,6 +127,7 @@ def test_a_second_call_measures_nothing(swept: Path) -> None:
     assert (swept / "out" / "results.json").read_bytes() == results
 
 
+@pytest.mark.slow
 def test_kills_at_random_moments_change_no_result(swept: Path, tmp_path: Path) -> None:
     """kill -9 three times, then cut a line in half: the results are the same bytes."""
     out = tmp_path / "out"
@@ -245,7 +249,6 @@ def test_a_bfloat16_merge_is_measured_as_it_is_written(
 
 def test_weights_come_from_the_checkpoints_each_time(swept: Path, family: Path) -> None:
     """λ back and forth: no drift."""
-    from mergekit_fair.sweep.points import Planner
     from mergekit_fair.sweep.worker import PointJob, PointWorker
 
     sweep = load_sweep(swept / "sweep.yml")
@@ -267,3 +270,31 @@ def test_weights_come_from_the_checkpoints_each_time(swept: Path, family: Path) 
     for point in (points[2], points[3], points[0]):
         scores(point)
     assert np.array_equal(scores(points[1]), first)
+
+
+def test_only_scores_that_are_not_finite_make_a_failed_point(
+    swept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any other error is about the input, and ends the sweep."""
+    from mergekit_fair.errors import MeasurementError, ScoreError
+    from mergekit_fair.sweep.point_runner import LocalExecutor
+    from mergekit_fair.sweep.worker import PointJob
+
+    sweep = load_sweep(swept / "sweep.yml")
+    evaluator = Evaluator(sweep.config.evaluate.request())
+    planner = Planner(sweep, evaluator.fingerprint())
+    executor = LocalExecutor(sweep, evaluator, planner.models()[0], Silent())
+    job = PointJob(planner.baselines()[0], "validation")
+    scorer = type(executor.worker._scorer)
+    for error in (ScoreError("are NaN"), MeasurementError("is of another task")):
+
+        def failing(*arguments: Any, error: Exception = error) -> Any:
+            del arguments
+            raise error
+
+        monkeypatch.setattr(scorer, "score", failing)
+        if isinstance(error, ScoreError):
+            assert executor.worker.run(job).error == str(error)
+        else:
+            with raises(MeasurementError):
+                executor.worker.run(job)

@@ -13,8 +13,9 @@ from click.testing import CliRunner
 from mergekit_fair.cli import main
 from mergekit_fair.errors import ConfigError
 from mergekit_fair.progress import Silent
-from mergekit_fair.sweep.record import Store, SweepResults
+from mergekit_fair.sweep.record import SweepResults
 from mergekit_fair.sweep.runner import run_sweep
+from mergekit_fair.sweep.store import Store
 from mergekit_fair.sweep.sweep_config import load_sweep
 
 

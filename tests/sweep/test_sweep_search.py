@@ -32,6 +32,7 @@ def searching(family: Path, path: Path, method: str, **changes: Any) -> Path:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", BUDGETS)
 def test_a_search_stays_in_its_budget_and_resumes_to_the_same_bytes(
     family: Path, tmp_path: Path, method: str

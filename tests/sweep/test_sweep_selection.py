@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from evaluations import evaluation
 from hypothesis import given
 from hypothesis import strategies as st
 from refusals import raises
@@ -17,10 +18,6 @@ from mergekit_fair.sweep.record import Choice, PointResult
 from mergekit_fair.sweep.selection import READABLE, Constraint, Limit, Rule, Select
 
 SELECT = Select(maximize="acc", subject_to={"dpd": "<= fft", "eod": "<= fft"})
-
-
-def interval(value: float | None) -> dict[str, Any]:
-    return {"value": value, "low": None, "high": None}
 
 
 def point(label: str, acc: float, dpd: float | None, eod: float = 0.1, **more: Any) -> PointResult:
@@ -35,17 +32,11 @@ def point(label: str, acc: float, dpd: float | None, eod: float = 0.1, **more: A
             "lambda": lambda_,
             "lambda_eff": lambda_,
             "adds_nothing": lambda_ == 0,
-            "evaluation": {
-                "task": "t",
-                "n": 8,
-                "reference": "between_groups",
-                "labels": {"base_rate": 0.5, "dpd": None},
-                "groups": {},
-                "warnings": [],
-                "metrics": {n: interval(v) for n, v in (("acc", acc), ("dpd", dpd), ("eod", eod))},
-                "degenerate": more.get("degenerate", False),
-                "saturated": more.get("saturated", False),
-            },
+            "evaluation": evaluation(
+                {"acc": acc, "dpd": dpd, "eod": eod},
+                degenerate=more.get("degenerate", False),
+                saturated=more.get("saturated", False),
+            ),
         }
     )
 

@@ -13,8 +13,8 @@ import torch
 from mergekit_fair.data import load_rows
 from mergekit_fair.merging.in_memory import load_tensors
 from mergekit_fair.progress import Silent
-from mergekit_fair.sweep.record import Store
 from mergekit_fair.sweep.runner import run_sweep
+from mergekit_fair.sweep.store import Store
 from mergekit_fair.sweep.sweep_config import load_sweep
 from mergekit_fair.training.family import train
 from mergekit_fair.training.train_config import load_train_config

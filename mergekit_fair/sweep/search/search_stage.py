@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -18,6 +18,14 @@ from mergekit_fair.sweep.search.tpe import OptunaProposer, require_optuna, write
 from mergekit_fair.sweep.selection import Rule
 from mergekit_fair.sweep.sweep_config import Search, Sweep
 
+# `search.method` → what asks. A new strategy is a class and a line here, and its name in
+# `sweep_config.Search.method`.
+PROPOSERS: dict[str, Callable[[Space, Rule, int, GroupLayout], Proposer]] = {
+    "random": lambda space, rule, seed, groups: RandomProposer(space, seed),  # noqa: ARG005
+    "optuna": lambda space, rule, seed, groups: OptunaProposer(space, rule, seed),  # noqa: ARG005
+    "surrogate": SurrogateProposer,
+}
+
 
 def search(
     sweep: Sweep, planner: Planner, runner: PointRunner, baselines: Mapping[str, PointResult]
@@ -32,7 +40,7 @@ def search(
         return []
     space = Space.of(sweep.ranges)
     rule = Rule.of(sweep.config.select, baselines).for_search()
-    proposer = _proposer(config, space, rule, sweep.config.seed, _layout(runner))
+    proposer = PROPOSERS[config.method](space, rule, sweep.config.seed, _layout(runner))
     points: list[Point] = []
     history: list[Observation] = []
     while len(points) < config.budget:
@@ -79,11 +87,3 @@ def _layout(runner: PointRunner) -> GroupLayout:
     deciding = tuple(name for name, decides in zip(rows.groups, eligible, strict=True) if decides)
     counts = np.sum(list(rows.groups.values()), axis=0)
     return GroupLayout(deciding, is_partition=bool((counts == 1).all()))
-
-
-def _proposer(config: Search, space: Space, rule: Rule, seed: int, groups: GroupLayout) -> Proposer:
-    if config.method == "random":
-        return RandomProposer(space, seed)
-    if config.method == "optuna":
-        return OptunaProposer(space, rule, seed)
-    return SurrogateProposer(space, rule, seed, groups)
