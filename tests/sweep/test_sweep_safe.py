@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 from click.testing import CliRunner
+from gaps import evaluated
 
 from mergekit_fair.cli import main
 from mergekit_fair.errors import ConfigError
@@ -125,7 +126,7 @@ def test_thresholds_by_group_equal_fairlearns_on_the_report_rows(
     x = {s: store.scores(fft, s).astype(float)[:, None] for s in ("validation", "report")}
     store.close()
     for short, constraint in (("dpd", "demographic_parity"), ("eod", "equalized_odds")):
-        fitted, report = rows.of("validation"), rows.of("report")
+        fitted, report = evaluated(rows, "validation"), evaluated(rows, "report")
         names = {id(r): np.array(tiny.GROUPS)[r.membership.argmax(1)] for r in (fitted, report)}
         oracle = ThresholdOptimizer(
             estimator=Margins(), constraints=constraint, objective="accuracy_score",
@@ -178,7 +179,8 @@ def test_a_point_within_noise_of_the_best_with_a_smaller_lambda_is_chosen(
     top = max(accuracy, key=lambda label: accuracy[label])
     from mergekit_fair.data import load_rows
 
-    rows = load_rows(load_sweep(tmp_path / "sweep.yml").config.evaluate.data).of("validation")
+    rows = load_rows(load_sweep(tmp_path / "sweep.yml").config.evaluate.data)
+    rows = evaluated(rows, "validation")
     groups = {name: rows.membership[:, i] for i, name in enumerate(rows.group_names)}
     store = Store(out)
     found = {k: (store.scores(p["id"], "validation") > 0).astype(int) for k, p in points.items()}
