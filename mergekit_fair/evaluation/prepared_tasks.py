@@ -223,7 +223,7 @@ def _loaders(request: EvaluationRequest, split: str) -> list[Callable[[], Mappin
 
 def _inline_task(request: EvaluationRequest, split: str) -> Any:
     """The task of a data description: what a YAML file beside the suite's would give."""
-    from lm_eval.api.task import ConfigurableTask
+    from mergekit_fair.evaluation.wrapped_tasks import FairTask
 
     spec = request.tasks
     assert isinstance(spec, DataSpec)
@@ -235,7 +235,7 @@ def _inline_task(request: EvaluationRequest, split: str) -> Any:
         del metadata
         return split_dataset(rows, split, request.question or "")
 
-    return ConfigurableTask(
+    return FairTask(
         config={
             **config,
             "task": spec.name,

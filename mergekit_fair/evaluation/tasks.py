@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mergekit_fair.data.images import open_image
 from mergekit_fair.evaluation.documents import documents, evaluated_split, read_rows
+from mergekit_fair.fairness.metrics import COMPARED
 
 if TYPE_CHECKING:
     import datasets
@@ -24,6 +25,9 @@ log = logging.getLogger(__name__)
 # Train documents are few-shot examples only, and lm-eval makes a list of all of them: 5 s per
 # 100,000. These are a random sample.
 FEW_SHOT = 10_000
+
+# What a document's item stands under; `acc` and `unanswered` are means of numbers.
+ITEM_METRICS = tuple(name for name in COMPARED if name != "acc")
 
 Result = tuple[float, bool]  # log-probability of one choice, and whether it is the greedy one
 
@@ -104,5 +108,4 @@ def answer(results: Sequence[Result]) -> int | None:
 def fairness_items(prediction: int | None, label: int, groups: Collection[str]) -> dict[str, Any]:
     """What the aggregations of `evaluation.aggregations` take, under every metric's name."""
     item = (prediction, label, list(groups))
-    names = ("bal_acc", "worst_group_acc", "selection_rate", "dpd", "eod")
-    return {**dict.fromkeys(names, item), "unanswered": int(prediction is None)}
+    return {**dict.fromkeys(ITEM_METRICS, item), "unanswered": int(prediction is None)}

@@ -19,13 +19,17 @@ from mergekit_fair.data.blocks import Source
 from mergekit_fair.data.splits import draw
 from mergekit_fair.data.table import read_table
 from mergekit_fair.errors import ConfigError, DataError
+from mergekit_fair.evaluation.aggregations import aggregation
 from mergekit_fair.evaluation.documents import ANOTHER_FILE, EVALUATED, evaluated_split, replacement
-from mergekit_fair.evaluation.tasks import Result, answer, fairness_items
+from mergekit_fair.evaluation.tasks import ITEM_METRICS, Result, answer, fairness_items
+from mergekit_fair.fairness import METRICS
 
 if TYPE_CHECKING:
     import datasets
 
 Doc = Mapping[str, Any]
+
+_HIGHER_IS_BETTER = {"higher": True, "lower": False, None: None}
 
 # In the proportion of the 0.2 and 0.3 of the tasks that also have a train split.
 _SHARES = (0.4, 0.6)
@@ -43,12 +47,50 @@ BIAS_TYPES = (
 )
 
 
-class WrappedTask(ConfigurableTask):
+class FairTask(ConfigurableTask):
+    """A task whose documents give `tasks.fairness_items`: it has the metrics that these are for.
+
+    lm-eval takes the mean of a metric that a task does not list, which items have not, and fails
+    after all inference. So a task file need not list them, and cannot forget one.
+
+    Args:
+        config: of the task.
+        added: metrics beside those of its `metric_list`; None for the fairness metrics.
+    """
+
+    def __init__(
+        self, config: Mapping[str, Any], added: Sequence[Mapping[str, Any]] | None = None
+    ) -> None:
+        super().__init__(config={key: value for key, value in config.items() if key != "class"})
+        rows = [
+            metric
+            for metric in (_fairness_metrics() if added is None else added)
+            if metric["metric"] not in self.aggregation()
+        ]
+        for row in rows:
+            better = row["higher_is_better"]
+            add_metric(self, row["metric"], row["aggregation"], higher_is_better=better)
+        self.config.metric_list = [*(self.config.metric_list or ()), *rows]
+
+
+def _fairness_metrics() -> list[dict[str, Any]]:
+    """As in a task's `metric_list`, from the table of metrics."""
+    return [
+        {
+            "metric": name,
+            "aggregation": "mean" if name == "unanswered" else aggregation(name),
+            "higher_is_better": _HIGHER_IS_BETTER[METRICS[name].better],
+        }
+        for name in (*ITEM_METRICS, "unanswered")
+    ]
+
+
+class WrappedTask(FairTask):
     """A stock task whose documents are about groups; a subclass says which.
 
-    Config: `task`, `wraps` (the stock YAML inside lm_eval/tasks), `metric_list` (ours, added to
-    the stock ones), and what else a task's YAML may hold. Metadata: `split`, and `data`, a csv,
-    tsv, jsonl or parquet file with the columns of the stock data set.
+    Config: `task`, `wraps` (the stock YAML inside lm_eval/tasks), `metric_list` (added to the stock
+    ones in place of the fairness metrics), and what else a task's YAML may hold. Metadata: `split`,
+    and `data`, a csv, tsv, jsonl or parquet file with the columns of the stock data set.
 
     Attributes:
         columns: what every document must have.
@@ -60,20 +102,12 @@ class WrappedTask(ConfigurableTask):
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         ours = {key: value for key, value in config.items() if key != "class"}
-        stock, added = _stock_config(str(ours.pop("wraps"))), ours.pop("metric_list")
+        stock, added = _stock_config(str(ours.pop("wraps"))), ours.pop("metric_list", None)
         self._evaluated = str(stock.get("test_split") or stock.get("validation_split"))
         version = (stock.pop("metadata", None) or {}).get("version")
         ours["metadata"] = {"wraps_version": version, **(ours.get("metadata") or {})}
         ours |= {"test_split": "evaluated", "validation_split": None}
-        super().__init__(config={**stock, **ours})
-        for metric in added:
-            add_metric(
-                self,
-                metric["metric"],
-                metric["aggregation"],
-                higher_is_better=metric["higher_is_better"],
-            )
-        self.config.metric_list = [*(self.config.metric_list or ()), *added]
+        super().__init__({**stock, **ours}, added)
 
     @abstractmethod
     def groups(self, doc: Doc) -> list[str]:

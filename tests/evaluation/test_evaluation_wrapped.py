@@ -12,9 +12,11 @@ from lm_eval.api.task import ConfigurableTask
 from task_tables import table, write_table
 
 from mergekit_fair.errors import ConfigError, DataError
+from mergekit_fair.evaluation.tasks import process_results
 from mergekit_fair.evaluation.wrapped_tasks import (
     BIAS_TYPES,
     CrowsPairs,
+    FairTask,
     ToxiGen,
     Winogender,
     WrappedTask,
@@ -34,9 +36,7 @@ ANSWERS = [(-1.5, -2.5), (-3.0, -1.0), (-2.0, -2.0)]
 def build(task: str, folder: Path, **metadata: Any) -> WrappedTask:
     cls, wraps = WRAPPED[task]
     metadata = {"data": str(write_table(task, folder, ".jsonl")), **metadata}
-    return cls(
-        {"task": task, "class": cls, "wraps": wraps, "metric_list": [], "metadata": metadata}
-    )
+    return cls({"task": task, "class": cls, "wraps": wraps, "metadata": metadata})
 
 
 @pytest.mark.parametrize("task", WRAPPED)
@@ -117,7 +117,7 @@ def test_errors(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="the split 'validation' has no documents"):
         build("fair_toxigen", tmp_path, data=str(tmp_path / "one.csv"))
     with pytest.raises(ConfigError, match="the installed lm_eval has no such task file"):
-        ToxiGen({"task": "t", "wraps": "nowhere.yaml", "metric_list": []})
+        ToxiGen({"task": "t", "wraps": "nowhere.yaml"})
 
 
 def test_without_a_train_split_there_are_no_few_shot_examples(tmp_path: Path) -> None:
@@ -147,3 +147,31 @@ def test_dealing() -> None:
     assert sum(strata[row] for row in parts["validation"]) == 60
     assert parts["report"] == split_documents(units, strata, "report")
     assert parts["report"] != sorted(parts["report"])
+
+
+def test_a_task_that_lists_no_fairness_metric_has_them_all() -> None:
+    """lm-eval takes the mean of what is not listed, and fails after all inference."""
+    rows = {"prompt": ["p"], "label": [1], "groups": [["a"]], "excluded": [[]]}
+    task = FairTask(
+        {
+            "task": "own",
+            "class": FairTask,
+            "custom_dataset": lambda **_: datasets.DatasetDict(
+                evaluated=datasets.Dataset.from_dict(rows)
+            ),
+            "output_type": "multiple_choice",
+            "test_split": "evaluated",
+            "doc_to_text": "prompt",
+            "doc_to_target": "label",
+            "doc_to_choice": ["no", "yes"],
+            "process_results": process_results,
+            "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+        }
+    )
+    items = task.process_results(task.eval_docs[0], [(-2.0, False), (-1.0, True)])
+    assert set(items) <= set(task.aggregation())
+    assert set(task.aggregation()) == {row["metric"] for row in task.config.metric_list}
+    assert set(task.aggregation()) == set(task.higher_is_better())
+    for name, item in items.items():
+        value = task.aggregation()[name]([item, item])
+        assert 0 <= value <= 1 or math.isnan(value)
