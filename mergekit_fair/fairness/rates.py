@@ -96,6 +96,8 @@ true_positive_rate = Rate("P(ŷ = 1 | y = 1)", lambda c: c[..., 1, 1], _positive
 false_positive_rate = Rate(
     "P(ŷ = 1 | y = 0)", lambda c: c[..., 0, 1], lambda c: c[..., 0, 0] + c[..., 0, 1]
 )
+false_negative_rate = Rate("P(ŷ = 0 | y = 1)", lambda c: c[..., 1, 0], _positive)
+positive_predictive_value = Rate("P(y = 1 | ŷ = 1)", lambda c: c[..., 1, 1], _selected)
 
 DPD_RATES = (selection_rate,)
 EOD_RATES = (true_positive_rate, false_positive_rate)

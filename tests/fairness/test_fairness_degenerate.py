@@ -131,7 +131,7 @@ HALVES = np.repeat(["a", "b"], 60)
         (Y, Y * 0, HALVES, {}, "eo_ratio is undefined: TPR and FPR are 0 in every group that has "),
         (Y, np.where(HALVES == "a", np.nan, Y), HALVES, {}, "predictions are missing for 100.0%"),
         (Y, [None] * N, HALVES, {}, "no row has a usable prediction: every rate is undefined"),
-        ([1], [1], ["a"], {}, "1 usable group(s), two are needed: DPD, EOD, equal opportunity and"),
+        ([1], [1], ["a"], {}, "1 usable group(s), two are needed: DPD, EOD, equal opportunity, "),
         ([1], [None], [[]], {}, "0 usable group(s), two are needed"),
         (Y, Y, HALVES, {"draws": 1}, "1 bootstrap draws are too few for a confidence of 0.95: use"),
     ],

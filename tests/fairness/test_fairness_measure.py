@@ -8,7 +8,7 @@ import pytest
 from mergekit_fair.errors import MeasurementError
 from mergekit_fair.fairness import CountTable, MetricSettings, measure, measure_table
 
-UNDEFINED = "DPD, EOD, equal opportunity and the ratios are undefined"
+UNDEFINED = "DPD, EOD, equal opportunity, predictive parity and the ratios are undefined"
 DPD_UNDEFINED = f"1 usable group(s), two are needed: {UNDEFINED}"
 
 
@@ -33,7 +33,7 @@ def test_the_json(rows):
     assert result["warnings"] == []
     assert list(result["metrics"]) == [
         "acc", "dpd", "eod", "bal_acc", "worst_group_acc", "selection_rate", "tpr", "fpr",
-        "equal_opportunity", "dp_ratio", "eo_ratio",
+        "fnr", "equal_opportunity", "predictive_parity", "dp_ratio", "eo_ratio",
     ]  # fmt: skip
     for interval in result["metrics"].values():
         assert 0 <= interval["low"] <= interval["value"] <= interval["high"] <= 1
@@ -49,6 +49,7 @@ def test_the_json(rows):
             "selection_rate": y_pred[group].mean(),
             "tpr": y_pred[group & (y_true == 1)].mean(),
             "fpr": y_pred[group & (y_true == 0)].mean(),
+            "ppv": y_true[group & (y_pred == 1)].mean(),
             "acc": (y_pred == y_true)[group].mean(),
             "bal_acc": (
                 y_pred[group & (y_true == 1)].mean() + 1 - y_pred[group & (y_true == 0)].mean()
@@ -96,13 +97,15 @@ def test_a_constant_predictor_is_degenerate(rows, constant):
         assert interval["value"] == interval["low"] == 0.0
         assert 0.0 < interval["high"] < 0.1  # other rows might be predicted otherwise
     assert result["metrics"]["bal_acc"]["value"] == 0.5
-    ratios = [
+    of_selected = [
+        "predictive_parity is undefined: fewer than two eligible groups have a row that is "
+        "predicted positive",
         "dp_ratio is undefined: no row of any group is predicted positive",
         "eo_ratio is undefined: TPR and FPR are 0 in every group that has them",
     ]
     assert result["warnings"] == [
         "predictions are (nearly) constant: small gaps say nothing about fairness",
-        *(ratios if constant == 0 else []),
+        *(of_selected if constant == 0 else []),
         "bal_acc is the same in every bootstrap draw: its interval has no width",
     ]
 
@@ -176,8 +179,8 @@ def test_an_empty_mask_and_one_class_of_labels():
     masks = {"a": np.arange(60) < 30, "b": np.arange(60) >= 30, "none": np.zeros(60, dtype=bool)}
     result = measure([0] * 60, [0, 1] * 30, masks, draws=50).to_dict()
     assert result["groups"]["none"] == {
-        "n": 0, "n_pos": 0, "selection_rate": None, "tpr": None, "fpr": None, "acc": None,
-        "bal_acc": None, "unanswered": 0,
+        "n": 0, "n_pos": 0, "selection_rate": None, "tpr": None, "fpr": None, "ppv": None,
+        "acc": None, "bal_acc": None, "unanswered": 0,
     }  # fmt: skip
     assert result["metrics"]["bal_acc"]["value"] is None
     assert (

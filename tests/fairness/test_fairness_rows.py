@@ -19,12 +19,13 @@ def share(hits):
 
 
 def rates(rows):
-    """Selection rate, TPR and FPR of (y, ŷ, groups) rows; ŷ None is left out."""
+    """Selection rate, TPR, FPR and PPV of (y, ŷ, groups) rows; ŷ None is left out."""
     answered = [(y, p) for y, p, _ in rows if p is not None]
     return (
         share([p == 1 for _, p in answered]),
         share([p == 1 for y, p in answered if y == 1]),
         share([p == 1 for y, p in answered if y == 0]),
+        share([y == 1 for y, p in answered if p == 1]),
     )
 
 
@@ -59,24 +60,26 @@ def ratio(rows, names, kind):
 
 
 def loop(rows, reference, allowed=0.05):
-    """The twelve metrics, one membership at a time."""
+    """Every metric, one membership at a time."""
     names = sorted(set().union(*(groups for _, _, groups in rows)))
     of = {g: [r for r in rows if g in r[2]] for g in names}
     lost = [share([p is None for _, p, _ in part]) for part in (rows, *of.values())]
     comparable = names if max(lost) <= allowed else []
-    selection, tpr, fpr = rates(rows)
-    gaps = [gap_of_rate(rows, comparable, kind, reference) for kind in range(3)]
+    selection, tpr, fpr, _ = rates(rows)
+    gaps = [gap_of_rate(rows, comparable, kind, reference) for kind in range(4)]
     ratios = [ratio(rows, comparable, kind) for kind in range(3)]
     return {
         "acc": accuracy(rows),
         "dpd": gaps[0],
-        "eod": largest(gaps[1:]),
+        "eod": largest(gaps[1:3]),
         "bal_acc": (tpr + 1 - fpr) / 2,
         "worst_group_acc": -largest([-accuracy(part) for part in of.values()]),
         "selection_rate": selection,
         "tpr": tpr,
         "fpr": fpr,
+        "fnr": 1 - tpr,
         "equal_opportunity": gaps[1],
+        "predictive_parity": gaps[3],
         "dp_ratio": ratios[0],
         "eo_ratio": -largest([-value for value in ratios[1:]]),
         "unanswered": share([p is None for _, p, _ in rows]),
@@ -150,4 +153,4 @@ def test_one_vs_rest_of_every_group():
         inside = rates([r for r in rows if name in r[2]])
         outside = rates([r for r in rows if name not in r[2]])
         apart = [abs(a - b) for a, b in zip(inside, outside, strict=True)]
-        assert found == pytest.approx({"dpd": apart[0], "eod": max(apart[1:])})
+        assert found == pytest.approx({"dpd": apart[0], "eod": max(apart[1:3])})
