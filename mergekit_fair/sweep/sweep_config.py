@@ -73,7 +73,8 @@ class Evaluate(Strict):
         if not self.tasks and not isinstance(self.data, DataSpec):
             raise ConfigError("needs a data description", where="evaluate.data", got=self.data)
         arguments = dict(self.model_args)
-        if self.max_length is not None:
+        shows_pictures = isinstance(self.data, DataSpec) and self.data.image is not None
+        if self.max_length is not None and not shows_pictures:  # a picture has no tokens
             arguments["max_length"] = self.max_length
         if self.bf16:
             arguments["mixed_precision_dtype"] = "bfloat16"
