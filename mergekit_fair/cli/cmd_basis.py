@@ -68,7 +68,7 @@ def build(
       mergekit-fair basis build runs/redditbias/addition.yml -o runs/redditbias/basis --size 2
     """
     quiet_libraries(quiet=merge_options.quiet)
-    from mergekit_fair.merging.plan import MergeSettings
+    from mergekit_fair.merging.program import MergeSettings
     from mergekit_fair.merging.recipe import Recipe
     from mergekit_fair.vectors.basis_files import build_basis
 

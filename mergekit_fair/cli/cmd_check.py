@@ -40,7 +40,7 @@ def command(what: Path, allow_pickle: bool, device: str, as_json: bool, quiet: b
     from mergekit.options import MergeOptions
 
     from mergekit_fair.merging.dry_run import check_merge
-    from mergekit_fair.merging.plan import MergeSettings
+    from mergekit_fair.merging.program import MergeSettings
     from mergekit_fair.merging.recipe import Recipe
 
     options: Any = MergeOptions(quiet=True, device=device)

@@ -12,7 +12,7 @@ from mergekit.options import PrettyPrintHelp
 from mergekit_fair.cli.terminal import Terminal, quiet_libraries
 from mergekit_fair.compat.mergekit import add_options
 from mergekit_fair.merging.grid import parse_grid
-from mergekit_fair.merging.plan import MergeSettings
+from mergekit_fair.merging.program import MergeSettings
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.to_disk import merge_to_folder
 

@@ -158,7 +158,7 @@ def _write_model(folder: Path, progress: Progress) -> None:
     """Merge selected/recipe.yml into selected/model, unless exactly that is there."""
     from mergekit.options import MergeOptions
 
-    from mergekit_fair.merging.plan import MergeSettings
+    from mergekit_fair.merging.program import MergeSettings
     from mergekit_fair.merging.recipe import Recipe
     from mergekit_fair.merging.to_disk import merge_to_folder
 

@@ -30,7 +30,8 @@ from mergekit_fair.merging.model_files import (
     write_card,
     write_manifest,
 )
-from mergekit_fair.merging.plan import MergePlan, MergeProgram, MergeSettings, OutputTensor
+from mergekit_fair.merging.plan import MergePlan
+from mergekit_fair.merging.program import MergeProgram, MergeSettings, OutputTensor
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.shards import shards
 from mergekit_fair.merging.stream import write_weights

@@ -20,11 +20,13 @@ from mergekit_fair.checkpoints.reader import open_folder, read_whole
 from mergekit_fair.compat.mergekit import forget_models
 from mergekit_fair.errors import CheckpointError
 from mergekit_fair.files import staged_folder
-from mergekit_fair.merging.model_checks import checked_stock_models, located, require_complete
+from mergekit_fair.merging.model_checks import checked_stock_models, located
 from mergekit_fair.merging.model_files import describe_input, write_card, write_manifest
 from mergekit_fair.merging.parameters import explained, first_line
-from mergekit_fair.merging.plan import MergePlan, MergeSettings
+from mergekit_fair.merging.plan import MergePlan
+from mergekit_fair.merging.program import MergeSettings
 from mergekit_fair.merging.recipe import OrderedConfiguration, Recipe
+from mergekit_fair.merging.result_checks import require_complete
 
 
 def merge_by_mergekit(recipe: Recipe, out: Path, options: Any, settings: MergeSettings) -> None:

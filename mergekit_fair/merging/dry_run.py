@@ -6,7 +6,8 @@ from typing import Any
 
 from mergekit_fair.merging.methods.registry import is_own
 from mergekit_fair.merging.model_checks import checked_stock_models
-from mergekit_fair.merging.plan import MergePlan, MergeSettings
+from mergekit_fair.merging.plan import MergePlan
+from mergekit_fair.merging.program import MergeSettings
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.shards import shards
 from mergekit_fair.merging.stream import memory

@@ -36,7 +36,8 @@ from mergekit_fair.merging.methods.members import parameters_of
 from mergekit_fair.merging.methods.registry import is_own
 from mergekit_fair.merging.model_checks import checked_stock_models
 from mergekit_fair.merging.parameters import explained
-from mergekit_fair.merging.plan import OutputTensor, PlanCache, unequal
+from mergekit_fair.merging.plan import PlanCache
+from mergekit_fair.merging.program import OutputTensor, unequal
 from mergekit_fair.merging.recipe import Recipe, local_path
 
 Directions = dict[str, KeptDirection]

@@ -9,8 +9,7 @@ Every route runs programs: to disk, in memory, adapters, `check`, `vectors`.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, reduce
@@ -37,7 +36,7 @@ from mergekit_fair.merging.methods.task_vector_method import (
     TaskVectorMethod,
     TensorInputs,
 )
-from mergekit_fair.merging.model_checks import OpenModels, open_models, require_loadable
+from mergekit_fair.merging.model_checks import OpenModels, open_models
 from mergekit_fair.merging.parameters import (
     BoundTensor,
     Infos,
@@ -49,82 +48,16 @@ from mergekit_fair.merging.parameters import (
     refuse_gradients,
     replaced,
 )
-from mergekit_fair.merging.recipe import Recipe
+from mergekit_fair.merging.program import MergeProgram, OutputTensor
+from mergekit_fair.merging.recipe import Recipe, family
 from mergekit_fair.merging.recipe_check import check_setting
+from mergekit_fair.merging.result_checks import require_loadable
 from mergekit_fair.progress import Progress, Silent
 
 Settings = Mapping[str, float | str]
 
 # BatchNorm counts training batches in an integer that inference never reads.
 COUNTER = "num_batches_tracked"
-
-
-@dataclass(frozen=True)
-class MergeSettings:
-    """What a merge may do beside mergekit's options.
-
-    Attributes:
-        overwrite: replace an existing output.
-        allow_pickle: read pickled weights where a model has no others.
-        hash_inputs: put the SHA-256 of every input file into the manifest.
-        lambdas: write one model for each of these λ instead of the recipe's.
-        as_adapter: write a LoRA adapter over the base instead of a whole model.
-    """
-
-    overwrite: bool = False
-    allow_pickle: bool = False
-    hash_inputs: bool = False
-    lambdas: tuple[float, ...] | None = None
-    as_adapter: bool = False
-
-
-@dataclass(frozen=True)
-class OutputTensor:
-    """One tensor of the merged model.
-
-    Attributes:
-        name, shape: the base's.
-        compute_dtype: the dtype that inputs are converted to and the result is rounded to.
-        dtype: the dtype in the file.
-        formula: at the recipe's λ.
-        scales: the formula's scale in each output of a grid; one without a grid.
-        must_match: models whose tensor has to be the start's (integers).
-        cast: models whose dtype `compute_dtype` cannot hold: mergekit rounds such inputs first.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    compute_dtype: torch.dtype
-    dtype: torch.dtype
-    formula: Formula
-    scales: tuple[float, ...]
-    must_match: tuple[str, ...] = ()
-    cast: frozenset[str] = frozenset()
-
-    @cached_property
-    def active_formula(self) -> Formula:
-        """The formula with a scale that moves it if any output moves."""
-        return self.formula.scaled(next((s for s in self.scales if s != 0), 0.0))
-
-    @property
-    def models(self) -> tuple[str, ...]:
-        """The models that are read for it."""
-        return tuple(dict.fromkeys((*map(str, self.active_formula.models), *self.must_match)))
-
-
-@dataclass(frozen=True)
-class MergeProgram:
-    """What a merge computes.
-
-    Attributes:
-        tensors: in mergekit's order.
-        coefficients: λ_g of every vector, of the recipe's own λ.
-        lambdas: of the outputs of a grid, else None.
-    """
-
-    tensors: tuple[OutputTensor, ...]
-    coefficients: Coefficients
-    lambdas: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -388,74 +321,28 @@ class PlanCache:
         return self.plan(recipe).of(recipe)
 
 
-def family(raw: Mapping[str, Any]) -> str:
-    """What recipes have in common that differ in numbers of their parameters, or `worst`, alone.
-
-    >>> a = {"merge_method": "task_negation", "parameters": {"lambda": 0.1}}
-    >>> family(a) == family({**a, "parameters": {"lambda": 0.7}})
-    True
-    """
-
-    items = raw.get("models") or ()
-    # Where a model's filter matches no tensor, mergekit goes on to the recipe's own number.
-    varied = {
-        name
-        for item in items
-        for name, value in parameters_of(item).items()
-        if isinstance(value, (list, dict))
-    }
-
-    def without_numbers(block: dict[str, Any], kept: Collection[str] = ()) -> dict[str, Any]:
-        return {
-            name: value
-            for name, value in parameters_of(block).items()
-            if name in kept
-            or not (
-                name == "worst" or (isinstance(value, (int, float)) and type(value) is not bool)
-            )
-        }
-
-    models = [{**item, "parameters": without_numbers(item)} for item in items]
-    parts = {**raw, "parameters": without_numbers(dict(raw), varied), "models": models}
-    return json.dumps(parts, sort_keys=True, default=str)
-
-
-def recipe_coefficients(recipe: Recipe, norms: Mapping[str, float] | None = None) -> Coefficients:
-    """λ_g of a recipe, without its models.
-
-    Args:
-        recipe: resolved.
-        norms: model → ‖Δ‖₂, for methods that ask.
+def recipe_coefficients(recipe: Recipe) -> Coefficients:
+    """λ_g of a resolved recipe, without its models.
 
     Returns:
-        `lambdas` is None where layers or tensors differ in them, where the method needs norms that
-        are not given, and for methods of other packages.
+        `lambdas` is None where layers or tensors differ in them, where the method needs norms, and
+        for methods of other packages.
     """
     config = recipe.configuration()
     if not is_own(recipe.method):
         is_identity = parameters_of(recipe.raw).get("lambda") == 0
         return Coefficients(str(config.referenced_models()[0]), None, is_identity)
-    start, *others = models_of(config)
-    unknown = Coefficients(start, None, is_identity=False)
+    base, *others = models_of(config)
     method = own_method(recipe.method)
     parameters = constant_parameters(recipe, method.spec)
     if parameters is None:
-        return unknown
-    if norms is None and method.quantities(parameters):
-        norms = dict.fromkeys(others, 1.0)
-        formula = method.vectors(TensorInputs("", start, tuple(others), norms), parameters)
+        return Coefficients(base, None, is_identity=False)
+    needs_norms = bool(method.quantities(parameters))
+    norms = dict.fromkeys(others, 1.0) if needs_norms else None
+    formula = method.vectors(TensorInputs("", base, tuple(others), norms), parameters)
+    if needs_norms:
         return Coefficients(str(formula.start), None, is_identity=not formula.moves)
-    formula = method.vectors(TensorInputs("", start, tuple(others), norms), parameters)
-    return coefficients_of([formula], (start, *others))
-
-
-def unequal(model: object, name: str) -> CheckpointError:
-    """The error for integers that differ between models."""
-    return CheckpointError(
-        f"integer tensor {name} differs from the base's",
-        where=model,
-        fix="integers are copied, not merged: make them equal first",
-    )
+    return coefficients_of([formula], (base, *others))
 
 
 def _planned(bound: BoundTensor, infos: Infos) -> _PlannedTensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -193,6 +194,37 @@ class Recipe:
             got=group,
             allowed=list(self.groups()),
         )
+
+
+def family(raw: Mapping[str, Any]) -> str:
+    """A text that recipes share if they differ only in numbers of their parameters, or `worst`.
+
+    >>> a = {"merge_method": "task_negation", "parameters": {"lambda": 0.1}}
+    >>> family(a) == family({**a, "parameters": {"lambda": 0.7}})
+    True
+    """
+    items = raw.get("models") or ()
+    # Where a model's filter matches no tensor, mergekit goes on to the recipe's own number.
+    varied = {
+        name
+        for item in items
+        for name, value in parameters_of(item).items()
+        if isinstance(value, (list, dict))
+    }
+
+    def without_numbers(block: dict[str, Any], filtered: Collection[str] = ()) -> dict[str, Any]:
+        return {
+            name: value
+            for name, value in parameters_of(block).items()
+            if name in filtered
+            or not (
+                name == "worst" or (isinstance(value, (int, float)) and type(value) is not bool)
+            )
+        }
+
+    models = [{**item, "parameters": without_numbers(item)} for item in items]
+    parts = {**raw, "parameters": without_numbers(dict(raw), varied), "models": models}
+    return json.dumps(parts, sort_keys=True, default=str)
 
 
 def _with_local_paths(value: Any) -> Any:

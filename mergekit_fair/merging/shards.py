@@ -20,7 +20,7 @@ from pathlib import Path
 
 from mergekit_fair.checkpoints.reader import NAMES
 from mergekit_fair.files import flush_data
-from mergekit_fair.merging.plan import OutputTensor
+from mergekit_fair.merging.program import OutputTensor
 
 # Bytes that wait in memory before the disk gets them, so that it works while slices are computed.
 FLUSHED_FROM = 64 << 20

@@ -13,7 +13,6 @@ from mergekit_fair.files import staged_folder
 from mergekit_fair.merging.by_mergekit import merge_by_mergekit, run_checked
 from mergekit_fair.merging.grid import point_name
 from mergekit_fair.merging.methods.registry import is_own
-from mergekit_fair.merging.model_checks import require_complete
 from mergekit_fair.merging.model_files import (
     copy_model_files,
     describe_models,
@@ -24,8 +23,10 @@ from mergekit_fair.merging.model_files import (
     write_manifest,
 )
 from mergekit_fair.merging.parameters import explained
-from mergekit_fair.merging.plan import MergePlan, MergeSettings
+from mergekit_fair.merging.plan import MergePlan
+from mergekit_fair.merging.program import MergeSettings
 from mergekit_fair.merging.recipe import Recipe
+from mergekit_fair.merging.result_checks import require_complete
 from mergekit_fair.merging.shards import Shard, Written, index_json, shards
 from mergekit_fair.merging.stream import write_weights
 from mergekit_fair.progress import Progress, Silent

@@ -15,7 +15,7 @@ from mergekit_fair.files import staged_folder, write_atomic
 from mergekit_fair.merging.methods.members import parameters_of
 from mergekit_fair.merging.methods.subgroup_task_addition import addition_recipe
 from mergekit_fair.merging.model_files import versions
-from mergekit_fair.merging.plan import MergeSettings
+from mergekit_fair.merging.program import MergeSettings
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.to_disk import merge_to_folder
 from mergekit_fair.progress import Progress

@@ -21,7 +21,7 @@ from mergekit.options import MergeOptions
 
 from mergekit_fair.cli.terminal import quiet_libraries
 from mergekit_fair.merging.dry_run import check_merge
-from mergekit_fair.merging.plan import MergeSettings
+from mergekit_fair.merging.program import MergeSettings
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.to_disk import merge_to_folder
 from mergekit_fair.progress import Silent

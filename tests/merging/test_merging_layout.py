@@ -8,7 +8,7 @@ from safetensors.torch import save
 
 from mergekit_fair.checkpoints.reader import DTYPES
 from mergekit_fair.merging.methods.formula import Formula, Term, copy_of
-from mergekit_fair.merging.plan import OutputTensor
+from mergekit_fair.merging.program import OutputTensor
 from mergekit_fair.merging.shards import index_json, jobs, shards, tensor_bytes
 
 ALL = {

@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from mergekit_fair.errors import CheckpointError, ConfigError, RecipeError
 from mergekit_fair.merging.in_memory import load_tensors
-from mergekit_fair.merging.plan import MergeSettings
+from mergekit_fair.merging.program import MergeSettings
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.to_disk import merge_to_folder
 from mergekit_fair.schema import dump_yaml

@@ -11,7 +11,7 @@ from rounding import same_bits
 from safetensors.torch import load_file
 
 from mergekit_fair.merging.in_memory import Composer, load_tensors
-from mergekit_fair.merging.plan import MergeSettings
+from mergekit_fair.merging.program import MergeSettings
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.to_disk import merge_to_folder
 

@@ -9,7 +9,7 @@ import torch
 
 from mergekit_fair.merging import shards as module
 from mergekit_fair.merging.methods.formula import copy_of
-from mergekit_fair.merging.plan import OutputTensor
+from mergekit_fair.merging.program import OutputTensor
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.shards import Outputs, Stopped, shards
 from mergekit_fair.merging.to_disk import merge_to_folder
