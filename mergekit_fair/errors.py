@@ -93,6 +93,15 @@ class SweepError(FairError):
     """A sweep cannot be planned, resumed or selected from."""
 
 
+def first_line(error: BaseException) -> str:
+    """Of an error's message; its type where it has none.
+
+    >>> first_line(OSError("no model here")), first_line(OSError())
+    ('no model here', 'OSError')
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def _shown(got: object) -> str:
     """What was given, cut where nobody reads on."""
     try:

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from mergekit_fair.errors import CheckpointError, ConfigError, MeasurementError
+from mergekit_fair.errors import CheckpointError, ConfigError, MeasurementError, first_line
 
 _CARD = "README.md"
 # Of a sweep's folder; beside the model on the Hub, in `fairness/`.
@@ -244,7 +244,7 @@ def _send(upload: Upload, repo: str, *, private: bool, revision: str | None) -> 
             revision=revision,
         )
     except HFValidationError as error:
-        raise _no_name(repo, f" ({_first_line(error)})") from error
+        raise _no_name(repo, f" ({first_line(error)})") from error
     except LocalTokenNotFoundError as error:
         raise ConfigError("nobody is logged in", where=repo, fix=_LOG_IN) from error
     except OfflineModeIsEnabled as error:
@@ -257,12 +257,12 @@ def _send(upload: Upload, repo: str, *, private: bool, revision: str | None) -> 
             raise ConfigError(
                 f"the Hub does not let you write there ({status})", where=repo, fix=_LOG_IN
             ) from error
-        raise click.ClickException(f"{repo}: the Hub refused: {_first_line(error)}") from error
+        raise click.ClickException(f"{repo}: the Hub refused: {first_line(error)}") from error
     except Exception as error:
         if not type(error).__module__.startswith(_HTTP):
             raise
         raise click.ClickException(
-            f"{repo}: {api.endpoint} cannot be reached: {_first_line(error)}"
+            f"{repo}: {api.endpoint} cannot be reached: {first_line(error)}"
         ) from error
     return str(made)
 
@@ -272,10 +272,6 @@ _HTTP = ("httpx", "requests")
 
 
 _LOG_IN = "run `hf auth login`, or set HF_TOKEN to a token that may write"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _size(file: Path) -> str:

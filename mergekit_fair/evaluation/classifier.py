@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mergekit_fair.errors import CheckpointError
+from mergekit_fair.errors import CheckpointError, first_line
 
 
 def auto_class(kind: str) -> Any:
@@ -80,7 +80,7 @@ def resolve_device(device: str) -> str:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise CheckpointError(
-            f"this device cannot be used ({str(error).splitlines()[0]})",
+            f"this device cannot be used ({first_line(error)})",
             where="device",
             got=device,
             allowed="auto, cpu, or an accelerator that torch sees",
@@ -132,7 +132,7 @@ def _architectures(model: str) -> list[str]:
         return list(AutoConfig.from_pretrained(model).architectures or ())
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(
-            f"no model here ({str(error).splitlines()[0]})",
+            f"no model here ({first_line(error)})",
             where=model,
             fix="give a model folder, or a name on the Hub that can be reached",
         ) from error

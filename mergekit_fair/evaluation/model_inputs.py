@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mergekit_fair.errors import CheckpointError, DataError
+from mergekit_fair.errors import CheckpointError, DataError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -109,7 +109,7 @@ def load_processor(model_folder: str | Path, kind: str, **options: Any) -> Any:
     try:
         processor = auto.from_pretrained(str(model_folder), **options)
     except (OSError, ValueError, KeyError) as error:
-        raise _no_processor(model_folder, what, str(error).splitlines()[0]) from error
+        raise _no_processor(model_folder, what, first_line(error)) from error
     if kind == "text" and processor.pad_token is None:
         processor.pad_token = processor.eos_token
     return processor

@@ -18,11 +18,11 @@ from mergekit_fair.checkpoints.adapter_config import CONFIG
 from mergekit_fair.checkpoints.folder import digest_of, tensor_infos, weight_files
 from mergekit_fair.checkpoints.reader import open_folder, read_whole
 from mergekit_fair.compat.mergekit import forget_models
-from mergekit_fair.errors import CheckpointError
+from mergekit_fair.errors import CheckpointError, first_line
 from mergekit_fair.files import staged_folder
 from mergekit_fair.merging.model_checks import checked_stock_models, located
 from mergekit_fair.merging.model_files import describe_input, write_card, write_manifest
-from mergekit_fair.merging.parameters import explained, first_line
+from mergekit_fair.merging.parameters import explained
 from mergekit_fair.merging.plan import MergePlan
 from mergekit_fair.merging.program import MergeSettings
 from mergekit_fair.merging.recipe import OrderedConfiguration, Recipe

@@ -30,10 +30,10 @@ from mergekit_fair.checkpoints.headers import COPY_AGAIN, TensorInfo
 from mergekit_fair.checkpoints.lora import AdapterReader
 from mergekit_fair.checkpoints.reader import Reader, open_folder, read_whole
 from mergekit_fair.compat.mergekit import forget_models
-from mergekit_fair.errors import CheckpointError, RecipeError
+from mergekit_fair.errors import CheckpointError, RecipeError, first_line
 from mergekit_fair.merging.architecture import complete_architecture
 from mergekit_fair.merging.methods.head_policy import HeadPolicy, is_head
-from mergekit_fair.merging.parameters import first_line, refuse_gradients
+from mergekit_fair.merging.parameters import refuse_gradients
 from mergekit_fair.merging.recipe import OrderedConfiguration, Recipe
 
 # Independent random heads have a cosine of about 0 (±0.04 for 2 × 384 weights). A head that was

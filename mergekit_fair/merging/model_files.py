@@ -22,9 +22,8 @@ from mergekit.common import ModelReference
 from mergekit_fair.checkpoints.folder import inside, read_config
 from mergekit_fair.checkpoints.headers import header_bytes
 from mergekit_fair.compat.mergekit import copy_tokenizer, output_config
-from mergekit_fair.errors import CheckpointError, ConfigError
+from mergekit_fair.errors import CheckpointError, ConfigError, first_line
 from mergekit_fair.merging.model_checks import OpenModels
-from mergekit_fair.merging.parameters import first_line
 from mergekit_fair.merging.recipe import OrderedConfiguration, Recipe
 from mergekit_fair.merging.shards import Written
 

@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 
 from mergekit_fair.checkpoints.headers import TensorInfo
 from mergekit_fair.compat.mergekit import known_tensors, planned_tasks
-from mergekit_fair.errors import RecipeError
+from mergekit_fair.errors import RecipeError, first_line
 from mergekit_fair.merging.methods.members import parameters_of
 from mergekit_fair.merging.recipe import OrderedConfiguration, Recipe
 
@@ -177,11 +177,6 @@ def explained(where: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # a full disk, say; libraries use the bare class for what is not found
         raise RecipeError(f"mergekit cannot merge it: {first_line(error)}", where=where) from error
-
-
-def first_line(error: Exception) -> str:
-    """Of an error's message; its type where it has none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def refuse_gradients(config: OrderedConfiguration) -> None:

@@ -12,8 +12,7 @@ from mergekit_fair.checkpoints.folder import read_config
 from mergekit_fair.checkpoints.headers import TensorInfo
 from mergekit_fair.checkpoints.reader import DTYPES, open_folder
 from mergekit_fair.compat.transformers import load_on_meta, model_class, quiet
-from mergekit_fair.errors import CheckpointError
-from mergekit_fair.merging.parameters import first_line
+from mergekit_fair.errors import CheckpointError, first_line
 
 
 def require_loadable(folder: Path, tensors: Mapping[str, TensorInfo]) -> bool:

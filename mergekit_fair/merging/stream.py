@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from mergekit_fair.checkpoints.reader import Buffer, Reader, one_thread_each
-from mergekit_fair.errors import CheckpointError
+from mergekit_fair.errors import CheckpointError, first_line
 from mergekit_fair.merging.methods.arithmetic import ACCUMULATOR, SLICE, Scratch, parts_of
 from mergekit_fair.merging.program import unequal
 from mergekit_fair.merging.shards import Outputs, Piece, Shard, SliceJob, Stopped, Written, jobs
@@ -274,7 +274,7 @@ def require_float64(device: str) -> torch.device:
         torch.zeros(1, dtype=ACCUMULATOR, device=where).add_(1)
     except (RuntimeError, TypeError, AssertionError) as error:
         raise CheckpointError(
-            f"this device cannot merge ({str(error).splitlines()[0]})",
+            f"this device cannot merge ({first_line(error)})",
             where="--device",
             got=device,
             fix="use --device cpu",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from mergekit_fair.errors import ConfigError, FairError, SweepError
+from mergekit_fair.errors import ConfigError, FairError, SweepError, first_line
 from mergekit_fair.progress import Progress, Silent
 from mergekit_fair.sweep.sweep_config import Sweep
 from mergekit_fair.sweep.worker import Outcome, PointJob, PointWorker
@@ -165,13 +165,13 @@ class RayExecutor:
         except self._ray.exceptions.RayActorError as error:
             raise SweepError(
                 f"a Ray worker was lost and {self._restarts} times started again, in vain "
-                f"({_first_line(error)})",
+                f"({first_line(error)})",
                 where="--executor ray",
                 fix="look for lack of memory; the same command goes on with what is finished",
             ) from error
         except self._ray.exceptions.RayError as error:
             raise SweepError(
-                f"a Ray worker failed ({_first_line(error)})", where="--executor ray"
+                f"a Ray worker failed ({first_line(error)})", where="--executor ray"
             ) from error
         if isinstance(result, FairError):
             raise result
@@ -190,7 +190,7 @@ def _connect(ray: Any, cluster: Cluster) -> None:
         ray.init(logging_level="ERROR", **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ConfigError(
-            f"cannot start or reach Ray ({_first_line(error)})",
+            f"cannot start or reach Ray ({first_line(error)})",
             where="--ray-address",
             got=address,
         ) from error
@@ -227,7 +227,3 @@ def _workers_on(machine: Mapping[str, float], cluster: Cluster) -> int:
     if cluster.gpus > 0:  # a worker's share is of one GPU
         return min(room, int(machine.get("GPU", 0)) * int(1 / cluster.gpus + 1e-9))
     return room
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

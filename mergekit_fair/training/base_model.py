@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mergekit_fair.data import package_file
-from mergekit_fair.errors import CheckpointError, TrainingError
+from mergekit_fair.errors import CheckpointError, TrainingError, first_line
 from mergekit_fair.evaluation.classifier import auto_class
 from mergekit_fair.evaluation.forward import run_batches
 from mergekit_fair.evaluation.model_inputs import load_processor, open_inputs
@@ -86,7 +86,7 @@ def build_base(config: TrainConfig, rows: Rows, out: Path, device: str) -> None:
         )
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"cannot be loaded as a {rows.kind} classifier ({str(error).splitlines()[0]})",
+            f"cannot be loaded as a {rows.kind} classifier ({first_line(error)})",
             where=source,
         ) from error
     processor = load_processor(source, rows.kind)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mergekit_fair.errors import TrainingError
+from mergekit_fair.errors import TrainingError, first_line
 from mergekit_fair.evaluation.classifier import auto_class
 from mergekit_fair.evaluation.model_inputs import load_processor, open_inputs
 from mergekit_fair.files import staged_folder, write_atomic
@@ -159,7 +159,7 @@ def _arguments(run: TrainingRun, config: TrainConfig, learning_rate: float, work
         return TrainingArguments(**(settings | given.arguments))
     except (TypeError, ValueError, ImportError) as error:
         raise TrainingError(
-            f"transformers refuses these settings ({str(error).splitlines()[0]})",
+            f"transformers refuses these settings ({first_line(error)})",
             where="training.arguments",
             got=given.arguments,
         ) from error

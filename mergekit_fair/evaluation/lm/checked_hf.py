@@ -17,7 +17,7 @@ from lm_eval.models.huggingface import HFLM
 
 from mergekit_fair.compat.lm_eval import replace_models
 from mergekit_fair.compat.lm_eval_hf import HookedHFLM, commit_of
-from mergekit_fair.errors import CheckpointError, ConfigError
+from mergekit_fair.errors import CheckpointError, ConfigError, first_line
 from mergekit_fair.evaluation.classifier import absent_weights
 from mergekit_fair.evaluation.lm.answer_cache import (
     model_identity,
@@ -263,7 +263,7 @@ def open_adapter(name: str, revision: str | None = None) -> Adapter:
         config = PeftConfig.from_pretrained(name, revision=revision)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(
-            f"is no adapter that peft can read ({str(error).splitlines()[0]})",
+            f"is no adapter that peft can read ({first_line(error)})",
             where=f"peft={name}",
             fix="give the folder of an adapter that was saved with peft",
         ) from error

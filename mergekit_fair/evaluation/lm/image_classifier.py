@@ -13,7 +13,7 @@ from lm_eval.api.model import LM
 from transformers import AutoConfig, AutoModelForImageClassification
 
 from mergekit_fair.compat.lm_eval_hf import commit_of
-from mergekit_fair.errors import CheckpointError, ConfigError, DataError
+from mergekit_fair.errors import CheckpointError, ConfigError, DataError, first_line
 from mergekit_fair.evaluation.classifier import (
     absent_weights,
     require_head,
@@ -118,7 +118,7 @@ class FairImageClassifier(LM):
             config = AutoConfig.from_pretrained(self.pretrained, **options)
         except (OSError, ValueError) as error:
             raise CheckpointError(
-                f"no model here ({str(error).splitlines()[0]})", where=self.pretrained
+                f"no model here ({first_line(error)})", where=self.pretrained
             ) from error
         require_head(config.architectures or [], "image", self.pretrained)
 

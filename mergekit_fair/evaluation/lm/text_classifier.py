@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from mergekit_fair.checkpoints.adapter_config import is_adapter_folder
-from mergekit_fair.errors import CheckpointError, ConfigError, DataError
+from mergekit_fair.errors import CheckpointError, ConfigError, DataError, first_line
 from mergekit_fair.evaluation.classifier import require_head, resolve_device
 from mergekit_fair.evaluation.lm.answer_cache import require_key
 from mergekit_fair.evaluation.lm.checked_hf import CheckedHFLM
@@ -91,7 +91,7 @@ class FairClassifier(CheckedHFLM):
             super().read_config(pretrained, **options)
         except (OSError, ValueError) as error:
             raise CheckpointError(
-                f"no model here ({str(error).splitlines()[0]})", where=pretrained
+                f"no model here ({first_line(error)})", where=pretrained
             ) from error
 
     def choose_backend(self, config: Any, **options: Any) -> None:
