@@ -92,9 +92,9 @@ class LazyGroup(click.Group):
         except FairError as error:
             raise InputError(str(error)) from error
         except OSError as error:
-            place = f"{error.filename}: " if error.filename else ""
+            where = f"{error.filename}: " if error.filename else ""
             kind = InputError if error.errno in _BAD_PATHS else click.ClickException
-            raise kind(f"{place}{error.strerror or error}") from error
+            raise kind(f"{where}{error.strerror or error}") from error
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

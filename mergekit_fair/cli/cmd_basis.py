@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from mergekit_fair.cli.terminal import Terminal, quiet_libraries
+from mergekit_fair.cli.terminal import Terminal, echo_json, quiet_libraries
 from mergekit_fair.compat.mergekit import add_options
 from mergekit_fair.vectors.basis_fit import Method
 
@@ -84,7 +83,7 @@ def build(
         size=size,
         seed=seed,
     )
-    click.echo(_text(basis, as_json=as_json))
+    _show(basis, as_json=as_json)
 
 
 @command.command("info")
@@ -99,7 +98,7 @@ def info(folder: Path, as_json: bool) -> None:
     """
     from mergekit_fair.vectors.basis_files import load_basis
 
-    click.echo(_text(load_basis(folder), as_json=as_json))
+    _show(load_basis(folder), as_json=as_json)
 
 
 @command.command("apply")
@@ -130,9 +129,10 @@ def apply(folder: Path, recipe: Path, out: Path, quiet: bool) -> None:
         click.echo(str(out))
 
 
-def _text(basis: Basis, *, as_json: bool) -> str:
+def _show(basis: Basis, *, as_json: bool) -> None:
     if as_json:
-        return json.dumps(basis.model_dump(mode="json"), indent=2, ensure_ascii=False)
+        echo_json(basis.model_dump(mode="json"))
+        return
     from mergekit_fair.report.vectors_text import basis_text
 
-    return basis_text(basis)
+    click.echo(basis_text(basis))

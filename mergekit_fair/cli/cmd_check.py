@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from mergekit_fair.cli.terminal import Terminal, quiet_libraries
+from mergekit_fair.cli.terminal import Terminal, echo_json, quiet_libraries
 
 
 @click.command("check")
@@ -32,10 +32,10 @@ def command(what: Path, allow_pickle: bool, device: str, as_json: bool, quiet: b
     if what.is_dir():
         from mergekit_fair.merging.model_files import verify
 
-        found = verify(what)
+        manifest = verify(what)
         if not quiet:
-            text = f"{what}: all {len(found['files'])} files are what was merged"
-            click.echo(json.dumps(found, indent=2) if as_json else text)
+            text = f"{what}: all {len(manifest['files'])} files are what was merged"
+            click.echo(json.dumps(manifest, indent=2) if as_json else text)
         return
     from mergekit.options import MergeOptions
 
@@ -45,10 +45,10 @@ def command(what: Path, allow_pickle: bool, device: str, as_json: bool, quiet: b
 
     options: Any = MergeOptions(quiet=True, device=device)
     settings = MergeSettings(allow_pickle=allow_pickle)
-    found = check_merge(Recipe.load(what), options, settings, Terminal(quiet=quiet or as_json))
+    dry_run = check_merge(Recipe.load(what), options, settings, Terminal(quiet=quiet or as_json))
     if as_json:
-        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        echo_json(dry_run)
     elif not quiet:
         from mergekit_fair.report.vectors_text import check_text
 
-        click.echo(check_text(found))
+        click.echo(check_text(dry_run))

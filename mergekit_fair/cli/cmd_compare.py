@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -45,16 +44,17 @@ def command(
     Example:
       mergekit-fair compare runs/adult_sex/eval/fft runs/adult_sex/eval/merged
     """
+    from mergekit_fair.cli.terminal import echo_json
     from mergekit_fair.evaluation.compare_runs import compare_folders
     from mergekit_fair.fairness import MetricSettings
     from mergekit_fair.report.evaluation_text import comparison_text
 
     settings = MetricSettings(reference, confidence, min_group_size, seed=seed)
-    found = compare_folders(baseline, others, settings, tasks)
+    comparisons = compare_folders(baseline, others, settings, tasks)
     if as_json:
-        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        echo_json(comparisons)
         return
-    for task, compared in found.items():
+    for task, compared in comparisons.items():
         click.echo(comparison_text(task, compared["models"], compared["baseline"], compared["n"]))
         click.echo(
             "\n".join(f"warning: {text}" for text in compared["warnings"]),

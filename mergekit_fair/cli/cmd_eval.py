@@ -94,13 +94,12 @@ def command(**options: Any) -> None:
     Example:
       mergekit-fair eval --model runs/adult_sex/fft --tasks fair_adult_sex -o runs/adult_sex/eval
     """
-    from mergekit_fair.cli.terminal import quiet_libraries
+    from mergekit_fair.cli.terminal import echo_json, quiet_libraries
 
     quiet_libraries(quiet=options["quiet"])
     evaluations, others = _evaluate(options)
     if options["as_json"]:
-        contents = [evaluation.to_dict() for evaluation in evaluations.values()]
-        click.echo(json.dumps(contents, indent=2, ensure_ascii=False))
+        echo_json([evaluation.to_dict() for evaluation in evaluations.values()])
         return
     from mergekit_fair.report.evaluation_text import evaluation_text, other_text
 

@@ -97,7 +97,7 @@ def status(as_json: bool) -> None:
     """
     path = _path()
     state = _state(path)
-    found = {
+    report = {
         "installed": state in ("current", "outdated"),
         "outdated": state == "outdated",
         "foreign": state == "foreign",
@@ -105,14 +105,14 @@ def status(as_json: bool) -> None:
         "path": str(path),
     }
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        click.echo(json.dumps(report, indent=2))
         return
-    text = f"{'installed' if found['installed'] else 'not installed'}: {path}"
-    if found["outdated"]:
+    text = f"{'installed' if report['installed'] else 'not installed'}: {path}"
+    if report["outdated"]:
         text += " (outdated; `mergekit-fair hook install` renews it)"
-    elif found["foreign"]:
+    elif report["foreign"]:
         text += " (a file that mergekit-fair did not write)"
-    if found["installed"] and not found["active"]:
+    if report["installed"] and not report["active"]:
         text += " (without effect: Python cannot import mergekit_fair when it starts)"
     click.echo(text)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from typing import Any
 
 import click
@@ -25,22 +24,23 @@ def command(everything: bool, as_json: bool, as_markdown: bool) -> None:
     """
     from mergekit.merge_methods import registered_methods
 
+    from mergekit_fair.cli.terminal import echo_json
     from mergekit_fair.merging.methods.registry import METHODS, register_methods
 
     register_methods()
     methods = registered_methods() if everything else METHODS
-    found = [_describe(method) for method in methods]
+    described = [_describe(method) for method in methods]
     if as_json:
-        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        echo_json(described)
     elif as_markdown:
-        click.echo("\n".join(_markdown(found)))
+        click.echo("\n".join(_markdown(described)))
     else:
-        click.echo("\n".join(_text(found)))
+        click.echo("\n".join(_text(described)))
 
 
-def _text(found: list[dict[str, Any]]) -> list[str]:
+def _text(described: list[dict[str, Any]]) -> list[str]:
     lines = []
-    for method in found:
+    for method in described:
         title = f"{method['name']}  {method['pretty_name']}  {method['reference'] or ''}"
         lines.append(title.rstrip())
         if method["formula"]:
@@ -52,7 +52,7 @@ def _text(found: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def _markdown(found: list[dict[str, Any]]) -> list[str]:
+def _markdown(described: list[dict[str, Any]]) -> list[str]:
     lines = [
         "# Merge methods",
         "",
@@ -63,12 +63,12 @@ def _markdown(found: list[dict[str, Any]]) -> list[str]:
         "| method | result | source | recipe |",
         "|---|---|---|---|",
     ]
-    for method in found:
+    for method in described:
         arxiv = (method["reference"] or "").rsplit("/", 1)[-1]
         source = f"[arXiv {arxiv}]({method['reference']})"
         recipe = f"`recipes/methods/{method['name']}.yml`"
         lines.append(f"| `{method['name']}` | {method['formula']} | {source} | {recipe} |")
-    for method in found:
+    for method in described:
         lines += ["", f"## {method['pretty_name']} (`{method['name']}`)", ""]
         lines += [*_paragraphs(method["doc"]), ""]
         lines += ["| parameter | where | default | meaning |", "|---|---|---|---|"]
@@ -84,8 +84,8 @@ def _paragraphs(doc: str) -> list[str]:
     """A docstring's body, its marked lines (`Concept: …`) as a list."""
     lines: list[str] = []
     for line in doc.splitlines():
-        mark, found, rest = line.partition(": ")
-        if found and mark in _MARKS:
+        mark, colon, rest = line.partition(": ")
+        if colon and mark in _MARKS:
             is_first = not any(text.startswith("- ") for text in lines)
             lines += [""] * (is_first and bool(lines)) + [f"- **{mark}:** {rest}"]
         else:

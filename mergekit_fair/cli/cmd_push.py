@@ -131,13 +131,13 @@ def _of_model(model: Path, name: str, paths: tuple[Path, ...]) -> Upload:
         )
     evaluations = []
     for path in paths:
-        found = read_evaluation(path)
-        if not isinstance(found, Evaluation):
-            raise MeasurementError("is of a task without groups", where=path, got=found.task)
-        if Path(str(found.model)).resolve() != model.resolve():
-            raise MeasurementError("is of another model", where=path, got=found.model)
-        evaluations.append(found)
-    splits = {found.split for found in evaluations}
+        evaluation = read_evaluation(path)
+        if not isinstance(evaluation, Evaluation):
+            raise MeasurementError("is of a task without groups", where=path, got=evaluation.task)
+        if Path(str(evaluation.model)).resolve() != model.resolve():
+            raise MeasurementError("is of another model", where=path, got=evaluation.model)
+        evaluations.append(evaluation)
+    splits = {evaluation.split for evaluation in evaluations}
     if len(splits) > 1:
         raise MeasurementError(
             "evaluations are of different splits",
@@ -145,7 +145,7 @@ def _of_model(model: Path, name: str, paths: tuple[Path, ...]) -> Upload:
             got=sorted(splits),
             fix="use those of the report split",
         )
-    tasks = [found.task for found in evaluations]
+    tasks = [evaluation.task for evaluation in evaluations]
     if len(set(tasks)) < len(tasks):
         raise MeasurementError("a task is given twice", where="--evaluation", got=tasks)
     recipe = model / "mergekit_config.yml"
@@ -185,15 +185,15 @@ def _model_files(model: Path) -> dict[str, Path]:
 
     if (model / MANIFEST).is_file():
         verify(model)
-    found = {}
+    files = {}
     for path in sorted(model.rglob("*")):
         parts = path.relative_to(model).parts
         if path.is_file() and not any(part.startswith(".") for part in parts):
-            found["/".join(parts)] = path
-    found.pop(_CARD, None)
-    if not any(name.endswith((".safetensors", ".bin")) for name in found):
+            files["/".join(parts)] = path
+    files.pop(_CARD, None)
+    if not any(name.endswith((".safetensors", ".bin")) for name in files):
         raise CheckpointError("has no weights", where=model)
-    return found
+    return files
 
 
 def _local_names(upload: Upload) -> str:
@@ -234,7 +234,7 @@ def _send(upload: Upload, repo: str, *, private: bool, revision: str | None) -> 
     ]
     operations.append(CommitOperationAdd(_CARD, upload.card.encode()))
     try:
-        made = api.create_repo(repo, private=private or None, exist_ok=True)
+        address = api.create_repo(repo, private=private or None, exist_ok=True)
         if revision:
             api.create_branch(repo, branch=revision, exist_ok=True)
         api.create_commit(
@@ -264,7 +264,7 @@ def _send(upload: Upload, repo: str, *, private: bool, revision: str | None) -> 
         raise click.ClickException(
             f"{repo}: {api.endpoint} cannot be reached: {first_line(error)}"
         ) from error
-    return str(made)
+    return str(address)
 
 
 # huggingface_hub lets errors of its HTTP library through, which differs between its versions.

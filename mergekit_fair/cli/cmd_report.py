@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -23,14 +22,14 @@ def command(folder: Path, as_json: bool, quiet: bool) -> None:
     Example:
       mergekit-fair report runs/adult_sex/sweep
     """
-    from mergekit_fair.cli.terminal import Terminal, terminal_width
+    from mergekit_fair.cli.terminal import Terminal, echo_json, terminal_width
     from mergekit_fair.report.outputs import summary_text, write_outputs
     from mergekit_fair.sweep.record import SweepResults
 
     results = SweepResults.load(folder)
     page = write_outputs(results, folder, Terminal(quiet=quiet))
     if as_json:
-        click.echo(json.dumps(results.to_dict(), indent=2, ensure_ascii=False))
+        echo_json(results.to_dict())
     else:
         click.echo(summary_text(results, terminal_width()))
         click.echo(f"\n{page}")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from mergekit_fair.cli.terminal import terminal_width
+from mergekit_fair.cli.terminal import echo_json, terminal_width
 from mergekit_fair.errors import SweepError
 
 if TYPE_CHECKING:
@@ -84,24 +83,23 @@ def command(
         from mergekit_fair.report.outputs import plan_text
 
         plan = plan_sweep(sweep, progress)
-        click.echo(_json(plan.to_dict()) if as_json else plan_text(plan))
+        if as_json:
+            echo_json(plan.to_dict())
+        else:
+            click.echo(plan_text(plan))
         return
     make = _on_ray(**cluster) if executor == "ray" else None
     results = sweep_and_report(
         sweep, out, progress, write_model=not no_write, make=make, max_minutes=max_minutes
     )
     if as_json:
-        click.echo(_json(results.to_dict()))
+        echo_json(results.to_dict())
     else:
         from mergekit_fair.report.outputs import summary_text
 
         click.echo(summary_text(results, terminal_width()))
         click.echo(f"\n{out}")
     require_choice(results, out)
-
-
-def _json(value: dict[str, Any]) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False)
 
 
 def _on_ray(workers: int, cpus: int, gpus: float, ray_address: str | None) -> Any:

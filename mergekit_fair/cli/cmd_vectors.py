@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from mergekit_fair.cli.terminal import Terminal, quiet_libraries
+from mergekit_fair.cli.terminal import Terminal, echo_json, quiet_libraries
 
 
 @click.command("vectors")
@@ -46,21 +46,21 @@ def command(recipe: Path, out: Path | None, allow_pickle: bool, as_json: bool, q
     options: Any = MergeOptions(quiet=True)
     progress = Terminal(quiet=quiet or as_json)
     measured = recipe_vectors(Recipe.load(recipe), options, progress, allow_pickle=allow_pickle)
-    found = measured.to_dict()
+    vectors = measured.to_dict()
     if out is not None:
-        _write(found, out, progress)
+        _write(vectors, out, progress)
     if as_json:
-        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        echo_json(vectors)
     elif not (quiet and out is not None):
-        click.echo(vectors_table(found))
+        click.echo(vectors_table(vectors))
 
 
-def _write(found: dict[str, Any], out: Path, progress: Terminal) -> None:
+def _write(vectors: dict[str, Any], out: Path, progress: Terminal) -> None:
     from mergekit_fair.files import write_atomic
     from mergekit_fair.report.figures import draw_vectors
 
     out.mkdir(parents=True, exist_ok=True)
-    place = out / "vectors.json"
-    write_atomic(place, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
-    for path in (place, *draw_vectors(found, out)):
-        progress.say(str(path))
+    path = out / "vectors.json"
+    write_atomic(path, json.dumps(vectors, indent=2, ensure_ascii=False) + "\n")
+    for written in (path, *draw_vectors(vectors, out)):
+        progress.say(str(written))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -16,8 +17,13 @@ from mergekit_fair.compat.tqdm import silence_bars
 
 
 def terminal_width() -> int | None:
-    """Columns of the terminal that standard output is; None if it is none."""
+    """Columns of the terminal that standard output is; None if it is something else."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def echo_json(value: Any) -> None:
+    """Print a result as `--json` shows it."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 class Terminal:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mergekit_fair.evaluation.evaluate import Evaluation
-from mergekit_fair.report.page import budget_text
+from mergekit_fair.report.page import budget_text, template
 from mergekit_fair.report.sweep_tables import (
     comparison_table,
     groups_table,
@@ -26,7 +26,6 @@ from mergekit_fair.sweep.record import (
     tasks_of,
 )
 
-_TEMPLATES = Path(__file__).parent / "templates"
 _TAGS = ("mergekit", "merge", "mergekit-fair", "fairness")
 # What the class of a checkpoint ends with → the Hub's name of its use, and of the task measured.
 _USES = {
@@ -84,7 +83,7 @@ def card_of_evaluations(
     Args:
         evaluations: one a task, of the same split.
         name: of the model.
-        recipe: the merge recipe, YAML; empty for a model that is none.
+        recipe: the merge recipe, YAML; empty for a model that is not merged.
         config: the model's config.json.
     """
     first, *others = evaluations
@@ -97,7 +96,7 @@ def card_of_evaluations(
         lambda_eff=None,
         split=first.split,
         evaluation=first,
-        tasks={found.task: found for found in others},
+        tasks={evaluation.task: evaluation for evaluation in others},
     )
     # A sweep of one model that nobody has chosen.
     results = SweepResults(
@@ -134,24 +133,14 @@ def _rendered(
     pictures: Sequence[Raw] = (),
     budget: str | None = None,
 ) -> str:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=False,  # Markdown: `finalize` escapes every value
-        finalize=escaped,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
     tasks = tasks_of(own)
     tables = [points_table(results, results.report, task) for task in tasks]
     groups = [groups_table(own, task) for task in tasks]
     merge = _merge(recipe)
     evaluation = own[0].evaluation if own else None
     used_by = None if evaluation is None else evaluation.used_by_selection
-    return environment.get_template("card.md").render(
+    # Markdown: `finalize` escapes every value.
+    return template("card.md", autoescape=False, finalize=escaped).render(
         name=name,
         metadata=Raw(_metadata(name, merge, config, own)),
         merge=merge,
@@ -178,16 +167,16 @@ def _merge(recipe: str) -> dict[str, Any]:
     """What the recipe merges: method, base, groups."""
     if not recipe:
         return {}
-    found = parse_yaml(recipe, "the model's recipe")
+    content = parse_yaml(recipe, "the model's recipe")
     parameters = [
         item.get("parameters") or {}
-        for item in found.get("models") or ()
+        for item in content.get("models") or ()
         if isinstance(item, Mapping)
     ]
     groups = [str(each["group"]) for each in parameters if "group" in each]
     return {
-        "method": str(found.get("merge_method")),
-        "base": str(found.get("base_model") or ""),
+        "method": str(content.get("merge_method")),
+        "base": str(content.get("base_model") or ""),
         "groups": groups,
     }
 

@@ -252,63 +252,65 @@ def draw_transfer(transfer: TransferRecord, folder: Path) -> list[Path]:
     """
     width = 2 * (1.2 + 0.85 * len(transfer.groups)) + 2.6
     height = 1.9 + 0.5 * len(transfer.injected)
-    return write_picture(folder, "transfer", (width, height), partial(_transfer, found=transfer))
+    return write_picture(folder, "transfer", (width, height), partial(_transfer, transfer=transfer))
 
 
-def _transfer(figure: Any, found: TransferRecord) -> None:
-    sizes = [abs(x) for key in CHANGES for row in found.change[key].value for x in row if x]
-    limit = max([*sizes, found.tolerance, 1e-3])
+def _transfer(figure: Any, transfer: TransferRecord) -> None:
+    sizes = [abs(x) for key in CHANGES for row in transfer.change[key].value for x in row if x]
+    limit = max([*sizes, transfer.tolerance, 1e-3])
     panels = figure.subplots(1, 2, sharey=True)
-    names = [f"+ {found.step:g} {group}" for group in found.injected]
+    names = [f"+ {transfer.step:g} {group}" for group in transfer.injected]
     for axes, (key, title) in zip(panels, CHANGES.items(), strict=True):
-        matrix, sign = found.change[key], _WORSE[key]
-        shown = [[matrix.at(g, h) for h in range(len(found.groups))] for g in range(len(names))]
+        matrix, sign = transfer.change[key], _WORSE[key]
+        shown = [[matrix.at(g, h) for h in range(len(transfer.groups))] for g in range(len(names))]
         cells = [[interval_cell(entry, sign="+") for entry in row] for row in shown]
         picture = _heat(
             axes,
             [[None if x.value is None else sign * x.value for x in row] for row in shown],
             texts=[[cell.text + "!" * cell.strong for cell in row] for row in cells],
-            names=(group_labels(found), names),
+            names=(group_labels(transfer), names),
             scale=("RdBu_r", -limit, limit),
         )
         axes.set_aspect("auto")
         axes.set_title(title)
-    for g, verdict in enumerate(found.verdicts):
+    for g, verdict in enumerate(transfer.verdicts):
         panels[1].annotate(
             verdict.status, (1.02, g), xycoords=("axes fraction", "data"), va="center",
             color=_VERDICTS[verdict.status], fontweight="bold", annotation_clip=False,
         )  # fmt: skip
     bar = figure.colorbar(picture, ax=list(panels), shrink=0.9, location="right")
     bar.set_label("worse for the group →")
-    level = f"{found.interval_level * 100:.4g} %"
+    level = f"{transfer.interval_level * 100:.4g} %"
     figure.suptitle(
         f"injected vector (rows) against group (columns); bold!: the {level} interval leaves out "
-        f"0; tolerance {found.tolerance:g}"
+        f"0; tolerance {transfer.tolerance:g}"
     )
 
 
-def draw_vectors(found: dict[str, Any], folder: Path) -> list[Path]:
+def draw_vectors(vectors: dict[str, Any], folder: Path) -> list[Path]:
     """Write `vectors.png` and `vectors.svg`: cosines and sign conflict side by side.
 
     Args:
-        found: the JSON of `RecipeVectors`.
+        vectors: the JSON of `RecipeVectors`.
         folder: exists.
 
     Raises:
         ConfigError: matplotlib is not installed.
     """
-    side = 2.4 + 0.55 * len(found["names"])
-    return write_picture(folder, "vectors", (2 * side + 1, side), partial(_vectors, found=found))
+    side = 2.4 + 0.55 * len(vectors["names"])
+    return write_picture(
+        folder, "vectors", (2 * side + 1, side), partial(_vectors, vectors=vectors)
+    )
 
 
-def _vectors(figure: Any, found: dict[str, Any]) -> None:
+def _vectors(figure: Any, vectors: dict[str, Any]) -> None:
     # Vectors that share nothing differ in half of their signs: white, as for a cosine of 0.
     scales = {"cosines": ("RdBu_r", -1.0, 1.0), "sign_conflict": ("RdBu", 0.0, 1.0)}
     titles = {"cosines": "cosine", "sign_conflict": "sign conflict"}
     for axes, (key, scale) in zip(figure.subplots(1, 2), scales.items(), strict=True):
-        values = found[key]
+        values = vectors[key]
         texts = [["–" if x is None else f"{x:.2f}" for x in row] for row in values]
-        picture = _heat(axes, values, texts, (found["names"], found["names"]), scale)
+        picture = _heat(axes, values, texts, (vectors["names"], vectors["names"]), scale)
         axes.set_title(titles[key])
         figure.colorbar(picture, ax=axes, shrink=0.8)
 

@@ -10,6 +10,7 @@ from mergekit_fair.progress import Progress
 from mergekit_fair.report.figures import draw_sweep
 from mergekit_fair.report.page import budget_text, write_page
 from mergekit_fair.report.sweep_tables import (
+    added_text,
     brief_points_table,
     comparison_table,
     results_csv,
@@ -77,8 +78,7 @@ def transfer_text(transfer: TransferRecord) -> str:
     tables = [f"{t.caption}\n{as_text(t)}" for t in transfer_tables(transfer)]
     verdicts = f"verdicts, tolerance {transfer.tolerance:g}\n{as_text(verdicts_table(transfer))}"
     warnings = [f"warning: {text}" for text in transfer.warnings]
-    added = ", ".join(f"{value:g} {group}" for group, value in transfer.added.items())
-    return "\n\n".join([head, *tables, verdicts, *warnings, f"Added: {added or 'nothing'}."])
+    return "\n\n".join([head, *tables, verdicts, *warnings, f"Added: {added_text(transfer)}."])
 
 
 def plan_text(plan: SweepPlan) -> str:

@@ -7,10 +7,11 @@ import importlib.util
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mergekit_fair.files import write_atomic
 from mergekit_fair.report.sweep_tables import (
+    added_text,
     comparison_table,
     groups_table,
     points_table,
@@ -21,6 +22,9 @@ from mergekit_fair.report.sweep_tables import (
 )
 from mergekit_fair.report.tables import Table
 from mergekit_fair.sweep.record import PointResult, SweepResults, TransferRecord, tasks_of
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _PICTURES = {
@@ -44,8 +48,6 @@ _FORCED = (
 _REOPENED = (
     "The report split was opened before for another choice: its figures are no longer untouched."
 )
-
-
 _LONGEST = 20  # labels of left-out points that a sentence names
 
 
@@ -79,19 +81,30 @@ def write_page(results: SweepResults, folder: Path) -> Path:
     Returns:
         The path of the page.
     """
+    path = folder / "report.html"
+    page = template("page.html", autoescape=True)
+    write_atomic(path, page.render(_view(results, folder)))
+    return path
+
+
+def template(name: str, **options: Any) -> Template:
+    """A template of this package, by jinja2; an undefined name in it is an error.
+
+    Args:
+        name: of the file.
+        options: of jinja2's `Environment`, such as how values are escaped.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        **options,
     )
-    path = folder / "report.html"
-    write_atomic(path, environment.get_template("page.html").render(_view(results, folder)))
-    return path
+    return environment.get_template(name)
 
 
 def _view(results: SweepResults, folder: Path) -> dict[str, Any]:
@@ -139,16 +152,15 @@ def _tables(results: SweepResults, points: Sequence[PointResult]) -> list[Table]
     return [points_table(results, points, task) for task in tasks]
 
 
-def _transfer(found: TransferRecord) -> dict[str, Any]:
-    added = ", ".join(f"{value:g} {group}" for group, value in found.added.items())
+def _transfer(transfer: TransferRecord) -> dict[str, Any]:
     return {
-        "level": f"{found.interval_level * 100:.4g} %",
-        "step": f"{found.step:g}",
-        "tolerance": f"{found.tolerance:g}",
-        "added": added or "nothing",
-        "verdicts": verdicts_table(found),
-        "matrices": transfer_tables(found),
-        "warnings": found.warnings,
+        "level": f"{transfer.interval_level * 100:.4g} %",
+        "step": f"{transfer.step:g}",
+        "tolerance": f"{transfer.tolerance:g}",
+        "added": added_text(transfer),
+        "verdicts": verdicts_table(transfer),
+        "matrices": transfer_tables(transfer),
+        "warnings": transfer.warnings,
     }
 
 
@@ -174,14 +186,14 @@ def _pictures(results: SweepResults, folder: Path) -> list[dict[str, str]]:
     """As images, not inline: their ids cannot clash, and a script in an SVG does not run."""
     if not _can_draw():
         return []
-    found = []
+    pictures = []
     for name in _names(results):
         path = folder / f"{name}.svg"
         if path.is_file():
             title, reading = _PICTURES[name]
             content = base64.b64encode(path.read_bytes()).decode("ascii")
-            found.append({"name": name, "title": title, "reading": reading, "content": content})
-    return found
+            pictures.append({"name": name, "title": title, "reading": reading, "content": content})
+    return pictures
 
 
 def _why_no_pictures(results: SweepResults, folder: Path) -> str | None:

@@ -115,7 +115,7 @@ def _effective(point: PointResult) -> str:
 def _foot(points: Iterable[PointResult], task: str) -> str:
     """Rows, groups, the labels' own rates, and the level of the level-matched figures."""
     known = (point.evaluations.get(task) for point in points)
-    evaluation = next((found for found in known if found is not None), None)
+    evaluation = next((each for each in known if each is not None), None)
     if evaluation is None:
         return ""
     groups = [f"{name} {g.n} ({g.n_pos} positive)" for name, g in evaluation.groups.items()]
@@ -165,7 +165,7 @@ def groups_table(points: Sequence[PointResult], task: str) -> Table:
 
 def group_columns(evaluations: Iterable[Evaluation]) -> list[str]:
     """Titles of `group_rows`; the last column is there where anything is unanswered."""
-    is_missing = any(group.unanswered for found in evaluations for group in found.groups.values())
+    is_missing = any(group.unanswered for each in evaluations for group in each.groups.values())
     rates = [rate.title for rate in GROUP_RATES.values()]
     return ["n", "n positive", *rates, *(["unanswered"] if is_missing else [])]
 
@@ -218,6 +218,11 @@ def transfer_tables(transfer: TransferRecord) -> list[Table]:
         caption = title[0].upper() + title[1:]
         tables.append(Table(caption, "injected vector", group_labels(transfer), [("", rows)]))
     return tables
+
+
+def added_text(transfer: TransferRecord) -> str:
+    """`0.2 Female, 0.1 Male`: the λ of what the greedy search has added."""
+    return ", ".join(f"{value:g} {name}" for name, value in transfer.added.items()) or "nothing"
 
 
 def group_labels(transfer: TransferRecord) -> list[str]:

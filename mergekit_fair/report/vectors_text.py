@@ -12,40 +12,40 @@ if TYPE_CHECKING:
 _MATRICES = (("cosines", "cosine"), ("sign_conflict", "sign conflict"))
 
 
-def vectors_table(found: dict[str, Any]) -> str:
+def vectors_table(vectors: dict[str, Any]) -> str:
     """Norms, cosines, sign conflict, what the recipe's λ does, and the order of screening.
 
     Args:
-        found: the JSON of `RecipeVectors`.
+        vectors: the JSON of `RecipeVectors`.
     """
     parts = [
-        f"{found['recipe']}: {found['method']}, {len(found['names'])} task vectors over "
-        f"{found['elements']:,} elements in {found['tensors']} tensors",
-        _overview(found),
-        *(f"{title}\n{_matrix(found['names'], found[key])}" for key, title in _MATRICES),
+        f"{vectors['recipe']}: {vectors['method']}, {len(vectors['names'])} task vectors over "
+        f"{vectors['elements']:,} elements in {vectors['tensors']} tensors",
+        _overview(vectors),
+        *(f"{title}\n{_matrix(vectors['names'], vectors[key])}" for key, title in _MATRICES),
     ]
-    if found["at"]:
-        parts.append(_move(found))
-    if found["screening"]:
-        parts.append(_screening(found))
-    parts += [f"note: {note}" for note in found["notes"]]
+    if vectors["at"]:
+        parts.append(_move(vectors))
+    if vectors["screening"]:
+        parts.append(_screening(vectors))
+    parts += [f"note: {note}" for note in vectors["notes"]]
     return "\n\n".join(parts)
 
 
-def _overview(found: dict[str, Any]) -> str:
-    target = found["target"]
-    ratios, title = found["norm_over_median"], "norm/median"
+def _overview(vectors: dict[str, Any]) -> str:
+    target = vectors["target"]
+    ratios, title = vectors["norm_over_median"], "norm/median"
     if target is not None:
-        ratios, title = found["norm_over_target"], f"norm/{target}"
+        ratios, title = vectors["norm_over_target"], f"norm/{target}"
     rows = []
-    for index, name in enumerate(found["names"]):
+    for index, name in enumerate(vectors["names"]):
         others = [
             value
-            for other, value in enumerate(found["cosines"][index])
+            for other, value in enumerate(vectors["cosines"][index])
             if other != index and value is not None
         ]
-        cosines = (found["cosine_with_mean"][index], min(others, default=None))
-        norm = f"{found['norms'][index]:.6g}"
+        cosines = (vectors["cosine_with_mean"][index], min(others, default=None))
+        norm = f"{vectors['norms'][index]:.6g}"
         rows.append([name, norm, value_text(ratios[index]), *map(value_text, cosines)])
     return as_text(Table.plain(["group", "norm", title, "cos(mean)", "min cos"], rows))
 
@@ -55,8 +55,8 @@ def _matrix(names: list[str], values: list[list[float | None]]) -> str:
     return as_text(Table.plain(["", *names], rows))
 
 
-def _move(found: dict[str, Any]) -> str:
-    at = found["at"]
+def _move(vectors: dict[str, Any]) -> str:
+    at = vectors["at"]
     effective = at["lambda_eff"]
     lambdas = ", ".join(f"{name} {value:g}" for name, value in at["lambda"].items())
     head = f"at the recipe's λ ({lambdas})"
@@ -71,9 +71,9 @@ def _move(found: dict[str, Any]) -> str:
     return f"{head}\n{as_text(Table.plain(titles, rows))}"
 
 
-def _screening(found: dict[str, Any]) -> str:
-    titles, rows = ["candidate", f"cos({found['target']})", "norm ratio", "sign conflict"], []
-    for one in found["screening"]:
+def _screening(vectors: dict[str, Any]) -> str:
+    titles, rows = ["candidate", f"cos({vectors['target']})", "norm ratio", "sign conflict"], []
+    for one in vectors["screening"]:
         numbers = (one["cosine"], one["norm_ratio"], one["sign_conflict"])
         rows.append([one["group"], *map(value_text, numbers)])
     head = "screening: an order in which to measure injections, not a verdict on them"
@@ -82,7 +82,7 @@ def _screening(found: dict[str, Any]) -> str:
 
 def basis_text(basis: Basis) -> str:
     """What a basis keeps of every task's vector, and what is lost."""
-    total, kept = basis.total, len(basis.vectors)
+    total, count = basis.total, len(basis.vectors)
     mean = ", one of them the mean" if basis.has_mean else ""
     rows = []
     for task, name in enumerate(basis.tasks):
@@ -95,36 +95,36 @@ def basis_text(basis: Basis) -> str:
     size = basis.bytes
     return "\n".join(
         [
-            f"{basis.method.value}: {len(basis.tasks)} task vectors kept as {kept}{mean}; "
+            f"{basis.method.value}: {len(basis.tasks)} task vectors kept as {count}{mean}; "
             f"{size['vectors'] / 1e6:,.1f} MB in place of {size['tasks'] / 1e6:,.1f} MB",
             as_text(Table.plain(["task", "norm", "error", "as stored"], rows)),
-            f"error: ‖Δ − v̂‖ / ‖Δ‖; no {kept} vectors have less than "
+            f"error: ‖Δ − v̂‖ / ‖Δ‖; no {count} vectors have less than "
             f"{(basis.bound / total) ** 0.5:.4f} in all",
         ]
     )
 
 
-def check_text(found: dict[str, Any]) -> str:
+def check_text(merge: dict[str, Any]) -> str:
     """What a merge would read and write.
 
     Args:
-        found: the JSON of a dry run.
+        merge: the JSON of a dry run.
     """
-    lines = [f"{found['recipe']}: {found['method']}, {found['engine']}"]
-    lines += [f"  model         {model}" for model in found["models"]]
-    lines += [f"  note          {note}" for note in found["notes"]]
-    if "tensors" not in found:
+    lines = [f"{merge['recipe']}: {merge['method']}, {merge['engine']}"]
+    lines += [f"  model         {model}" for model in merge["models"]]
+    lines += [f"  note          {note}" for note in merge["notes"]]
+    if "tensors" not in merge:
         return "\n".join([*lines, "  The keys are good; the rest is mergekit's to check."])
-    tensors, files = found["tensors"], found["files"]
+    tensors, files = merge["tensors"], merge["files"]
     lines += [
-        f"  architecture  {found['architecture']}; loads {found['loads']}",
+        f"  architecture  {merge['architecture']}; loads {merge['loads']}",
         f"  tensors       {tensors['merged']} merged, {tensors['copied']} copied",
-        f"  reads         {_size(found['bytes_read'])}",
-        f"  writes        {_size(found['bytes_written'])} in {len(files)} "
+        f"  reads         {_size(merge['bytes_read'])}",
+        f"  writes        {_size(merge['bytes_written'])} in {len(files)} "
         f"file{'s' * (len(files) != 1)}",
-        f"  memory        {_size(found['memory_bytes'])} beside the process itself",
+        f"  memory        {_size(merge['memory_bytes'])} beside the process itself",
     ]
-    norms = found["norms"] or {}
+    norms = merge["norms"] or {}
     lines += [f"  norm          {norm:.6g}  {model}" for model, norm in norms.items()]
     return "\n".join(lines)
 
