@@ -2,7 +2,7 @@
 
 prediction: 0, 1, or None where the model gave no answer. groups: those that may decide a maximum.
 Every value is a float, NaN where it is undefined, and a point value: later versions of lm-eval
-bootstrap every aggregation that is no mean, and intervals are computed from the samples.
+bootstrap every aggregation that is not a mean, and intervals are computed from the samples.
 
 There is a function for every metric of `mergekit_fair.fairness.METRICS`, of its name: a task file
 says `aggregation: !function mergekit_fair.evaluation.aggregations.dpd`.

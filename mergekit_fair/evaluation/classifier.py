@@ -67,15 +67,15 @@ def resolve_device(device: str) -> str:
     """`auto` → the accelerator if there is one, else `cpu`; anything else as given.
 
     Raises:
-        CheckpointError: the device is not to be had here.
+        CheckpointError: the device is not available here.
     """
     import torch
 
     if device == "auto":
-        found = (
+        accelerator = (
             torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         )
-        return found.type if found else "cpu"
+        return accelerator.type if accelerator else "cpu"
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:

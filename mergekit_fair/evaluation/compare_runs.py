@@ -37,7 +37,7 @@ def compare_folders(
         MeasurementError: not the same rows.
     """
     files = {folder: sample_files(folder) for folder in (baseline, *others)}
-    common = set.intersection(*(set(found) for found in files.values()))
+    common = set.intersection(*map(set, files.values()))
     wanted = sorted(common if not tasks else set(tasks))
     if not wanted or not set(wanted) <= common:
         raise ConfigError(
@@ -50,7 +50,7 @@ def compare_folders(
     names = _names(list(files))
     return {
         task: _compared(
-            {names[folder]: read_predictions(task, found[task]) for folder, found in files.items()},
+            {names[folder]: read_predictions(task, paths[task]) for folder, paths in files.items()},
             names[baseline],
             settings,
         )
@@ -65,14 +65,14 @@ def sample_files(folder: Path) -> dict[str, Path]:
         ConfigError: there are none.
     """
     paths = [folder] if folder.is_file() else sorted(folder.rglob(f"{_PREFIX}*.jsonl"))
-    found = {_task(path): path for path in paths}  # lm-eval's names end with the time
-    if not found:
+    samples = {_task(path): path for path in paths}  # lm-eval's names end with the time
+    if not samples:
         raise ConfigError(
             "has no samples (samples_TASK.jsonl)",
             where=folder,
             fix="give the folder of `mergekit-fair eval`, or of lm_eval with --log_samples",
         )
-    return found
+    return samples
 
 
 def read_predictions(task: str, path: Path) -> Predictions:
@@ -116,9 +116,11 @@ def _compared(
     answers: dict[str, Predictions], baseline: str, settings: MetricSettings
 ) -> dict[str, Any]:
     first = answers[baseline]
-    aligned = {name: _like(first, found, name, baseline) for name, found in answers.items()}
+    aligned = {
+        name: _like(first, predictions, name, baseline) for name, predictions in answers.items()
+    }
     settings = settings.excluding(first.excluded).for_tests(len(HEADLINE) * (len(aligned) - 1))
-    predictions = {name: found.predicted for name, found in aligned.items()}
+    predictions = {name: of_model.predicted for name, of_model in aligned.items()}
     compared = Paired.of(first.labels, predictions, first.groups, settings).against(baseline)
     models = compared.to_dict()
     for name, metrics in models.items():
@@ -138,16 +140,16 @@ def _like(first: Predictions, other: Predictions, name: str, baseline: str) -> P
     Raises:
         MeasurementError: they are of other rows, labels or groups.
     """
-    place = {key: row for row, key in enumerate(other.keys)}
-    if set(first.keys) != set(place):
+    row_of = {key: row for row, key in enumerate(other.keys)}
+    if set(first.keys) != set(row_of):
         raise MeasurementError(
             "not the same rows: another split, limit or version of the data",
             where=f"{first.task}: {name} and {baseline}",
-            got=f"{len(set(first.keys) & set(place))} rows in common of {len(other)} and "
+            got=f"{len(set(first.keys) & set(row_of))} rows in common of {len(other)} and "
             f"{len(first)}",
             fix="evaluate both with the same --split, --limit and --data",
         )
-    order = np.array([place[key] for key in first.keys])
+    order = np.array([row_of[key] for key in first.keys])
     same = np.array_equal(other.labels[order], first.labels) and all(
         name in other.groups and np.array_equal(other.groups[name][order], mask)
         for name, mask in first.groups.items()

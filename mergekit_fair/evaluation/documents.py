@@ -99,7 +99,7 @@ def replacement(data: object, where: object, *, described: bool = True) -> Path 
 
 
 def read_rows(spec: str | Mapping[str, Any], data: object, source: object) -> Rows:
-    """The rows of a task. Nothing ever stands in for data that cannot be had.
+    """The rows of a task. Nothing ever stands in for data that cannot be loaded.
 
     Raises:
         ConfigError, DataError: with the way to name another file, when none was named.

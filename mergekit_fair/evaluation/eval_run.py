@@ -86,7 +86,7 @@ def run_tasks(
     samples = {name: _samples(task, responses) for name, task in tasks.tasks.items()}
     results = aggregated(
         {name: task.task for name, task in tasks.tasks.items()},
-        {name: _values(found) for name, found in samples.items()},
+        {name: _values(of_task) for name, of_task in samples.items()},
         tasks.groups,
     )
     results["config"] = _config(request, scorer)
@@ -191,7 +191,7 @@ def measure_run(
     A task of preferences has an evaluation of its own kind, see `measure_preferences`.
 
     Args:
-        finished: from `run`.
+        finished: from `run_tasks`.
         settings: how to measure.
         level: the selection rate of level-matched figures; None: each task's share of positive
             labels.
@@ -260,7 +260,7 @@ def level_of(path: Path, model: str) -> tuple[Level, dict[str, float]]:
         model: the model that is about to be measured.
 
     Raises:
-        MeasurementError: no evaluation, or one without a selection rate.
+        MeasurementError: not an evaluation, or one without a selection rate.
     """
     evaluation = read_evaluation(path)
     if not isinstance(evaluation, Evaluation):

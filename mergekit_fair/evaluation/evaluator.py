@@ -70,7 +70,7 @@ class Evaluator:
 
         Raises:
             ConfigError: an unknown task or split.
-            DataError: data that cannot be had.
+            DataError: data that cannot be loaded.
         """
         if split not in SPLITS:
             raise ConfigError("unknown split", where="split", got=split, allowed=SPLITS)

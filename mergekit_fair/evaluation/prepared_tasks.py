@@ -111,7 +111,7 @@ class PreparedTask:
         if self.is_two_class:
             return self._labels_of_docs()
         # By asking the task about made-up responses.
-        made_up = [(-float(place), not place) for row in self.requests for place in range(len(row))]
+        made_up = [(-float(at), not at) for row in self.requests for at in range(len(row))]
         samples = list(self.samples(made_up))
         return Predictions.of_samples(self.name, samples).without_predictions()
 
@@ -195,7 +195,7 @@ def prepare_tasks(request: EvaluationRequest, split: str, lm: Any = None) -> Tas
 
     Raises:
         ConfigError: an unknown task.
-        DataError: data that cannot be had, or no documents.
+        DataError: data that cannot be loaded, or no documents.
     """
     prepared = TaskSet({}, {}, {})
     groups: dict[str, Any] = {}

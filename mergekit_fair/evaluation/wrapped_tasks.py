@@ -135,7 +135,7 @@ class WrappedTask(FairTask):
         """Load the stock data set, or `data`, and keep the split that is evaluated.
 
         Raises:
-            DataError: it cannot be had, lacks a column, or the split has no documents.
+            DataError: it cannot be loaded, lacks a column, or the split has no documents.
         """
         import datasets
 
@@ -143,10 +143,10 @@ class WrappedTask(FairTask):
         metadata, where = self.config.metadata, f"task {self.config.task!r}"
         split = evaluated_split(metadata.get("split", EVALUATED[0]), where)
         if (file := replacement(metadata.get("data"), where, described=False)) is not None:
-            found = datasets.DatasetDict({self._evaluated: _read_documents(file)})
+            loaded = datasets.DatasetDict({self._evaluated: _read_documents(file)})
         else:
-            found = _load_stock(self.DATASET_PATH, self.DATASET_NAME, dataset_kwargs or {}, where)
-        pool = found[self._evaluated]
+            loaded = _load_stock(self.DATASET_PATH, self.DATASET_NAME, dataset_kwargs or {}, where)
+        pool = loaded[self._evaluated]
         if absent := [name for name in self.columns if name not in pool.column_names]:
             raise DataError(
                 f"no column {absent[0]!r}", where=file or where, allowed=pool.column_names
@@ -163,8 +163,8 @@ class WrappedTask(FairTask):
             )
         self.dataset = datasets.DatasetDict(evaluated=pool.select(rows))
         train = self.config.training_split
-        if train in found:
-            self.dataset[train] = found[train]
+        if train in loaded:
+            self.dataset[train] = loaded[train]
         else:  # few-shot examples out of the evaluated documents would give answers away
             self.config.training_split, self.config.num_fewshot = None, 0
 
@@ -205,11 +205,11 @@ class CrowsPairs(WrappedTask):
 
     def groups(self, doc: Doc) -> list[str]:
         """The type of bias; an unknown one has no metric, which would end a run at its end."""
-        given = str(doc["bias_type"])
-        kinds = [kind for kind in BIAS_TYPES if given.startswith(kind)]
+        kind = str(doc["bias_type"])
+        kinds = [name for name in BIAS_TYPES if kind.startswith(name)]
         if not kinds:
             raise DataError(
-                "unknown type of bias", where="column 'bias_type'", got=given, allowed=BIAS_TYPES
+                "unknown type of bias", where="column 'bias_type'", got=kind, allowed=BIAS_TYPES
             )
         return kinds
 
@@ -277,7 +277,7 @@ def _load_stock(
 
     try:
         return datasets.load_dataset(path=path, name=name, **options)
-    # As for any Hub data set: whatever goes wrong means that it cannot be had.
+    # As for any Hub data set: whatever goes wrong means that it cannot be loaded.
     except Exception as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise DataError(

@@ -68,14 +68,14 @@ class GroupThresholds:
         own predictions, and NaN stays NaN."""
         names = self._names(_patterns(predictions))
         rows = _answered(predictions) & np.isin(names, list(self._trained))
-        found = np.where(predictions.predicted == 1, np.inf, -np.inf)
-        found[predictions.predicted == UNANSWERED] = np.nan
+        scores = np.where(predictions.predicted == 1, np.inf, -np.inf)
+        scores[predictions.predicted == UNANSWERED] = np.nan
         if rows.any():
             predicted = self._optimizer.predict(
                 _column(predictions, rows), sensitive_features=names[rows], random_state=self._seed
             )
-            found[rows] = np.where(np.asarray(predicted) == 1, np.inf, -np.inf)
-        return found
+            scores[rows] = np.where(np.asarray(predicted) == 1, np.inf, -np.inf)
+        return scores
 
     def _names(self, patterns: NDArray[np.str_]) -> NDArray[np.str_]:
         return np.where(np.isin(patterns, list(self._known)), patterns, _REST)
@@ -171,10 +171,10 @@ def _point_id(baseline: str, constraint: str, seed: int) -> str:
 def _patterns(predictions: Predictions) -> NDArray[np.str_]:
     groups = dict(sorted(predictions.groups.items()))
     columns = [np.where(inside, f"{name}|", "") for name, inside in groups.items()]
-    found = np.full(len(predictions), "", dtype=object)
+    patterns = np.full(len(predictions), "", dtype=object)
     for column in columns:
-        found = found + column.astype(object)
-    return found.astype(str)
+        patterns = patterns + column.astype(object)
+    return patterns.astype(str)
 
 
 def _has_both(predictions: Predictions, rows: NDArray[np.bool_]) -> bool:

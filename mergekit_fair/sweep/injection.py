@@ -23,7 +23,7 @@ from mergekit_fair.sweep.verdicts import judged, verdicts
 
 @dataclass(frozen=True)
 class Injected:
-    """What the stage has found.
+    """What the stage has measured and judged.
 
     Attributes:
         points: that take part in the choice.
@@ -90,15 +90,15 @@ def _inject_safely(
         return Injected([*steps.values()], refused=refused)
     target = baselines[config.target]
     matrix = _transfer(runner, target, steps, config.step)
-    found = verdicts(matrix, config.tolerance)
-    safe = [verdict.group for verdict in found if verdict.status == "safe"]
-    for verdict in found:
+    judgements = verdicts(matrix, config.tolerance)
+    safe = [verdict.group for verdict in judgements if verdict.status == "safe"]
+    for verdict in judgements:
         runner.progress.say(f"{verdict.group}: {verdict.status}. {verdict.reason}")
     greedy = _Greedy(
         sweep, planner, runner, target, config, Rule.of(sweep.config.select, baselines)
     )
     greedy.run(safe, {name: steps[name] for name in safe})
-    unsafe = {steps[v.group].id: f"{v.status} step" for v in found if v.status != "safe"}
+    unsafe = {steps[v.group].id: f"{v.status} step" for v in judgements if v.status != "safe"}
     transfer = judged(matrix, config.tolerance, screening=order, added=greedy.added)
     return Injected(
         [*steps.values(), *greedy.points],
@@ -190,8 +190,8 @@ class _Greedy:
         points = {point.id: point for point in self.points}
         stepped = {result.label: points[result.id] for result in results}
         matrix = _transfer(self.runner, self.target, stepped, 1.0)
-        found = verdicts(matrix, self.config.tolerance)
-        harmful = {verdict.group for verdict in found if verdict.status == "unsafe"}
+        judgements = verdicts(matrix, self.config.tolerance)
+        harmful = {verdict.group for verdict in judgements if verdict.status == "unsafe"}
         self.refused |= {stepped[label].id: "harms a group" for label in harmful}
         allowed = [result for result in results if result.label not in harmful]
         choice = choose(self.runner, allowed, self.rule)

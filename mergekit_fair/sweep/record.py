@@ -161,25 +161,25 @@ class PointResult(PlannedPoint):
     def levels(self, saturation: float) -> dict[str, Level]:
         """Task → the selection rate that this model has."""
         return {
-            task: Level(self.label, found.metrics["selection_rate"].value or 0.0, saturation)
-            for task, found in self.evaluations.items()
+            task: Level(self.label, each.metrics["selection_rate"].value or 0.0, saturation)
+            for task, each in self.evaluations.items()
         }
 
     @property
     def thresholds(self) -> dict[str, float]:
         """Task → the level-matched threshold that was set on these rows."""
         return {
-            task: found.level_matched.threshold
-            for task, found in self.evaluations.items()
-            if found.level_matched is not None
+            task: each.level_matched.threshold
+            for task, each in self.evaluations.items()
+            if each.level_matched is not None
         }
 
     def marks(self, task: str | None = None) -> list[str]:
         """`degenerate`, `saturated`, or why it was refused: what qualifies its numbers."""
         evaluation = self.evaluations.get(task) if task else self.evaluation
-        found = [] if evaluation is None else ["degenerate"] * evaluation.degenerate
-        found += [SATURATED] * bool(evaluation is not None and evaluation.saturated)
-        return found + ([self.refused] if self.refused else [])
+        marks = [] if evaluation is None else ["degenerate"] * evaluation.degenerate
+        marks += [SATURATED] * bool(evaluation is not None and evaluation.saturated)
+        return marks + ([self.refused] if self.refused else [])
 
     def public(self, refused: str | None = None) -> PointResult:
         """Without its seconds, and with why it may not be chosen, if so."""
@@ -452,7 +452,7 @@ def read_record(kind: type[Part], path: Path, problem: type[FairError], *, fix: 
     try:
         content = parse_json(path.read_text(encoding="utf-8"))
         record = kind.model_validate(content)
-        to_json(record.to_dict()).encode()  # NaN where anything may stand, or text that is no text
+        to_json(record.to_dict()).encode()  # NaN, or text that UTF-8 cannot hold
     except ValidationError as error:
         raise problem(explained(error), where=path, fix=fix) from error
     except UnicodeDecodeError as error:

@@ -92,7 +92,7 @@ class Constraint:
         """Read `<= fft`, `<= fft + 0.01`, `>= 0.8`; of `saturated`, `false`.
 
         Raises:
-            ValueError: it is none, or the metric is not known.
+            ValueError: it is not a constraint, or the metric is not known.
         """
         name = metric.rpartition("/")[2]
         if name == SATURATED:

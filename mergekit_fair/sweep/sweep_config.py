@@ -66,7 +66,7 @@ class Evaluate(Strict):
         """As `eval` runs it.
 
         Raises:
-            ConfigError: without tasks, `data` is no description.
+            ConfigError: without tasks, `data` is not a description.
         """
         from mergekit_fair.evaluation.prepared_tasks import EvaluationRequest
 
@@ -224,16 +224,16 @@ def load_sweep(path: str | Path) -> Sweep:
 
 def _data(evaluate: dict[str, Any], path: str | Path) -> Any:
     """A data description; of tasks, the path of a file that replaces their data."""
-    given = evaluate["data"]
+    data = evaluate["data"]
     if not evaluate.get("tasks"):
-        return spec_inside(given, path)
-    if not isinstance(given, str) or not (Path(path).parent / given).is_file():
+        return spec_inside(data, path)
+    if not isinstance(data, str) or not (Path(path).parent / data).is_file():
         raise ConfigError(
             "evaluate.data: no such file; with tasks it is the file that replaces their data",
             where=path,
-            got=given,
+            got=data,
         )
-    return str((Path(path).parent / given).absolute())
+    return str((Path(path).parent / data).absolute())
 
 
 def _refuse_report_split(config: SweepConfig, path: str | Path) -> None:

@@ -105,11 +105,11 @@ def moved_rows(cells: Counts, patterns: NDArray[np.bool_]) -> Values:
     smallest = np.where(patterns[:, :, np.newaxis], of_groups, np.inf).min(axis=1, initial=np.inf)
     extra = np.divide(both, smallest, out=np.zeros_like(both), where=both > 0)
     scale = np.divide(both, both + 2 * extra, out=np.ones_like(both), where=both > 0)
-    found = cells.astype(np.float64)
-    found[..., 0, 1] += extra
-    found[..., 1, 0] += extra
-    found[..., :2, :2] *= scale[..., np.newaxis, np.newaxis]
-    return found
+    moved = cells.astype(np.float64)
+    moved[..., 0, 1] += extra
+    moved[..., 1, 0] += extra
+    moved[..., :2, :2] *= scale[..., np.newaxis, np.newaxis]
+    return moved
 
 
 def drawn_pair(cells: Counts, patterns: NDArray[np.bool_], draws: int, seed: int) -> Pair:
@@ -131,17 +131,17 @@ def intervals(estimate: Pair, samples: tuple[Pair, ...], level: float) -> dict[s
     """
     tails = (1 - level) / 2, (1 + level) / 2
     values = estimate.before.changes(estimate.after)
-    found = {}
+    ends = {}
     for metric, value in values.items():
         parts = [_ends(metric, estimate, sample, tails) for sample in samples]
         low = np.min([low for low, _ in parts], axis=0)
         high = np.max([high for _, high in parts], axis=0)
         low, high = (np.where(np.isnan(value), np.nan, end) for end in (low, high))
-        found[metric] = (
+        ends[metric] = (
             np.minimum(np.maximum(low, -1.0), value),
             np.maximum(np.minimum(high, 1.0), value),
         )
-    return found
+    return ends
 
 
 def _ends(metric: str, estimate: Pair, drawn: Pair, tails: tuple[float, float]) -> Ends:

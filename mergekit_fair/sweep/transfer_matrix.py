@@ -9,7 +9,8 @@ with the metrics `harm` = (DPD_h + EOD_h) / 2, each of h against all other rows,
 `selection_rate`, `tpr`, `fpr` of the rows of h. Bootstrap draws resample whole rows: y and the
 predictions of all models together, so all models, groups and metrics are seen on the same draws.
 
-Source: METHODS §5, "Safe injection". `effects` makes the intervals, `safety` decides.
+Source: METHODS §5, "Safe injection". `transfer_effects` makes the intervals, `verdicts`
+decides.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ class Transfer:
             "confidence": self.confidence,
             "interval_level": self.level,
             "degenerate": [name for name, is_flat in flat if is_flat],
-            "change": {key: _matrices(found) for key, found in changes.items()},
+            "change": {key: _matrices(change) for key, change in changes.items()},
             "slope": {key: _matrices(self.slopes(key)) for key in METRICS},
             "warnings": list(self.warnings),
         }
@@ -131,7 +132,7 @@ def transfer_matrix(
         y_true: (n,), labels 0 and 1 of validation rows.
         target: (n,), predictions of the target: 0, 1, or 2, None or NaN where there is none.
         stepped: candidate g → predictions of target + step · Δ_g, likewise; one at least.
-        groups: name → boolean mask (n,), or as in :func:`mergekit_fair.fairness.measure`.
+        groups: name → boolean mask (n,), or as in `mergekit_fair.fairness.measure`.
         step: λ_g; finite, not 0, negative for a negation.
         confidence, min_group_size, exclude, seed: as in `measure`. There is no reference to
             choose: DPD_h and EOD_h of one group are one-vs-rest, as in the choice of the worst.
@@ -151,12 +152,12 @@ def transfer_matrix(
     study = _Study.of(joint, settings)
     tests = KINDS * max(1, int(study.usable.sum())) if simultaneous else 1
     level = 1 - (1 - confidence) / tests
-    made = max(2000, ceil(20 / (1 - level))) if draws is None else draws
+    n_draws = max(2000, ceil(20 / (1 - level))) if draws is None else draws
     order = sorted(stepped)
-    found = dict(zip(order, study.effects(level, made, seed), strict=True))
+    effects = dict(zip(order, study.effects(level, n_draws, seed), strict=True))
     flat = dict(zip(order, study.degenerate(), strict=True))
     metrics = {
-        part: {key: np.stack([found[g][key][at] for g in stepped]) for key in METRICS}
+        part: {key: np.stack([effects[g][key][at] for g in stepped]) for key in METRICS}
         for at, part in enumerate(("value", "low", "high"))
     }
     return Transfer(
@@ -171,7 +172,7 @@ def transfer_matrix(
         level=level,
         warnings=(
             *study.notes(order),
-            *draw_warnings(replace(settings, confidence=level, draws=made)),
+            *draw_warnings(replace(settings, confidence=level, draws=n_draws)),
         ),
     )
 
@@ -213,13 +214,13 @@ class _Study:
         resampled = joint.resampled([(truth, predicted) for predicted in models], draws, seed)
         before, *after = (Rates.of(table.cells, patterns) for table in self.tables)
         first, *others = (Rates.of(cells, patterns) for cells in resampled)
-        found = []
+        effects = []
         for number, (estimate, drawn) in enumerate(zip(after, others, strict=True), start=1):
             cells = moved_rows(self._pair(number), patterns)
             samples = (Pair(first, drawn), drawn_pair(cells, patterns, draws, seed))
             ends = intervals(Pair(before, estimate), samples, level)
-            found.append(self._known(number, before.changes(estimate), ends))
-        return found
+            effects.append(self._known(number, before.changes(estimate), ends))
+        return effects
 
     def _pair(self, number: int) -> Counts:
         """Rows by pattern, y, ŷ of the target and ŷ of a stepped model: (P, 2, 3, 3)."""
@@ -245,16 +246,16 @@ class _Study:
         }
 
     def notes(self, order: list[str]) -> list[str]:
-        found = []
+        notes = []
         if not self.usable.any():
-            found.append("no group decides: all are excluded or below min_group_size")
+            notes.append("no group decides: all are excluded or below min_group_size")
         for name, deciding in zip(("the target", *order), self.deciding, strict=True):
             if self.usable.any() and not deciding.comparable.any():
-                found.append(
+                notes.append(
                     f"{name} leaves more than {MAX_UNANSWERED:.0%} of a group or of all rows "
                     "unanswered: every rate but accuracy is undefined"
                 )
-        return found
+        return notes
 
 
 def _joint(
@@ -280,15 +281,15 @@ def _predictions(values: ArrayLike, name: str) -> NDArray[np.int8]:
     array = np.asarray(values)
     if array.dtype.kind not in "iu" or array.ndim != 1:
         return binary_predictions(values, name)
-    found = np.full(array.shape, UNANSWERED, dtype=np.int8)
+    predicted = np.full(array.shape, UNANSWERED, dtype=np.int8)
     answered = array != UNANSWERED
     if answered.any() or not array.size:
-        found[answered] = binary_predictions(array[answered], name)
-    return found
+        predicted[answered] = binary_predictions(array[answered], name)
+    return predicted
 
 
-def _matrices(found: tuple[Values, Values, Values]) -> dict[str, list[list[float | None]]]:
+def _matrices(parts: tuple[Values, Values, Values]) -> dict[str, list[list[float | None]]]:
     return {
         part: [[None if np.isnan(x) else float(x) for x in row] for row in matrix]
-        for part, matrix in zip(("value", "low", "high"), found, strict=True)
+        for part, matrix in zip(("value", "low", "high"), parts, strict=True)
     }

@@ -39,8 +39,8 @@ def verdicts(transfer: Transfer, tolerance: float) -> list[Verdict]:
 
 def judged(transfer: Transfer, tolerance: float, **more: Any) -> TransferRecord:
     """A transfer matrix with its verdicts: what is written, and what tables and pictures read."""
-    found = [verdict.to_dict() for verdict in verdicts(transfer, tolerance)]
-    content = {**transfer.to_dict(), "tolerance": tolerance, "verdicts": found, **more}
+    judgements = [verdict.to_dict() for verdict in verdicts(transfer, tolerance)]
+    content = {**transfer.to_dict(), "tolerance": tolerance, "verdicts": judgements, **more}
     return TransferRecord.model_validate(content)
 
 

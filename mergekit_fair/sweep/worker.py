@@ -135,8 +135,8 @@ class PointWorker:
         base = self._composer.tensors(self._base)
         control.replace(self._base, base, shared=True)
         for name, model in self._groups.items():
-            own = self._composer.tensors(model)
-            control.replace(model, RandomControl(base, own, seed=self._seed, name=name))
+            trained = self._composer.tensors(model)
+            control.replace(model, RandomControl(base, trained, seed=self._seed, name=name))
         self._control = control
         return control
 

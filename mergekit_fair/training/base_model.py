@@ -47,12 +47,12 @@ def model_source(config: TrainConfig) -> str:
         weights = Path(source) / "model.safetensors"
         if not weights.is_file():
             raise CheckpointError("no weights to check the sha256 of", where=weights)
-        found = file_sha256(weights)
-        if found != config.sha256:
+        digest = file_sha256(weights)
+        if digest != config.sha256:
             raise CheckpointError(
                 "these are not the weights that the training file names",
                 where=weights,
-                got=found,
+                got=digest,
                 allowed=config.sha256,
             )
     return source
@@ -74,7 +74,7 @@ def build_base(config: TrainConfig, rows: Rows, out: Path, device: str) -> None:
         device: where the probe's features are computed.
 
     Raises:
-        CheckpointError: the source is no model that takes a two-class head.
+        CheckpointError: the source is not a model that takes a two-class head.
     """
     from transformers import set_seed
 
@@ -128,18 +128,18 @@ def fit_probe(model: Any, rows: Rows, source: str, config: TrainConfig, device: 
 def _last_linear(model: Any) -> str:
     import torch
 
-    found = [
+    heads = [
         name
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear) and module.out_features == 2 and is_head(name)
     ]
-    if not found:
+    if not heads:
         raise TrainingError(
             "has no linear classification head for a probe",
             where=type(model).__name__,
             fix="use head: random",
         )
-    return found[-1]
+    return heads[-1]
 
 
 def _features(

@@ -124,9 +124,9 @@ def plan_runs(
         runs.append(TrainingRun("lora", "lora", full, rows))
     epochs = config.subgroups.epochs
     for name in groups:
-        own = rows.in_group(name)
-        steps = steps_for(config, len(own.labels), epochs, processes) if epochs else full
-        runs.append(TrainingRun(f"groups/{name}", config.subgroups.method, steps, own))
+        of_group = rows.in_group(name)
+        steps = steps_for(config, len(of_group.labels), epochs, processes) if epochs else full
+        runs.append(TrainingRun(f"groups/{name}", config.subgroups.method, steps, of_group))
     return runs
 
 
@@ -154,16 +154,16 @@ class _Family:
             TrainingError: it was trained with other settings; names them.
         """
         if self.path.is_file():
-            found = json.loads(self.path.read_text(encoding="utf-8"))
-            other = differences(found["settings"], self.settings)
+            record = json.loads(self.path.read_text(encoding="utf-8"))
+            other = differences(record["settings"], self.settings)
             if other:
                 raise TrainingError(
                     f"was trained with other settings: {'; '.join(other)}",
                     where=self.folder,
                     fix="choose another folder with -o, or remove this one",
                 )
-            self.record = found
-            progress.say(f"{self.folder}: going on ({len(found['runs'])} models are there)")
+            self.record = record
+            progress.say(f"{self.folder}: going on ({len(record['runs'])} models are there)")
         elif any(path for path in self.folder.iterdir() if not path.name.startswith(".")):
             raise TrainingError(
                 "is not empty and holds no train.json",
@@ -197,18 +197,18 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 def _settings(config: TrainConfig, data: str) -> dict[str, Any]:
     """What decides the weights, as it comes back from JSON."""
-    kept = config.model_dump(mode="json", exclude={"data", "save_every"})
-    text = json.dumps({**kept, "data_sha256": data}, sort_keys=True)
+    settings = config.model_dump(mode="json", exclude={"data", "save_every"})
+    text = json.dumps({**settings, "data_sha256": data}, sort_keys=True)
     return dict(json.loads(text))
 
 
 def _leaves(value: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(value, dict):
         return {prefix: value}
-    found: dict[str, Any] = {}
+    leaves: dict[str, Any] = {}
     for key, item in value.items():
-        found |= _leaves(item, f"{prefix}.{key}" if prefix else str(key))
-    return found
+        leaves |= _leaves(item, f"{prefix}.{key}" if prefix else str(key))
+    return leaves
 
 
 def _base(

@@ -134,16 +134,16 @@ def _arguments(run: TrainingRun, config: TrainConfig, learning_rate: float, work
     from transformers import TrainingArguments
 
     has_accelerator = torch.accelerator.is_available()
-    given = config.training
+    training = config.training
     settings = {
         "output_dir": str(work),
         "max_steps": run.steps,
         "learning_rate": learning_rate,
-        "per_device_train_batch_size": given.batch_size,
-        "weight_decay": given.weight_decay,
-        "lr_scheduler_type": given.scheduler,
-        "warmup_steps": int(given.warmup * run.steps),
-        "bf16": given.bf16,
+        "per_device_train_batch_size": training.batch_size,
+        "weight_decay": training.weight_decay,
+        "lr_scheduler_type": training.scheduler,
+        "warmup_steps": int(training.warmup * run.steps),
+        "bf16": training.bf16,
         "seed": config.seed,
         "save_strategy": "steps",
         "save_steps": max(1, round(config.save_every * run.steps)),
@@ -156,12 +156,12 @@ def _arguments(run: TrainingRun, config: TrainConfig, learning_rate: float, work
         "dataloader_pin_memory": has_accelerator,
     }
     try:
-        return TrainingArguments(**(settings | given.arguments))
+        return TrainingArguments(**(settings | training.arguments))
     except (TypeError, ValueError, ImportError) as error:
         raise TrainingError(
             f"transformers refuses these settings ({first_line(error)})",
             where="training.arguments",
-            got=given.arguments,
+            got=training.arguments,
         ) from error
 
 
@@ -189,9 +189,9 @@ def _keeper(
             del args, control
             progress.advance(1)
             if state.global_step in wanted and state.is_world_process_zero:
-                kept = work / "kept" / f"step-{state.global_step}"
-                shutil.rmtree(kept, ignore_errors=True)
-                with staged_folder(kept) as folder:
+                checkpoint = work / "kept" / f"step-{state.global_step}"
+                shutil.rmtree(checkpoint, ignore_errors=True)
+                with staged_folder(checkpoint) as folder:
                     _save(kwargs["model"], run, config.kind(run.method), base, folder)
 
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -52,16 +52,16 @@ def _register(registry: Any, targets: Mapping[str, str]) -> None:
     for name, target in targets.items():
         if name not in present:
             registry.register(name, target=target)
-        elif _place(present[name]) != target:
+        elif _target(present[name]) != target:
             raise ConfigError(
                 "another package has registered something under this name with lm-eval",
                 where=name,
-                got=_place(present[name]),
+                got=_target(present[name]),
                 fix="remove that package or import mergekit_fair first",
             )
 
 
-def _place(registered: Any) -> str:
+def _target(registered: Any) -> str:
     """`module:name` of what a registry holds: that text, an entry point, or the object itself."""
     if isinstance(registered, str):
         return registered

@@ -70,7 +70,7 @@ class Choices:
             looked at.
 
     Raises:
-        ConfigError: a map that is none, names a class that is not there or a class twice.
+        ConfigError: not a map, or one that names a class twice or a class that is not there.
     """
 
     def __init__(self, labels: Mapping[str, int], n_classes: int, choice_map: Any = None) -> None:
@@ -134,17 +134,17 @@ def _pairs(choice_map: Any) -> dict[str, Any]:
         for choice in choice_map:
             if isinstance(choice, bool) or not isinstance(choice, str | int):
                 raise _bad("a choice must be text (YAML reads no without quotes as false)", choice)
-        found = [(str(choice), value) for choice, value in choice_map.items()]
+        listed = [(str(choice), value) for choice, value in choice_map.items()]
     elif isinstance(choice_map, str):
         parts = [part.rpartition(":") for part in choice_map.split(";") if part.strip()]
         for _, colon, value in parts:
             if not colon or not value.strip():
                 raise _bad("is no list of choices and classes", choice_map)
-        found = [(choice, value.strip()) for choice, _, value in parts]
+        listed = [(choice, value.strip()) for choice, _, value in parts]
     else:
         raise _bad("is neither a mapping nor text", choice_map)
-    pairs = {choice.strip(): value for choice, value in found}
-    if not pairs or len(pairs) < len(found):
+    pairs = {choice.strip(): value for choice, value in listed}
+    if not pairs or len(pairs) < len(listed):
         raise _bad("names a choice twice" if pairs else "names no choice", choice_map)
     return pairs
 

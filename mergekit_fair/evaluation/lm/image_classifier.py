@@ -155,9 +155,9 @@ class FairImageClassifier(LM):
         if self.cache_hook.dbdict is not None:
             require_key(visual is not None, "picture (doc_to_image)", where)
         if visual is not None:
-            found = list(visual) if isinstance(visual, list | tuple) else [visual]
+            pictures = list(visual) if isinstance(visual, list | tuple) else [visual]
         elif isinstance(request.doc, Mapping) and self.image_field in request.doc:
-            found = [request.doc[self.image_field]]
+            pictures = [request.doc[self.image_field]]
         else:
             raise ConfigError(
                 "has no doc_to_image, and its documents lack the field of the picture",
@@ -166,14 +166,14 @@ class FairImageClassifier(LM):
                 allowed=sorted(map(str, request.doc)),
                 fix="name the field in --model_args: image_field=…",
             )
-        if len(found) != 1 or not _is_picture(found[0]):
+        if len(pictures) != 1 or not _is_picture(pictures[0]):
             raise DataError(
                 f"document {request.doc_id} must have exactly one picture",
                 where=where,
-                got=found,
+                got=pictures,
                 allowed="a path or a PIL image",
             )
-        return found[0]
+        return pictures[0]
 
     def logits(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """(documents, classes), in the model's dtype."""

@@ -202,14 +202,14 @@ class FairClassifier(CheckedHFLM):
         if "attention_mask" in batch:
             is_padding = batch["attention_mask"] == 0
             batch["input_ids"] = batch["input_ids"].masked_fill(is_padding, self._pad_id)
-        found = {
+        inputs = {
             name: value.to(self.device)
             for name, value in batch.items()
             if self._accepted is None or name in self._accepted
         }
         dtype = self.mixed_precision_dtype
         with torch.autocast(self.device.type, dtype) if dtype else nullcontext():
-            return self.model(**found).logits
+            return self.model(**inputs).logits
 
     def apply_chat_template(self, *args: Any, **options: Any) -> NoReturn:
         """Refused: the text is taken as it is.

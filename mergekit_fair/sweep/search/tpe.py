@@ -148,15 +148,15 @@ def _trials(optuna: Any, space: Space, history: Sequence[Observation]) -> list[A
     """One finished trial per observation; one without objectives is a failed trial."""
     distributions = _distributions(optuna, space)
     trials = []
-    for found in history:
-        usable = all(math.isfinite(value) for value in found.objectives)
+    for observed in history:
+        usable = all(math.isfinite(value) for value in observed.objectives)
         state = optuna.trial.TrialState.COMPLETE if usable else optuna.trial.TrialState.FAIL
         trial = optuna.trial.create_trial(
             state=state,
-            values=list(found.objectives) if usable else None,
-            params=dict(zip(space.names, found.x, strict=True)),
+            values=list(observed.objectives) if usable else None,
+            params=dict(zip(space.names, observed.x, strict=True)),
             distributions=distributions,
-            constraints={"violation": min(found.violation, _UNUSABLE)} if usable else None,
+            constraints={"violation": min(observed.violation, _UNUSABLE)} if usable else None,
         )
         trial.datetime_start = trial.datetime_complete = _WHEN
         trials.append(trial)
