@@ -47,7 +47,9 @@ def staged_folder(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 def _require_free(out: Path, *, overwrite: bool) -> None:
     if out.is_symlink() or (out.exists() and not out.is_dir()):
-        raise ConfigError("exists already and is no folder", where=out, fix="choose another folder")
+        raise ConfigError(
+            "exists already and is not a folder", where=out, fix="choose another folder"
+        )
     if out.exists() and not overwrite:
         raise ConfigError(
             "exists already", where=out, fix="choose another folder or pass --overwrite"
@@ -63,7 +65,7 @@ def _parents(out: Path) -> Iterator[None]:
             out.parent.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
             raise ConfigError(
-                "is no folder, so that nothing can be made in it",
+                "is not a folder, so that nothing can be made in it",
                 where=out.parent,
                 fix="choose another place for the output",
             ) from error
@@ -83,8 +85,8 @@ def _placed(out: Path) -> Iterator[None]:
     except OSError as error:
         # filelock names the whole path of what it was given by a relative one.
         hidden = os.path.normpath(out.parent.absolute() / f".{out.name}.")
-        place = os.path.normpath(Path(error.filename or hidden).absolute())
-        if error.errno is not None and place.startswith(hidden):
+        path = os.path.normpath(Path(error.filename or hidden).absolute())
+        if error.errno is not None and path.startswith(hidden):
             error.filename, error.filename2 = str(out), None
         raise
 
@@ -132,8 +134,8 @@ def _unlock(lock: FileLock) -> None:
 
 def cache_folder(name: str) -> Path:
     """A folder for what can be made again: in $MERGEKIT_FAIR_CACHE, else in the user's cache."""
-    if place := os.environ.get("MERGEKIT_FAIR_CACHE"):
-        return Path(place).expanduser() / name
+    if folder := os.environ.get("MERGEKIT_FAIR_CACHE"):
+        return Path(folder).expanduser() / name
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(base).expanduser() / "mergekit-fair" / name
 

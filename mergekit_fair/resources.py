@@ -19,10 +19,10 @@ def recipes_folder(name: str) -> Path:
     root = installed if installed.is_dir() else package.parent / "recipes"
     folder = root / name
     if not folder.is_dir():
-        found = (
+        names = (
             sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
         )
-        raise ConfigError("no recipes of this name", where=root, got=name, allowed=found)
+        raise ConfigError("no recipes of this name", where=root, got=name, allowed=names)
     return folder
 
 
@@ -33,10 +33,10 @@ def tasks_dir() -> Path:
         ConfigError: it is in neither.
     """
     package = Path(mergekit_fair.__file__).parent
-    places = (package / "_evals", package.parent / "evals")
-    for place in places:
-        if place.is_dir():
-            return place
+    folders = (package / "_evals", package.parent / "evals")
+    for folder in folders:
+        if folder.is_dir():
+            return folder
     raise ConfigError(
-        "the task suite is missing from this installation", where=places[0], fix="reinstall it"
+        "the task suite is missing from this installation", where=folders[0], fix="reinstall it"
     )

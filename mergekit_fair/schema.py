@@ -102,7 +102,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     """Read a YAML file whose top level is a mapping.
 
     Raises:
-        ConfigError: no such file, not YAML, or the top level is no mapping.
+        ConfigError: no such file, not YAML, or the top level is not a mapping.
     """
     return parse_yaml(read_text(path), path)
 

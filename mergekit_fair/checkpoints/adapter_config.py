@@ -87,9 +87,9 @@ class AdapterConfig:
 
 def is_adapter_folder(folder: str | Path) -> bool:
     """Whether a folder holds an adapter and no weights of its own."""
-    place = Path(folder)
+    path = Path(folder)
     whole = (SINGLE, INDEX, *PICKLES)
-    return (place / CONFIG).is_file() and not any((place / name).is_file() for name in whole)
+    return (path / CONFIG).is_file() and not any((path / name).is_file() for name in whole)
 
 
 def read_adapter_config(folder: str | Path, base: Path) -> AdapterConfig:
@@ -130,15 +130,15 @@ def _read(folder: Path) -> dict[str, Any]:
             fix="give the folder of an adapter that was saved with peft",
         )
     try:
-        found = json.loads(inside(folder, file).read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError("no mapping")
+        content = json.loads(inside(folder, file).read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("not a mapping")
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
         raise CheckpointError(
             f"its {CONFIG} cannot be read ({reason})", where=folder, fix=COPY_AGAIN
         ) from error
-    return found
+    return content
 
 
 def _require_plain(raw: Mapping[str, Any], folder: object) -> None:
@@ -181,9 +181,9 @@ def _require_base(named: Any, base: Path, folder: object) -> None:
 
 
 def _patterns(raw: Mapping[str, Any], key: str, folder: object) -> dict[str, Any]:
-    found = raw.get(key) or {}
-    _checked(found, lambda value: isinstance(value, dict), key, folder)
-    for pattern in found:
+    patterns = raw.get(key) or {}
+    _checked(patterns, lambda value: isinstance(value, dict), key, folder)
+    for pattern in patterns:
         try:
             _require_light(pattern)
             _whole(pattern)
@@ -194,7 +194,7 @@ def _patterns(raw: Mapping[str, Any], key: str, folder: object) -> dict[str, Any
                 got=pattern,
                 fix="write the names of the modules",
             ) from error
-    return found
+    return patterns
 
 
 def _pattern(patterns: Mapping[str, Any], module: str) -> str:
@@ -217,10 +217,10 @@ def _require_light(pattern: str) -> None:
 
 
 def _saved(raw: Mapping[str, Any], folder: object) -> tuple[str, ...]:
-    found = raw.get("modules_to_save") or []
-    is_names = isinstance(found, list) and all(isinstance(name, str) and name for name in found)
-    _checked(found, lambda _: is_names, "modules_to_save", folder)
-    return tuple(dict.fromkeys(found))
+    names = raw.get("modules_to_save") or []
+    is_names = isinstance(names, list) and all(isinstance(name, str) and name for name in names)
+    _checked(names, lambda _: is_names, "modules_to_save", folder)
+    return tuple(dict.fromkeys(names))
 
 
 def _checked(value: Any, is_good: Callable[[Any], bool], key: str, folder: object) -> Any:

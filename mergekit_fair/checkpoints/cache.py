@@ -18,7 +18,7 @@ SHARE = 0.7  # of the free memory, that checkpoints may take
 
 
 class LazyCheckpoint(Tensors):
-    """The tensors of a checkpoint folder, each read when it is asked for and kept by nobody."""
+    """The tensors of a checkpoint folder, each read whenever it is asked for; none is cached."""
 
     def __init__(self, folder: str | Path) -> None:
         self._reader = open_folder(folder)
@@ -44,8 +44,8 @@ class CheckpointCache:
     """
 
     def __init__(self, device: torch.device, room: int | None = None) -> None:
-        places = [device] if device.type == "cpu" else [device, torch.device("cpu")]
-        self._left = {place: free_memory(place) if room is None else room for place in places}
+        devices = [device] if device.type == "cpu" else [device, torch.device("cpu")]
+        self._left = {each: free_memory(each) if room is None else room for each in devices}
         self._models: dict[str, Tensors] = {}
 
     def __getitem__(self, model: str) -> Tensors:

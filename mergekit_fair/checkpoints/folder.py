@@ -107,16 +107,16 @@ def stored_tensors(folder: str | Path) -> dict[str, Stored]:
     Raises:
         CheckpointError: as `weight_files` and `read_header`, or a tensor in two shards.
     """
-    found: dict[str, Stored] = {}
+    tensors: dict[str, Stored] = {}
     for file in weight_files(folder):
         for name, stored in read_header(file).items():
-            if name in found:
-                raise twice(name, folder, [found[name].file.name, file.name])
-            found[name] = stored
+            if name in tensors:
+                raise twice(name, folder, [tensors[name].file.name, file.name])
+            tensors[name] = stored
     if (Path(folder) / INDEX).is_file():
-        held = {name: stored.file.name for name, stored in found.items()}
+        held = {name: stored.file.name for name, stored in tensors.items()}
         require_indexed(Path(folder) / INDEX, held)
-    return dict(sorted(found.items()))
+    return dict(sorted(tensors.items()))
 
 
 def tensor_infos(folder: str | Path) -> dict[str, TensorInfo]:
@@ -163,15 +163,15 @@ def require_same_tensors(base: str | Path, models: list[str]) -> None:
 
 
 def require_equal(
-    base: str, expected: Mapping[str, TensorInfo], model: str, found: Mapping[str, TensorInfo]
+    base: str, expected: Mapping[str, TensorInfo], model: str, tensors: Mapping[str, TensorInfo]
 ) -> None:
     """The same for one model whose tensors are known; integers must be integers in both.
 
     Raises:
         CheckpointError: names the model and the first tensors that differ.
     """
-    missing = [name for name in expected if name not in found]
-    extra = [name for name in found if name not in expected]
+    missing = [name for name in expected if name not in tensors]
+    extra = [name for name in tensors if name not in expected]
     if missing or extra:
         raise CheckpointError(
             f"its tensors are not the base's ({base}): {len(missing)} missing "
@@ -180,18 +180,18 @@ def require_equal(
             fix="merge models of one architecture, fine-tuned from this base",
         )
     for name, info in expected.items():
-        if found[name].shape != info.shape:
+        if tensors[name].shape != info.shape:
             raise CheckpointError(
                 f"tensor {name} has another shape than the base's ({base})",
                 where=model,
-                got=found[name].shape,
+                got=tensors[name].shape,
                 allowed=str(info.shape),
             )
-        if found[name].is_float != info.is_float:
+        if tensors[name].is_float != info.is_float:
             raise CheckpointError(
                 f"tensor {name} has another kind of dtype than the base's ({base})",
                 where=model,
-                got=found[name].dtype,
+                got=tensors[name].dtype,
                 allowed=info.dtype,
                 fix="merge models of one architecture, fine-tuned from this base",
             )
@@ -200,8 +200,10 @@ def require_equal(
 def _weight_map(index: Path) -> dict[str, str]:
     try:
         content = parse_json(index.read_text(encoding="utf-8"))
-        found = content.get("weight_map") if isinstance(content, dict) else None
-        if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
+        weight_map = content.get("weight_map") if isinstance(content, dict) else None
+        if not isinstance(weight_map, dict) or not all(
+            isinstance(name, str) for name in weight_map.values()
+        ):
             raise ValueError("it maps no tensors to files")
     except OSError as error:
         raise unreadable(index, error) from error
@@ -209,7 +211,7 @@ def _weight_map(index: Path) -> dict[str, str]:
         raise CheckpointError(
             f"is not a readable index of shards ({error})", where=index, fix=COPY_AGAIN
         ) from error
-    return found
+    return weight_map
 
 
 def twice(name: str, folder: object, files: list[str]) -> CheckpointError:
@@ -240,12 +242,12 @@ def require_indexed(index: Path, held: Mapping[str, str]) -> None:
 
 
 def _no_weights(folder: Path) -> CheckpointError:
-    found = sorted(path.name for path in folder.iterdir())
+    names = sorted(path.name for path in folder.iterdir())
     if any((folder / name).is_file() for name in PICKLES):
         return CheckpointError(
             "holds pickled weights only, and reading a pickle can run code",
             where=folder,
-            got=[name for name in found if name.endswith(".bin")][:8],
+            got=[name for name in names if name.endswith(".bin")][:8],
             fix="save the model with safetensors, or pass --allow-pickle to `merge`",
         )
     if (folder / "adapter_config.json").is_file():
@@ -257,7 +259,7 @@ def _no_weights(folder: Path) -> CheckpointError:
     return CheckpointError(
         f"holds no {SINGLE}",
         where=folder,
-        got=found[:8],
+        got=names[:8],
         fix="give the folder of a model that was saved with safetensors",
     )
 
@@ -274,7 +276,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     """`config.json` as a mapping.
 
     Raises:
-        CheckpointError: there is none, or it is no JSON mapping.
+        CheckpointError: there is none, or it is not a JSON mapping.
     """
     file = Path(folder) / "config.json"
     try:
@@ -282,7 +284,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
             raise ValueError("no such file")
         config = parse_json(inside(Path(folder), file).read_text(encoding="utf-8"))
         if not isinstance(config, dict):
-            raise ValueError("no mapping")
+            raise ValueError("not a mapping")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise CheckpointError(

@@ -61,9 +61,9 @@ class Geometry:
     def cosines(self) -> Matrix:
         """K_ij / (‖Δ_i‖ ‖Δ_j‖), (T, T), in [−1, 1]; NaN beside a zero vector."""
         # Divided twice: a product of norms may overflow or vanish where the quotient does not.
-        found = _divided(_divided(self.gram, self.norms), self.norms[:, np.newaxis])
-        np.fill_diagonal(found, np.where(self.norms > 0, 1.0, np.nan))
-        return np.asarray(np.clip(found, -1.0, 1.0))
+        cosines = _divided(_divided(self.gram, self.norms), self.norms[:, np.newaxis])
+        np.fill_diagonal(cosines, np.where(self.norms > 0, 1.0, np.nan))
+        return np.asarray(np.clip(cosines, -1.0, 1.0))
 
     @property
     def with_mean(self) -> Matrix:
@@ -71,8 +71,8 @@ class Geometry:
         ones = np.ones(len(self.names))
         length, bound = displacement(self.gram, ones), triangle_bound(self.gram, ones)
         length = length if length > _ROUNDING * bound else 0.0
-        found = _divided(_divided(self.gram.sum(axis=1), self.norms), np.float64(length))
-        return np.asarray(np.clip(found, -1.0, 1.0))
+        cosines = _divided(_divided(self.gram.sum(axis=1), self.norms), np.float64(length))
+        return np.asarray(np.clip(cosines, -1.0, 1.0))
 
     def ratios(self, to: str | None = None) -> Matrix:
         """‖Δ_i‖ / ‖Δ_to‖, (T,), without `to` against the median norm; NaN where that is 0."""
@@ -108,7 +108,7 @@ def displacement(gram: ArrayLike, d: ArrayLike) -> float:
         d: λ − λ_ref, (T,). λ_ref = 0 is the base θ₀, λ_ref = 1 the balanced point θ̄.
 
     Returns:
-        ≥ 0, in the weights' units; never above :func:`triangle_bound`.
+        ≥ 0, in the weights' units; never above `triangle_bound`.
     """
     matrix, step = np.asarray(gram, dtype=np.float64), np.asarray(d, dtype=np.float64)
     # Where vectors cancel, or all point one way, rounding leaves the exact range by a hair.
@@ -142,7 +142,7 @@ class Screened:
         group: the candidate.
         cosine: of Δ_g with Δ_target = θ_target − θ₀, in [−1, 1].
         norm_ratio: ‖Δ_g‖ / ‖Δ_target‖.
-        sign_conflict: as in :class:`Geometry`.
+        sign_conflict: as in `Geometry`.
     """
 
     group: str
@@ -185,11 +185,11 @@ def screen(
         geometry.conflict[row],
         geometry.ratios(target),
     )
-    found = []
+    screened = []
     for name in names:
         at = geometry.place(name)
-        found.append(Screened(name, *map(_known, (cosines[at], ratios[at], conflicts[at]))))
-    return sorted(found, key=_rank)
+        screened.append(Screened(name, *map(_known, (cosines[at], ratios[at], conflicts[at]))))
+    return sorted(screened, key=_rank)
 
 
 def _rank(one: Screened) -> tuple[float, str]:
@@ -268,9 +268,9 @@ def _tensor_sums(base: Reader, models: list[Reader], name: str) -> _Sums:
         for row, model in zip(block, models, strict=True):
             torch.sub(model.read(name, begin, end, buffers[1]).double(), start, out=row)
         parts.append(_block_sums(block))
-    found = _added(parts, rows)
-    _require_finite(base, models, name, np.diag(found.gram).tolist())
-    return found
+    sums = _added(parts, rows)
+    _require_finite(base, models, name, np.diag(sums.gram).tolist())
+    return sums
 
 
 def _require_finite(

@@ -159,9 +159,9 @@ class AdapterReader:
     def _tensor(self, name: str, what: str) -> str:
         """The base's name for a tensor that the adapter knows by its name in memory."""
         tensors = self._base.tensors
-        found = name if name in tensors else self._names.in_file.get(name, name)
-        if found in tensors:
-            return found
+        tensor = name if name in tensors else self._names.in_file.get(name, name)
+        if tensor in tensors:
+            return tensor
         module = name.rpartition(".")[0]
         modules = {known.rpartition(".")[0] for known in (*tensors, *self._names.in_file)}
         hint = nearest(module, sorted(modules)).removeprefix("; ")
@@ -172,23 +172,23 @@ class AdapterReader:
             fix=f"{hint} G{OTHER_BASE[1:]}" if hint else OTHER_BASE,
         )
 
-    def _factors(self, name: str, module: str, found: Mapping[str, str]) -> Factors:
+    def _factors(self, name: str, module: str, parts: Mapping[str, str]) -> Factors:
         """The update of one tensor, checked against the base's."""
-        if found.keys() - {"base"} not in ({"A", "B"}, {"embedding_A", "embedding_B"}):
+        if parts.keys() - {"base"} not in ({"A", "B"}, {"embedding_A", "embedding_B"}):
             raise CheckpointError(
                 f"module {module} has no pair of lora_A and lora_B",
                 where=self._adapter,
-                got=sorted(f"lora_{part}" for part in found.keys() - {"base"}),
+                got=sorted(f"lora_{part}" for part in parts.keys() - {"base"}),
                 fix=COPY_AGAIN,
             )
-        is_embedding = "embedding_A" in found
-        keys = [found[f"embedding_{part}" if is_embedding else part] for part in "AB"]
+        is_embedding = "embedding_A" in parts
+        keys = [parts[f"embedding_{part}" if is_embedding else part] for part in "AB"]
         is_transposed = self._is_transposed(module, name, keys, is_embedding)
         a, b = (self._factor(key) for key in keys)
         if is_embedding:
             self._require_untied(name)
-        if "base" in found:
-            self._require_base_layer(name, found["base"])
+        if "base" in parts:
+            self._require_base_layer(name, parts["base"])
         return Factors(module, a, b, self.config.scale_of(module), is_transposed, is_embedding)
 
     def _is_transposed(self, module: str, name: str, keys: list[str], is_embedding: bool) -> bool:
@@ -215,14 +215,14 @@ class AdapterReader:
         return fits[1]
 
     def _factor(self, key: str) -> torch.Tensor:
-        found = read_whole(self._stored, key)
-        if not bool(torch.isfinite(found).all()):
+        factor = read_whole(self._stored, key)
+        if not bool(torch.isfinite(factor).all()):
             raise CheckpointError(
                 f"{key.removeprefix(PREFIX)} has NaN or Inf",
                 where=self._adapter,
                 fix="train it again",
             )
-        return found
+        return factor
 
     def _whole(self, name: str) -> str:
         """The base's tensor that the adapter replaces by its own."""

@@ -73,7 +73,7 @@ def _tied(model: Any) -> dict[str, str]:
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
-    shared = [found for found in names.values() if len(found) > 1]
+    shared = [group for group in names.values() if len(group) > 1]
     return {
-        name: next(other for other in found if other != name) for found in shared for name in found
+        name: next(other for other in group if other != name) for group in shared for name in group
     }

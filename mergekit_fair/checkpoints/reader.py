@@ -157,14 +157,14 @@ class PickleReader:
 
     def __init__(self, folder: str | Path) -> None:
         self.name = str(folder)
-        place = model_folder(folder)
-        whole, index = (place / name for name in PICKLES)
+        path = model_folder(folder)
+        whole, index = (path / name for name in PICKLES)
         is_sharded = index.is_file()
         if is_sharded and whole.is_file():
             raise CheckpointError(
                 f"holds {whole.name} and {index.name}", where=folder, fix="delete the outdated one"
             )
-        self.files = shard_files(place, index) if is_sharded else (inside(place, whole),)
+        self.files = shard_files(path, index) if is_sharded else (inside(path, whole),)
         self._tensors: dict[str, torch.Tensor] = {}
         held: dict[str, str] = {}
         for file in self.files:
@@ -193,21 +193,21 @@ class PickleReader:
 
 
 def _unpickled(file: Path) -> dict[str, torch.Tensor]:
-    """A state dictionary; `weights_only` refuses every object that is no tensor."""
+    """A state dictionary; `weights_only` refuses every object that is not a tensor."""
     reason = "it does not map names to dense tensors"
     try:
-        # Files from before torch 1.6 are no archives, and cannot be mapped into memory.
+        # Files from before torch 1.6 are not archives, and cannot be mapped into memory.
         mmap = zipfile.is_zipfile(file)
         with warnings.catch_warnings(action="ignore"):
-            found: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
-        if isinstance(found, dict) and all(map(_is_named, found.items())):
-            return {name: value.detach() for name, value in found.items()}
+            content: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
+        if isinstance(content, dict) and all(map(_is_named, content.items())):
+            return {name: value.detach() for name, value in content.items()}
     except OSError as error:
         raise unreadable(file, error) from error
     except Exception:  # of any kind, and torch's words advise to run the code in the file
         reason = "it is damaged, or holds more than tensors"
     raise CheckpointError(
-        f"is no pickled state dictionary that can be read safely ({reason})",
+        f"is not a pickled state dictionary that can be read safely ({reason})",
         where=file,
         fix="save the model with safetensors",
     )
@@ -243,11 +243,9 @@ def open_folder(folder: str | Path, *, allow_pickle: bool = False) -> Reader:
         CheckpointError: as `stored_tensors`; pickled weights without `allow_pickle`; a dtype that
             cannot be merged.
     """
-    place = model_folder(folder)
-    has_safetensors = any(place.glob("*.safetensors")) or any(
-        place.glob("*.safetensors.index.json")
-    )
-    if allow_pickle and not has_safetensors and any((place / name).is_file() for name in PICKLES):
+    path = model_folder(folder)
+    has_safetensors = any(path.glob("*.safetensors")) or any(path.glob("*.safetensors.index.json"))
+    if allow_pickle and not has_safetensors and any((path / name).is_file() for name in PICKLES):
         return PickleReader(folder)
     return SafetensorsReader(folder)
 

@@ -154,7 +154,7 @@ def add_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add all options of `mergekit-yaml`; the command gets a `MergeOptions` as `merge_options`.
 
     A wrong size is click's own error instead of a traceback. Private: click keeps the parameters
-    of a function that is no command yet in `__click_params__`.
+    of a function that is not a command yet in `__click_params__`.
     """
     import click
     from mergekit.options import ShardSizeParamType, add_merge_options
@@ -164,7 +164,7 @@ def add_options(command: Callable[..., Any]) -> Callable[..., Any]:
             try:
                 return super().convert(value, param, ctx)
             except (ValueError, IndexError):
-                return self.fail(f"{value!r} is no size, such as 500M or 5B", param, ctx)
+                return self.fail(f"{value!r} is not a size, such as 500M or 5B", param, ctx)
 
     wrapped: Any = add_merge_options(command)
     for parameter in wrapped.__click_params__:

@@ -36,7 +36,7 @@ def read_groups(frame: pd.DataFrame, spec: GroupColumns, where: str) -> Membersh
     """The groups of every row. Names are sorted; those of `columns` keep their order.
 
     Raises:
-        DataError: unknown column or name, empty group, score that is no number, or no group.
+        DataError: unknown column or name, empty group, score that is not a number, or no group.
     """
     where = f"{where}, groups"
     members, outside = _members(frame, spec, where)

@@ -87,11 +87,11 @@ def _rows_that_count(
     """The table after `keep` and `one_row_per`, the rows' numbers in the source, and notes."""
     ids, notes = np.arange(len(frame), dtype=np.int64), []
     if spec.keep:
-        kept = _kept_rows(frame, spec.keep, where)
-        if not kept.all():
-            gone = int((~kept).sum())
+        keep = _kept_rows(frame, spec.keep, where)
+        if not keep.all():
+            gone = int((~keep).sum())
             notes = [f"keep: {gone} of {len(frame)} rows of the source are left out"]
-        frame, ids = frame[kept].reset_index(drop=True), ids[kept]
+        frame, ids = frame[keep].reset_index(drop=True), ids[keep]
     if spec.one_row_per:
         frame, first = _merge_units(frame, spec.one_row_per, spec.columns_read, where)
         ids = ids[first]
@@ -102,18 +102,19 @@ def _kept_rows(frame: pd.DataFrame, conditions: tuple[Condition, ...], where: st
     """Bool (n,): the rows that meet every condition. A missing cell meets no threshold.
 
     Raises:
-        DataError: unknown column, a value beside a threshold that is no number, or no row is left.
+        DataError: unknown column, a value to compare with a threshold that is not a number, or no
+            row is left.
     """
-    kept = np.ones(len(frame), dtype=bool)
+    keep = np.ones(len(frame), dtype=bool)
     for index, condition in enumerate(conditions):
-        kept &= _meets(frame, condition, f"{where}, keep.{index}")
-        if not kept.any():
+        keep &= _meets(frame, condition, f"{where}, keep.{index}")
+        if not keep.any():
             raise DataError(
                 "no row is left",
                 where=f"{where}, keep.{index} (column {condition.column!r})",
                 fix="check the condition against the column's values",
             )
-    return kept
+    return keep
 
 
 def _meets(frame: pd.DataFrame, condition: Condition, where: str) -> np.ndarray:
@@ -142,8 +143,8 @@ def _merge_units(
         The table, and int (m,): the row of `frame` that each unit's first row is.
 
     Raises:
-        DataError: unknown column, a missing key, a mean of what is no number, or rows of one unit
-            that differ.
+        DataError: unknown column, a missing key, a mean of values that are not numbers, or rows of
+            one unit that differ.
     """
     where = f"{where}, one_row_per"
     cells = column(frame, unit.column, f"{where}.column")
@@ -199,7 +200,7 @@ def _read_inputs(frame: pd.DataFrame, spec: DataSpec, where: str) -> list[str]:
 
 def _rendered(frame: pd.DataFrame, text: TextInput, where: str) -> list[str]:
     if text.column:
-        found = texts(column(frame, text.column, f"{where}.column"))
+        rendered = texts(column(frame, text.column, f"{where}.column"))
     else:
         parts: list[list[str]] = []
         for literal, name in text.pieces():
@@ -207,14 +208,14 @@ def _rendered(frame: pd.DataFrame, text: TextInput, where: str) -> list[str]:
             if name:
                 cells = texts(column(frame, name, f"{where}.template"))
                 parts.append(_in_words(cells, name, (text.values or {}).get(name), where))
-        found = ["".join(row) for row in zip(*parts, strict=True)]
-    if empty := [row for row, value in enumerate(found) if not value.strip()]:
+        rendered = ["".join(row) for row in zip(*parts, strict=True)]
+    if empty := [row for row, value in enumerate(rendered) if not value.strip()]:
         raise DataError(
-            f"{len(empty)} of {len(found)} texts are empty, {at_row(np.array(empty))}",
+            f"{len(empty)} of {len(rendered)} texts are empty, {at_row(np.array(empty))}",
             where=where,
             fix="remove these rows from the source, or use another column",
         )
-    return found
+    return rendered
 
 
 def _in_words(cells: list[str], name: str, meaning: dict[str, str] | None, where: str) -> list[str]:

@@ -71,7 +71,7 @@ def check_leaks(
     inputs_of: dict[str, set[str]] = {name: set() for name in (*present, UNUSED)}
     for item, name in zip(inputs, split.tolist(), strict=True):
         inputs_of[name].add(item)
-    kept, pairs, shares = split.copy(), [], []
+    cleaned, pairs, shares = split.copy(), [], []
     for later, name in enumerate(present):
         rows = np.flatnonzero(split == name)
         leaking = np.zeros(rows.size, dtype=bool)
@@ -82,7 +82,7 @@ def check_leaks(
             leaking |= shared
             if shared.any():
                 pairs.append(f"{name} rows in {earlier}: {int(shared.sum())}")
-        kept[rows[leaking]] = UNUSED
+        cleaned[rows[leaking]] = UNUSED
         if leaking.any():
             shares.append(f"{leaking.mean():.1%} of the {name} rows")
     if not pairs:
@@ -95,11 +95,11 @@ def check_leaks(
     if spec.on_leak == "warn":
         return split, [f"{text}; `on_leak: drop` leaves them out"]
     for name in present:
-        if not (kept == name).any():
+        if not (cleaned == name).any():
             raise DataError(
                 f"no row of {name} is left: {text}", where=where, fix="split the data differently"
             )
-    return kept, [f"{text}; these rows were dropped"]
+    return cleaned, [f"{text}; these rows were dropped"]
 
 
 def stratify(labels: np.ndarray, membership: np.ndarray) -> np.ndarray:

@@ -121,7 +121,7 @@ def texts(cells: pd.Series) -> list[str]:
 
 
 def numbers(cells: pd.Series) -> np.ndarray:
-    """The cells as float64 (n,); true and false are 1 and 0, whatever is no number is NaN."""
+    """The cells as float64 (n,); true and false are 1 and 0, what is not a number is NaN."""
     import pandas as pd
 
     values: np.ndarray = pd.to_numeric(cells, errors="coerce").to_numpy(
@@ -217,7 +217,7 @@ def _read_csv(path: Path, separator: str, columns: tuple[str, ...] | None) -> pd
     except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
         reason = " ".join(str(error).split())
         raise DataError(
-            f"is no well-formed table ({reason})", where=path, fix="check separator and quotes"
+            f"is not a well-formed table ({reason})", where=path, fix="check separator and quotes"
         ) from error
     if columns and len(columns) != table.shape[1]:
         raise DataError(
@@ -243,7 +243,7 @@ def _read_jsonl(path: Path) -> pd.DataFrame:
                 raise DataError(f"line {number} is not JSON ({error.msg})", where=path) from error
             if not isinstance(record, dict):
                 kind = type(record).__name__
-                raise DataError(f"line {number} is no JSON object", where=path, got=kind)
+                raise DataError(f"line {number} is not a JSON object", where=path, got=kind)
             records.append(record)
     # dtype object: a missing value must not turn the integers of its column into floats.
     return pd.DataFrame(records, dtype=object)
@@ -271,7 +271,7 @@ def _read_hub(source: Source) -> pd.DataFrame:
             return loaded.to_pandas()
         parts = [part.to_pandas().assign(**{HUB_SPLIT: name}) for name, part in loaded.items()]
     # Whatever goes wrong in there (offline, unknown id, gated, damaged cache) has a type of its
-    # own; all of it means that the data set cannot be had, and the cause stays attached.
+    # own; all of it means that the data set cannot be loaded, and the cause stays attached.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(

@@ -313,7 +313,7 @@ def _paired(
     y_true: ArrayLike, predictions: Mapping[str, ArrayLike], groups: Any, settings: MetricSettings
 ) -> Paired:
     truth = binary_labels(y_true, "y_true")
-    codes = {name: binary_predictions(given, name) for name, given in predictions.items()}
+    codes = {name: binary_predictions(predicted, name) for name, predicted in predictions.items()}
     return Paired.of(truth, codes, groups, settings)
 
 

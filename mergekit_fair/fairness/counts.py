@@ -47,7 +47,7 @@ class CountTable:
             as "no prediction is missing".
 
     Raises:
-        MeasurementError: no rows, other shapes, or cells that are no counts.
+        MeasurementError: no rows, other shapes, or cells that are not counts.
     """
 
     groups: tuple[str, ...]
@@ -288,7 +288,7 @@ def checked_codes(column: Column, allowed: tuple[int, ...], name: str) -> NDArra
         )
     if column.min() < allowed[0] or column.max() > allowed[-1]:
         wrong = column[(column < allowed[0]) | (column > allowed[-1])]
-        raise MeasurementError("is no code", where=name, got=int(wrong[0]), allowed=allowed)
+        raise MeasurementError("is not a code", where=name, got=int(wrong[0]), allowed=allowed)
     return column.astype(np.int8, copy=False)
 
 

@@ -7,7 +7,7 @@ recomputes the same statistic, max − min included.
 Which interval for which statistic:
 
     wilson        plain proportions (accuracy, selection rate): never collapses at 0 or 1.
-    percentile    smooth statistics that are no plain proportion (balanced accuracy) and paired
+    percentile    smooth statistics that are not plain proportions (balanced accuracy) and paired
                   differences.
     conservative  gaps (DPD, EOD), and conservative_minimum for worst-group accuracy.
     basic, bias_corrected    for comparison; both under-cover gaps.

@@ -2,7 +2,7 @@
 
 String labels, probabilities and NaN labels are refused: fairlearn takes all three in silence and
 answers with a DPD of 0.0. A prediction may be missing (None, NaN, pandas.NA, masked): a score that
-is no number, an answer that cannot be parsed. It is counted as what it is, never as a 0. Because a
+is not a number, an answer that cannot be parsed. It is counted as missing, never as a 0. Because a
 column of integers becomes one of floats as soon as a value is missing, predictions, unlike labels,
 may be the floats 0.0 and 1.0.
 """
@@ -28,7 +28,7 @@ def binary_labels(values: ArrayLike, name: str) -> NDArray[np.int8]:
         name: what the caller calls them (`y_true`, `y_pred`), for messages.
 
     Raises:
-        MeasurementError: a value is no 0/1 integer, there are no rows, or there is more than one
+        MeasurementError: a value is not a 0/1 integer, there are no rows, or there is more than one
             dimension.
     """
     array = _as_array(values, name)
@@ -71,10 +71,10 @@ def binary_predictions(values: ArrayLike, name: str) -> NDArray[np.int8]:
     if array.dtype.kind not in "fO" or array.ndim != 1 or not array.size:
         return binary_labels(array, name)
     missing = _missing_values(array)
-    found = np.full(array.shape, UNANSWERED, dtype=np.int8)
+    codes = np.full(array.shape, UNANSWERED, dtype=np.int8)
     if not missing.all():
-        found[~missing] = binary_labels(_whole(array[~missing]), name)
-    return found
+        codes[~missing] = binary_labels(_whole(array[~missing]), name)
+    return codes
 
 
 def same_length(y_true: NDArray[Any], other: NDArray[Any], name: str) -> None:

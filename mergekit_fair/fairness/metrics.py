@@ -136,7 +136,7 @@ class Proportion(Metric):
 
 @dataclass(frozen=True, kw_only=True)
 class Smooth(Metric):
-    """A smooth function of counts over all rows that is no plain proportion."""
+    """A smooth function of counts over all rows that is not a plain proportion."""
 
     function: Callable[[Counts], Values]
 

@@ -112,7 +112,11 @@ def measure_classes(
     code = _codes(names)
     if unknown := [label for label in truth if label not in code]:
         raise MeasurementError(
-            "is no class", where="y_true", got=unknown[0], allowed=names, fix="complete `classes`"
+            "is not a class",
+            where="y_true",
+            got=unknown[0],
+            allowed=names,
+            fix="complete `classes`",
         )
     columns = [
         np.array([code[label] for label in truth]),
@@ -300,7 +304,7 @@ def _view_warnings(
             if name not in _defined(views, key):
                 yield f"the {key} of {name!r} is undefined: left out of macro and worst"
     yield from interval_warnings(
-        {f"{kind} {key}": found[key] for kind, found in (("macro", macro), ("worst", worst))
+        {f"{kind} {key}": intervals[key] for kind, intervals in (("macro", macro), ("worst", worst))
          for key in HEADLINE_GAPS}
     )  # fmt: skip
 
@@ -330,7 +334,7 @@ def _unknown_predictions(predicted: list[Any], codes: dict[Any, int]) -> Iterato
     if unknown:
         examples = ", ".join(repr(name) for name, _ in unknown.most_common(3))
         yield (
-            f"{unknown.total()} predictions are no class ({examples}): counted as no usable "
+            f"{unknown.total()} predictions are not a class ({examples}): counted as no usable "
             "prediction; name them in `classes` if they are"
         )
 
@@ -364,7 +368,7 @@ def _value(value: Any, row: int, where: str) -> Any:
         hash(value)
     except TypeError as error:
         raise MeasurementError(
-            f"is no class (row {row})", where=where, got=value, allowed="an integer or a text"
+            f"is not a class (row {row})", where=where, got=value, allowed="an integer or a text"
         ) from error
     return value
 

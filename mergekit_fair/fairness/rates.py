@@ -180,10 +180,10 @@ def against_rest(rates: Sequence[Rate], groups: Counts, overall: Counts) -> Valu
     A rate that is undefined for g or for its rest is left out; NaN where all are.
     """
     sizes = [np.abs(_against_rest(rate, groups, overall)) for rate in rates]
-    found = sizes[0]
+    largest_size = sizes[0]
     for size in sizes[1:]:
-        found = np.fmax(found, size)
-    return found
+        largest_size = np.fmax(largest_size, size)
+    return largest_size
 
 
 def ratio_of(rates: Sequence[Rate], groups: Counts, eligible: Mask) -> Values:

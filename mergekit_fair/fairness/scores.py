@@ -191,14 +191,14 @@ class _Rows:
         values = _numbers(scores)
         members = groups_of(groups, len(values))
         finite = np.isfinite(values)
-        kept = members.membership[finite]
+        membership = members.membership[finite]
         # Sorted, so that neither the order of rows nor that of groups decides what is drawn.
         by_name = np.argsort(np.asarray(members.names, dtype=str), kind="stable")
-        order = np.lexsort((*kept[:, by_name].T, values[finite]))
+        order = np.lexsort((*membership[:, by_name].T, values[finite]))
         return cls(
             members.names,
             values[finite][order],
-            kept[order].astype(np.float64),
+            membership[order].astype(np.float64),
             members.membership.sum(axis=0),
             (members.membership & ~finite[:, np.newaxis]).sum(axis=0),
             len(values),
@@ -231,12 +231,12 @@ def _resampled(rows: _Rows, draws: int, seed: int) -> NDArray[np.float64]:
     rng = np.random.default_rng(seed)
     m = len(rows.values)
     at_once = max(1, _CHUNK // m)
-    found = []
+    means = []
     for start in range(0, draws, at_once):
         picked = rng.integers(0, m, (min(at_once, draws - start), m))
         weights = np.stack([np.bincount(pick, minlength=m) for pick in picked])
-        found.append(_means(rows.values, rows.membership, weights.astype(np.float64)))
-    return np.concatenate(found)
+        means.append(_means(rows.values, rows.membership, weights.astype(np.float64)))
+    return np.concatenate(means)
 
 
 def _numbers(scores: ArrayLike) -> NDArray[np.float64]:

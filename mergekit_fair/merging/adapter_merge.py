@@ -65,7 +65,7 @@ def merge_adapters(
 
     Raises:
         RecipeError: what cannot be an adapter: another method or one that is not linear, models
-            that are no adapters over the recipe's base, adapters of unlike ranks or targets.
+            that are not adapters over the recipe's base, adapters of unlike ranks or targets.
         ConfigError, CheckpointError, OSError: as `merge_to_folder`.
     """
     if not is_own(recipe.method):

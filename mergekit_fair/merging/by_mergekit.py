@@ -70,7 +70,7 @@ def run_checked(plan: MergePlan, folder: Path, out: Path, options: Any) -> None:
 def _run(
     recipe: Recipe, folder: Path, name: str, options: Any, base: Path, expected: set[str] | None
 ) -> None:
-    """Merge and look at the result; `expected`: its tensors, None if nobody knows them."""
+    """Merge and look at the result; `expected`: its tensors, None if they are not known."""
     config, is_checked = recipe.configuration(), expected is not None
     changes: dict[str, Any] = {"write_model_card": False}
     if is_checked and not _has_tokenizer(base):

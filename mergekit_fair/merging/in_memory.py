@@ -162,10 +162,10 @@ class Composer:
             return self._kept[3]
         self._give_up()
         size = sum(math.prod(t.shape) * ACCUMULATOR.itemsize for t in tensors)
-        place = self._checkpoints.reserve(size)
-        if place is None:
+        device = self._checkpoints.reserve(size)
+        if device is None:
             return None
-        self._kept = (alike, place, size, {})
+        self._kept = (alike, device, size, {})
         return self._kept[3]
 
     def _give_up(self) -> None:
@@ -199,7 +199,7 @@ class Composer:
 class RandomControl(Tensors):
     """θ₀ plus, in every tensor, a Gaussian vector of the norm of θ − θ₀; made when asked for.
 
-    What a merge of such vectors still does to a metric is no effect of the subgroup.
+    What a merge of such vectors still does to a metric is not an effect of the subgroup.
     Source: the norm-matched random control of arXiv 2212.04089.
 
     Args:

@@ -59,7 +59,7 @@ class Recipe:
         """Read and check a recipe file.
 
         Raises:
-            ConfigError: the file cannot be read or is no YAML mapping.
+            ConfigError: the file cannot be read or is not a YAML mapping.
             RecipeError: unknown keys, method, groups or parameters.
         """
         return cls.from_text(read_text(path), str(path))

@@ -88,19 +88,19 @@ def check_recipe(raw: dict[str, Any], where: str) -> None:
 
 def _dtype(name: Any, where: str) -> None:
     if name is not None and str(name).removeprefix("torch.") not in DTYPES:
-        raise RecipeError("is no dtype to merge in", where=where, got=name, allowed=DTYPES)
+        raise RecipeError("is not a dtype to merge in", where=where, got=name, allowed=DTYPES)
 
 
-def _chat_template(given: Any, where: str) -> None:
+def _chat_template(template: Any, where: str) -> None:
     """mergekit would refuse a name that it does not know after it has merged."""
-    if not isinstance(given, str) or "{" in given:
+    if not isinstance(template, str) or "{" in template:
         return
     known = chat_template_names()
-    if given not in ("auto", *known):
+    if template not in ("auto", *known):
         raise RecipeError(
-            f"is no chat template{nearest(given, known)}",
+            f"is not a chat template{nearest(template, known)}",
             where=where,
-            got=given,
+            got=template,
             allowed=["auto", *known, "the text of a template"],
         )
 
@@ -122,22 +122,22 @@ def _model(item: Any, spec: MergeMethodSpec, where: str) -> None:
             )
 
 
-def _name(given: Any, where: str) -> None:
+def _name(model: Any, where: str) -> None:
     """`base+adapter` with an empty half would be the folder that the command runs in."""
-    if isinstance(given, str) and ("\0" in given or not all(map(str.strip, given.split("+")))):
+    if isinstance(model, str) and ("\0" in model or not all(map(str.strip, model.split("+")))):
         raise RecipeError(
-            "names no model", where=where, got=given, allowed="a folder, a name of the Hub"
+            "names no model", where=where, got=model, allowed="a folder, a name of the Hub"
         )
 
 
-def _parameters(given: Any, spec: MergeMethodSpec, where: str) -> None:
-    if given is None:
+def _parameters(parameters: Any, spec: MergeMethodSpec, where: str) -> None:
+    if parameters is None:
         return
-    if not isinstance(given, dict):
-        raise RecipeError("must be a mapping", where=where, got=given)
+    if not isinstance(parameters, dict):
+        raise RecipeError("must be a mapping", where=where, got=parameters)
     known = {parameter.name: parameter for parameter in spec.parameters}
-    known_keys(given, tuple(known), where, of=f"method {spec.name}")
-    for key, value in given.items():
+    known_keys(parameters, tuple(known), where, of=f"method {spec.name}")
+    for key, value in parameters.items():
         scalars = [] if value is None else _scalars(value, f"{where}.{key}")
         if not scalars:
             raise RecipeError("has no value", where=f"{where}.{key}")
@@ -181,7 +181,7 @@ def _scalars(value: Any, where: str) -> list[Any]:
         _SETTING.validate_python(value)
     except ValidationError as error:
         raise RecipeError(
-            "is no parameter setting",
+            "is not a parameter setting",
             where=where,
             got=value,
             allowed="a scalar, a list (layer gradient), or a list of {filter, value}",
@@ -222,20 +222,20 @@ def require_known_keys(raw: dict[str, Any], where: str) -> None:
         ("tokenizer", tuple(TokenizerConfig.model_fields)),
         ("fairness", FAIRNESS),
     ):
-        given = raw.get(block)
-        if isinstance(given, dict):
-            known_keys(given, known, f"{where}: {block}")
-        elif given is not None:
-            raise RecipeError("must be a mapping", where=f"{where}: {block}", got=given)
+        content = raw.get(block)
+        if isinstance(content, dict):
+            known_keys(content, known, f"{where}: {block}")
+        elif content is not None:
+            raise RecipeError("must be a mapping", where=f"{where}: {block}", got=content)
     _tokens(raw.get("tokenizer"), f"{where}: tokenizer.tokens")
     _slices(raw.get("slices"), f"{where}: slices")
     modules = raw.get("modules")
     for name, module in modules.items() if isinstance(modules, dict) else ():
         if isinstance(module, dict):
-            place = f"{where}: modules.{name}"
-            known_keys(module, tuple(OutputModuleDefinition.model_fields), place)
-            _slices(module.get("slices"), f"{place}.slices")
-            _each(module.get("models"), ("model", "parameters"), f"{place}.models")
+            inside = f"{where}: modules.{name}"
+            known_keys(module, tuple(OutputModuleDefinition.model_fields), inside)
+            _slices(module.get("slices"), f"{inside}.slices")
+            _each(module.get("models"), ("model", "parameters"), f"{inside}.models")
 
 
 def parameter_blocks(raw: dict[str, Any], where: str) -> Iterator[tuple[Any, str]]:
@@ -281,10 +281,10 @@ def _ranges(sources: Any, where: str) -> None:
     for index, item in enumerate(sources if isinstance(sources, list) else ()):
         span = item.get("layer_range") if isinstance(item, dict) else None
         if not isinstance(span, list) or [type(end) for end in span] != [int, int]:
-            continue  # mergekit says that it is no pair
+            continue  # mergekit says that it is not a pair
         if not 0 <= span[0] < span[1] <= MOST_LAYERS:
             raise RecipeError(
-                "is no range of layers",
+                "is not a range of layers",
                 where=f"{where}[{index}].layer_range",
                 got=span,
                 allowed=f"the first layer, and the one after the last, up to {MOST_LAYERS:,}",
@@ -298,7 +298,7 @@ def _each(value: Any, known: tuple[str, ...], where: str) -> None:
 
 
 def known_keys(
-    given: dict[str, Any],
+    mapping: dict[str, Any],
     known: tuple[str, ...],
     where: str,
     spec: MergeMethodSpec | None = None,
@@ -307,7 +307,7 @@ def known_keys(
 ) -> None:
     """Refuse other keys; with `spec`, a key may be a parameter that belongs one level down."""
     inside = [parameter.name for parameter in spec.parameters] if spec else []
-    for key in given:
+    for key in mapping:
         if key not in known:
             near = nearest(key, list(known)) or nearest(key, inside).replace("'", "'parameters.", 1)
             raise RecipeError(

@@ -70,10 +70,10 @@ class Basis(BaseModel):
 
     @model_validator(mode="after")
     def _shapes(self) -> Self:
-        tasks, kept = len(self.tasks), len(self.vectors)
+        tasks, stored = len(self.tasks), len(self.vectors)
         shapes = {
-            "mixing": (np.shape(self.mixing), (tasks, kept)),
-            "weights": (np.shape(self.weights), (kept - self.has_mean, tasks)),
+            "mixing": (np.shape(self.mixing), (tasks, stored)),
+            "weights": (np.shape(self.weights), (stored - self.has_mean, tasks)),
             "gram": (np.shape(self.gram), (tasks, tasks)),
             "errors": (np.shape(self.errors), (tasks,)),
             "stored_errors": (np.shape(self.stored_errors), (tasks,)),
@@ -137,7 +137,7 @@ def build_basis(
         options: mergekit's `MergeOptions`.
         settings: `overwrite`, `allow_pickle`.
         progress: told what is done.
-        method, size, seed: of :func:`mergekit_fair.vectors.basis_fit.fit`.
+        method, size, seed: of `mergekit_fair.vectors.basis_fit.fit`.
 
     Raises:
         ConfigError: `out` exists, or `size` is out of range.

@@ -80,8 +80,8 @@ class Fit:
             amounts: a, (T,).
         """
         a = np.asarray(amounts, dtype=np.float64)
-        found = self.weights @ a
-        return np.append(found, a.sum()) if self.has_mean else found
+        mixed = self.weights @ a
+        return np.append(mixed, a.sum()) if self.has_mean else mixed
 
 
 def fit(
@@ -93,7 +93,7 @@ def fit(
         gram: K, (T, T), of T ≥ 2 task vectors, not all zero.
         size: M in 1 … T, without the mean; None: T / 2, at least 1. The centred vectors span T − 1
             dimensions: `pca` keeps no more.
-        method: see :class:`Method`.
+        method: see `Method`.
         seed: of `autoencoder`, `random` and `sample`.
 
     Raises:
@@ -128,17 +128,17 @@ def fit(
     return Fit(method, mixing, best_weights(k, mixing), has_mean=False)
 
 
-def error(gram: ArrayLike, found: Fit) -> float:
-    """‖V − V̂‖²_F, in the squared units of K; ≥ :func:`spectral_bound`."""
-    return float(task_errors(gram, found).sum())
+def error(gram: ArrayLike, fitted: Fit) -> float:
+    """‖V − V̂‖²_F, in the squared units of K; ≥ `spectral_bound`."""
+    return float(task_errors(gram, fitted).sum())
 
 
-def task_errors(gram: ArrayLike, found: Fit) -> Matrix:
+def task_errors(gram: ArrayLike, fitted: Fit) -> Matrix:
     """‖Δ_t − v̂_t‖², (T,)."""
     k = np.asarray(gram, dtype=np.float64)
-    if found.has_mean:
+    if fitted.has_mean:
         k = _centred(k)
-    rest = found.mixing @ found.weights - np.eye(len(k))
+    rest = fitted.mixing @ fitted.weights - np.eye(len(k))
     return np.asarray(np.maximum(np.einsum("it,ij,jt->t", rest, k, rest), 0.0))
 
 

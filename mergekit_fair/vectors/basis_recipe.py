@@ -100,7 +100,7 @@ def _at_one(recipe: Recipe) -> Recipe:
 
 def _no_sum(recipe: Recipe) -> RecipeError:
     return RecipeError(
-        "is no sum of whole task vectors with one number each, for which alone a basis can stand",
+        "is not a sum of whole task vectors with one number each: no basis can stand for it",
         where=recipe.where,
         got=recipe.method,
         fix="leave out gradients, filters, density, sign_election and normalize: norm",

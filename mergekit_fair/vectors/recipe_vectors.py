@@ -70,7 +70,7 @@ class RecipeVectors:
         geometry: of all models beside the base, in recipe order.
         target: the vector that candidates are injected into; None for other methods.
         screened: the candidates in the order of screening; empty without a target.
-        move: None where the result is no sum of λ_g Δ_g, as `notes` say.
+        move: None where the result is not a sum of λ_g Δ_g, as `notes` say.
         notes: one sentence each.
     """
 
@@ -127,7 +127,7 @@ def recipe_vectors(
     move = None if plan is None else _move(recipe, plan.coefficients(), geometry, labels, target)
     notes = list(recipe.notes)
     if move is None:
-        notes.append("no displacement: the merge is no sum of λ_g Δ_g with one λ_g for each vector")
+        notes.append("no displacement: the merge is not a sum of λ_g Δ_g with one λ_g per vector")
     if policy != HeadPolicy.MERGE:
         notes.append(f"heads are left out, because the merge copies them (head: {policy})")
     screened = tuple(screen(geometry, target)) if target is not None else ()
@@ -209,7 +209,7 @@ def _move(
     labels: Mapping[str, str],
     target: str | None,
 ) -> Move | None:
-    """Where the merge lies, by K; None where it is no sum of λ_g Δ_g."""
+    """Where the merge lies, by K; None where it is not a sum of λ_g Δ_g."""
     lambda_eff = coefficients.lambda_eff
     if coefficients.lambdas is None or lambda_eff is None:
         return None

@@ -128,7 +128,7 @@ def test_what_is_no_sum_has_no_displacement(models, tmp_path):
         found = measured(tmp_path, raw)
         assert found["at"] is None
         assert found["notes"] == [
-            "no displacement: the merge is no sum of λ_g Δ_g with one λ_g for each vector"
+            "no displacement: the merge is not a sum of λ_g Δ_g with one λ_g per vector"
         ]
         assert len(found["norms"]) == 3
     assert "note: no displacement" in run("vectors", tmp_path / "r.yml").stdout

@@ -98,4 +98,4 @@ def test_a_wrong_size_is_an_error_of_click() -> None:
 
     assert CliRunner().invoke(command, ["--out-shard-size", "5M"]).output == "5000000\n"
     wrong = CliRunner().invoke(command, ["--out-shard-size", "xB"])
-    assert (wrong.exit_code, "is no size" in wrong.output) == (2, True)
+    assert (wrong.exit_code, "is not a size" in wrong.output) == (2, True)

@@ -93,7 +93,7 @@ def test_parquet_keeps_types(tmp_path):
         ("a.csv", b"a,b\n\xff,2\n", "UTF-8 (invalid start byte at byte "),
         ("a.jsonl", b"", "no rows"),
         ("a.jsonl", b'{"a": 1}\n{"a"\n', "line 2 is not JSON (Expecting ':' delimiter)"),
-        ("a.jsonl", b"[1]\n", "line 1 is no JSON object; got 'list'"),
+        ("a.jsonl", b"[1]\n", "line 1 is not a JSON object; got 'list'"),
         ("a.parquet", b"PAR0", "parquet"),
     ],
 )

@@ -139,7 +139,7 @@ def test_predictions_that_are_no_class_are_said_to_be():
     result = measure_classes(y_true, y_pred, ["a", "b"] * 50, draws=50)
     assert result.views["x"].unanswered == 2
     assert result.warnings[0] == (
-        "2 predictions are no class ('z', 'q'): counted as no usable prediction; name them in "
+        "2 predictions are not a class ('z', 'q'): counted as no usable prediction; name them in "
         "`classes` if they are"
     )
     named = measure_classes(y_true, y_pred, ["a", "b"] * 50, classes="xyzq", draws=50)
@@ -160,12 +160,12 @@ def test_a_class_without_gaps_is_left_out():
         (["x"] * 2, ["x"] * 2, {}, r"^classes: needs two or more classes with distinct names"),
         ([1, "1"], [1, "1"], {}, r"^classes: needs two or more classes with distinct names"),
         (["x", "y"], ["x"], {}, r"^y_pred: differs in length from y_true; got 1; allowed: 2\.$"),
-        (["x", "y"], ["x", "y"], {"classes": "xz"}, r"^y_true: is no class; got 'y'; allowed: x"),
+        (["y"], ["y"], {"classes": "xz"}, r"^y_true: is not a class; got 'y'; allowed: x"),
         (["x", None], ["x", "y"], {}, r"^y_true: missing class in row 1\. Drop the row\.$"),
         ([1.0, 2.0], [1, 2], {}, r"^y_true: scores are not classes \(row 0\); got 1.0\. Take"),
         ([1, 2], [1, 0.5], {}, r"^y_pred: scores are not classes \(row 1\); got 0.5"),
         ([1, 2], [np.float32(0.5), 1], {}, r"^y_pred: scores are not classes \(row 0\); got 0.5"),
-        ([[1], [2, 3]], [1, 2], {}, r"^y_true: is no class \(row 0\); got \[1\]"),
+        ([[1], [2, 3]], [1, 2], {}, r"^y_true: is not a class \(row 0\); got \[1\]"),
         ([[1, 2]], [1], {}, r"^y_true: needs one class per row; got 'shape \(1, 2\)'"),
         ([], [], {}, r"^y_true: needs one class per row; got 'shape \(0,\)'"),
         (["x", "y"], ["x", "y"], {"draws": 0}, r"^draws: must be an integer, at least 1"),

@@ -48,7 +48,7 @@ CONFIGS = {
         b'{"model_type": "be',
         ["HERE/Male", "(Unterminated string starting at: line 1 column 16 (char 15))"],
     ),
-    "list": (b"[]", ["HERE/Male", "(no mapping)"]),
+    "list": (b"[]", ["HERE/Male", "(not a mapping)"]),
     "binary": (
         b"\xff\xfe{",
         ["HERE/Male", "('utf-8' codec can't decode byte 0xff in position 0: invalid"],

@@ -98,7 +98,10 @@ def test_what_is_there_and_no_folder(scene):
         make(scene.here / "out")
         for more in ([], ["--overwrite"]):
             scene.refuses(
-                ConfigError, "exists already and is no folder", where="HERE/out", arguments=(*more,)
+                ConfigError,
+                "exists already and is not a folder",
+                where="HERE/out",
+                arguments=(*more,),
             )
         (scene.here / "out").unlink()
 
@@ -118,9 +121,11 @@ def test_a_file_above_the_output(scene):
         out="base/config.json",
     )
     (scene.here / "note").write_text("mine")
-    scene.refuses(ConfigError, "is no folder, so that nothing", where="HERE/note", out="note/out")
     scene.refuses(
-        ConfigError, "is no folder, so that nothing", where="HERE/note/a", out="note/a/out"
+        ConfigError, "is not a folder, so that nothing", where="HERE/note", out="note/out"
+    )
+    scene.refuses(
+        ConfigError, "is not a folder, so that nothing", where="HERE/note/a", out="note/a/out"
     )
 
 
@@ -142,7 +147,7 @@ def test_options_that_are_none(scene):
     scene.refuses(CheckpointError, where="--device", got="nonsense", arguments=device)
     result = scene.invoke("--out-shard-size", "huge")
     assert result.exit_code == 2
-    assert "'huge' is no size, such as 500M or 5B" in result.stderr
+    assert "'huge' is not a size, such as 500M or 5B" in result.stderr
 
 
 def test_two_merges_at_a_time(scene):

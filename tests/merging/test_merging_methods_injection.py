@@ -106,7 +106,7 @@ def test_errors_name_the_cause():
     roles = {"t": "target", "a": "candidate", "b": "candidate"}
     groups = {"t": "", "a": "men", "b": "women"}
     assert failing(roles, groups, "Women") == (
-        "worst: 'Women' is no candidate's group; allowed: men, women"
+        "worst: 'Women' is not a candidate's group; allowed: men, women"
     )
     assert failing(roles | {"a": "target"}, groups, "women") == (
         "exactly one model needs role: target; got 2"

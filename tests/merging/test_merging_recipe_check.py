@@ -143,8 +143,9 @@ def test_unknown_method():
         ),
         (
             addition(parameters={"lambda": [0, {"filter": "x", "value": 1}]}),
-            "r.yml: parameters.lambda: is no parameter setting; got [0, {'filter': 'x', 'value': "
-            "1}]; allowed: a scalar, a list (layer gradient), or a list of {filter, value}.",
+            "r.yml: parameters.lambda: is not a parameter setting; got [0, {'filter': 'x', "
+            "'value': 1}]; allowed: a scalar, a list (layer gradient), or a list of {filter, "
+            "value}.",
         ),
         (
             addition(parameters={"lambda": [0, float("nan")]}),
@@ -179,13 +180,13 @@ def test_unknown_method():
         ),
         (
             addition(dtype="float33"),
-            "r.yml: dtype: is no dtype to merge in; got 'float33'; allowed: float32, bfloat16, "
-            "float16, float64.",
+            "r.yml: dtype: is not a dtype to merge in; got 'float33'; allowed: float32, "
+            "bfloat16, float16, float64.",
         ),
         (
             addition(out_dtype="int64"),
-            "r.yml: out_dtype: is no dtype to merge in; got 'int64'; allowed: float32, bfloat16, "
-            "float16, float64.",
+            "r.yml: out_dtype: is not a dtype to merge in; got 'int64'; allowed: float32, "
+            "bfloat16, float16, float64.",
         ),
     ],
 )

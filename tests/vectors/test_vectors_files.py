@@ -161,11 +161,11 @@ def test_rounding_of_the_stored_vectors_is_measured(tiny: Any, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"parameters": {"normalize": "norm"}}, "is no sum of whole task vectors"),
-        ({"parameters": {"density": 0.5}}, "is no sum of whole task vectors"),
+        ({"parameters": {"normalize": "norm"}}, "is not a sum of whole task vectors"),
+        ({"parameters": {"density": 0.5}}, "is not a sum of whole task vectors"),
         ({"parameters": {"head": "base"}}, "another treatment of heads; got 'base'"),
-        ({"parameters": {"lambda": [0, 1]}}, "is no sum of whole task vectors"),
-        ({"merge_method": "task_median"}, "is no sum of whole task vectors"),
+        ({"parameters": {"lambda": [0, 1]}}, "is not a sum of whole task vectors"),
+        ({"merge_method": "task_median"}, "is not a sum of whole task vectors"),
         ({"base_model": "elsewhere"}, "was built over another base; got 'elsewhere'"),
         ({"models": "Stranger"}, "the basis has no such task; got 'Stranger'"),
     ],

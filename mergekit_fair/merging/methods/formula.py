@@ -105,9 +105,9 @@ class Formula:
 
     @property
     def coefficients(self) -> dict[Hashable, float] | None:
-        """Model → λ_g, so that the result is θ_start + Σ_g λ_g Δ_g; None where it is no such sum.
+        """Model → λ_g, so that the result is θ_start + Σ_g λ_g Δ_g; None if it is not such a sum.
 
-        It is none where elements are treated apart: sparse vectors, elected signs, a median of
+        It is not where elements are treated apart: sparse vectors, elected signs, a median of
         three or more, masks of disagreement. One vector is its own median and agrees with itself;
         the median of two is their mean.
 
@@ -146,7 +146,7 @@ class Coefficients:
     Attributes:
         start: the model that is added to: the base θ₀, or an injection's target.
         lambdas: model → λ_g of every other model (λ, weight and all that the method multiplies
-            with); None where the result is no such sum, or where tensors differ in it.
+            with); None where the result is not such a sum, or where tensors differ in it.
         is_identity: whether the merge is its start, bit for bit (but for copied heads).
     """
 

@@ -119,7 +119,7 @@ def _folder(model: Any) -> Path:
 
 
 def _state(file: Path) -> tuple[str, int, int, int]:
-    """With the time of the last change of any kind, which nobody sets by hand."""
+    """With the time of the last change of any kind, which cannot be set by hand."""
     state = file.stat()
     return str(file.resolve()), state.st_size, state.st_mtime_ns, state.st_ctime_ns
 

@@ -52,7 +52,7 @@ def own_method(name: str) -> TaskVectorMethod:
     for method in METHODS:
         if method.spec.name == name:
             return method
-    raise ValueError(f"{name} is no method of mergekit-fair")
+    raise ValueError(f"{name} is not a method of mergekit-fair")
 
 
 def is_own(name: str) -> bool:

@@ -120,7 +120,7 @@ class WorstGroupInjection(TaskVectorMethod):
         if worst not in candidates:
             hint = "; `mergekit-fair grid` writes recipes with auto filled in"
             raise ValueError(
-                f"worst: {worst!r} is no candidate's group; allowed: {', '.join(candidates)}"
+                f"worst: {worst!r} is not a candidate's group; allowed: {', '.join(candidates)}"
                 f"{hint if worst == 'auto' else ''}"
             )
         model = candidates[worst]
