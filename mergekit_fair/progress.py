@@ -1,7 +1,9 @@
-"""How long work reports what it does; only the command line prints."""
+"""How long-running work reports its progress; only the command line prints."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 
@@ -35,3 +37,13 @@ class Silent:
 
     def stop(self) -> None:
         pass
+
+
+@contextmanager
+def bar(progress: Progress, label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar while the block runs; yields `advance`."""
+    progress.start(label, total)
+    try:
+        yield progress.advance
+    finally:
+        progress.stop()

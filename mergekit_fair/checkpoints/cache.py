@@ -57,7 +57,7 @@ class CheckpointCache:
     def add(self, model: str, tensors: Tensors, size: int | None = None) -> None:
         """Let a name stand for tensors of so many bytes, held if there is room for them.
 
-        Without a size they are left as they are, and count as somebody else's.
+        Without a size they are left as they are, and their bytes are not counted.
         """
         device = None if size is None else self.reserve(size)
         if device is None:

@@ -102,7 +102,7 @@ def inside(folder: Path, file: Path) -> Path:
 
 
 def stored_tensors(folder: str | Path) -> dict[str, Stored]:
-    """Tensor name → place, over all shards, sorted by name.
+    """Tensor name → where it lies, over all shards, sorted by name.
 
     Raises:
         CheckpointError: as `weight_files` and `read_header`, or a tensor in two shards.

@@ -76,10 +76,10 @@ class Geometry:
 
     def ratios(self, to: str | None = None) -> Matrix:
         """‖Δ_i‖ / ‖Δ_to‖, (T,), without `to` against the median norm; NaN where that is 0."""
-        whole = np.median(self.norms) if to is None else self.norms[self.place(to)]
+        whole = np.median(self.norms) if to is None else self.norms[self.row_of(to)]
         return _divided(self.norms, np.float64(whole))
 
-    def place(self, name: str) -> int:
+    def row_of(self, name: str) -> int:
         """The row of a vector; RecipeError if there is none of that name."""
         if name not in self.names:
             raise RecipeError("no such task vector", where=name, allowed=self.names)
@@ -176,7 +176,7 @@ def screen(
     Raises:
         RecipeError: a name that the geometry does not have.
     """
-    row = geometry.place(target)
+    row = geometry.row_of(target)
     names = candidates
     if names is None:
         names = [name for name in geometry.names if name != target]
@@ -187,7 +187,7 @@ def screen(
     )
     screened = []
     for name in names:
-        at = geometry.place(name)
+        at = geometry.row_of(name)
         screened.append(Screened(name, *map(_known, (cosines[at], ratios[at], conflicts[at]))))
     return sorted(screened, key=_rank)
 
@@ -218,10 +218,10 @@ def task_vector_geometry(
     readers, listed = list(models.values()), list(names)
 
     def tensor(name: str) -> _Sums:
-        found = _tensor_sums(base, readers, name)
+        measured = _tensor_sums(base, readers, name)
         if advance:
             advance(sum(reader.tensors[name].bytes for reader in (base, *readers)))
-        return found
+        return measured
 
     with one_thread_each() as count, ThreadPoolExecutor(count) as pool:
         sums = list(pool.map(tensor, listed))
@@ -354,8 +354,8 @@ def task_vector_norms(
             end = min(begin + BLOCK, count)
             start = base.read(name, begin, end, buffers[0])
             read = (model.read(name, begin, end, buffers[1]) for model in models)
-            for sums, found in zip(rows, squares(start, read), strict=True):
-                sums.extend(found)
+            for sums, more in zip(rows, squares(start, read), strict=True):
+                sums.extend(more)
         if advance:
             advance(sum(reader.tensors[name].bytes for reader in (base, *models)))
         totals = [math.fsum(sums) for sums in rows]

@@ -55,7 +55,7 @@ class Stored:
 
 
 def read_header(file: Path) -> dict[str, Stored]:
-    """Tensor name → place, of one safetensors file.
+    """Tensor name → where it lies, in one safetensors file.
 
     Raises:
         CheckpointError: no safetensors file, or one that is not as long as its header says.
@@ -85,7 +85,7 @@ def header_bytes(file: Path) -> bytes:
 
 
 def unreadable(file: Path, error: OSError) -> CheckpointError:
-    """The error for a file that the system does not let read."""
+    """The error for a file that the system does not allow to be read."""
     return CheckpointError(
         f"cannot be read ({error.strerror})", where=file, fix="make the file readable"
     )

@@ -111,7 +111,7 @@ class AdapterReader:
 
     def _open(self) -> None:
         modules, whole = sorted_tensors(self._stored)
-        for module, found in modules.items():
+        for module, parts in modules.items():
             name = self._tensor(f"{module}.weight", "adapts a module")
             if name in self.factors:
                 raise CheckpointError(
@@ -120,9 +120,9 @@ class AdapterReader:
                     got=[self.factors[name].module, module],
                     fix=COPY_AGAIN,
                 )
-            self.factors[name] = self._factors(name, module, found)
-        for own in whole:
-            self.saved[self._whole(own)] = PREFIX + own
+            self.factors[name] = self._factors(name, module, parts)
+        for name in whole:
+            self.saved[self._whole(name)] = PREFIX + name
         self._require_complete()
 
     @property
@@ -130,12 +130,12 @@ class AdapterReader:
         return self._base.tensors
 
     def read(self, name: str, start: int, stop: int, into: Buffer) -> torch.Tensor:
-        """Elements of θ: float64 where the adapter changes W, else as stored by whom it is from."""
-        own = self.saved.get(name)
-        if own is not None:
-            size = (stop - start) * SIZES[self._stored.tensors[own].dtype]
+        """Elements of θ: float64 where the adapter changes W, else in the dtype of their file."""
+        saved = self.saved.get(name)
+        if saved is not None:
+            size = (stop - start) * SIZES[self._stored.tensors[saved].dtype]
             room = into if len(into.memory) >= size else Buffer(size)
-            return self._stored.read(own, start, stop, room)
+            return self._stored.read(saved, start, stop, room)
         weight = self._base.read(name, start, stop, into)
         factors = self.factors.get(name)
         return weight if factors is None else factors.add_to(weight, start)
@@ -227,13 +227,13 @@ class AdapterReader:
     def _whole(self, name: str) -> str:
         """The base's tensor that the adapter replaces by its own."""
         tensor = self._tensor(name, "holds a tensor of a module")
-        own, info = self._stored.tensors[PREFIX + name], self._base.tensors[tensor]
+        stored, info = self._stored.tensors[PREFIX + name], self._base.tensors[tensor]
         is_taken = tensor in self.factors or tensor in self.saved
-        if own.shape != info.shape or own.is_float != info.is_float or is_taken:
+        if stored.shape != info.shape or stored.is_float != info.is_float or is_taken:
             raise CheckpointError(
                 f"its own tensor {name} does not fit the base's ({self._base.name})",
                 where=self._adapter,
-                got=f"{own.dtype} {list(own.shape)}",
+                got=f"{stored.dtype} {list(stored.shape)}",
                 allowed=f"{info.dtype} {list(info.shape)}",
                 fix=OTHER_BASE,
             )
@@ -269,13 +269,13 @@ class AdapterReader:
 
     def _require_base_layer(self, name: str, key: str) -> None:
         """peft saves the embedding that it adapts; it has to be the base's."""
-        own, count = self._stored.tensors[key], self._base.tensors[name].count
-        is_same = own.shape == self._base.tensors[name].shape
+        layer, count = self._stored.tensors[key], self._base.tensors[name].count
+        is_same = layer.shape == self._base.tensors[name].shape
         for start in range(0, count if is_same else 0, _BLOCK):
             stop = min(start + _BLOCK, count)
             mine = self._stored.read(key, start, stop, Buffer((stop - start) * 8))
             theirs = self._base.read(name, start, stop, Buffer((stop - start) * 8))
-            is_same = is_same and torch.equal(mine, theirs.to(DTYPES[own.dtype]))
+            is_same = is_same and torch.equal(mine, theirs.to(DTYPES[layer.dtype]))
         if not is_same:
             raise CheckpointError(
                 f"was trained on another {name} than the base's ({self._base.name})",

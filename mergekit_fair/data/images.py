@@ -35,7 +35,7 @@ def open_image(path: str | Path) -> Image:
     """The picture in RGB.
 
     Raises:
-        DataError: missing, or no picture.
+        DataError: missing, or not a picture.
     """
     from PIL import Image
 

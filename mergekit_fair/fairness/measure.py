@@ -144,8 +144,8 @@ def estimate(
     """Point values of every metric, without intervals; arguments as in `measure`.
 
     Returns:
-        acc, dpd, eod, bal_acc, worst_group_acc, selection_rate, tpr, fpr, equal_opportunity,
-        dp_ratio, eo_ratio, unanswered: floats in [0, 1], NaN where undefined.
+        Name → value, for every metric of `METRICS` in its order: floats in [0, 1], NaN where
+        undefined.
 
     Raises:
         MeasurementError: input that no metric is defined on, or an unknown setting.

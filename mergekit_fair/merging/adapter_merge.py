@@ -35,7 +35,7 @@ from mergekit_fair.merging.program import MergeProgram, MergeSettings, OutputTen
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.shards import shards
 from mergekit_fair.merging.stream import write_weights
-from mergekit_fair.progress import Progress
+from mergekit_fair.progress import Progress, bar
 
 WHOLE = "merge it to a whole model, without --adapter"
 
@@ -185,19 +185,16 @@ def _whole(
     files = shards([tensor for tensor in program.tensors if tensor.name in names], 0)
     whole = folder / "whole"
     whole.mkdir()
-    progress.start("merge", sum(file.size for file in files))
-    try:
+    with bar(progress, "merge", sum(file.size for file in files)) as advance:
         write_weights(
             files,
             plan.models.readers,
             [whole],
             device=options.device or "cpu",
-            advance=progress.advance,
+            advance=advance,
         )
-        tensors = load_file(whole / files[0].name)
-    finally:
-        progress.stop()
-        shutil.rmtree(whole)
+    tensors = load_file(whole / files[0].name)
+    shutil.rmtree(whole)
     return {names[name]: tensor for name, tensor in tensors.items()}
 
 

@@ -70,7 +70,7 @@ class Composer:
         self.device = torch.device("cpu") if known.type == "mps" else known
         self.plans = plans or PlanCache(MergeOptions())
         self._checkpoints = CheckpointCache(self.device, room)
-        # What the directions belong to, where they are kept, their bytes, and they themselves.
+        # The recipe without its λ, the device, the bytes, and the directions themselves.
         self._kept: tuple[str, torch.device, int, Directions] | None = None
 
     def tensors(self, model: str) -> Tensors:

@@ -266,12 +266,14 @@ def _require_fitting(
 
 
 def _at_vocabulary(
-    tensors: Mapping[str, TensorInfo], expected: Mapping[str, TensorInfo], own: Any, base: Any
+    tensors: Mapping[str, TensorInfo], expected: Mapping[str, TensorInfo], size: Any, base_size: Any
 ) -> dict[str, TensorInfo]:
     """Tensors with a row for each token, as if the vocabulary were as large as the base's."""
     return {
-        name: TensorInfo(info.dtype, (base, *info.shape[1:]))
-        if name in expected and info.shape[:1] == (own,) and expected[name].shape[:1] == (base,)
+        name: TensorInfo(info.dtype, (base_size, *info.shape[1:]))
+        if name in expected
+        and info.shape[:1] == (size,)
+        and expected[name].shape[:1] == (base_size,)
         else info
         for name, info in tensors.items()
     }

@@ -140,7 +140,7 @@ def replaced(
         models: the model as `raw` writes it → the model in `parameters`.
     """
     top = parameters_of(dict(raw))
-    own = {
+    by_model = {
         models[str(item["model"])]: parameters_of(item)
         for item in raw.get("models") or ()
         if str(item["model"]) in models
@@ -150,7 +150,7 @@ def replaced(
         bound[parameter.name] = _value(parameter, [top], bound[parameter.name])
     for parameter in spec.input_parameters:
         bound[parameter.name] = {
-            model: _value(parameter, [own.get(model, {}), top], before)
+            model: _value(parameter, [by_model.get(model, {}), top], before)
             for model, before in bound[parameter.name].items()
         }
     return bound
@@ -245,7 +245,7 @@ def _bound(
     by_model: Mapping[Any, Any],
     others: Sequence[str],
 ) -> dict[str, Any]:
-    values = {str(model): own for model, own in by_model.items()}
+    values = {str(model): settings for model, settings in by_model.items()}
     return dict(shared) | {
         parameter.name: {model: values[model][parameter.name] for model in others}
         for parameter in spec.input_parameters

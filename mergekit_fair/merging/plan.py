@@ -32,7 +32,6 @@ from mergekit_fair.merging.methods.members import parameters_of
 from mergekit_fair.merging.methods.norms import merged_names, norms_of
 from mergekit_fair.merging.methods.registry import is_own, own_method
 from mergekit_fair.merging.methods.task_vector_method import (
-    Quantity,
     TaskVectorMethod,
     TensorInputs,
 )
@@ -74,10 +73,10 @@ class _PlannedTensor:
     shape: tuple[int, ...]
     compute_dtype: torch.dtype
     dtype: torch.dtype
-    must_match: tuple[str, ...]
-    cast: frozenset[str]
-    is_float: bool
-    is_head: bool
+    must_match: tuple[str, ...] = ()
+    cast: frozenset[str] = frozenset()
+    is_float: bool = True
+    is_head: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +94,7 @@ class MergePlan:
         method: its method.
         models: open inside the block.
         tensors: all output tensors, without formulas.
-        norms: model → ‖Δ‖₂ over all merged tensors, if the method asks.
+        norms: model → ‖Δ‖₂ over all merged tensors, if the method needs them.
         has_layers: whether mergekit knows the architecture's layers.
         is_loadable: False if transformers does not know the architecture.
         streams: whether our engine can write the result; else mergekit runs the checked merge (a
@@ -337,7 +336,7 @@ def recipe_coefficients(recipe: Recipe) -> Coefficients:
     parameters = constant_parameters(recipe, method.spec)
     if parameters is None:
         return Coefficients(base, None, is_identity=False)
-    needs_norms = bool(method.quantities(parameters))
+    needs_norms = method.needs_norms(parameters)
     norms = dict.fromkeys(others, 1.0) if needs_norms else None
     formula = method.vectors(TensorInputs("", base, tuple(others), norms), parameters)
     if needs_norms:
@@ -352,9 +351,13 @@ def _planned(bound: BoundTensor, infos: Infos) -> _PlannedTensor:
     if not info.is_float:
         must_match = () if name.endswith(COUNTER) else models
         return _PlannedTensor(
-            *(name, bound.parameters, info.shape, stored[0], stored[0], must_match, frozenset()),
+            name,
+            bound.parameters,
+            info.shape,
+            compute_dtype=stored[0],
+            dtype=stored[0],
+            must_match=must_match,
             is_float=False,
-            is_head=False,
         )
     compute_dtype = dtype_from_name(bound.compute_dtype) or reduce(torch.promote_types, stored)
     cast = frozenset(
@@ -364,8 +367,12 @@ def _planned(bound: BoundTensor, infos: Infos) -> _PlannedTensor:
     )
     dtype = dtype_from_name(bound.dtype) or compute_dtype
     return _PlannedTensor(
-        *(name, bound.parameters, info.shape, compute_dtype, dtype, (), cast),
-        is_float=True,
+        name,
+        bound.parameters,
+        info.shape,
+        compute_dtype,
+        dtype,
+        cast=cast,
         is_head=is_head(name),
     )
 
@@ -387,8 +394,8 @@ def _norms(
     models: OpenModels,
     progress: Progress,
 ) -> dict[str, float] | None:
-    """Model → ‖θ − θ₀‖₂ over all merged tensors; None if the method does not ask."""
-    if not any(Quantity.NORMS in method.quantities(t.parameters) for t in tensors):
+    """Model → ‖θ − θ₀‖₂ over all merged tensors; None if the method does not need them."""
+    if not any(method.needs_norms(tensor.parameters) for tensor in tensors):
         return None
     base, *others = models.readers
     policy = parameters_of(recipe.raw).get("head", HeadPolicy.MERGE)

@@ -40,7 +40,7 @@ FAIRNESS = (
 # More than any model has.
 MOST_LAYERS = 10_000
 
-DTYPES = ("float32", "bfloat16", "float16", "float64")
+MERGE_DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 _SETTING: TypeAdapter[Any] = TypeAdapter(ParameterSetting)
 
@@ -87,8 +87,8 @@ def check_recipe(raw: dict[str, Any], where: str) -> None:
 
 
 def _dtype(name: Any, where: str) -> None:
-    if name is not None and str(name).removeprefix("torch.") not in DTYPES:
-        raise RecipeError("is not a dtype to merge in", where=where, got=name, allowed=DTYPES)
+    if name is not None and str(name).removeprefix("torch.") not in MERGE_DTYPES:
+        raise RecipeError("is not a dtype to merge in", where=where, got=name, allowed=MERGE_DTYPES)
 
 
 def _chat_template(template: Any, where: str) -> None:
@@ -216,7 +216,7 @@ def require_known_keys(raw: dict[str, Any], where: str) -> None:
 
     Raises:
         RecipeError: names the block, the key and the nearest known one; a range of layers that is
-            none.
+            not one.
     """
     for block, known in (
         ("tokenizer", tuple(TokenizerConfig.model_fields)),

@@ -29,7 +29,7 @@ from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.result_checks import require_complete
 from mergekit_fair.merging.shards import Shard, Written, index_json, shards
 from mergekit_fair.merging.stream import write_weights
-from mergekit_fair.progress import Progress, Silent
+from mergekit_fair.progress import Progress, Silent, bar
 
 
 def merge_to_folder(
@@ -107,17 +107,14 @@ def _stream(
     size = sum(file.size for file in files)
     _require_space(folder, size * len(targets))
     inputs = describe_models(plan.models, with_hash=settings.hash_inputs)
-    progress.start("merge", size)
-    try:
+    with bar(progress, "merge", size) as advance:
         weights = write_weights(
             files,
             plan.models.readers,
             [target for target, _ in targets],
             device=options.device or "cpu",
-            advance=progress.advance,
+            advance=advance,
         )
-    finally:
-        progress.stop()
     for (target, recipe), written in zip(targets, weights, strict=True):
         title = name if target == folder else target.name
         _complete(recipe, target, title, options, plan, files, written, inputs)

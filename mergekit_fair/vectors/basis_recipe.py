@@ -63,8 +63,8 @@ def apply_basis(basis: Basis, folder: Path, recipe: Recipe) -> str:
     vector = np.array([amounts.get(name, 0.0) for name in basis.tasks])
     weights = basis.fit.coefficients(vector)
     vectors = {
-        str(folder / kept): (Path(kept).name, float(weight))
-        for kept, weight in zip(basis.vectors, weights, strict=True)
+        str(folder / name): (Path(name).name, float(weight))
+        for name, weight in zip(basis.vectors, weights, strict=True)
     }
     raw = addition_recipe(base, vectors, None, lambda_=scale)
     raw["parameters"]["head"] = head

@@ -29,7 +29,7 @@ from mergekit_fair.merging.methods.worst_group_injection import Role, WorstGroup
 from mergekit_fair.merging.model_checks import OpenModels, open_models
 from mergekit_fair.merging.plan import MergePlan
 from mergekit_fair.merging.recipe import Recipe
-from mergekit_fair.progress import Progress
+from mergekit_fair.progress import Progress, bar
 
 TARGET = Role.TARGET.value
 
@@ -155,11 +155,8 @@ def _measured(
     base, *others = models.readers
     readers = {labels[model]: models.readers[model] for model in others}
     total = sum(models.infos[model][name].bytes for name in names for model in models.readers)
-    progress.start("task vectors", total)
-    try:
-        return task_vector_geometry(models.readers[base], readers, names, progress.advance)
-    finally:
-        progress.stop()
+    with bar(progress, "task vectors", total) as advance:
+        return task_vector_geometry(models.readers[base], readers, names, advance)
 
 
 def _require_whole(recipe: Recipe) -> None:

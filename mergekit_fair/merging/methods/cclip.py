@@ -11,7 +11,6 @@ from mergekit.merge_methods.base import ParameterSpec
 from mergekit_fair.merging.methods.formula import Formula
 from mergekit_fair.merging.methods.shared_parameters import NonNegative, federated_spec
 from mergekit_fair.merging.methods.task_vector_method import (
-    Quantity,
     TaskVectorMethod,
     TensorInputs,
     norms_in,
@@ -40,9 +39,9 @@ class CClip(TaskVectorMethod):
         ),
     )
 
-    def quantities(self, parameters: Mapping[str, Any]) -> frozenset[Quantity]:
+    def needs_norms(self, parameters: Mapping[str, Any]) -> bool:
         del parameters
-        return frozenset({Quantity.NORMS})
+        return True
 
     def vectors(self, inputs: TensorInputs, parameters: Mapping[str, Any]) -> Formula:
         norms, radius = norms_in(inputs), parameters["rho"]

@@ -25,7 +25,7 @@ from mergekit_fair.checkpoints.reader import Reader, SafetensorsReader
 from mergekit_fair.compat.mergekit import loaded_folder
 from mergekit_fair.files import cache_folder, write_atomic
 from mergekit_fair.merging.methods.head_policy import is_head
-from mergekit_fair.progress import Progress, Silent
+from mergekit_fair.progress import Progress, Silent, bar
 
 # Models of mergekit's graph → the state of their files, and what was found for it.
 _IN_GRAPH: dict[tuple[Any, ...], tuple[Any, dict[Hashable, float]]] = {}
@@ -55,14 +55,9 @@ def norms_of(
     norms = {key: norm for key in keys if (norm := _cached(key)) is not None}
     missing = {key: model for key, model in zip(keys, models, strict=True) if key not in norms}
     if missing:
-        progress = progress or Silent()
         total = sum(base.tensors[name].bytes for name in names) * (1 + len(missing))
-        progress.start("norms", total)
-        try:
-            readers = list(missing.values())
-            measured = task_vector_norms(base, readers, names, progress.advance)
-        finally:
-            progress.stop()
+        with bar(progress or Silent(), "norms", total) as advance:
+            measured = task_vector_norms(base, list(missing.values()), names, advance)
         for key, norm in zip(missing, measured, strict=True):
             norms[key] = norm
             _cache(key, norm)

@@ -20,7 +20,6 @@ from mergekit_fair.merging.methods.shared_parameters import (
     WEIGHT,
 )
 from mergekit_fair.merging.methods.task_vector_method import (
-    Quantity,
     TaskVectorMethod,
     TensorInputs,
     norms_in,
@@ -75,9 +74,8 @@ class SubgroupTaskAddition(TaskVectorMethod):
         ),
     )
 
-    def quantities(self, parameters: Mapping[str, Any]) -> frozenset[Quantity]:
-        is_norm = parameters["normalize"] == Normalize.NORM
-        return frozenset({Quantity.NORMS} if is_norm else ())
+    def needs_norms(self, parameters: Mapping[str, Any]) -> bool:
+        return bool(parameters["normalize"] == Normalize.NORM)
 
     def vectors(self, inputs: TensorInputs, parameters: Mapping[str, Any]) -> Formula:
         scale, normalize = parameters["lambda"], parameters["normalize"]

@@ -6,7 +6,6 @@ import itertools
 from abc import abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, ClassVar
 
 import torch
@@ -20,15 +19,6 @@ from mergekit_fair.merging.methods.members import distinct_groups, members_of, p
 from mergekit_fair.merging.methods.shared_parameters import Rescale
 
 
-class Quantity(StrEnum):
-    """What a method may ask of whole task vectors before a merge; each costs one pass.
-
-    `norms`: ‖Δ_g‖₂ of every model over all merged tensors.
-    """
-
-    NORMS = "norms"
-
-
 @dataclass(frozen=True)
 class TensorInputs:
     """The models that one output tensor is made of.
@@ -37,7 +27,7 @@ class TensorInputs:
         name: of the tensor.
         base: θ₀.
         models: the others, in recipe order.
-        norms: model → ‖Δ‖₂ over all merged tensors; None unless the method asked for them.
+        norms: model → ‖Δ‖₂ over all merged tensors; None unless the method needs them.
     """
 
     name: str
@@ -51,8 +41,8 @@ class TaskVectorMethod(GroupMergeMethod):
 
     A method says what is special to it and nothing else: its `spec` (name and parameters, as
     mergekit declares them), its formula (`vectors`), which models a recipe must list (`check`),
-    what it finds out before a merge (`resolve`, `resolves`) and what it has to know of whole task
-    vectors (`quantities`). Everything else follows from the formula: the arithmetic, λ_g, λ_eff.
+    what it finds out before a merge (`resolve`, `resolves`) and whether it reads the norms of whole
+    task vectors (`needs_norms`). All else follows from the formula: the arithmetic, λ_g, λ_eff.
     """
 
     # Required parameters of the recipe that `resolve` can fill in.
@@ -71,10 +61,10 @@ class TaskVectorMethod(GroupMergeMethod):
         del parameters
         return inputs.models[0]
 
-    def quantities(self, parameters: Mapping[str, Any]) -> frozenset[Quantity]:
-        """What `vectors` reads beside the parameters, such as `inputs.norms`."""
+    def needs_norms(self, parameters: Mapping[str, Any]) -> bool:
+        """Whether `vectors` reads `inputs.norms`; to measure them costs one pass over the files."""
         del parameters
-        return frozenset()
+        return False
 
     def check(self, raw: dict[str, Any], where: str) -> None:
         """Check the models of a recipe: one or more beside the base, each with a group of its own.
@@ -167,7 +157,7 @@ class TaskVectorMethod(GroupMergeMethod):
         out_dtype: torch.dtype | None = None,
     ) -> tuple[torch.Tensor, ...]:
         """mergekit's, with the norms of whole task vectors where the method needs them."""
-        if any(Quantity.NORMS in self.quantities(values) for values in parameters):
+        if any(self.needs_norms(values) for values in parameters):
             from mergekit_fair.merging.methods.norms import norms_in_graph
 
             merges_head = all(values["head"] == HeadPolicy.MERGE for values in parameters)
@@ -220,7 +210,7 @@ def subgroup_terms(
 
 
 def norms_in(inputs: TensorInputs) -> Mapping[Any, float]:
-    """The norms, which the engine and mergekit's graph provide where `quantities` says so."""
+    """The norms, which the engine and mergekit's graph provide where `needs_norms` says so."""
     if inputs.norms is None:
         raise ValueError(f"the norms of the task vectors are not known for {inputs.name}")
     return inputs.norms
