@@ -8,7 +8,8 @@ numpy only; knows no model. One idea a file:
     rates            rates on counts, and gaps of rates under three references
     eligible_groups  which groups may decide a maximum; the worst-served one
     intervals        interval kinds, the simultaneous Wilson band, what is drawn from a table
-    metrics          THE table: every metric, how it is computed, called, read
+    metric_kinds     kinds of metrics: how each is computed, and its interval
+    metrics          THE table: every metric, how it is called and read
     uncertainty      how sure a gap is: bias, other intervals, permuted group labels
     measurement      the result of one evaluation, written and read
     measure          one predictor → measurement, with measure_warnings

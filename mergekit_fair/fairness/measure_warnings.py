@@ -10,7 +10,8 @@ import numpy as np
 from mergekit_fair.fairness.counts import Counts
 from mergekit_fair.fairness.eligible_groups import MAX_UNANSWERED, EligibleGroups
 from mergekit_fair.fairness.intervals import MAX_UNDEFINED, Interval, Samples
-from mergekit_fair.fairness.metrics import METRICS, Gap
+from mergekit_fair.fairness.metric_kinds import Gap
+from mergekit_fair.fairness.metrics import METRICS
 from mergekit_fair.fairness.rates import EOD_RATES, deviations, is_degenerate, unanswered_rate
 from mergekit_fair.fairness.settings import MetricSettings
 from mergekit_fair.fairness.uncertainty import MAX_ROWS

@@ -25,7 +25,7 @@ from mergekit_fair.fairness.intervals import (
     rate_limits,
 )
 from mergekit_fair.fairness.measurement import PermutedGap, Uncertainty
-from mergekit_fair.fairness.metrics import Gap
+from mergekit_fair.fairness.metric_kinds import Gap
 from mergekit_fair.fairness.rates import Values, deviations, gap, selection_rate
 
 MAX_ROWS = 10**9  # numpy draws from no larger hypergeometric distribution

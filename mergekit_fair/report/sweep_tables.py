@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mergekit_fair.evaluation.evaluate import Evaluation
-from mergekit_fair.fairness.metrics import GROUP_RATES, HEADLINE_GAPS, MATCHED, METRICS, Metric
+from mergekit_fair.fairness.metric_kinds import Metric
+from mergekit_fair.fairness.metrics import GROUP_RATES, HEADLINE_GAPS, MATCHED, METRICS
 from mergekit_fair.report.tables import Cell, Row, Table, interval_cell, interval_text, value_text
 from mergekit_fair.sweep.record import (
     DifferenceRecord,

@@ -6,7 +6,8 @@ import pytest
 from mergekit_fair.errors import MeasurementError
 from mergekit_fair.fairness import compare, measure
 from mergekit_fair.fairness.counts import replicates
-from mergekit_fair.fairness.metrics import COMPARED, METRICS, Gap
+from mergekit_fair.fairness.metric_kinds import Gap
+from mergekit_fair.fairness.metrics import COMPARED, METRICS
 
 
 @pytest.fixture(scope="module")

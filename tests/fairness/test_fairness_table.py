@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 
 from mergekit_fair.fairness import METRICS, compare, estimate, measure
+from mergekit_fair.fairness.metric_kinds import Gap, Metric
 from mergekit_fair.fairness.metrics import (
     COMPARED,
     GROUP_RATES,
     HEADLINE,
     LOWER_IS_BETTER,
     MATCHED,
-    Gap,
-    Metric,
 )
 from mergekit_fair.fairness.settings import REFERENCES
 
