@@ -165,7 +165,7 @@ def require_same_tensors(base: str | Path, models: list[str]) -> None:
 def require_equal(
     base: str, expected: Mapping[str, TensorInfo], model: str, tensors: Mapping[str, TensorInfo]
 ) -> None:
-    """The same for one model whose tensors are known; integers must be integers in both.
+    """`require_same_tensors` for one model of known tensors; integers must be integers in both.
 
     Raises:
         CheckpointError: names the model and the first tensors that differ.

@@ -247,7 +247,7 @@ class _Sums:
 def _added(parts: list[_Sums], size: int) -> _Sums:
     """In a fixed order, so that threads change nothing; counts are whole numbers below 2⁵³."""
     nothing = np.zeros((size, size))
-    with np.errstate(invalid="ignore", over="ignore"):  # said by name, where the tensor is known
+    with np.errstate(invalid="ignore", over="ignore"):  # refused later, by the tensor's name
         return _Sums(
             sum((part.gram for part in parts), nothing),
             sum((part.both for part in parts), nothing),

@@ -253,7 +253,7 @@ class AdapterReader:
             )
 
     def _require_complete(self) -> None:
-        """Every tensor of `modules_to_save` is there."""
+        """Check that every tensor of `modules_to_save` is there."""
         if not self.config.saved:
             return
         in_memory = {file: name for name, file in self._names.in_file.items()}

@@ -44,7 +44,7 @@ def memory_names(folder: Path) -> MemoryNames:
         return MemoryNames()
     try:
         model = _on_meta(folder)
-    except Exception:  # whatever a config makes transformers raise; the engine's own check says it
+    except Exception:  # whatever a config makes transformers raise; the merge checks it again
         return MemoryNames()
     if model is None:
         return MemoryNames()

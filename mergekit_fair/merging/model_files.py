@@ -135,7 +135,7 @@ def verify(folder: Path) -> dict[str, Any]:
         The manifest.
 
     Raises:
-        CheckpointError: no manifest, or files that are missing, more or different.
+        CheckpointError: no manifest, or files that are missing or different.
     """
     try:
         content: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -173,7 +173,7 @@ def describe_models(models: OpenModels, *, with_hash: bool = False) -> dict[str,
 
 
 def require_unchanged(models: OpenModels, before: Mapping[str, Any]) -> None:
-    """Nobody has written to an input while it was read.
+    """Check that nothing was written to an input while it was read.
 
     Raises:
         CheckpointError: names the model and the file.
@@ -194,7 +194,7 @@ def require_unchanged(models: OpenModels, before: Mapping[str, Any]) -> None:
 
 
 def require_apart(recipe: Recipe, out: Path) -> None:
-    """The output is made beside what is read, not in it or in its place.
+    """Check that the output lies beside what is read, not in it or in its place.
 
     Raises:
         ConfigError: `out` is a model, or the recipe, or a folder in or around one.

@@ -62,7 +62,7 @@ def require_loadable(folder: Path, tensors: Mapping[str, TensorInfo]) -> bool:
 
 
 def require_complete(expected: set[str], base: object, folder: Path) -> None:
-    """The output has the base's tensors, no more and no less.
+    """Check that the output has the base's tensors, no more and no less.
 
     Raises:
         CheckpointError: names the first that are lost or new.

@@ -112,7 +112,7 @@ def fit(
     k = k / (np.trace(k) / tasks)
     if method == Method.PCA:
         axes = _axes(_centred(k), min(size, tasks - 1))
-        # Axes of no length may lean on 1; without that, Σ_t B_tm (Δ_t − μ) is Σ_t B_tm Δ_t.
+        # Axes of length 0 may have a part along 1; without it, Σ_t B_tm (Δ_t − μ) is Σ_t B_tm Δ_t.
         return Fit(method, axes - axes.mean(axis=0), axes.T, has_mean=True)
     if method == Method.UNCENTRED:
         axes = _axes(k, size)
