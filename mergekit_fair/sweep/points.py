@@ -198,6 +198,8 @@ class Planner:
             "models": {name: self._prints[name] for name in used},
             **self._measuring,
         }
+        if model:  # two baselines of one folder are two points
+            content["baseline"] = label
         text = json.dumps(content, sort_keys=True, ensure_ascii=False, default=str)
         injected = [float(v) for key, v in settings.items() if key.startswith(_INJECTED)]
         coefficients = None if recipe is None else self._coefficients(recipe)

@@ -203,6 +203,26 @@ def test_a_broken_baseline_stops_the_sweep_by_name(family: Path, tmp_path: Path)
         run_sweep(load_sweep(path), tmp_path / "out", Silent())
 
 
+def test_two_baselines_of_one_folder_are_both_measured_under_their_names(
+    family: Path, tmp_path: Path
+) -> None:
+    fft = str(family / "run" / "fft")
+    path = tiny.write_sweep(
+        family,
+        tmp_path / "sweep.yml",
+        baselines={"fft": fft, "again": fft},
+        grid={"lambda": [0.5]},
+        controls=[],
+        inject={"target": "again", "groups": "worst", "lambda": [0.2]},
+    )
+    results = run_sweep(load_sweep(path), tmp_path / "out", Silent())
+    first, second, *_ = results.points
+    assert (first.label, second.label) == ("fft", "again")
+    assert first.evaluations["tiny"].metrics == second.evaluations["tiny"].metrics
+    assert [point.label for point in results.report][:2] == ["fft", "again"]
+    assert list(results.comparison) == ["fft", "again"]
+
+
 def test_two_writers_and_a_damaged_line_are_refused(tmp_path: Path) -> None:
     store = Store(tmp_path)
     with pytest.raises(ConfigError, match="another process is working in this folder"):
