@@ -400,7 +400,10 @@ class SweepResults(SweepRecord):
     @model_validator(mode="after")
     def _known(self) -> Self:
         if self.schema_version > SCHEMA_VERSION:
-            raise ValueError(f"is of version {self.schema_version}; known: up to {SCHEMA_VERSION}")
+            raise ValueError(
+                f"is of version {self.schema_version}, known are those up to {SCHEMA_VERSION}: "
+                "a newer mergekit-fair has written it, and can read it"
+            )
         return self
 
     @classmethod
@@ -472,7 +475,8 @@ def explained(error: ValueError) -> str:
     if first["type"] == "missing" or part:
         name = f"{key}.{part}".strip(".")
         return f"lacks {name}: another version of mergekit-fair has written it"
-    return f"cannot be read: {key or 'the top level'}: {first['msg']}"
+    text = first["msg"].removeprefix("Value error, ")
+    return f"cannot be read: {key}: {text}" if key else text
 
 
 def _number(value: float | None) -> str:

@@ -177,5 +177,6 @@ def test_results_of_version_0_1_are_read(results: SweepResults, tmp_path: Path) 
     assert read.schema_version == 1
     assert summary_text(read) == summary_text(results)
     (tmp_path / "results.json").write_text(json.dumps({**old, "schema_version": 99}))
-    with raises(SweepError, "99", where=tmp_path):
+    with raises(SweepError, "is of version 99", where=tmp_path) as refused:
         SweepResults.load(tmp_path)
+    assert refused.value.problem.startswith("is of version 99")  # no word of pydantic's before it
