@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 OUT ?= demo-run
 
-.PHONY: demo test test-all messages lint setup clean
+.PHONY: demo test messages lint setup clean
 
 setup: $(READY)
 
@@ -20,12 +20,9 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/mergekit-fair demo -o $(OUT)
 
-# Without the tests marked `slow`; `test-all` has them too.
+# Without the tests marked `slow`, unless CI is set.
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow"
-
-test-all: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(if $(CI),,-m "not slow")
 
 # After a sentence has changed: writes tests/messages.txt anew, for you to read in the diff.
 messages: $(READY)
