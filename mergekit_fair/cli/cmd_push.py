@@ -89,7 +89,7 @@ def command(
 
 def _of_sweep(folder: Path, name: str) -> Upload:
     from mergekit_fair.report.card import card_of_sweep
-    from mergekit_fair.sweep.record import SweepResults
+    from mergekit_fair.sweep.results import SweepResults
 
     results = SweepResults.load(folder)
     if results.selected.id is None:

@@ -24,7 +24,7 @@ def command(folder: Path, as_json: bool, quiet: bool) -> None:
     """
     from mergekit_fair.cli.terminal import Terminal, echo_json, terminal_width
     from mergekit_fair.report.outputs import summary_text, write_outputs
-    from mergekit_fair.sweep.record import SweepResults
+    from mergekit_fair.sweep.results import SweepResults
 
     results = SweepResults.load(folder)
     page = write_outputs(results, folder, Terminal(quiet=quiet))

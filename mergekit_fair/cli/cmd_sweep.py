@@ -13,7 +13,7 @@ from mergekit_fair.errors import SweepError
 if TYPE_CHECKING:
     from mergekit_fair.progress import Progress
     from mergekit_fair.sweep.point_runner import ExecutorFactory
-    from mergekit_fair.sweep.record import SweepResults
+    from mergekit_fair.sweep.results import SweepResults
     from mergekit_fair.sweep.sweep_config import Sweep
 
 

@@ -18,13 +18,8 @@ from mergekit_fair.report.sweep_tables import (
 )
 from mergekit_fair.report.tables import Raw, as_markdown, escaped
 from mergekit_fair.schema import parse_yaml
-from mergekit_fair.sweep.record import (
-    Choice,
-    LevelRecord,
-    PointResult,
-    SweepResults,
-    tasks_of,
-)
+from mergekit_fair.sweep.record import PointResult
+from mergekit_fair.sweep.results import Choice, LevelRecord, SweepResults, tasks_of
 
 _TAGS = ("mergekit", "merge", "mergekit-fair", "fairness")
 # What the class of a checkpoint ends with → the Hub's name of its use, and of the task measured.

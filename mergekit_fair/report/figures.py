@@ -12,7 +12,8 @@ from mergekit_fair.evaluation.evaluate import Evaluation
 from mergekit_fair.fairness.metrics import METRICS
 from mergekit_fair.report.sweep_tables import CHANGES, group_labels
 from mergekit_fair.report.tables import interval_cell
-from mergekit_fair.sweep.record import PointResult, SweepResults, TransferRecord
+from mergekit_fair.sweep.record import PointResult
+from mergekit_fair.sweep.results import SweepResults, TransferRecord
 
 _PANELS = ("acc", "dpd", "eod", "selection_rate")
 _SERIES = {

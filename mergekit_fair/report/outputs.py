@@ -20,7 +20,8 @@ from mergekit_fair.report.sweep_tables import (
 )
 from mergekit_fair.report.tables import as_text
 from mergekit_fair.sweep.points import SweepPlan
-from mergekit_fair.sweep.record import PointResult, SweepResults, TransferRecord
+from mergekit_fair.sweep.record import PointResult
+from mergekit_fair.sweep.results import SweepResults, TransferRecord
 
 _WIDTH = 160  # of lines, where nobody says how wide the terminal is
 

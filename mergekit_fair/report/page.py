@@ -21,7 +21,8 @@ from mergekit_fair.report.sweep_tables import (
     worst_table,
 )
 from mergekit_fair.report.tables import Table
-from mergekit_fair.sweep.record import PointResult, SweepResults, TransferRecord, tasks_of
+from mergekit_fair.sweep.record import PointResult
+from mergekit_fair.sweep.results import SweepResults, TransferRecord, tasks_of
 
 if TYPE_CHECKING:
     from jinja2 import Template

@@ -11,13 +11,8 @@ from mergekit_fair.evaluation.evaluate import Evaluation
 from mergekit_fair.fairness.metric_kinds import Metric
 from mergekit_fair.fairness.metrics import GROUP_RATES, HEADLINE_GAPS, MATCHED, METRICS
 from mergekit_fair.report.tables import Cell, Row, Table, interval_cell, interval_text, value_text
-from mergekit_fair.sweep.record import (
-    DifferenceRecord,
-    PointResult,
-    SweepResults,
-    TransferRecord,
-    WorstRecord,
-)
+from mergekit_fair.sweep.record import PointResult
+from mergekit_fair.sweep.results import DifferenceRecord, SweepResults, TransferRecord, WorstRecord
 
 CHANGES = {"harm": "change of the mean of one-vs-rest DPD and EOD", "acc": "change of accuracy"}
 

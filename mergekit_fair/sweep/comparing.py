@@ -11,7 +11,8 @@ from mergekit_fair.fairness import HEADLINE, Comparison, MetricSettings, holm
 from mergekit_fair.fairness.compare import Paired
 from mergekit_fair.fairness.metrics import COMPARED
 from mergekit_fair.sweep.point_runner import PointRunner
-from mergekit_fair.sweep.record import Choice, DifferenceRecord, PointResult
+from mergekit_fair.sweep.record import PointResult
+from mergekit_fair.sweep.results import Choice, DifferenceRecord
 from mergekit_fair.sweep.selection import Rule
 
 _DRAWS = 2000

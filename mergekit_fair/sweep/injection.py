@@ -14,7 +14,8 @@ from mergekit_fair.progress import Silent
 from mergekit_fair.sweep.comparing import choose
 from mergekit_fair.sweep.point_runner import PointRunner
 from mergekit_fair.sweep.points import Planner, Point
-from mergekit_fair.sweep.record import PointResult, TransferRecord, WorstRecord
+from mergekit_fair.sweep.record import PointResult
+from mergekit_fair.sweep.results import TransferRecord, WorstRecord
 from mergekit_fair.sweep.selection import Rule
 from mergekit_fair.sweep.sweep_config import Inject, Sweep
 from mergekit_fair.sweep.transfer_matrix import Transfer, transfer_matrix

@@ -15,7 +15,8 @@ from mergekit_fair.evaluation.predictions import Predictions, Scores
 from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.progress import Progress
 from mergekit_fair.sweep.points import Point, unique
-from mergekit_fair.sweep.record import BudgetRecord, PointResult
+from mergekit_fair.sweep.record import PointResult
+from mergekit_fair.sweep.results import BudgetRecord
 from mergekit_fair.sweep.store import Store
 from mergekit_fair.sweep.sweep_config import Sweep
 from mergekit_fair.sweep.worker import Outcome, PointJob, PointWorker

@@ -23,14 +23,8 @@ from mergekit_fair.sweep.point_runner import (
     TimeBudget,
 )
 from mergekit_fair.sweep.points import Planner, Point, SweepPlan, unique
-from mergekit_fair.sweep.record import (
-    SCHEMA_VERSION,
-    DifferenceRecord,
-    LevelRecord,
-    PointResult,
-    SweepResults,
-    to_json,
-)
+from mergekit_fair.sweep.record import SCHEMA_VERSION, PointResult, to_json
+from mergekit_fair.sweep.results import DifferenceRecord, LevelRecord, SweepResults
 from mergekit_fair.sweep.selection import Rule
 from mergekit_fair.sweep.store import Store
 from mergekit_fair.sweep.sweep_config import Sweep

@@ -19,7 +19,8 @@ from pydantic import field_validator
 from mergekit_fair.errors import ConfigError, SweepError
 from mergekit_fair.fairness.metrics import HEADLINE_GAPS, LOWER_IS_BETTER, MATCHED, METRICS
 from mergekit_fair.schema import Strict, nearest
-from mergekit_fair.sweep.record import SATURATED, Choice, PointResult
+from mergekit_fair.sweep.record import SATURATED, PointResult
+from mergekit_fair.sweep.results import Choice
 
 Array = NDArray[np.float64]
 Operator = Literal["<=", ">=", "<", ">"]

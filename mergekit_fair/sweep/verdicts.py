@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mergekit_fair.errors import MeasurementError
-from mergekit_fair.sweep.record import Harm, TransferRecord, Verdict
+from mergekit_fair.sweep.results import Harm, TransferRecord, Verdict
 from mergekit_fair.sweep.transfer_matrix import Transfer
 
 # What is worse when it grows, and what when it shrinks.

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 from mergekit_fair.cli import main
 from mergekit_fair.report.outputs import summary_text
-from mergekit_fair.sweep.record import SweepResults
+from mergekit_fair.sweep.results import SweepResults
 
 
 @pytest.fixture

@@ -22,7 +22,8 @@ from mergekit_fair.report.sweep_tables import (
     verdict,
 )
 from mergekit_fair.report.tables import as_text
-from mergekit_fair.sweep.record import PointResult, SweepResults
+from mergekit_fair.sweep.record import PointResult
+from mergekit_fair.sweep.results import SweepResults
 from mergekit_fair.sweep.selection import READABLE
 
 

@@ -22,7 +22,7 @@ from mergekit_fair.report.figures import draw_sweep, draw_transfer
 from mergekit_fair.report.page import write_page
 from mergekit_fair.report.sweep_tables import ordered_metrics, verdict
 from mergekit_fair.report.tables import interval_text, value_text
-from mergekit_fair.sweep.record import SweepResults, TransferRecord
+from mergekit_fair.sweep.results import SweepResults, TransferRecord
 
 VOID = {"meta", "img"}
 

@@ -8,7 +8,7 @@ import pytest
 from mergekit_fair.errors import ConfigError
 from mergekit_fair.report.figures import draw_transfer
 from mergekit_fair.report.outputs import transfer_text
-from mergekit_fair.sweep.record import TransferRecord
+from mergekit_fair.sweep.results import TransferRecord
 from mergekit_fair.sweep.transfer_matrix import transfer_matrix
 from mergekit_fair.sweep.verdicts import judged
 

@@ -16,7 +16,7 @@ from mergekit_fair.errors import SweepError
 from mergekit_fair.progress import Silent
 from mergekit_fair.report.outputs import summary_text
 from mergekit_fair.sweep.point_runner import LocalExecutor, TimeBudget
-from mergekit_fair.sweep.record import SweepResults
+from mergekit_fair.sweep.results import SweepResults
 from mergekit_fair.sweep.runner import run_sweep
 from mergekit_fair.sweep.sweep_config import load_sweep
 

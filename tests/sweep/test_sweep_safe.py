@@ -14,7 +14,7 @@ from gaps import evaluated
 from mergekit_fair.cli import main
 from mergekit_fair.errors import ConfigError
 from mergekit_fair.progress import Silent
-from mergekit_fair.sweep.record import SweepResults
+from mergekit_fair.sweep.results import SweepResults
 from mergekit_fair.sweep.runner import run_sweep
 from mergekit_fair.sweep.store import Store
 from mergekit_fair.sweep.sweep_config import load_sweep

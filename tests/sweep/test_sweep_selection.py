@@ -14,7 +14,8 @@ from refusals import raises
 
 from mergekit_fair.errors import ConfigError, SweepError
 from mergekit_fair.fairness.metrics import METRICS
-from mergekit_fair.sweep.record import Choice, PointResult
+from mergekit_fair.sweep.record import PointResult
+from mergekit_fair.sweep.results import Choice
 from mergekit_fair.sweep.selection import READABLE, Constraint, Limit, Rule, Select
 
 SELECT = Select(maximize="acc", subject_to={"dpd": "<= fft", "eod": "<= fft"})

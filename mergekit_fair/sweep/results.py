@@ -1,0 +1,269 @@
+"""What a whole sweep has found: results.json, and the records that it is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import ConfigDict, Field, model_validator
+
+from mergekit_fair.errors import SweepError
+from mergekit_fair.fairness.intervals import Interval, Number
+from mergekit_fair.files import write_atomic
+from mergekit_fair.sweep.record import (
+    SCHEMA_VERSION,
+    Names,
+    PointResult,
+    SweepRecord,
+    read_record,
+    to_json,
+)
+
+_RUN_AGAIN = "run `mergekit-fair sweep SWEEP -o {}` again; points that this version knows are kept"
+
+
+class LevelRecord(SweepRecord):
+    """The selection rate that level-matched figures are measured at, and whose it is."""
+
+    to: str
+    rate: float
+
+
+class Choice(SweepRecord):
+    """The chosen point.
+
+    Attributes:
+        label, id: of the point; None if there is no candidate at all.
+        feasible: it satisfies every constraint; if not, no candidate does and this one comes
+            nearest.
+        rule: the rule in words, with the limits' values.
+        reason: one sentence: why this point, or why none.
+        candidates: how many points took part, and how many of those satisfied the constraints.
+        best: label of the point with the highest value, where a tie went to another one.
+        ties: labels of the points that could not be told from the best, the best included.
+    """
+
+    label: str | None
+    id: str | None
+    feasible: bool
+    rule: str
+    reason: str
+    candidates: Annotated[tuple[int, int], Field(strict=False)]
+    best: str | None = None
+    ties: Names
+
+
+class WorstRecord(SweepRecord):
+    """The worst-served group of the injection's target, and how badly every group is served."""
+
+    name: str
+    mean_of_dpd_and_eod: dict[str, Number]
+
+
+class ColumnRecord(SweepRecord):
+    """A group of rows in a transfer matrix."""
+
+    n: int
+    decides: bool
+
+
+class MatrixRecord(SweepRecord):
+    """G injected vectors by H groups of rows; None is undefined."""
+
+    value: list[list[Number]]
+    low: list[list[Number]]
+    high: list[list[Number]]
+
+    def at(self, g: int, h: int) -> Interval:
+        """What injecting the g-th vector does to the h-th group."""
+        value, low, high = (part[g][h] for part in (self.value, self.low, self.high))
+        return Interval(value=value, low=low, high=high)
+
+
+class Harm(SweepRecord):
+    """What an injection does to one group, in metric units at the measured step; > 0 is worse.
+
+    Attributes:
+        group: h.
+        kind: `harm`, the increase of (DPD_h + EOD_h) / 2, or `acc`, the decrease of accuracy.
+        value, low, high: None where undefined.
+    """
+
+    group: str
+    kind: Literal["harm", "acc"]
+    value: Number
+    low: Number
+    high: Number
+
+    @property
+    def metric(self) -> str:
+        """What has changed, in words."""
+        name = "mean of one-vs-rest DPD and EOD" if self.kind == "harm" else "accuracy"
+        return f"the {name} of {self.group}"
+
+    def __str__(self) -> str:
+        """The metric's own change: of accuracy, a loss has a minus."""
+        parts = (self.value, self.low, self.high)
+        if self.kind == "acc":
+            parts = (self.value, self.high, self.low)
+        sign = -1.0 if self.kind == "acc" else 1.0
+        value, low, high = ("–" if x is None else f"{sign * x:+.3f}" for x in parts)
+        return f"{self.metric} changes by {value} [{low}, {high}]"
+
+
+class Verdict(SweepRecord):
+    """Whether one group's vector may be injected at the measured step.
+
+    Attributes:
+        group: the injected g.
+        status: `safe`: for every deciding group, the upper ends of both harms are within
+            tolerance; `unsafe`: a lower end is above it, so harm is shown; `unproven`: neither, or
+            a rate is undefined.
+        reason: one sentence that names the worst group, its value and interval.
+        worst: the effect that decides: of shown harms the one with the largest lower end, else
+            the largest upper end, else what is undefined; None if no group decides.
+    """
+
+    group: str
+    status: Literal["safe", "unsafe", "unproven"]
+    reason: str
+    worst: Harm | None = None
+
+
+class TransferRecord(SweepRecord):
+    """A judged transfer matrix; what is not named is kept.
+
+    Attributes:
+        change: metric → matrix, in metric units at `step`.
+        added: group → λ, of the last point that the greedy search accepted.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    step: float
+    tolerance: float
+    interval_level: float
+    injected: list[str]
+    groups: dict[str, ColumnRecord]
+    change: dict[str, MatrixRecord]
+    verdicts: list[Verdict]
+    added: dict[str, float] = {}
+    warnings: list[str]
+
+    @model_validator(mode="after")
+    def _shapes(self) -> Self:
+        shape = [len(self.groups)] * len(self.injected)
+        for key in ("harm", "acc"):
+            if key not in self.change:
+                raise ValueError(f"lacks change.{key}")
+        for matrix in self.change.values():
+            for part in (matrix.value, matrix.low, matrix.high):
+                if [len(row) for row in part] != shape:
+                    raise ValueError("a matrix has not a row per injected vector and group")
+        return self
+
+
+class DifferenceRecord(SweepRecord):
+    """Chosen minus a baseline on the same rows; the corrected p-value where it was looked at."""
+
+    optional = ("adjusted_p_value",)
+
+    value: Number
+    low: Number
+    high: Number
+    p_value: Number = None
+    adjusted_p_value: Number = None
+
+    def holds(self, confidence: float) -> bool:
+        """Significant after correction, with an interval that leaves out 0."""
+        if self.low is None or self.high is None or self.low * self.high <= 0:
+            return False
+        return self.adjusted_p_value is not None and self.adjusted_p_value <= 1 - confidence
+
+
+class BudgetRecord(SweepRecord):
+    """A time budget that was spent before everything was measured.
+
+    Attributes:
+        minutes: of this run, by the wall clock.
+        left_out: labels of planned points that were not started.
+        unfinished: stages whose further points depend on what was left out.
+    """
+
+    minutes: float
+    left_out: list[str]
+    unfinished: list[str]
+
+
+class SweepResults(SweepRecord):
+    """The content of results.json; INTERFACE "Sweep file" says what a sweep writes.
+
+    Attributes:
+        points: on the split that was selected on: baselines, merges, controls, search,
+            injections, group thresholds.
+        report: on the report rows: baselines, the choice, its control, group thresholds.
+        report_opened_for_another_selection: the report rows are no longer untouched.
+        comparison: baseline → metric → chosen minus it, on the report rows.
+        budget: None unless something was left out.
+    """
+
+    schema_version: int = 1
+    sweep: str
+    task: str
+    confidence: float
+    level: LevelRecord
+    selected_on: Literal["validation", "report"]
+    points: list[PointResult]
+    selected: Choice
+    worst_group: WorstRecord | None
+    transfer: TransferRecord | None
+    report: list[PointResult]
+    report_opened_for_another_selection: bool
+    comparison: dict[str, dict[str, DifferenceRecord]]
+    budget: BudgetRecord | None = None
+    warnings: list[str]
+    versions: dict[str, str]
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if self.schema_version > SCHEMA_VERSION:
+            raise ValueError(
+                f"is of version {self.schema_version}, known are those up to {SCHEMA_VERSION}: "
+                "a newer mergekit-fair has written it, and can read it"
+            )
+        return self
+
+    @classmethod
+    def load(cls, folder: Path) -> SweepResults:
+        """Read `folder/results.json`, of this version or of 0.1.
+
+        Raises:
+            SweepError: there is none, it is damaged, or it lacks what this version writes.
+        """
+        path = folder / "results.json"
+        if not path.is_file():
+            raise SweepError(
+                "there is no results.json",
+                where=folder,
+                fix=f"run `mergekit-fair sweep SWEEP -o {folder}` to its end first",
+            )
+        return read_record(cls, path, SweepError, fix=_RUN_AGAIN.format(folder))
+
+    def write(self, folder: Path) -> None:
+        write_atomic(folder / "results.json", to_json(self.to_dict()))
+
+    @property
+    def chosen(self) -> PointResult | None:
+        """The chosen point on the report rows."""
+        return next((p for p in self.report if p.id == self.selected.id), None)
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names of the tasks that were measured, the deciding one first."""
+        return tasks_of([*self.points, *self.report])
+
+
+def tasks_of(points: Iterable[PointResult]) -> list[str]:
+    """Names of the tasks that points were measured on, the deciding one first."""
+    return list(dict.fromkeys(task for point in points for task in point.evaluations))
