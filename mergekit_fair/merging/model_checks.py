@@ -317,7 +317,7 @@ def _require_same_labels(
             f"its config.json names the classes otherwise than the base's ({base})",
             where=model,
             got=named[1],
-            allowed=named[0],
+            allowed=str(named[0]),
             fix="fine-tune every model with the same id2label",
         )
 

@@ -23,7 +23,7 @@ from mergekit_fair.sweep.points import SweepPlan
 from mergekit_fair.sweep.record import PointResult
 from mergekit_fair.sweep.results import SweepResults, TransferRecord
 
-_WIDTH = 160  # of lines, where nobody says how wide the terminal is
+_WIDTH = 180  # of lines, where nobody says how wide the terminal is
 
 
 def write_outputs(results: SweepResults, folder: Path, progress: Progress) -> Path:

@@ -94,7 +94,7 @@ OTHER = {
     "heads": (has(num_attention_heads=2), ["HERE/Male", "(HERE/base)", "got 2", "allowed: 4"]),
     "labels": (
         has(id2label={"0": "1", "1": "0"}),
-        ["HERE/Male", "(HERE/base)", "got {'0': '1', '1': '0'}", "allowed: 0, 1"],
+        ["HERE/Male", "(HERE/base)", "got {'0': '1', '1': '0'}", "allowed: {'0': '0', '1': '1'}"],
     ),
     "no-labels": (has(id2label=["0", "1"]), ["HERE/Male", "got ['0', '1']"]),
     "quantized": (
