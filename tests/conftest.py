@@ -13,6 +13,8 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+# Threads that wait do not spin: on a shared machine they would hold up those that compute.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # No test may leave anything in the user's cache, nor find something there.
 os.environ["MERGEKIT_FAIR_CACHE"] = tempfile.mkdtemp(prefix="mergekit-fair-tests-")
