@@ -23,6 +23,10 @@ from mergekit_fair.sweep.points import SweepPlan
 from mergekit_fair.sweep.record import PointResult
 from mergekit_fair.sweep.results import SweepResults, TransferRecord
 
+_DIFFERENCES = (
+    "Chosen minus the baselines, on the same report rows (paired intervals; ! leaves out 0; p is "
+    "corrected for several comparisons)"
+)
 _WIDTH = 180  # of lines, where nobody says how wide the terminal is
 
 
@@ -43,8 +47,10 @@ def write_outputs(results: SweepResults, folder: Path, progress: Progress) -> Pa
 def summary_text(results: SweepResults, width: int | None = None) -> str:
     """The tables of a sweep as text; metrics that do not fit into `width` are in results.csv."""
 
+    width = width or _WIDTH
+
     def table(points: list[PointResult]) -> str:
-        return as_text(brief_points_table(results, points), width or _WIDTH)
+        return as_text(brief_points_table(results, points), width)
 
     chosen, level, split = results.selected, results.level, results.selected_on
     parts = [
@@ -61,7 +67,8 @@ def summary_text(results: SweepResults, width: int | None = None) -> str:
     if (unfinished := budget_text(results)) is not None:
         parts.insert(0, f"NOT FINISHED: {unfinished}\n")
     if results.comparison:
-        parts += ["", as_text(comparison_table(results.comparison)), verdict(results)]
+        differences = as_text(comparison_table(results.comparison), width)
+        parts += ["", _DIFFERENCES, differences, verdict(results)]
     if results.report_opened_for_another_selection:
         parts.append(
             "\nwarning: the report split was opened before for another choice; its figures are "

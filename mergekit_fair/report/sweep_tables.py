@@ -133,8 +133,13 @@ def comparison_table(comparison: Mapping[str, Mapping[str, DifferenceRecord]]) -
         Row(f"minus {name}", [_difference(gaps.get(metric.name)) for metric in metrics])
         for name, gaps in comparison.items()
     ]
-    titles = [metric.title for metric in metrics]
-    return Table("Chosen minus baseline, paired on the report rows", "chosen", titles, [("", rows)])
+    return Table(
+        caption="Chosen minus baseline, paired on the report rows",
+        corner="chosen",
+        columns=[metric.title for metric in metrics],
+        sections=[("", rows)],
+        needed=sum(metric.headline for metric in metrics),
+    )
 
 
 def _difference(gap: DifferenceRecord | None) -> Cell:

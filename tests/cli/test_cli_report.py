@@ -99,7 +99,7 @@ def changed(results: dict[str, Any], *keys: Any, value: Any) -> str:
         (["transfer"], None, "lacks transfer: another version"),
         (["selected", "ties"], None, "lacks selected.ties: another version"),
         (["points", 0, "lambda"], None, "lacks points.0.lambda: another version"),
-        (["points", 0, "evaluation"], None, "points.0: Value error, neither an evaluation nor"),
+        (["points", 0, "evaluation"], None, "points.0: neither an evaluation nor"),
         (
             ["report", 0, "evaluation", "metrics", "eod"],
             None,
