@@ -81,6 +81,7 @@ def test_a_missing_file_is_one_message_and_exit_2(tmp_path: Path, command: str) 
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.slow
 def test_the_demo_job_on_the_real_model_and_real_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

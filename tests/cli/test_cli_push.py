@@ -239,6 +239,7 @@ def test_what_cannot_be_pushed_is_said(finished: Path, tmp_path: Path) -> None:
     refusal(["push", folder, "me/m"], CheckpointError, "could be chosen")
 
 
+@pytest.mark.slow
 def test_a_hub_that_refuses_or_is_not_there(finished: Path, hub: Hub) -> None:
     refused = pushed(hub.url, finished, "me/fair-tiny", token="hf_of_a_reader")
     assert refused.returncode == 2

@@ -80,6 +80,7 @@ def samples(out: Path, task: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.slow
 def test_text_in_a_process_of_its_own(tmp_path: Path) -> None:
     folder = write_text(tmp_path / "model", "qwen2")
     expected = plain_log_probs(folder, TEXTS)

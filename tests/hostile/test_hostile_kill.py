@@ -135,6 +135,7 @@ def loads(folder):
         return False
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(mortal, middling, tmp_path):
     scene = Scene(tmp_path, middling, mortal)
     assert len(weights(scene.known[NEW])) > 5

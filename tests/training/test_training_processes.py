@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from mergekit_fair.merging.in_memory import load_tensors
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_family(family: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]

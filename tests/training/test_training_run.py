@@ -183,6 +183,7 @@ def test_half_written_states_are_passed_over(tmp_path: Path) -> None:
     assert not (tmp_path / "checkpoint-16").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_to_the_same_weights(family: Path, tmp_path: Path) -> None:
     """kill -9 as soon as a Trainer state of LoRA and of a group lies on the disk."""
     out = tmp_path / "run"
