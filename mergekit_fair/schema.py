@@ -16,6 +16,9 @@ from mergekit_fair.errors import ConfigError, MeasurementError
 # Characters; a weights file or a device in place of a text file is not read to its end.
 LONGEST = 100_000_000
 
+# The tag of the key `<<`; each of several adds what it names.
+_MERGED = "tag:yaml.org,2002:merge"
+
 # Values that YAML's aliases may add to those that are written; a few lines can stand for billions.
 MOST_ALIASED = 10_000
 
@@ -127,17 +130,54 @@ def read_text(path: str | Path) -> str:
 
 def parse_yaml(text: str, where: object) -> dict[str, Any]:
     """Parse YAML text whose top level is a mapping; `where` names it in errors."""
+    return _mapping(text, where, _StrictLoader)[0]
+
+
+def parse_yaml_loosely(text: str, where: object) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The same as PyYAML reads it: of equal keys the last one counts.
+
+    Returns:
+        The mapping, and a sentence for each key that stands twice.
+    """
+    return _mapping(text, where, _LooseLoader)
+
+
+def count_documents(text: str) -> tuple[int, int]:
+    """Of YAML text: documents between its `---`, and how many of them hold something."""
+    count = empty = 0
+    before: yaml.Event | None = None
     try:
-        value = yaml.load(text, _StrictLoader)
+        for event in yaml.parse(text, yaml.SafeLoader):
+            if isinstance(before, yaml.DocumentStartEvent):
+                count += 1
+                empty += (
+                    isinstance(event, yaml.ScalarEvent) and event.implicit[0] and not event.value
+                )
+            before = event
+    except yaml.YAMLError:
+        pass
+    return count, count - empty
+
+
+def _mapping(
+    text: str, where: object, kind: type[_LooseLoader]
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    repeated: tuple[str, ...] = ()
+    try:
+        loader = kind(text)
+        try:
+            value, repeated = loader.get_single_data(), tuple(loader.repeated)
+        finally:
+            loader.dispose()
     except RecursionError as error:
         raise ConfigError("is not valid YAML: it is nested too deeply", where=where) from error
     except Exception as error:  # PyYAML raises whatever a date or a tagged value makes it raise
         line = " ".join(str(error).replace('in "<unicode string>", ', "in ").split())
         raise ConfigError(f"is not valid YAML: {line}", where=where) from error
     if not isinstance(value, dict):
-        kind = "nothing" if value is None else type(value).__name__
-        raise ConfigError("the top level must be a mapping", where=where, got=kind)
-    return value
+        got = "nothing" if value is None else type(value).__name__
+        raise ConfigError("the top level must be a mapping", where=where, got=got)
+    return value, repeated
 
 
 def parse_json(text: str, **options: Any) -> Any:
@@ -155,8 +195,12 @@ def dump_yaml(value: dict[str, Any]) -> str:
     )
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """PyYAML's safe loader, which itself keeps the last of equal keys and follows every alias."""
+class _LooseLoader(yaml.SafeLoader):
+    """PyYAML's safe loader, which keeps the last of equal keys; it follows not every alias."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.repeated: list[str] = []
 
     def get_single_node(self) -> yaml.Node | None:
         node: yaml.Node | None = super().get_single_node()
@@ -171,13 +215,23 @@ class _StrictLoader(yaml.SafeLoader):
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
+            if isinstance(key, yaml.ScalarNode) and key.tag != _MERGED:
                 if (key.tag, key.value) in seen:
-                    raise yaml.composer.ComposerError(
-                        None, None, f"key {key.value!r} stands twice", key.start_mark
-                    )
+                    self.repeats(key)
                 seen.add((key.tag, key.value))
         return node
+
+    def repeats(self, key: yaml.ScalarNode) -> None:
+        """Told of a key that its mapping has already."""
+        line = key.start_mark.line + 1
+        self.repeated.append(f"key {key.value!r} stands twice (line {line}); the last one counts")
+
+
+class _StrictLoader(_LooseLoader):
+    def repeats(self, key: yaml.ScalarNode) -> None:
+        raise yaml.composer.ComposerError(
+            None, None, f"key {key.value!r} stands twice", key.start_mark
+        )
 
 
 def _size(node: yaml.Node, known: dict[int, float]) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from mergekit_fair.cli.terminal import Terminal, echo_json, quiet_libraries
+from mergekit_fair.errors import FairError
 
 
 @click.command("check")
@@ -45,7 +46,13 @@ def command(what: Path, allow_pickle: bool, device: str, as_json: bool, quiet: b
 
     options: Any = MergeOptions(quiet=True, device=device)
     settings = MergeSettings(allow_pickle=allow_pickle)
-    dry_run = check_merge(Recipe.load(what), options, settings, Terminal(quiet=quiet or as_json))
+    recipe, progress = Recipe.load(what), Terminal(quiet=quiet or as_json)
+    try:
+        dry_run = check_merge(recipe, options, settings, progress)
+    except FairError:
+        for warning in recipe.warnings:  # what is wrong may be what mergekit would ignore
+            progress.say(f"warning: {warning}")
+        raise
     if as_json:
         echo_json(dry_run)
     elif not quiet:

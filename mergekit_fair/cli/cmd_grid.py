@@ -27,12 +27,15 @@ def command(recipe: Path, grid: str, out: Path, overwrite: bool, quiet: bool) ->
     Example:
       mergekit-fair grid runs/adult_sex/addition.yml --lambda 0:1:0.1 -o runs/adult_sex/grid
     """
-    from mergekit_fair.cli.terminal import quiet_libraries
+    from mergekit_fair.cli.terminal import Terminal, quiet_libraries
 
     quiet_libraries(quiet=quiet)
     from mergekit_fair.merging.grid import parse_grid, write_grid
     from mergekit_fair.merging.recipe import Recipe
 
-    files = write_grid(Recipe.load(recipe), parse_grid(grid, "--lambda"), out, overwrite=overwrite)
+    read = Recipe.load(recipe)
+    for warning in read.warnings:
+        Terminal(quiet=quiet).say(f"warning: {warning}")
+    files = write_grid(read, parse_grid(grid, "--lambda"), out, overwrite=overwrite)
     if not quiet:
         click.echo("\n".join(map(str, files)))

@@ -198,12 +198,12 @@ def _model_files(model: Path) -> dict[str, Path]:
 
 def _local_names(upload: Upload) -> str:
     """Models that the recipe names by a folder of this machine."""
-    from mergekit_fair.schema import load_yaml
+    from mergekit_fair.schema import parse_yaml_loosely, read_text
 
     written = upload.files.get("mergekit_config.yml")
     if written is None:
         return ""
-    recipe = load_yaml(written)
+    recipe, _ = parse_yaml_loosely(read_text(written), written)
     models = [item.get("model") for item in recipe.get("models") or () if isinstance(item, dict)]
     names = [str(name) for name in (recipe.get("base_model"), *models) if name]
     local = [name for name in names if Path(name).is_absolute() or Path(name).exists()]

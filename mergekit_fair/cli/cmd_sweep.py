@@ -79,6 +79,8 @@ def command(
 
     sweep = load_sweep(sweep_file)
     progress = Terminal(quiet=quiet)
+    for warning in sweep.recipe.warnings:
+        progress.say(f"warning: {warning}")
     if dry_run:
         from mergekit_fair.report.outputs import plan_text
 

@@ -31,7 +31,7 @@ from mergekit_fair.evaluation.prepared_tasks import EvaluationRequest, PreparedT
 from mergekit_fair.evaluation.responses import TaskResponses
 from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.progress import Progress
-from mergekit_fair.schema import parse_yaml
+from mergekit_fair.schema import parse_yaml_loosely
 
 # lm-eval's, so that what is drawn is what `lm_eval run` draws.
 _RANDOM_SEED, _OTHER_SEEDS = 0, 1234
@@ -313,8 +313,8 @@ def _fairness_block(model: Path) -> Mapping[str, Any]:
     path = model / "mergekit_config.yml"
     if not path.is_file():
         return {}
-    recipe = parse_yaml(path.read_text(encoding="utf-8"), path)
-    block = recipe.get("fairness") if isinstance(recipe, Mapping) else None
+    recipe, _ = parse_yaml_loosely(path.read_text(encoding="utf-8"), path)
+    block = recipe.get("fairness")
     return block if isinstance(block, Mapping) else {}
 
 

@@ -84,7 +84,7 @@ def _run(
         _require_tokenizer(base, folder)
     if options.write_model_card:
         write_card(recipe, folder, name)
-    write_manifest(folder, _described(config), {}, method=recipe.method, notes=list(recipe.notes))
+    write_manifest(folder, _described(config), {}, method=recipe.method, notes=list(recipe.remarks))
 
 
 @contextmanager

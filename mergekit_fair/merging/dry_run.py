@@ -24,9 +24,9 @@ def check_merge(
     Norms that a method needs are measured, which reads the weights once; they are cached.
 
     Returns:
-        `method`, `engine`, `models`, `notes`; for a streamed merge also `architecture`, `tensors`,
-        `bytes_read`, `bytes_written`, `files`, `memory_bytes` (beside the process itself),
-        `norms`, `loads`; for one that mergekit runs, `checked`.
+        `method`, `engine`, `models`, `notes`, `warnings`; for a streamed merge also
+        `architecture`, `tensors`, `bytes_read`, `bytes_written`, `files`, `memory_bytes` (beside
+        the process itself), `norms`, `loads`; for one that mergekit runs, `checked`.
 
     Raises:
         RecipeError, CheckpointError: whatever would stop the merge.
@@ -39,8 +39,10 @@ def check_merge(
         "engine": STOCK,
         "models": [str(model) for model in config.referenced_models()],
         "notes": list(recipe.notes),
+        "warnings": list(recipe.warnings),
     }
     if not is_own(recipe.method):
+        recipe.require_inputs()
         with checked_stock_models(config, options) as is_checked:
             return facts | {"checked": is_checked}
     with MergePlan.open(

@@ -88,7 +88,7 @@ def write_grid(
         content = {
             "recipe": recipe.where,
             "method": recipe.method,
-            "notes": list(recipe.notes),
+            "notes": list(recipe.remarks),
             "versions": versions(),
             "points": entries,
         }

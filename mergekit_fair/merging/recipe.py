@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mergekit import merge_methods
 from mergekit.common import ModelReference
 from mergekit.config import MergeConfiguration
 
@@ -15,8 +16,9 @@ from mergekit_fair.checkpoints.adapter_config import is_adapter_folder
 from mergekit_fair.errors import RecipeError
 from mergekit_fair.merging.methods.members import parameters_of
 from mergekit_fair.merging.methods.registry import is_own, own_method
-from mergekit_fair.merging.recipe_check import check_recipe
-from mergekit_fair.schema import dump_yaml, parse_yaml, read_text
+from mergekit_fair.merging.recipe_check import check_recipe, parse_recipe, require_parameter
+from mergekit_fair.merging.recipe_inputs import require_inputs
+from mergekit_fair.schema import dump_yaml, read_text
 
 
 class OrderedConfiguration(MergeConfiguration):
@@ -47,12 +49,14 @@ class Recipe:
         where: the file, for error messages.
         source: the YAML text, written verbatim into `mergekit_config.yml`.
         notes: what was resolved, one sentence each.
+        warnings: what mergekit would pass over in silence; for methods of other packages only.
     """
 
     raw: dict[str, Any]
     where: str
     source: str
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, path: str | Path) -> Recipe:
@@ -72,12 +76,19 @@ class Recipe:
     @classmethod
     def from_text(cls, text: str, where: str) -> Recipe:
         """The same for YAML text, which is kept verbatim."""
-        return cls._checked(parse_yaml(text, where), where, text)
+        raw, repeated = parse_recipe(text, where)
+        return cls._checked(raw, where, text, repeated)
 
     @classmethod
-    def _checked(cls, raw: dict[str, Any], where: str, source: str) -> Recipe:
-        check_recipe(raw, where)
-        return cls(raw, where, source)
+    def _checked(
+        cls, raw: dict[str, Any], where: str, source: str, warnings: tuple[str, ...] = ()
+    ) -> Recipe:
+        return cls(raw, where, source, warnings=(*warnings, *check_recipe(raw, where)))
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Notes and warnings, as a person reads them."""
+        return (*self.notes, *(f"warning: {warning}" for warning in self.warnings))
 
     @property
     def method(self) -> str:
@@ -103,6 +114,15 @@ class Recipe:
 
     def _references(self) -> Any:
         return _with_bases(_with_local_paths(self.raw), self.where)
+
+    def require_inputs(self) -> None:
+        """Numbers of models and missing parameters, of a recipe that mergekit runs.
+
+        Raises:
+            RecipeError: what mergekit would refuse once it has opened the models.
+        """
+        config = MergeConfiguration.model_validate(self.raw)
+        require_inputs(config, merge_methods.get(self.method).spec, self.where, self.warnings)
 
     def groups(self) -> dict[str, str]:
         """Subgroup name → model path, in recipe order."""
@@ -146,7 +166,8 @@ class Recipe:
 
         Raises:
             RecipeError: `weight.<group>` of a group that the recipe does not have, another name
-                with a dot, or a parameter whose gradient or filter a number would erase.
+                with a dot, a parameter that the method does not have, or one whose gradient or
+                filter a number would erase.
         """
         return Recipe.from_mapping(self.raw_with(settings), self.where)
 
@@ -156,7 +177,7 @@ class Recipe:
         Raises:
             RecipeError: as `with_settings`.
         """
-        raw = dict(self.raw)
+        raw, spec = dict(self.raw), merge_methods.get(self.method).spec
         raw["parameters"] = dict(parameters_of(raw))
         for key, value in settings.items():
             parameters, name = raw["parameters"], key
@@ -169,6 +190,7 @@ class Recipe:
                     where=self.where,
                     fix=f"give {key} as a number in the recipe, or sweep another parameter",
                 )
+            require_parameter(spec, name, f"{self.where}: parameters")
             parameters[name] = value
         return raw
 

@@ -1,89 +1,166 @@
 """What a recipe must be before any model is read: known keys, groups, values of the right type.
 
-Keys that mergekit does not know are errors wherever they stand, with the nearest known name.
+What nobody would read (a mistyped key, a parameter of another method) is an error for the methods
+of this package. mergekit passes over it in silence: for its own methods it is a warning, with the
+nearest known name. What would be lost, or mean something else than it says, is an error for all.
 """
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mergekit import merge_methods
-from mergekit.config import (
-    InputSliceDefinition,
-    MergeConfiguration,
-    OutputModuleDefinition,
-    OutputSliceDefinition,
-    ParameterSetting,
-)
+from mergekit.config import MergeConfiguration, ParameterSetting
 from mergekit.merge_methods import MergeMethodSpec
-from mergekit.merge_methods.base import ParameterSpec
-from mergekit.tokenizer.config import ModelTokenEmbedding, TokenEmbeddingConfig, TokenizerConfig
+from mergekit.merge_methods.base import ParameterScope, ParameterSpec
 from pydantic import TypeAdapter, ValidationError
 
 from mergekit_fair.compat.mergekit import chat_template_names
-from mergekit_fair.errors import RecipeError
+from mergekit_fair.errors import ConfigError, RecipeError
 from mergekit_fair.merging.methods.registry import is_own, own_method, register_methods
-from mergekit_fair.schema import nearest
+from mergekit_fair.merging.recipe_inputs import require_layers
+from mergekit_fair.merging.recipe_keys import KINDS, Block, Unread, blocks, hint, known_keys
+from mergekit_fair.schema import count_documents, nearest, parse_yaml, parse_yaml_loosely
 
-# `fairness` carries provenance; mergekit keeps unknown top-level blocks in mergekit_config.yml.
-TOP_LEVEL = (*MergeConfiguration.model_fields, "fairness")
-
-# What `worst: auto` reads, and what a sweep writes beside its chosen recipe.
-FAIRNESS = (
-    *("report", "min_group_size", "exclude"),
-    *("tool", "task", "rule", "selected_on", "feasible", "validation"),
-)
-
-# More than any model has.
-MOST_LAYERS = 10_000
+SOURCES = ("union", "base")
 
 MERGE_DTYPES = ("float32", "bfloat16", "float16", "float64")
+
+# A chat template that is shorter is a name to mergekit.
+_SHORTEST_TEMPLATE = 20
+
+# Files of other programs of mergekit: program → keys that no recipe has.
+_PROGRAMS = {
+    "mergekit-moe": ("experts", "gate_mode", "experts_per_token", "shared_experts"),
+    "mergekit-evolve": ("genome",),
+    "bakllama": ("layer_slices",),
+}
 
 _SETTING: TypeAdapter[Any] = TypeAdapter(ParameterSetting)
 
 
-def check_recipe(raw: dict[str, Any], where: str) -> None:
+def parse_recipe(text: str, where: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The mapping of a recipe's YAML text.
+
+    Returns:
+        It, and warnings: of equal keys mergekit takes the last one.
+
+    Raises:
+        ConfigError: not YAML, or not a mapping; equal keys, for the methods of this package.
+        RecipeError: several recipes in one file.
+    """
+    try:
+        raw, repeated = parse_yaml_loosely(text, where)
+    except ConfigError as error:
+        count, filled = count_documents(text)
+        if count < 2:
+            raise
+        raise RecipeError(
+            "holds more than one YAML document",
+            where=where,
+            got=count,
+            fix="remove the lines `---` that nothing follows"
+            if filled < 2
+            else f"run mergekit-fair exec mergekit-multi {where} --intermediate-dir DIR "
+            "--out-path OUT",
+        ) from error
+    if repeated and is_own(str(raw.get("merge_method"))):
+        parse_yaml(text, where)
+    return raw, tuple(f"{where}: {sentence}" for sentence in repeated)
+
+
+def check_recipe(raw: dict[str, Any], where: str) -> tuple[str, ...]:
     """Check keys, method, parameters, roles and groups; reads no model.
+
+    Returns:
+        Warnings: what mergekit would pass over in silence. None for the methods of this package.
 
     Raises:
         RecipeError: with the file, the model, the key, what was given and what is allowed.
     """
+    spec = _spec(raw, where)
+    unread = Unread(is_error=is_own(spec.name))
+    _shapes(raw, where, unread)
+    parts = list(blocks(raw, "recipe", where))
+    _keys(parts, spec, unread)
+    for key in ("dtype", "out_dtype"):
+        _dtype(raw.get(key), f"{where}: {key}")
+    for part in parts:
+        _names(part)
+        if "parameters" in (KINDS[part.kind].known or ()):
+            _parameters(part, spec, unread)
+    _distinct_models(raw.get("models") or [], where, unread)
+    _chat_template(raw.get("chat_template"), f"{where}: chat_template")
+    try:
+        config = MergeConfiguration.model_validate(raw)
+    except (ValidationError, RuntimeError) as error:
+        raise RecipeError(_first_line(error), where=where, fix=hint(unread.warnings)) from error
+    require_layers(config, where, unread)
+    if is_own(spec.name):
+        own_method(spec.name).check_recipe(raw, where)
+    else:
+        _base_parameters(parts, spec, unread)
+    return tuple(unread.warnings)
+
+
+def _spec(raw: dict[str, Any], where: str) -> MergeMethodSpec:
+    """The method's; says of another program's file whose it is."""
     register_methods()
     known = {method.spec.name: method.spec for method in merge_methods.registered_methods()}
     name = raw.get("merge_method")
-    spec = known.get(name) if isinstance(name, str) else None
-    known_keys(raw, TOP_LEVEL, where, spec)
-    if spec is None:
-        raise RecipeError(
-            f"unknown merge_method{nearest(name, list(known))}",
-            where=where,
-            got=name,
-            allowed=sorted(known),
-        )
-    for key in ("dtype", "out_dtype"):
-        _dtype(raw.get(key), f"{where}: {key}")
-    _parameters(raw.get("parameters"), spec, f"{where}: parameters")
-    if raw.get("base_model"):
-        _name(raw["base_model"], f"{where}: base_model")
+    if isinstance(name, str) and name in known:
+        return known[name]
+    for program, keys in _PROGRAMS.items():
+        if present := [key for key in keys if key in raw]:
+            raise RecipeError(
+                f"is a file of {program}, not a recipe",
+                where=where,
+                got=present,
+                fix=f"run mergekit-fair exec {program} {where} OUT",
+            )
+    if name is None:
+        known_keys(raw, KINDS["recipe"].known or (), where, Unread(is_error=True))
+    raise RecipeError(
+        f"unknown merge_method{nearest(name, list(known))}",
+        where=where,
+        got=name,
+        allowed=sorted(known),
+    )
+
+
+def _keys(parts: list[Block], spec: MergeMethodSpec, unread: Unread) -> None:
+    names = tuple(parameter.name for parameter in spec.parameters)
+    for part in parts:
+        known = KINDS[part.kind].known
+        if known is not None:
+            inside = names if "parameters" in known else ()
+            known_keys(part.content, known, part.where, unread, inside=inside)
+
+
+def _shapes(raw: dict[str, Any], where: str, unread: Unread) -> None:
+    """Blocks of another type than theirs."""
     models = raw.get("models") or []
     if not isinstance(models, list):
         raise RecipeError("must be a list of models", where=f"{where}: models", got=models)
     for index, item in enumerate(models):
-        _model(item, spec, f"{where}: models[{index}]")
-    _distinct_models(models, where)
-    require_known_keys(raw, where)
-    for block, block_where in parameter_blocks(raw, where):
-        _parameters(block, spec, block_where)
-    _chat_template(raw.get("chat_template"), f"{where}: chat_template")
-    try:
-        MergeConfiguration.model_validate(raw)
-    except (ValidationError, RuntimeError) as error:
-        raise RecipeError(_first_line(error), where=where) from error
-    if is_own(spec.name):
-        own_method(spec.name).check_recipe(raw, where)
+        if not isinstance(item, dict) or "model" not in item:
+            raise RecipeError(
+                "needs a mapping with `model`", where=f"{where}: models[{index}]", got=item
+            )
+    tokenizer, fairness = raw.get("tokenizer"), raw.get("fairness")
+    if tokenizer is not None and not isinstance(tokenizer, dict):
+        raise RecipeError(
+            "must be a mapping",
+            where=f"{where}: tokenizer",
+            got=tokenizer,
+            fix=f"write tokenizer: {{source: {tokenizer}}}" if tokenizer in SOURCES else None,
+        )
+    if fairness is not None and not isinstance(fairness, dict):
+        error = RecipeError("must be a mapping", where=f"{where}: fairness", got=fairness)
+        unread.say(error, "is not a mapping, and nothing reads it")
 
 
 def _dtype(name: Any, where: str) -> None:
@@ -92,11 +169,12 @@ def _dtype(name: Any, where: str) -> None:
 
 
 def _chat_template(template: Any, where: str) -> None:
-    """mergekit would refuse a name that it does not know after it has merged."""
-    if not isinstance(template, str) or "{" in template:
+    """mergekit would refuse it after it has merged, and maybe go on without a tokenizer."""
+    if not isinstance(template, str) or not template:
         return
     known = chat_template_names()
-    if template not in ("auto", *known):
+    is_text = "{" in template and len(template) >= _SHORTEST_TEMPLATE
+    if template not in ("auto", *known) and not is_text:
         raise RecipeError(
             f"is not a chat template{nearest(template, known)}",
             where=where,
@@ -105,44 +183,63 @@ def _chat_template(template: Any, where: str) -> None:
         )
 
 
-def _model(item: Any, spec: MergeMethodSpec, where: str) -> None:
-    if not isinstance(item, dict) or "model" not in item:
-        raise RecipeError("needs a mapping with `model`", where=where, got=item)
-    known_keys(item, ("model", "parameters"), where, spec)
-    _name(item["model"], f"{where}.model")
-    where = f"{where} ({item['model']}): parameters"
-    _parameters(item.get("parameters"), spec, where)
-    shared = [parameter.name for parameter in spec.shared_parameters]
-    for key in item.get("parameters") or ():
-        if key in shared:
+def _names(part: Block) -> None:
+    """`base+adapter` with an empty half would be the folder that the command runs in."""
+    for key, kind in KINDS[part.kind].inside.items():
+        name = part.content.get(key)
+        if kind != "reference" or not isinstance(name, str) or not name:
+            continue
+        if "\0" in name or not all(map(str.strip, name.split("+"))):
             raise RecipeError(
-                "holds for the whole recipe; mergekit would ignore it here",
-                where=f"{where}.{key}",
-                fix="move it to the recipe's own parameters",
+                "names no model",
+                where=part.place(key),
+                got=name,
+                allowed="a folder, a name of the Hub",
             )
 
 
-def _name(model: Any, where: str) -> None:
-    """`base+adapter` with an empty half would be the folder that the command runs in."""
-    if isinstance(model, str) and ("\0" in model or not all(map(str.strip, model.split("+")))):
-        raise RecipeError(
-            "names no model", where=where, got=model, allowed="a folder, a name of the Hub"
-        )
-
-
-def _parameters(parameters: Any, spec: MergeMethodSpec, where: str) -> None:
+def _parameters(part: Block, spec: MergeMethodSpec, unread: Unread) -> None:
+    parameters, where = part.content.get("parameters"), part.place("parameters")
     if parameters is None:
         return
+    if part.kind == "model":
+        where = f"{part.where} ({part.content.get('model')}): parameters"
     if not isinstance(parameters, dict):
         raise RecipeError("must be a mapping", where=where, got=parameters)
     known = {parameter.name: parameter for parameter in spec.parameters}
-    known_keys(parameters, tuple(known), where, of=f"method {spec.name}")
+    known_keys(parameters, tuple(known), where, unread, of=spec.name)
     for key, value in parameters.items():
-        scalars = [] if value is None else _scalars(value, f"{where}.{key}")
+        if key not in known:
+            continue
+        place = f"{where}.{key}"
+        scalars = [] if value is None else _scalars(value, place, unread)
         if not scalars:
-            raise RecipeError("has no value", where=f"{where}.{key}")
+            raise RecipeError("has no value", where=place)
         for scalar in scalars:
-            validated(known[key], scalar, f"{where}.{key}")
+            validated(known[key], scalar, place, unread)
+        if known[key].scope == ParameterScope.SHARED and part.kind in ("model", "source"):
+            error = RecipeError(
+                "holds for the whole recipe; mergekit would ignore it here",
+                where=place,
+                fix="move it to the recipe's own parameters",
+            )
+            unread.say(
+                error, "holds for the whole recipe: mergekit ignores it here, beside a model"
+            )
+
+
+def _base_parameters(parts: list[Block], spec: MergeMethodSpec, unread: Unread) -> None:
+    """The base has no task vector, so that nothing reads its weight."""
+    bases = {str(part.content["base_model"]) for part in parts if part.content.get("base_model")}
+    ignored = {item.name for item in spec.parameters if item.scope == ParameterScope.NON_BASE}
+    for part in parts:
+        if part.kind in ("model", "source") and str(part.content.get("model")) in bases:
+            for key in part.content.get("parameters") or {}:
+                if key in ignored:
+                    place = f"{part.place('parameters')}.{key}"
+                    unread.warnings.append(
+                        f"{place}: mergekit reads it of models other than base_model"
+                    )
 
 
 def check_setting(spec: MergeMethodSpec, name: str, value: Any, where: str) -> None:
@@ -151,12 +248,21 @@ def check_setting(spec: MergeMethodSpec, name: str, value: Any, where: str) -> N
     Raises:
         RecipeError: the method has no such parameter, another type, or out of range.
     """
+    validated(require_parameter(spec, name, where), value, where, Unread(is_error=True))
+
+
+def require_parameter(spec: MergeMethodSpec, name: str, where: str) -> ParameterSpec:
+    """The parameter of a method.
+
+    Raises:
+        RecipeError: it has none of that name.
+    """
     known = {parameter.name: parameter for parameter in spec.parameters}
-    known_keys({name: value}, tuple(known), where, of=f"method {spec.name}")
-    validated(known[name], value, where)
+    known_keys({name: None}, tuple(known), where, Unread(is_error=True), of=spec.name)
+    return known[name]
 
 
-def validated(parameter: ParameterSpec, scalar: Any, where: str) -> Any:
+def validated(parameter: ParameterSpec, scalar: Any, where: str, unread: Unread) -> Any:
     """The value of a parameter, as its method declares it.
 
     Raises:
@@ -167,12 +273,16 @@ def validated(parameter: ParameterSpec, scalar: Any, where: str) -> Any:
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
         raise RecipeError(reason, where=where, got=scalar) from error
-    if isinstance(scalar, bool) and isinstance(value, float):  # YAML's yes, no, on, off
-        raise RecipeError("must be a number", where=where, got=scalar)
+    if isinstance(value, float) and math.isnan(value):
+        raise RecipeError("is not a number", where=where, got=scalar)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if isinstance(scalar, bool) and is_number:  # YAML's yes, no, on, off
+        problem = RecipeError("must be a number", where=where, got=scalar)
+        unread.say(problem, f"{scalar} (YAML's yes, no, on, off) is read as {value}")
     return value
 
 
-def _scalars(value: Any, where: str) -> list[Any]:
+def _scalars(value: Any, where: str, unread: Unread) -> list[Any]:
     """Every number or word in a setting: a scalar, a layer gradient, or filters over either.
 
     None stands for an empty list, which mergekit would read as the default.
@@ -187,21 +297,25 @@ def _scalars(value: Any, where: str) -> list[Any]:
             allowed="a scalar, a list (layer gradient), or a list of {filter, value}",
         ) from error
     if isinstance(value, dict):
-        known_keys(value, ("filter", "value"), where)
-        return _scalars(value["value"], where)
+        known_keys(value, ("filter", "value"), where, unread)
+        return _scalars(value["value"], where, unread)
     if isinstance(value, list):
-        parts = [_scalars(item, where) for item in value]
+        parts = [_scalars(item, where, unread) for item in value]
         return [scalar for part in parts for scalar in part] if all(parts) else []
     return [value]
 
 
-def _distinct_models(models: list[dict[str, Any]], where: str) -> None:
-    seen: list[str] = []
+def _distinct_models(models: list[dict[str, Any]], where: str, unread: Unread) -> None:
+    """mergekit refuses one model twice, and takes it under two spellings."""
+    seen: dict[str, Any] = {}
     for item in models:
         model = os.path.normpath(Path(str(item["model"])).absolute())  # a, ./a, a/ are one folder
         if model in seen:
-            raise RecipeError("is listed twice", where=f"{where}: model {item['model']}")
-        seen.append(model)
+            error = RecipeError("is listed twice", where=f"{where}: model {item['model']}")
+            if seen[model] == item["model"]:
+                raise error
+            unread.say(error, f"is listed twice, as {seen[model]} before")
+        seen[model] = item["model"]
 
 
 def _first_line(error: Exception) -> str:
@@ -209,109 +323,3 @@ def _first_line(error: Exception) -> str:
         item = error.errors()[0]
         return f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}"
     return str(error)
-
-
-def require_known_keys(raw: dict[str, Any], where: str) -> None:
-    """Check the blocks `slices`, `modules`, `tokenizer` and `fairness` of a recipe.
-
-    Raises:
-        RecipeError: names the block, the key and the nearest known one; a range of layers that is
-            not one.
-    """
-    for block, known in (
-        ("tokenizer", tuple(TokenizerConfig.model_fields)),
-        ("fairness", FAIRNESS),
-    ):
-        content = raw.get(block)
-        if isinstance(content, dict):
-            known_keys(content, known, f"{where}: {block}")
-        elif content is not None:
-            raise RecipeError("must be a mapping", where=f"{where}: {block}", got=content)
-    _tokens(raw.get("tokenizer"), f"{where}: tokenizer.tokens")
-    _slices(raw.get("slices"), f"{where}: slices")
-    modules = raw.get("modules")
-    for name, module in modules.items() if isinstance(modules, dict) else ():
-        if isinstance(module, dict):
-            inside = f"{where}: modules.{name}"
-            known_keys(module, tuple(OutputModuleDefinition.model_fields), inside)
-            _slices(module.get("slices"), f"{inside}.slices")
-            _each(module.get("models"), ("model", "parameters"), f"{inside}.models")
-
-
-def parameter_blocks(raw: dict[str, Any], where: str) -> Iterator[tuple[Any, str]]:
-    """Every `parameters` below `slices` and `modules`, with its place."""
-    for block in ("slices", "modules"):
-        yield from _blocks(raw.get(block), f"{where}: {block}")
-
-
-def _blocks(value: Any, where: str) -> Iterator[tuple[Any, str]]:
-    if isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _blocks(item, f"{where}[{index}]")
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            if key == "parameters":
-                yield item, f"{where}.{key}"
-            else:
-                yield from _blocks(item, f"{where}.{key}")
-
-
-def _tokens(tokenizer: Any, where: str) -> None:
-    tokens = tokenizer.get("tokens") if isinstance(tokenizer, dict) else None
-    for token, item in tokens.items() if isinstance(tokens, dict) else ():
-        if isinstance(item, dict):
-            known_keys(item, tuple(TokenEmbeddingConfig.model_fields), f"{where}.{token}")
-            source = item.get("source")
-            if isinstance(source, dict) and "kind" in source:
-                known = tuple(ModelTokenEmbedding.model_fields)
-                known_keys(source, known, f"{where}.{token}.source")
-
-
-def _slices(value: Any, where: str) -> None:
-    _each(value, tuple(OutputSliceDefinition.model_fields), where)
-    for index, item in enumerate(value if isinstance(value, list) else ()):
-        if isinstance(item, dict):
-            known = tuple(InputSliceDefinition.model_fields)
-            _each(item.get("sources"), known, f"{where}[{index}].sources")
-            _ranges(item.get("sources"), f"{where}[{index}].sources")
-
-
-def _ranges(sources: Any, where: str) -> None:
-    """mergekit would make a model without layers, or count up to the last one named."""
-    for index, item in enumerate(sources if isinstance(sources, list) else ()):
-        span = item.get("layer_range") if isinstance(item, dict) else None
-        if not isinstance(span, list) or [type(end) for end in span] != [int, int]:
-            continue  # mergekit says that it is not a pair
-        if not 0 <= span[0] < span[1] <= MOST_LAYERS:
-            raise RecipeError(
-                "is not a range of layers",
-                where=f"{where}[{index}].layer_range",
-                got=span,
-                allowed=f"the first layer, and the one after the last, up to {MOST_LAYERS:,}",
-            )
-
-
-def _each(value: Any, known: tuple[str, ...], where: str) -> None:
-    for index, item in enumerate(value if isinstance(value, list) else ()):
-        if isinstance(item, dict):
-            known_keys(item, known, f"{where}[{index}]")
-
-
-def known_keys(
-    mapping: dict[str, Any],
-    known: tuple[str, ...],
-    where: str,
-    spec: MergeMethodSpec | None = None,
-    *,
-    of: str | None = None,
-) -> None:
-    """Refuse other keys; with `spec`, a key may be a parameter that belongs one level down."""
-    inside = [parameter.name for parameter in spec.parameters] if spec else []
-    for key in mapping:
-        if key not in known:
-            near = nearest(key, list(known)) or nearest(key, inside).replace("'", "'parameters.", 1)
-            raise RecipeError(
-                f"unknown key {key!r}{near}",
-                where=where,
-                allowed=[*known, *([f"({of})"] if of else [])],
-            )

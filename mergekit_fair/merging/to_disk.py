@@ -63,14 +63,15 @@ def merge_to_folder(
     settings, progress = settings or MergeSettings(), progress or Silent()
     recipe = recipe.resolved()
     require_apart(recipe, out)
-    for note in recipe.notes:
-        progress.say(note)
+    for remark in recipe.remarks:
+        progress.say(remark)
     if settings.as_adapter:
         from mergekit_fair.merging.adapter_merge import merge_adapters
 
         merge_adapters(recipe, out, options, settings, progress)
     elif not is_own(recipe.method):
         _require_single(recipe, settings, recipe.method)
+        recipe.require_inputs()
         merge_by_mergekit(recipe, out, options, settings)
     else:
         _own(recipe, out, options, settings, progress)
@@ -173,7 +174,7 @@ def _complete(
         method=recipe.method,
         arithmetic={"accumulator": "float64", "device": options.device or "cpu"},
         norms=None if plan.norms is None else dict(plan.norms),
-        notes=list(recipe.notes),
+        notes=list(recipe.remarks),
     )
 
 

@@ -17,7 +17,7 @@ from mergekit_fair.report.sweep_tables import (
     verdict,
 )
 from mergekit_fair.report.tables import Raw, as_markdown, escaped
-from mergekit_fair.schema import parse_yaml
+from mergekit_fair.schema import parse_yaml_loosely
 from mergekit_fair.sweep.record import PointResult
 from mergekit_fair.sweep.results import Choice, LevelRecord, SweepResults, tasks_of
 
@@ -162,7 +162,7 @@ def _merge(recipe: str) -> dict[str, Any]:
     """What the recipe merges: method, base, groups."""
     if not recipe:
         return {}
-    content = parse_yaml(recipe, "the model's recipe")
+    content, _ = parse_yaml_loosely(recipe, "the model's recipe")
     parameters = [
         item.get("parameters") or {}
         for item in content.get("models") or ()

@@ -113,6 +113,7 @@ def check_text(merge: dict[str, Any]) -> str:
     lines = [f"{merge['recipe']}: {merge['method']}, {merge['engine']}"]
     lines += [f"  model         {model}" for model in merge["models"]]
     lines += [f"  note          {note}" for note in merge["notes"]]
+    lines += [f"  warning       {warning}" for warning in merge["warnings"]]
     if "tensors" not in merge:
         return "\n".join([*lines, "  The keys are good; the rest is mergekit's to check."])
     tensors, files = merge["tensors"], merge["files"]

@@ -125,7 +125,7 @@ def recipe_vectors(
         geometry = _measured(models, labels, names, progress)
     target = _target(recipe, labels)
     move = None if plan is None else _move(recipe, plan.coefficients(), geometry, labels, target)
-    notes = list(recipe.notes)
+    notes = list(recipe.remarks)
     if move is None:
         notes.append("no displacement: the merge is not a sum of λ_g Δ_g with one λ_g per vector")
     if policy != HeadPolicy.MERGE:

@@ -30,13 +30,16 @@ TEXTS = {
     ),
     "two-documents": (
         "a: 1\n---\nb: 1\n",
-        [ConfigError, "HERE/r.yml", "is not valid YAML: expected a"],
+        [RecipeError, "HERE/r.yml", "exec mergekit-multi HERE/r.yml"],
     ),
     "control": (
         "a: \x07",
         [ConfigError, "HERE/r.yml", "is not valid YAML: unacceptable character"],
     ),
-    "key-twice": ("dtype: float32\ndtype: float16\n", [ConfigError, "HERE/r.yml", "'dtype'"]),
+    "key-twice": (
+        "merge_method: task_median\ndtype: float32\ndtype: float16\n",
+        [ConfigError, "HERE/r.yml", "'dtype'"],
+    ),
     "bomb": (
         BOMB,
         [ConfigError, "HERE/r.yml", "is not valid YAML: aliases stand"],
@@ -105,13 +108,13 @@ def top(**changes):
     return lambda raw: raw.update(changes)
 
 
-def sliced(**source):
-    """A passthrough of one slice of the first group."""
+def sliced(method="passthrough", **source):
+    """One slice of the first group."""
 
     def change(raw):
         part = {"model": raw["models"][0]["model"], "layer_range": [0, 1]} | source
         raw.clear()
-        raw |= {"merge_method": "passthrough", "slices": [{"sources": [part]}]}
+        raw |= {"merge_method": method, "slices": [{"sources": [part]}]}
 
     return change
 
@@ -194,7 +197,7 @@ KEYS = {
         ],
     ),
     "slice": (
-        sliced(layer_rang=1),
+        sliced("task_median", layer_rang=1),
         [
             "HERE/r.yml: slices[0].sources[0]",
             "'layer_rang'",
@@ -203,12 +206,12 @@ KEYS = {
         ],
     ),
     "slice-parameter": (
-        sliced(parameters={"scael": 1}),
+        sliced("task_negation", parameters={"lamda": 1}),
         [
             "HERE/r.yml: slices[0].sources[0].parameters",
-            "'scael'",
-            "'scale'?",
-            "allowed: scale, (method passthrough)",
+            "'lamda'",
+            "'lambda'?",
+            "(method task_negation)",
         ],
     ),
     "slice-empty": (

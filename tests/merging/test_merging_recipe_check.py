@@ -399,14 +399,6 @@ def test_stock_recipes_pass_unchanged(method, tmp_path):
     assert recipe.configuration().merge_method == method
 
 
-def test_stock_recipes_with_mistakes():
-    linear = {"merge_method": "linear", "models": [{"model": "a", "parameters": {"weights": 1}}]}
-    assert problem(linear) == (
-        "r.yml: models[0] (a): parameters: unknown key 'weights'; did you mean 'weight'?; "
-        "allowed: weight, normalize, (method linear)."
-    )
-
-
 def test_check_registers_the_methods(monkeypatch):
     calls = []
     monkeypatch.setattr(check, "register_methods", lambda: calls.append(1))

@@ -49,7 +49,7 @@ def test_files_that_are_no_recipe(tmp_path):
     path.write_text("a: [")
     with pytest.raises(ConfigError, match="is not valid YAML"):
         Recipe.load(path)
-    path.write_text("lamda: 1\nmerge_method: linear\n")
+    path.write_text("lamda: 1\nmerge_method: cclip\n")
     with pytest.raises(RecipeError, match=r"r\.yml: unknown key 'lamda'"):
         Recipe.load(path)
 
