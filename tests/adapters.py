@@ -1,14 +1,16 @@
 """Real peft adapters over tiny checkpoints, without training: seeded A and B, both non-zero.
 
 adapter = make_adapter(family.base, tmp_path / "women", seed=1, targets=["query"])
-merged_by_peft(family.base, adapter)      # θ = W + s·B·A by peft, in float64
+merged_by_peft(family.base, adapter)      # θ by peft, in float64
+theta(family.base, adapter)               # θ by this package
+addition(family.base, {"Female": adapter}, lambda_=0.3)   # a recipe as a mapping
 """
 
 from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,13 @@ import torch
 from checkpoints import VOCABULARY, read, tokenizer
 from safetensors.torch import load_file, save_file
 
+from mergekit_fair.checkpoints.lora import AdapterReader
+from mergekit_fair.checkpoints.reader import open_folder, read_whole
+from mergekit_fair.merging.program import MergeSettings
+from mergekit_fair.merging.recipe import Recipe
+from mergekit_fair.merging.to_disk import merge_to_folder
+
+WEIGHTS = {"Female": 1.0, "Male": -0.5, "Other": 2.0}
 TARGETS = {
     "bert": ["query", "value"],
     "distilbert": ["q_lin", "v_lin", "lin1"],
@@ -33,12 +42,12 @@ HEADS = {
 
 
 def make_adapter(base: Path, folder: Path, *, seed: int, targets: Any, **settings: Any) -> Path:
-    """An adapter that peft has made and saved; what it saves whole is moved, too.
+    """An adapter that peft has made and saved; whatever else it trains is moved, too.
 
     Args:
         base: the model's folder.
         folder: where to write.
-        seed: of A, B and the noise on `modules_to_save`.
+        seed: of A, B and the noise on the rest.
         targets: peft's `target_modules`.
         settings: more of peft's `LoraConfig`.
     """
@@ -51,10 +60,13 @@ def make_adapter(base: Path, folder: Path, *, seed: int, targets: Any, **setting
         model = peft.get_peft_model(_loaded(base), peft.LoraConfig(target_modules=targets, **how))
         with torch.no_grad():
             for name, tensor in model.named_parameters():
-                if ".lora_" in name:
-                    tensor.copy_(0.1 * torch.randn(tensor.shape))
-                elif ".modules_to_save." in name:
-                    tensor.add_(0.05 * torch.randn(tensor.shape))
+                noise = torch.randn(tensor.shape)
+                if ".lora_magnitude" in name:
+                    tensor.mul_(1 + 0.1 * noise)
+                elif ".lora_" in name:
+                    tensor.copy_(0.1 * noise)
+                elif tensor.requires_grad:
+                    tensor.add_(0.05 * noise)
         model.save_pretrained(folder)
     return folder
 
@@ -77,6 +89,80 @@ def merged_by_peft(
     return tensors
 
 
+def theta(base: Path, adapter: Path) -> dict[str, torch.Tensor]:
+    """θ of every tensor in float64, as this package reads it."""
+    reader = AdapterReader(open_folder(base), base, adapter)
+    found = {name: read_whole(reader, name).double() for name in reader.tensors}
+    reader.close()
+    return found
+
+
+def adapters_on(base: Path, folder: Path, architecture: str, **settings: Any) -> dict[str, Path]:
+    """Three adapters with heads of their own, one a group."""
+    how = {"targets": TARGETS[architecture], "modules_to_save": HEADS[architecture]} | settings
+    return {
+        name: make_adapter(base, folder / name, seed=index, **how)
+        for index, name in enumerate(WEIGHTS)
+    }
+
+
+def addition(
+    base: object, adapters: Mapping[str, object], *, lambda_: Any = 0.3, **more: Any
+) -> dict[str, Any]:
+    """A subgroup_task_addition recipe over adapter folders, with the weights `WEIGHTS`."""
+    models = [
+        {"model": str(path), "parameters": {"group": name, "weight": WEIGHTS[name]}}
+        for name, path in adapters.items()
+    ]
+    return {
+        "merge_method": "subgroup_task_addition",
+        "base_model": str(base),
+        "models": models,
+        "parameters": {"lambda": lambda_},
+        "dtype": "float32",
+    } | more
+
+
+def stock(base: object, adapters: Mapping[str, object]) -> dict[str, Any]:
+    """The same as `addition` as a recipe of mergekit's task_arithmetic."""
+    raw = addition(base, adapters, merge_method="task_arithmetic")
+    for model in raw["models"]:
+        model["parameters"].pop("group")
+    return raw
+
+
+def merged(raw: dict[str, Any], out: Path, options: Any, **settings: Any) -> Path:
+    """Merge a recipe to `out`; `settings` are of `MergeSettings`."""
+    merge_to_folder(Recipe.from_mapping(raw, "r.yml"), out, options, MergeSettings(**settings))
+    return out
+
+
+def added(
+    base: Path, thetas: Mapping[str, Mapping[str, torch.Tensor]], scale: float = 0.3
+) -> dict[str, torch.Tensor]:
+    """θ₀ + λ Σ w (θ − θ₀) in float64."""
+    start = {name: tensor.double() for name, tensor in read(base).items()}
+    return {
+        name: tensor + scale * sum(WEIGHTS[g] * (thetas[g][name] - tensor) for g in thetas)
+        for name, tensor in start.items()
+    }
+
+
+def is_close(
+    found: Mapping[str, torch.Tensor],
+    exact: Mapping[str, torch.Tensor],
+    rtol: float = 2.0**-23,
+    atol: float = 1e-9,
+) -> bool:
+    """Whether names are the same and numbers close, by default to a rounding to float32."""
+    assert found.keys() == exact.keys()
+    for name, tensor in exact.items():
+        torch.testing.assert_close(
+            found[name].double(), tensor.double(), rtol=rtol, atol=atol, msg=lambda m, n=name: n + m
+        )
+    return True
+
+
 def edit_config(adapter: Path, **changes: Any) -> Path:
     """Set keys of adapter_config.json."""
     file = adapter / "adapter_config.json"
@@ -93,8 +179,8 @@ def edit_weights(adapter: Path, change: Callable[[dict[str, torch.Tensor]], Any]
     return adapter
 
 
-def gpt2(folder: Path, kind: str = "GPT2ForSequenceClassification") -> Path:
-    """A tiny GPT-2, by default with two classes; its attention's `c_proj` is square."""
+def gpt2(folder: Path) -> Path:
+    """A tiny GPT-2 with two classes; its attention's `c_proj` is square."""
     import transformers as hf
 
     torch.manual_seed(0)
@@ -108,7 +194,29 @@ def gpt2(folder: Path, kind: str = "GPT2ForSequenceClassification") -> Path:
         bos_token_id=2,
         eos_token_id=3,
     )
-    getattr(hf, kind)(config).save_pretrained(folder)
+    hf.GPT2ForSequenceClassification(config).save_pretrained(folder)
+    tokenizer(model_input_names=["input_ids", "attention_mask"]).save_pretrained(folder)
+    return folder
+
+
+def tied_llama(folder: Path) -> Path:
+    """A tiny language model whose embedding is its output layer, too."""
+    import transformers as hf
+
+    torch.manual_seed(0)
+    config = hf.LlamaConfig(
+        vocab_size=len(VOCABULARY),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        pad_token_id=0,
+        bos_token_id=2,
+        eos_token_id=3,
+        tie_word_embeddings=True,
+    )
+    hf.LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer(model_input_names=["input_ids", "attention_mask"]).save_pretrained(folder)
     return folder
 

@@ -1,7 +1,7 @@
 """`adapter_config.json` of a LoRA adapter: what it asks for, or why it is refused.
 
-The file is untrusted JSON. What peft's plain LoRA needs is read, what only says how the adapter
-was trained is passed over, and whatever else is set would change the weights: it is refused.
+The file is untrusted JSON. What LoRA and DoRA need is read, what only says how the adapter was
+trained is passed over, and whatever else is set would change the weights: it is refused.
 """
 
 from __future__ import annotations
@@ -14,7 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mergekit_fair.checkpoints.folder import INDEX, PICKLES, SINGLE, inside, model_folder
+from mergekit_fair.checkpoints.folder import (
+    INDEX,
+    PICKLES,
+    SINGLE,
+    adapters_below,
+    inside,
+    model_folder,
+)
 from mergekit_fair.checkpoints.headers import COPY_AGAIN
 from mergekit_fair.errors import CheckpointError
 
@@ -30,7 +37,7 @@ _USED = frozenset(
     {
         *("peft_type", "base_model_name_or_path", "bias", "init_lora_weights"),
         *("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern"),
-        *("fan_in_fan_out", "modules_to_save"),
+        *("fan_in_fan_out", "modules_to_save", "trainable_token_indices", "use_dora", "lora_bias"),
     }
 )
 # Which modules were adapted (the weights say it, too), and how they were trained.
@@ -42,13 +49,28 @@ _PASSED_OVER = frozenset(
         *("loftq_config", "eva_config", "corda_config", "lora_ga_config", "runtime_config"),
     }
 )
+# What no merged weights can do, whatever merges them: why, and the way out.
+_UNMERGEABLE = {
+    "alora_invocation_tokens": (
+        "acts only after its invocation tokens, which no merged weights do",
+        "load it with peft, beside the model",
+    ),
+    "arrow_config": (
+        "chooses among adapters for each token, which no merged weights do",
+        "load it with peft, beside the model",
+    ),
+    "layer_replication": (
+        "repeats layers of its base, so that the merged model has other layers than the base",
+        "repeat the layers first, by a passthrough merge with slices, and train it on the result",
+    ),
+}
 # The other ways to begin change the base's weights when peft loads the adapter.
 _BEGINNINGS = (True, False, None, "gaussian", "eva", "orthogonal")
 
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """A plain LoRA.
+    """A LoRA or DoRA.
 
     Attributes:
         rank, alpha: r and lora_alpha.
@@ -56,6 +78,10 @@ class AdapterConfig:
         is_rslora: s = alpha / √r instead of alpha / r.
         fan_in_fan_out: whether weights are stored as (in, out).
         saved: the ends of names of modules that the adapter holds whole.
+        is_dora: whether it has a magnitude for each output.
+        tokens: the end of an embedding's name → the indices of the rows that it replaces; under
+            the empty name, of the one embedding that the adapter has rows of.
+        base: the folder or name of the model that it was trained on; empty if it says none.
         raw: the file.
     """
 
@@ -66,6 +92,9 @@ class AdapterConfig:
     is_rslora: bool
     fan_in_fan_out: bool
     saved: tuple[str, ...]
+    is_dora: bool
+    tokens: Mapping[str, tuple[int, ...]]
+    base: str
     raw: Mapping[str, Any]
 
     def rank_of(self, module: str) -> int:
@@ -77,6 +106,10 @@ class AdapterConfig:
         alpha = self.alphas.get(_pattern(self.alphas, module), self.alpha)
         rank = self.rank_of(module)
         return alpha / math.sqrt(rank) if self.is_rslora else alpha / rank
+
+    def tokens_of(self, module: str) -> tuple[int, ...]:
+        """The indices of the rows of an embedding that are replaced."""
+        return next((rows for end, rows in self.tokens.items() if module.endswith(end)), ())
 
     def saves(self, module: str) -> bool:
         """Whether the adapter holds a module, or one around it, whole."""
@@ -92,20 +125,15 @@ def is_adapter_folder(folder: str | Path) -> bool:
     return (path / CONFIG).is_file() and not any((path / name).is_file() for name in whole)
 
 
-def read_adapter_config(folder: str | Path, base: Path) -> AdapterConfig:
+def read_adapter_config(folder: str | Path) -> AdapterConfig:
     """Read and check an adapter's configuration.
 
-    Args:
-        folder: of the adapter.
-        base: the folder of the model that it is put on.
-
     Raises:
-        CheckpointError: no adapter, more than plain LoRA, values that peft would not take, or an
-            adapter of another base.
+        CheckpointError: no adapter, more than LoRA and DoRA, or values that peft would not take.
     """
-    raw = _read(model_folder(folder))
+    raw = raw_config(folder)
+    require_mergeable(raw, folder)
     _require_plain(raw, folder)
-    _require_base(raw.get("base_model_name_or_path"), base, folder)
     alphas = _patterns(raw, "alpha_pattern", folder)
     ranks = _patterns(raw, "rank_pattern", folder)
     return AdapterConfig(
@@ -116,13 +144,29 @@ def read_adapter_config(folder: str | Path, base: Path) -> AdapterConfig:
         is_rslora=bool(raw.get("use_rslora")),
         fan_in_fan_out=bool(raw.get("fan_in_fan_out")),
         saved=_saved(raw, folder),
+        is_dora=bool(raw.get("use_dora")),
+        tokens=_tokens(raw.get("trainable_token_indices") or {}, folder),
+        base=_base(raw.get("base_model_name_or_path") or "", folder),
         raw=raw,
     )
 
 
-def _read(folder: Path) -> dict[str, Any]:
+def raw_config(folder: str | Path) -> dict[str, Any]:
+    """The file's content.
+
+    Raises:
+        CheckpointError: there is none, or it is not a JSON mapping.
+    """
+    folder = model_folder(folder)
     file = folder / CONFIG
     if not file.is_file():
+        if names := adapters_below(folder):
+            raise CheckpointError(
+                "holds adapters in folders of their own",
+                where=folder,
+                got=names[:8],
+                fix=f"name one, as in {folder}/{names[0]}",
+            )
         raise CheckpointError(
             f"holds no {CONFIG}",
             where=folder,
@@ -141,6 +185,19 @@ def _read(folder: Path) -> dict[str, Any]:
     return content
 
 
+def require_mergeable(raw: Mapping[str, Any], folder: object) -> None:
+    """Check that there are weights that do what the adapter does.
+
+    Raises:
+        CheckpointError: names the option, and the way out.
+    """
+    for key, (problem, fix) in _UNMERGEABLE.items():
+        if raw.get(key):
+            raise CheckpointError(
+                f"{problem}: its {CONFIG} sets {key}", where=folder, got=_short(raw[key]), fix=fix
+            )
+
+
 def _require_plain(raw: Mapping[str, Any], folder: object) -> None:
     kind = raw.get("peft_type")
     if kind != "LORA":
@@ -148,36 +205,26 @@ def _require_plain(raw: Mapping[str, Any], folder: object) -> None:
             "is not a LoRA adapter", where=folder, got=kind, allowed="LORA", fix=MERGE_WITH_PEFT
         )
     more = {key: value for key, value in raw.items() if key not in _USED | _PASSED_OVER and value}
-    if raw.get("bias", "none") != "none":
+    if raw.get("bias", "none") not in ("none", "all", "lora_only"):
         more["bias"] = raw["bias"]
     if raw.get("init_lora_weights") not in _BEGINNINGS:
         more["init_lora_weights"] = raw["init_lora_weights"]
     for key, value in sorted(more.items()):
         raise CheckpointError(
-            f"is more than plain LoRA: its {CONFIG} sets {key}",
+            f"is more than LoRA or DoRA: its {CONFIG} sets {key}",
             where=folder,
-            got=value if len(repr(value)) < 100 else type(value).__name__,
+            got=_short(value),
             fix=MERGE_WITH_PEFT,
         )
 
 
-def _require_base(named: Any, base: Path, folder: object) -> None:
-    """Another folder that exists is another model; a name of the Hub says nothing here."""
-    if named is None:
-        return
+def _base(named: Any, folder: object) -> str:
     _checked(named, lambda value: isinstance(value, str), "base_model_name_or_path", folder)
-    try:
-        is_other = bool(named) and Path(named).is_dir() and not Path(named).samefile(base)
-    except (OSError, ValueError):
-        return
-    if is_other:
-        raise CheckpointError(
-            f"was trained on another base than the one given ({base})",
-            where=folder,
-            got=named,
-            fix=f"write {named}+{folder} if that is its base, or correct "
-            f"base_model_name_or_path in its {CONFIG}",
-        )
+    return str(named)
+
+
+def _short(value: Any) -> Any:
+    return value if len(repr(value)) < 100 else type(value).__name__
 
 
 def _patterns(raw: Mapping[str, Any], key: str, folder: object) -> dict[str, Any]:
@@ -223,6 +270,17 @@ def _saved(raw: Mapping[str, Any], folder: object) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
+def _tokens(raw: Any, folder: object) -> dict[str, tuple[int, ...]]:
+    key = "trainable_token_indices"
+    named = {"": raw} if isinstance(raw, list) else raw
+    _checked(named, lambda value: isinstance(value, dict), key, folder)
+    for rows in named.values():
+        _checked(
+            rows, lambda value: isinstance(value, list) and all(map(_is_row, value)), key, folder
+        )
+    return {end: tuple(rows) for end, rows in named.items()}
+
+
 def _checked(value: Any, is_good: Callable[[Any], bool], key: str, folder: object) -> Any:
     if not is_good(value):
         raise CheckpointError(
@@ -236,6 +294,10 @@ def _checked(value: Any, is_good: Callable[[Any], bool], key: str, folder: objec
 
 def _is_rank(value: Any) -> bool:
     return type(value) is int and 0 < value < 1 << 31
+
+
+def _is_row(value: Any) -> bool:
+    return type(value) is int and value >= 0
 
 
 def _is_number(value: Any) -> bool:

@@ -256,12 +256,24 @@ def _no_weights(folder: Path) -> CheckpointError:
             where=folder,
             fix="name it as base+adapter, or as a model of a recipe over its base",
         )
+    if adapters := adapters_below(folder):
+        return CheckpointError(
+            "holds LoRA adapters in folders of their own",
+            where=folder,
+            got=adapters[:8],
+            fix=f"name one, as in base+{folder}/{adapters[0]}",
+        )
     return CheckpointError(
         f"holds no {SINGLE}",
         where=folder,
         got=names[:8],
         fix="give the folder of a model that was saved with safetensors",
     )
+
+
+def adapters_below(folder: Path) -> list[str]:
+    """The folders in it that hold an adapter: peft makes one for each name but `default`."""
+    return sorted(file.parent.name for file in folder.glob("*/adapter_config.json"))
 
 
 def sibling(folder: Path) -> str:

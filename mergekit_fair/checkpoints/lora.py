@@ -1,78 +1,44 @@
-"""LoRA adapters read as if they were whole models: θ = W + s·B·A, computed for each slice."""
+"""LoRA adapters read as if they were whole models: θ is computed for each slice."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import NoneType
 
 import torch
 
 from mergekit_fair.checkpoints.adapter_config import (
     CONFIG,
     MERGE_WITH_PEFT,
-    PICKLE,
-    WEIGHTS,
     read_adapter_config,
 )
-from mergekit_fair.checkpoints.folder import inside, model_folder
-from mergekit_fair.checkpoints.headers import COPY_AGAIN, SIZES, TensorInfo, read_header
+from mergekit_fair.checkpoints.adapter_tensors import PREFIX, open_weights, sorted_tensors
+from mergekit_fair.checkpoints.adapter_updates import (
+    BLOCK,
+    Dora,
+    Factors,
+    Shift,
+    TokenRows,
+    Update,
+)
+from mergekit_fair.checkpoints.headers import COPY_AGAIN, SIZES, TensorInfo
 from mergekit_fair.checkpoints.names import MemoryNames, memory_names
-from mergekit_fair.checkpoints.reader import DTYPES, Buffer, Reader, StoredReader, read_whole
+from mergekit_fair.checkpoints.reader import DTYPES, Buffer, Reader, open_folder, read_whole
 from mergekit_fair.errors import CheckpointError
 from mergekit_fair.schema import nearest
 
-PREFIX = "base_model.model."
-
 OTHER_BASE = f"give the base that it was trained on, or {MERGE_WITH_PEFT}"
+UNTIE = (
+    "give a base that was saved with both: model.get_output_embeddings().weight = torch.nn."
+    "Parameter(model.get_input_embeddings().weight.clone()), model.config.tie_word_embeddings = "
+    "False, model.save_pretrained(…)"
+)
 
-# Elements of a tensor that are compared at a time.
-_BLOCK = 1 << 20
-
-
-@dataclass(frozen=True)
-class Factors:
-    """The low-rank update of one tensor: s·B·A, or its transpose.
-
-    Attributes:
-        module: the adapter's name for the module.
-        a: (r, in), as stored.
-        b: (out, r), as stored.
-        scale: s.
-        is_transposed: the tensor is (in, out): an embedding or a `Conv1D`.
-        is_embedding: the adapter's names are those of an embedding.
-    """
-
-    module: str
-    a: torch.Tensor
-    b: torch.Tensor
-    scale: float
-    is_transposed: bool
-    is_embedding: bool
-
-    @property
-    def rank(self) -> int:
-        return len(self.a)
-
-    def add_to(self, weight: torch.Tensor, start: int) -> torch.Tensor:
-        """θ of a slice, in float64.
-
-        Only the rows that the slice touches are multiplied out. The last bits of their float64
-        may depend on how many they are, as the processor's library multiplies.
-
-        Args:
-            weight: elements start, start + 1, … of the flattened W, any floating dtype.
-            start: where the slice begins.
-        """
-        left, right = (self.a.T, self.b.T) if self.is_transposed else (self.b, self.a)
-        columns, count = right.shape[1], len(weight)
-        first, last = start // columns, -(-(start + count) // columns)
-        rows = torch.empty((last - first, columns), dtype=torch.float64)
-        part = rows.view(-1)[start - first * columns :][:count].copy_(weight)
-        rows.addmm_(left[first:last].double(), right.double(), alpha=self.scale)
-        return part
+# Elements of each tensor by which a base is told from another.
+_SAMPLE = 4096
 
 
 class AdapterReader:
@@ -82,48 +48,73 @@ class AdapterReader:
         base: the base's tensors; closed with this reader.
         base_folder: where its config.json lies.
         adapter: the folder that peft has saved.
+        allow_pickle: read pickled weights where the adapter has no others.
 
     Attributes:
         tensors: the base's names, dtypes and shapes, whatever dtype `read` returns.
         config: the adapter's configuration.
-        factors: tensor → its update.
-        saved: tensor → its name in the adapter, which holds it whole (`modules_to_save`).
+        updates: tensor → what the adapter makes of it.
+        saved: tensor → its name in the adapter, which holds it whole (`modules_to_save`, biases).
 
     Raises:
-        CheckpointError: files that are missing or damaged, more than plain LoRA, or an adapter
+        CheckpointError: files that are missing or damaged, more than LoRA and DoRA, or an adapter
             that does not fit the base.
     """
 
-    def __init__(self, base: Reader, base_folder: Path, adapter: str | Path) -> None:
+    def __init__(
+        self, base: Reader, base_folder: Path, adapter: str | Path, *, allow_pickle: bool = False
+    ) -> None:
         self.name = f"{base.name}+{adapter}"
         self._base, self._base_folder, self._adapter = base, base_folder, Path(adapter)
-        self.config = read_adapter_config(adapter, base_folder)
-        file = weights_file(self._adapter)
-        self._stored = StoredReader(str(adapter), read_header(file))
-        self.files = (*base.files, file, self._adapter / CONFIG)
-        self.factors: dict[str, Factors] = {}
+        self.config = read_adapter_config(adapter)
+        self._weights = open_weights(self._adapter, allow_pickle=allow_pickle)
+        self.files = (*base.files, *self._weights.files, self._adapter / CONFIG)
+        self.updates: dict[str, Update] = {}
         self.saved: dict[str, str] = {}
         try:
             self._open()
         except BaseException:
-            self._stored.close()
+            self._weights.close()
             raise
 
+    @property
+    def factors(self) -> dict[str, Factors]:
+        """Tensor → its low-rank update."""
+        return {
+            name: update for name, update in self.updates.items() if isinstance(update, Factors)
+        }
+
     def _open(self) -> None:
-        modules, whole = sorted_tensors(self._stored)
-        for module, parts in modules.items():
-            name = self._tensor(f"{module}.weight", "adapts a module")
-            if name in self.factors:
-                raise CheckpointError(
-                    f"adapts tensor {name} twice, under two names",
-                    where=self._adapter,
-                    got=[self.factors[name].module, module],
-                    fix=COPY_AGAIN,
-                )
-            self.factors[name] = self._factors(name, module, parts)
-        for name in whole:
-            self.saved[self._whole(name)] = PREFIX + name
-        self._require_complete()
+        found = sorted_tensors(self._weights)
+        for module, parts in found.modules.items():
+            self._take(module, parts)
+        held = {self._whole(name, found.whole) for name in found.whole}
+        self._require_complete(held)
+        self._require_base()
+
+    def _take(self, module: str, parts: Mapping[str, str]) -> None:
+        """The updates of a module."""
+        name = self._tensor(f"{module}.weight", "adapts a module")
+        if "tokens" in parts:
+            self._update(name, self._rows(name, module, parts["tokens"]))
+        if parts.keys() == {"tokens"}:
+            return
+        if group := self._names.tied.get(f"{module}.weight"):
+            raise _tied(self._adapter, f"{module}.weight", self._base.name, group)
+        factors = self._factors(name, module, parts)
+        self._update(name, self._directed(name, factors, parts))
+        if "shift" in parts:
+            bias = self._bias(module)
+            self._update(bias, Shift(self._vector(parts["shift"], bias), factors.scale))
+
+    def _update(self, name: str, update: Update) -> None:
+        if name in self.updates:
+            raise CheckpointError(
+                f"adapts tensor {name} twice, under two names or in two ways",
+                where=self._adapter,
+                fix=COPY_AGAIN,
+            )
+        self.updates[name] = update
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
@@ -133,12 +124,13 @@ class AdapterReader:
         """Elements of θ: float64 where the adapter changes W, else in the dtype of their file."""
         saved = self.saved.get(name)
         if saved is not None:
-            size = (stop - start) * SIZES[self._stored.tensors[saved].dtype]
+            size = (stop - start) * SIZES[self._weights.tensors[saved].dtype]
             room = into if len(into.memory) >= size else Buffer(size)
-            return self._stored.read(saved, start, stop, room)
-        weight = self._base.read(name, start, stop, into)
-        factors = self.factors.get(name)
-        return weight if factors is None else factors.add_to(weight, start)
+            weight = self._weights.read(saved, start, stop, room)
+        else:
+            weight = self._base.read(name, start, stop, into)
+        update = self.updates.get(name)
+        return weight if update is None else update.of(weight, start)
 
     def identity(self) -> str:
         """A digest of the adapter's content and of the base's identity."""
@@ -149,22 +141,35 @@ class AdapterReader:
         return digest.hexdigest()
 
     def close(self) -> None:
-        self._stored.close()
+        self._weights.close()
         self._base.close()
 
     @cached_property
     def _names(self) -> MemoryNames:
         return memory_names(self._base_folder)
 
-    def _tensor(self, name: str, what: str) -> str:
+    @cached_property
+    def _in_memory(self) -> dict[str, str]:
+        """Tensor in the file → its name in memory."""
+        return {file: name for name, file in self._names.in_file.items()}
+
+    def _find(self, name: str) -> str | None:
         """The base's name for a tensor that the adapter knows by its name in memory."""
-        tensors = self._base.tensors
-        tensor = name if name in tensors else self._names.in_file.get(name, name)
-        if tensor in tensors:
-            return tensor
+        tensors, in_file = self._base.tensors, self._names.in_file
+        for each in (name, *self._names.tied.get(name, ())):
+            for tensor in (each, in_file.get(each, each)):
+                if tensor in tensors:
+                    return tensor
+        return None
+
+    def _tensor(self, name: str, what: str) -> str:
+        found = self._find(name)
+        if found is not None:
+            return found
+        tensors, in_file = self._base.tensors, self._names.in_file
         module = name.rpartition(".")[0]
-        modules = {known.rpartition(".")[0] for known in (*tensors, *self._names.in_file)}
-        hint = nearest(module, sorted(modules)).removeprefix("; ")
+        modules = {known.rpartition(".")[0] for known in (*tensors, *in_file)}
+        hint = nearest(module, sorted(modules - {module})).removeprefix("; ")
         raise CheckpointError(
             f"{what} that the base ({self._base.name}) does not have",
             where=self._adapter,
@@ -173,34 +178,39 @@ class AdapterReader:
         )
 
     def _factors(self, name: str, module: str, parts: Mapping[str, str]) -> Factors:
-        """The update of one tensor, checked against the base's."""
-        if parts.keys() - {"base"} not in ({"A", "B"}, {"embedding_A", "embedding_B"}):
+        """The low-rank update of one tensor, checked against the base's."""
+        pair = parts.keys() & {"A", "B", "embedding_A", "embedding_B"}
+        if pair not in ({"A", "B"}, {"embedding_A", "embedding_B"}):
             raise CheckpointError(
                 f"module {module} has no pair of lora_A and lora_B",
                 where=self._adapter,
-                got=sorted(f"lora_{part}" for part in parts.keys() - {"base"}),
+                got=sorted(f"lora_{part}" for part in pair),
                 fix=COPY_AGAIN,
             )
         is_embedding = "embedding_A" in parts
         keys = [parts[f"embedding_{part}" if is_embedding else part] for part in "AB"]
         is_transposed = self._is_transposed(module, name, keys, is_embedding)
-        a, b = (self._factor(key) for key in keys)
-        if is_embedding:
-            self._require_untied(name)
+        a, b = (self._finite(key) for key in keys)
         if "base" in parts:
             self._require_base_layer(name, parts["base"])
-        return Factors(module, a, b, self.config.scale_of(module), is_transposed, is_embedding)
+        scale, module = self.config.scale_of(module), self._in_memory.get(name, module)
+        return Factors(module.removesuffix(".weight"), a, b, scale, is_transposed, is_embedding)
 
     def _is_transposed(self, module: str, name: str, keys: list[str], is_embedding: bool) -> bool:
         """Whether W is stored as (in, out); raises if A and B fit it in neither way."""
-        infos = [self._stored.tensors[key] for key in keys]
+        infos = [self._weights.tensors[key] for key in keys]
         a, b = (info.shape for info in infos)
         weight, rank = self._base.tensors[name], self.config.rank_of(module)
         fits = [False, False]
-        if all(info.is_float and len(info.shape) == 2 for info in (*infos, weight)):
-            (out, width), is_rank = weight.shape, a[0] == b[1] == rank and min(*a, *b) > 0
-            fits = [is_rank and (b[0], a[1]) == (out, width) and not is_embedding]
-            fits.append(is_rank and (b[0], a[1]) == (width, out))
+        dimensions = {len(info.shape) for info in (*infos, weight)}
+        if all(info.is_float for info in (*infos, weight)) and dimensions not in ({0}, {1}):
+            is_rank = len(dimensions) == 1 and a[0] == b[1] == rank and min(*a, *b) > 0
+            out, *others = weight.shape
+            ones = (1,) * (len(b) - 2)
+            fits = [
+                is_rank and b == (out, rank, *ones) and a[1:] == (*others,) and not is_embedding
+            ]
+            fits.append(is_rank and weight.shape == (*a[1:], b[0]))
         if not any(fits):
             raise CheckpointError(
                 f"lora_A and lora_B of module {module} do not fit the base's tensor {name}, which "
@@ -214,127 +224,200 @@ class AdapterReader:
             return name in self._names.conv1d if is_known else self.config.fan_in_fan_out
         return fits[1]
 
-    def _factor(self, key: str) -> torch.Tensor:
-        factor = read_whole(self._stored, key)
-        if not bool(torch.isfinite(factor).all()):
+    def _directed(self, name: str, factors: Factors, parts: Mapping[str, str]) -> Update:
+        """The factors, or DoRA where the adapter has a magnitude for each output."""
+        if self.config.is_dora != ("magnitude" in parts):
             raise CheckpointError(
-                f"{key.removeprefix(PREFIX)} has NaN or Inf",
+                f"its {CONFIG} sets use_dora to {self.config.is_dora}, but its weights say "
+                f"otherwise of module {factors.module}",
                 where=self._adapter,
-                fix="train it again",
+                fix=COPY_AGAIN,
             )
-        return factor
+        if not self.config.is_dora:
+            return factors
+        magnitude = self._finite(parts["magnitude"]).flatten()
+        if len(magnitude) != len(factors.b):
+            raise self._misfit(parts["magnitude"], TensorInfo("F32", (len(factors.b),)))
+        return Dora(factors, magnitude, self._base, name)
 
-    def _whole(self, name: str) -> str:
-        """The base's tensor that the adapter replaces by its own."""
-        tensor = self._tensor(name, "holds a tensor of a module")
-        stored, info = self._stored.tensors[PREFIX + name], self._base.tensors[tensor]
-        is_taken = tensor in self.factors or tensor in self.saved
-        if stored.shape != info.shape or stored.is_float != info.is_float or is_taken:
+    def _rows(self, name: str, module: str, key: str) -> TokenRows:
+        info, indices = self._base.tensors[name], self.config.tokens_of(module)
+        rows = self._finite(key)
+        is_fitting = len(info.shape) == 2 and rows.shape == (len(indices), info.shape[1])
+        if not is_fitting or max(indices, default=-1) >= info.shape[0]:
             raise CheckpointError(
-                f"its own tensor {name} does not fit the base's ({self._base.name})",
+                f"its trainable_token_indices do not fit the base's tensor {name}, which is "
+                f"{info.dtype} {list(info.shape)}",
                 where=self._adapter,
-                got=f"{stored.dtype} {list(stored.shape)}",
-                allowed=f"{info.dtype} {list(info.shape)}",
+                got=f"{len(indices)} indices up to {max(indices, default=None)}, for "
+                f"{list(rows.shape)}",
                 fix=OTHER_BASE,
             )
-        self._require_untied(tensor)
+        return TokenRows(dict(zip(indices, rows, strict=True)))
+
+    def _bias(self, module: str) -> str:
+        found = self._find(f"{module}.bias")
+        if found is None:
+            raise CheckpointError(
+                f"adds a bias (lora_bias) to module {module}, which has none in the base "
+                f"({self._base.name}): no merged weights do that",
+                where=self._adapter,
+                fix="load it with peft, beside the model",
+            )
+        return found
+
+    def _vector(self, key: str, name: str) -> torch.Tensor:
+        info = self._base.tensors[name]
+        if self._weights.tensors[key].shape != info.shape or not info.is_float:
+            raise self._misfit(key, info)
+        return self._finite(key)
+
+    def _finite(self, key: str) -> torch.Tensor:
+        tensor = read_whole(self._weights, key)
+        if not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(
+                f"{key} has NaN or Inf", where=self._adapter, fix="train it again"
+            )
         return tensor
 
-    def _require_untied(self, name: str) -> None:
-        """The adapter changes one use of a tensor; in a whole model it would change both."""
-        other = self._names.tied.get(name)
-        if other is not None:
-            raise CheckpointError(
-                f"changes {name}, which the base ({self._base.name}) ties to {other}: merged, it "
-                "would change that, too",
-                where=self._adapter,
-                fix="train it again without that module, or on a base that was saved with both "
-                "(tie_word_embeddings: false)",
-            )
+    def _whole(self, name: str, whole: Mapping[str, str]) -> str:
+        """The base's tensor that the adapter replaces by its own."""
+        tensor, key = self._tensor(name, "holds a tensor of a module"), whole[name]
+        stored, info = self._weights.tensors[key], self._base.tensors[tensor]
+        is_fitting = stored.shape == info.shape and stored.is_float == info.is_float
+        is_taken = not isinstance(self.updates.get(tensor), (Shift, NoneType))
+        if not is_fitting or is_taken:
+            raise self._misfit(key, info)
+        group = self._names.tied.get(name, (name,))
+        # peft loads what is none of `modules_to_save` into the shared tensor.
+        is_alone = self.config.saves(name.rpartition(".")[0]) and not whole.keys() >= {*group}
+        is_other = tensor in self.saved and not self._is_equal(self.saved[tensor], key)
+        if is_other or (is_alone and not self._is_base(key, tensor)):
+            if len(group) == 1:
+                raise self._misfit(key, info)
+            raise _tied(self._adapter, name, self._base.name, group)
+        self.saved[tensor] = key
+        return tensor
 
-    def _require_complete(self) -> None:
+    def _misfit(self, key: str, info: TensorInfo) -> CheckpointError:
+        stored = self._weights.tensors[key]
+        fix = OTHER_BASE
+        if len(info.shape) == 2 and stored.shape[1:] == info.shape[1:]:
+            fix = (
+                f"if it was trained with another number of tokens, give the base with as many: "
+                f"model.resize_token_embeddings({stored.shape[0]}), model.save_pretrained(…)"
+            )
+        return CheckpointError(
+            f"its own tensor {key} does not fit the base's ({self._base.name})",
+            where=self._adapter,
+            got=f"{stored.dtype} {list(stored.shape)}",
+            allowed=f"{info.dtype} {list(info.shape)}",
+            fix=fix,
+        )
+
+    def _require_complete(self, held: set[str]) -> None:
         """Check that every tensor of `modules_to_save` is there."""
         if not self.config.saved:
             return
-        in_memory = {file: name for name, file in self._names.in_file.items()}
         for name, info in self._base.tensors.items():
-            module = in_memory.get(name, name).rpartition(".")[0]
-            if info.is_float and name not in self.saved and self.config.saves(module):
+            module = self._in_memory.get(name, name).rpartition(".")[0]
+            if info.is_float and name not in held and self.config.saves(module):
                 raise CheckpointError(
-                    f"its modules_to_save hold {module}, but {WEIGHTS} has no tensor {name}",
+                    f"its modules_to_save hold {module}, but its weights have no tensor {name}",
                     where=self._adapter,
                     got=list(self.config.saved),
                     fix=COPY_AGAIN,
                 )
 
+    def _is_equal(self, key: str, other: str) -> bool:
+        """Whether two of the adapter's tensors are the same."""
+        return torch.equal(read_whole(self._weights, key), read_whole(self._weights, other))
+
+    def _is_base(self, key: str, name: str) -> bool:
+        """Whether one of the adapter's tensors is the base's, in the adapter's dtype."""
+        stored, info = self._weights.tensors[key], self._base.tensors[name]
+        if stored.shape != info.shape:
+            return False
+        for start in range(0, info.count, BLOCK):
+            stop = min(start + BLOCK, info.count)
+            mine = self._weights.read(key, start, stop, Buffer((stop - start) * 8))
+            theirs = self._base.read(name, start, stop, Buffer((stop - start) * 8))
+            if not torch.equal(mine, theirs.to(DTYPES[stored.dtype])):
+                return False
+        return True
+
     def _require_base_layer(self, name: str, key: str) -> None:
         """peft saves the embedding that it adapts; it has to be the base's."""
-        layer, count = self._stored.tensors[key], self._base.tensors[name].count
-        is_same = layer.shape == self._base.tensors[name].shape
-        for start in range(0, count if is_same else 0, _BLOCK):
-            stop = min(start + _BLOCK, count)
-            mine = self._stored.read(key, start, stop, Buffer((stop - start) * 8))
-            theirs = self._base.read(name, start, stop, Buffer((stop - start) * 8))
-            is_same = is_same and torch.equal(mine, theirs.to(DTYPES[layer.dtype]))
-        if not is_same:
+        if not self._is_base(key, name):
             raise CheckpointError(
                 f"was trained on another {name} than the base's ({self._base.name})",
                 where=self._adapter,
                 fix=OTHER_BASE,
             )
 
+    def _require_base(self) -> None:
+        """The base that the adapter names has to be this one, or a copy, if it is still there.
 
-def weights_file(adapter: Path) -> Path:
-    """The safetensors file of an adapter.
-
-    Raises:
-        CheckpointError: there is none, or pickled weights only.
-    """
-    folder = model_folder(adapter)
-    if (folder / WEIGHTS).is_file():
-        return inside(folder, folder / WEIGHTS)
-    is_pickled = (folder / PICKLE).is_file()
-    problem = "holds pickled weights only, and reading a pickle can run code"
-    raise CheckpointError(
-        problem if is_pickled else f"holds no {WEIGHTS}",
-        where=folder,
-        got=sorted(path.name for path in folder.iterdir())[:8],
-        fix="load the adapter with peft and save it again (safe_serialization=True)"
-        if is_pickled
-        else "give the folder of an adapter that was saved with peft",
-    )
-
-
-def sorted_tensors(stored: StoredReader) -> tuple[dict[str, dict[str, str]], list[str]]:
-    """Tell an adapter's tensors apart by their names.
-
-    Returns:
-        Module → part (`A`, `B`, `embedding_A`, `embedding_B`, `base`) → tensor; and the names,
-        without the prefix, of the tensors that are held whole.
-
-    Raises:
-        CheckpointError: a tensor that plain LoRA does not have, or none at all.
-    """
-    ends = {
-        ".lora_A.weight": "A",
-        ".lora_B.weight": "B",
-        ".lora_embedding_A": "embedding_A",
-        ".lora_embedding_B": "embedding_B",
-        ".base_layer.weight": "base",
-    }
-    modules: dict[str, dict[str, str]] = {}
-    whole: list[str] = []
-    for key in stored.tensors:
-        name = key.removeprefix(PREFIX)
-        end = next((end for end in ends if name.endswith(end)), None)
-        if end is not None and name != key:
-            modules.setdefault(name.removesuffix(end), {})[ends[end]] = key
-        elif name == key or ".lora_" in name or ".base_layer." in name:
+        A name of the Hub, and a folder that is gone, say nothing here.
+        """
+        named = self.config.base
+        try:
+            if not Path(named).is_dir() or Path(named).samefile(self._base_folder):
+                return
+            other = open_folder(named)
+        except (OSError, ValueError, CheckpointError):
+            return
+        try:
+            name = next((name for name in self.updates if not self._is_sample(name, other)), None)
+        finally:
+            other.close()
+        if name is not None:
             raise CheckpointError(
-                f"tensor {key} is none of a plain LoRA", where=stored.name, fix=MERGE_WITH_PEFT
+                f"was trained on another base than the one given ({self._base.name}), whose {name} "
+                "has other numbers",
+                where=self._adapter,
+                got=named,
+                fix=f"write {named}+{self._adapter} if that is its base, or correct "
+                f"base_model_name_or_path in its {CONFIG}",
             )
-        else:
-            whole.append(name)
-    if not modules and not whole:
-        raise CheckpointError("adapts nothing", where=stored.name, fix=COPY_AGAIN)
-    return modules, whole
+
+    def _is_sample(self, name: str, other: Reader) -> bool:
+        """Whether the beginning of a tensor is the same in another folder, in either dtype."""
+        mine, theirs = self._base.tensors[name], other.tensors.get(name)
+        if theirs is None or theirs.shape != mine.shape:
+            return theirs is None
+        stop = min(mine.count, _SAMPLE)
+        one = self._base.read(name, 0, stop, Buffer(stop * 8))
+        two = other.read(name, 0, stop, Buffer(stop * 8))
+        narrow = min(one.dtype, two.dtype, key=lambda dtype: dtype.itemsize)
+        return torch.equal(one.to(narrow), two.to(narrow))
+
+
+def refuse_ties(adapter: Path, base_folder: Path) -> None:
+    """Refuse A and B of a tensor that the base uses twice: peft adds s·B·A to both uses, or twice.
+
+    Raises:
+        CheckpointError: names the tensors; or the adapter's files are missing or damaged.
+    """
+    weights = open_weights(adapter, allow_pickle=True)
+    try:
+        names = list(weights.tensors)
+    finally:
+        weights.close()
+    tied = memory_names(base_folder).tied
+    for key in names:
+        module, is_adapted, _ = key.removeprefix(PREFIX).partition(".lora_")
+        group = tied.get(f"{module}.weight")
+        if is_adapted and group:
+            raise _tied(adapter, f"{module}.weight", str(base_folder), group)
+
+
+def _tied(adapter: Path, name: str, base: str, group: tuple[str, ...]) -> CheckpointError:
+    """The adapter changes one use of a tensor; in a whole model it would change both."""
+    others = [other for other in group if other != name]
+    return CheckpointError(
+        f"changes {name}, which the base ({base}) ties to {', '.join(others)}: merged, it would "
+        "change that, too",
+        where=adapter,
+        fix=UNTIE,
+    )

@@ -22,12 +22,12 @@ class MemoryNames:
     Attributes:
         in_file: tensor in memory → tensor in the file; fused or split tensors are left out.
         conv1d: tensors in the file that are stored as (in, out), by transformers' `Conv1D`.
-        tied: tensor in the file → another name in memory of the same tensor.
+        tied: tensor in memory → all names in memory of the same tensor, where it has several.
     """
 
     in_file: Mapping[str, str] = field(default_factory=dict)
     conv1d: frozenset[str] = frozenset()
-    tied: Mapping[str, str] = field(default_factory=dict)
+    tied: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def is_known(self) -> bool:
@@ -49,13 +49,13 @@ def memory_names(folder: Path) -> MemoryNames:
     if model is None:
         return MemoryNames()
     in_file = names_in_file(model)
-    conv1d = {
+    conv1d = (
         f"{name}.weight"
         for name, module in model.named_modules()
         if type(module).__name__ == "Conv1D"
-    }
-    tied = {in_file.get(name, name): other for name, other in _tied(model).items()}
-    return MemoryNames(in_file, frozenset(in_file.get(name, name) for name in conv1d), tied)
+    )
+    stored = frozenset(in_file.get(name, name) for name in conv1d)
+    return MemoryNames(in_file, stored, _tied(model))
 
 
 def _on_meta(folder: Path) -> Any:
@@ -68,12 +68,9 @@ def _on_meta(folder: Path) -> Any:
         return kind(config)
 
 
-def _tied(model: Any) -> dict[str, str]:
+def _tied(model: Any) -> dict[str, tuple[str, ...]]:
     """Such as an embedding that is the output layer, too."""
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
-    shared = [group for group in names.values() if len(group) > 1]
-    return {
-        name: next(other for other in group if other != name) for group in shared for name in group
-    }
+    return {name: tuple(group) for group in names.values() if len(group) > 1 for name in group}

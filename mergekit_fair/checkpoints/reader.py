@@ -152,36 +152,28 @@ class SafetensorsReader(StoredReader):
         super().__init__(str(folder), stored_tensors(folder))
 
 
-class PickleReader:
-    """A folder of pickled weights, mapped into memory and unpickled without running its code."""
+class HeldReader:
+    """Tensors in memory, or mapped into it.
 
-    def __init__(self, folder: str | Path) -> None:
-        self.name = str(folder)
-        path = model_folder(folder)
-        whole, index = (path / name for name in PICKLES)
-        is_sharded = index.is_file()
-        if is_sharded and whole.is_file():
-            raise CheckpointError(
-                f"holds {whole.name} and {index.name}", where=folder, fix="delete the outdated one"
-            )
-        self.files = shard_files(path, index) if is_sharded else (inside(path, whole),)
-        self._tensors: dict[str, torch.Tensor] = {}
-        held: dict[str, str] = {}
-        for file in self.files:
-            for name, value in _unpickled(file).items():
-                if name in held:
-                    raise twice(name, folder, [held[name], file.name])
-                self._tensors[name], held[name] = value, file.name
-        if is_sharded:
-            require_indexed(index, held)
+    Args:
+        name: for errors.
+        files: that they are of.
+        held: tensor name → tensor.
+    """
+
+    def __init__(
+        self, name: str, files: tuple[Path, ...], held: Mapping[str, torch.Tensor]
+    ) -> None:
+        self.name, self.files = name, files
+        self._held = dict(held)
         self.tensors = {
             name: TensorInfo(NAMES.get(value.dtype, str(value.dtype)), tuple(value.shape))
-            for name, value in sorted(self._tensors.items())
+            for name, value in sorted(held.items())
         }
         require_supported(self.name, self.tensors)
 
     def read(self, name: str, start: int, stop: int, into: Buffer) -> torch.Tensor:
-        whole = self._tensors[name]
+        whole = self._held[name]
         view = into.view(whole.dtype, stop - start)
         return view.copy_(whole.reshape(-1)[start:stop])
 
@@ -189,10 +181,34 @@ class PickleReader:
         return digest_of(self.files)
 
     def close(self) -> None:
-        self._tensors.clear()
+        self._held.clear()
 
 
-def _unpickled(file: Path) -> dict[str, torch.Tensor]:
+class PickleReader(HeldReader):
+    """A folder of pickled weights, mapped into memory and unpickled without running its code."""
+
+    def __init__(self, folder: str | Path) -> None:
+        path = model_folder(folder)
+        whole, index = (path / name for name in PICKLES)
+        is_sharded = index.is_file()
+        if is_sharded and whole.is_file():
+            raise CheckpointError(
+                f"holds {whole.name} and {index.name}", where=folder, fix="delete the outdated one"
+            )
+        files = shard_files(path, index) if is_sharded else (inside(path, whole),)
+        held: dict[str, torch.Tensor] = {}
+        places: dict[str, str] = {}
+        for file in files:
+            for name, value in unpickled(file).items():
+                if name in held:
+                    raise twice(name, folder, [places[name], file.name])
+                held[name], places[name] = value, file.name
+        if is_sharded:
+            require_indexed(index, places)
+        super().__init__(str(folder), files, held)
+
+
+def unpickled(file: Path) -> dict[str, torch.Tensor]:
     """A state dictionary; `weights_only` refuses every object that is not a tensor."""
     reason = "it does not map names to dense tensors"
     try:

@@ -3,12 +3,15 @@
 With the base as θ₀, θ = θ₀ + Σ_i c_i s_i B_i A_i is an adapter of rank Σ r_i again, exactly:
 A = [A_1; A_2; …] above each other, B = [c_1 s_1 B_1, c_2 s_2 B_2, …] side by side, s = 1. The
 coefficients may differ from tensor to tensor, so that layer gradients and filters keep working.
+Ranks and modules may differ, too: an adapter adds nothing to a module that it leaves alone.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +20,10 @@ from mergekit.common import ModelReference
 from safetensors.torch import load_file, save
 
 from mergekit_fair.checkpoints.adapter_config import CONFIG, WEIGHTS
+from mergekit_fair.checkpoints.adapter_tensors import PREFIX
+from mergekit_fair.checkpoints.adapter_updates import Factors
 from mergekit_fair.checkpoints.headers import COPY_AGAIN
-from mergekit_fair.checkpoints.lora import PREFIX, AdapterReader
+from mergekit_fair.checkpoints.lora import AdapterReader
 from mergekit_fair.errors import CheckpointError, RecipeError
 from mergekit_fair.files import staged_folder
 from mergekit_fair.merging.methods.registry import is_own
@@ -41,11 +46,8 @@ WHOLE = "merge it to a whole model, without --adapter"
 
 Adapters = Mapping[str, AdapterReader]
 
-# Of the first adapter's configuration: which modules it is put on.
-_KEPT = (
-    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
-    *("modules_to_save", "fan_in_fan_out", "task_type"),
-)
+# Which modules an adapter is put on.
+_TARGETS = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
 
 
 def merge_adapters(
@@ -65,7 +67,7 @@ def merge_adapters(
 
     Raises:
         RecipeError: what cannot be an adapter: another method or one that is not linear, models
-            that are not adapters over the recipe's base, adapters of unlike ranks or targets.
+            that are not adapters over the recipe's base, adapters that are more than LoRA.
         ConfigError, CheckpointError, OSError: as `merge_to_folder`.
     """
     if not is_own(recipe.method):
@@ -83,17 +85,18 @@ def merge_adapters(
         program = plan.at()
         adapters = _entering(plan, program)
         inputs = describe_models(plan.models, with_hash=settings.hash_inputs)
-        tensors = _stacked(recipe, program, adapters)
+        stacked = _stacked(recipe, program, adapters)
+        tensors = {key: tensor for factors in stacked for key, tensor in _named(factors).items()}
         tensors |= _whole(plan, program, adapters, folder, options, progress)
         # By a plain write: a full disk is then an OSError like any other.
         (folder / WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt"}))
-        _write_config(plan.models, adapters, folder)
+        _write_config(plan.models, adapters, stacked, folder)
         _complete(plan, folder, out.name, options, inputs)
         require_unchanged(plan.models, inputs)
 
 
 def _entering(plan: MergePlan, program: MergeProgram) -> dict[str, AdapterReader]:
-    """The adapters that the result is made of, in recipe order; all put on the same tensors."""
+    """The adapters that the result is made of, in recipe order."""
     recipe, models, base = plan.recipe, plan.models, plan.models.base
     folder, is_plain = models.folders[base], not isinstance(models.readers[base], AdapterReader)
     used = {str(model) for tensor in program.tensors for model in tensor.active_formula.models}
@@ -104,57 +107,61 @@ def _entering(plan: MergePlan, program: MergeProgram) -> dict[str, AdapterReader
         is_over_base = is_plain and models.folders[model].samefile(folder)
         if not (isinstance(reader, AdapterReader) and is_over_base):
             raise _refused(f"adapters over base_model ({base})", recipe, model)
+        if more := _more_than_lora(reader):
+            raise _refused("adapters of plain LoRA", recipe, {model: more})
         adapters[model] = reader
     if not adapters:
         raise _refused("a recipe that adds something to base_model", recipe)
-    _require_alike(recipe, adapters)
     return adapters
 
 
-def _require_alike(recipe: Recipe, adapters: Adapters) -> None:
-    (first, expected), *others = adapters.items()
-    ranks = {factors.rank for factors in expected.factors.values()}
-    if len(ranks) != 1:
-        raise _refused("adapters of one rank", recipe, {first: sorted(ranks)})
-    for model, reader in others:
-        its = {factors.rank for factors in reader.factors.values()}
-        if its != ranks:
-            raise _refused(
-                f"adapters of rank {ranks.pop()}, as {first}", recipe, {model: sorted(its)}
-            )
-        differing = (expected.factors.keys() ^ reader.factors.keys()) | (
-            expected.saved.keys() ^ reader.saved.keys()
-        )
-        if differing:
-            got = {model: sorted(differing)[:3]}
-            raise _refused(f"adapters of the tensors that {first} adapts", recipe, got)
+def _more_than_lora(adapter: AdapterReader) -> str | None:
+    """The option that makes more of an adapter than A, B and `modules_to_save`."""
+    raw = adapter.config.raw
+    if raw.get("bias", "none") != "none":
+        return "bias"
+    names = ("use_dora", "lora_bias", "trainable_token_indices", "ensure_weight_tying")
+    return next((name for name in names if raw.get(name)), None)
 
 
-def _stacked(recipe: Recipe, program: MergeProgram, adapters: Adapters) -> dict[str, torch.Tensor]:
-    """A and B of every adapted tensor, under peft's names."""
-    first = next(iter(adapters.values()))
-    stacked: dict[str, torch.Tensor] = {}
+def _saved(adapters: Adapters) -> dict[str, str]:
+    """Tensor → its name in the merged adapter, of all that any adapter holds whole."""
+    return {tensor: key for adapter in adapters.values() for tensor, key in adapter.saved.items()}
+
+
+def _stacked(recipe: Recipe, program: MergeProgram, adapters: Adapters) -> list[Factors]:
+    """A and B of every tensor that an adapter adapts and none holds whole, with s = 1."""
+    whole, stacked = _saved(adapters), []
     for tensor in program.tensors:
-        if tensor.name not in first.factors:
+        parts = {
+            model: adapter.factors[tensor.name]
+            for model, adapter in adapters.items()
+            if tensor.name in adapter.factors and tensor.name not in whole
+        }
+        if not parts:
             continue
         weights = _coefficients(recipe, tensor)
-        parts = [(model, reader.factors[tensor.name]) for model, reader in adapters.items()]
-        a = torch.cat([factors.a.float() for _, factors in parts])
+        a = torch.cat([factors.a.float() for factors in parts.values()])
         b = torch.cat(
             [
                 (factors.b.double() * (weights.get(model, 0.0) * factors.scale)).float()
-                for model, factors in parts
+                for model, factors in parts.items()
             ],
             dim=1,
         )
         if not bool(torch.isfinite(b).all()):
             raise _refused("numbers that float32 holds", recipe, tensor.name)
-        factors = parts[0][1]
-        stem = f"{PREFIX}{factors.module}.lora_"
-        for letter, value in (("A", a), ("B", b)):
-            key = f"{stem}embedding_{letter}" if factors.is_embedding else f"{stem}{letter}.weight"
-            stacked[key] = value.contiguous()
+        first = next(iter(parts.values()))
+        stacked.append(replace(first, a=a.contiguous(), b=b.contiguous(), scale=1.0))
     return stacked
+
+
+def _named(factors: Factors) -> dict[str, torch.Tensor]:
+    """A and B under peft's names."""
+    stem = f"{PREFIX}{factors.module}.lora_"
+    if factors.is_embedding:
+        return {f"{stem}embedding_A": factors.a, f"{stem}embedding_B": factors.b}
+    return {f"{stem}A.weight": factors.a, f"{stem}B.weight": factors.b}
 
 
 def _coefficients(recipe: Recipe, tensor: OutputTensor) -> dict[str, float]:
@@ -179,7 +186,7 @@ def _whole(
     progress: Progress,
 ) -> dict[str, torch.Tensor]:
     """What the adapters hold whole, streamed like the tensors of a model."""
-    names = next(iter(adapters.values())).saved
+    names = _saved(adapters)
     if not names:
         return {}
     files = shards([tensor for tensor in program.tensors if tensor.name in names], 0)
@@ -198,20 +205,24 @@ def _whole(
     return {names[name]: tensor for name, tensor in tensors.items()}
 
 
-def _write_config(models: OpenModels, adapters: Adapters, folder: Path) -> None:
+def _write_config(
+    models: OpenModels, adapters: Adapters, stacked: Sequence[Factors], folder: Path
+) -> None:
     from peft import LoraConfig
 
     reference = ModelReference.parse(models.base).model
     is_local = Path(reference.path).is_dir()
-    first = next(iter(adapters.values()))
-    rank = sum(next(iter(reader.factors.values())).rank for reader in adapters.values())
-    as_first = {key: first.config.raw[key] for key in _KEPT if key in first.config.raw}
     path = str(models.folders[models.base].resolve()) if is_local else reference.path
+    raws = [adapter.config.raw for adapter in adapters.values()]
+    tasks = {raw.get("task_type") for raw in raws} - {None}
+    saved = dict.fromkeys(name for adapter in adapters.values() for name in adapter.config.saved)
     try:
         config = LoraConfig(
-            **as_first,
-            r=rank,
-            lora_alpha=rank,
+            **_targets(adapters, stacked),
+            **_ranks(stacked),
+            modules_to_save=list(saved) or None,
+            fan_in_fan_out=any(raw.get("fan_in_fan_out") for raw in raws),
+            task_type=tasks.pop() if len(tasks) == 1 else None,
             base_model_name_or_path=path,
             revision=reference.revision,
             inference_mode=True,
@@ -219,10 +230,34 @@ def _write_config(models: OpenModels, adapters: Adapters, folder: Path) -> None:
     except (TypeError, ValueError) as error:
         raise CheckpointError(
             f"its {CONFIG} has values that peft would not take ({error})",
-            where=first.name,
+            where=next(iter(adapters.values())).name,
             fix=COPY_AGAIN,
         ) from error
     config.save_pretrained(str(folder))
+
+
+def _targets(adapters: Adapters, stacked: Sequence[Factors]) -> dict[str, Any]:
+    """As the adapters say, where all say the same; else the modules, each by its whole name."""
+    first, *others = adapters.values()
+    said = {key: first.config.raw.get(key) for key in _TARGETS}
+    is_same = all(
+        other.factors.keys() == first.factors.keys()
+        and {key: other.config.raw.get(key) for key in _TARGETS} == said
+        for other in others
+    )
+    if is_same and len(stacked) == len(first.factors):
+        return said
+    return {"target_modules": [factors.module for factors in stacked]}
+
+
+def _ranks(stacked: Sequence[Factors]) -> dict[str, Any]:
+    """r of most modules, and a pattern for each of the others; alpha is r, so that s = 1."""
+    counts = Counter(factors.rank for factors in stacked)
+    rank = counts.most_common(1)[0][0] if counts else 1
+    others = {each.module: each.rank for each in stacked if each.rank != rank}
+    # peft takes the first pattern that is the end of a name.
+    patterns = dict(sorted(others.items(), key=lambda item: -len(item[0])))
+    return {"r": rank, "lora_alpha": rank, "rank_pattern": patterns, "alpha_pattern": patterns}
 
 
 def _complete(

@@ -14,10 +14,12 @@ import torch
 from mergekit.common import ModelReference
 from mergekit.merge import run_merge
 
-from mergekit_fair.checkpoints.adapter_config import CONFIG
+from mergekit_fair.checkpoints.adapter_config import raw_config, require_mergeable
 from mergekit_fair.checkpoints.folder import digest_of, tensor_infos, weight_files
+from mergekit_fair.checkpoints.lora import refuse_ties
 from mergekit_fair.checkpoints.reader import open_folder, read_whole
 from mergekit_fair.compat.mergekit import forget_models
+from mergekit_fair.compat.peft import adapter_report
 from mergekit_fair.errors import CheckpointError, first_line
 from mergekit_fair.files import staged_folder
 from mergekit_fair.merging.model_checks import checked_stock_models, located
@@ -130,13 +132,8 @@ def _digest(adapted: Sequence[ModelReference], options: Any) -> str:
     for model in adapted:
         base = located(ModelReference(model=model.model), options)
         adapter = located(ModelReference(model=model.lora), options)
-        if not (adapter / CONFIG).is_file():
-            raise CheckpointError(
-                f"holds no {CONFIG}",
-                where=adapter,
-                got=sorted(path.name for path in adapter.iterdir())[:8],
-                fix="give the folder of an adapter that was saved with peft",
-            )
+        require_mergeable(raw_config(adapter), adapter)
+        refuse_ties(adapter, base)
         digest.update(f"{model}\n".encode())
         patterns = ("*.safetensors", "*.bin", "*.index.json", "config.json")
         files = [file for pattern in patterns for file in sorted(base.glob(pattern))]
@@ -151,7 +148,7 @@ def _digest(adapted: Sequence[ModelReference], options: Any) -> str:
 def _merge(model: ModelReference, folder: Path, options: Any) -> None:
     """Into `folder`, under the name that mergekit looks for."""
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), adapter_report() as unused:
             # peft would fill what it does not find with its own beginning, and go on.
             warnings.filterwarnings("error", message=".*missing adapter keys")
             model.merged(
@@ -165,6 +162,14 @@ def _merge(model: ModelReference, folder: Path, options: Any) -> None:
             where=model,
             fix="give the base that it was trained on",
         ) from error
+    if unused:
+        raise CheckpointError(
+            f"peft leaves out {len(unused)} tensors of the adapter, for modules that the base does "
+            "not have",
+            where=model,
+            got=sorted(unused)[:3],
+            fix="give the base that it was trained on, as the architecture that it was trained as",
+        )
 
 
 def _described(config: OrderedConfiguration) -> dict[str, Any]:

@@ -233,7 +233,7 @@ def _reader(model: ModelReference, folder: Path, options: Any, allow_pickle: boo
         if model.lora is None:
             return reader
         adapter = located(ModelReference(model=model.lora), options)
-        return AdapterReader(reader, folder, adapter)
+        return AdapterReader(reader, folder, adapter, allow_pickle=allow_pickle)
     except BaseException:
         reader.close()
         raise
