@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from mergekit_fair.checkpoints.lora import AdapterReader
 from mergekit_fair.checkpoints.reader import open_folder, read_whole
+from mergekit_fair.compat.peft import adapter_report
 from mergekit_fair.merging.program import MergeSettings
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.to_disk import merge_to_folder
@@ -74,13 +75,18 @@ def make_adapter(base: Path, folder: Path, *, seed: int, targets: Any, **setting
 def merged_by_peft(
     base: Path, adapter: Path, dtype: torch.dtype = torch.float64
 ) -> dict[str, torch.Tensor]:
-    """The tensors of peft's `merge_and_unload`, under their names in files."""
+    """The tensors of peft's `merge_and_unload`, under their names in files.
+
+    Asserts that peft finds all that it expects in the adapter, and uses all that is there.
+    """
     import peft
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), adapter_report() as unused:
         warnings.simplefilter("ignore")
+        warnings.filterwarnings("error", message=".*missing adapter keys")
         model = peft.PeftModel.from_pretrained(_loaded(base).to(dtype), adapter).to(dtype)
         merged = model.merge_and_unload()
+    assert unused == []
     merged.save_pretrained(adapter / "merged")
     tensors = read(adapter / "merged")
     for file in (adapter / "merged").iterdir():

@@ -48,10 +48,13 @@ def model_folder(folder: str | Path) -> Path:
     """The folder as a path.
 
     Raises:
-        CheckpointError: there is none; names the nearest one beside it.
+        CheckpointError: there is none; names the nearest one beside it. Or a base with an adapter.
     """
     folder = Path(folder)
     if not folder.is_dir():
+        base, _, adapter = str(folder).partition("+")
+        if adapter and Path(base).is_dir() and (Path(adapter) / "adapter_config.json").is_file():
+            raise _adapter(folder)
         raise CheckpointError(f"no such model folder{sibling(folder)}", where=folder)
     return folder
 
@@ -251,11 +254,7 @@ def _no_weights(folder: Path) -> CheckpointError:
             fix="save the model with safetensors, or pass --allow-pickle to `merge`",
         )
     if (folder / "adapter_config.json").is_file():
-        return CheckpointError(
-            "is a LoRA adapter, without weights of its own",
-            where=folder,
-            fix="name it as base+adapter, or as a model of a recipe over its base",
-        )
+        return _adapter(folder)
     if adapters := adapters_below(folder):
         return CheckpointError(
             "holds LoRA adapters in folders of their own",
@@ -268,6 +267,15 @@ def _no_weights(folder: Path) -> CheckpointError:
         where=folder,
         got=names[:8],
         fix="give the folder of a model that was saved with safetensors",
+    )
+
+
+def _adapter(where: Path) -> CheckpointError:
+    return CheckpointError(
+        "is a LoRA adapter, and a whole model is needed here",
+        where=where,
+        fix="merge it into its base first: PeftModel.from_pretrained(base, adapter)."
+        "merge_and_unload(), or a recipe of this model alone over its base",
     )
 
 
