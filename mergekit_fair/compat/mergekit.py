@@ -10,20 +10,10 @@ from pathlib import Path
 from typing import Any
 
 
-def copy_tokenizer(config: Any, out: Path, options: Any) -> None:
-    """Save the base's tokenizer to `out`, with the recipe's chat template.
-
-    Private: `merge.run_merge` alone calls it, after it has merged by its own engine.
-    """
-    from mergekit.merge import _copy_tokenizer
-
-    _copy_tokenizer(config, str(out), options)
-
-
 def output_config(config: Any, options: Any) -> Any:
     """The transformers configuration of the merged model: the base's, with the merge's dtype.
 
-    Private: as `copy_tokenizer`.
+    Private: `merge.run_merge` alone calls it, after it has merged by its own engine.
     """
     from mergekit.architecture import get_architecture_info
     from mergekit.merge import _model_out_config
@@ -42,6 +32,16 @@ def chat_template_names() -> list[str]:
 
     files = resources.files(chat_templates).iterdir()
     return sorted(file.name.removesuffix(".jinja") for file in files if ".jinja" in file.name)
+
+
+def chat_template_text(name: str) -> str:
+    """One of `chat_template_names`.
+
+    Private: as `chat_template_names`.
+    """
+    from mergekit._data import chat_templates
+
+    return resources.files(chat_templates).joinpath(f"{name}.jinja").read_text(encoding="utf-8")
 
 
 def is_defined(architecture: str) -> bool:

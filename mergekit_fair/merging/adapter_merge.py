@@ -26,10 +26,10 @@ from mergekit_fair.checkpoints.headers import COPY_AGAIN
 from mergekit_fair.checkpoints.lora import AdapterReader
 from mergekit_fair.errors import CheckpointError, RecipeError
 from mergekit_fair.files import staged_folder
+from mergekit_fair.merging.carried_files import carried_files
 from mergekit_fair.merging.methods.registry import is_own
 from mergekit_fair.merging.model_checks import OpenModels
 from mergekit_fair.merging.model_files import (
-    copy_model_files,
     describe_models,
     require_unchanged,
     write_card,
@@ -91,7 +91,7 @@ def merge_adapters(
         # By a plain write: a full disk is then an OSError like any other.
         (folder / WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt"}))
         _write_config(plan.models, adapters, stacked, folder)
-        _complete(plan, folder, out.name, options, inputs)
+        _complete(plan, folder, out.name, options, inputs, progress)
         require_unchanged(plan.models, inputs)
 
 
@@ -261,11 +261,19 @@ def _ranks(stacked: Sequence[Factors]) -> dict[str, Any]:
 
 
 def _complete(
-    plan: MergePlan, folder: Path, name: str, options: Any, inputs: Mapping[str, Any]
+    plan: MergePlan,
+    folder: Path,
+    name: str,
+    options: Any,
+    inputs: Mapping[str, Any],
+    progress: Progress,
 ) -> None:
     """Put everything beside the adapter."""
-    recipe, base = plan.recipe, plan.models.base
-    copy_model_files(recipe.configuration(), plan.models.folders[base], options, folder)
+    recipe = plan.recipe
+    carried = carried_files(recipe.configuration(), options)
+    for note in carried.notes:
+        progress.say(note)
+    carried.write(folder)
     if options.write_model_card:
         write_card(recipe, folder, name)
         card = folder / "README.md"
@@ -280,7 +288,7 @@ def _complete(
         output="adapter",
         arithmetic={"accumulator": "float64", "device": options.device or "cpu"},
         norms=None if plan.norms is None else dict(plan.norms),
-        notes=list(recipe.notes),
+        notes=[*recipe.remarks, *carried.notes],
     )
 
 

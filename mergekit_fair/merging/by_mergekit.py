@@ -22,6 +22,7 @@ from mergekit_fair.compat.mergekit import forget_models
 from mergekit_fair.compat.peft import adapter_report
 from mergekit_fair.errors import CheckpointError, first_line
 from mergekit_fair.files import staged_folder
+from mergekit_fair.merging.carried_files import carried_files
 from mergekit_fair.merging.model_checks import checked_stock_models, located
 from mergekit_fair.merging.model_files import describe_input, write_card, write_manifest
 from mergekit_fair.merging.parameters import explained
@@ -29,9 +30,13 @@ from mergekit_fair.merging.plan import MergePlan
 from mergekit_fair.merging.program import MergeSettings
 from mergekit_fair.merging.recipe import OrderedConfiguration, Recipe
 from mergekit_fair.merging.result_checks import require_complete
+from mergekit_fair.merging.saved_config import complete_config
+from mergekit_fair.progress import Progress
 
 
-def merge_by_mergekit(recipe: Recipe, out: Path, options: Any, settings: MergeSettings) -> None:
+def merge_by_mergekit(
+    recipe: Recipe, out: Path, options: Any, settings: MergeSettings, progress: Progress
+) -> None:
     """Run a recipe of another method through mergekit, in a folder that appears when complete.
 
     Raises:
@@ -48,10 +53,10 @@ def merge_by_mergekit(recipe: Recipe, out: Path, options: Any, settings: MergeSe
     ):
         base = Path(config.referenced_models()[0].model.path)
         expected = set(tensor_infos(base)) if is_checked else None
-        _run(recipe, folder, out.name, ready, base, expected)
+        _run(recipe, folder, out.name, ready, base, expected, progress)
 
 
-def run_checked(plan: MergePlan, folder: Path, out: Path, options: Any) -> None:
+def run_checked(plan: MergePlan, folder: Path, out: Path, options: Any, progress: Progress) -> None:
     """Let mergekit run a recipe of this package's methods whose plan is open.
 
     Args:
@@ -59,34 +64,46 @@ def run_checked(plan: MergePlan, folder: Path, out: Path, options: Any) -> None:
         folder: to write to.
         out: the output, held by this process.
         options: mergekit's `MergeOptions`.
+        progress: told what is done.
 
     Raises:
         CheckpointError, RecipeError: as `merge_by_mergekit`.
     """
     forget_models()
     base = plan.models.base
+    folders, expected = plan.models.folders, set(plan.infos[base])
     with merged_adapters(plan.recipe.configuration(), options, out) as ready:
-        _run(plan.recipe, folder, out.name, ready, plan.models.folders[base], set(plan.infos[base]))
+        _run(plan.recipe, folder, out.name, ready, folders[base], expected, progress)
 
 
 def _run(
-    recipe: Recipe, folder: Path, name: str, options: Any, base: Path, expected: set[str] | None
+    recipe: Recipe,
+    folder: Path,
+    name: str,
+    options: Any,
+    base: Path,
+    expected: set[str] | None,
+    progress: Progress,
 ) -> None:
     """Merge and look at the result; `expected`: its tensors, None if they are not known."""
-    config, is_checked = recipe.configuration(), expected is not None
-    changes: dict[str, Any] = {"write_model_card": False}
-    if is_checked and not _has_tokenizer(base):
-        changes["copy_tokenizer"] = False  # mergekit would log a traceback and go on
+    config = recipe.configuration()
+    carried = carried_files(config, options)
+    for note in carried.notes:
+        progress.say(note)
+    # mergekit copies fewer files, and logs a traceback where it cannot.
+    changes = {"write_model_card": False, "copy_tokenizer": False}
+    plain = config.model_copy(update={"chat_template": None})
     with explained(recipe.where):
-        run_merge(recipe.configuration(), str(folder), options.model_copy(update=changes))
+        run_merge(plain, str(folder), options.model_copy(update=changes))
     if expected is not None:
         require_complete(expected, base, folder)
     _require_finite(folder)
-    if options.copy_tokenizer and is_checked:
-        _require_tokenizer(base, folder)
+    carried.write(folder)
+    complete_config(folder, carried.class_names)
     if options.write_model_card:
         write_card(recipe, folder, name)
-    write_manifest(folder, _described(config), {}, method=recipe.method, notes=list(recipe.remarks))
+    notes = [*recipe.remarks, *carried.notes]
+    write_manifest(folder, _described(config), {}, method=recipe.method, notes=notes)
 
 
 @contextmanager
@@ -199,18 +216,3 @@ def _require_finite(folder: Path) -> None:
                 )
     finally:
         reader.close()
-
-
-def _has_tokenizer(folder: Path) -> bool:
-    return any(any(folder.glob(name)) for name in ("*token*", "vocab.*", "*.model"))
-
-
-def _require_tokenizer(base: Path, folder: Path) -> None:
-    """mergekit logs a failed tokenizer copy and goes on; image models have a processor instead."""
-    for name in ("preprocessor_config.json", "processor_config.json"):
-        if (base / name).is_file() and not (folder / name).exists():
-            shutil.copy(base / name, folder / name)
-    if (base / "tokenizer_config.json").is_file() and not (
-        folder / "tokenizer_config.json"
-    ).is_file():
-        raise CheckpointError("its tokenizer could not be copied", where=base)

@@ -1,4 +1,4 @@
-"""The files beside the weights: config, tokenizer or processor, card, recipe and manifest.
+"""The files that a merge writes of itself: config, card, recipe and manifest.
 
 `merge_manifest.json` says what a merge read, what it wrote, and with what. With it a merge can be
 checked (`mergekit-fair check MODEL`) and repeated: the recipe lies beside it in
@@ -7,7 +7,6 @@ checked (`mergekit-fair check MODEL`) and repeated: the recipe lies beside it in
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -17,12 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from mergekit.card import generate_card
-from mergekit.common import ModelReference
 
-from mergekit_fair.checkpoints.folder import inside, read_config
 from mergekit_fair.checkpoints.headers import header_bytes
-from mergekit_fair.compat.mergekit import copy_tokenizer, output_config
-from mergekit_fair.errors import CheckpointError, ConfigError, first_line
+from mergekit_fair.compat.mergekit import output_config
+from mergekit_fair.errors import CheckpointError, ConfigError
 from mergekit_fair.merging.model_checks import OpenModels
 from mergekit_fair.merging.recipe import OrderedConfiguration, Recipe
 from mergekit_fair.merging.shards import Written
@@ -31,40 +28,10 @@ MANIFEST = "merge_manifest.json"
 
 _PACKAGES = ("mergekit-fair", "mergekit", "torch", "transformers", "safetensors")
 
-# What transformers saves with tokenizers and processors of all kinds.
-_COPIED = (
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.txt", "vocab.json", "merges.txt", "tokenizer.model", "spiece.model", "spm.model"),
-    *("sentencepiece.bpe.model", "bpe.codes", "chat_template.jinja", "chat_template.json"),
-    *("generation_config.json", "preprocessor_config.json", "processor_config.json"),
-    "video_preprocessor_config.json",
-)
-
 
 def write_config(config: OrderedConfiguration, options: Any, out: Path) -> None:
     """The base's config.json with the dtype of the merge, as mergekit writes it."""
     output_config(config, options).save_pretrained(out)
-
-
-def copy_model_files(config: OrderedConfiguration, folder: Path, options: Any, out: Path) -> None:
-    """Tokenizer, processor and generation settings of the base, and the code that it names.
-
-    Args:
-        config: the recipe; a `chat_template` is set as mergekit does.
-        folder: of the base.
-        options: mergekit's.
-        out: the folder to write to.
-
-    Raises:
-        CheckpointError: a file that cannot be read.
-    """
-    if not options.copy_tokenizer:
-        return
-    for source in sorted(folder.iterdir()):
-        if source.name in _COPIED or (source.suffix == ".py" and _names_code(folder)):
-            (out / source.name).write_bytes(_content(folder, source))
-    if config.chat_template or _needs_tokenizer(config.referenced_models()[0], out):
-        _tokenizer_by_mergekit(config, options, out, folder)
 
 
 def write_card(recipe: Recipe, out: Path, name: str) -> None:
@@ -97,7 +64,7 @@ def sha256(file: Path) -> str:
 def write_manifest(
     folder: Path, inputs: Mapping[str, Any], weights: Mapping[str, Written], **facts: Any
 ) -> None:
-    """Describe all files of `folder` and what they were made of.
+    """Describe all files of `folder`, those in folders too, and what they were made of.
 
     Args:
         folder: complete but for the manifest.
@@ -106,11 +73,11 @@ def write_manifest(
         facts: more keys, such as λ and norms.
     """
     files = {
-        path.name: {"bytes": done.bytes, "sha256": done.sha256}
-        if (done := weights.get(path.name))
+        name: {"bytes": done.bytes, "sha256": done.sha256}
+        if (done := weights.get(name))
         else {"bytes": path.stat().st_size, "sha256": sha256(path)}
-        for path in sorted(folder.iterdir())
-        if path.is_file() and path.name != MANIFEST
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and (name := path.relative_to(folder).as_posix()) != MANIFEST
     }
     content = {"versions": versions(), **facts, "inputs": dict(inputs), "files": files}
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
@@ -215,39 +182,3 @@ def require_apart(recipe: Recipe, out: Path) -> None:
         else:
             continue
         raise ConfigError(relation, where=out, fix="choose another folder")
-
-
-def _content(folder: Path, source: Path) -> bytes:
-    try:
-        if not source.is_file() and not source.is_dir():  # a pipe would be waited for
-            raise FileNotFoundError(errno.ENOENT, "No such file")
-        return inside(folder, source).read_bytes()
-    except OSError as error:
-        raise CheckpointError(
-            f"its {source.name} could not be copied ({error.strerror})",
-            where=folder,
-            fix="make the file readable, or pass --no-copy-tokenizer",
-        ) from error
-
-
-def _names_code(folder: Path) -> bool:
-    return "auto_map" in read_config(folder)
-
-
-def _needs_tokenizer(base: ModelReference, out: Path) -> bool:
-    """A model of the Hub whose tokenizer files were not among those that mergekit downloads."""
-    is_remote = not Path(base.model.path).is_dir()
-    return is_remote and not any((out / name).exists() for name in _COPIED[:1])
-
-
-def _tokenizer_by_mergekit(
-    config: OrderedConfiguration, options: Any, out: Path, folder: Path
-) -> None:
-    try:
-        copy_tokenizer(config, out, options)
-    except Exception as error:  # transformers raises whatever a tokenizer's files make it raise
-        raise CheckpointError(
-            f"its tokenizer could not be copied ({first_line(error)})",
-            where=folder,
-            fix="add the tokenizer's files to the base, or pass --no-copy-tokenizer",
-        ) from error

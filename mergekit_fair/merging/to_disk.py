@@ -11,10 +11,10 @@ from mergekit_fair.checkpoints.folder import INDEX
 from mergekit_fair.errors import CheckpointError, RecipeError
 from mergekit_fair.files import staged_folder
 from mergekit_fair.merging.by_mergekit import merge_by_mergekit, run_checked
+from mergekit_fair.merging.carried_files import CarriedFiles, carried_files
 from mergekit_fair.merging.grid import point_name
 from mergekit_fair.merging.methods.registry import is_own
 from mergekit_fair.merging.model_files import (
-    copy_model_files,
     describe_models,
     require_apart,
     require_unchanged,
@@ -27,6 +27,7 @@ from mergekit_fair.merging.plan import MergePlan
 from mergekit_fair.merging.program import MergeSettings
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.result_checks import require_complete
+from mergekit_fair.merging.saved_config import complete_config
 from mergekit_fair.merging.shards import Shard, Written, index_json, shards
 from mergekit_fair.merging.stream import write_weights
 from mergekit_fair.progress import Progress, Silent, bar
@@ -72,7 +73,7 @@ def merge_to_folder(
     elif not is_own(recipe.method):
         _require_single(recipe, settings, recipe.method)
         recipe.require_inputs()
-        merge_by_mergekit(recipe, out, options, settings)
+        merge_by_mergekit(recipe, out, options, settings, progress)
     else:
         _own(recipe, out, options, settings, progress)
 
@@ -91,7 +92,7 @@ def _own(
             _stream(plan, folder, out.name, options, settings, progress)
         else:
             _require_single(recipe, settings, "a tokenizer to build, or pickled output")
-            run_checked(plan, folder, out, options)
+            run_checked(plan, folder, out, options, progress)
 
 
 def _stream(
@@ -102,6 +103,9 @@ def _stream(
     settings: MergeSettings,
     progress: Progress,
 ) -> None:
+    carried = carried_files(plan.recipe.configuration(), options)
+    for note in carried.notes:
+        progress.say(note)
     program = plan.at(lambdas=settings.lambdas)
     files = shards(program.tensors, options.out_shard_size)
     targets = outputs(folder, plan.recipe, settings.lambdas)
@@ -118,7 +122,7 @@ def _stream(
         )
     for (target, recipe), written in zip(targets, weights, strict=True):
         title = name if target == folder else target.name
-        _complete(recipe, target, title, options, plan, files, written, inputs)
+        _complete(recipe, target, title, options, plan, files, written, inputs, carried)
     require_unchanged(plan.models, inputs)
 
 
@@ -155,17 +159,19 @@ def _complete(
     files: Sequence[Shard],
     written: Mapping[str, Written],
     inputs: Mapping[str, Any],
+    carried: CarriedFiles,
 ) -> None:
     """Put everything beside the weights of one output, and look at it once more."""
     index = index_json(files)
     if index is not None:
         (folder / INDEX).write_text(index, encoding="utf-8")
-    config, base = recipe.configuration(), plan.models.base
-    copy_model_files(config, plan.models.folders[base], options, folder)
+    base = plan.models.base
+    carried.write(folder)
     if options.write_model_card:
         write_card(recipe, folder, name)
     with explained(recipe.where):
-        write_config(config, options, folder)
+        write_config(recipe.configuration(), options, folder)
+    complete_config(folder, carried.class_names)
     require_complete(set(plan.infos[base]), base, folder)
     write_manifest(
         folder,
@@ -174,7 +180,7 @@ def _complete(
         method=recipe.method,
         arithmetic={"accumulator": "float64", "device": options.device or "cpu"},
         norms=None if plan.norms is None else dict(plan.norms),
-        notes=list(recipe.remarks),
+        notes=[*plan.recipe.remarks, *carried.notes],
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -23,12 +22,6 @@ def config(tiny: Any) -> Any:
     return Recipe.from_mapping(tiny("llama").addition(lambda_=[0, 1]), "r.yml").configuration()
 
 
-def test_a_tokenizer_is_copied(config: Any, tmp_path: Path) -> None:
-    """`_copy_tokenizer`: chat templates, and tokenizers of the Hub's models, would be lost."""
-    private.copy_tokenizer(config, tmp_path, OPTIONS)
-    assert (tmp_path / "tokenizer_config.json").is_file()
-
-
 def test_the_outputs_configuration(config: Any) -> None:
     """`_model_out_config`: config.json would not carry the merge's dtype."""
     made = private.output_config(config, OPTIONS)
@@ -37,7 +30,9 @@ def test_the_outputs_configuration(config: Any) -> None:
 
 def test_chat_templates() -> None:
     """`_data.chat_templates`: a wrong name would be found out after the merge."""
-    assert {"chatml", "llama3"} <= set(private.chat_template_names())
+    names = private.chat_template_names()
+    assert {"chatml", "llama3"} <= set(names)
+    assert all("{" in private.chat_template_text(name) for name in names)
 
 
 def test_a_definition_is_there_while_it_is_needed() -> None:

@@ -1,0 +1,259 @@
+"""What a merged model takes over from its inputs, beside the weights.
+
+Each kind of file is the base's. Of a kind that the base has nothing of, what the other models
+have is carried over if they agree; a note says so, or says what was left out.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mergekit.common import ModelReference
+
+from mergekit_fair.compat.mergekit import chat_template_names, chat_template_text
+from mergekit_fair.errors import CheckpointError, first_line
+from mergekit_fair.merging.file_kinds import (
+    CHAT_TEMPLATE,
+    KINDS,
+    TEMPLATE,
+    TEMPLATE_HOLDERS,
+    TEMPLATES,
+    FileKind,
+    chat_templates,
+    code_of,
+    content_of,
+    files_of,
+    is_weights,
+    json_in,
+    json_of,
+    module_folders,
+)
+from mergekit_fair.merging.model_checks import located
+from mergekit_fair.merging.recipe import OrderedConfiguration
+from mergekit_fair.merging.saved_config import agreed_class_names
+
+Contents = dict[str, bytes]
+Donors = Sequence[tuple[str, Path]]
+
+# What savers write into JSON of themselves: versions, places, the state of the last call.
+_IGNORED = (
+    *("transformers_version", "__version__", "_name_or_path", "name_or_path", "_from_model_config"),
+    *("tokenizer_file", "special_tokens_map_file", "is_local", "local_files_only", "backend"),
+    *("truncation", "padding"),
+)
+
+
+@dataclass(frozen=True)
+class CarriedFiles:
+    """What is put beside the weights of a merged model.
+
+    Attributes:
+        contents: path in the model folder → content.
+        class_names: index, as text → name, where the base has none; else None.
+        notes: what was not the base's, or left out; one sentence each.
+    """
+
+    contents: Mapping[str, bytes]
+    class_names: Mapping[str, str] | None
+    notes: tuple[str, ...]
+
+    def write(self, folder: Path) -> None:
+        """Put the files into `folder`; what mergekit has put there stays, but for templates.
+
+        Raises:
+            OSError: the disk is full, or whatever else the system says.
+        """
+        if TEMPLATE in self.contents:
+            shutil.rmtree(folder / TEMPLATES, ignore_errors=True)
+        for path, content in self.contents.items():
+            file = folder / path
+            if path == TEMPLATE or not file.exists():
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(content)
+
+
+def carried_files(config: OrderedConfiguration, options: Any) -> CarriedFiles:
+    """Find out what the models of a recipe have beside their weights, and whose it is to be.
+
+    Where mergekit builds a tokenizer, it saves it itself.
+
+    Args:
+        config: the recipe; its models are there.
+        options: mergekit's `MergeOptions`; without `copy_tokenizer`, tokenizers and chat templates
+            are left out.
+
+    Raises:
+        CheckpointError: a model that is not found, or a file that cannot be read.
+    """
+    donors = _donors(config, options)
+    _, folder = donors[0]
+    contents, notes = _read(None, folder, code_of(folder)), list[str]()
+    builds_tokenizer = bool(config.tokenizer_source or config.tokenizer)
+    takes_text = options.copy_tokenizer and not builds_tokenizer
+    takes_template = takes_text or builds_tokenizer
+    template = _asked_template(config.chat_template, donors) if takes_template else None
+    for kind in KINDS:
+        if kind.is_text and not takes_text:
+            continue
+        if kind is CHAT_TEMPLATE and template is not None:
+            continue
+        found, its_notes = (_templates if kind is CHAT_TEMPLATE else _files)(kind, donors)
+        contents = found | contents
+        notes += its_notes
+    if template is not None:
+        contents = {path: _without_template(path, item) for path, item in contents.items()}
+        contents[TEMPLATE] = template.encode()
+    if config.chat_template and not takes_template:
+        notes.append("chat_template is not written: --no-copy-tokenizer leaves it out")
+    configs = {model: json_of(place / "config.json") for model, place in donors}
+    class_names, its_notes = agreed_class_names(configs, (config.parameters or {}).get("head"))
+    return CarriedFiles(contents, class_names, (*notes, *its_notes))
+
+
+def _donors(config: OrderedConfiguration, options: Any) -> Donors:
+    """Model → its folder, the base first; an adapter's own folder comes before its model's."""
+    models = config.referenced_models()
+    parts = [models[0].model]
+    for model in models:
+        parts += [part for part in (model.lora, model.model) if part]
+    donors: dict[Path, tuple[str, Path]] = {}
+    for part in dict.fromkeys(parts):
+        folder = _folder(ModelReference(model=part), options)
+        donors.setdefault(folder.resolve(), (str(part), folder))
+    return list(donors.values())
+
+
+def _folder(model: ModelReference, options: Any) -> Path:
+    """Where a model's files lie; of the Hub, also those that mergekit does not download."""
+    folder = located(model, options)
+    if not Path(model.model.path).is_dir():
+        _download(model, options, ["*.py", *(name for kind in KINDS for name in kind.patterns)])
+        _download(model, options, [f"{name}/*" for name in module_folders(folder)])
+    return folder
+
+
+def _download(model: ModelReference, options: Any, patterns: list[str]) -> None:
+    from huggingface_hub import snapshot_download
+
+    if not patterns:
+        return
+    try:
+        snapshot_download(
+            model.model.path,
+            revision=model.model.revision,
+            cache_dir=options.transformers_cache,
+            allow_patterns=patterns,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"what lies beside its weights could not be downloaded ({first_line(error)})",
+            where=model,
+            fix="try again, or give a folder that holds all of it",
+        ) from error
+
+
+def _read(kind: FileKind | None, folder: Path, files: Mapping[str, Path]) -> Contents:
+    return {path: content_of(kind, folder, file) for path, file in files.items()}
+
+
+def _files(kind: FileKind, donors: Donors) -> tuple[Contents, list[str]]:
+    """Of the base; of the first other model that has some, if the base has none and all agree."""
+    base = donors[0][0]
+    held = [(model, place, files_of(kind, place)) for model, place in donors]
+    held = [item for item in held if item[2]]
+    if not held:
+        return {}, []
+    notes: list[str] = []
+    (model, folder, files), *others = held
+    contents = _read(kind, folder, _plain(files))
+    if model != base:
+        for other, place, its in others:
+            difference = _difference(contents, _read(kind, place, _plain(its)))
+            if difference:
+                return {}, [_left_out(kind, base, model, other, difference)]
+        notes.append(f"the {kind.title} is that of {model}: {base} has none")
+    for path in files.keys() - contents.keys():
+        content = content_of(kind, folder, files[path])
+        if all(
+            content == content_of(kind, place, its[path]) for _, place, its in others if path in its
+        ):
+            contents[path] = content
+        else:
+            notes.append(
+                f"{path} is left out: it differs between the models and is not merged; the "
+                f"{kind.title} does not load until one is put there"
+            )
+    return contents, notes
+
+
+def _plain(files: Mapping[str, Path]) -> dict[str, Path]:
+    return {path: file for path, file in files.items() if not is_weights(path)}
+
+
+def _difference(one: Contents, other: Contents) -> str | None:
+    """The first file that both have and that says something else; None if they agree."""
+    shared = sorted(one.keys() & other.keys())
+    if not shared:
+        return f"{min(one)} and {min(other)}"
+    return next((path for path in shared if not _says_the_same(one[path], other[path])), None)
+
+
+def _says_the_same(one: bytes, other: bytes) -> bool:
+    return one == other or _meaning(one) == _meaning(other)
+
+
+def _meaning(content: bytes) -> Any:
+    """JSON without what its writer says of itself; anything else as it is."""
+    value = json_in(content)
+    if not isinstance(value, dict):
+        return content if value is None else value
+    return {key: item for key, item in value.items() if key not in _IGNORED}
+
+
+def _left_out(kind: FileKind, base: str, one: str, other: str, what: str) -> str:
+    return f"no {kind.title} is written: {base} has none, and {one} and {other} differ in {what}"
+
+
+def _templates(kind: FileKind, donors: Donors) -> tuple[Contents, list[str]]:
+    """As `_files`; a template may lie in a tokenizer's or processor's JSON, too."""
+    base, folder = donors[0]
+    held = [(model, found) for model, place in donors if (found := chat_templates(place))]
+    if not held or held[0][0] == base:
+        return _read(kind, folder, files_of(kind, folder)), []
+    (model, templates), *others = held
+    for other, its in others:
+        if {name: text.strip() for name, text in its.items()} != {
+            name: text.strip() for name, text in templates.items()
+        }:
+            return {}, [_left_out(kind, base, model, other, "it")]
+    contents = {
+        TEMPLATE if name == "default" else f"{TEMPLATES}/{name}.jinja": text.encode()
+        for name, text in templates.items()
+    }
+    return contents, [f"the {kind.title} is that of {model}: {base} has none"]
+
+
+def _asked_template(wanted: str | None, donors: Donors) -> str | None:
+    """The text of a recipe's `chat_template`; of `auto`, the one that most models have, if any."""
+    if not wanted:
+        return None
+    if wanted != "auto":
+        return chat_template_text(wanted) if wanted in chat_template_names() else wanted
+    templates = [chat_templates(folder).get("default", "").strip() for _, folder in donors]
+    counts = Counter(filter(None, templates))
+    return counts.most_common(1)[0][0] if counts else None
+
+
+def _without_template(path: str, content: bytes) -> bytes:
+    """A tokenizer's or processor's JSON may hold a template, which older programs would read."""
+    if path not in TEMPLATE_HOLDERS or not isinstance(value := json_in(content), dict):
+        return content
+    if value.pop("chat_template", None) is None:
+        return content
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
