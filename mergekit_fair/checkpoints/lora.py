@@ -17,16 +17,16 @@ from mergekit_fair.checkpoints.adapter_config import (
 )
 from mergekit_fair.checkpoints.adapter_tensors import PREFIX, open_weights, sorted_tensors
 from mergekit_fair.checkpoints.adapter_updates import (
-    BLOCK,
     Dora,
     Factors,
     Shift,
     TokenRows,
     Update,
 )
+from mergekit_fair.checkpoints.folder import read_config
 from mergekit_fair.checkpoints.headers import COPY_AGAIN, SIZES, TensorInfo
 from mergekit_fair.checkpoints.names import MemoryNames, memory_names
-from mergekit_fair.checkpoints.reader import DTYPES, Buffer, Reader, open_folder, read_whole
+from mergekit_fair.checkpoints.reader import Buffer, Reader, are_equal, open_folder, read_whole
 from mergekit_fair.errors import CheckpointError
 from mergekit_fair.schema import nearest
 
@@ -291,8 +291,10 @@ class AdapterReader:
         group = self._names.tied.get(name, (name,))
         # peft loads what is none of `modules_to_save` into the shared tensor.
         is_alone = self.config.saves(name.rpartition(".")[0]) and not whole.keys() >= {*group}
-        is_other = tensor in self.saved and not self._is_equal(self.saved[tensor], key)
-        if is_other or (is_alone and not self._is_base(key, tensor)):
+        weights = self._weights
+        before = self.saved.get(tensor)
+        is_other = before is not None and not are_equal(weights, before, weights, key)
+        if is_other or (is_alone and not are_equal(weights, key, self._base, tensor)):
             if len(group) == 1:
                 raise self._misfit(key, info)
             raise _tied(self._adapter, name, self._base.name, group)
@@ -302,7 +304,8 @@ class AdapterReader:
     def _misfit(self, key: str, info: TensorInfo) -> CheckpointError:
         stored = self._weights.tensors[key]
         fix = OTHER_BASE
-        if len(info.shape) == 2 and stored.shape[1:] == info.shape[1:]:
+        words = read_config(self._base_folder).get("vocab_size")
+        if info.shape[:1] == (words,) and stored.shape[1:] == info.shape[1:]:
             fix = (
                 f"if it was trained with another number of tokens, give the base with as many: "
                 f"model.resize_token_embeddings({stored.shape[0]}), model.save_pretrained(…)"
@@ -329,26 +332,9 @@ class AdapterReader:
                     fix=COPY_AGAIN,
                 )
 
-    def _is_equal(self, key: str, other: str) -> bool:
-        """Whether two of the adapter's tensors are the same."""
-        return torch.equal(read_whole(self._weights, key), read_whole(self._weights, other))
-
-    def _is_base(self, key: str, name: str) -> bool:
-        """Whether one of the adapter's tensors is the base's, in the adapter's dtype."""
-        stored, info = self._weights.tensors[key], self._base.tensors[name]
-        if stored.shape != info.shape:
-            return False
-        for start in range(0, info.count, BLOCK):
-            stop = min(start + BLOCK, info.count)
-            mine = self._weights.read(key, start, stop, Buffer((stop - start) * 8))
-            theirs = self._base.read(name, start, stop, Buffer((stop - start) * 8))
-            if not torch.equal(mine, theirs.to(DTYPES[stored.dtype])):
-                return False
-        return True
-
     def _require_base_layer(self, name: str, key: str) -> None:
         """peft saves the embedding that it adapts; it has to be the base's."""
-        if not self._is_base(key, name):
+        if not are_equal(self._weights, key, self._base, name):
             raise CheckpointError(
                 f"was trained on another {name} than the base's ({self._base.name})",
                 where=self._adapter,

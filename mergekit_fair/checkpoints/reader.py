@@ -38,6 +38,8 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
+# Elements of two tensors that are compared at a time.
+_BLOCK = 1 << 20
 
 
 class Buffer:
@@ -274,6 +276,25 @@ def read_whole(model: Reader, name: str) -> torch.Tensor:
     """
     info = model.tensors[name]
     return model.read(name, 0, info.count, Buffer(info.bytes)).view(info.shape)
+
+
+def are_equal(model: Reader, name: str, other: Reader, there: str) -> bool:
+    """Whether a tensor is another one rounded to its dtype; read in blocks.
+
+    Raises:
+        CheckpointError: as `Reader.read`.
+    """
+    info = model.tensors[name]
+    if info.shape != other.tensors[there].shape:
+        return False
+    block = min(info.count, _BLOCK) * 8
+    buffers = Buffer(block), Buffer(block)
+    for start in range(0, info.count, _BLOCK):
+        stop = min(start + _BLOCK, info.count)
+        one = model.read(name, start, stop, buffers[0])
+        if not torch.equal(one, other.read(there, start, stop, buffers[1]).to(one.dtype)):
+            return False
+    return True
 
 
 @contextmanager

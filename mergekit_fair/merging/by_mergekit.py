@@ -6,7 +6,7 @@ import hashlib
 import shutil
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from mergekit.merge import run_merge
 
 from mergekit_fair.checkpoints.adapter_config import raw_config, require_mergeable
 from mergekit_fair.checkpoints.folder import digest_of, tensor_infos, weight_files
-from mergekit_fair.checkpoints.lora import refuse_ties
+from mergekit_fair.checkpoints.lora import UNTIE, refuse_ties
 from mergekit_fair.checkpoints.reader import open_folder, read_whole
 from mergekit_fair.compat.mergekit import forget_models
 from mergekit_fair.compat.peft import adapter_report
@@ -31,6 +31,7 @@ from mergekit_fair.merging.program import MergeSettings
 from mergekit_fair.merging.recipe import OrderedConfiguration, Recipe
 from mergekit_fair.merging.result_checks import require_complete
 from mergekit_fair.merging.saved_config import complete_config
+from mergekit_fair.merging.ties import separate_ties
 from mergekit_fair.progress import Progress
 
 
@@ -95,8 +96,9 @@ def _run(
     plain = config.model_copy(update={"chat_template": None})
     with explained(recipe.where):
         run_merge(plain, str(folder), options.model_copy(update=changes))
+    brought = _require_brought(config, options, base, folder)
     if expected is not None:
-        require_complete(expected, base, folder)
+        require_complete(expected | brought, base, folder)
     _require_finite(folder)
     carried.write(folder)
     complete_config(folder, carried.class_names)
@@ -187,6 +189,31 @@ def _merge(model: ModelReference, folder: Path, options: Any) -> None:
             got=sorted(unused)[:3],
             fix="give the base that it was trained on, as the architecture that it was trained as",
         )
+
+
+def _require_brought(
+    config: OrderedConfiguration, options: Any, base: Path, folder: Path
+) -> set[str]:
+    """The tensors that adapters have told apart from those that the base ties them to.
+
+    Raises:
+        CheckpointError: they are not in the merged model.
+    """
+    if not any(model.lora for model in config.referenced_models()):
+        return set()
+    merged = [path for path in Path(options.lora_merge_cache).iterdir() if path.is_dir()]
+    brought = {name for path in merged for name in tensor_infos(path)} - set(tensor_infos(base))
+    with closing(open_folder(folder, allow_pickle=True)) as reader:
+        lost = sorted(brought - reader.tensors.keys())
+    if lost:
+        raise CheckpointError(
+            f"adapters hold {lost[0]} apart from the tensor that the base ties it to, and mergekit "
+            "would leave it out",
+            where=base,
+            fix=UNTIE,
+        )
+    separate_ties(folder)
+    return brought
 
 
 def _described(config: OrderedConfiguration) -> dict[str, Any]:

@@ -299,7 +299,8 @@ def test_modules_to_save(tiny, adapter):
     with_tensors(adapter, {"classifier.bias": None})
     refused(base, adapter, "tensor classifier.bias", got=["classifier"], fix=COPY_AGAIN)
     with_tensors(adapter, {"classifier.bias": torch.ones(3)})
-    refused(base, adapter, "classifier.bias", got="F32 [3]", allowed="F32 [2]")
+    fix = "give the base that it was trained on"
+    refused(base, adapter, "classifier.bias", got="F32 [3]", allowed="F32 [2]", fix=fix)
     with_tensors(adapter, {"classifier.bias": None, "clasifier.bias": torch.ones(2)})
     refused(base, adapter, str(base), got="clasifier", fix="did you mean 'classifier'?")
 

@@ -6,6 +6,7 @@ import warnings
 import pytest
 import torch
 from adapters import (
+    WEIGHTS,
     adapters_on,
     added,
     edit_config,
@@ -220,3 +221,45 @@ def test_factors_of_a_tied_tensor(tmp_path, options, settings):
     fix = "tie_word_embeddings = False"
     raw = stock(base, {"Male": adapter})
     refused(raw, tmp_path / "out", options, *shows, where=adapter, fix=fix)
+
+
+@pytest.mark.parametrize("whole", [["embed_tokens", "lm_head"], ["embed_tokens"], ["lm_head"]])
+def test_a_head_apart_from_the_embedding(tmp_path, options, whole):
+    """As peft merges it; config.json says so, or transformers would read one tensor for both."""
+    import transformers
+
+    base = tied_llama(tmp_path / "base")
+    adapters = {
+        name: make_adapter(base, tmp_path / name, seed=seed, targets=["q_proj"], **how)
+        for seed, (name, how) in enumerate((("Male", {"modules_to_save": whole}), ("Other", {})))
+    }
+    out = merged(stock(base, adapters), tmp_path / "out", options)
+    thetas = by_peft(base, adapters)
+    start = {name: tensor.double() for name, tensor in read(base).items()}
+    for model in (start, thetas["Other"]):
+        model["lm_head.weight"] = model["model.embed_tokens.weight"]
+    exact = {
+        name: start[name]
+        + 0.3 * sum(WEIGHTS[group] * (theta[name] - start[name]) for group, theta in thetas.items())
+        for name in start
+    }
+    assert is_close(read(out), exact, **ROUNDED)
+    loaded = dict(transformers.AutoModelForCausalLM.from_pretrained(out).named_parameters())
+    assert is_close(loaded, exact, **ROUNDED)
+
+
+def test_a_head_that_mergekit_would_leave_out(tmp_path, options):
+    import transformers
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "head_dim": 8}
+    config = transformers.GemmaConfig(vocab_size=64, num_attention_heads=4, **sizes)
+    base = tmp_path / "base"
+    transformers.GemmaForCausalLM(config).save_pretrained(base)
+    adapter = make_adapter(
+        base, tmp_path / "a", seed=1, targets=["q_proj"], modules_to_save=["lm_head"]
+    )
+    raw = stock(base, {"Male": adapter})
+    refused(
+        raw, tmp_path / "out", options, "lm_head.weight", where=base, fix="model.save_pretrained"
+    )
