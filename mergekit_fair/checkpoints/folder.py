@@ -189,6 +189,7 @@ def require_equal(
                 where=model,
                 got=tensors[name].shape,
                 allowed=str(info.shape),
+                fix=_bring_together({base: info.shape, model: tensors[name].shape}),
             )
         if tensors[name].is_float != info.is_float:
             raise CheckpointError(
@@ -198,6 +199,22 @@ def require_equal(
                 allowed=info.dtype,
                 fix="merge models of one architecture, fine-tuned from this base",
             )
+
+
+def _bring_together(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+    """What to do with a tensor that differs in the number of tokens alone; None for any other."""
+    if len({shape[1:] for shape in shapes.values()}) > 1:
+        return None
+    for model, shape in shapes.items():
+        try:
+            config = read_config(model.partition("+")[0])
+        except CheckpointError:  # a name of the Hub
+            return None
+        text = config.get("text_config")
+        sizes = [part.get("vocab_size") for part in (config, text) if isinstance(part, dict)]
+        if shape[:1] not in [(size,) for size in sizes]:
+            return None
+    return "bring the vocabularies together with tokenizer: {source: union} (or base) in the recipe"
 
 
 def _weight_map(index: Path) -> dict[str, str]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from mergekit.architecture import ConfiguredModelArchitecture, get_architecture_info
 from mergekit.common import ModelReference
 from mergekit.config import (
@@ -43,6 +44,7 @@ Parameters = Mapping[str, Any]
 _BARE = (
     *(RuntimeError, ValueError, TypeError, AssertionError, LookupError, ImportError, OSError),
     SafetensorError,
+    StrictDataclassError,  # a config.json that transformers does not take
 )
 
 

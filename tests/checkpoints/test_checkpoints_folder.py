@@ -188,6 +188,18 @@ class TestRequireSameTensors:
 
         shapes = {"got": (3,), "allowed": "(2,)"}
         self.refuses(tiny, model, widen, "classifier.bias", "shape", **shapes)
+        with raises(CheckpointError, fix=None):
+            require_same_tensors(tiny("distilbert").base, [str(model)])
+
+    def test_other_vocabulary(self, tiny, model):
+        name = "distilbert.embeddings.word_embeddings.weight"
+        config = json.loads((model / "config.json").read_text())
+        (model / "config.json").write_text(json.dumps(config | {"vocab_size": 7}))
+
+        def shorten(tensors):
+            tensors[name] = tensors[name][:7].clone()
+
+        self.refuses(tiny, model, shorten, name, fix="tokenizer: {source: union}")
 
     def test_other_architecture(self, tiny):
         # Not 41 and 40: the heads have one name.
