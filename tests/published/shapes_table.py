@@ -16,7 +16,8 @@ _HEAD = """# Published recipes
 
 {count} shapes of recipes that people publish (cards of merged models, notebooks, mergekit's own
 examples, blogs, courses), each run through mergekit 0.1.5 and through `mergekit-fair merge` on
-tiny models. {same} give the same tensor names, the same bits, the same config.json and the same
+tiny models. {same} give the same tensor names, the same bits, the same config.json (but for its
+dtype, which ours takes from the file that it wrote) and the same
 tokenizer files, {both} are refused by both, {ours} by ours alone, for the reason in the table;
 0.1.0 refused {before} of those that mergekit runs. *Says* are the keys that mergekit passes over
 in silence and a warning names.
