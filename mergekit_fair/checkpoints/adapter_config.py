@@ -49,21 +49,24 @@ _PASSED_OVER = frozenset(
         *("loftq_config", "eva_config", "corda_config", "lora_ga_config", "runtime_config"),
     }
 )
+_BESIDE = "load it with peft, beside the model"
 # What no merged weights can do, whatever merges them: why, and the way out.
 _UNMERGEABLE = {
     "alora_invocation_tokens": (
         "acts only after its invocation tokens, which no merged weights do",
-        "load it with peft, beside the model",
+        _BESIDE,
     ),
     "arrow_config": (
         "chooses among adapters for each token, which no merged weights do",
-        "load it with peft, beside the model",
+        _BESIDE,
     ),
     "layer_replication": (
         "repeats layers of its base, so that the merged model has other layers than the base",
         "repeat the layers first, by a passthrough merge with slices, and train it on the result",
     ),
 }
+# Kinds that add to a model's input, and change no weights.
+_PROMPTS = re.compile("PROMPT|^(P_TUNING|PREFIX_TUNING|CPT)$")
 # The other ways to begin change the base's weights when peft loads the adapter.
 _BEGINNINGS = (True, False, None, "gaussian", "eva", "orthogonal")
 
@@ -191,6 +194,13 @@ def require_mergeable(raw: Mapping[str, Any], folder: object) -> None:
     Raises:
         CheckpointError: names the option, and the way out.
     """
+    if _PROMPTS.search(str(raw.get("peft_type"))):
+        raise CheckpointError(
+            "adds to a model's input and changes no weights",
+            where=folder,
+            got=raw["peft_type"],
+            fix=_BESIDE,
+        )
     for key, (problem, fix) in _UNMERGEABLE.items():
         if raw.get(key):
             raise CheckpointError(

@@ -10,6 +10,7 @@ from types import NoneType
 
 import torch
 
+from mergekit_fair.checkpoints.adapter_base import require_base
 from mergekit_fair.checkpoints.adapter_config import (
     CONFIG,
     MERGE_WITH_PEFT,
@@ -26,7 +27,7 @@ from mergekit_fair.checkpoints.adapter_updates import (
 from mergekit_fair.checkpoints.folder import read_config
 from mergekit_fair.checkpoints.headers import COPY_AGAIN, SIZES, TensorInfo
 from mergekit_fair.checkpoints.names import MemoryNames, memory_names
-from mergekit_fair.checkpoints.reader import Buffer, Reader, are_equal, open_folder, read_whole
+from mergekit_fair.checkpoints.reader import Buffer, Reader, are_equal, read_whole
 from mergekit_fair.errors import CheckpointError
 from mergekit_fair.schema import nearest
 
@@ -36,9 +37,6 @@ UNTIE = (
     "Parameter(model.get_input_embeddings().weight.clone()), model.config.tie_word_embeddings = "
     "False, model.save_pretrained(…)"
 )
-
-# Elements of each tensor by which a base is told from another.
-_SAMPLE = 4096
 
 
 class AdapterReader:
@@ -90,7 +88,7 @@ class AdapterReader:
             self._take(module, parts)
         held = {self._whole(name, found.whole) for name in found.whole}
         self._require_complete(held)
-        self._require_base()
+        require_base(self._adapter, self.config.base, self._base, self._base_folder, self.updates)
 
     def _take(self, module: str, parts: Mapping[str, str]) -> None:
         """The updates of a module."""
@@ -340,43 +338,6 @@ class AdapterReader:
                 where=self._adapter,
                 fix=OTHER_BASE,
             )
-
-    def _require_base(self) -> None:
-        """The base that the adapter names has to be this one, or a copy, if it is still there.
-
-        A name of the Hub, and a folder that is gone, say nothing here.
-        """
-        named = self.config.base
-        try:
-            if not Path(named).is_dir() or Path(named).samefile(self._base_folder):
-                return
-            other = open_folder(named)
-        except (OSError, ValueError, CheckpointError):
-            return
-        try:
-            name = next((name for name in self.updates if not self._is_sample(name, other)), None)
-        finally:
-            other.close()
-        if name is not None:
-            raise CheckpointError(
-                f"was trained on another base than the one given ({self._base.name}), whose {name} "
-                "has other numbers",
-                where=self._adapter,
-                got=named,
-                fix=f"write {named}+{self._adapter} if that is its base, or correct "
-                f"base_model_name_or_path in its {CONFIG}",
-            )
-
-    def _is_sample(self, name: str, other: Reader) -> bool:
-        """Whether the beginning of a tensor is the same in another folder, in either dtype."""
-        mine, theirs = self._base.tensors[name], other.tensors.get(name)
-        if theirs is None or theirs.shape != mine.shape:
-            return theirs is None
-        stop = min(mine.count, _SAMPLE)
-        one = self._base.read(name, 0, stop, Buffer(stop * 8))
-        two = other.read(name, 0, stop, Buffer(stop * 8))
-        narrow = min(one.dtype, two.dtype, key=lambda dtype: dtype.itemsize)
-        return torch.equal(one.to(narrow), two.to(narrow))
 
 
 def refuse_ties(adapter: Path, base_folder: Path) -> None:

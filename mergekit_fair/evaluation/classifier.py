@@ -119,7 +119,15 @@ def _adapted(path: Path) -> tuple[str, dict[str, Any]]:
         raise CheckpointError(f"names no base model ({error})", where=path) from error
     if not isinstance(base, str) or not base:
         raise CheckpointError("names no base model", where=path, got=base)
-    name, arguments = backend_of(base)
+    try:
+        name, arguments = backend_of(base)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"the base that it names cannot be opened ({error.problem})",
+            where=path,
+            got=base,
+            fix="set its base_model_name_or_path to where the base lies now",
+        ) from error
     if config.get("task_type") == "SEQ_CLS":
         name = "fair-classifier"
     return name, {**arguments, "peft": str(path.parent)}

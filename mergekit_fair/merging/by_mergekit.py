@@ -20,7 +20,7 @@ from mergekit_fair.checkpoints.lora import UNTIE, refuse_ties
 from mergekit_fair.checkpoints.reader import open_folder, read_whole
 from mergekit_fair.compat.mergekit import forget_models
 from mergekit_fair.compat.peft import adapter_report
-from mergekit_fair.errors import CheckpointError, first_line
+from mergekit_fair.errors import CheckpointError
 from mergekit_fair.files import staged_folder
 from mergekit_fair.merging.carried_files import carried_files
 from mergekit_fair.merging.model_checks import checked_stock_models, located
@@ -33,6 +33,11 @@ from mergekit_fair.merging.result_checks import require_complete
 from mergekit_fair.merging.saved_config import complete_config
 from mergekit_fair.merging.ties import separate_ties
 from mergekit_fair.progress import Progress
+
+# Of what peft and transformers say of an adapter.
+_LONGEST = 400
+# What they say where the base is another one.
+_OTHER_BASE = ("size mismatch", "missing adapter keys", "Target modules")
 
 
 def merge_by_mergekit(
@@ -176,10 +181,13 @@ def _merge(model: ModelReference, folder: Path, options: Any) -> None:
                 lora_merge_dtype=options.lora_merge_dtype,
             )
     except Exception as error:  # peft and transformers raise whatever the files make them raise
+        text = " ".join(str(error).split())
         raise CheckpointError(
-            f"peft cannot merge the adapter into its base ({first_line(error)})",
+            f"peft cannot merge the adapter into its base ({text or repr(error)})"[:_LONGEST],
             where=model,
-            fix="give the base that it was trained on",
+            fix="give the base that it was trained on"
+            if any(sign in text for sign in _OTHER_BASE)
+            else None,
         ) from error
     if unused:
         raise CheckpointError(

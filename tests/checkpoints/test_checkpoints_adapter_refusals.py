@@ -1,21 +1,13 @@
 """Adapters that cannot be read, with the option, module or tensor that is the reason."""
 
-import json
 import shutil
 
 import pytest
 import torch
-from adapters import (
-    edit_config,
-    edit_weights,
-    make_adapter,
-    merged_by_peft,
-    theta,
-    tied_llama,
-)
+from adapters import edit_config, edit_weights, make_adapter
 from checkpoints import read, rewrite
 from refusals import raises
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from mergekit_fair.checkpoints.adapter_config import MERGE_WITH_PEFT
 from mergekit_fair.checkpoints.headers import COPY_AGAIN
@@ -26,7 +18,7 @@ from mergekit_fair.errors import CheckpointError
 QUERY = "bert.encoder.layer.0.attention.self.query"
 PREFIX = "base_model.model."
 A, B = f"{QUERY}.lora_A.weight", f"{QUERY}.lora_B.weight"
-BESIDE = "load it with peft, beside the model"
+BESIDE = "beside the model"
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +124,11 @@ def test_more_than_lora(tiny, adapter, key, value):
 def test_what_no_weights_can_do(tiny, adapter, key, value, fix):
     """The way out is not a merge by peft, which cannot do it either."""
     refused(tiny("bert").base, edit_config(adapter, **{key: value}), key, got=value, fix=fix)
+
+
+def test_kinds_that_change_no_weights(tiny, adapter):
+    for kind in ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING"):
+        refused(tiny("bert").base, edit_config(adapter, peft_type=kind), got=kind, fix=BESIDE)
 
 
 def test_other_kinds_of_adapters(tiny, adapter):
@@ -315,75 +312,6 @@ def test_a_vocabulary_of_another_size(tiny, tmp_path):
     with_tensors(adapter, {"model.embed_tokens.weight": torch.ones(rows + 2, width)})
     fix = f"resize_token_embeddings({rows + 2})"
     refused(base, adapter, got=f"F32 [{rows + 2}, {width}]", fix=fix)
-
-
-@pytest.fixture(scope="module")
-def tied(tmp_path_factory):
-    return tied_llama(tmp_path_factory.mktemp("tied") / "base")
-
-
-TIED = ["model.embed_tokens.weight", "lm_head.weight"]
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"targets": ["embed_tokens"]},
-        {"targets": ["lm_head"]},
-        {"targets": ["embed_tokens", "lm_head"]},
-        {"targets": ["embed_tokens"], "ensure_weight_tying": True},
-        {"targets": ["embed_tokens"], "use_dora": True},
-        {"targets": ["q_proj"], "modules_to_save": ["embed_tokens"]},
-        {"targets": ["q_proj"], "modules_to_save": ["lm_head"]},
-        {"targets": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]},
-    ],
-)
-def test_one_use_of_a_tied_tensor(tied, tmp_path, settings):
-    """Over a base that was saved with both, as the message advises, the adapter is merged."""
-    import transformers
-
-    adapter = make_adapter(tied, tmp_path / "a", seed=9, **settings)
-    refused(tied, adapter, *TIED, fix="model.config.tie_word_embeddings = False")
-    model = transformers.LlamaForCausalLM.from_pretrained(tied)
-    head = model.get_input_embeddings().weight.clone()
-    model.get_output_embeddings().weight = torch.nn.Parameter(head)
-    model.config.tie_word_embeddings = False
-    model.save_pretrained(tmp_path / "both")
-    if "ensure_weight_tying" not in settings:  # which peft can no longer do then
-        found, expected = (
-            theta(tmp_path / "both", adapter),
-            merged_by_peft(tmp_path / "both", adapter),
-        )
-        for name, tensor in expected.items():
-            torch.testing.assert_close(found[name], tensor.double(), rtol=1e-13, atol=1e-15)
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"trainable_token_indices": [3, 5]},
-        {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
-        {"bias": "all"},
-    ],
-)
-def test_both_uses_of_a_tied_tensor(tied, tmp_path, settings):
-    adapter = make_adapter(tied, tmp_path / "a", seed=9, targets=["q_proj"], **settings)
-    found, expected = theta(tied, adapter), merged_by_peft(tied, adapter)
-    assert found.keys() == expected.keys()
-    for name, tensor in expected.items():
-        torch.testing.assert_close(found[name], tensor.double(), rtol=1e-13, atol=1e-15)
-
-
-def test_an_embedding_that_was_saved_and_not_trained(tied, tmp_path):
-    """As `save_pretrained(save_embedding_layers=True)` does."""
-    adapter = make_adapter(tied, tmp_path / "a", seed=9, targets=["q_proj"])
-    before = theta(tied, adapter)
-    with_tensors(adapter, {TIED[0]: read(tied)[TIED[0]].clone()})
-    assert all(torch.equal(tensor, before[name]) for name, tensor in theta(tied, adapter).items())
-    config = json.loads((adapter / "adapter_config.json").read_text())
-    assert config["modules_to_save"] is None
-    assert PREFIX + TIED[0] in load_file(adapter / "adapter_model.safetensors")
 
 
 def test_an_embedding_of_another_base(tiny, tmp_path):

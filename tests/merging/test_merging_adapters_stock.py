@@ -205,11 +205,34 @@ def test_what_peft_would_leave_out(tiny, tmp_path, options):
         refused(raw, tmp_path / "out", options, name, "leaves out 2", where=where)
 
 
-@pytest.mark.parametrize("key", ["layer_replication", "alora_invocation_tokens"])
-def test_what_no_weights_can_do(mine, tmp_path, options, key):
+@pytest.mark.parametrize(
+    "settings", [{"layer_replication": [[0, 1]]}, {"peft_type": "PREFIX_TUNING"}]
+)
+def test_what_no_weights_can_do(mine, tmp_path, options, settings):
     base, adapters = mine
-    male = edit_config(adapters["Male"], **{key: [[0, 1]]})
-    refused(stock(base, {"Male": male}), tmp_path / "out", options, key, where=male)
+    male = edit_config(adapters["Male"], **settings)
+    refused(stock(base, {"Male": male}), tmp_path / "out", options, where=male)
+
+
+def test_what_another_base_would_not_help(tiny, tmp_path, options):
+    base = tiny("llama").base
+    adapter = make_adapter(base, tmp_path / "a", seed=1, targets=["q_proj"], lora_bias=True)
+    refused(stock(base, {"Male": adapter}), tmp_path / "out", options, "lora_bias=True", fix=None)
+
+
+def test_other_kinds_of_adapters_are_merged_by_peft(tiny, tmp_path, options):
+    import peft
+    import transformers
+
+    base = tiny("bert").base
+    model = transformers.BertForSequenceClassification.from_pretrained(base)
+    model = peft.get_peft_model(
+        model, peft.LoHaConfig(target_modules=["query"], init_weights=False)
+    )
+    model.save_pretrained(tmp_path / "loha")
+    adapters = {"Female": tmp_path / "loha"}
+    found = read(merged(stock(base, adapters), tmp_path / "out", options))
+    assert is_close(found, added(base, by_peft(base, adapters)), **ROUNDED)
 
 
 @pytest.mark.parametrize("settings", [{}, {"use_dora": True}, {"ensure_weight_tying": True}])
