@@ -155,6 +155,33 @@ def test_every_ignored_key_is_said(shape: Shape) -> None:
     assert {match[1] for match in keys if match} == set(shape.ignored)
 
 
+def mappings(value: Any, ignored: tuple[str, ...], key: str = "") -> Iterator[dict[str, Any]]:
+    """All but those whose keys are names of the user's own, and what is ignored as a whole."""
+    if isinstance(value, list):
+        for item in value:
+            yield from mappings(item, ignored)
+    elif isinstance(value, dict):
+        if key not in ("modules", "tokens"):
+            yield value
+        for name, item in value.items():
+            if name not in ignored:
+                yield from mappings(item, ignored, name)
+
+
+@pytest.mark.parametrize(
+    "shape", [shape for shape in SHAPES if shape.refused is None], ids=lambda shape: shape.title
+)
+def test_an_unknown_key_is_said_wherever_it_stands(shape: Shape) -> None:
+    said = Recipe.from_text(shape.recipe, "r").warnings
+    raw = json.loads(json.dumps(yaml.safe_load(shape.recipe)))  # anchors become copies
+    for block in list(mappings(raw, shape.ignored)):
+        block["colour"] = 1
+        more = Recipe.from_mapping(raw, "r").warnings
+        assert sum("unknown key 'colour'" in text for text in more) == 1, block
+        del block["colour"]
+    assert set(Recipe.from_mapping(raw, "r").warnings) <= set(said)
+
+
 def test_shapes_are_many_and_of_every_method() -> None:
     methods = {
         yaml.safe_load(shape.recipe)["merge_method"] for shape in SHAPES if shape.refused is None
