@@ -191,7 +191,7 @@ def _model_files(model: Path) -> dict[str, Path]:
         if path.is_file() and not any(part.startswith(".") for part in parts):
             files["/".join(parts)] = path
     files.pop(_CARD, None)
-    if not any(name.endswith((".safetensors", ".bin")) for name in files):
+    if not any(name.endswith((".safetensors", ".bin")) and "/" not in name for name in files):
         raise CheckpointError("has no weights", where=model)
     return files
 

@@ -20,6 +20,8 @@ from mergekit_fair.compat.mergekit import chat_template_names, chat_template_tex
 from mergekit_fair.errors import CheckpointError, first_line
 from mergekit_fair.merging.file_kinds import (
     CHAT_TEMPLATE,
+    GENERATION,
+    GENERATION_CONFIG,
     KINDS,
     TEMPLATE,
     TEMPLATE_HOLDERS,
@@ -47,6 +49,12 @@ _IGNORED = (
     *("tokenizer_file", "special_tokens_map_file", "is_local", "local_files_only", "backend"),
     *("truncation", "padding"),
 )
+# Of a generation config that is made of any model's config.json.
+_USUAL = {
+    *("transformers_version", "_from_model_config", "use_cache", "output_attentions"),
+    *("output_hidden_states", "return_dict_in_generate", "pad_token_id", "bos_token_id"),
+    *("eos_token_id", "decoder_start_token_id"),
+}
 
 
 @dataclass(frozen=True)
@@ -103,7 +111,8 @@ def carried_files(config: OrderedConfiguration, options: Any) -> CarriedFiles:
             continue
         if kind is CHAT_TEMPLATE and template is not None:
             continue
-        found, its_notes = (_templates if kind is CHAT_TEMPLATE else _files)(kind, donors)
+        carry = {CHAT_TEMPLATE: _templates, GENERATION: _generation}.get(kind, _files)
+        found, its_notes = carry(kind, donors)
         contents = found | contents
         notes += its_notes
     if template is not None:
@@ -237,6 +246,24 @@ def _templates(kind: FileKind, donors: Donors) -> tuple[Contents, list[str]]:
         for name, text in templates.items()
     }
     return contents, [f"the {kind.title} is that of {model}: {base} has none"]
+
+
+def _generation(kind: FileKind, donors: Donors) -> tuple[Contents, list[str]]:
+    """As `_files`; config.json may hold the settings, where transformers reads them, too."""
+    _, folder = donors[0]
+    config = json_of(folder / "config.json")
+    files = files_of(kind, folder)
+    if GENERATION_CONFIG in files or not isinstance(config, dict):
+        return _files(kind, donors)
+    from transformers import GenerationConfig
+
+    try:
+        made = GenerationConfig.from_model_config(config)
+    except (AttributeError, TypeError, ValueError):  # settings that no version could use
+        return _files(kind, donors)
+    if made.to_diff_dict().keys() <= _USUAL:
+        return _files(kind, donors)
+    return {**_read(kind, folder, files), GENERATION_CONFIG: made.to_json_string().encode()}, []
 
 
 def _asked_template(wanted: str | None, donors: Donors) -> str | None:

@@ -20,7 +20,7 @@ from mergekit_fair.schema import parse_json
 
 Files = dict[str, Path]
 
-TOKENIZER_CONFIG = "tokenizer_config.json"
+TOKENIZER_CONFIG, GENERATION_CONFIG = "tokenizer_config.json", "generation_config.json"
 TEMPLATE, TEMPLATES = "chat_template.jinja", "additional_chat_templates"
 # A template may lie in these, under `chat_template`.
 TEMPLATE_HOLDERS = (TOKENIZER_CONFIG, "processor_config.json")
@@ -64,7 +64,7 @@ TOKENIZER = FileKind(
 CHAT_TEMPLATE = FileKind(
     "chat template", (TEMPLATE, "chat_template.json", f"{TEMPLATES}/*.jinja"), is_text=True
 )
-GENERATION = FileKind("generation config", ("generation_config.json", "custom_generate/*"))
+GENERATION = FileKind("generation config", (GENERATION_CONFIG, "custom_generate/*"))
 PROCESSOR = FileKind(
     "processor",
     (

@@ -239,6 +239,27 @@ def test_what_cannot_be_pushed_is_said(finished: Path, tmp_path: Path) -> None:
     refusal(["push", folder, "me/m"], CheckpointError, "could be chosen")
 
 
+def test_files_in_folders_go_up(finished: Path, tmp_path: Path) -> None:
+    """Such as the modules of a sentence encoder; and what was merged of them is checked."""
+    from mergekit_fair.merging.model_files import write_manifest
+
+    folder = shutil.copytree(finished, tmp_path / "out")
+    model = folder / "selected" / "model"
+    for name in ("1_Pooling/config.json", "2_Dense/model.safetensors", ".cache/private"):
+        (model / name).parent.mkdir()
+        (model / name).write_text("{}")
+    write_manifest(model, {}, {})
+    shown = asked("push", folder, "me/m", "--dry-run", "--quiet").stdout
+    assert " 1_Pooling/config.json\n" in shown
+    assert " 2_Dense/model.safetensors\n" in shown
+    assert "private" not in shown
+    (model / "1_Pooling" / "config.json").write_text("{ }")
+    refusal(["push", folder, "me/m"], CheckpointError, got=["1_Pooling/config.json"])
+    (model / "model.safetensors").unlink()
+    write_manifest(model, {}, {})
+    refusal(["push", folder, "me/m"], CheckpointError, "weights", where=model)
+
+
 @pytest.mark.slow
 def test_a_hub_that_refuses_or_is_not_there(finished: Path, hub: Hub) -> None:
     refused = pushed(hub.url, finished, "me/fair-tiny", token="hf_of_a_reader")

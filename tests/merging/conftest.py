@@ -1,6 +1,7 @@
 """Options of a quiet merge; the kernels as mergekit runs them, on state dictionaries."""
 
 import pytest
+from beside import Scene
 from mergekit.merge_methods import merge_state_dicts
 from mergekit.options import MergeOptions
 
@@ -10,6 +11,11 @@ import mergekit_fair
 @pytest.fixture
 def options():
     return MergeOptions(quiet=True)
+
+
+@pytest.fixture
+def scene(tiny, tmp_path):
+    return Scene(tiny("bert").base, tmp_path)
 
 
 def _states(name, tensors):

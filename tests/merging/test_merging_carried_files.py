@@ -2,136 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
-from collections.abc import Callable
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from adapters import make_adapter
-from checkpoints import fine_tune, tokenizer
-from mergekit.options import MergeOptions
+from beside import PIPELINE, Scene, beside, each_route, edit, write
+from checkpoints import rewrite, tokenizer
 from refusals import raises
+from safetensors.torch import save_file
 
 from mergekit_fair.errors import CheckpointError
 from mergekit_fair.merging.file_kinds import TOKENIZER
 from mergekit_fair.merging.model_files import verify
-from mergekit_fair.merging.program import MergeSettings
-from mergekit_fair.merging.recipe import Recipe
-from mergekit_fair.merging.to_disk import merge_to_folder
-from mergekit_fair.progress import Silent
-
-# How a merge runs: by this package, by mergekit for it, by mergekit's own method.
-ROUTES: dict[str, tuple[str, dict[str, Any]]] = {
-    "streamed": ("subgroup_task_addition", {}),
-    "by mergekit": ("subgroup_task_addition", {"safe_serialization": False}),
-    "stock": ("task_arithmetic", {}),
-}
-each_route = pytest.mark.parametrize("route", ROUTES)
-
-
-class Said(Silent):
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
-
-
-class Scene:
-    """A base and two models fine-tuned from it, with nothing beside their weights."""
-
-    def __init__(self, folder: Path) -> None:
-        self.here = folder
-        self.base, self.a, self.b = (folder / name for name in ("base", "a", "b"))
-        self.notes: list[str] = []
-
-    def merge(self, route: str = "streamed", options: Any = None, **settings: Any) -> Path:
-        """The merged folder; what is said is kept in `notes`, and must stand in the manifest."""
-        method, more = ROUTES[route]
-        models = [
-            {"model": str(model), "parameters": {"group": model.name, "weight": 0.5}}
-            for model in (self.a, self.b)
-        ]
-        if route == "stock":
-            models = [{**item, "parameters": {"weight": 0.5}} for item in models]
-        raw = {
-            "merge_method": method,
-            "base_model": str(self.base),
-            "models": models,
-            "parameters": {"lambda": 1.0},
-            "dtype": "float32",
-        } | settings
-        said = Said()
-        out = self.here / "out"
-        merge_to_folder(
-            Recipe.from_mapping(raw, "r.yml"),
-            out,
-            MergeOptions(quiet=True, **(more | (options or {}))),
-            MergeSettings(overwrite=True),
-            said,
-        )
-        self.notes = said.lines
-        assert verify(out)["notes"] == self.notes
-        return out
-
-
-@pytest.fixture
-def scene(tiny: Any, tmp_path: Path) -> Scene:
-    scene = Scene(tmp_path)
-    for seed, folder in enumerate((scene.base, scene.a, scene.b)):
-        fine_tune(tiny("bert").base, folder, seed=seed, size=0.01 * seed)
-        for file in folder.iterdir():
-            if file.name not in ("config.json", "model.safetensors"):
-                file.unlink()
-    return scene
-
-
-def write(folder: Path, files: dict[str, Any]) -> None:
-    for path, content in files.items():
-        file = folder / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
-
-
-def edit(file: Path, **changes: Any) -> None:
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
-
-
-def beside(out: Path) -> dict[str, bytes]:
-    """What was carried over: all but what a merge writes of itself."""
-    own = re.compile(r"README\.md|config\.json|merge\w+\.(json|yml)|(model|pytorch_model)\..*")
-    files = (path for path in out.rglob("*") if path.is_file())
-    found = {path.relative_to(out).as_posix(): path.read_bytes() for path in files}
-    return {path: content for path, content in found.items() if not own.fullmatch(path)}
-
-
-PIPELINE: dict[str, Any] = {
-    "modules.json": [
-        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
-        {
-            "idx": 1,
-            "name": "1",
-            "path": "1_Pooling",
-            "type": "sentence_transformers.models.Pooling",
-        },
-        {"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"},
-    ],
-    "config_sentence_transformers.json": {"prompts": {"query": "query: "}},
-    "sentence_bert_config.json": {"max_seq_length": 32, "do_lower_case": False},
-    "1_Pooling/config.json": {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True},
-    "2_Dense/config.json": {
-        "in_features": 32,
-        "out_features": 8,
-        "bias": True,
-        "activation_function": "torch.nn.modules.activation.Tanh",
-    },
-}
 
 KINDS: dict[str, dict[str, Any]] = {
     "wordpiece": {"vocab.txt": b"[UNK]\n", "tokenizer_config.json": {}, "tokenizer.json": {}},
@@ -280,67 +167,6 @@ def test_what_a_saver_says_of_itself_is_no_difference(scene: Scene) -> None:
     assert "tokenizer.json" not in scene.notes[0].split("differ")[0]
 
 
-TEMPLATES: dict[str, dict[str, Any]] = {
-    "file": {"chat_template.jinja": b"{{ x }}\n"},
-    "old file": {"chat_template.json": {"chat_template": "{{ x }}"}},
-    "in the tokenizer": {"tokenizer_config.json": {"chat_template": "{{ x }}"}},
-    "in the processor": {"processor_config.json": {"chat_template": "{{ x }}"}},
-    "in a list": {
-        "tokenizer_config.json": {"chat_template": [{"name": "default", "template": "{{ x }}"}]}
-    },
-}
-
-
-@pytest.mark.parametrize("one", TEMPLATES)
-@pytest.mark.parametrize("other", TEMPLATES)
-def test_templates_agree_wherever_they_lie(scene: Scene, one: str, other: str) -> None:
-    for folder, where in ((scene.a, one), (scene.b, other)):
-        write(folder, TEMPLATES[where])
-        write(scene.base, {name: {} for name in TEMPLATES[where] if name.endswith("config.json")})
-    assert beside(scene.merge())["chat_template.jinja"].strip() == b"{{ x }}"
-    (note,) = scene.notes
-    assert "chat template" in note
-    write(scene.b, {"chat_template.jinja": b"{{ y }}"})
-    assert "chat_template.jinja" not in beside(scene.merge())
-
-
-def test_a_template_of_the_base_stays_wherever_it_lies(scene: Scene) -> None:
-    for where in TEMPLATES.values():
-        write(scene.base, where)
-        write(scene.a, {"chat_template.jinja": b"{{ y }}"})
-        found = beside(scene.merge())
-        assert found == {path: (scene.base / path).read_bytes() for path in where}
-        for path in where:
-            (scene.base / path).unlink()
-
-
-@each_route
-@pytest.mark.parametrize("asked", ["chatml", "{{ messages[0].content }}", "auto"])
-def test_the_recipes_template_is_the_only_one(scene: Scene, route: str, asked: str) -> None:
-    from transformers import AutoTokenizer
-
-    tokenizer().save_pretrained(scene.base)
-    edit(scene.base / "tokenizer_config.json", chat_template="{{ stale }}", tokenizer_class="x")
-    edit(scene.base / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
-    write(scene.base, {"chat_template.json": {"chat_template": "{{ stale }}"}})
-    write(scene.base, {"additional_chat_templates/tool.jinja": b"{{ stale }}"})
-    for folder in (scene.a, scene.b):
-        write(folder, {"chat_template.jinja": b"{{ theirs }}"})
-    out = scene.merge(route, chat_template=asked)
-    assert beside(out).keys() == {"chat_template.jinja", "tokenizer.json", "tokenizer_config.json"}
-    found = AutoTokenizer.from_pretrained(out).chat_template
-    assert {"chatml": "<|im_start|>", "auto": "{{ theirs }}"}.get(asked, asked) in found
-    assert "stale" not in "".join(path.read_text() for path in out.glob("*.j*"))
-
-
-@each_route
-def test_a_template_without_a_tokenizer(scene: Scene, route: str) -> None:
-    assert beside(scene.merge(route, chat_template="{{ messages[0].content }}")) == {
-        "chat_template.jinja": b"{{ messages[0].content }}"
-    }
-    assert beside(scene.merge(route, chat_template="auto")) == {}
-
-
 @each_route
 def test_without_copy_tokenizer_all_else_comes_along(scene: Scene, route: str) -> None:
     write(scene.base, KINDS["wordpiece"] | KINDS["template"] | KINDS["generation"])
@@ -348,21 +174,6 @@ def test_without_copy_tokenizer_all_else_comes_along(scene: Scene, route: str) -
     assert beside(out).keys() == KINDS["generation"].keys()
     (note,) = scene.notes
     assert "chat_template" in note
-
-
-@pytest.mark.parametrize("route", ["streamed", "stock"])
-def test_a_tokenizer_that_mergekit_builds_is_the_only_one(scene: Scene, route: str) -> None:
-    for folder in (scene.base, scene.a, scene.b):
-        tokenizer().save_pretrained(folder)
-        edit(folder / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
-    write(scene.base, {"vocab.txt": b"old", "generation_config.json": {}})
-    out = scene.merge(
-        route, tokenizer={"source": "base"}, chat_template="{{ messages[0].content }}"
-    )
-    found = beside(out)
-    assert "vocab.txt" not in found
-    assert found["chat_template.jinja"] == b"{{ messages[0].content }}"
-    assert found.keys() >= {"tokenizer.json", "tokenizer_config.json", "generation_config.json"}
 
 
 def test_what_lies_beside_adapters_comes_along(scene: Scene) -> None:
@@ -376,50 +187,67 @@ def test_what_lies_beside_adapters_comes_along(scene: Scene) -> None:
     assert all(str(scene.a) in note for note in scene.notes)
 
 
-NAMED = {"0": "no", "1": "yes"}
-Edits = Callable[[Scene], None]
+@each_route
+def test_generation_settings_in_an_old_config(scene: Scene, route: str) -> None:
+    """transformers reads them there, and writes them no more."""
+    from transformers import GenerationConfig
+
+    edit(scene.base / "config.json", num_beams=4, max_length=77, bad_words_ids=None)
+    write(scene.a, {"generation_config.json": {"num_beams": 2}})
+    found = GenerationConfig.from_pretrained(scene.merge(route))
+    assert (found.num_beams, found.max_length, found.pad_token_id) == (4, 77, 0)
+    edit(scene.base / "config.json", num_beams=None, max_length=None)
+    assert GenerationConfig.from_pretrained(scene.merge(route)).num_beams == 2
+
+
+@pytest.fixture
+def pipeline(scene: Scene) -> Scene:
+    """A sentence encoder as it is published: tokenizer, pooling, a dense layer, prompts."""
+    for folder in (scene.base, scene.a, scene.b):
+        rewrite(folder, lambda tensors: [tensors.pop(x) for x in list(tensors) if "class" in x])
+        rewrite(folder, lambda tensors: rename(tensors, "bert.", ""))
+        edit(folder / "config.json", architectures=["BertModel"])
+    tokenizer().save_pretrained(scene.base)
+    write(scene.base, PIPELINE)
+    layer = {"linear.weight": torch.eye(8, 32), "linear.bias": torch.zeros(8)}
+    save_file(layer, scene.base / "2_Dense" / "model.safetensors")
+    return scene
+
+
+def rename(tensors: dict[str, torch.Tensor], old: str, new: str) -> None:
+    for name in list(tensors):
+        tensors[name.replace(old, new, 1)] = tensors.pop(name)
 
 
 @each_route
-def test_names_of_classes_that_only_fine_tunes_have(scene: Scene, route: str) -> None:
-    from transformers import AutoConfig
-
-    edit(scene.base / "config.json", id2label={"0": "LABEL_0", "1": "LABEL_1"})
-    edit(scene.a / "config.json", id2label=NAMED, label2id={"no": 0, "yes": 1})
-    edit(scene.b / "config.json", id2label=None)
-    config = AutoConfig.from_pretrained(scene.merge(route))
-    assert (config.id2label, config.label2id) == ({0: "no", 1: "yes"}, {"no": 0, "yes": 1})
-    (note,) = scene.notes
-    assert str(scene.a) in note
-
-
-@pytest.mark.parametrize(
-    ("names", "other", "settings"),
-    [
-        (NAMED, {"0": "yes", "1": "no"}, {}),
-        (NAMED, {"0": "No", "1": "Yes"}, {}),
-        ({"0": "no", "1": "yes", "2": "x"}, None, {}),
-        ({"0": "no"}, None, {}),
-    ],
-)
-def test_names_of_classes_that_do_not_fit(
-    scene: Scene, names: Any, other: Any, settings: Any
-) -> None:
-    edit(scene.base / "config.json", id2label={"0": "LABEL_0", "1": "LABEL_1"})
-    edit(scene.a / "config.json", id2label=names)
-    edit(scene.b / "config.json", id2label=other)
-    config = json.loads((scene.merge("stock", **settings) / "config.json").read_text())
-    assert "yes" not in str(config.get("id2label"))
-    (note,) = scene.notes
-    assert str(scene.a) in note
+def test_a_sentence_encoder_encodes(pipeline: Scene, route: str) -> None:
+    """Its vectors are those of the merged encoder, pooled and put through the base's layer."""
+    library = pytest.importorskip("sentence_transformers")
+    out = pipeline.merge(route)
+    model = library.SentenceTransformer(str(out), device="cpu")
+    assert model.prompts["query"] == "query: "
+    assert model.max_seq_length == 32
+    found = model.encode(["the nurse works", "a farmer"])
+    assert found.shape == (2, 8)
+    (out / "2_Dense" / "model.safetensors").unlink()  # as if the models had differed in it
+    with pytest.raises(ValueError, match="safetensors"):
+        library.SentenceTransformer(str(out), device="cpu")
 
 
-def test_the_head_of_the_base_has_the_classes_of_the_base(scene: Scene) -> None:
-    edit(scene.base / "config.json", id2label={"0": "LABEL_0", "1": "LABEL_1"})
-    edit(scene.a / "config.json", id2label=NAMED)
-    config = json.loads((scene.merge(parameters={"head": "base"}) / "config.json").read_text())
-    assert "yes" not in str(config.get("id2label"))
-    assert len(scene.notes) == 1
+@each_route
+def test_tokenizer_processor_and_generation_load(scene: Scene, route: str) -> None:
+    from transformers import AutoTokenizer, GenerationConfig
+
+    made = tokenizer(model_max_length=48)
+    made.chat_template = {"default": "{{ messages }}", "tool": "{{ tools }}"}
+    made.save_pretrained(scene.base)
+    write(scene.base, {"generation_config.json": {"max_new_tokens": 7}})
+    out = scene.merge(route)
+    found = AutoTokenizer.from_pretrained(out)
+    assert found("the nurse").input_ids == made("the nurse").input_ids
+    assert found.model_max_length == 48
+    assert found.chat_template == made.chat_template
+    assert GenerationConfig.from_pretrained(out).max_new_tokens == 7
 
 
 def test_every_tokenizer_of_transformers_is_known() -> None:

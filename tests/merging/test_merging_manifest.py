@@ -7,7 +7,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from beside import PIPELINE, each_route, write
 from checkpoints import read, rewrite
+from refusals import raises
 from rounding import same_bits
 
 from mergekit_fair.checkpoints.folder import tensor_infos
@@ -67,6 +69,18 @@ def test_a_model_that_is_not_what_was_merged(tiny, tmp_path, options, damage):
     (tmp_path / "out" / "merge_manifest.json").write_text("[]")
     with pytest.raises(CheckpointError, match=r"has no merge_manifest\.json that can be read"):
         verify(tmp_path / "out")
+
+
+@each_route
+def test_files_in_folders_are_described(scene, route):
+    write(scene.base, PIPELINE)
+    out = scene.merge(route)
+    assert verify(out)["files"].keys() > PIPELINE.keys()
+    (out / "1_Pooling" / "config.json").write_text("{}")
+    (out / "2_Dense" / "config.json").unlink()
+    changed = ["1_Pooling/config.json", "2_Dense/config.json"]
+    with raises(CheckpointError, where=out, got=changed):
+        verify(out)
 
 
 def test_the_recipe_beside_the_model_gives_the_same_model(tiny, tmp_path, options):

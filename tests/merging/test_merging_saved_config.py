@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from beside import Scene, each_route
 from checkpoints import fine_tune, read, rewrite
 from mergekit.options import MergeOptions
 
@@ -174,3 +175,66 @@ def test_only_the_parts_say_a_dtype(pictured: tuple[Path, Path], method: str) ->
         edit(folder, lambda config: config["text_config"].update(dtype="bfloat16"))
     out = merged(pictured, method)
     assert loaded_dtype(out, "CLIPModel") == HALF
+
+
+NAMED = {"0": "no", "1": "yes"}
+
+
+def name_classes(scene: Scene, *names: dict[str, str] | None) -> None:
+    """Of the base and of both others; None for none."""
+    for folder, its in zip((scene.base, scene.a, scene.b), names, strict=True):
+        label2id = {name: int(index) for index, name in (its or {}).items()}
+        edit(folder, lambda config, its=its: config.update(id2label=its))
+        edit(folder, lambda config, label2id=label2id: config.update(label2id=label2id))
+
+
+UNNAMED = {"0": "LABEL_0", "1": "LABEL_1"}
+
+
+@each_route
+@pytest.mark.parametrize("unnamed", [UNNAMED, None])
+def test_names_of_classes_that_only_fine_tunes_have(
+    scene: Scene, route: str, unnamed: dict[str, str] | None
+) -> None:
+    from transformers import AutoConfig
+
+    name_classes(scene, unnamed, NAMED, unnamed)
+    config = AutoConfig.from_pretrained(scene.merge(route))
+    assert (config.id2label, config.label2id) == ({0: "no", 1: "yes"}, {"no": 0, "yes": 1})
+    (note,) = scene.notes
+    assert str(scene.a) in note
+
+
+@pytest.mark.parametrize(
+    ("names", "other"),
+    [
+        (NAMED, {"0": "yes", "1": "no"}),
+        (NAMED, {"0": "No", "1": "Yes"}),
+        ({"0": "no", "1": "yes", "2": "perhaps"}, UNNAMED),
+        ({"1": "no", "2": "yes"}, UNNAMED),
+        ({"0": "yes"}, UNNAMED),
+    ],
+)
+def test_names_of_classes_that_do_not_fit(
+    scene: Scene, names: dict[str, str], other: dict[str, str]
+) -> None:
+    name_classes(scene, UNNAMED, names, other)
+    config = json.loads((scene.merge("stock") / "config.json").read_text())
+    assert "yes" not in str(config.get("id2label"))
+    (note,) = scene.notes
+    assert str(scene.a) in note
+
+
+def test_the_head_of_the_base_has_the_classes_of_the_base(scene: Scene) -> None:
+    name_classes(scene, UNNAMED, NAMED, NAMED)
+    config = json.loads((scene.merge(parameters={"head": "base"}) / "config.json").read_text())
+    assert "yes" not in str(config.get("id2label"))
+    assert len(scene.notes) == 1
+
+
+@each_route
+def test_names_of_the_base_stay(scene: Scene, route: str) -> None:
+    name_classes(scene, NAMED, UNNAMED, None)
+    config = json.loads((scene.merge(route) / "config.json").read_text())
+    assert config["id2label"] == NAMED
+    assert scene.notes == []
