@@ -227,6 +227,47 @@ def tied_llama(folder: Path) -> Path:
     return folder
 
 
+def mixtral(folder: Path) -> Path:
+    """A tiny mixture: its experts are tensors of their own in the file, and one in memory."""
+    import transformers as hf
+
+    torch.manual_seed(0)
+    config = hf.MixtralConfig(
+        vocab_size=len(VOCABULARY),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_local_experts=2,
+        pad_token_id=0,
+        bos_token_id=2,
+        eos_token_id=3,
+    )
+    hf.MixtralForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def expert_adapter(base: Path, folder: Path, modules: list[str], *, rank: int = 4) -> Path:
+    """An adapter of each expert's own modules, as peft made them before transformers 5."""
+    import peft
+
+    generator = torch.Generator().manual_seed(rank)
+    tensors = {}
+    for name, weight in read(base).items():
+        module = name.removesuffix(".weight")
+        if module.endswith(tuple(modules)):
+            for letter, shape in (("A", (rank, weight.shape[1])), ("B", (weight.shape[0], rank))):
+                key = f"base_model.model.{module}.lora_{letter}.weight"
+                tensors[key] = 0.1 * torch.randn(shape, generator=generator)
+    config = peft.LoraConfig(
+        r=rank, lora_alpha=6, target_modules=modules, base_model_name_or_path=str(base)
+    )
+    config.save_pretrained(folder)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    return folder
+
+
 def _loaded(base: Path) -> Any:
     import transformers
 

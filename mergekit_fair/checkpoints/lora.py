@@ -82,6 +82,10 @@ class AdapterReader:
             name: update for name, update in self.updates.items() if isinstance(update, Factors)
         }
 
+    def is_part(self, name: str) -> bool:
+        """Whether a tensor of the file is only a part of one in memory, such as an expert's."""
+        return self._names.is_known and name not in self._in_memory
+
     def _open(self) -> None:
         found = sorted_tensors(self._weights)
         for module, parts in found.modules.items():

@@ -86,6 +86,7 @@ def merge_adapters(
         adapters = _entering(plan, program)
         inputs = describe_models(plan.models, with_hash=settings.hash_inputs)
         stacked = _stacked(recipe, program, adapters)
+        _require_alike_parts(recipe, adapters, stacked)
         tensors = {key: tensor for factors in stacked for key, tensor in _named(factors).items()}
         tensors |= _whole(plan, program, adapters, folder, options, progress)
         # By a plain write: a full disk is then an OSError like any other.
@@ -156,6 +157,15 @@ def _stacked(recipe: Recipe, program: MergeProgram, adapters: Adapters) -> list[
     return stacked
 
 
+def _require_alike_parts(recipe: Recipe, adapters: Adapters, stacked: Sequence[Factors]) -> None:
+    """Of experts that are one tensor in memory, peft takes A and B of one rank for all or none."""
+    readers = list(adapters.values())
+    parts = [name for reader in readers for name in reader.factors if reader.is_part(name)]
+    is_alike = _targets(adapters, stacked) is not None
+    if parts and not (is_alike and len({factors.rank for factors in stacked}) == 1):
+        raise _refused("adapters of one rank and the same modules", recipe, parts[0])
+
+
 def _named(factors: Factors) -> dict[str, torch.Tensor]:
     """A and B under peft's names."""
     stem = f"{PREFIX}{factors.module}.lora_"
@@ -216,9 +226,10 @@ def _write_config(
     raws = [adapter.config.raw for adapter in adapters.values()]
     tasks = {raw.get("task_type") for raw in raws} - {None}
     saved = dict.fromkeys(name for adapter in adapters.values() for name in adapter.config.saved)
+    modules = {"target_modules": [factors.module for factors in stacked]}
     try:
         config = LoraConfig(
-            **_targets(adapters, stacked),
+            **(_targets(adapters, stacked) or modules),
             **_ranks(stacked),
             modules_to_save=list(saved) or None,
             fan_in_fan_out=any(raw.get("fan_in_fan_out") for raw in raws),
@@ -236,8 +247,8 @@ def _write_config(
     config.save_pretrained(str(folder))
 
 
-def _targets(adapters: Adapters, stacked: Sequence[Factors]) -> dict[str, Any]:
-    """As the adapters say, where all say the same; else the modules, each by its whole name."""
+def _targets(adapters: Adapters, stacked: Sequence[Factors]) -> dict[str, Any] | None:
+    """As the adapters say, where all say the same."""
     first, *others = adapters.values()
     said = {key: first.config.raw.get(key) for key in _TARGETS}
     is_same = all(
@@ -245,9 +256,7 @@ def _targets(adapters: Adapters, stacked: Sequence[Factors]) -> dict[str, Any]:
         and {key: other.config.raw.get(key) for key in _TARGETS} == said
         for other in others
     )
-    if is_same and len(stacked) == len(first.factors):
-        return said
-    return {"target_modules": [factors.module for factors in stacked]}
+    return said if is_same and len(stacked) == len(first.factors) else None
 
 
 def _ranks(stacked: Sequence[Factors]) -> dict[str, Any]:

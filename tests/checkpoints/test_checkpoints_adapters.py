@@ -10,10 +10,12 @@ from adapters import (
     TARGETS,
     edit_config,
     edit_weights,
+    expert_adapter,
     gpt2,
     is_close,
     make_adapter,
     merged_by_peft,
+    mixtral,
     theta,
 )
 from checkpoints import read, rewrite
@@ -147,6 +149,11 @@ def test_modules_may_have_the_names_in_the_file(tiny, tmp_path):
     assert is_close(theta(base, adapter), expected, rtol=0, atol=0)
     again = opened(base, adapter).factors
     assert [each.module for each in again.values()] == [each.module for each in modules.values()]
+
+
+def test_experts_that_are_one_tensor_in_memory(tmp_path):
+    base = mixtral(tmp_path / "base")
+    assert equals_peft(base, expert_adapter(base, tmp_path / "a", ["q_proj", "w1", "w2", "w3"]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

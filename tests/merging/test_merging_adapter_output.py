@@ -9,11 +9,13 @@ from adapters import (
     WEIGHTS,
     adapters_on,
     addition,
+    expert_adapter,
     gpt2,
     is_close,
     make_adapter,
     merged,
     merged_by_peft,
+    mixtral,
 )
 from checkpoints import read
 from refusals import raises
@@ -208,6 +210,22 @@ def test_equals_a_weighted_adapter_of_peft(bert, tmp_path, options):
     found = merged_by_peft(base, out, torch.float32)
     # Sums of float32 products, weighted in another order.
     assert is_close(found, expected, rtol=0, atol=2.0**-22)
+
+
+def test_experts_that_are_one_tensor_in_memory(tmp_path, options):
+    """peft puts A and B of one rank on all of them, or on none."""
+    base, modules = mixtral(tmp_path / "base"), ["q_proj", "w1", "w2", "w3"]
+    adapters = {
+        "Female": expert_adapter(base, tmp_path / "f", modules),
+        "Other": expert_adapter(base, tmp_path / "o", modules, rank=3),
+    }
+    raw = addition(base, adapters)
+    whole = read(merged(raw, tmp_path / "whole", options))
+    out = merged(raw, tmp_path / "adapter", options, as_adapter=True)
+    assert is_close(merged_by_peft(base, out, torch.float32), whole, rtol=0, atol=2.0**-22)
+    adapters["Other"] = expert_adapter(base, tmp_path / "less", ["q_proj"])
+    name = "model.layers.0.block_sparse_moe.experts.0.w1.weight"
+    no_adapter(addition(base, adapters), tmp_path, options, "adapters of one rank", got=name)
 
 
 def no_adapter(raw, tmp_path, options, allowed, **settings):
