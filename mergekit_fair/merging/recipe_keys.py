@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mergekit import merge_methods
 from mergekit.common import ModelPath, ModelReference
 from mergekit.config import (
     InputModelDefinition,
@@ -163,8 +164,14 @@ def known_keys(
             allowed = [*known, *([f"(method {of})"] if of else [])]
             unread.say(
                 RecipeError(f"unknown key {key!r}{near}", where=where, allowed=allowed),
-                f"unknown key {key!r}, which mergekit ignores{near}",
+                f"unknown key {key!r}{_of_others(key, of)}, which mergekit ignores{near}",
             )
+
+
+def _of_others(key: Any, method: str | None) -> str:
+    others = merge_methods.registered_methods() if method else ()
+    known = {parameter.name for other in others for parameter in other.spec.parameters}
+    return f", no parameter of {method}" if key in known else ""
 
 
 def _near(key: Any, known: tuple[str, ...], inside: tuple[str, ...]) -> str:

@@ -115,7 +115,8 @@ def check_text(merge: dict[str, Any]) -> str:
     lines += [f"  note          {note}" for note in merge["notes"]]
     lines += [f"  warning       {warning}" for warning in merge["warnings"]]
     if "tensors" not in merge:
-        return "\n".join([*lines, "  The keys are good; the rest is mergekit's to check."])
+        keys = "The" if merge["warnings"] else "The keys are good; the"
+        return "\n".join([*lines, f"  {keys} rest is mergekit's to check."])
     tensors, files = merge["tensors"], merge["files"]
     lines += [
         f"  architecture  {merge['architecture']}; loads {merge['loads']}",
