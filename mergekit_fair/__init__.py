@@ -29,7 +29,9 @@ def register() -> None:
         'Subgroup Task Addition'
     """
     from mergekit_fair.evaluation.lm import register_models
+    from mergekit_fair.merging.gate import register_gate
     from mergekit_fair.merging.methods.registry import register_methods
 
     register_methods()
+    register_gate()
     register_models()

@@ -24,6 +24,10 @@ _FAMILIES = (
         ("mergekit.merge_methods", "mergekit.plan"),
         ("mergekit_fair.merging.methods.registry", "register_methods", "merge methods"),
     ),
+    (
+        ("mergekit.merge",),
+        ("mergekit_fair.merging.gate", "register_gate", "checks of models"),
+    ),
     # The list of models, and the metrics, which a command that only looks at tasks imports.
     (
         ("lm_eval.models",),

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from mergekit_fair.checkpoints.folder import tensor_infos
+from mergekit_fair.checkpoints.layout import Layout, readable_as_base, unwrapped
 from mergekit_fair.checkpoints.reader import open_folder, read_whole
 from mergekit_fair.errors import CheckpointError
 
@@ -18,11 +19,20 @@ SHARE = 0.7  # of the free memory, that checkpoints may take
 
 
 class LazyCheckpoint(Tensors):
-    """The tensors of a checkpoint folder, each read whenever it is asked for; none is cached."""
+    """The tensors of a checkpoint folder, each read whenever it is asked for; none is cached.
 
-    def __init__(self, folder: str | Path) -> None:
-        self._reader = open_folder(folder)
+    Args:
+        folder: of a model.
+        base: the folder of the model whose names the tensors get; None for their own.
+    """
+
+    def __init__(self, folder: str | Path, base: str | Path | None = None) -> None:
+        self._reader, _ = unwrapped(open_folder(folder))
         weakref.finalize(self, self._reader.close)
+        if base is not None and base != folder:
+            start, _ = unwrapped(open_folder(base))
+            weakref.finalize(self, start.close)
+            self._reader = readable_as_base(start, self._reader, Layout(Path(base)))
 
     def __getitem__(self, name: str) -> torch.Tensor:
         return read_whole(self._reader, name)
@@ -41,9 +51,13 @@ class CheckpointCache:
         device: where weights are used.
         room: bytes that may be taken in all, on the device and in the CPU's memory each; None:
             SHARE of what is free.
+
+    Attributes:
+        base: the folder whose names for tensors the others are read under; None for their own.
     """
 
     def __init__(self, device: torch.device, room: int | None = None) -> None:
+        self.base: str | None = None
         devices = [device] if device.type == "cpu" else [device, torch.device("cpu")]
         self._left = {each: free_memory(each) if room is None else room for each in devices}
         self._models: dict[str, Tensors] = {}
@@ -51,7 +65,7 @@ class CheckpointCache:
     def __getitem__(self, model: str) -> Tensors:
         """The tensors of a model folder; borrowed."""
         if model not in self._models:
-            self.add(model, LazyCheckpoint(model), size_of(model))
+            self.add(model, LazyCheckpoint(model, self.base), size_of(model))
         return self._models[model]
 
     def add(self, model: str, tensors: Tensors, size: int | None = None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,23 +84,29 @@ def shard_files(folder: Path, index: Path) -> tuple[Path, ...]:
 
 
 def inside(folder: Path, file: Path) -> Path:
-    """The file, if it lies in the folder also when links are followed.
+    """The file, unless it is a link that leads out of a downloaded folder.
 
-    The links of the Hub's cache, from `snapshots/<revision>` into `blobs`, are inside too.
+    In a folder of the user's own, links are followed wherever they lead, as transformers does. In
+    one that was downloaded (a snapshot in the Hub's cache, or `hf download --local-dir`) a link
+    may lead into the folder and, from a snapshot, into the `blobs` beside it: no other link is the
+    Hub's, and what it leads to would be published with the merged model.
 
     Raises:
-        CheckpointError: a link that leads out of the folder.
+        CheckpointError: such a link.
     """
-    if file.is_symlink():
-        real, home = file.resolve(), folder.resolve()
-        cache = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
-        if not (real.is_relative_to(home) or real.is_relative_to(cache)):
-            raise CheckpointError(
-                "is a link out of the model folder",
-                where=file,
-                got=str(real),
-                fix="copy the file into the folder",
-            )
+    if not file.is_symlink():
+        return file
+    real, home = file.resolve(), folder.resolve()
+    is_snapshot = home.parent.name == "snapshots"
+    is_downloaded = is_snapshot or (home / ".cache" / "huggingface").is_dir()
+    blobs = home.parent.parent / "blobs" if is_snapshot else home
+    if is_downloaded and not (real.is_relative_to(home) or real.is_relative_to(blobs)):
+        raise CheckpointError(
+            "is a link out of the downloaded model",
+            where=file,
+            got=str(real),
+            fix="copy the file into the folder if you trust it",
+        )
     return file
 
 
@@ -117,8 +123,7 @@ def stored_tensors(folder: str | Path) -> dict[str, Stored]:
                 raise twice(name, folder, [tensors[name].file.name, file.name])
             tensors[name] = stored
     if (Path(folder) / INDEX).is_file():
-        held = {name: stored.file.name for name, stored in tensors.items()}
-        require_indexed(Path(folder) / INDEX, held)
+        require_indexed(Path(folder) / INDEX, tensors)
     return dict(sorted(tensors.items()))
 
 
@@ -241,21 +246,23 @@ def twice(name: str, folder: object, files: list[str]) -> CheckpointError:
     )
 
 
-def require_indexed(index: Path, held: Mapping[str, str]) -> None:
-    """mergekit and transformers read the tensors that the index names, from where it says.
+def require_indexed(index: Path, held: Collection[str]) -> None:
+    """Check that the shards hold what their index names.
+
+    transformers reads every tensor of the shards, also what the index leaves out (buffers of older
+    versions, mostly) or puts into another shard.
 
     Args:
         index: a file.
-        held: tensor → the name of the file that holds it.
+        held: the tensors in all shards that it names.
 
     Raises:
-        CheckpointError: names the first tensors that differ.
+        CheckpointError: names the first tensors that no shard holds.
     """
-    named = _weight_map(index)
-    if named != held:
-        wrong = sorted(name for name in {**named, **held} if named.get(name) != held.get(name))
+    missing = sorted(set(_weight_map(index)).difference(held))
+    if missing:
         raise CheckpointError(
-            f"does not agree with its shards on {len(wrong)} tensors {wrong[:3]}",
+            f"names {len(missing)} tensors {missing[:3]} that its shards do not hold",
             where=index,
             fix=COPY_AGAIN,
         )
@@ -268,7 +275,7 @@ def _no_weights(folder: Path) -> CheckpointError:
             "holds pickled weights only, and reading a pickle can run code",
             where=folder,
             got=[name for name in names if name.endswith(".bin")][:8],
-            fix="save the model with safetensors, or pass --allow-pickle to `merge`",
+            fix="save the model with safetensors, or pass --allow-pickle where you trust it",
         )
     if (folder / "adapter_config.json").is_file():
         return _adapter(folder)
@@ -278,6 +285,14 @@ def _no_weights(folder: Path) -> CheckpointError:
             where=folder,
             got=adapters[:8],
             fix=f"name one, as in base+{folder}/{adapters[0]}",
+        )
+    if any(name.endswith(".gguf") for name in names):
+        return CheckpointError(
+            "holds GGUF files, which transformers' models are converted to, and no weights to "
+            "merge",
+            where=folder,
+            got=[name for name in names if name.endswith(".gguf")][:8],
+            fix="give the model that they were converted from",
         )
     return CheckpointError(
         f"holds no {SINGLE}",
@@ -328,3 +343,15 @@ def read_config(folder: str | Path) -> dict[str, Any]:
             f"its config.json cannot be read ({reason})", where=folder, fix=COPY_AGAIN
         ) from error
     return config
+
+
+def architecture_of(config: Mapping[str, Any]) -> str | None:
+    """The class that a config.json names; None if it names none, or several.
+
+    >>> architecture_of({"architectures": ["BertModel"]}), architecture_of({"architectures": None})
+    ('BertModel', None)
+    """
+    names = config.get("architectures")
+    if isinstance(names, list) and len(names) == 1 and isinstance(names[0], str):
+        return names[0]
+    return None

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mergekit_fair.checkpoints.folder import read_config
-from mergekit_fair.compat.transformers import model_class, names_in_file
+from mergekit_fair.compat.transformers import meta_model, names_in_file
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def memory_names(folder: Path) -> MemoryNames:
     if "auto_map" in read_config(folder):
         return MemoryNames()
     try:
-        model = _on_meta(folder)
+        model = meta_model(folder)
     except Exception:  # whatever a config makes transformers raise; the merge checks it again
         return MemoryNames()
     if model is None:
@@ -56,16 +56,6 @@ def memory_names(folder: Path) -> MemoryNames:
     )
     stored = frozenset(in_file.get(name, name) for name in conv1d)
     return MemoryNames(in_file, stored, _tied(model))
-
-
-def _on_meta(folder: Path) -> Any:
-    import torch
-
-    config, kind = model_class(folder)
-    if kind is None:
-        return None
-    with torch.device("meta"):
-        return kind(config)
 
 
 def _tied(model: Any) -> dict[str, tuple[str, ...]]:

@@ -17,12 +17,18 @@ from mergekit_fair.checkpoints.folder import (
     digest_of,
     inside,
     model_folder,
+    read_config,
     require_indexed,
     shard_files,
     stored_tensors,
     twice,
 )
 from mergekit_fair.checkpoints.headers import COPY_AGAIN, SIZES, Stored, TensorInfo, unreadable
+from mergekit_fair.checkpoints.quantization import (
+    quantized,
+    quantized_tensors,
+    require_unquantized,
+)
 from mergekit_fair.errors import CheckpointError
 
 DTYPES = {
@@ -147,13 +153,6 @@ class StoredReader:
         self._open.clear()
 
 
-class SafetensorsReader(StoredReader):
-    """A folder of safetensors files."""
-
-    def __init__(self, folder: str | Path) -> None:
-        super().__init__(str(folder), stored_tensors(folder))
-
-
 class HeldReader:
     """Tensors in memory, or mapped into it.
 
@@ -258,14 +257,37 @@ def open_folder(folder: str | Path, *, allow_pickle: bool = False) -> Reader:
     """The reader for a model folder.
 
     Raises:
-        CheckpointError: as `stored_tensors`; pickled weights without `allow_pickle`; a dtype that
-            cannot be merged.
+        CheckpointError: as `stored_tensors`; a quantised model; pickled weights without
+            `allow_pickle`; a dtype that cannot be merged.
     """
     path = model_folder(folder)
-    has_safetensors = any(path.glob("*.safetensors")) or any(path.glob("*.safetensors.index.json"))
-    if allow_pickle and not has_safetensors and any((path / name).is_file() for name in PICKLES):
-        return PickleReader(folder)
-    return SafetensorsReader(folder)
+    if allow_pickle and is_pickled(path):
+        require_unquantized(folder, path, _config(path), {})
+        reader = PickleReader(folder)
+        if telling := quantized_tensors(reader.tensors):
+            reader.close()
+            raise quantized(folder, f"{telling[1]}: it holds {telling[0]}")
+        return reader
+    stored = stored_tensors(folder)
+    infos = {name: each.info for name, each in stored.items()}
+    require_unquantized(folder, path, _config(path), infos)
+    return StoredReader(str(folder), stored)
+
+
+def is_pickled(folder: Path) -> bool:
+    """Whether a model folder's weights are pickled, and nothing else is there to be read."""
+    has_safetensors = any(folder.glob("*.safetensors")) or any(
+        folder.glob("*.safetensors.index.json")
+    )
+    return not has_safetensors and any((folder / name).is_file() for name in PICKLES)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """config.json, or nothing where it cannot be read: whoever needs it says so."""
+    try:
+        return read_config(folder)
+    except CheckpointError:
+        return {}
 
 
 def read_whole(model: Reader, name: str) -> torch.Tensor:

@@ -47,9 +47,11 @@ def command(program: str, args: tuple[str, ...]) -> None:
 def _register(program: str) -> None:
     """What the program may ask for; a merge does not wait for lm-eval's modules."""
     if program.startswith("mergekit-"):
+        from mergekit_fair.merging.gate import register_gate
         from mergekit_fair.merging.methods.registry import register_methods
 
         register_methods()
+        register_gate()
         return
     import mergekit_fair
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
@@ -10,17 +10,14 @@ from pathlib import Path
 from typing import Any
 
 
-def output_config(config: Any, options: Any) -> Any:
+def output_config(config: Any, architecture: Any, options: Any) -> Any:
     """The transformers configuration of the merged model: the base's, with the merge's dtype.
 
     Private: `merge.run_merge` alone calls it, after it has merged by its own engine.
     """
-    from mergekit.architecture import get_architecture_info
     from mergekit.merge import _model_out_config
 
-    return _model_out_config(
-        config, get_architecture_info(config, options), trust_remote_code=options.trust_remote_code
-    )
+    return _model_out_config(config, architecture, trust_remote_code=options.trust_remote_code)
 
 
 def chat_template_names() -> list[str]:
@@ -54,26 +51,24 @@ def is_defined(architecture: str) -> bool:
     return architecture in NAME_TO_ARCH
 
 
-@contextmanager
-def defined(architecture: str, definition: Any) -> Iterator[None]:
-    """While open, mergekit's definition of an architecture is this one.
+def choose_architectures(choose: Callable[[Any, Any], Any]) -> None:
+    """Let `choose(configuration, options)` name the architecture of every merge to disk.
 
-    Private: there is no public way to add a definition.
+    It returns None for what is left to mergekit. `run_merge` asks for the architecture first: what
+    is raised here stops a merge before it reads a tensor. A second call replaces the function.
+
+    Private: `run_merge` finds its helper in its module; there is no public way to add a definition.
     """
-    from mergekit.architecture.json_definitions import NAME_TO_ARCH
+    from mergekit import architecture, merge
 
-    before = NAME_TO_ARCH.get(architecture)
-    NAME_TO_ARCH[architecture] = [definition]
-    try:
-        yield
-    finally:
-        if before is None:
-            del NAME_TO_ARCH[architecture]
-        else:
-            NAME_TO_ARCH[architecture] = before
+    def chosen(config: Any, options: Any) -> Any:
+        info = choose(config, options)
+        return architecture.get_architecture_info(config, options) if info is None else info
+
+    merge.get_architecture_info = chosen
 
 
-def planned_tasks(config: Any, options: Any) -> list[Any]:
+def planned_tasks(config: Any, architecture: Any, options: Any) -> list[Any]:
     """mergekit's plan of a merge to disk: the task that saves each output tensor, in order.
 
     Read of a task: `tensor_name`, `dtype`, and `tensor_task` with `gather_tensors` (`weight_info`,
@@ -82,16 +77,15 @@ def planned_tasks(config: Any, options: Any) -> list[Any]:
     Private in what the tasks hold. A plan to disk, because `plan_in_memory` of 0.1.5 raises; no
     file is opened for writing before a task's writer runs.
     """
-    from mergekit.architecture import get_architecture_info
     from mergekit.io.tasks import LoaderCache, SaveTensor
     from mergekit.plan import MergePlanner
 
     LoaderCache().setup(options)
     planner = MergePlanner(
         config,
-        get_architecture_info(config, options),
+        architecture,
         options=options,
-        out_model_config=output_config(config, options),
+        out_model_config=output_config(config, architecture, options),
     )
     tasks = planner.plan_to_disk(out_path="")
     return [task for task in tasks if isinstance(task, SaveTensor)]
@@ -100,10 +94,13 @@ def planned_tasks(config: Any, options: Any) -> list[Any]:
 def forget_models() -> None:
     """Let mergekit open every model anew: it knows models by path, and files change meanwhile.
 
-    Private: the cache of loaders has no public way to be cleared.
+    Private: the cache of loaders has no public way to be cleared, nor has that of inferred
+    architectures.
     """
+    from mergekit.architecture.auto import infer_architecture_info
     from mergekit.io.tasks import LoaderCache
 
+    infer_architecture_info.cache_clear()
     LoaderCache().loaders.clear()
 
 
@@ -114,8 +111,15 @@ def loaded_folder(model: Any) -> Path:
     return Path(LoaderCache().get(model).index.base_path)
 
 
+def loaded_tensors(model: Any) -> list[str]:
+    """The names of a model's tensors, of a model that mergekit merges."""
+    from mergekit.io.tasks import LoaderCache
+
+    return list(LoaderCache().get(model).index.tensor_paths)
+
+
 @contextmanager
-def known_tensors(models: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:
+def known_tensors(models: Mapping[Any, Iterable[str]]) -> Iterator[None]:
     """While open, mergekit's planner takes the tensors of models from here.
 
     It asks its loaders which optional tensors there are. Answered from headers, adapters need not
@@ -124,16 +128,15 @@ def known_tensors(models: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:
     Private: as `forget_models`; of a loader it reads `index.tensor_paths`.
 
     Args:
-        models: model, as text → its tensors by name.
+        models: mergekit's `ModelReference` → the names of its tensors.
     """
-    from mergekit.common import ModelReference
     from mergekit.io.tasks import LoaderCache
 
     loaders: Any = LoaderCache().loaders
     loaders.clear()
     for model, tensors in models.items():
         index = _Index(dict.fromkeys(tensors, ""))
-        loaders[ModelReference.parse(model)] = _HeaderLoader(index)
+        loaders[model] = _HeaderLoader(index)
     try:
         yield
     finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,88 @@ def model_class(folder: Path) -> tuple[Any, Any]:
     kind: Any = getattr(transformers, (config.architectures or [""])[0], None)
     is_model = isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)
     return config, kind if is_model else None
+
+
+def loaded_names(model: Any, names: Iterable[str]) -> dict[str, str | None]:
+    """Tensor in a file → the tensor in memory that it becomes, or is made a part of.
+
+    None for what the model does not have: `from_pretrained` leaves it out, with a report or
+    without.
+
+    Private: `core_model_loading.rename_source_key` and the table of conversions, as
+    `convert_and_load_state_dict_in_model` uses them.
+
+    Args:
+        model: on the `meta` device.
+        names: of the tensors in the file.
+    """
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+    state = model.state_dict()
+    mapping = get_model_conversion_mapping(model)
+    renamings = [each for each in mapping if isinstance(each, WeightRenaming)]
+    converters = [each for each in mapping if isinstance(each, WeightConverter)]
+    prefix = model.base_model_prefix
+
+    def loaded(name: str) -> str | None:
+        for pair in ((renamings, converters), ([], [])):
+            key, _ = rename_source_key(name, *pair, prefix, state)
+            if key in state:
+                return key
+        return None
+
+    return {name: loaded(name) for name in names}
+
+
+def vocabulary_axes(model: Any) -> dict[str, int]:
+    """Tensor in memory → the axis that has an entry for each token of the vocabulary.
+
+    mergekit's `infer_vocabulary_axes`, which tells them by the input and output embeddings; not
+    among what it documents.
+    """
+    from mergekit.architecture.auto import infer_vocabulary_axes
+
+    model.tie_weights()
+    try:
+        return dict(infer_vocabulary_axes(model))
+    except (NotImplementedError, AttributeError):  # a model without embeddings, of images
+        return {}
+
+
+def tied_names(model: Any) -> dict[str, str]:
+    """Tensor in memory → the tensor that it is tied to, as the configuration says.
+
+    Private: `all_tied_weights_keys`, which `from_pretrained` ties by.
+    """
+    return dict(getattr(model, "all_tied_weights_keys", None) or {})
+
+
+def parsed_config(folder: Path) -> dict[str, Any] | None:
+    """config.json with the defaults of its class filled in; None if transformers refuses it."""
+    import transformers
+
+    try:
+        with quiet():
+            config: dict[str, Any] = transformers.AutoConfig.from_pretrained(folder).to_dict()
+    except Exception:  # whatever a config makes transformers raise
+        return None
+    return config
+
+
+def meta_model(folder: Path) -> Any:
+    """The architecture of a config.json on the `meta` device; None if it is not transformers' own.
+
+    Raises:
+        Exception: whatever a configuration makes transformers raise.
+    """
+    import torch
+
+    config, kind = model_class(folder)
+    if kind is None:
+        return None
+    with torch.device("meta"), quiet():
+        return kind(config)
 
 
 def names_in_file(model: Any) -> dict[str, str]:

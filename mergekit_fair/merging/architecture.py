@@ -1,14 +1,15 @@
-"""Make mergekit merge every tensor of a checkpoint.
+"""Make mergekit merge every tensor of a checkpoint, and know the layers.
 
-mergekit's own definition of an architecture is used when it names every tensor of the base
-checkpoint. Otherwise (ViT, for one: 8 of its 40 tensors) the checkpoint's tensor names are the
-architecture.
+mergekit's own definition of an architecture, or what it infers, is used where it names every tensor
+of the base checkpoint. Otherwise (ViT, for one: 8 of its 40 tensors) the checkpoint's tensor names
+are the architecture, and the numbers in them are the layers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from mergekit.architecture import (
@@ -16,6 +17,7 @@ from mergekit.architecture import (
     ModelArchitecture,
     WeightInfo,
     arch_info_for_config,
+    get_architecture_info,
 )
 from mergekit.architecture.base import ModuleDefinition
 from mergekit.architecture.json_definitions import (
@@ -23,86 +25,228 @@ from mergekit.architecture.json_definitions import (
     JsonModuleArchDef,
     JsonModuleArchitecture,
 )
-from mergekit.common import ModelReference
+from mergekit.common import ModelReference, get_config_value
 
 from mergekit_fair.checkpoints.headers import COPY_AGAIN
-from mergekit_fair.compat.mergekit import defined, is_defined
+from mergekit_fair.checkpoints.layout import Layout
+from mergekit_fair.compat.mergekit import is_defined
 from mergekit_fair.errors import CheckpointError
 
+# The number of a layer, where mergekit looks for it: between the first two dots around a number.
+_LAYER = re.compile(r"\.(\d+)\.")
 
-@contextmanager
-def complete_architecture(
-    base: ModelReference, tensors: Collection[str], *, trust_remote_code: bool = False
-) -> Iterator[bool]:
-    """While open, mergekit's definition for `base` covers every tensor of its checkpoint.
+# Where config.json says how many layers there are.
+_COUNTS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "depth")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What mergekit plans by.
+
+    Attributes:
+        info: mergekit's record.
+        is_mergekits: its own definition or inference; else made of the checkpoint's names.
+    """
+
+    info: ModelArchitecture
+    is_mergekits: bool
+
+
+def own_architecture(
+    base: ModelReference, names: Collection[str], layout: Layout, *, trust_remote_code: bool = False
+) -> Architecture:
+    """For the methods of this package: mergekit's definition if it names just these tensors.
 
     Args:
         base: whose config.json names the architecture.
-        tensors: the names in its checkpoint.
+        names: of the tensors that are merged.
+        layout: of the base.
         trust_remote_code: let config.json name code to run.
-
-    Yields:
-        True if the architecture has layers (mergekit's own), False if it is flat.
 
     Raises:
         CheckpointError: the base has no config.json or names no single architecture.
     """
     config = _config(base, trust_remote_code)
-    name = config.architectures[0]
-    if _covers(config, set(tensors)):
-        yield True
-        return
-    with defined(name, flat_architecture(name, config.model_type, tensors)):
-        yield False
+    known = arch_info_for_config(config) if is_defined(config.architectures[0]) else None
+    if known is not None and _covers(known, config, set(names)):
+        return Architecture(known, is_mergekits=True)
+    return Architecture(architecture_of_names(config, names, layout), is_mergekits=False)
 
 
-def flat_architecture(name: str, model_type: str, tensors: Collection[str]) -> ModelArchitecture:
-    """One module without layers whose weights are the checkpoint's tensors, sorted by name."""
-    definition = JsonModuleArchDef(
-        model_type=model_type,
-        architectures=[name],
-        pre_weights=[WeightInfo(name=tensor) for tensor in sorted(tensors)],
-        layer_templates=JsonLayerTemplates(weights=[]),
-        post_weights=[],
-        override_num_layers=0,
-    )
-    return ModelArchitecture(
-        modules={
-            "default": ModuleDefinition(architecture=JsonModuleArchitecture(definition=definition))
-        },
-        architectures=[name],
-        model_type=model_type,
-    )
+def stock_architecture(
+    recipe: Any, options: Any, names: Collection[str], layout: Layout
+) -> Architecture:
+    """For mergekit's methods: what mergekit would use, unless tensors of the base would get lost.
 
+    Args:
+        recipe: mergekit's configuration.
+        options: mergekit's.
+        names: the tensors of the base.
+        layout: of the base.
 
-def _config(base: ModelReference, trust_remote_code: bool) -> Any:
+    Raises:
+        CheckpointError: as `own_architecture`.
+        Exception: whatever mergekit refuses, such as models of several architectures.
+    """
+    models = recipe.referenced_models()
+    base = _config(recipe.base_model or models[0], options.trust_remote_code)
     try:
-        config = base.config(trust_remote_code=trust_remote_code)
+        info = get_architecture_info(recipe, options)
+        loses = not _keeps_all(info, base, set(names), layout)
+    except Exception:  # mergekit raises for many architectures, and some of its definitions do
+        configs = [_config(model, options.trust_remote_code) for model in models]
+        if any(config.architectures != base.architectures for config in configs):
+            raise
+        loses = True
+    if not loses:
+        return Architecture(info, is_mergekits=True)
+    return Architecture(architecture_of_names(base, names, layout), is_mergekits=False)
+
+
+def architecture_of_names(config: Any, names: Collection[str], layout: Layout) -> ModelArchitecture:
+    """An architecture with just these tensors; their names tell modules and layers.
+
+    As mergekit infers them, but from the names in the file: the first number between dots is the
+    layer, what stands before it the module. The place of a layer in a gradient is then the same.
+
+    Args:
+        config: of transformers.
+        names: the checkpoint's tensors.
+        layout: tells which of them have a row for each token.
+    """
+    axes = layout.vocabulary_axes(names)
+    templates: dict[str, dict[str, set[int]]] = {}
+    loose = []
+    for name in sorted(names):
+        found = _LAYER.search(name)
+        if found is None:
+            loose.append(name)
+        else:
+            template = _LAYER.sub(".${layer_index}.", name, count=1)
+            layers = templates.setdefault(name[: found.start()], {}).setdefault(template, set())
+            layers.add(int(found[1]))
+    modules = {}
+    for index, prefix in enumerate(sorted(templates) or [""]):
+        by_template = templates.get(prefix, {})
+        count = 1 + max((max(layers) for layers in by_template.values()), default=-1)
+        modules[prefix] = _module(
+            config,
+            {name: axes.get(name) for name in ([] if index else loose)},
+            {template: len(layers) == count for template, layers in by_template.items()},
+            count,
+            _count_key(config, count) if len(templates) == 1 else None,
+        )
+    if len(modules) == 1:
+        modules = {"default": next(iter(modules.values()))}
+    return ModelArchitecture(
+        modules=modules, architectures=list(config.architectures), model_type=config.model_type
+    )
+
+
+def _module(
+    config: Any,
+    loose: Mapping[str, int | None],
+    templates: Mapping[str, bool],
+    count: int,
+    count_key: str | None,
+) -> ModuleDefinition:
+    """One module; a template that some layers lack is optional."""
+    definition = JsonModuleArchDef(
+        model_type=config.model_type,
+        architectures=list(config.architectures),
+        pre_weights=[WeightInfo(name=name, vocabulary_axis=axis) for name, axis in loose.items()],
+        layer_templates=JsonLayerTemplates(
+            weights=[
+                WeightInfo(name=template, optional=not is_everywhere)
+                for template, is_everywhere in templates.items()
+            ]
+        ),
+        post_weights=[],
+        num_layers_config_key=count_key,
+        override_num_layers=None if count_key else count,
+    )
+    return ModuleDefinition(architecture=JsonModuleArchitecture(definition=definition))
+
+
+def _count_key(config: Any, count: int) -> str | None:
+    """Where a config says that there are so many layers, to be changed where slices change them."""
+    for part in ("", "text_config."):
+        for key in _COUNTS:
+            try:
+                value = get_config_value(config, part + key)
+            except RuntimeError:
+                continue
+            if value == count:
+                return part + key
+    return None
+
+
+def _config(model: ModelReference, trust_remote_code: bool) -> Any:
+    try:
+        config = model.config(trust_remote_code=trust_remote_code)
     except Exception as error:  # a config makes transformers raise almost anything
         reason = " ".join(str(error).split()) or type(error).__name__
+        fix = COPY_AGAIN
+        if "trust_remote_code" in reason:
+            reason = "it names code of its own"
+            fix = "pass --trust-remote-code if you trust that code"
         raise CheckpointError(
-            f"transformers does not take its config.json ({reason})", where=base, fix=COPY_AGAIN
+            f"transformers does not take its config.json ({reason})", where=model, fix=fix
         ) from error
     names = config.architectures
     if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
         raise CheckpointError(
             "its config.json must name one architecture",
-            where=base,
+            where=model,
             got=names,
             fix="save the model with transformers, as the class that you use it with",
         )
     return config
 
 
-def _covers(config: Any, names: set[str]) -> bool:
-    if not is_defined(config.architectures[0]):
+def _weights(info: ModelArchitecture, config: Any) -> list[WeightInfo]:
+    return ConfiguredModelArchitecture(info=info, config=config).all_weights()
+
+
+def _covers(info: ModelArchitecture, config: Any, names: set[str]) -> bool:
+    try:
+        weights = _weights(info, config)
+    except Exception:  # Qwen2-VL's definition asks for what its configuration does not have
         return False
-    known = arch_info_for_config(config)
-    if known is None:
+    if _fails_while_planning(weights):
         return False
-    weights = ConfiguredModelArchitecture(info=known, config=config).all_weights()
-    if any(w.optional and w.aliases for w in weights):
-        return False  # mergekit 0.1.5 fails on these while it plans
-    present = {w.name for w in weights}
-    required = {w.name for w in weights if not w.optional}
-    return names <= present and required <= names
+    required = {weight.name for weight in weights if not weight.optional}
+    return required <= names <= {weight.name for weight in weights}
+
+
+def _fails_while_planning(weights: Collection[WeightInfo]) -> bool:
+    """mergekit 0.1.5 adds a list and a tuple for these."""
+    return any(weight.optional and weight.aliases for weight in weights)
+
+
+def _keeps_all(info: ModelArchitecture, config: Any, names: set[str], layout: Layout) -> bool:
+    """Whether mergekit finds what it asks for, and writes all that transformers would load."""
+    weights = _weights(info, config)
+    if _fails_while_planning(weights):
+        return False
+    planned = {weight.name for weight in weights}
+    loaded = {} if names <= planned and _are_there(weights, names) else layout.loaded(names)
+    memory = {name for name in loaded.values() if name is not None}
+    if not _are_there(weights, names | memory):
+        return False
+    kept = {layout.source(name) for name in planned} if loaded else planned
+    return all(
+        name in planned
+        or (layout.is_known and loaded[name] is None)
+        or loaded[name] in planned
+        or layout.source(str(loaded[name])) in kept
+        for name in names
+    )
+
+
+def _are_there(weights: Collection[WeightInfo], names: set[str]) -> bool:
+    return all(
+        weight.optional
+        or not names.isdisjoint((weight.name, *(weight.aliases or ()), *(weight.tied_names or ())))
+        for weight in weights
+    )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +16,28 @@ from mergekit.common import ModelReference
 from mergekit.merge import run_merge
 
 from mergekit_fair.checkpoints.adapter_config import raw_config, require_mergeable
-from mergekit_fair.checkpoints.folder import digest_of, tensor_infos, weight_files
+from mergekit_fair.checkpoints.folder import digest_of, tensor_infos
 from mergekit_fair.checkpoints.lora import UNTIE, refuse_ties
 from mergekit_fair.checkpoints.reader import open_folder, read_whole
 from mergekit_fair.compat.mergekit import forget_models
 from mergekit_fair.compat.peft import adapter_report
 from mergekit_fair.errors import CheckpointError
 from mergekit_fair.files import staged_folder
+from mergekit_fair.merging.architecture import Architecture
 from mergekit_fair.merging.carried_files import carried_files
-from mergekit_fair.merging.model_checks import checked_stock_models, located
-from mergekit_fair.merging.model_files import describe_input, write_card, write_manifest
+from mergekit_fair.merging.gate import planned_by
+from mergekit_fair.merging.model_checks import located, open_models, parts_of, stock_models
+from mergekit_fair.merging.model_files import (
+    describe_input,
+    describe_models,
+    write_card,
+    write_manifest,
+)
 from mergekit_fair.merging.parameters import explained
-from mergekit_fair.merging.plan import MergePlan
+from mergekit_fair.merging.plan import MergePlan, planned_architecture
 from mergekit_fair.merging.program import MergeSettings
 from mergekit_fair.merging.recipe import OrderedConfiguration, Recipe
-from mergekit_fair.merging.result_checks import require_complete
+from mergekit_fair.merging.result_checks import require_complete, require_loadable_result
 from mergekit_fair.merging.saved_config import complete_config
 from mergekit_fair.merging.ties import separate_ties
 from mergekit_fair.progress import Progress
@@ -47,19 +55,42 @@ def merge_by_mergekit(
 
     Raises:
         ConfigError: `out` exists and may not be replaced.
-        CheckpointError: models that do not fit each other, tensors that got lost, a result that is
-            not finite, a tokenizer that could not be copied.
+        CheckpointError: models that cannot be merged, tensors that got lost, a result that is not
+            finite, a tokenizer that could not be copied.
         RecipeError: whatever mergekit refuses.
     """
-    config = recipe.configuration()
     with (
         staged_folder(out, overwrite=settings.overwrite) as folder,
-        merged_adapters(config, options, out) as ready,
-        checked_stock_models(config, ready) as is_checked,
+        merged_adapters(recipe.configuration(), options, out) as ready,
     ):
-        base = Path(config.referenced_models()[0].model.path)
-        expected = set(tensor_infos(base)) if is_checked else None
-        _run(recipe, folder, out.name, ready, base, expected, progress)
+        models = stock_models(recipe, ready, allow_pickle=settings.allow_pickle)
+        inputs = {
+            model: {"path": str(path.resolve()), "files": describe_input(models.files[model])}
+            for model, path in models.folders.items()
+        }
+        merge = _Merge(recipe, ready, models.folders, models.architecture, inputs)
+        merge.run(folder, out.name, progress)
+
+
+def merge_slices(
+    recipe: Recipe, out: Path, options: Any, settings: MergeSettings, progress: Progress
+) -> None:
+    """The same for a recipe of this package's methods with slices or modules, all checked before.
+
+    Raises:
+        ConfigError, CheckpointError, RecipeError: as `merge_by_mergekit`; models that do not fit
+            the base.
+    """
+    with (
+        staged_folder(out, overwrite=settings.overwrite) as folder,
+        open_models(recipe, options, allow_pickle=settings.allow_pickle) as models,
+        merged_adapters(recipe.configuration(), options, out) as ready,
+    ):
+        forget_models()
+        architecture = planned_architecture(recipe, models, options)
+        inputs = describe_models(models)
+        merge = _Merge(recipe, ready, models.folders, architecture, inputs, models.notes)
+        merge.run(folder, out.name, progress)
 
 
 def run_checked(plan: MergePlan, folder: Path, out: Path, options: Any, progress: Progress) -> None:
@@ -76,41 +107,61 @@ def run_checked(plan: MergePlan, folder: Path, out: Path, options: Any, progress
         CheckpointError, RecipeError: as `merge_by_mergekit`.
     """
     forget_models()
-    base = plan.models.base
-    folders, expected = plan.models.folders, set(plan.infos[base])
+    models, inputs = plan.models, describe_models(plan.models)
     with merged_adapters(plan.recipe.configuration(), options, out) as ready:
-        _run(plan.recipe, folder, out.name, ready, folders[base], expected, progress)
+        merge = _Merge(plan.recipe, ready, models.folders, plan.architecture, inputs, models.notes)
+        brought = merge.run(folder, out.name, progress)
+    require_complete(set(plan.infos[models.base]) | brought, models.base, folder)
 
 
-def _run(
-    recipe: Recipe,
-    folder: Path,
-    name: str,
-    options: Any,
-    base: Path,
-    expected: set[str] | None,
-    progress: Progress,
-) -> None:
-    """Merge and look at the result; `expected`: its tensors, None if they are not known."""
-    config = recipe.configuration()
-    carried = carried_files(config, options)
-    for note in carried.notes:
-        progress.say(note)
-    # mergekit copies fewer files, and logs a traceback where it cannot.
-    changes = {"write_model_card": False, "copy_tokenizer": False}
-    plain = config.model_copy(update={"chat_template": None})
-    with explained(recipe.where):
-        run_merge(plain, str(folder), options.model_copy(update=changes))
-    brought = _require_brought(config, options, base, folder)
-    if expected is not None:
-        require_complete(expected | brought, base, folder)
-    _require_finite(folder)
-    carried.write(folder)
-    complete_config(folder, carried.class_names)
-    if options.write_model_card:
-        write_card(recipe, folder, name)
-    notes = [*recipe.remarks, *carried.notes]
-    write_manifest(folder, _described(config), {}, method=recipe.method, notes=notes)
+@dataclass(frozen=True)
+class _Merge:
+    """A merge that mergekit's engine runs, of models that were looked at.
+
+    Attributes:
+        recipe: what to run.
+        options: mergekit's, with the merged adapters.
+        folders: model, as text → where it lies; the base first.
+        architecture: what to plan by.
+        inputs: for the manifest.
+        notes: of the models.
+    """
+
+    recipe: Recipe
+    options: Any
+    folders: Mapping[str, Path]
+    architecture: Architecture
+    inputs: Mapping[str, Any]
+    notes: Sequence[str] = ()
+
+    def run(self, folder: Path, name: str, progress: Progress) -> set[str]:
+        """Merge into `folder`, put everything beside the weights, and look at the result.
+
+        Returns:
+            The tensors that adapters have told apart from those that the base ties them to.
+        """
+        recipe, options = self.recipe, self.options
+        config = recipe.configuration()
+        carried = carried_files(config, options)
+        for note in (*self.notes, *carried.notes):
+            progress.say(note)
+        # mergekit copies fewer files, and logs a traceback where it cannot.
+        changes = {"write_model_card": False, "copy_tokenizer": False}
+        here = recipe.configuration(parts_of(config, self.folders))
+        here.chat_template = None
+        with explained(recipe.where), planned_by(self.architecture.info):
+            run_merge(here, str(folder), options.model_copy(update=changes))
+        base = next(iter(self.folders.values()))
+        brought = _require_brought(config, options, base, folder)
+        _require_finite(folder)
+        carried.write(folder)
+        complete_config(folder, carried.class_names)
+        require_loadable_result(base, folder)
+        if options.write_model_card:
+            write_card(recipe, folder, name)
+        notes = [*recipe.remarks, *self.notes, *carried.notes]
+        write_manifest(folder, self.inputs, {}, method=recipe.method, notes=notes)
+        return brought
 
 
 @contextmanager
@@ -222,18 +273,6 @@ def _require_brought(
         )
     separate_ties(folder)
     return brought
-
-
-def _described(config: OrderedConfiguration) -> dict[str, Any]:
-    """The models that are folders here; mergekit knows where the others came from."""
-    return {
-        str(model): {
-            "path": str(Path(model.model.path).resolve()),
-            "files": describe_input(weight_files(model.model.path)),
-        }
-        for model in config.referenced_models()
-        if model.lora is None and Path(model.model.path).is_dir()
-    }
 
 
 def _require_finite(folder: Path) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from mergekit_fair.merging.methods.registry import is_own
-from mergekit_fair.merging.model_checks import checked_stock_models
-from mergekit_fair.merging.plan import MergePlan
+from mergekit_fair.merging.model_checks import open_models, stock_models
+from mergekit_fair.merging.plan import MergePlan, planned_architecture
 from mergekit_fair.merging.program import MergeSettings
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.shards import shards
@@ -43,11 +43,16 @@ def check_merge(
     }
     if not is_own(recipe.method):
         recipe.require_inputs()
-        with checked_stock_models(config, options) as is_checked:
-            return facts | {"checked": is_checked}
+        stock_models(recipe, options, allow_pickle=settings.allow_pickle)
+        return facts | {"checked": True}
+    if recipe.is_sliced:
+        with open_models(recipe, options, allow_pickle=settings.allow_pickle) as models:
+            planned_architecture(recipe, models, options)
+            return facts | {"checked": True, "notes": [*recipe.notes, *models.notes]}
     with MergePlan.open(
         recipe, options, allow_pickle=settings.allow_pickle, progress=progress
     ) as plan:
+        facts["notes"] += plan.models.notes
         if not plan.streams:
             return facts | {"checked": True}
         return facts | {"engine": STREAMED} | _facts(plan, options, settings)
@@ -59,7 +64,9 @@ def _facts(plan: MergePlan, options: Any, settings: MergeSettings) -> dict[str, 
     files = shards(tensors, options.out_shard_size)
     count = 1 if program.lambdas is None else len(program.lambdas)
     return {
-        "architecture": "mergekit's" if plan.has_layers else "the checkpoint's tensor names",
+        "architecture": "mergekit's"
+        if plan.architecture.is_mergekits
+        else "the checkpoint's tensor names",
         "tensors": {
             "merged": sum(tensor.formula.moves for tensor in tensors),
             "copied": sum(not tensor.formula.moves for tensor in tensors),

@@ -34,11 +34,12 @@ from mergekit_fair.merging.methods.arithmetic import (
 )
 from mergekit_fair.merging.methods.members import parameters_of
 from mergekit_fair.merging.methods.registry import is_own
-from mergekit_fair.merging.model_checks import checked_stock_models
+from mergekit_fair.merging.model_checks import stock_models
 from mergekit_fair.merging.parameters import explained
 from mergekit_fair.merging.plan import PlanCache
 from mergekit_fair.merging.program import OutputTensor, unequal
-from mergekit_fair.merging.recipe import Recipe, local_path
+from mergekit_fair.merging.recipe import Recipe
+from mergekit_fair.merging.references import local_path
 
 Directions = dict[str, KeptDirection]
 
@@ -61,15 +62,21 @@ class Composer:
         device: where tensors are composed, if it knows float64.
         room: bytes that may be held, see `CheckpointCache`.
         plans: shared with other composers of the same recipes; None for its own.
+        base: whose names for tensors all models are read under; None for the recipe's base.
     """
 
     def __init__(
-        self, device: str = "cpu", room: int | None = None, plans: PlanCache | None = None
+        self,
+        device: str = "cpu",
+        room: int | None = None,
+        plans: PlanCache | None = None,
+        base: str | None = None,
     ) -> None:
         known = torch.device(device)
         self.device = torch.device("cpu") if known.type == "mps" else known
         self.plans = plans or PlanCache(MergeOptions())
         self._checkpoints = CheckpointCache(self.device, room)
+        self._checkpoints.base = None if base is None else local_path(base)
         # The recipe without its λ, the device, the bytes, and the directions themselves.
         self._kept: tuple[str, torch.device, int, Directions] | None = None
 
@@ -119,6 +126,8 @@ class Composer:
     ) -> Iterator[tuple[str, torch.Tensor]]:
         """By the program that a merge to disk streams."""
         tensors = self.plans.program(recipe).tensors
+        if self._checkpoints.base is None:
+            self._checkpoints.base = local_path(str(recipe.raw["base_model"]))
         directions = self._directions(recipe, tensors) if reuse_direction else None
         if not reuse_direction:
             self._give_up()
@@ -176,8 +185,9 @@ class Composer:
     def _stock(self, recipe: Recipe) -> Iterator[tuple[str, torch.Tensor]]:
         """By the tasks that mergekit's planner makes for a merge to disk."""
         config, options = recipe.configuration(), MergeOptions()
-        with checked_stock_models(config, options), explained(recipe.where):
-            tasks = planned_tasks(recipe.configuration(), options)
+        models = stock_models(recipe, options)
+        with explained(recipe.where):
+            tasks = planned_tasks(config, models.architecture.info, options)
         for task in tasks:
             merge = task.tensor_task
             gather: GatherTensors = merge.gather_tensors

@@ -7,8 +7,10 @@ may mean otherwise, only what no merge survives is checked.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,27 +20,43 @@ import torch
 from mergekit.common import ModelReference
 
 from mergekit_fair.checkpoints.folder import (
+    architecture_of,
     model_folder,
     read_config,
     require_equal,
-    require_same_tensors,
     sibling,
-    tensor_infos,
-    weight_files,
 )
 from mergekit_fair.checkpoints.headers import COPY_AGAIN, TensorInfo
+from mergekit_fair.checkpoints.hub import downloaded
+from mergekit_fair.checkpoints.layout import Layout, RenamedReader, as_base, unwrapped, wrapper_of
 from mergekit_fair.checkpoints.lora import AdapterReader
 from mergekit_fair.checkpoints.reader import Reader, open_folder, read_whole
 from mergekit_fair.compat.mergekit import forget_models
+from mergekit_fair.compat.transformers import parsed_config
 from mergekit_fair.errors import CheckpointError, RecipeError, first_line
-from mergekit_fair.merging.architecture import complete_architecture
-from mergekit_fair.merging.methods.head_policy import HeadPolicy, is_head
-from mergekit_fair.merging.parameters import refuse_gradients
+from mergekit_fair.merging.architecture import Architecture, stock_architecture
+from mergekit_fair.merging.methods.head_policy import HeadPolicy, head_names, head_rule
+from mergekit_fair.merging.methods.members import parameters_of
+from mergekit_fair.merging.methods.registry import is_own, own_method
+from mergekit_fair.merging.methods.task_vector_method import TensorInputs
+from mergekit_fair.merging.parameters import constant_parameters, explained
 from mergekit_fair.merging.recipe import OrderedConfiguration, Recipe
 
 # Independent random heads have a cosine of about 0 (±0.04 for 2 × 384 weights). A head that was
 # fine-tuned from the base's falls below 0.1 only if it moved ten times its own length.
 UNRELATED = 0.1
+
+# Settings by which tensors of the same shapes mean something else.
+_MEANING = re.compile(r"^architectures$|(^|\.)(model_type|head_dim|n_heads?|num_heads)$|_heads$")
+
+# What a config.json says about training, loading and names; classes are compared by themselves.
+_BOOKKEEPING = re.compile(
+    "^(transformers_version|_.*|.*dtype|use_cache|id2label|label2id|num_labels|problem_type"
+    "|architectures|vocab_size|finetuning_task|task_specific_params|auto_map|return_dict|output_.*"
+    "|.*drop.*|initializer_.*|gradient_checkpointing|torchscript|use_return_dict|is_decoder"
+    "|add_cross_attention|chunk_size_.*|pruned_heads|tie_.*|attn_implementation|.*_loss_.*"
+    "|classifier_.*|summary_.*)$"
+)
 
 # What transformers and mergekit count up to before they look at a tensor.
 _COUNTS = (
@@ -53,12 +71,18 @@ class OpenModels:
     """The models of a merge, open for reading; the base first.
 
     Attributes:
-        readers: model, as text → its tensors.
+        readers: model, as text → its tensors, under the base's names.
         folders: model, as text → where its config.json and tokenizer lie.
+        layout: what transformers makes of the base's tensors.
+        heads: the base's tensors that are a classification head.
+        notes: what was read otherwise than it stands in a file, one sentence each.
     """
 
     readers: Mapping[str, Reader]
     folders: Mapping[str, Path]
+    layout: Layout
+    heads: frozenset[str]
+    notes: tuple[str, ...] = ()
 
     @property
     def base(self) -> str:
@@ -87,49 +111,129 @@ def open_models(
     config = recipe.configuration()
     readers: dict[str, Reader] = {}
     folders: dict[str, Path] = {}
+    notes: list[str] = []
     try:
         for model in config.referenced_models():
             folders[str(model)] = located(model, options)
-            readers[str(model)] = _reader(model, folders[str(model)], options, allow_pickle)
-        _require_fitting(readers, folders, resizes=resizes_vocabulary(config, options))
+            reader = _reader(model, folders[str(model)], options, allow_pickle)
+            readers[str(model)], more = unwrapped(reader)
+            notes += more
+        base = next(iter(readers))
+        layout, settings = Layout(folders[base]), read_config(folders[base])
+        heads = head_names(architecture_of(settings), readers[base].tensors)
+        copied = _copied_heads(recipe, list(readers), heads)
+        for model in list(readers)[1:]:
+            its, more = _as_base(readers[base], readers[model], layout, copied.get(model))
+            readers[model], notes = its, notes + more
+        notes += _require_fitting(
+            readers, folders, copied, resizes=resizes_vocabulary(config, options)
+        )
         if "head" not in (config.parameters or {}):
-            require_shared_heads(list(readers.values()), recipe.where)
-        yield OpenModels(readers, folders)
+            require_shared_heads(list(readers.values()), heads, recipe.where)
+        yield OpenModels(readers, folders, layout, heads, tuple(notes))
     finally:
         for reader in readers.values():
             reader.close()
 
 
-@contextmanager
-def checked_stock_models(config: OrderedConfiguration, options: Any) -> Iterator[bool]:
-    """Check the models of a recipe that mergekit runs, and let it see all their tensors.
+def _copied_heads(
+    recipe: Recipe, models: Sequence[str], heads: frozenset[str]
+) -> dict[str, frozenset[str]]:
+    """Model → the head's tensors, for models whose head the recipe neither merges nor copies."""
+    policy = parameters_of(recipe.raw).get("head", HeadPolicy.MERGE)
+    if policy == HeadPolicy.MERGE or not is_own(recipe.method):
+        return {}
+    base, *others = models
+    donor = None
+    if policy == HeadPolicy.FIRST:
+        method = own_method(recipe.method)
+        parameters = constant_parameters(recipe, method.spec)
+        if parameters is None:
+            return {}
+        donor = str(method.first(TensorInputs("", base, tuple(others)), parameters))
+    return {model: heads for model in others if model != donor}
 
-    Yields:
-        Whether that was done: slices, and vocabularies or architectures that mergekit is told to
-        reconcile, are left to mergekit.
+
+def _as_base(
+    base: Reader, model: Reader, layout: Layout, head: frozenset[str] | None
+) -> tuple[Reader, list[str]]:
+    """As `as_base`; a head that is not read is the base's, whatever the model's is like."""
+    is_in_head = head_rule(layout.architecture, model.tensors)
+    its = {name: info.shape for name, info in model.tensors.items() if is_in_head(name)}
+    if head is None or its == {name: base.tensors[name].shape for name in head}:
+        return as_base(base, model, layout)
+    encoder, notes = as_base(_without(base, head.__contains__), _without(model, is_in_head), layout)
+    places: dict[str, tuple[Reader, str]] = {
+        name: (base if name in head else encoder, name) for name in base.tensors
+    }
+    return RenamedReader(model, places), notes
+
+
+def _without(model: Reader, is_in_head: Callable[[str], bool]) -> Reader:
+    names = (name for name in model.tensors if not is_in_head(name))
+    return RenamedReader(model, {name: (model, name) for name in names})
+
+
+@dataclass(frozen=True)
+class StockModels:
+    """The models of a recipe that mergekit runs.
+
+    Attributes:
+        architecture: what it is to plan by.
+        folders: model, as text → its folder, the base's first.
+        files: model, as text → the files of its weights.
+    """
+
+    architecture: Architecture
+    folders: Mapping[str, Path]
+    files: Mapping[str, tuple[Path, ...]]
+
+
+def stock_models(recipe: Recipe, options: Any, *, allow_pickle: bool = False) -> StockModels:
+    """Find the models of a recipe that mergekit runs, and choose its architecture.
+
+    What mergekit would read wrongly is refused: quantised models, names under a prefix. All else is
+    left to mergekit.
+
+    Args:
+        recipe: of one of mergekit's methods.
+        options: mergekit's `MergeOptions`.
+        allow_pickle: let mergekit read pickled weights.
 
     Raises:
-        CheckpointError: a model that is not found, or models that do not fit each other.
-        RecipeError: a layer gradient over an architecture without known layers.
+        CheckpointError: a model that is not found or cannot be merged.
+        RecipeError: whatever mergekit refuses.
     """
-    # A process may merge twice while files change.
-    forget_models()
-    models = config.referenced_models()
-    sources = (config.tokenizer_source, config.tokenizer and config.tokenizer.source)
-    _require_found([*models, *(item for item in sources if isinstance(item, ModelReference))])
-    # An adapter has the tensors of its base.
-    is_local = all(Path(model.model.path).is_dir() for model in models)
-    is_left = config.slices or config.modules or options.allow_crimes
-    is_left = is_left or resizes_vocabulary(config, options) or not options.safe_serialization
-    if is_left or not is_local:
-        yield False
-        return
-    base, *others = [model.model.path for model in models]
-    require_same_tensors(base, others)
-    with complete_architecture(models[0], tensor_infos(base)) as has_layers:
-        if not has_layers:
-            refuse_gradients(config)
-        yield True
+    forget_models()  # a process may merge twice while files change
+    config = recipe.configuration()
+    folders = {str(model): located(model, options) for model in config.referenced_models()}
+    for source in (config.tokenizer_source, config.tokenizer and config.tokenizer.source):
+        if isinstance(source, ModelReference):
+            located(source, options)
+    names: tuple[str, ...] = ()
+    files: dict[str, tuple[Path, ...]] = {}
+    for model, folder in folders.items():
+        with contextlib.closing(open_folder(folder, allow_pickle=allow_pickle)) as reader:
+            _require_plausible(reader, read_config(folder))
+            names, files[model] = names or tuple(reader.tensors), reader.files
+            prefix = wrapper_of(reader.tensors)
+        if prefix is not None:
+            raise CheckpointError(
+                f"its tensor names have the prefix {prefix!r} of a training framework, and "
+                "mergekit's methods would find none of them",
+                where=model,
+                fix="save the model again without the wrapper",
+            )
+    layout = Layout(next(iter(folders.values())))
+    config = recipe.configuration(parts_of(config, folders))
+    with explained(recipe.where):
+        architecture = stock_architecture(config, options, names, layout)
+    return StockModels(architecture, folders, files)
+
+
+def parts_of(config: OrderedConfiguration, folders: Mapping[str, Path]) -> dict[str, Path]:
+    """Name of the Hub → its folder, of the models themselves, without adapters."""
+    return {str(model.model): folders[str(model)] for model in config.referenced_models()}
 
 
 def resizes_vocabulary(config: OrderedConfiguration, options: Any) -> bool:
@@ -138,7 +242,7 @@ def resizes_vocabulary(config: OrderedConfiguration, options: Any) -> bool:
 
 
 def located(model: ModelReference, options: Any) -> Path:
-    """The model's folder: the path itself, or the Hub's cache after a download.
+    """The model's folder: the path itself, or the Hub's cache, after a download if need be.
 
     Raises:
         CheckpointError: neither; a mistyped path is not looked up on the Hub, whose names have one
@@ -148,12 +252,12 @@ def located(model: ModelReference, options: Any) -> Path:
     if Path(path).is_dir() or _is_path(path):
         return model_folder(path)
     try:
-        return Path(model.local_path(cache_dir=options.transformers_cache, ignore_lora=True))
+        return downloaded(path, model.model.revision, options.transformers_cache)
     except (OSError, ValueError, RuntimeError) as error:
         raise _not_found(model.model, error) from error
 
 
-def require_shared_heads(models: Sequence[Reader], where: str) -> None:
+def require_shared_heads(models: Sequence[Reader], heads: Collection[str], where: str) -> None:
     """Refuse models whose classification head is unrelated to the base's.
 
     A head is made at random when a bare encoder becomes a classifier. Task vectors of models whose
@@ -162,17 +266,18 @@ def require_shared_heads(models: Sequence[Reader], where: str) -> None:
 
     Args:
         models: the base first; models without a head pass.
+        heads: the base's tensors that are a head.
         where: the recipe, for the error.
 
     Raises:
         RecipeError: names the model and the cosine.
     """
     base, *others = models
-    origin = head_weights(base)
+    origin = head_weights(base, heads)
     if origin is None or not origin.any():
         return
     for model in others:
-        head = head_weights(model)
+        head = head_weights(model, heads)
         if head is None or not head.any() or head.shape != origin.shape:
             continue
         cosine = float(torch.nn.functional.cosine_similarity(origin, head, dim=0))
@@ -188,33 +293,18 @@ def require_shared_heads(models: Sequence[Reader], where: str) -> None:
             )
 
 
-def head_weights(model: Reader) -> torch.Tensor | None:
+def head_weights(model: Reader, heads: Collection[str]) -> torch.Tensor | None:
     """The head's weight matrices as one float64 vector, biases left out; None without a head."""
     parts = [
         read_whole(model, name).double().flatten()
         for name, info in sorted(model.tensors.items())
-        if is_head(name) and info.is_float and len(info.shape) > 1
+        if name in heads and info.is_float and len(info.shape) > 1
     ]
     return torch.cat(parts) if parts else None
 
 
 def _is_path(name: str) -> bool:
     return name.startswith(("/", ".", "~")) or name.count("/") > 1
-
-
-def _require_found(models: list[ModelReference]) -> None:
-    """As `located`, without a download: mergekit gets models of the Hub by its own options."""
-    for model in models:
-        for part in (model.model, model.lora):
-            if part is not None and not Path(part.path).is_dir() and _is_path(part.path):
-                weight_files(part.path)
-        if not Path(model.model.path).is_dir():
-            try:
-                model.config()
-            except ValueError:  # needs options that only mergekit has, such as --trust-remote-code
-                continue
-            except OSError as error:
-                raise _not_found(model, error) from error
 
 
 def _not_found(model: Any, error: Exception) -> CheckpointError:
@@ -240,29 +330,71 @@ def _reader(model: ModelReference, folder: Path, options: Any, allow_pickle: boo
 
 
 def _require_fitting(
-    readers: Mapping[str, Reader], folders: Mapping[str, Path], *, resizes: bool
-) -> None:
+    readers: Mapping[str, Reader],
+    folders: Mapping[str, Path],
+    copied: Mapping[str, frozenset[str]],
+    *,
+    resizes: bool,
+) -> list[str]:
+    """Check configurations, shapes and classes; returns notes on settings that differ."""
     base, *others = readers
     config = read_config(folders[base])
-    _require_unquantized(base, config)
+    notes = []
     for model in others:
         its = read_config(folders[model])
-        _require_unquantized(model, its)
-        for key in ("architectures", "model_type", "num_attention_heads", "num_key_value_heads"):
-            if its.get(key) != config.get(key):
-                raise CheckpointError(
-                    f"its config.json has other {key} than the base's ({base})",
-                    where=model,
-                    got=its.get(key),
-                    allowed=config.get(key),
-                    fix="merge models of one architecture, fine-tuned from this base",
-                )
+        notes += _require_same_settings(base, folders[base], model, folders[model])
         tensors = readers[model].tensors
         if resizes:
             sizes = (its.get("vocab_size"), config.get("vocab_size"))
             tensors = _at_vocabulary(tensors, readers[base].tensors, *sizes)
         require_equal(base, readers[base].tensors, model, tensors)
-        _require_same_labels(base, config, model, its)
+        if model not in copied:
+            _require_same_labels(base, config, model, its)
+    return notes
+
+
+def _require_same_settings(base: str, base_folder: Path, model: str, folder: Path) -> list[str]:
+    """Refuse settings by which equal tensors mean something else; the others are told.
+
+    Defaults that an old config.json leaves out are no difference.
+    """
+    settings = _settings(base_folder)
+    if folder == base_folder or (its := _settings(folder)) == settings:
+        return []
+    differing = {
+        key: (settings.get(key), its.get(key))
+        for key in sorted({*settings, *its})
+        if settings.get(key) != its.get(key)
+    }
+    for key, (expected, got) in differing.items():
+        if _MEANING.search(key):
+            raise CheckpointError(
+                f"its config.json has other {key} than the base's ({base})",
+                where=model,
+                got=got,
+                allowed=expected,
+                fix="merge models of one architecture, fine-tuned from this base",
+            )
+    told = [f"{key}: {got!r} for {expected!r}" for key, (expected, got) in differing.items()]
+    return [f"{model}: its config.json differs from the base's, which is taken: {', '.join(told)}"]
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """What config.json says about how tensors are used, flat, with transformers' defaults."""
+    raw = read_config(folder)
+    settings = parsed_config(folder) if "auto_map" not in raw else None
+    flat: dict[str, Any] = {}
+
+    def flatten(part: Mapping[str, Any], prefix: str) -> None:
+        for key, value in part.items():
+            if isinstance(value, Mapping) and key.endswith("_config"):
+                flatten(value, f"{prefix}{key}.")
+            elif value is not None and not _BOOKKEEPING.search(key):
+                flat[prefix + key] = value
+
+    flatten(settings or raw, "")
+    flat["architectures"] = raw.get("architectures")
+    return flat
 
 
 def _at_vocabulary(
@@ -319,13 +451,4 @@ def _require_same_labels(
             got=named[1],
             allowed=str(named[0]),
             fix="fine-tune every model with the same id2label",
-        )
-
-
-def _require_unquantized(model: str, config: dict[str, Any]) -> None:
-    if "quantization_config" in config:
-        raise CheckpointError(
-            "is quantized (config.json has quantization_config); its weights cannot be added up",
-            where=model,
-            fix="merge the unquantized models, then quantize the result",
         )

@@ -29,9 +29,9 @@ MANIFEST = "merge_manifest.json"
 _PACKAGES = ("mergekit-fair", "mergekit", "torch", "transformers", "safetensors")
 
 
-def write_config(config: OrderedConfiguration, options: Any, out: Path) -> None:
+def write_config(config: OrderedConfiguration, architecture: Any, options: Any, out: Path) -> None:
     """The base's config.json with the dtype of the merge, as mergekit writes it."""
-    output_config(config, options).save_pretrained(out)
+    output_config(config, architecture, options).save_pretrained(out)
 
 
 def write_card(recipe: Recipe, out: Path, name: str) -> None:

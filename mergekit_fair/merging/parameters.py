@@ -14,10 +14,8 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from mergekit.architecture import ConfiguredModelArchitecture, get_architecture_info
-from mergekit.common import ModelReference
+from mergekit.architecture import ConfiguredModelArchitecture
 from mergekit.config import (
-    ConditionalParameter,
     ConfigReader,
     InputSliceDefinition,
     OutputSliceDefinition,
@@ -72,15 +70,15 @@ def models_of(config: OrderedConfiguration) -> tuple[str, ...]:
 
 
 def bound_tensors(
-    recipe: Recipe, spec: MergeMethodSpec, infos: Infos, options: Any
+    recipe: Recipe, spec: MergeMethodSpec, infos: Infos, architecture: Any, options: Any
 ) -> list[BoundTensor]:
     """The tensors of the base's checkpoint that the architecture knows, in mergekit's order.
 
     Args:
-        recipe: whose every output tensor is made of the same tensor of every model;
-            `complete_architecture` must be open for it.
+        recipe: whose every output tensor is made of the same tensor of every model.
         spec: of its method.
         infos: model → its tensors, the base first.
+        architecture: mergekit's record of it.
         options: mergekit's.
 
     Raises:
@@ -90,11 +88,12 @@ def bound_tensors(
     # How vocabularies are brought together changes no parameter.
     config.tokenizer_source = config.tokenizer = None
     options = options.model_copy(update={"unsafe_truncate_embeddings": False})
-    with explained(recipe.where), known_tensors(infos):
+    tensors_of = {model: infos[str(model)] for model in config.referenced_models()}
+    with explained(recipe.where), known_tensors(tensors_of):
         if _is_constant(config):
-            tensors = _alike(config, constant_parameters(recipe, spec), options)
+            tensors = _alike(config, constant_parameters(recipe, spec), architecture, options)
         else:
-            tensors = _one_by_one(config, spec, options)
+            tensors = _one_by_one(config, spec, architecture, options)
     stored = next(iter(infos.values()))
     return [tensor for tensor in tensors if tensor.name in stored]
 
@@ -108,12 +107,11 @@ def constant_parameters(recipe: Recipe, spec: MergeMethodSpec) -> Parameters | N
     if not _is_constant(config):
         return None
     base, *others = models_of(config)
+    known = {str(model): model for model in config.referenced_models()}
     items = {str(item.model): item for item in config.models or ()}
     sources = [
         InputSliceDefinition(
-            model=ModelReference.parse(model),
-            layer_range=(0, 0),
-            parameters=items[model].parameters,
+            model=known[model], layer_range=(0, 0), parameters=items[model].parameters
         )
         for model in others
     ]
@@ -121,7 +119,7 @@ def constant_parameters(recipe: Recipe, spec: MergeMethodSpec) -> Parameters | N
     shared, by_model = resolve_parameters(
         spec,
         tensor_name="",
-        inputs={ModelReference.parse(model): "" for model in (base, *others)},
+        inputs={known[model]: "" for model in (base, *others)},
         sources=reader.parameter_sources,
         base_model=config.base_model,
     )
@@ -181,32 +179,12 @@ def explained(where: str) -> Iterator[None]:
         raise RecipeError(f"mergekit cannot merge it: {first_line(error)}", where=where) from error
 
 
-def refuse_gradients(config: OrderedConfiguration) -> None:
-    """mergekit would give every tensor the gradient's first value.
-
-    Raises:
-        RecipeError: names the model and the parameter.
-    """
-    scopes: list[tuple[object, Any]] = [("parameters", config.parameters)]
-    scopes += [(item.model, item.parameters) for item in config.models or ()]
-    for where, parameters in scopes:
-        for name, setting in (parameters or {}).items():
-            if _is_gradient(setting):
-                raise RecipeError(
-                    "a layer gradient needs an architecture that mergekit defines; this one is "
-                    "merged tensor by tensor and has no known layers",
-                    where=f"{where}: {name}",
-                    fix="use filters on tensor names: [{filter: layer.0., value: 0.5}, …]",
-                )
-
-
 def _alike(
-    config: OrderedConfiguration, parameters: Parameters | None, options: Any
+    config: OrderedConfiguration, parameters: Parameters | None, info: Any, options: Any
 ) -> list[BoundTensor]:
     base: Any = config.base_model
     architecture = ConfiguredModelArchitecture(
-        info=get_architecture_info(config, options),
-        config=base.config(trust_remote_code=options.trust_remote_code),
+        info=info, config=base.config(trust_remote_code=options.trust_remote_code)
     )
     return [
         BoundTensor(
@@ -220,12 +198,12 @@ def _alike(
 
 
 def _one_by_one(
-    config: OrderedConfiguration, spec: MergeMethodSpec, options: Any
+    config: OrderedConfiguration, spec: MergeMethodSpec, architecture: Any, options: Any
 ) -> list[BoundTensor]:
     """mergekit's plan, tensor by tensor."""
     tensors = []
     distinct: dict[str, Parameters] = {}
-    for task in planned_tasks(config, options):
+    for task in planned_tasks(config, architecture, options):
         merge: Any = task.tensor_task
         base = str(merge.base_model)
         others = [model for model in map(str, merge.model_order) if model != base]
@@ -259,13 +237,3 @@ def _is_constant(config: OrderedConfiguration) -> bool:
     blocks = [config.parameters, *(item.parameters for item in config.models or ())]
     values = [value for block in blocks for value in (block or {}).values()]
     return all(isinstance(value, (bool, int, float, str)) for value in values)
-
-
-def _is_gradient(setting: Any) -> bool:
-    if isinstance(setting, ConditionalParameter):
-        return _is_gradient(setting.value)
-    if not isinstance(setting, list):
-        return False
-    if any(isinstance(item, ConditionalParameter) for item in setting):
-        return any(_is_gradient(item) for item in setting)
-    return len(setting) > 1

@@ -9,25 +9,25 @@ Every route runs programs: to disk, in memory, adapters, `check`, `vectors`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from typing import Any
 
 import torch
-from mergekit.common import ModelReference, dtype_from_name
+from mergekit.common import dtype_from_name
 
 from mergekit_fair.checkpoints.reader import DTYPES
 from mergekit_fair.errors import CheckpointError, RecipeError
-from mergekit_fair.merging.architecture import complete_architecture
+from mergekit_fair.merging.architecture import Architecture, own_architecture
 from mergekit_fair.merging.methods.formula import (
     Coefficients,
     Formula,
     coefficients_of,
     copy_of,
 )
-from mergekit_fair.merging.methods.head_policy import HeadPolicy, is_head
+from mergekit_fair.merging.methods.head_policy import HeadPolicy
 from mergekit_fair.merging.methods.members import parameters_of
 from mergekit_fair.merging.methods.norms import merged_names, norms_of
 from mergekit_fair.merging.methods.registry import is_own, own_method
@@ -35,7 +35,7 @@ from mergekit_fair.merging.methods.task_vector_method import (
     TaskVectorMethod,
     TensorInputs,
 )
-from mergekit_fair.merging.model_checks import OpenModels, open_models
+from mergekit_fair.merging.model_checks import OpenModels, open_models, resizes_vocabulary
 from mergekit_fair.merging.parameters import (
     BoundTensor,
     Infos,
@@ -44,7 +44,6 @@ from mergekit_fair.merging.parameters import (
     constant_parameters,
     explained,
     models_of,
-    refuse_gradients,
     replaced,
 )
 from mergekit_fair.merging.program import MergeProgram, OutputTensor
@@ -95,7 +94,7 @@ class MergePlan:
         models: open inside the block.
         tensors: all output tensors, without formulas.
         norms: model → ‖Δ‖₂ over all merged tensors, if the method needs them.
-        has_layers: whether mergekit knows the architecture's layers.
+        architecture: what mergekit plans by.
         is_loadable: False if transformers does not know the architecture.
         streams: whether our engine can write the result; else mergekit runs the checked merge (a
             tokenizer to build, vocabularies that differ, pickled output).
@@ -106,7 +105,7 @@ class MergePlan:
     models: OpenModels
     tensors: tuple[_PlannedTensor, ...]
     norms: Mapping[str, float] | None
-    has_layers: bool
+    architecture: Architecture
     is_loadable: bool
     streams: bool
     names: Mapping[str, str]
@@ -137,36 +136,38 @@ class MergePlan:
             RecipeError: whatever the method or mergekit's planner refuses.
         """
         recipe = recipe.resolved()
+        if recipe.is_sliced:
+            raise RecipeError(
+                "has slices or modules, which are merged to a folder only",
+                where=recipe.where,
+                fix="list whole models under models, or run it with `merge`",
+            )
         method = own_method(recipe.method)
         with open_models(recipe, options, allow_pickle=allow_pickle) as models:
             base, infos = models.base, models.infos
             config = recipe.configuration()
-            with complete_architecture(
-                ModelReference.parse(base),
-                infos[base],
-                trust_remote_code=options.trust_remote_code,
-            ) as has_layers:
-                if not has_layers:
-                    refuse_gradients(config)
-                bound = bound_tensors(recipe, method.spec, infos, options)
-                _require_all(infos[base], bound, base)
-                tensors = tuple(_planned(tensor, infos) for tensor in bound)
-                norms = _norms(recipe, method, tensors, models, progress or Silent())
-                raw_models = [str(item["model"]) for item in recipe.raw.get("models") or ()]
-                listed = [str(item.model) for item in config.models or ()]
-                plan = cls(
-                    recipe,
-                    method,
-                    models,
-                    tensors,
-                    norms,
-                    has_layers,
-                    require_loadable(models.folders[base], infos[base]),
-                    _streams(config, options, infos),
-                    dict(zip(raw_models, listed, strict=True)),
-                )
-                plan.at()  # what the method itself refuses, it refuses here
-                yield plan
+            architecture = planned_architecture(recipe, models, options)
+            bound = bound_tensors(recipe, method.spec, infos, architecture.info, options)
+            if not architecture.is_mergekits:
+                bound.sort(key=lambda tensor: tensor.name)
+            _require_all(infos[base], bound, base)
+            tensors = tuple(_planned(tensor, infos, models.heads) for tensor in bound)
+            norms = _norms(recipe, method, tensors, models, progress or Silent())
+            raw_models = [str(item["model"]) for item in recipe.raw.get("models") or ()]
+            listed = [str(item.model) for item in config.models or ()]
+            plan = cls(
+                recipe,
+                method,
+                models,
+                tensors,
+                norms,
+                architecture,
+                require_loadable(models.folders[base], infos[base], models.layout),
+                _streams(config, options, infos),
+                dict(zip(raw_models, listed, strict=True)),
+            )
+            plan.at()  # what the method itself refuses, it refuses here
+            yield plan
 
     def at(
         self, settings: Settings | None = None, *, lambdas: Sequence[float] | None = None
@@ -271,7 +272,7 @@ class MergePlan:
             if not tensor.is_float:
                 copied = copy_of(formula.start, formula.base)
             elif tensor.is_head:
-                inputs = TensorInputs(tensor.name, self._inputs.base, self._inputs.models)
+                inputs = replace(self._inputs, name=tensor.name, is_head=True)
                 copied = self.method.copied_head(inputs, parameters)
             tensors.append(
                 OutputTensor(
@@ -344,7 +345,33 @@ def recipe_coefficients(recipe: Recipe) -> Coefficients:
     return coefficients_of([formula], (base, *others))
 
 
-def _planned(bound: BoundTensor, infos: Infos) -> _PlannedTensor:
+def planned_architecture(recipe: Recipe, models: OpenModels, options: Any) -> Architecture:
+    """What mergekit plans a checked recipe of this package's methods by.
+
+    Raises:
+        CheckpointError: as `own_architecture`.
+        RecipeError: a tokenizer to build, where nothing tells which tensors have rows of tokens.
+    """
+    config = recipe.configuration()
+    names, layout = models.infos[models.base], models.layout
+    architecture = own_architecture(
+        config.referenced_models()[0],
+        names,
+        layout,
+        trust_remote_code=options.trust_remote_code,
+    )
+    resizes = resizes_vocabulary(config, options)
+    if resizes and not architecture.is_mergekits and not layout.is_known:
+        raise RecipeError(
+            "asks for another vocabulary, and nothing tells which tensors have rows of tokens",
+            where=recipe.where,
+            got=models.base,
+            fix="bring the vocabularies together before the models are fine-tuned",
+        )
+    return architecture
+
+
+def _planned(bound: BoundTensor, infos: Infos, heads: Collection[str]) -> _PlannedTensor:
     name, models = bound.name, tuple(infos)
     info = infos[models[0]][name]
     stored = [DTYPES[infos[model][name].dtype] for model in models]
@@ -373,7 +400,7 @@ def _planned(bound: BoundTensor, infos: Infos) -> _PlannedTensor:
         compute_dtype,
         dtype,
         cast=cast,
-        is_head=is_head(name),
+        is_head=name in heads,
     )
 
 
@@ -399,7 +426,7 @@ def _norms(
         return None
     base, *others = models.readers
     policy = parameters_of(recipe.raw).get("head", HeadPolicy.MERGE)
-    names = merged_names(models.infos[base], merges_head=policy == HeadPolicy.MERGE)
+    names = merged_names(models.infos[base], () if policy == HeadPolicy.MERGE else models.heads)
     readers = [models.readers[model] for model in others]
     norms = norms_of(models.readers[base], readers, names, progress)
     return dict(zip(others, norms, strict=True))

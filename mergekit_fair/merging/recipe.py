@@ -12,12 +12,12 @@ from mergekit import merge_methods
 from mergekit.common import ModelReference
 from mergekit.config import MergeConfiguration
 
-from mergekit_fair.checkpoints.adapter_config import is_adapter_folder
 from mergekit_fair.errors import RecipeError
 from mergekit_fair.merging.methods.members import parameters_of
 from mergekit_fair.merging.methods.registry import is_own, own_method
 from mergekit_fair.merging.recipe_check import check_recipe, parse_recipe, require_parameter
 from mergekit_fair.merging.recipe_inputs import require_inputs
+from mergekit_fair.merging.references import references
 from mergekit_fair.schema import dump_yaml, read_text
 
 
@@ -94,26 +94,28 @@ class Recipe:
     def method(self) -> str:
         return str(self.raw["merge_method"])
 
-    def configuration(self) -> OrderedConfiguration:
-        """mergekit's configuration object; local relative paths begin with `./`.
+    @property
+    def is_sliced(self) -> bool:
+        """Whether it puts layers together, with `slices` or `modules`."""
+        return bool(self.raw.get("slices") or self.raw.get("modules"))
 
-        mergekit asks the Hub about a path `a/b` even where that folder exists. The folder of a
-        LoRA adapter becomes `base_model+folder`.
+    def configuration(self, folders: Mapping[str, Path] | None = None) -> OrderedConfiguration:
+        """mergekit's configuration object, with models as `references` spells them.
+
+        Args:
+            folders: as for `references`.
 
         Raises:
             RecipeError: no model, or an adapter whose base the recipe does not name.
         """
-        config = OrderedConfiguration.model_validate(self._references())
+        config = OrderedConfiguration.model_validate(references(self.raw, self.where, folders))
         if not config.referenced_models():
             raise RecipeError("names no model", where=self.where)
         return config
 
     def text(self) -> str:
         """The recipe as YAML that mergekit's own commands run: local relative paths are marked."""
-        return dump_yaml(self._references())
-
-    def _references(self) -> Any:
-        return _with_bases(_with_local_paths(self.raw), self.where)
+        return dump_yaml(references(self.raw, self.where))
 
     def require_inputs(self) -> None:
         """Numbers of models and missing parameters, of a recipe that mergekit runs.
@@ -148,7 +150,7 @@ class Recipe:
             MeasurementError: an evaluation by which no group is the worst.
             ConfigError: a file that cannot be read.
         """
-        if not is_own(self.method):
+        if not is_own(self.method) or self.is_sliced:
             return self
         resolution = own_method(self.method).resolve(self.raw, self.where)
         if resolution is None:
@@ -247,66 +249,3 @@ def family(raw: Mapping[str, Any]) -> str:
     models = [{**item, "parameters": without_numbers(item)} for item in items]
     parts = {**raw, "parameters": without_numbers(dict(raw), varied), "models": models}
     return json.dumps(parts, sort_keys=True, default=str)
-
-
-def _with_local_paths(value: Any) -> Any:
-    """A copy in which every `model` and `base_model`, in slices and modules too, is marked."""
-    if isinstance(value, list):
-        return [_with_local_paths(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    return {
-        key: local_path(item)
-        if key in ("model", "base_model") and isinstance(item, str)
-        else _with_local_paths(item)
-        for key, item in value.items()
-    }
-
-
-def local_path(reference: str) -> str:
-    """`a/b` → `./a/b` where that folder exists; Hub ids, absolute paths and adapters likewise."""
-
-    def mark(path: str) -> str:
-        is_relative = not path.startswith(("/", ".", "~"))
-        return f"./{path}" if is_relative and Path(path).is_dir() else path
-
-    return "+".join(mark(part) for part in reference.split("+"))
-
-
-def _with_bases(raw: dict[str, Any], where: str) -> dict[str, Any]:
-    """A copy in which every adapter folder is written as `base_model+folder`.
-
-    Args:
-        raw: a recipe whose paths are as mergekit gets them.
-        where: the recipe, for the error.
-
-    Raises:
-        RecipeError: an adapter, and no base_model that it can be put on.
-    """
-    base = raw.get("base_model")
-
-    def changed(value: Any, key: str = "") -> Any:
-        if isinstance(value, list):
-            return [changed(item) for item in value]
-        if isinstance(value, dict):
-            return {name: changed(item, name) for name, item in value.items()}
-        is_adapter = key in ("model", "base_model") and _is_adapter(value)
-        if is_adapter and (key == "base_model" or not _is_plain(base)):
-            raise RecipeError(
-                "is a LoRA adapter, and base_model is not a model that it can be put on",
-                where=f"{where}: model {value}",
-                got=base,
-                fix=f"write BASE+{value}, with the model that it was trained on",
-            )
-        return f"{base}+{value}" if is_adapter else value
-
-    references: dict[str, Any] = changed(raw)
-    return references
-
-
-def _is_adapter(value: Any) -> bool:
-    return isinstance(value, str) and "+" not in value and is_adapter_folder(value)
-
-
-def _is_plain(base: Any) -> bool:
-    return isinstance(base, str) and "+" not in base and not is_adapter_folder(base)

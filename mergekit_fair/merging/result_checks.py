@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +11,23 @@ import torch
 
 from mergekit_fair.checkpoints.folder import read_config
 from mergekit_fair.checkpoints.headers import TensorInfo
+from mergekit_fair.checkpoints.layout import Layout
 from mergekit_fair.checkpoints.reader import DTYPES, open_folder
 from mergekit_fair.compat.transformers import load_on_meta, model_class, quiet
 from mergekit_fair.errors import CheckpointError, first_line
 
 
-def require_loadable(folder: Path, tensors: Mapping[str, TensorInfo]) -> bool:
-    """Load the tensors as transformers would, without reading or allocating weights.
+def require_loadable(folder: Path, tensors: Mapping[str, TensorInfo], layout: Layout) -> bool:
+    """Check that transformers loads the tensors, without reading or allocating weights.
 
     transformers initialises at random what it does not find, with a warning at most: a merge of
-    such a checkpoint is not the model that its user thinks it is.
+    such a checkpoint is not the model that its user thinks it is. What transformers leaves out is
+    no fault, unless it is a layer that config.json does not count.
 
     Args:
         folder: with the config.json.
         tensors: of the merged model; its keys are the base's.
+        layout: of the base.
 
     Returns:
         False if the architecture is not transformers' own (remote code): nothing was checked.
@@ -31,13 +35,62 @@ def require_loadable(folder: Path, tensors: Mapping[str, TensorInfo]) -> bool:
     Raises:
         CheckpointError: tensors that are missing, left over or of another shape.
     """
-    if "auto_map" in read_config(folder):
+    problems = load_problems(folder, tensors)
+    if problems is None:
         return False
+    if problems["unexpected"]:
+        left_out = set(layout.left_out(tensors))
+        problems["unexpected"] = [
+            name
+            for name, at in layout.loaded(tensors).items()
+            if at is None and name not in left_out
+        ]
+    if any(problems.values()):
+        raise _unfit(folder, problems)
+    return True
+
+
+def require_loadable_result(base: Path, folder: Path) -> None:
+    """Check that a merge by mergekit lost nothing: what of the base loads, loads of the result.
+
+    Args:
+        base: the folder of the base.
+        folder: the merged model.
+
+    Raises:
+        CheckpointError: tensors that transformers would make at random.
+    """
+    with closing(open_folder(folder, allow_pickle=True)) as reader:
+        problems = load_problems(folder, reader.tensors)
+    if problems is None or not (problems["missing"] or problems["of another shape"]):
+        return
+    with closing(open_folder(base, allow_pickle=True)) as reader:
+        before = load_problems(base, reader.tensors) or {}
+    lost = {
+        kind: [name for name in problems[kind] if name not in before.get(kind, ())]
+        for kind in ("missing", "of another shape")
+    }
+    if any(lost.values()):
+        raise _unfit(folder, lost)
+
+
+def load_problems(folder: Path, tensors: Mapping[str, TensorInfo]) -> dict[str, list[str]] | None:
+    """What transformers reports of these tensors; None if the architecture is not its own.
+
+    Returns:
+        `missing`, `unexpected`, `of another shape` → names.
+
+    Raises:
+        CheckpointError: a configuration that transformers does not take.
+    """
+    problems: dict[str, list[str]] = {"missing": [], "unexpected": [], "of another shape": []}
+    if "auto_map" in read_config(folder):
+        return None
     config, kind = model_class(folder)
     if kind is None:
-        return False
+        return None
     if _names_match(kind, config, tensors):
-        return True
+        return problems
     meta = {
         name: torch.empty(info.shape, dtype=DTYPES[info.dtype], device="meta")
         for name, info in tensors.items()
@@ -47,29 +100,23 @@ def require_loadable(folder: Path, tensors: Mapping[str, TensorInfo]) -> bool:
     except Exception as error:  # a config makes transformers raise almost anything
         is_told = isinstance(error, (RuntimeError, ValueError))
         raise _unfit(folder, first_line(error) if is_told else repr(error)) from error
-    problems = [
-        f"{len(report[key])} {word} {sorted(map(str, report[key]))[:3]}"
-        for key, word in (
-            ("missing_keys", "missing"),
-            ("unexpected_keys", "unexpected"),
-            ("mismatched_keys", "of another shape"),
-        )
-        if report[key]
-    ]
-    if problems:
-        raise _unfit(folder, f"tensors: {', '.join(problems)}")
-    return True
+    for key, word in (
+        ("missing_keys", "missing"),
+        ("unexpected_keys", "unexpected"),
+        ("mismatched_keys", "of another shape"),
+    ):
+        problems[word] = sorted(map(_name, report[key]))
+    return problems
 
 
 def require_complete(expected: set[str], base: object, folder: Path) -> None:
-    """Check that the output has the base's tensors, no more and no less.
+    """Check that the output has the tensors that were planned, no more and no less.
 
     Raises:
         CheckpointError: names the first that are lost or new.
     """
-    reader = open_folder(folder, allow_pickle=True)
-    written = set(reader.tensors)
-    reader.close()
+    with closing(open_folder(folder, allow_pickle=True)) as reader:
+        written = set(reader.tensors)
     if expected != written:
         lost, new = sorted(expected - written), sorted(written - expected)
         raise CheckpointError(
@@ -95,7 +142,17 @@ def _names_match(kind: Any, config: Any, tensors: Mapping[str, TensorInfo]) -> b
     )
 
 
-def _unfit(folder: Path, problem: str) -> CheckpointError:
+def _name(key: Any) -> str:
+    """Of a key of transformers' report, which has shapes beside mismatched names."""
+    return str(key[0]) if isinstance(key, tuple) else str(key)
+
+
+def _unfit(folder: Path, problem: str | Mapping[str, Sequence[str]]) -> CheckpointError:
+    if not isinstance(problem, str):
+        parts = [
+            f"{len(names)} {word} {list(names)[:3]}" for word, names in problem.items() if names
+        ]
+        problem = f"tensors: {', '.join(parts)}"
     return CheckpointError(
         f"transformers does not load these tensors into the architecture of config.json whole "
         f"({problem})",

@@ -10,7 +10,7 @@ from typing import Any
 from mergekit_fair.checkpoints.folder import INDEX
 from mergekit_fair.errors import CheckpointError, RecipeError
 from mergekit_fair.files import staged_folder
-from mergekit_fair.merging.by_mergekit import merge_by_mergekit, run_checked
+from mergekit_fair.merging.by_mergekit import merge_by_mergekit, merge_slices, run_checked
 from mergekit_fair.merging.carried_files import CarriedFiles, carried_files
 from mergekit_fair.merging.grid import point_name
 from mergekit_fair.merging.methods.registry import is_own
@@ -74,6 +74,9 @@ def merge_to_folder(
         _require_single(recipe, settings, recipe.method)
         recipe.require_inputs()
         merge_by_mergekit(recipe, out, options, settings, progress)
+    elif recipe.is_sliced:
+        _require_single(recipe, settings, "slices")
+        merge_slices(recipe, out, options, settings, progress)
     else:
         _own(recipe, out, options, settings, progress)
 
@@ -88,6 +91,8 @@ def _own(
             recipe, options, allow_pickle=settings.allow_pickle, progress=progress
         ) as plan,
     ):
+        for note in plan.models.notes:
+            progress.say(note)
         if plan.streams:
             _stream(plan, folder, out.name, options, settings, progress)
         else:
@@ -170,7 +175,7 @@ def _complete(
     if options.write_model_card:
         write_card(recipe, folder, name)
     with explained(recipe.where):
-        write_config(recipe.configuration(), options, folder)
+        write_config(recipe.configuration(), plan.architecture.info, options, folder)
     complete_config(folder, carried.class_names)
     require_complete(set(plan.infos[base]), base, folder)
     write_manifest(
@@ -180,7 +185,7 @@ def _complete(
         method=recipe.method,
         arithmetic={"accumulator": "float64", "device": options.device or "cpu"},
         norms=None if plan.norms is None else dict(plan.norms),
-        notes=[*plan.recipe.remarks, *carried.notes],
+        notes=[*plan.recipe.remarks, *plan.models.notes, *carried.notes],
     )
 
 

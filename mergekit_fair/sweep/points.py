@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from mergekit.options import MergeOptions
 
 from mergekit_fair.checkpoints.cache import size_of
 from mergekit_fair.checkpoints.folder import (
     fingerprint,
-    require_same_tensors,
+    require_equal,
     tensor_infos,
     weight_files,
 )
+from mergekit_fair.checkpoints.layout import Layout, as_base, unwrapped
+from mergekit_fair.checkpoints.reader import open_folder
 from mergekit_fair.errors import ConfigError
 from mergekit_fair.evaluation.evaluator import Evaluator
 from mergekit_fair.merging.grid import MOST_POINTS
@@ -68,6 +72,21 @@ class Point:
         return self.kind != "search" and names[-1:] == ["lambda"]
 
 
+def _require_fitting(base: str, *others: str) -> None:
+    """Check that baselines have the base's tensors, as transformers loads them.
+
+    Raises:
+        CheckpointError: names the model and the first tensors that differ.
+    """
+    layout = Layout(Path(base))
+    with contextlib.ExitStack() as stack:
+        start, _ = unwrapped(stack.enter_context(contextlib.closing(open_folder(base))))
+        for other in others:
+            model, _ = unwrapped(stack.enter_context(contextlib.closing(open_folder(other))))
+            its, _ = as_base(start, model, layout)
+            require_equal(base, start.tensors, other, its.tensors)
+
+
 def unique(points: Iterable[Point]) -> list[Point]:
     """Each point once, in order."""
     return list({point.id: point for point in points}.values())
@@ -81,8 +100,7 @@ class Planner:
         evaluate = sweep.config.evaluate.model_dump(mode="json", exclude={"data", "device"})
         self._measuring = {"data": data, "evaluate": evaluate, "seed": sweep.config.seed}
         self._prints = {model: fingerprint(model) for model in self.models()}
-        base, *others = self.models()
-        require_same_tensors(base, others)
+        _require_fitting(self.models()[0], *sweep.config.baselines.values())
         self._plans = PlanCache(MergeOptions())
         # Labels that points of other kinds must not have.
         self._reserved: dict[str, PointKind] = {}

@@ -69,7 +69,7 @@ class PointWorker:
         self._base, self._groups = base, groups
         self._seed, self._progress = seed, progress
         self._scorer = evaluator.open(base, resolve_device(device))
-        self._composer = Composer(self._scorer.device)
+        self._composer = Composer(self._scorer.device, base=base)
         self._control: Composer | None = None
         self._in_place = can_assign_in_place(self._composer.tensors(base), self._scorer.model)
         self._current: str | None = None
@@ -131,7 +131,7 @@ class PointWorker:
         """A composer whose subgroup models are norm-matched random vectors; made once."""
         if self._control is not None:
             return self._control
-        control = Composer(self._scorer.device, plans=self._composer.plans)
+        control = Composer(self._scorer.device, plans=self._composer.plans, base=self._base)
         base = self._composer.tensors(self._base)
         control.replace(self._base, base, shared=True)
         for name, model in self._groups.items():

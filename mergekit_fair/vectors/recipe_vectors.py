@@ -121,7 +121,7 @@ def recipe_vectors(
     with _opened(recipe, options, allow_pickle, progress) as (models, plan):
         base, *others = models.readers
         labels = _labels(recipe, others)
-        names = merged_names(models.infos[base], merges_head=policy == HeadPolicy.MERGE)
+        names = merged_names(models.infos[base], () if policy == HeadPolicy.MERGE else models.heads)
         geometry = _measured(models, labels, names, progress)
     target = _target(recipe, labels)
     move = None if plan is None else _move(recipe, plan.coefficients(), geometry, labels, target)

@@ -19,14 +19,14 @@ from mergekit_fair.checkpoints.geometry import (
     task_vector_norms,
     triangle_bound,
 )
-from mergekit_fair.checkpoints.reader import SafetensorsReader
+from mergekit_fair.checkpoints.reader import open_folder
 from mergekit_fair.errors import CheckpointError, RecipeError
 
 
 def measured(base, folders, **options):
     """Over all floating tensors of folders with one safetensors file."""
-    start = SafetensorsReader(base)
-    models = {name: SafetensorsReader(folder) for name, folder in folders.items()}
+    start = open_folder(base)
+    models = {name: open_folder(folder) for name, folder in folders.items()}
     names = [name for name, info in start.tensors.items() if info.is_float]
     return task_vector_geometry(start, models, names, **options)
 
@@ -81,8 +81,8 @@ def test_streamed_gram_equals_dense_gram(models, found):
 
 def test_norms_are_those_that_merges_use(models, found):
     base, folders = models
-    start = SafetensorsReader(base)
-    readers = [SafetensorsReader(folder) for folder in folders.values()]
+    start = open_folder(base)
+    readers = [open_folder(folder) for folder in folders.values()]
     names = [name for name, info in start.tensors.items() if info.is_float]
     assert found.norms == pytest.approx(task_vector_norms(start, readers, names), rel=1e-12)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 import pytest
 from click.testing import CliRunner
+from mergekit.architecture import get_architecture_info
 from mergekit.common import ModelReference
 from mergekit.io.tasks import LoaderCache
 from mergekit.options import MergeOptions
@@ -24,7 +26,7 @@ def config(tiny: Any) -> Any:
 
 def test_the_outputs_configuration(config: Any) -> None:
     """`_model_out_config`: config.json would not carry the merge's dtype."""
-    made = private.output_config(config, OPTIONS)
+    made = private.output_config(config, get_architecture_info(config, OPTIONS), OPTIONS)
     assert str(made.dtype).endswith("float32")
 
 
@@ -35,20 +37,36 @@ def test_chat_templates() -> None:
     assert all("{" in private.chat_template_text(name) for name in names)
 
 
-def test_a_definition_is_there_while_it_is_needed() -> None:
-    """`NAME_TO_ARCH`: 32 of a ViT's 40 tensors would be lost."""
+def test_definitions_are_looked_up() -> None:
+    """`NAME_TO_ARCH`: mergekit's own look-up raises for most unknown architectures."""
     assert private.is_defined("LlamaForCausalLM")
     assert not private.is_defined("Nothing")
-    with private.defined("Nothing", object()):
-        assert private.is_defined("Nothing")
-    assert not private.is_defined("Nothing")
+
+
+def test_a_merge_asks_for_its_architecture(config: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    """`merge.get_architecture_info`: 32 of a ViT's 40 tensors would be lost, unchecked."""
+    from mergekit import merge
+
+    monkeypatch.setattr(merge, "get_architecture_info", merge.get_architecture_info)
+
+    def refuse(asked: Any, options: Any) -> Any:
+        assert (asked, options) == (config, OPTIONS)
+        raise KeyError("refused")
+
+    private.choose_architectures(refuse)
+    with pytest.raises(KeyError, match="refused"):
+        merge.run_merge(config, str(tmp_path / "out"), OPTIONS)
+    private.choose_architectures(lambda *_: None)
+    merge.run_merge(config, str(tmp_path / "out"), OPTIONS)
+    assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
 def test_a_planned_task_says_what_is_read_of_it(config: Any) -> None:
     """`plan_to_disk`, `tensor_task`: gradients and filters would not be resolved any more."""
     models = {str(model): {} for model in config.referenced_models()}
-    with private.known_tensors(models):
-        tasks = private.planned_tasks(config, OPTIONS)
+    info = get_architecture_info(config, OPTIONS)
+    with private.known_tensors({model: {} for model in config.referenced_models()}):
+        tasks = private.planned_tasks(config, info, OPTIONS)
     assert len(tasks) > 10
     merge: Any = tasks[0].tensor_task
     assert "lambda" in dict(merge.parameters.items())
@@ -68,7 +86,7 @@ def test_loaders_are_forgotten(tiny: Any) -> None:
     assert model in LoaderCache().loaders
     private.forget_models()
     assert not LoaderCache().loaders
-    with private.known_tensors({str(tiny("bert").base): {"x": None}}):
+    with private.known_tensors({model: ["x"]}):
         assert "x" in LoaderCache().get(model).index.tensor_paths
     assert not LoaderCache().loaders
 

@@ -124,7 +124,9 @@ def test_one_composer_serves_many_recipes_from_tensors_loaded_once(tiny, monkeyp
     from mergekit_fair.checkpoints import cache
 
     opened = cache.LazyCheckpoint
-    monkeypatch.setattr(cache, "LazyCheckpoint", lambda path: loads.append(path) or opened(path))
+    monkeypatch.setattr(
+        cache, "LazyCheckpoint", lambda *paths: loads.append(paths[0]) or opened(*paths)
+    )
     composer = Composer()
     base = {name: tensor.clone() for name, tensor in composer.tensors(str(family.base)).items()}
     scales = (0.5, 0.0, 1.0, 0.5)
@@ -208,8 +210,6 @@ def test_recipes_that_are_not_composed_in_memory(tiny):
         with pytest.raises(RecipeError) as caught:
             list(Composer().compose(recipe(raw)))
         assert str(caught.value) == text
-    with pytest.raises(RecipeError, match="a layer gradient needs an architecture"):
-        list(Composer().compose(recipe(tiny("vit").addition(lambda_=[0, 1]))))
 
 
 def test_the_same_tensors_under_the_configuration_of_another_architecture(tiny, tmp_path):

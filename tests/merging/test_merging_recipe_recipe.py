@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from mergekit_fair.errors import ConfigError, RecipeError
 from mergekit_fair.merging.methods.worst_group_injection import injection_recipe
 from mergekit_fair.merging.plan import recipe_coefficients
-from mergekit_fair.merging.recipe import Recipe, local_path
+from mergekit_fair.merging.recipe import Recipe
+from mergekit_fair.merging.references import local_path
 from mergekit_fair.resources import recipes_folder
 from mergekit_fair.schema import dump_yaml, parse_yaml
 from mergekit_fair.training.family import family_recipe

@@ -3,14 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from mergekit_fair.errors import RecipeError
+from mergekit_fair.merging.references import is_same_model
 
 
 def parameters_of(item: dict[str, Any]) -> dict[str, Any]:
     """The parameters block of a recipe or of one of its models; empty without one."""
     return item.get("parameters") or {}
+
+
+@dataclass(frozen=True)
+class MergedBlock:
+    """Models that are merged with each other: all of a recipe, or the sources of a slice.
+
+    Attributes:
+        models: as the recipe lists them.
+        parameters: blocks of parameters that hold for them beside the recipe's.
+        where: its place.
+    """
+
+    models: list[dict[str, Any]]
+    parameters: list[dict[str, Any]]
+    where: str
+
+
+def merged_blocks(raw: dict[str, Any], where: str) -> list[MergedBlock]:
+    """The recipe's models, or those of every slice and module."""
+    if not (raw.get("slices") or raw.get("modules")):
+        return [MergedBlock(raw.get("models") or [], [], where)]
+    modules = {f"{where}: modules.{key}": item for key, item in (raw.get("modules") or {}).items()}
+    blocks = []
+    for place, module in {where: {"slices": raw.get("slices")}, **modules}.items():
+        shared = [parameters_of(module)]
+        if module.get("models"):
+            blocks.append(MergedBlock(module["models"], shared, place))
+        for index, piece in enumerate(module.get("slices") or ()):
+            own = [parameters_of(piece), *shared]
+            blocks.append(MergedBlock(piece["sources"], own, f"{place}: slices[{index}]"))
+    return blocks
 
 
 def members_of(raw: dict[str, Any], key: str, where: str) -> list[dict[str, Any]]:
@@ -22,7 +55,7 @@ def members_of(raw: dict[str, Any], key: str, where: str) -> list[dict[str, Any]
     members = []
     for item in raw.get("models") or ():
         parameters = parameters_of(item)
-        if item["model"] != raw["base_model"]:
+        if not is_same_model(str(item["model"]), str(raw["base_model"])):
             members.append(item)
         elif parameters:
             name = key if key in parameters else next(iter(parameters))

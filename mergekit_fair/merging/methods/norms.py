@@ -12,32 +12,33 @@ import contextlib
 import hashlib
 import json
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mergekit.merge_methods import TensorGroup
 
-from mergekit_fair.checkpoints.folder import weight_files
+from mergekit_fair.checkpoints.folder import architecture_of, read_config
 from mergekit_fair.checkpoints.geometry import squares, task_vector_norms
 from mergekit_fair.checkpoints.headers import TensorInfo
-from mergekit_fair.checkpoints.reader import Reader, SafetensorsReader
-from mergekit_fair.compat.mergekit import loaded_folder
+from mergekit_fair.checkpoints.reader import Reader, open_folder
+from mergekit_fair.compat.mergekit import loaded_folder, loaded_tensors
 from mergekit_fair.files import cache_folder, write_atomic
-from mergekit_fair.merging.methods.head_policy import is_head
+from mergekit_fair.merging.methods.head_policy import head_names, head_rule, is_head
 from mergekit_fair.progress import Progress, Silent, bar
 
 # Models of mergekit's graph → the state of their files, and what was found for it.
 _IN_GRAPH: dict[tuple[Any, ...], tuple[Any, dict[Hashable, float]]] = {}
 
 
-def merged_names(tensors: Mapping[str, TensorInfo], *, merges_head: bool) -> list[str]:
-    """The floating tensors that a norm is taken over."""
-    return [
-        name
-        for name, info in tensors.items()
-        if info.is_float and (merges_head or not is_head(name))
-    ]
+def merged_names(tensors: Mapping[str, TensorInfo], heads: Collection[str] = ()) -> list[str]:
+    """The floating tensors that a norm is taken over.
+
+    Args:
+        tensors: of the base.
+        heads: those that are copied.
+    """
+    return [name for name, info in tensors.items() if info.is_float and name not in heads]
 
 
 def norms_of(
@@ -80,7 +81,7 @@ def norms_in_graph(groups: Sequence[TensorGroup], *, merges_head: bool) -> dict[
         return _from_files(base, models, merges_head)
     sums: dict[Hashable, list[float]] = {}
     for group in groups:
-        if group.base is None or (is_head(group.metadata.name) and not merges_head):
+        if group.base is None or (not merges_head and is_head(group.metadata.name)):
             continue
         flat = (entry.tensor.reshape(-1) for entry in group.non_base)
         rows = squares(group.base.tensor.reshape(-1), flat)
@@ -92,19 +93,40 @@ def norms_in_graph(groups: Sequence[TensorGroup], *, merges_head: bool) -> dict[
 def _from_files(base: Any, models: tuple[Any, ...], merges_head: bool) -> dict[Hashable, float]:
     """Asked for every tensor; files that stayed the same are not opened again."""
     folders = [_folder(model) for model in (base, *models)]
-    state = [_state(file) for folder in folders for file in weight_files(folder)]
+    state = [
+        _state(file)
+        for folder in folders
+        for file in sorted(folder.iterdir())
+        if file.suffix in (".safetensors", ".bin", ".json")
+    ]
     key = (base, models, merges_head)
     if key in _IN_GRAPH and _IN_GRAPH[key][0] == state:
         return _IN_GRAPH[key][1]
     with contextlib.ExitStack() as stack:
-        readers = [SafetensorsReader(folder) for folder in folders]
-        for reader in readers:
-            stack.callback(reader.close)
-        names = merged_names(readers[0].tensors, merges_head=merges_head)
+        readers: list[Reader] = []
+        for folder in folders:
+            readers.append(open_folder(folder, allow_pickle=True))
+            stack.callback(readers[-1].close)
+        tensors = readers[0].tensors
+        heads = () if merges_head else head_names(_architecture(folders[0]), tensors)
+        names = merged_names(tensors, heads)
         norms = norms_of(readers[0], readers[1:], names)
     by_model: dict[Hashable, float] = dict(zip(models, norms, strict=True))
     _IN_GRAPH[key] = (state, by_model)
     return by_model
+
+
+def is_head_in_graph(base: Hashable, name: str) -> bool:
+    """Whether a tensor belongs to a head of the base, which mergekit's graph knows the files of."""
+    from mergekit.common import ModelReference
+
+    if not isinstance(base, ModelReference):
+        return is_head(name)
+    return head_rule(_architecture(_folder(base)), loaded_tensors(base))(name)
+
+
+def _architecture(folder: Path) -> str | None:
+    return architecture_of(read_config(folder))
 
 
 def _folder(model: Any) -> Path:

@@ -14,8 +14,14 @@ from mergekit.merge_methods import GroupMergeMethod, ParameterScope, TensorGroup
 from mergekit_fair.errors import RecipeError
 from mergekit_fair.merging.methods.arithmetic import merge_tensor
 from mergekit_fair.merging.methods.formula import Formula, Term, copy_of
-from mergekit_fair.merging.methods.head_policy import HeadPolicy, is_head
-from mergekit_fair.merging.methods.members import distinct_groups, members_of, parameters_of
+from mergekit_fair.merging.methods.head_policy import HeadPolicy
+from mergekit_fair.merging.methods.members import (
+    distinct_groups,
+    members_of,
+    merged_blocks,
+    parameters_of,
+)
+from mergekit_fair.merging.methods.norms import is_head_in_graph, norms_in_graph
 from mergekit_fair.merging.methods.shared_parameters import Rescale
 
 
@@ -28,12 +34,14 @@ class TensorInputs:
         base: θ₀.
         models: the others, in recipe order.
         norms: model → ‖Δ‖₂ over all merged tensors; None unless the method needs them.
+        is_head: whether it belongs to a classification head.
     """
 
     name: str
     base: Hashable
     models: tuple[Hashable, ...]
     norms: Mapping[Any, float] | None = None
+    is_head: bool = False
 
 
 class TaskVectorMethod(GroupMergeMethod):
@@ -102,11 +110,15 @@ class TaskVectorMethod(GroupMergeMethod):
         """
         if not raw.get("base_model"):
             raise RecipeError("needs base_model, the θ₀ of the task vectors", where=where)
-        self.check(raw, where)
+        for block in merged_blocks(raw, where):
+            self.check({**raw, "models": block.models}, block.where)
+            self._require_parameters([parameters_of(raw), *block.parameters], block.where)
+
+    def _require_parameters(self, blocks: Sequence[Mapping[str, Any]], where: str) -> None:
         for parameter in self.spec.parameters:
             is_open = parameter.required and parameter.name not in self.resolves
             is_shared = parameter.scope == ParameterScope.SHARED
-            if is_open and is_shared and parameter.name not in parameters_of(raw):
+            if is_open and is_shared and not any(parameter.name in block for block in blocks):
                 raise RecipeError(
                     f"needs parameters.{parameter.name}: {parameter.description}", where=where
                 )
@@ -127,7 +139,7 @@ class TaskVectorMethod(GroupMergeMethod):
     def copied_head(self, inputs: TensorInputs, parameters: Mapping[str, Any]) -> Formula | None:
         """The formula of a head's tensor that is copied; None for all other tensors."""
         policy = parameters["head"]
-        if policy == HeadPolicy.MERGE or not is_head(inputs.name):
+        if policy == HeadPolicy.MERGE or not inputs.is_head:
             return None
         is_base = policy == HeadPolicy.BASE
         return copy_of(inputs.base if is_base else self.first(inputs, parameters), inputs.base)
@@ -144,7 +156,9 @@ class TaskVectorMethod(GroupMergeMethod):
         name = group.metadata.name or ""
         models = tuple(entry.id for entry in group.non_base)
         norms = parameters.pop("norms", None)
-        formula = self.formula(TensorInputs(name, base.id, models, norms), parameters)
+        is_head = parameters["head"] != HeadPolicy.MERGE and is_head_in_graph(base.id, name)
+        inputs = TensorInputs(name, base.id, models, norms, is_head)
+        formula = self.formula(inputs, parameters)
         return merge_tensor(formula, {entry.id: entry.tensor for entry in group.entries}, name)
 
     def _execute(
@@ -158,8 +172,6 @@ class TaskVectorMethod(GroupMergeMethod):
     ) -> tuple[torch.Tensor, ...]:
         """mergekit's, with the norms of whole task vectors where the method needs them."""
         if any(self.needs_norms(values) for values in parameters):
-            from mergekit_fair.merging.methods.norms import norms_in_graph
-
             merges_head = all(values["head"] == HeadPolicy.MERGE for values in parameters)
             norms = norms_in_graph(groups, merges_head=merges_head)
             parameters = [values | {"norms": norms} for values in parameters]

@@ -1,0 +1,126 @@
+"""The models that a recipe names, as mergekit gets them: one spelling for each folder.
+
+mergekit takes `a/b` for a name of the Hub even where that folder exists, splits a path at `+`
+(adapter) and `@` (revision), does not know `~`, and takes `base` and `./base` for two models.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mergekit_fair.checkpoints.adapter_config import is_adapter_folder
+from mergekit_fair.errors import RecipeError
+
+_MODELS = ("model", "base_model")
+_WORDS = ("union", "base")  # of tokenizers; folders of these names have to be spelled ./base
+
+
+def references(
+    raw: Mapping[str, Any], where: str, folders: Mapping[str, Path] | None = None
+) -> dict[str, Any]:
+    """A copy of a recipe in which every local model is spelled so that mergekit finds it.
+
+    The folder of a LoRA adapter becomes `base_model+folder`.
+
+    Args:
+        raw: the recipe.
+        where: its file, for the error.
+        folders: name of the Hub → where it was downloaded to, for names to be replaced.
+
+    Raises:
+        RecipeError: an adapter, and no base_model that it can be put on.
+    """
+    base = raw.get("base_model")
+    base_text = _spelled(base) if isinstance(base, str) else base
+    is_plain = isinstance(base_text, str) and not is_adapter_folder(base_text)
+
+    def reference(text: str, key: str) -> Any:
+        parts = [_as_base(_spelled(part), base_text) for part in _parts(text)]
+        if key in _MODELS and len(parts) == 1 and is_adapter_folder(parts[0]):
+            if key == "base_model" or not is_plain or len(_parts(str(base))) > 1:
+                raise RecipeError(
+                    "is a LoRA adapter, and base_model is not a model that it can be put on",
+                    where=f"{where}: model {text}",
+                    got=base,
+                    fix=f"write BASE+{text}, with the model that it was trained on",
+                )
+            parts = [str(base_text), *parts]
+        return _reference([str((folders or {}).get(part, part)) for part in parts])
+
+    def changed(value: Any, key: str = "", *, is_tokenizer: bool = False) -> Any:
+        if isinstance(value, list):
+            return [changed(item, is_tokenizer=is_tokenizer) for item in value]
+        if isinstance(value, dict):
+            inside = is_tokenizer or key == "tokenizer"
+            return {name: changed(item, name, is_tokenizer=inside) for name, item in value.items()}
+        is_source = key == "tokenizer_source" or (is_tokenizer and key == "source")
+        if isinstance(value, str) and (key in _MODELS or (is_source and value not in _WORDS)):
+            return reference(value, key)
+        return value
+
+    copy: dict[str, Any] = changed(dict(raw))
+    return copy
+
+
+def local_path(reference: str) -> str:
+    """A folder's path as mergekit finds it; names of the Hub and absolute paths as they are.
+
+    >>> local_path("no/such/folder")
+    'no/such/folder'
+    """
+    return "+".join(_spelled(part) for part in _parts(reference))
+
+
+def is_same_model(one: str, other: str) -> bool:
+    """Whether two spellings mean one model; links are not followed, no file is looked at.
+
+    >>> is_same_model("base", "./base"), is_same_model("base/", "other")
+    (True, False)
+    """
+    return _identity(one) == _identity(other)
+
+
+def _identity(text: str) -> str:
+    return os.path.normpath(Path(text).expanduser().absolute())
+
+
+def _parts(text: str) -> list[str]:
+    """Model and adapter; a folder whose name has a `+` is one model."""
+    if Path(text).expanduser().is_dir():
+        return [text]
+    whole = text.split("+")
+    # `a+b+adapter`, where `a+b` is a folder.
+    for end in range(len(whole) - 1, 0, -1):
+        left = "+".join(whole[:end])
+        if Path(left).expanduser().is_dir():
+            return [left, "+".join(whole[end:])]
+    return whole
+
+
+def _spelled(path: str) -> str:
+    """The path of a folder so that mergekit does not look it up on the Hub."""
+    expanded = Path(path).expanduser()
+    if not expanded.is_dir():
+        return str(expanded) if path.startswith("~") else path
+    text = os.path.normpath(expanded)
+    return text if text.startswith(("/", "..")) or text == "." else f"./{text}"
+
+
+def _as_base(path: str, base: Any) -> str:
+    """The base's spelling for its folder, whatever path leads there."""
+    is_folder = isinstance(base, str) and Path(path).is_dir()
+    return str(base) if is_folder and is_same_model(path, str(base)) else path
+
+
+def _reference(parts: list[str]) -> Any:
+    """As text, or as a mapping where mergekit would split the text otherwise."""
+    is_ambiguous = any(("+" in part or "@" in part) and Path(part).is_dir() for part in parts)
+    if not is_ambiguous or len(parts) > 2:
+        return "+".join(parts)
+    return {
+        key: {"path": part} if Path(part).is_dir() else part
+        for key, part in zip(("model", "lora"), parts, strict=False)
+    }
