@@ -62,13 +62,13 @@ def require_loadable_result(base: Path, folder: Path) -> None:
     """
     with closing(open_folder(folder, allow_pickle=True)) as reader:
         problems = load_problems(folder, reader.tensors)
-    if problems is None or not (problems["missing"] or problems["of another shape"]):
+    if problems is None or not (problems["missing"] or problems["reshaped"]):
         return
     with closing(open_folder(base, allow_pickle=True)) as reader:
         before = load_problems(base, reader.tensors) or {}
     lost = {
         kind: [name for name in problems[kind] if name not in before.get(kind, ())]
-        for kind in ("missing", "of another shape")
+        for kind in ("missing", "reshaped")
     }
     if any(lost.values()):
         raise _unfit(folder, lost)
@@ -78,12 +78,12 @@ def load_problems(folder: Path, tensors: Mapping[str, TensorInfo]) -> dict[str, 
     """What transformers reports of these tensors; None if the architecture is not its own.
 
     Returns:
-        `missing`, `unexpected`, `of another shape` → names.
+        `missing`, `unexpected`, `reshaped` → names.
 
     Raises:
         CheckpointError: a configuration that transformers does not take.
     """
-    problems: dict[str, list[str]] = {"missing": [], "unexpected": [], "of another shape": []}
+    problems: dict[str, list[str]] = {"missing": [], "unexpected": [], "reshaped": []}
     if "auto_map" in read_config(folder):
         return None
     config, kind = model_class(folder)
@@ -103,7 +103,7 @@ def load_problems(folder: Path, tensors: Mapping[str, TensorInfo]) -> dict[str, 
     for key, word in (
         ("missing_keys", "missing"),
         ("unexpected_keys", "unexpected"),
-        ("mismatched_keys", "of another shape"),
+        ("mismatched_keys", "reshaped"),
     ):
         problems[word] = sorted(map(_name, report[key]))
     return problems
