@@ -196,7 +196,9 @@ def as_base(base: Reader, model: Reader, layout: Layout) -> tuple[Reader, list[s
     match = _matched(base, model, layout)
     if match.real or len(match.places) < len(base.tensors):
         known = {name: reader.tensors[there] for name, (reader, there) in match.places.items()}
-        known |= {name: model.tensors[name] for name in match.real}
+        lacks = len(match.places) < len(base.tensors)  # then what is unused may be why
+        more = [*match.real, *(match.left_out[0] if lacks else ())]
+        known |= {name: model.tensors[name] for name in sorted(more)}
         require_equal(base.name, base.tensors, model.name, known)
     notes = [
         f"{model.name}: {len(names)} tensors that transformers does not load {what}: "

@@ -93,7 +93,7 @@ def quantized_tensors(tensors: Mapping[str, TensorInfo]) -> tuple[str, str] | No
             if re.search(pattern, name) and (method != "MXFP4" or info.dtype == "U8"):
                 return name, method
     for name, info in tensors.items():
-        if info.dtype.startswith("F") and info.dtype not in FLOATS:
+        if re.match(r"F(8_|6_|4)", info.dtype) and info.dtype not in FLOATS:
             return name, f"FP{info.dtype[1]}"
     return None
 

@@ -109,7 +109,7 @@ def run_checked(plan: MergePlan, folder: Path, out: Path, options: Any, progress
     forget_models()
     models, inputs = plan.models, describe_models(plan.models)
     with merged_adapters(plan.recipe.configuration(), options, out) as ready:
-        merge = _Merge(plan.recipe, ready, models.folders, plan.architecture, inputs, models.notes)
+        merge = _Merge(plan.recipe, ready, models.folders, plan.architecture, inputs, plan.notes)
         brought = merge.run(folder, out.name, progress)
     require_complete(set(plan.infos[models.base]) | brought, models.base, folder)
 

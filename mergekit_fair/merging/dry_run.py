@@ -52,7 +52,7 @@ def check_merge(
     with MergePlan.open(
         recipe, options, allow_pickle=settings.allow_pickle, progress=progress
     ) as plan:
-        facts["notes"] += plan.models.notes
+        facts["notes"] += plan.notes
         if not plan.streams:
             return facts | {"checked": True}
         return facts | {"engine": STREAMED} | _facts(plan, options, settings)

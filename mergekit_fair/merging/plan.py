@@ -49,7 +49,7 @@ from mergekit_fair.merging.parameters import (
 from mergekit_fair.merging.program import MergeProgram, OutputTensor
 from mergekit_fair.merging.recipe import Recipe, family
 from mergekit_fair.merging.recipe_check import check_setting
-from mergekit_fair.merging.result_checks import require_loadable
+from mergekit_fair.merging.result_checks import require_loadable, unloaded
 from mergekit_fair.progress import Progress, Silent
 
 Settings = Mapping[str, float | str]
@@ -96,6 +96,7 @@ class MergePlan:
         norms: model → ‖Δ‖₂ over all merged tensors, if the method needs them.
         architecture: what mergekit plans by.
         is_loadable: False if transformers does not know the architecture.
+        notes: on the models, one sentence each.
         streams: whether our engine can write the result; else mergekit runs the checked merge (a
             tokenizer to build, vocabularies that differ, pickled output).
     """
@@ -109,6 +110,7 @@ class MergePlan:
     is_loadable: bool
     streams: bool
     names: Mapping[str, str]
+    notes: tuple[str, ...]
 
     @classmethod
     @contextmanager
@@ -155,6 +157,7 @@ class MergePlan:
             norms = _norms(recipe, method, tensors, models, progress or Silent())
             raw_models = [str(item["model"]) for item in recipe.raw.get("models") or ()]
             listed = [str(item.model) for item in config.models or ()]
+            left_out = require_loadable(models.folders[base], infos[base], models.layout)
             plan = cls(
                 recipe,
                 method,
@@ -162,9 +165,10 @@ class MergePlan:
                 tensors,
                 norms,
                 architecture,
-                require_loadable(models.folders[base], infos[base], models.layout),
+                left_out is not None,
                 _streams(config, options, infos),
                 dict(zip(raw_models, listed, strict=True)),
+                (*models.notes, *unloaded(base, left_out or [])),
             )
             plan.at()  # what the method itself refuses, it refuses here
             yield plan

@@ -17,7 +17,9 @@ from mergekit_fair.compat.transformers import load_on_meta, model_class, quiet
 from mergekit_fair.errors import CheckpointError, first_line
 
 
-def require_loadable(folder: Path, tensors: Mapping[str, TensorInfo], layout: Layout) -> bool:
+def require_loadable(
+    folder: Path, tensors: Mapping[str, TensorInfo], layout: Layout
+) -> list[str] | None:
     """Check that transformers loads the tensors, without reading or allocating weights.
 
     transformers initialises at random what it does not find, with a warning at most: a merge of
@@ -30,16 +32,18 @@ def require_loadable(folder: Path, tensors: Mapping[str, TensorInfo], layout: La
         layout: of the base.
 
     Returns:
-        False if the architecture is not transformers' own (remote code): nothing was checked.
+        The tensors that transformers leaves out; None if the architecture is not its own (remote
+        code): nothing was checked.
 
     Raises:
         CheckpointError: tensors that are missing, left over or of another shape.
     """
     problems = load_problems(folder, tensors)
     if problems is None:
-        return False
+        return None
+    left_out = []
     if problems["unexpected"]:
-        left_out = set(layout.left_out(tensors))
+        left_out = layout.left_out(tensors)
         problems["unexpected"] = [
             name
             for name, at in layout.loaded(tensors).items()
@@ -47,7 +51,15 @@ def require_loadable(folder: Path, tensors: Mapping[str, TensorInfo], layout: La
         ]
     if any(problems.values()):
         raise _unfit(folder, problems)
-    return True
+    return left_out
+
+
+def unloaded(base: str, names: Sequence[str]) -> list[str]:
+    """A note on tensors that are merged, and that transformers will not load."""
+    if not names:
+        return []
+    listed = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+    return [f"{base}: transformers does not load {len(names)} of its tensors: {listed}"]
 
 
 def require_loadable_result(base: Path, folder: Path) -> None:

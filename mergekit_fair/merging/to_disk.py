@@ -91,7 +91,7 @@ def _own(
             recipe, options, allow_pickle=settings.allow_pickle, progress=progress
         ) as plan,
     ):
-        for note in plan.models.notes:
+        for note in plan.notes:
             progress.say(note)
         if plan.streams:
             _stream(plan, folder, out.name, options, settings, progress)
@@ -185,7 +185,7 @@ def _complete(
         method=recipe.method,
         arithmetic={"accumulator": "float64", "device": options.device or "cpu"},
         norms=None if plan.norms is None else dict(plan.norms),
-        notes=[*plan.recipe.remarks, *plan.models.notes, *carried.notes],
+        notes=[*plan.recipe.remarks, *plan.notes, *carried.notes],
     )
 
 

@@ -138,6 +138,7 @@ def test_a_link_out_of_the_folder(scene):
     pickled(scene)
     (scene.here / "Male" / BIN).rename(scene.here / "elsewhere")
     (scene.here / "Male" / BIN).symlink_to(scene.here / "elsewhere")
+    (scene.here / "Male" / ".cache" / "huggingface").mkdir(parents=True)
     scene.refuses(
         CheckpointError,
         "got 'HERE/elsewhere'",
