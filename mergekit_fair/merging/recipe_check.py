@@ -103,6 +103,7 @@ def check_recipe(raw: dict[str, Any], where: str) -> tuple[str, ...]:
         own_method(spec.name).check_recipe(raw, where)
     else:
         _base_parameters(parts, spec, unread)
+        _base_spelled(raw, where, unread)
     return tuple(unread.warnings)
 
 
@@ -309,13 +310,29 @@ def _distinct_models(models: list[dict[str, Any]], where: str, unread: Unread) -
     """mergekit refuses one model twice, and takes it under two spellings."""
     seen: dict[str, Any] = {}
     for item in models:
-        model = os.path.normpath(Path(str(item["model"])).absolute())  # a, ./a, a/ are one folder
+        model = _folder(item["model"])
         if model in seen:
             error = RecipeError("is listed twice", where=f"{where}: model {item['model']}")
             if seen[model] == item["model"]:
                 raise error
             unread.say(error, f"is listed twice, as {seen[model]} before")
         seen[model] = item["model"]
+
+
+def _base_spelled(raw: dict[str, Any], where: str, unread: Unread) -> None:
+    """mergekit knows a model by its text."""
+    base = raw.get("base_model")
+    for item in raw.get("models") or ():
+        if str(item["model"]) != str(base) and _folder(item["model"]) == _folder(base):
+            unread.warnings.append(
+                f"{where}: model {item['model']}: is base_model ({base}), spelled otherwise: "
+                "mergekit takes it as one more model"
+            )
+
+
+def _folder(model: Any) -> str:
+    """`a`, `./a` and `a/` are one folder."""
+    return os.path.normpath(Path(str(model)).absolute())
 
 
 def _first_line(error: Exception) -> str:

@@ -129,6 +129,10 @@ IGNORED = {
     ),
     "yes": (ties(parameters={"lambda": True}), ["r.yml: parameters.lambda: True", "1.0"]),
     "one folder twice": (ties(models=models("a", "./a", weight=1)), ["r.yml: model ./a: "]),
+    "the base, spelled otherwise": (
+        ties(base_model="./a", models=models("a", "b", weight=1)),
+        ["r.yml: model a: is base_model (./a)"],
+    ),
     "no layer": (stacked([0, 2], [2, 2]), ["r.yml: slices[1].sources[0].layer_range: "]),
     "number as a key": (linear() | {7: 1}, ["r.yml: unknown key 7"]),
 }
