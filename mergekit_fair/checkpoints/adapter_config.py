@@ -163,13 +163,8 @@ def raw_config(folder: str | Path) -> dict[str, Any]:
     folder = model_folder(folder)
     file = folder / CONFIG
     if not file.is_file():
-        if names := adapters_below(folder):
-            raise CheckpointError(
-                "holds adapters in folders of their own",
-                where=folder,
-                got=names[:8],
-                fix=f"name one, as in {folder}/{names[0]}",
-            )
+        if error := adapters_below(folder):
+            raise error
         raise CheckpointError(
             f"holds no {CONFIG}",
             where=folder,

@@ -279,13 +279,8 @@ def _no_weights(folder: Path) -> CheckpointError:
         )
     if (folder / "adapter_config.json").is_file():
         return _adapter(folder)
-    if adapters := adapters_below(folder):
-        return CheckpointError(
-            "holds LoRA adapters in folders of their own",
-            where=folder,
-            got=adapters[:8],
-            fix=f"name one, as in base+{folder}/{adapters[0]}",
-        )
+    if error := adapters_below(folder):
+        return error
     if any(name.endswith(".gguf") for name in names):
         return CheckpointError(
             "holds GGUF files, which transformers' models are converted to, and no weights to "
@@ -311,9 +306,20 @@ def _adapter(where: Path) -> CheckpointError:
     )
 
 
-def adapters_below(folder: Path) -> list[str]:
-    """The folders in it that hold an adapter: peft makes one for each name but `default`."""
-    return sorted(file.parent.name for file in folder.glob("*/adapter_config.json"))
+def adapters_below(folder: Path) -> CheckpointError | None:
+    """The error that names the adapters in folders below; None if there are none.
+
+    peft makes a folder for each name but `default`, a Trainer for each checkpoint.
+    """
+    names = sorted(file.parent.name for file in folder.glob("*/adapter_config.json"))
+    if not names:
+        return None
+    return CheckpointError(
+        "holds LoRA adapters in folders of their own",
+        where=folder,
+        got=names[:8],
+        fix=f"name one, as in {folder}/{names[0]}",
+    )
 
 
 def sibling(folder: Path) -> str:

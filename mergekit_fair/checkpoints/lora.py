@@ -148,7 +148,7 @@ class AdapterReader:
 
     @cached_property
     def _names(self) -> MemoryNames:
-        return memory_names(self._base_folder)
+        return memory_names(self._base_folder, self._base.tensors)
 
     @cached_property
     def _in_memory(self) -> dict[str, str]:
@@ -355,7 +355,7 @@ def refuse_ties(adapter: Path, base_folder: Path) -> None:
         names = list(weights.tensors)
     finally:
         weights.close()
-    tied = memory_names(base_folder).tied
+    tied = memory_names(base_folder, ()).tied
     for key in names:
         module, is_adapted, _ = key.removeprefix(PREFIX).partition(".lora_")
         group = tied.get(f"{module}.weight")

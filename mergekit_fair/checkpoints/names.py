@@ -1,26 +1,28 @@
 """What transformers calls the tensors of a model folder when the model is in memory.
 
-peft names modules as they are in memory. For most architectures these are the names in the file;
-where transformers renames (ViT since 5.0), its own table of renames is asked.
+peft names modules as they are in memory. For most files these are their names there, too; where
+transformers renames (ViT since 5.0) or adds the name of the encoder (GPT-2's own file has none),
+transformers is asked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mergekit_fair.checkpoints.folder import read_config
-from mergekit_fair.compat.transformers import meta_model, names_in_file
+from mergekit_fair.compat.transformers import loaded_names, meta_model
 
 
 @dataclass(frozen=True)
 class MemoryNames:
-    """The names of one architecture; empty if transformers does not know it.
+    """The names of one model; empty if transformers does not know its architecture.
 
     Attributes:
-        in_file: tensor in memory → tensor in the file; fused or split tensors are left out.
+        in_file: tensor in memory → tensor in the file; fused tensors are left out.
         conv1d: tensors in the file that are stored as (in, out), by transformers' `Conv1D`.
         tied: tensor in memory → all names in memory of the same tensor, where it has several.
     """
@@ -34,8 +36,12 @@ class MemoryNames:
         return bool(self.in_file)
 
 
-def memory_names(folder: Path) -> MemoryNames:
+def memory_names(folder: Path, names: Collection[str]) -> MemoryNames:
     """Ask transformers, with the architecture of config.json on torch's `meta` device.
+
+    Args:
+        folder: with the config.json.
+        names: of the tensors in the file.
 
     Raises:
         CheckpointError: config.json cannot be read.
@@ -48,13 +54,15 @@ def memory_names(folder: Path) -> MemoryNames:
         return MemoryNames()
     if model is None:
         return MemoryNames()
-    in_file = names_in_file(model)
+    loaded = loaded_names(model, names)
+    parts = Counter(loaded.values())
+    in_file = {memory: name for name, memory in loaded.items() if memory and parts[memory] == 1}
     conv1d = (
         f"{name}.weight"
         for name, module in model.named_modules()
         if type(module).__name__ == "Conv1D"
     )
-    stored = frozenset(in_file.get(name, name) for name in conv1d)
+    stored = frozenset(in_file[name] for name in conv1d if name in in_file)
     return MemoryNames(in_file, stored, _tied(model))
 
 

@@ -110,21 +110,6 @@ def meta_model(folder: Path) -> Any:
         return kind(config)
 
 
-def names_in_file(model: Any) -> dict[str, str]:
-    """Tensor in memory → tensor in the file, as `save_pretrained` renames; others are left out.
-
-    A tensor that is only renamed comes out as the same object.
-
-    Private: `core_model_loading.revert_weight_conversion`, which `save_pretrained` calls before it
-    writes; the table of renames (ViT since 5.0) has no public reader.
-    """
-    from transformers.core_model_loading import revert_weight_conversion
-
-    state = model.state_dict()
-    saved = {id(tensor): name for name, tensor in revert_weight_conversion(model, state).items()}
-    return {name: saved[id(tensor)] for name, tensor in state.items() if id(tensor) in saved}
-
-
 def load_on_meta(kind: Any, config: Any, tensors: Mapping[str, Any]) -> Mapping[str, Any]:
     """What `from_pretrained` says of these `meta` tensors: `missing_keys`, `unexpected_keys`, ….
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mergekit_fair.checkpoints.folder import adapters_below
 from mergekit_fair.errors import CheckpointError, first_line
 
 
@@ -103,6 +104,8 @@ def backend_of(model: str) -> tuple[str, dict[str, Any]]:
     adapter = Path(model) / "adapter_config.json"
     if adapter.is_file():
         return _adapted(adapter)
+    if not (Path(model) / "config.json").is_file() and (error := adapters_below(Path(model))):
+        raise error
     architectures = _architectures(model)
     if any("ForSequenceClassification" in name for name in architectures):
         return "fair-classifier", {"pretrained": model}

@@ -16,7 +16,7 @@ from mergekit.common import ModelReference
 from mergekit.merge import run_merge
 
 from mergekit_fair.checkpoints.adapter_config import raw_config, require_mergeable
-from mergekit_fair.checkpoints.folder import digest_of, tensor_infos
+from mergekit_fair.checkpoints.folder import digest_of
 from mergekit_fair.checkpoints.lora import UNTIE, refuse_ties
 from mergekit_fair.checkpoints.reader import open_folder, read_whole
 from mergekit_fair.compat.mergekit import forget_models
@@ -39,7 +39,7 @@ from mergekit_fair.merging.program import MergeSettings
 from mergekit_fair.merging.recipe import OrderedConfiguration, Recipe
 from mergekit_fair.merging.result_checks import require_complete, require_loadable_result
 from mergekit_fair.merging.saved_config import complete_config
-from mergekit_fair.merging.ties import separate_ties
+from mergekit_fair.merging.ties import apart_in, separate_ties
 from mergekit_fair.progress import Progress
 
 # Of what peft and transformers say of an adapter.
@@ -260,8 +260,7 @@ def _require_brought(
     """
     if not any(model.lora for model in config.referenced_models()):
         return set()
-    merged = [path for path in Path(options.lora_merge_cache).iterdir() if path.is_dir()]
-    brought = {name for path in merged for name in tensor_infos(path)} - set(tensor_infos(base))
+    brought = apart_in(Path(options.lora_merge_cache), base)
     with closing(open_folder(folder, allow_pickle=True)) as reader:
         lost = sorted(brought - reader.tensors.keys())
     if lost:

@@ -7,8 +7,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from mergekit_fair.checkpoints.folder import read_config
-from mergekit_fair.checkpoints.names import MemoryNames, memory_names
+from mergekit_fair.checkpoints.folder import read_config, tensor_infos
+from mergekit_fair.checkpoints.names import memory_names
 from mergekit_fair.checkpoints.reader import Reader, are_equal, open_folder
 from mergekit_fair.errors import CheckpointError
 
@@ -31,13 +31,13 @@ def separate_ties(folder: Path) -> bool:
         CheckpointError: tensors that differ, and that another setting ties.
     """
     with closing(open_folder(folder, allow_pickle=True)) as reader:
-        if _apart(reader, memory_names(folder)) is None:
+        if _apart(reader, folder) is None:
             return False
         config = read_config(folder)
         config[_KEY] = False
         _untie(config)
         (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
-        pair = _apart(reader, memory_names(folder))
+        pair = _apart(reader, folder)
     if pair is not None:
         raise CheckpointError(
             f"{pair[0]} and {pair[1]} are one tensor to transformers, but not in the merged model",
@@ -47,8 +47,27 @@ def separate_ties(folder: Path) -> bool:
     return True
 
 
-def _apart(reader: Reader, names: MemoryNames) -> tuple[str, str] | None:
+def apart_in(merged: Path, base: Path) -> set[str]:
+    """The tensors that models hold by themselves, and that their base ties to each other.
+
+    Args:
+        merged: a folder of models.
+        base: the base of all of them.
+    """
+    groups = {*memory_names(base, ()).tied.values()}
+    apart: set[str] = set()
+    for folder in sorted(path for path in merged.iterdir() if path.is_dir()):
+        tensors = tensor_infos(folder)
+        in_file = memory_names(folder, tensors).in_file
+        for group in groups:
+            held = {in_file[name] for name in group if name in in_file}
+            apart |= held if len(held) > 1 else set()
+    return apart
+
+
+def _apart(reader: Reader, folder: Path) -> tuple[str, str] | None:
     """Two tensors of a file that are tied and differ."""
+    names = memory_names(folder, reader.tensors)
     for group in {*names.tied.values()}:
         stored = [names.in_file.get(name, name) for name in group]
         present = [name for name in stored if name in reader.tensors]

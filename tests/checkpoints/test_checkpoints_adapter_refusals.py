@@ -14,6 +14,7 @@ from mergekit_fair.checkpoints.headers import COPY_AGAIN
 from mergekit_fair.checkpoints.lora import AdapterReader
 from mergekit_fair.checkpoints.reader import open_folder
 from mergekit_fair.errors import CheckpointError
+from mergekit_fair.evaluation.classifier import backend_of
 
 QUERY = "bert.encoder.layer.0.attention.self.query"
 PREFIX = "base_model.model."
@@ -75,8 +76,10 @@ def test_adapters_in_folders_of_their_own(tiny, plain, tmp_path):
     for name in ("women", "men"):
         shutil.copytree(plain, run / name)
     refused(tiny("bert").base, run, got=["men", "women"], fix=f"{run}/men")
-    with raises(CheckpointError, where=run, got=["men", "women"], fix=f"base+{run}/men"):
+    with raises(CheckpointError, where=run, got=["men", "women"], fix=f"{run}/men"):
         open_folder(run)
+    with raises(CheckpointError, where=run, got=["men", "women"], fix=f"{run}/men"):
+        backend_of(str(run))
     assert opens(tiny("bert").base, run / "women")
 
 

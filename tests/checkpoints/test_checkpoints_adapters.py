@@ -156,6 +156,21 @@ def test_experts_that_are_one_tensor_in_memory(tmp_path):
     assert equals_peft(base, expert_adapter(base, tmp_path / "a", ["q_proj", "w1", "w2", "w3"]))
 
 
+def test_a_file_without_the_name_of_the_encoder(bases, tmp_path):
+    """As GPT-2's own and BLOOM's; transformers adds it."""
+    base = shutil.copytree(bases("gpt2"), tmp_path / "base")
+    plain = {name.removeprefix("transformer."): tensor for name, tensor in read(base).items()}
+    rewrite(base, lambda found: (found.clear(), found.update(plain)))
+    how = {"targets": ["c_attn", "c_proj", "wte"], "modules_to_save": ["score"]}
+    adapter = make_adapter(bases("gpt2"), tmp_path / "a", seed=1, **how)
+    expected = merged_by_peft(base, adapter)
+    found = {
+        name if name.startswith("score") else f"transformer.{name}": tensor
+        for name, tensor in theta(base, adapter).items()
+    }
+    assert is_close(found, expected, rtol=1e-13, atol=1e-15)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
     ("targets", "settings"),
