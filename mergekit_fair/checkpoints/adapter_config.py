@@ -121,11 +121,25 @@ class AdapterConfig:
         return any(name.endswith(saved) for name in around for saved in self.saved)
 
 
-def is_adapter_folder(folder: str | Path) -> bool:
-    """Whether a folder holds an adapter and no weights of its own."""
-    path = Path(folder)
+def is_adapter_folder(name: str | Path) -> bool:
+    """Whether a folder, or a model of the Hub in its cache, is an adapter without other weights."""
+    path = Path(name)
+    if not path.is_dir():
+        path = _snapshot(str(name)) or path
     whole = (SINGLE, INDEX, *PICKLES)
     return (path / CONFIG).is_file() and not any((path / name).is_file() for name in whole)
+
+
+def _snapshot(name: str) -> Path | None:
+    """Where the Hub's cache has an adapter; None if there is none of this name."""
+    import huggingface_hub
+
+    repository, _, revision = name.partition("@")
+    try:
+        file = huggingface_hub.try_to_load_from_cache(repository, CONFIG, revision=revision or None)
+    except (OSError, ValueError):  # no name of the Hub
+        return None
+    return Path(file).parent if isinstance(file, str) else None
 
 
 def read_adapter_config(folder: str | Path) -> AdapterConfig:

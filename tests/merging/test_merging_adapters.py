@@ -232,6 +232,28 @@ def test_pickled_adapters(mine, tmp_path, options):
     assert is_close(found, expected, rtol=0, atol=0)
 
 
+def test_adapters_in_the_cache_of_the_hub(bert, tmp_path, options, monkeypatch):
+    """Offline; alone, as the folder of an adapter, or with the base."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    base, adapters = bert
+    named = {"Female": "org/women", "Male": "org/men"}
+    for group, name in {**named, "base": "org/base"}.items():
+        folder = tmp_path / "hub" / f"models--{name.replace('/', '--')}"
+        shutil.copytree(adapters.get(group, base), folder / "snapshots" / ("a" * 40))
+        (folder / "refs").mkdir()
+        (folder / "refs" / "main").write_text("a" * 40)
+    raw = addition("org/base", {"Female": "org/women", "Male": "org/base+org/men"})
+    models = Recipe.from_mapping(raw, "r.yml").configuration().referenced_models()
+    assert [str(model) for model in models] == [
+        "org/base",
+        "org/base+org/women",
+        "org/base+org/men",
+    ]
+    found = read(merged(raw, tmp_path / "out", options))
+    exact = added(base, by_peft(base, {group: adapters[group] for group in named}))
+    assert is_close(found, exact)
+
+
 def test_an_adapter_without_a_base_in_the_recipe(bert, tmp_path, options):
     base, adapters = bert
     male, out = adapters["Male"], tmp_path / "out"
