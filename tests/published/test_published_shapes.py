@@ -31,12 +31,6 @@ NOTEBOOK = {"copy_tokenizer": True, "allow_crimes": True, "out_shard_size": 10**
 NOTEBOOK |= {"lazy_unpickle": True}
 
 
-_WAITING = {
-    "union of tokenizers, one token from a model, one from another token, one of zeros",
-    "a dtype with torch in front",
-}
-
-
 def _cases() -> Iterator[Any]:
     for shape in SHAPES:
         first = shape.families[0]
@@ -44,8 +38,6 @@ def _cases() -> Iterator[Any]:
         runs.append((first, NOTEBOOK, "notebook"))
         for index, (family, changes, name) in enumerate(runs):
             marks = [pytest.mark.slow] if index else []
-            if shape.title in _WAITING or name in ("mixtral", "notebook"):
-                marks.append(pytest.mark.xfail(reason="the stock route is being rewritten"))
             yield pytest.param(shape, family, changes, id=f"{shape.title} ({name})", marks=marks)
 
 
