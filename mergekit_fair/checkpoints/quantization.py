@@ -75,7 +75,7 @@ def quantization(folder: Path, config: Mapping[str, Any]) -> str | None:
     for part in (config, *(value for value in config.values() if isinstance(value, dict))):
         for key in _BLOCKS:
             if part.get(key):
-                return _named(part[key])
+                return _named(key, part[key])
     for name, method in _FILES.items():
         if (folder / name).is_file() and _says_so(folder / name):
             return method
@@ -129,13 +129,13 @@ def quantized(model: object, method: str) -> CheckpointError:
     )
 
 
-def _named(block: Any) -> str:
+def _named(key: str, block: Any) -> str:
     if not isinstance(block, dict):
-        return "config.json has quantization_config"
+        return key
     method = block.get("quant_method") or block.get("quant_type") or block.get("quantization")
     if method == "bitsandbytes" or "load_in_4bit" in block or "load_in_8bit" in block:
         return f"bitsandbytes {'4' if block.get('load_in_4bit') else '8'}-bit"
-    name = _METHODS.get(str(method).lower(), str(method)) if method else "quantization_config"
+    name = _METHODS.get(str(method).lower(), str(method)) if method else key
     bits = block.get("bits") or block.get("w_bit") or block.get("weight_bits")
     return f"{name}, {bits} bits" if isinstance(bits, int) else name
 

@@ -15,10 +15,18 @@ from mergekit_fair.errors import FairError
 @click.command("check")
 @click.argument("what", metavar="RECIPE|MODEL", type=click.Path(path_type=Path))
 @click.option("--allow-pickle", is_flag=True, help="As for `merge`.")
+@click.option("--trust-remote-code", is_flag=True, help="As for `merge`.")
 @click.option("--device", default="cpu", show_default=True, help="As for `merge`.")
 @click.option("--json", "as_json", is_flag=True, help="JSON instead of text.")
 @click.option("--quiet", is_flag=True, help="Say nothing unless something is wrong.")
-def command(what: Path, allow_pickle: bool, device: str, as_json: bool, quiet: bool) -> None:
+def command(
+    what: Path,
+    allow_pickle: bool,
+    trust_remote_code: bool,
+    device: str,
+    as_json: bool,
+    quiet: bool,
+) -> None:
     """Check a recipe and its models without merging, or a merged model against its manifest.
 
     For a recipe: keys, groups, models, shapes, heads, and whether the result would load whole;
@@ -44,7 +52,7 @@ def command(what: Path, allow_pickle: bool, device: str, as_json: bool, quiet: b
     from mergekit_fair.merging.program import MergeSettings
     from mergekit_fair.merging.recipe import Recipe
 
-    options: Any = MergeOptions(quiet=True, device=device)
+    options: Any = MergeOptions(quiet=True, device=device, trust_remote_code=trust_remote_code)
     settings = MergeSettings(allow_pickle=allow_pickle)
     recipe, progress = Recipe.load(what), Terminal(quiet=quiet or as_json)
     try:

@@ -20,9 +20,17 @@ from mergekit_fair.cli.terminal import Terminal, echo_json, quiet_libraries
     help="Write vectors.json, vectors.png and vectors.svg to this folder.",
 )
 @click.option("--allow-pickle", is_flag=True, help="As for `merge`.")
+@click.option("--trust-remote-code", is_flag=True, help="As for `merge`.")
 @click.option("--json", "as_json", is_flag=True, help="JSON instead of text.")
 @click.option("--quiet", is_flag=True, help="No progress, and no table if there is -o.")
-def command(recipe: Path, out: Path | None, allow_pickle: bool, as_json: bool, quiet: bool) -> None:
+def command(
+    recipe: Path,
+    out: Path | None,
+    allow_pickle: bool,
+    trust_remote_code: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
     """Measure the task vectors of a recipe: norms, cosines, sign conflict, displacement.
 
     One pass over the models' files; nothing is merged and no data are needed. For an injection
@@ -43,7 +51,7 @@ def command(recipe: Path, out: Path | None, allow_pickle: bool, as_json: bool, q
 
     if out is not None:
         require_plotting()
-    options: Any = MergeOptions(quiet=True)
+    options: Any = MergeOptions(quiet=True, trust_remote_code=trust_remote_code)
     progress = Terminal(quiet=quiet or as_json)
     measured = recipe_vectors(Recipe.load(recipe), options, progress, allow_pickle=allow_pickle)
     vectors = measured.to_dict()
