@@ -155,7 +155,7 @@ class _Merge:
         brought = _require_brought(config, options, base, folder)
         _require_finite(folder)
         carried.write(folder)
-        complete_config(folder, carried.class_names)
+        complete_config(folder, carried.settings)
         require_loadable_result(base, folder)
         if options.write_model_card:
             write_card(recipe, folder, name)

@@ -38,17 +38,17 @@ from mergekit_fair.merging.file_kinds import (
 )
 from mergekit_fair.merging.model_checks import located
 from mergekit_fair.merging.recipe import OrderedConfiguration
-from mergekit_fair.merging.saved_config import agreed_class_names
+from mergekit_fair.merging.saved_config import agreed_settings
 
 Contents = dict[str, bytes]
 Donors = Sequence[tuple[str, Path]]
 
-# What savers write into JSON of themselves: versions, places, the state of the last call.
+# What savers write into JSON of themselves: versions and places.
 _IGNORED = (
     *("transformers_version", "__version__", "_name_or_path", "name_or_path", "_from_model_config"),
     *("tokenizer_file", "special_tokens_map_file", "is_local", "local_files_only", "backend"),
-    *("truncation", "padding"),
 )
+_LAST_CALL = ("truncation", "padding")  # in tokenizer.json
 # Of a generation config that is made of any model's config.json.
 _USUAL = {
     *("transformers_version", "_from_model_config", "use_cache", "output_attentions"),
@@ -63,12 +63,12 @@ class CarriedFiles:
 
     Attributes:
         contents: path in the model folder → content.
-        class_names: index, as text → name, where the base has none; else None.
+        settings: keys of config.json that the base's has not.
         notes: what was not the base's, or left out; one sentence each.
     """
 
     contents: Mapping[str, bytes]
-    class_names: Mapping[str, str] | None
+    settings: Mapping[str, Any]
     notes: tuple[str, ...]
 
     def write(self, folder: Path) -> None:
@@ -121,8 +121,8 @@ def carried_files(config: OrderedConfiguration, options: Any) -> CarriedFiles:
     if config.chat_template and not takes_template:
         notes.append("chat_template is not written: --no-copy-tokenizer leaves it out")
     configs = {model: json_of(place / "config.json") for model, place in donors}
-    class_names, its_notes = agreed_class_names(configs, (config.parameters or {}).get("head"))
-    return CarriedFiles(contents, class_names, (*notes, *its_notes))
+    settings, its_notes = agreed_settings(configs, (config.parameters or {}).get("head"))
+    return CarriedFiles(contents, settings, (*notes, *its_notes))
 
 
 def _donors(config: OrderedConfiguration, options: Any) -> Donors:
@@ -210,19 +210,23 @@ def _difference(one: Contents, other: Contents) -> str | None:
     shared = sorted(one.keys() & other.keys())
     if not shared:
         return f"{min(one)} and {min(other)}"
-    return next((path for path in shared if not _says_the_same(one[path], other[path])), None)
+    return next(
+        (
+            path
+            for path in shared
+            if one[path] != other[path] and _meaning(path, one) != _meaning(path, other)
+        ),
+        None,
+    )
 
 
-def _says_the_same(one: bytes, other: bytes) -> bool:
-    return one == other or _meaning(one) == _meaning(other)
-
-
-def _meaning(content: bytes) -> Any:
+def _meaning(path: str, contents: Contents) -> Any:
     """JSON without what its writer says of itself; anything else as it is."""
-    value = json_in(content)
+    value = json_in(contents[path])
     if not isinstance(value, dict):
-        return content if value is None else value
-    return {key: item for key, item in value.items() if key not in _IGNORED}
+        return contents[path] if value is None else value
+    ignored = _IGNORED + (_LAST_CALL if path.endswith("tokenizer.json") else ())
+    return {key: item for key, item in value.items() if key not in ignored}
 
 
 def _left_out(kind: FileKind, base: str, one: str, other: str, what: str) -> str:

@@ -69,12 +69,15 @@ PROCESSOR = FileKind(
     "processor",
     (
         *("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"),
-        "audio_tokenizer_config.json",
+        *("audio_tokenizer_config.json", "alphabet.json", "language_model/*"),
     ),
 )
 PIPELINE = FileKind(
     "Sentence-Transformers pipeline",
-    (MODULES, "config_sentence_transformers.json", "sentence_*_config.json"),
+    (
+        *(MODULES, "config_sentence_transformers.json", "sentence_*_config.json"),
+        *("config_setfit.json", "model_head.pkl"),
+    ),
 )
 KINDS = (TOKENIZER, CHAT_TEMPLATE, GENERATION, PROCESSOR, PIPELINE)
 
@@ -162,7 +165,8 @@ def chat_templates(folder: Path) -> dict[str, str]:
     """Name → template, wherever transformers finds them; `default` is the one without a name."""
     found: dict[str, str] = {}
     for name in (*TEMPLATE_HOLDERS, "chat_template.json"):
-        content = json_of(folder / name)
+        file = folder / name
+        content = json_in(content_of(CHAT_TEMPLATE, folder, file)) if file.is_file() else None
         value = content.get("chat_template") if isinstance(content, dict) else None
         if isinstance(value, list):  # until transformers 4.50
             pairs = (item for item in value if isinstance(item, dict))

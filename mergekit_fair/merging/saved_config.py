@@ -1,8 +1,8 @@
 """config.json of a merged model, beside its finished weights.
 
 transformers loads a model in the dtype that config.json names, whatever the file holds, and names
-the classes as config.json does. mergekit writes the recipe's dtype as it is spelled there, or the
-base's where the recipe names none.
+the classes as config.json does. mergekit writes the base's config.json, with the recipe's dtype as
+it is spelled there.
 """
 
 from __future__ import annotations
@@ -19,13 +19,16 @@ from mergekit_fair.checkpoints.reader import DTYPES, open_folder
 
 _DTYPE_KEYS = ("dtype", "torch_dtype")  # the second until transformers 4.56
 
+# What transformers assumes, and puts into a config.json when it trains.
+_ASSUMED = {"problem_type": "single_label_classification"}
 
-def complete_config(folder: Path, class_names: Mapping[str, str] | None = None) -> None:
-    """Let config.json name the dtype of the weights beside it, and the classes.
+
+def complete_config(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Let config.json name the dtype of the weights beside it, and what else there is to say.
 
     Args:
         folder: of a merged model.
-        class_names: index, as text → name; None to leave them as they are.
+        settings: keys that it is to have.
 
     Raises:
         CheckpointError: a config.json or weights that cannot be read.
@@ -36,9 +39,7 @@ def complete_config(folder: Path, class_names: Mapping[str, str] | None = None) 
     reader.close()
     if dtype is not None:
         config = {**with_dtype(config, dtype), "dtype": dtype}
-    if class_names is not None:
-        config["id2label"] = dict(class_names)
-        config["label2id"] = {name: int(index) for index, name in class_names.items()}
+    config |= settings
     text = json.dumps(dict(sorted(config.items())), indent=2) + "\n"  # as transformers writes it
     (folder / "config.json").write_text(text, encoding="utf-8")
 
@@ -85,51 +86,69 @@ def _is_config(key: str, value: Any) -> bool:
     )
 
 
-def agreed_class_names(
+def agreed_settings(
     configs: Mapping[str, Any], head: Any = None
-) -> tuple[dict[str, str] | None, list[str]]:
-    """The names of the classes that only models other than the base give.
+) -> tuple[dict[str, Any], list[str]]:
+    """What only models other than the base say of the classes: their names, and their problem.
 
     Args:
         configs: model → its config.json; the base first.
         head: the recipe's policy; the base's head has the base's classes.
 
     Returns:
-        Index, as text → name, or None if the base has names, no model has, or those that have do
-        not agree with each other and with the base's number of classes; and what to say of it.
+        Keys of config.json for the merged model, empty where the base says it, no model does, or
+        those that do agree neither with each other nor with the base's number of classes; and
+        what to tell.
     """
     (base, own), *others = configs.items()
-    held = {model: names for model, its in others if (names := class_names(its))}
-    if class_names(own) or not held:
-        return None, []
-    (model, names), *rest = held.items()
-    other = next((other for other, its in rest if its != names), None)
-    if other is not None:
-        why = f"{model} and {other} differ in them"
-    elif head == "base":
-        why = "the head is the base's"
-    elif names.keys() != set(map(str, range(_class_count(own)))):
-        why = f"{model} names classes {', '.join(names)} of {_class_count(own)}"
-    else:
-        return names, [f"the names of the classes are those of {model}: {base} has none"]
-    return None, [f"no names of classes are written: {base} has none, and {why}"]
+    indices = [str(index) for index in range(_class_count(own))]
+    settings: dict[str, Any] = {}
+    notes: list[str] = []
+    for title, told in (("names of the classes", class_names), ("problem_type", problem_type)):
+        held = {model: its for model, config in others if (its := told(config))}
+        if told(own) or all(its == _ASSUMED for its in held.values()):
+            continue
+        (model, its), *rest = held.items()
+        other = next((other for other, theirs in rest if theirs != its), None)
+        if other is not None:
+            why = f"{model} and {other} differ in it"
+        elif head == "base":
+            why = "the head is the base's"
+        elif list(its.get("id2label", indices)) != indices:
+            why = f"{model} names classes {', '.join(its['id2label'])} of {len(indices)}"
+        else:
+            settings |= its
+            notes.append(f"config.json has the {title} of {model}: {base} has none")
+            continue
+        notes.append(f"config.json has no {title}: {base} has none, and {why}")
+    return settings, notes
 
 
-def class_names(config: Any) -> dict[str, str]:
-    """Index, as text → name, of a config.json that names its classes; else empty.
+def class_names(config: Any) -> dict[str, Any]:
+    """`id2label` and `label2id` of a config.json that names its classes; else empty.
 
     >>> class_names({"id2label": {"0": "no", "1": "yes"}})
-    {'0': 'no', '1': 'yes'}
+    {'id2label': {'0': 'no', '1': 'yes'}, 'label2id': {'no': 0, 'yes': 1}}
     >>> class_names({"id2label": {"0": "LABEL_0", "1": "LABEL_1"}})
     {}
     """
     names = config.get("id2label") if isinstance(config, dict) else None
-    if not isinstance(names, dict):
+    if not isinstance(names, dict) or not all(str(key).isdecimal() for key in names):
         return {}
-    found = {str(key): str(name) for key, name in names.items()}
+    found = {str(key): str(names[key]) for key in sorted(names, key=int)}
     if all(name.startswith("LABEL_") for name in found.values()):
         return {}
-    return found
+    return {"id2label": found, "label2id": {name: int(index) for index, name in found.items()}}
+
+
+def problem_type(config: Any) -> dict[str, Any]:
+    """Whether classes exclude each other; it decides between softmax and sigmoid.
+
+    >>> problem_type({"problem_type": "multi_label_classification"}), problem_type({})
+    ({'problem_type': 'multi_label_classification'}, {})
+    """
+    told = config.get("problem_type") if isinstance(config, dict) else None
+    return {"problem_type": told} if isinstance(told, str) else {}
 
 
 def _class_count(config: Any) -> int:

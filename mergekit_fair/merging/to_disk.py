@@ -176,7 +176,7 @@ def _complete(
         write_card(recipe, folder, name)
     with explained(recipe.where):
         write_config(recipe.configuration(), plan.architecture.info, options, folder)
-    complete_config(folder, carried.class_names)
+    complete_config(folder, carried.settings)
     require_complete(set(plan.infos[base]), base, folder)
     write_manifest(
         folder,

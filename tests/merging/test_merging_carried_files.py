@@ -36,6 +36,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "pictures": {"preprocessor_config.json": {"image_processor_type": "ViTImageProcessor"}},
     "video": {"video_preprocessor_config.json": {}, "preprocessor_config.json": {}},
     "sound": {"preprocessor_config.json": {"feature_size": 80}, "audio_tokenizer_config.json": {}},
+    "spoken words": {"alphabet.json": {}, "language_model/attrs.json": {}},
     "pipeline": PIPELINE,
     "pipeline with code": {
         "modules.json": [{"idx": 0, "name": "0", "path": "", "type": "own.Model"}],
@@ -92,7 +93,7 @@ def test_what_only_the_others_have_comes_along_with_a_note(
             "notes.ipynb",
         ),
         *(".gitattributes", ".env", ".tokenizer.json", "onnx/model.onnx", "onnx/config.json"),
-        *("checkpoint-9/tokenizer.json", "adapter_config.json", "model_head.pkl", "events.out.x"),
+        *("checkpoint-9/tokenizer.json", "adapter_config.json", "events.out.x", "head.pkl"),
         *("1_Pooling/.hidden", "1_Pooling/__pycache__/own.pyc", "3_Else/config.json"),
         *("additional_chat_templates/notes.txt", "merge_manifest.json"),
     ],
@@ -111,6 +112,38 @@ def test_modules_outside_the_model_folder_stay(scene: Scene, path: object) -> No
     write(scene.here, {"beside/secret": b"private", "base/.git/config": b"private"})
     write(scene.base, {"modules.json": [{"path": path, "type": "sentence_transformers.X"}, "x"]})
     assert beside(scene.merge()).keys() == {"modules.json"}
+
+
+def test_a_downloaded_model_is_links_to_blobs(scene: Scene) -> None:
+    write(scene.base, PIPELINE | KINDS["wordpiece"] | KINDS["templates"])
+    expected = {path: (scene.base / path).read_bytes() for path in files_in(scene.base)}
+    cache = scene.here / "models--me--m"
+    (cache / "blobs").mkdir(parents=True)
+    snapshot = Path(shutil.move(scene.base, cache / "snapshots" / "1"))
+    for number, path in enumerate(files_in(snapshot)):
+        blob = cache / "blobs" / str(number)
+        (snapshot / path).rename(blob)
+        up = "../" * (2 + path.count("/"))
+        (snapshot / path).symlink_to(f"{up}blobs/{number}")
+    scene.base = snapshot
+    found = beside(scene.merge())
+    assert found == {path: expected[path] for path in found}
+    assert expected.keys() - found.keys() == {"config.json", "model.safetensors"}
+
+
+def files_in(folder: Path) -> list[str]:
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(path.relative_to(folder).as_posix() for path in paths)
+
+
+def test_without_a_base_the_first_model_gives_what_it_has(scene: Scene) -> None:
+    write(scene.a, {"vocab.txt": b"a", "chat_template.jinja": b"a"})
+    write(scene.b, {"vocab.txt": b"b", "generation_config.json": {"max_length": 3}})
+    out = scene.merge("stock", merge_method="linear", base_model=None, parameters={})
+    assert beside(out).keys() == {"vocab.txt", "chat_template.jinja", "generation_config.json"}
+    assert (out / "vocab.txt").read_bytes() == b"a"
+    (note,) = scene.notes
+    assert str(scene.b) in note
 
 
 def test_a_link_out_of_a_downloaded_model_is_refused(scene: Scene) -> None:
@@ -142,6 +175,16 @@ def test_weights_of_modules_come_along_if_all_have_the_same(scene: Scene, route:
     assert beside(scene.merge(route)).keys() == PIPELINE.keys()
     (note,) = scene.notes
     assert weights in note
+
+
+def test_a_head_beside_a_sentence_encoder(scene: Scene) -> None:
+    files = {"config_setfit.json": {"labels": None}, "model_head.pkl": b"one"}
+    write(scene.a, files)
+    write(scene.b, files)
+    assert beside(scene.merge()).keys() == files.keys()
+    write(scene.b, {"model_head.pkl": b"two"})
+    assert beside(scene.merge()).keys() == {"config_setfit.json"}
+    assert "model_head.pkl" in scene.notes[-1]
 
 
 @each_route

@@ -232,6 +232,34 @@ def test_the_head_of_the_base_has_the_classes_of_the_base(scene: Scene) -> None:
     assert len(scene.notes) == 1
 
 
+ONE_OF_MANY = "single_label_classification"  # what transformers assumes
+
+
+@pytest.mark.parametrize(
+    ("own", "theirs", "written"),
+    [
+        (None, (ONE_OF_MANY, None), None),
+        (None, (ONE_OF_MANY, "regression"), None),
+        (ONE_OF_MANY, ("regression",) * 2, ONE_OF_MANY),
+        (None, ("multi_label_classification", None), "multi_label_classification"),
+        (None, ("regression", "multi_label_classification"), None),
+        ("regression", ("multi_label_classification",) * 2, "regression"),
+    ],
+)
+@each_route
+def test_the_problem_that_only_fine_tunes_name(
+    scene: Scene, route: str, own: Any, theirs: Any, written: Any
+) -> None:
+    """It decides between softmax and sigmoid."""
+    for folder, name in zip((scene.base, scene.a, scene.b), (own, *theirs), strict=True):
+        edit(folder, lambda config, name=name: config.update(problem_type=name))
+    config = json.loads((scene.merge(route) / "config.json").read_text())
+    assert config.get("problem_type") == written
+    assert len(scene.notes) == (
+        own is None and not {*theirs} <= {None, "single_label_classification"}
+    )
+
+
 @each_route
 def test_names_of_the_base_stay(scene: Scene, route: str) -> None:
     name_classes(scene, NAMED, UNNAMED, None)
