@@ -68,6 +68,35 @@ def choose_architectures(choose: Callable[[Any, Any], Any]) -> None:
     merge.get_architecture_info = chosen
 
 
+def merge_adapters_by(merged: Callable[..., Any]) -> None:
+    """Let `merged(model, merge, cache, dtype)` merge every adapter.
+
+    `merge(folder)` is mergekit's own: by peft, below `folder`, under a name of its choice; it does
+    nothing where a folder of this name is there. A second call replaces the function.
+
+    Private in that mergekit's loaders call it for every model of a merge.
+    """
+    from mergekit.common import ModelReference
+
+    real = getattr(ModelReference.merged, "real", ModelReference.merged)
+
+    def watched(
+        self: Any,
+        cache_dir: str | None = None,
+        trust_remote_code: bool = False,
+        lora_merge_dtype: str | None = None,
+    ) -> Any:
+        def merge(folder: str | None) -> Any:
+            return real(self, folder, trust_remote_code, lora_merge_dtype)
+
+        if not self.lora or not cache_dir:
+            return merge(cache_dir)
+        return merged(self, merge, cache_dir, lora_merge_dtype)
+
+    watched.real = real  # type: ignore[attr-defined]
+    ModelReference.merged = watched
+
+
 def planned_tasks(config: Any, architecture: Any, options: Any) -> list[Any]:
     """mergekit's plan of a merge to disk: the task that saves each output tensor, in order.
 

@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from mergekit_fair.compat.mergekit import choose_architectures
+from mergekit_fair.merging.adapters_by_peft import register_adapters
 from mergekit_fair.merging.methods.registry import is_own
 from mergekit_fair.merging.model_checks import open_models
 from mergekit_fair.merging.plan import planned_architecture
@@ -27,6 +28,7 @@ _CHOSEN: ContextVar[Any] = ContextVar("architecture", default=None)
 def register_gate() -> None:
     """Put the gate before mergekit's engine in this process; again changes nothing."""
     choose_architectures(_choose)
+    register_adapters()
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -47,16 +48,16 @@ def separate_ties(folder: Path) -> bool:
     return True
 
 
-def apart_in(merged: Path, base: Path) -> set[str]:
+def apart_in(models: Sequence[Path], base: Path) -> set[str]:
     """The tensors that models hold by themselves, and that their base ties to each other.
 
     Args:
-        merged: a folder of models.
+        models: folders.
         base: the base of all of them.
     """
-    groups = {*memory_names(base, ()).tied.values()}
+    groups = {*memory_names(base, ()).tied.values()} if models else set()
     apart: set[str] = set()
-    for folder in sorted(path for path in merged.iterdir() if path.is_dir()):
+    for folder in models:
         tensors = tensor_infos(folder)
         in_file = memory_names(folder, tensors).in_file
         for group in groups:

@@ -20,11 +20,15 @@ from adapters import (
     tied_llama,
 )
 from checkpoints import read
+from click.testing import CliRunner
 from mergekit.options import MergeOptions
 from refusals import raises
 from safetensors.torch import load_file
 
+from mergekit_fair.cli import main
+from mergekit_fair.compat.mergekit import forget_models
 from mergekit_fair.errors import CheckpointError
+from mergekit_fair.schema import dump_yaml
 
 HEAD = "base_model.model.classifier.weight"
 pytestmark = pytest.mark.usefixtures("_calm")
@@ -114,41 +118,56 @@ def test_the_cache_of_mergekit_is_kept_by_content(mine, tmp_path):
     options = MergeOptions(quiet=True, lora_merge_cache=str(cache))
     raw = stock(base, adapters)
     first = read(merged(raw, tmp_path / "first", options))
-    (kept,) = cache.iterdir()
-    assert len(kept.name) == 64
-    assert len(list(kept.iterdir())) == 3
-    state = {path: path.stat().st_mtime_ns for path in kept.rglob("*")}
+    assert [len(path.name) for path in cache.iterdir()] == [64] * 3
+    state = {path: path.stat().st_mtime_ns for path in cache.rglob("*")}
     assert is_close(read(merged(raw, tmp_path / "second", options)), first, rtol=0, atol=0)
-    assert state == {path: path.stat().st_mtime_ns for path in kept.rglob("*")}
+    assert state == {path: path.stat().st_mtime_ns for path in cache.rglob("*")}
     edit_weights(adapters["Male"], lambda found: found[HEAD].add_(1.0))
     third = read(merged(raw, tmp_path / "third", options))
     change = third["classifier.weight"] - first["classifier.weight"]
     torch.testing.assert_close(change, torch.full_like(change, -0.15), rtol=0, atol=1e-6)
-    assert len(list(cache.iterdir())) == 2
+    assert len(list(cache.iterdir())) == 4
 
 
 def test_a_half_cache_is_not_used(mine, tmp_path, monkeypatch):
-    from mergekit.common import ModelReference
+    import peft
 
     base, adapters = mine
     cache = tmp_path / "cache"
     options = MergeOptions(quiet=True, lora_merge_cache=str(cache))
     raw = stock(base, adapters)
-    real, calls = ModelReference.merged, []
+    real, calls = peft.LoraModel.merge_and_unload, []
 
-    def killed(self, cache_dir=None, **settings):
+    def killed(self):
         calls.append(self)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return real(self, cache_dir=cache_dir, **settings)
+        return real(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ModelReference, "merged", killed)
+        patch.setattr(peft.LoraModel, "merge_and_unload", killed)
         with pytest.raises(KeyboardInterrupt):
             merged(raw, tmp_path / "out", options)
-    assert not list(cache.glob("*"))
+    assert len(list(cache.iterdir())) == 1
     found = read(merged(raw, tmp_path / "out", options))
     assert is_close(found, added(base, by_peft(base, adapters)), **ROUNDED)
+
+
+def test_an_adapter_that_is_trained_again_through_exec(mine, tmp_path):
+    """mergekit's own command knows it by its path alone."""
+    base, adapters = mine
+    recipe, cache = tmp_path / "r.yml", tmp_path / "cache"
+    recipe.write_text(dump_yaml(stock(base, {"Male": f"{base}+{adapters['Male']}"})))
+    found = []
+    for out in ("first", "second"):
+        command = ["exec", "mergekit-yaml", recipe, tmp_path / out, "--lora-merge-cache", cache]
+        result = CliRunner().invoke(main, [str(word) for word in (*command, "--quiet")])
+        assert result.exit_code == 0, result.output
+        found.append(read(tmp_path / out)["classifier.weight"])
+        edit_weights(adapters["Male"], lambda weights: weights[HEAD].add_(1.0))
+        forget_models()  # as in a process of its own
+    change = found[1] - found[0]
+    torch.testing.assert_close(change, torch.full_like(change, -0.15), rtol=0, atol=1e-6)
 
 
 def test_adapters_that_peft_cannot_merge(mine, tmp_path, options):
