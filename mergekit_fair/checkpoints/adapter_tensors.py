@@ -9,6 +9,7 @@ from pathlib import Path
 from mergekit_fair.checkpoints.adapter_config import MERGE_WITH_PEFT, PICKLE, WEIGHTS
 from mergekit_fair.checkpoints.folder import inside, model_folder
 from mergekit_fair.checkpoints.headers import COPY_AGAIN, read_header
+from mergekit_fair.checkpoints.layout import unwrapped
 from mergekit_fair.checkpoints.reader import HeldReader, Reader, StoredReader, unpickled
 from mergekit_fair.errors import CheckpointError
 
@@ -46,16 +47,19 @@ class AdapterTensors:
 def open_weights(adapter: Path, *, allow_pickle: bool = False) -> Reader:
     """The tensors of an adapter's folder, under the names in its file.
 
+    What torch.compile and the like put around modules is no part of a name.
+
     Raises:
         CheckpointError: there are none, they are damaged, or pickled without `allow_pickle`.
     """
     folder = model_folder(adapter)
     if (folder / WEIGHTS).is_file():
-        return StoredReader(str(adapter), read_header(inside(folder, folder / WEIGHTS)))
+        file = inside(folder, folder / WEIGHTS)
+        return unwrapped(StoredReader(str(adapter), read_header(file)))[0]
     is_pickled = (folder / PICKLE).is_file()
     if is_pickled and allow_pickle:
         file = inside(folder, folder / PICKLE)
-        return HeldReader(str(adapter), (file,), unpickled(file))
+        return unwrapped(HeldReader(str(adapter), (file,), unpickled(file)))[0]
     problem = "holds pickled weights only, and reading a pickle can run code"
     raise CheckpointError(
         problem if is_pickled else f"holds no {WEIGHTS}",
@@ -101,5 +105,7 @@ def _plain(name: str, key: str, weights: Reader) -> str:
 
 def _foreign(key: str, weights: Reader) -> CheckpointError:
     return CheckpointError(
-        f"tensor {key} is none of a plain LoRA", where=weights.name, fix=MERGE_WITH_PEFT
+        f"tensor {key} is none that peft's LoRA or DoRA saves",
+        where=weights.name,
+        fix=f"save the adapter by save_pretrained of its PeftModel, or {MERGE_WITH_PEFT}",
     )

@@ -203,10 +203,18 @@ class AdapterReader:
         infos = [self._weights.tensors[key] for key in keys]
         a, b = (info.shape for info in infos)
         weight, rank = self._base.tensors[name], self.config.rank_of(module)
+        if 0 in (*a, *b):
+            raise CheckpointError(
+                f"lora_A or lora_B of module {module} is empty: saved before its shards were "
+                "gathered (DeepSpeed ZeRO-3, FSDP)",
+                where=self._adapter,
+                got=f"A {list(a)}, B {list(b)}",
+                fix="save the adapter again with its parameters gathered",
+            )
         fits = [False, False]
         dimensions = {len(info.shape) for info in (*infos, weight)}
         if all(info.is_float for info in (*infos, weight)) and dimensions not in ({0}, {1}):
-            is_rank = len(dimensions) == 1 and a[0] == b[1] == rank and min(*a, *b) > 0
+            is_rank = len(dimensions) == 1 and a[0] == b[1] == rank
             out, *others = weight.shape
             ones = (1,) * (len(b) - 2)
             fits = [

@@ -227,6 +227,11 @@ def test_factors_that_do_not_fit(tiny, adapter, a, b):
     refused(tiny("bert").base, adapter, f"{QUERY}.weight", "F32 [32, 32]", got=got)
 
 
+def test_factors_whose_shards_were_not_gathered(tiny, adapter):
+    with_tensors(adapter, {A: torch.ones(0)})
+    refused(tiny("bert").base, adapter, QUERY, got="A [0]", fix="gathered")
+
+
 def test_kernels_that_do_not_fit(tiny, tmp_path):
     base = tiny("vit").base
     adapter = make_adapter(base, tmp_path / "a", seed=0, targets=["projection"])

@@ -231,6 +231,18 @@ def test_pickled_weights(tiny, adapter, plain):
     assert reader.files[-2:] == (adapter / "adapter_model.bin", adapter / "adapter_config.json")
 
 
+@pytest.mark.parametrize("place", ["_orig_mod.{}", "module.{}", "base_model.model._orig_mod.{}"])
+def test_names_with_the_prefix_of_a_wrapper(tiny, adapter, plain, place):
+    base, start = tiny("bert").base, "base_model.model." if "base_model" in place else ""
+
+    def rename(found):
+        for name in list(found):
+            found[place.format(name.removeprefix(start))] = found.pop(name)
+
+    edit_weights(adapter, rename)
+    assert is_close(theta(base, adapter), theta(base, plain), rtol=0, atol=0)
+
+
 def test_identity_is_that_of_the_content(tiny, adapter):
     base = tiny("bert").base
     reader = opened(base, adapter)
