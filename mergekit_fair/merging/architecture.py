@@ -27,10 +27,11 @@ from mergekit.architecture.json_definitions import (
 )
 from mergekit.common import ModelReference, get_config_value
 
-from mergekit_fair.checkpoints.headers import COPY_AGAIN
+from mergekit_fair.checkpoints.headers import COPY_AGAIN, TensorInfo
 from mergekit_fair.checkpoints.layout import Layout
 from mergekit_fair.compat.mergekit import is_defined
 from mergekit_fair.errors import CheckpointError
+from mergekit_fair.merging.methods.formula import COUNTER
 
 # The number of a layer, where mergekit looks for it: between the first two dots around a number.
 _LAYER = re.compile(r"\.(\d+)\.")
@@ -53,13 +54,17 @@ class Architecture:
 
 
 def own_architecture(
-    base: ModelReference, names: Collection[str], layout: Layout, *, trust_remote_code: bool = False
+    base: ModelReference,
+    tensors: Mapping[str, TensorInfo],
+    layout: Layout,
+    *,
+    trust_remote_code: bool = False,
 ) -> Architecture:
     """For the methods of this package: mergekit's definition if it names just these tensors.
 
     Args:
         base: whose config.json names the architecture.
-        names: of the tensors that are merged.
+        tensors: of the base.
         layout: of the base.
         trust_remote_code: let config.json name code to run.
 
@@ -68,20 +73,20 @@ def own_architecture(
     """
     config = _config(base, trust_remote_code)
     known = arch_info_for_config(config) if is_defined(config.architectures[0]) else None
-    if known is not None and _covers(known, config, set(names)):
+    if known is not None and _covers(known, config, set(tensors)):
         return Architecture(known, is_mergekits=True)
-    return Architecture(architecture_of_names(config, names, layout), is_mergekits=False)
+    return Architecture(architecture_of_names(config, tensors, layout), is_mergekits=False)
 
 
 def stock_architecture(
-    recipe: Any, options: Any, names: Collection[str], layout: Layout
+    recipe: Any, options: Any, tensors: Mapping[str, TensorInfo], layout: Layout
 ) -> Architecture:
     """For mergekit's methods: what mergekit would use, unless tensors of the base would get lost.
 
     Args:
         recipe: mergekit's configuration.
         options: mergekit's.
-        names: the tensors of the base.
+        tensors: of the base.
         layout: of the base.
 
     Raises:
@@ -92,7 +97,7 @@ def stock_architecture(
     base = _config(recipe.base_model or models[0], options.trust_remote_code)
     try:
         info = get_architecture_info(recipe, options)
-        loses = not _keeps_all(info, base, set(names), layout)
+        loses = not _keeps_all(info, base, set(tensors), layout)
     except Exception:  # mergekit raises for many architectures, and some of its definitions do
         configs = [_config(model, options.trust_remote_code) for model in models]
         if any(config.architectures != base.architectures for config in configs):
@@ -100,10 +105,12 @@ def stock_architecture(
         loses = True
     if not loses:
         return Architecture(info, is_mergekits=True)
-    return Architecture(architecture_of_names(base, names, layout), is_mergekits=False)
+    return Architecture(architecture_of_names(base, tensors, layout), is_mergekits=False)
 
 
-def architecture_of_names(config: Any, names: Collection[str], layout: Layout) -> ModelArchitecture:
+def architecture_of_names(
+    config: Any, tensors: Mapping[str, TensorInfo], layout: Layout
+) -> ModelArchitecture:
     """An architecture with just these tensors; their names tell modules and layers.
 
     As mergekit infers them, but from the names in the file: the first number between dots is the
@@ -111,31 +118,34 @@ def architecture_of_names(config: Any, names: Collection[str], layout: Layout) -
 
     Args:
         config: of transformers.
-        names: the checkpoint's tensors.
+        tensors: of the checkpoint; integers stay integers.
         layout: tells which of them have a row for each token.
     """
-    axes = layout.vocabulary_axes(names)
-    templates: dict[str, dict[str, set[int]]] = {}
-    loose = []
-    for name in sorted(names):
-        found = _LAYER.search(name)
-        if found is None:
-            loose.append(name)
-        else:
+    axes = layout.vocabulary_axes(tensors)
+    loose: list[WeightInfo] = []
+    layers: dict[str, dict[str, set[int]]] = {}
+    dtypes: dict[str, str | None] = {}
+    for name, info in sorted(tensors.items()):
+        # mergekit makes a float of every tensor that it does not know better. It refuses integers
+        # that differ, as a BatchNorm's counters do.
+        dtype = "int64" if info.dtype == "I64" and not name.endswith(COUNTER) else None
+        if found := _LAYER.search(name):
             template = _LAYER.sub(".${layer_index}.", name, count=1)
-            layers = templates.setdefault(name[: found.start()], {}).setdefault(template, set())
-            layers.add(int(found[1]))
-    modules = {}
-    for index, prefix in enumerate(sorted(templates) or [""]):
-        by_template = templates.get(prefix, {})
-        count = 1 + max((max(layers) for layers in by_template.values()), default=-1)
-        modules[prefix] = _module(
-            config,
-            {name: axes.get(name) for name in ([] if index else loose)},
-            {template: len(layers) == count for template, layers in by_template.items()},
-            count,
-            _count_key(config, count) if len(templates) == 1 else None,
-        )
+            layers.setdefault(name[: found.start()], {}).setdefault(template, set()).add(
+                int(found[1])
+            )
+            dtypes[template] = dtype
+        else:
+            loose.append(WeightInfo(name=name, vocabulary_axis=axes.get(name), force_dtype=dtype))
+    modules: dict[str, ModuleDefinition] = {}
+    for prefix, templates in sorted(layers.items()) or [("", {})]:
+        count = 1 + max((max(numbers) for numbers in templates.values()), default=-1)
+        weights = [
+            WeightInfo(name=name, optional=len(numbers) < count, force_dtype=dtypes[name])
+            for name, numbers in templates.items()
+        ]
+        key = _count_key(config, count) if len(layers) == 1 else None
+        modules[prefix] = _module(config, [] if modules else loose, weights, count, key)
     if len(modules) == 1:
         modules = {"default": next(iter(modules.values()))}
     return ModelArchitecture(
@@ -145,22 +155,16 @@ def architecture_of_names(config: Any, names: Collection[str], layout: Layout) -
 
 def _module(
     config: Any,
-    loose: Mapping[str, int | None],
-    templates: Mapping[str, bool],
+    loose: list[WeightInfo],
+    templates: list[WeightInfo],
     count: int,
     count_key: str | None,
 ) -> ModuleDefinition:
-    """One module; a template that some layers lack is optional."""
     definition = JsonModuleArchDef(
         model_type=config.model_type,
         architectures=list(config.architectures),
-        pre_weights=[WeightInfo(name=name, vocabulary_axis=axis) for name, axis in loose.items()],
-        layer_templates=JsonLayerTemplates(
-            weights=[
-                WeightInfo(name=template, optional=not is_everywhere)
-                for template, is_everywhere in templates.items()
-            ]
-        ),
+        pre_weights=loose,
+        layer_templates=JsonLayerTemplates(weights=templates),
         post_weights=[],
         num_layers_config_key=count_key,
         override_num_layers=None if count_key else count,

@@ -210,12 +210,12 @@ def stock_models(recipe: Recipe, options: Any, *, allow_pickle: bool = False) ->
     for source in (config.tokenizer_source, config.tokenizer and config.tokenizer.source):
         if isinstance(source, ModelReference):
             located(source, options)
-    names: tuple[str, ...] = ()
+    tensors: Mapping[str, TensorInfo] = {}
     files: dict[str, tuple[Path, ...]] = {}
     for model, folder in folders.items():
         with contextlib.closing(open_folder(folder, allow_pickle=allow_pickle)) as reader:
             _require_plausible(reader, read_config(folder))
-            names, files[model] = names or tuple(reader.tensors), reader.files
+            tensors, files[model] = tensors or reader.tensors, reader.files
             prefix = wrapper_of(reader.tensors)
         if prefix is not None:
             raise CheckpointError(
@@ -227,7 +227,7 @@ def stock_models(recipe: Recipe, options: Any, *, allow_pickle: bool = False) ->
     layout = Layout(next(iter(folders.values())))
     config = recipe.configuration(parts_of(config, folders))
     with explained(recipe.where):
-        architecture = stock_architecture(config, options, names, layout)
+        architecture = stock_architecture(config, options, tensors, layout)
     return StockModels(architecture, folders, files)
 
 

@@ -22,6 +22,7 @@ from mergekit_fair.checkpoints.reader import DTYPES
 from mergekit_fair.errors import CheckpointError, RecipeError
 from mergekit_fair.merging.architecture import Architecture, own_architecture
 from mergekit_fair.merging.methods.formula import (
+    COUNTER,
     Coefficients,
     Formula,
     coefficients_of,
@@ -53,9 +54,6 @@ from mergekit_fair.merging.result_checks import require_loadable, unloaded
 from mergekit_fair.progress import Progress, Silent
 
 Settings = Mapping[str, float | str]
-
-# BatchNorm counts training batches in an integer that inference never reads.
-COUNTER = "num_batches_tracked"
 
 
 @dataclass(frozen=True)

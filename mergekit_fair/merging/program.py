@@ -7,7 +7,6 @@ from functools import cached_property
 
 import torch
 
-from mergekit_fair.errors import CheckpointError
 from mergekit_fair.merging.methods.formula import Coefficients, Formula
 
 
@@ -77,12 +76,3 @@ class MergeProgram:
     tensors: tuple[OutputTensor, ...]
     coefficients: Coefficients
     lambdas: tuple[float, ...] | None = None
-
-
-def unequal(model: object, name: str) -> CheckpointError:
-    """The error for integers that differ between models."""
-    return CheckpointError(
-        f"integer tensor {name} differs from the base's",
-        where=model,
-        fix="integers are copied, not merged: make them equal first",
-    )

@@ -20,7 +20,7 @@ import torch
 from mergekit_fair.checkpoints.reader import Buffer, Reader, one_thread_each
 from mergekit_fair.errors import CheckpointError, first_line
 from mergekit_fair.merging.methods.arithmetic import ACCUMULATOR, SLICE, Scratch, parts_of
-from mergekit_fair.merging.program import unequal
+from mergekit_fair.merging.methods.formula import unequal
 from mergekit_fair.merging.shards import Outputs, Piece, Shard, SliceJob, Stopped, Written, jobs
 
 Readers = Mapping[str, Reader]

@@ -11,6 +11,11 @@ from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from mergekit_fair.errors import CheckpointError
+
+# BatchNorm counts training batches in an integer that inference never reads.
+COUNTER = "num_batches_tracked"
+
 
 class Reduction(StrEnum):
     """How the weighted task vectors v_i = w_i Δ_i of n models become one direction.
@@ -181,3 +186,12 @@ def coefficients_of(formulas: Iterable[Formula], models: Iterable[str]) -> Coeff
         others = (model for model in models if model not in (start, base))
         lambdas = {model: first.get(model, 0.0) for model in others}
     return Coefficients(start, lambdas, not any(formula.moves for formula in distinct))
+
+
+def unequal(model: object, name: str) -> CheckpointError:
+    """The error for integers that differ between models."""
+    return CheckpointError(
+        f"integer tensor {name} differs from the base's",
+        where=model,
+        fix="integers are copied, not merged: make them equal first",
+    )

@@ -13,7 +13,7 @@ from mergekit.merge_methods import GroupMergeMethod, ParameterScope, TensorGroup
 
 from mergekit_fair.errors import RecipeError
 from mergekit_fair.merging.methods.arithmetic import merge_tensor
-from mergekit_fair.merging.methods.formula import Formula, Term, copy_of
+from mergekit_fair.merging.methods.formula import COUNTER, Formula, Term, copy_of
 from mergekit_fair.merging.methods.head_policy import HeadPolicy
 from mergekit_fair.merging.methods.members import (
     distinct_groups,
@@ -159,7 +159,10 @@ class TaskVectorMethod(GroupMergeMethod):
         is_head = parameters["head"] != HeadPolicy.MERGE and is_head_in_graph(base.id, name)
         inputs = TensorInputs(name, base.id, models, norms, is_head)
         formula = self.formula(inputs, parameters)
-        return merge_tensor(formula, {entry.id: entry.tensor for entry in group.entries}, name)
+        tensors = {entry.id: entry.tensor for entry in group.entries}
+        if name.endswith(COUNTER):  # mergekit has made a float of it
+            return tensors[formula.start]
+        return merge_tensor(formula, tensors, name)
 
     def _execute(
         self,
