@@ -208,6 +208,15 @@ def _config(model: ModelReference, trust_remote_code: bool) -> Any:
     return config
 
 
+def weight_names(architecture: Architecture, base: ModelReference, options: Any) -> set[str]:
+    """What an architecture plans for the base; empty where mergekit cannot tell."""
+    try:
+        config = _config(base, options.trust_remote_code)
+        return {weight.name for weight in _weights(architecture.info, config)}
+    except Exception:  # as in `_covers`
+        return set()
+
+
 def _weights(info: ModelArchitecture, config: Any) -> list[WeightInfo]:
     return ConfiguredModelArchitecture(info=info, config=config).all_weights()
 

@@ -50,6 +50,9 @@ def merge_by_mergekit(
         merged_adapters(options, out) as ready,
     ):
         models = stock_models(recipe, ready, allow_pickle=settings.allow_pickle)
+        said, recipe = len(recipe.warnings), recipe.on_tensors(models.names)
+        for warning in recipe.warnings[said:]:
+            progress.say(f"warning: {warning}")
         inputs = {
             model: {"path": str(path.resolve()), "files": describe_input(models.files[model])}
             for model, path in models.folders.items()

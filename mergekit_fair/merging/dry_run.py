@@ -43,8 +43,9 @@ def check_merge(
     }
     if not is_own(recipe.method):
         recipe.require_inputs()
-        stock_models(recipe, options, allow_pickle=settings.allow_pickle)
-        return facts | {"checked": True}
+        names = stock_models(recipe, options, allow_pickle=settings.allow_pickle).names
+        warnings = recipe.on_tensors(names).warnings
+        return facts | {"checked": True, "warnings": list(warnings)}
     if recipe.is_sliced:
         with open_models(recipe, options, allow_pickle=settings.allow_pickle) as models:
             planned_architecture(recipe, models, options)

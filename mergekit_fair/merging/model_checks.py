@@ -34,7 +34,7 @@ from mergekit_fair.checkpoints.reader import Reader, open_folder, read_whole
 from mergekit_fair.compat.mergekit import forget_models
 from mergekit_fair.compat.transformers import parsed_config
 from mergekit_fair.errors import CheckpointError, RecipeError, first_line
-from mergekit_fair.merging.architecture import Architecture, stock_architecture
+from mergekit_fair.merging.architecture import Architecture, stock_architecture, weight_names
 from mergekit_fair.merging.methods.head_policy import HeadPolicy, head_names, head_rule
 from mergekit_fair.merging.methods.members import parameters_of
 from mergekit_fair.merging.methods.registry import is_own, own_method
@@ -182,11 +182,13 @@ class StockModels:
         architecture: what it is to plan by.
         folders: model, as text → its folder, the base's first.
         files: model, as text → the files of its weights.
+        names: of the base's tensors, as they are stored and as mergekit plans them.
     """
 
     architecture: Architecture
     folders: Mapping[str, Path]
     files: Mapping[str, tuple[Path, ...]]
+    names: frozenset[str]
 
 
 def stock_models(recipe: Recipe, options: Any, *, allow_pickle: bool = False) -> StockModels:
@@ -228,7 +230,8 @@ def stock_models(recipe: Recipe, options: Any, *, allow_pickle: bool = False) ->
     config = recipe.configuration(parts_of(config, folders))
     with explained(recipe.where):
         architecture = stock_architecture(config, options, tensors, layout)
-    return StockModels(architecture, folders, files)
+    planned = weight_names(architecture, config.referenced_models()[0], options)
+    return StockModels(architecture, folders, files, frozenset(tensors) | planned)
 
 
 def parts_of(config: OrderedConfiguration, folders: Mapping[str, Path]) -> dict[str, Path]:

@@ -166,7 +166,11 @@ class MergePlan:
                 left_out is not None,
                 _streams(config, options, infos),
                 dict(zip(raw_models, listed, strict=True)),
-                (*models.notes, *unloaded(base, left_out or [])),
+                (
+                    *models.notes,
+                    *unloaded(base, left_out or []),
+                    *(f"warning: {text}" for text in recipe.on_tensors(infos[base]).warnings),
+                ),
             )
             plan.at()  # what the method itself refuses, it refuses here
             yield plan

@@ -16,7 +16,7 @@ from mergekit_fair.errors import RecipeError
 from mergekit_fair.merging.methods.members import parameters_of
 from mergekit_fair.merging.methods.registry import is_own, own_method
 from mergekit_fair.merging.recipe_check import check_recipe, parse_recipe, require_parameter
-from mergekit_fair.merging.recipe_inputs import require_inputs
+from mergekit_fair.merging.recipe_inputs import require_inputs, unmatched_filters
 from mergekit_fair.merging.references import references
 from mergekit_fair.schema import dump_yaml, read_text
 
@@ -125,6 +125,12 @@ class Recipe:
         """
         config = MergeConfiguration.model_validate(self.raw)
         require_inputs(config, merge_methods.get(self.method).spec, self.where, self.warnings)
+
+    def on_tensors(self, names: Collection[str]) -> Recipe:
+        """The recipe with a warning for every filter that matches none of these names."""
+        spec = merge_methods.get(self.method).spec
+        more = unmatched_filters(self.raw, self.where, spec, names)
+        return replace(self, warnings=(*self.warnings, *more))
 
     def groups(self) -> dict[str, str]:
         """Subgroup name → model path, in recipe order."""

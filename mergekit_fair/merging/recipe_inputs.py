@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +13,13 @@ from mergekit.merge_methods import MergeMethodSpec
 from mergekit.merge_methods.base import ParameterScope
 
 from mergekit_fair.errors import RecipeError
-from mergekit_fair.merging.recipe_keys import Unread, hint
+from mergekit_fair.merging.recipe_keys import Unread, blocks, hint
+from mergekit_fair.schema import nearest
 
 # More than any model has.
 MOST_LAYERS = 10_000
+
+_NUMBER = re.compile(r"\d+")
 
 Settings = Mapping[str, Any] | None
 
@@ -106,6 +110,36 @@ def require_layers(config: MergeConfiguration, where: str, unread: Unread) -> No
                 raise problem
             if first == end:
                 unread.say(problem, "holds no layer: the second number is the one after the last")
+
+
+def unmatched_filters(
+    raw: dict[str, Any], where: str, spec: MergeMethodSpec, names: Collection[str]
+) -> tuple[str, ...]:
+    """A warning for every filter that matches no tensor; mergekit goes on to the next one.
+
+    Numbers are all alike: slices give layers other numbers.
+
+    Args:
+        raw: a checked recipe.
+        where: its file.
+        spec: of its method.
+        names: of the tensors.
+    """
+    known = {parameter.name for parameter in spec.parameters}
+    tensors = {_NUMBER.sub("0", name) for name in names}
+    words = sorted({word for name in tensors for word in name.split(".")})
+    warnings = []
+    for part in blocks(raw, "recipe", where):
+        for key, setting in (part.content.get("parameters") or {}).items():
+            conditions = setting if isinstance(setting, list) else [setting]
+            filters = [item.get("filter") for item in conditions if isinstance(item, dict)]
+            for text in filters if key in known else ():
+                pattern = _NUMBER.sub("0", text or "*")
+                if pattern != "*" and not any(pattern in name for name in tensors):
+                    place = f"{part.place('parameters')}.{key}"
+                    near = nearest(text, words)
+                    warnings.append(f"{place}: filter {text!r} matches no tensor{near}")
+    return tuple(dict.fromkeys(warnings))
 
 
 def _modules(

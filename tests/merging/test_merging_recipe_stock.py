@@ -351,3 +351,44 @@ def test_our_methods_refuse_what_check_and_merge_warn_of(mistaken: Path) -> None
     raw = yaml.safe_load(mistaken.read_text()) | {"merge_method": "subgroup_task_addition"}
     mistaken.write_text(yaml.safe_dump(raw))
     refusal(["check", mistaken], RecipeError, "'normalise'", where=f"{mistaken}: parameters")
+
+
+FILTERS = {
+    "score": None,
+    "*": None,
+    "layers.40.self_attn": None,  # slices have more layers than their models
+    "self_atn": "'self_attn'?",
+    "layers.0-1": "",
+}
+
+
+def test_a_filter_of_our_methods_that_matches_no_tensor_is_said(tiny, tmp_path: Path) -> None:
+    raw = tiny("llama").addition(lambda_=[{"filter": "self_atn", "value": 0.3}, {"value": 0.7}])
+    path = tmp_path / "r.yml"
+    path.write_text(yaml.safe_dump(raw))
+    shown = "parameters.lambda: filter 'self_atn' matches no tensor; did you mean 'self_attn'?"
+    assert shown in run("merge", path, tmp_path / "out").stderr
+    assert shown in run("check", path).stdout
+    assert shown in (tmp_path / "out" / "merge_manifest.json").read_text()
+
+
+@pytest.mark.parametrize(("text", "near"), FILTERS.items(), ids=FILTERS)
+def test_a_filter_that_matches_no_tensor_is_said(tiny, tmp_path: Path, text, near) -> None:
+    family = tiny("llama")
+    weight = [{"filter": text, "value": 0.3}, {"value": 0.7}]
+    raw = {
+        "merge_method": "linear",
+        "models": models(*map(str, family.groups.values()), weight=weight),
+    }
+    path = tmp_path / "r.yml"
+    path.write_text(yaml.safe_dump(raw))
+    merged = run("merge", path, tmp_path / "out")
+    facts = json.loads(run("check", path, "--json").stdout)
+    notes = json.loads((tmp_path / "out" / "merge_manifest.json").read_text())["notes"]
+    if near is None:
+        assert facts["warnings"] == [note for note in notes if "warning" in note] == []
+        return
+    assert len(facts["warnings"]) == len(family.groups)
+    assert f"r.yml: models[0].parameters.weight: filter {text!r} matches no tensor" in merged.stderr
+    assert near in facts["warnings"][0]
+    assert [f"warning: {warning}" for warning in facts["warnings"]] == notes[-len(family.groups) :]
