@@ -9,21 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 from lab import FAMILIES, build
-from mergekit.merge import run_merge
 from mergekit.merge_methods import registered_methods
-from mergekit.options import MergeOptions
-from safetensors.torch import load_file
+from outcomes import ALONE, BOTH, OURS, SAME, compare, tensors
 from shapes import REFUSED_BY_MERGEKIT, SHAPES, Shape
 from shapes_table import DOCUMENT, document
 
-from mergekit_fair.compat.mergekit import forget_models
-from mergekit_fair.errors import FairError
 from mergekit_fair.merging.methods.registry import is_own
-from mergekit_fair.merging.recipe import OrderedConfiguration, Recipe
-from mergekit_fair.merging.to_disk import merge_to_folder
+from mergekit_fair.merging.recipe import Recipe
 
 PLAIN: dict[str, Any] = {}
 # What a much used notebook passes with every recipe.
@@ -54,64 +48,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return folder
 
 
-def options(out: Path, **changes: Any) -> MergeOptions:
-    settings = {"quiet": True, "random_seed": 7, "write_model_card": False} | changes
-    return MergeOptions(lora_merge_cache=f"{out}.adapters", **settings)
-
-
-def merged_by_mergekit(text: str, out: Path, changes: dict[str, Any]) -> Exception | None:
-    """What it raises. Its models are a set; in recipe order, it takes the same one every time."""
-    forget_models()
-    try:
-        config = OrderedConfiguration.model_validate(yaml.safe_load(text))
-        run_merge(config, str(out), options(out, **changes))
-    except Exception as error:  # whatever it likes
-        return error
-    return None
-
-
-def merged_by_us(text: str, out: Path, changes: dict[str, Any]) -> FairError | None:
-    try:
-        merge_to_folder(Recipe.from_text(text, "r.yml"), out, options(out, **changes))
-    except FairError as error:
-        assert not out.exists()
-        return error
-    return None
-
-
-def tensors(folder: Path) -> dict[str, torch.Tensor]:
-    found: dict[str, torch.Tensor] = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        found |= load_file(file)
-    return found
-
-
-def assert_same(ours: Path, stock: Path) -> None:
-    """Names, bits, and every file that mergekit writes beside the weights."""
-    left, right = tensors(ours), tensors(stock)
-    assert left.keys() == right.keys()
-    for name, tensor in right.items():
-        assert left[name].dtype == tensor.dtype, name
-        assert torch.equal(left[name].view(torch.uint8), tensor.view(torch.uint8)), name
-    for file in stock.iterdir():
-        if file.suffix == ".json" and not file.name.endswith(".index.json"):
-            assert content(ours / file.name) == content(file), file.name
-        elif file.suffix != ".safetensors":
-            assert (ours / file.name).read_bytes() == file.read_bytes(), file.name
-    held = {str(tensor.dtype).removeprefix("torch.") for tensor in left.values()}
-    assert {json.loads((ours / "config.json").read_text())["dtype"]} == held
-
-
-def content(file: Path) -> dict[str, Any]:
-    """Without what tells how a tokenizer was loaded, and without the dtype.
-
-    mergekit writes the recipe's, also where the file holds another one.
-    """
-    told = ("dtype", "is_local", "local_files_only")
-    read = json.loads(file.read_text(encoding="utf-8"))
-    return {key: value for key, value in read.items() if key not in told}
-
-
 @pytest.mark.parametrize(("shape", "family", "changes"), list(_cases()))
 def test_a_published_shape(
     shape: Shape,
@@ -122,20 +58,16 @@ def test_a_published_shape(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(lab(family))
-    ours, stock = tmp_path / "ours", tmp_path / "stock"
-    error = merged_by_us(shape.recipe, ours, changes)
-    stock_error = merged_by_mergekit(shape.recipe, stock, changes)
+    outcome = compare(shape.recipe, tmp_path, changes)
     if shape.refused is not None:
-        assert shape.refused in str(error)
-        assert (stock_error is None) == (shape.reason is not None), stock_error
+        assert outcome.verdict == (BOTH if shape.reason is None else OURS), outcome
+        assert shape.refused in str(outcome.error)
     elif family in REFUSED_BY_MERGEKIT:
-        assert error is None
-        assert stock_error is not None
+        assert outcome.verdict == ALONE, outcome
         base = Recipe.from_text(shape.recipe, "r.yml").configuration().referenced_models()[0]
-        assert tensors(ours).keys() == tensors(Path(base.model.path)).keys()
+        assert tensors(tmp_path / "ours").keys() == tensors(Path(base.model.path)).keys()
     else:
-        assert (error, stock_error) == (None, None)
-        assert_same(ours, stock)
+        assert outcome.verdict == SAME, outcome
 
 
 @pytest.mark.parametrize(
