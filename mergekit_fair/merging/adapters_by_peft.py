@@ -17,14 +17,18 @@ from typing import Any
 
 from mergekit.common import ModelPath, ModelReference
 
-from mergekit_fair.checkpoints.adapter_config import raw_config, require_mergeable
+from mergekit_fair.checkpoints.adapter_config import (
+    is_adapter_folder,
+    raw_config,
+    require_mergeable,
+)
 from mergekit_fair.checkpoints.folder import digest_of, model_folder
 from mergekit_fair.checkpoints.hub import downloaded
 from mergekit_fair.checkpoints.lora import UNTIE, refuse_ties
 from mergekit_fair.checkpoints.reader import open_folder
 from mergekit_fair.compat.mergekit import merge_adapters_by
 from mergekit_fair.compat.peft import adapter_report
-from mergekit_fair.errors import CheckpointError
+from mergekit_fair.errors import CheckpointError, RecipeError
 from mergekit_fair.files import staged_folder
 from mergekit_fair.merging.ties import apart_in, separate_ties
 
@@ -39,6 +43,22 @@ Merge = Callable[[str], ModelReference]
 def register_adapters() -> None:
     """Watch every adapter that mergekit merges in this process; again changes nothing."""
     merge_adapters_by(_merged)
+
+
+def require_bases(config: Any) -> None:
+    """Refuse adapters that are named alone: mergekit does not put them on `base_model`.
+
+    Raises:
+        RecipeError: names the first.
+    """
+    for model in config.referenced_models():
+        if model.lora is None and is_adapter_folder(model.model.path):
+            raise RecipeError(
+                "is a LoRA adapter without its base, which mergekit does not look for",
+                where=f"model {model}",
+                fix=f"write BASE+{model}, with the model that it was trained on, or run "
+                "mergekit-fair merge",
+            )
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from mergekit_fair.compat.mergekit import choose_architectures
-from mergekit_fair.merging.adapters_by_peft import register_adapters
+from mergekit_fair.merging.adapters_by_peft import register_adapters, require_bases
 from mergekit_fair.merging.methods.registry import is_own
 from mergekit_fair.merging.model_checks import open_models
 from mergekit_fair.merging.plan import planned_architecture
@@ -51,6 +51,7 @@ def _choose(config: Any, options: Any) -> Any:
     chosen = _CHOSEN.get()
     if chosen is not None:
         return chosen
+    require_bases(config)
     if not is_own(config.merge_method):
         return None
     where = "recipe"

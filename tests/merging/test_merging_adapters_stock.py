@@ -9,6 +9,7 @@ from adapters import (
     WEIGHTS,
     adapters_on,
     added,
+    addition,
     edit_config,
     edit_weights,
     gpt2,
@@ -168,6 +169,17 @@ def test_an_adapter_that_is_trained_again_through_exec(mine, tmp_path):
         forget_models()  # as in a process of its own
     change = found[1] - found[0]
     torch.testing.assert_close(change, torch.full_like(change, -0.15), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [stock, addition])
+def test_an_adapter_without_a_base_through_exec(bert, tmp_path, make):
+    base, adapters = bert
+    recipe = tmp_path / "r.yml"
+    recipe.write_text(dump_yaml(make(base, {"Male": adapters["Male"]})))
+    command = ["exec", "mergekit-yaml", recipe, tmp_path / "out", "--quiet"]
+    result = CliRunner().invoke(main, [str(word) for word in command])
+    assert result.exit_code == 2
+    assert f"BASE+{adapters['Male']}" in result.stderr
 
 
 def test_adapters_that_peft_cannot_merge(mine, tmp_path, options):
