@@ -57,7 +57,20 @@ class Scene:
 
     def merge(self, route: str = "streamed", options: Any = None, **settings: Any) -> Path:
         """The merged folder; what is said is kept in `notes`, and must stand in the manifest."""
-        method, more = ROUTES[route]
+        said, out = Said(), self.here / "out"
+        changes = ROUTES[route][1] | (options or {})
+        merge_to_folder(
+            self.recipe(route, **settings),
+            out,
+            MergeOptions(quiet=True, **changes),
+            MergeSettings(overwrite=True),
+            said,
+        )
+        self.notes = said.lines
+        assert verify(out)["notes"] == self.notes
+        return out
+
+    def recipe(self, route: str, **settings: Any) -> Recipe:
         models = [
             {"model": str(model), "parameters": {"group": model.name, "weight": 0.5}}
             for model in (self.a, self.b)
@@ -65,24 +78,13 @@ class Scene:
         if route == "stock":
             models = [{**item, "parameters": {"weight": 0.5}} for item in models]
         raw = {
-            "merge_method": method,
+            "merge_method": ROUTES[route][0],
             "base_model": str(self.base),
             "models": models,
             "parameters": {"lambda": 1.0},
             "dtype": "float32",
-        } | settings
-        said = Said()
-        out = self.here / "out"
-        merge_to_folder(
-            Recipe.from_mapping(raw, "r.yml"),
-            out,
-            MergeOptions(quiet=True, **(more | (options or {}))),
-            MergeSettings(overwrite=True),
-            said,
-        )
-        self.notes = said.lines
-        assert verify(out)["notes"] == self.notes
-        return out
+        }
+        return Recipe.from_mapping(raw | settings, "r.yml")
 
 
 def write(folder: Path, files: dict[str, Any]) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-# What a merge reads, and what it carries over.
-_BESIDE = ("*.json", "*.txt", "*.model", "*.jinja", "*.py", "*/config.json")
+from mergekit_fair.checkpoints.file_kinds import KINDS
+
+# What a merge reads, and what it carries over; a star stands for folders, too.
+_BESIDE = ("*.json", "*.py", *(pattern for kind in KINDS for pattern in kind.patterns))
 
 
 def downloaded(name: str, revision: str | None = None, cache: str | None = None) -> Path:

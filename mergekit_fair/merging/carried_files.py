@@ -16,9 +16,7 @@ from typing import Any
 
 from mergekit.common import ModelReference
 
-from mergekit_fair.compat.mergekit import chat_template_names, chat_template_text
-from mergekit_fair.errors import CheckpointError, first_line
-from mergekit_fair.merging.file_kinds import (
+from mergekit_fair.checkpoints.file_kinds import (
     CHAT_TEMPLATE,
     GENERATION,
     GENERATION_CONFIG,
@@ -34,8 +32,8 @@ from mergekit_fair.merging.file_kinds import (
     is_weights,
     json_in,
     json_of,
-    module_folders,
 )
+from mergekit_fair.compat.mergekit import chat_template_names, chat_template_text
 from mergekit_fair.merging.model_checks import located
 from mergekit_fair.merging.recipe import OrderedConfiguration
 from mergekit_fair.merging.saved_config import agreed_settings
@@ -133,38 +131,9 @@ def _donors(config: OrderedConfiguration, options: Any) -> Donors:
         parts += [part for part in (model.lora, model.model) if part]
     donors: dict[Path, tuple[str, Path]] = {}
     for part in dict.fromkeys(parts):
-        folder = _folder(ModelReference(model=part), options)
+        folder = located(ModelReference(model=part), options)
         donors.setdefault(folder.resolve(), (str(part), folder))
     return list(donors.values())
-
-
-def _folder(model: ModelReference, options: Any) -> Path:
-    """Where a model's files lie; of the Hub, also those that mergekit does not download."""
-    folder = located(model, options)
-    if not Path(model.model.path).is_dir():
-        _download(model, options, ["*.py", *(name for kind in KINDS for name in kind.patterns)])
-        _download(model, options, [f"{name}/*" for name in module_folders(folder)])
-    return folder
-
-
-def _download(model: ModelReference, options: Any, patterns: list[str]) -> None:
-    from huggingface_hub import snapshot_download
-
-    if not patterns:
-        return
-    try:
-        snapshot_download(
-            model.model.path,
-            revision=model.model.revision,
-            cache_dir=options.transformers_cache,
-            allow_patterns=patterns,
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(
-            f"what lies beside its weights could not be downloaded ({first_line(error)})",
-            where=model,
-            fix="try again, or give a folder that holds all of it",
-        ) from error
 
 
 def _read(kind: FileKind | None, folder: Path, files: Mapping[str, Path]) -> Contents:

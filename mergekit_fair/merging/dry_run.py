@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mergekit_fair.merging.carried_files import carried_files
 from mergekit_fair.merging.methods.registry import is_own
 from mergekit_fair.merging.model_checks import open_models, stock_models
 from mergekit_fair.merging.plan import MergePlan, planned_architecture
@@ -45,15 +46,17 @@ def check_merge(
         recipe.require_inputs()
         names = stock_models(recipe, options, allow_pickle=settings.allow_pickle).names
         warnings = recipe.on_tensors(names).warnings
+        facts["notes"] += carried_files(config, options).notes
         return facts | {"checked": True, "warnings": list(warnings)}
     if recipe.is_sliced:
         with open_models(recipe, options, allow_pickle=settings.allow_pickle) as models:
             planned_architecture(recipe, models, options)
-            return facts | {"checked": True, "notes": [*recipe.notes, *models.notes]}
+            facts["notes"] += (*models.notes, *carried_files(config, options).notes)
+            return facts | {"checked": True}
     with MergePlan.open(
         recipe, options, allow_pickle=settings.allow_pickle, progress=progress
     ) as plan:
-        facts["notes"] += plan.notes
+        facts["notes"] += (*plan.notes, *carried_files(config, options).notes)
         if not plan.streams:
             return facts | {"checked": True}
         return facts | {"engine": STREAMED} | _facts(plan, options, settings)

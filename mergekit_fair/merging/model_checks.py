@@ -41,6 +41,7 @@ from mergekit_fair.merging.methods.registry import is_own, own_method
 from mergekit_fair.merging.methods.task_vector_method import TensorInputs
 from mergekit_fair.merging.parameters import constant_parameters, explained
 from mergekit_fair.merging.recipe import OrderedConfiguration, Recipe
+from mergekit_fair.merging.saved_config import class_names
 
 # Independent random heads have a cosine of about 0 (±0.04 for 2 × 384 weights). A head that was
 # fine-tuned from the base's falls below 0.1 only if it moved ten times its own length.
@@ -342,6 +343,7 @@ def _require_fitting(
     """Check configurations, shapes and classes; returns notes on settings that differ."""
     base, *others = readers
     config = read_config(folders[base])
+    named, names = base, config  # of the first model that names its classes
     notes = []
     for model in others:
         its = read_config(folders[model])
@@ -352,7 +354,8 @@ def _require_fitting(
             tensors = _at_vocabulary(tensors, readers[base].tensors, *sizes)
         require_equal(base, readers[base].tensors, model, tensors)
         if model not in copied:
-            _require_same_labels(base, config, model, its)
+            _require_same_labels(named, names, model, its)
+            named, names = (named, names) if class_names(names) else (model, its)
     return notes
 
 
@@ -449,7 +452,7 @@ def _require_same_labels(
     ]
     if all(named) and named[0] != named[1]:
         raise CheckpointError(
-            f"its config.json names the classes otherwise than the base's ({base})",
+            f"its config.json names the classes otherwise than that of {base}",
             where=model,
             got=named[1],
             allowed=str(named[0]),

@@ -11,14 +11,18 @@ from typing import Any
 import pytest
 import torch
 from adapters import make_adapter
-from beside import PIPELINE, Scene, beside, each_route, edit, write
+from beside import PIPELINE, ROUTES, Scene, beside, each_route, edit, write
 from checkpoints import rewrite, tokenizer
+from mergekit.options import MergeOptions
 from refusals import raises
 from safetensors.torch import save_file
 
+from mergekit_fair.checkpoints.file_kinds import TOKENIZER
 from mergekit_fair.errors import CheckpointError
-from mergekit_fair.merging.file_kinds import TOKENIZER
+from mergekit_fair.merging.dry_run import check_merge
 from mergekit_fair.merging.model_files import verify
+from mergekit_fair.merging.program import MergeSettings
+from mergekit_fair.progress import Silent
 
 KINDS: dict[str, dict[str, Any]] = {
     "wordpiece": {"vocab.txt": b"[UNK]\n", "tokenizer_config.json": {}, "tokenizer.json": {}},
@@ -134,6 +138,35 @@ def test_a_downloaded_model_is_links_to_blobs(scene: Scene) -> None:
 def files_in(folder: Path) -> list[str]:
     paths = (path for path in folder.rglob("*") if path.is_file())
     return sorted(path.relative_to(folder).as_posix() for path in paths)
+
+
+def test_all_of_it_is_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """mergekit asks the Hub for JSON, weights and one kind of tokenizer."""
+    import huggingface_hub
+
+    from mergekit_fair.checkpoints.hub import downloaded
+
+    asked: list[str] = []
+
+    def download(name: str, allow_patterns: list[str], **_: object) -> str:
+        asked.extend(allow_patterns)
+        return name
+
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda *_, **__: ["x.safetensors"])
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    downloaded("me/model")
+    wanted = {path for files in KINDS.values() for path in files}
+    wanted |= {"config.json", "model.safetensors", "2_Dense/model.safetensors", "modeling_own.py"}
+    assert {path for path in wanted if not any(fnmatchcase(path, x) for x in asked)} == set()
+
+
+def test_a_check_says_what_a_merge_would(scene: Scene) -> None:
+    write(scene.a, KINDS["wordpiece"])
+    for route in ROUTES:
+        recipe = scene.recipe(route)
+        found = check_merge(recipe, MergeOptions(quiet=True), MergeSettings(), Silent())
+        scene.merge(route)
+        assert found["notes"] == scene.notes
 
 
 def test_without_a_base_the_first_model_gives_what_it_has(scene: Scene) -> None:

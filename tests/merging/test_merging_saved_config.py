@@ -12,7 +12,9 @@ import torch
 from beside import Scene, each_route
 from checkpoints import fine_tune, read, rewrite
 from mergekit.options import MergeOptions
+from refusals import raises
 
+from mergekit_fair.errors import CheckpointError
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.to_disk import merge_to_folder
 
@@ -223,6 +225,13 @@ def test_names_of_classes_that_do_not_fit(
     assert "yes" not in str(config.get("id2label"))
     (note,) = scene.notes
     assert str(scene.a) in note
+
+
+def test_fine_tunes_that_name_classes_otherwise_than_each_other_are_refused(scene: Scene) -> None:
+    """By a method that adds them up; class 0 of one would be class 1 of the other."""
+    name_classes(scene, UNNAMED, NAMED, {"0": "yes", "1": "no"})
+    with raises(CheckpointError, str(scene.a), where=scene.b, got={"0": "yes", "1": "no"}):
+        scene.merge()
 
 
 def test_the_head_of_the_base_has_the_classes_of_the_base(scene: Scene) -> None:
