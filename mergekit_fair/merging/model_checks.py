@@ -452,7 +452,7 @@ def _require_same_labels(
     ]
     if all(named) and named[0] != named[1]:
         raise CheckpointError(
-            f"its config.json names the classes otherwise than that of {base}",
+            f"its config.json names the classes otherwise than another model's ({base})",
             where=model,
             got=named[1],
             allowed=str(named[0]),
