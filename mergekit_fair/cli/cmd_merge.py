@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from logging import ERROR, getLogger
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,8 @@ def command(
     if merge_options.verbosity == 0:
         quiet_libraries()
     merge_options.apply_global_options()
+    if merge_options.quiet and merge_options.verbosity == 0:
+        getLogger().setLevel(ERROR)  # mergekit warns of what it infers
     # mergekit draws its bars into files and pipes, too.
     is_quiet = merge_options.quiet or not sys.stderr.isatty()
     options = merge_options.model_copy(update={"quiet": is_quiet})

@@ -57,7 +57,7 @@ def merge_by_mergekit(
             model: {"path": str(path.resolve()), "files": describe_input(models.files[model])}
             for model, path in models.folders.items()
         }
-        merge = _Merge(recipe, ready, models.folders, models.architecture, inputs)
+        merge = _Merge(recipe, ready, models.folders, models.architecture, inputs, models.notes)
         merge.run(folder, out.name, progress)
 
 

@@ -44,9 +44,9 @@ def check_merge(
     }
     if not is_own(recipe.method):
         recipe.require_inputs()
-        names = stock_models(recipe, options, allow_pickle=settings.allow_pickle).names
-        warnings = recipe.on_tensors(names).warnings
-        facts["notes"] += carried_files(config, options).notes
+        stock = stock_models(recipe, options, allow_pickle=settings.allow_pickle)
+        warnings = recipe.on_tensors(stock.names).warnings
+        facts["notes"] += (*stock.notes, *carried_files(config, options).notes)
         return facts | {"checked": True, "warnings": list(warnings)}
     if recipe.is_sliced:
         with open_models(recipe, options, allow_pickle=settings.allow_pickle) as models:

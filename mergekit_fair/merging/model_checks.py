@@ -33,7 +33,7 @@ from mergekit_fair.checkpoints.lora import AdapterReader
 from mergekit_fair.checkpoints.reader import Reader, open_folder, read_whole
 from mergekit_fair.compat.mergekit import forget_models
 from mergekit_fair.compat.transformers import parsed_config
-from mergekit_fair.errors import CheckpointError, RecipeError, first_line
+from mergekit_fair.errors import CheckpointError, FairError, RecipeError, first_line
 from mergekit_fair.merging.architecture import Architecture, stock_architecture, weight_names
 from mergekit_fair.merging.methods.head_policy import HeadPolicy, head_names, head_rule
 from mergekit_fair.merging.methods.members import parameters_of
@@ -184,12 +184,14 @@ class StockModels:
         folders: model, as text → its folder, the base's first.
         files: model, as text → the files of its weights.
         names: of the base's tensors, as they are stored and as mergekit plans them.
+        notes: what looks like a mistake, one sentence each.
     """
 
     architecture: Architecture
     folders: Mapping[str, Path]
     files: Mapping[str, tuple[Path, ...]]
     names: frozenset[str]
+    notes: tuple[str, ...] = ()
 
 
 def stock_models(recipe: Recipe, options: Any, *, allow_pickle: bool = False) -> StockModels:
@@ -213,26 +215,51 @@ def stock_models(recipe: Recipe, options: Any, *, allow_pickle: bool = False) ->
     for source in (config.tokenizer_source, config.tokenizer and config.tokenizer.source):
         if isinstance(source, ModelReference):
             located(source, options)
-    tensors: Mapping[str, TensorInfo] = {}
-    files: dict[str, tuple[Path, ...]] = {}
-    for model, folder in folders.items():
-        with contextlib.closing(open_folder(folder, allow_pickle=allow_pickle)) as reader:
-            _require_plausible(reader, read_config(folder))
-            tensors, files[model] = tensors or reader.tensors, reader.files
-            prefix = wrapper_of(reader.tensors)
-        if prefix is not None:
-            raise CheckpointError(
-                f"its tensor names have the prefix {prefix!r} of a training framework, and "
-                "mergekit's methods would find none of them",
-                where=model,
-                fix="save the model again without the wrapper",
-            )
+    with contextlib.ExitStack() as stack:
+        readers: dict[str, Reader] = {}
+        for model, folder in folders.items():
+            readers[model] = open_folder(folder, allow_pickle=allow_pickle)
+            stack.callback(readers[model].close)
+            _require_plausible(readers[model], read_config(folder))
+            if prefix := wrapper_of(readers[model].tensors):
+                raise CheckpointError(
+                    f"its tensor names have the prefix {prefix!r} of a training framework, and "
+                    "mergekit's methods would find none of them",
+                    where=model,
+                    fix="save the model again without the wrapper",
+                )
+        tensors = next(iter(readers.values())).tensors
+        notes = [] if recipe.is_sliced else _suspicions(readers, folders, recipe.where)
     layout = Layout(next(iter(folders.values())))
     config = recipe.configuration(parts_of(config, folders))
     with explained(recipe.where):
         architecture = stock_architecture(config, options, tensors, layout)
-    planned = weight_names(architecture, config.referenced_models()[0], options)
-    return StockModels(architecture, folders, files, frozenset(tensors) | planned)
+    names = frozenset(tensors) | weight_names(architecture, config.referenced_models()[0], options)
+    files = {model: reader.files for model, reader in readers.items()}
+    return StockModels(architecture, folders, files, names, tuple(notes))
+
+
+def _suspicions(
+    readers: Mapping[str, Reader], folders: Mapping[str, Path], where: str
+) -> list[str]:
+    """What this package's methods refuse, and mergekit's merge without a word."""
+    base, *others = folders
+    config = read_config(folders[base])
+    heads = head_names(architecture_of(config), readers[base].tensors)
+    notes = []
+    for model in others:
+        pair = [readers[base], readers[model]]
+        notes += _told(_require_same_labels, base, config, model, read_config(folders[model]))
+        notes += _told(require_shared_heads, pair, heads, where)
+    return notes
+
+
+def _told(check: Callable[..., None], *arguments: Any) -> list[str]:
+    try:
+        check(*arguments)
+    except FairError as error:
+        return [f"warning: {type(error)(error.problem, where=error.where, got=error.got)}"]
+    return []
 
 
 def parts_of(config: OrderedConfiguration, folders: Mapping[str, Path]) -> dict[str, Path]:

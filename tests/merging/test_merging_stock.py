@@ -1,13 +1,18 @@
 """mergekit's own recipes run through `merge` unchanged: the same tensors as mergekit itself."""
 
+import json
+import shutil
+
 import pytest
-from checkpoints import read
+import torch
+from checkpoints import read, rewrite
 from mergekit.merge import run_merge
 from mergekit.options import MergeOptions
 from rounding import same_bits
 
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.to_disk import merge_to_folder
+from mergekit_fair.progress import Silent
 
 RECIPES = {
     "task_arithmetic": ({"weight": [0.2, 0.9]}, {"lambda": 0.7, "normalize": False}),
@@ -43,3 +48,40 @@ def test_stock_recipes_give_mergekits_tensors(tiny, tmp_path, method, dtype):
     assert ours.keys() == stock.keys() == read(family.base).keys()
     assert all(same_bits(ours[name], stock[name]) for name in stock)
     assert not all(same_bits(stock[name], read(family.base)[name]) for name in stock)
+
+
+def test_what_looks_like_a_mistake_is_said(tiny, tmp_path):
+    """mergekit merges heads that were made apart, and classes in another order, without a word."""
+    family = tiny("bert")
+    one, other = (
+        shutil.copytree(path, tmp_path / name) for name, path in list(family.groups.items())[:2]
+    )
+    random = torch.randn(2, 32, generator=torch.Generator().manual_seed(8))
+    rewrite(one, lambda tensors: tensors.update({"classifier.weight": random}))
+    config = json.loads((other / "config.json").read_text())
+    config["id2label"] = {"0": "1", "1": "0"}
+    (other / "config.json").write_text(json.dumps(config))
+    raw = {
+        "merge_method": "linear",
+        "models": [
+            {"model": str(path), "parameters": {"weight": 1}} for path in (family.base, one, other)
+        ],
+        "dtype": "float32",
+    }
+    notes = Notes()
+    recipe = Recipe.from_mapping(raw, "r.yml")
+    merge_to_folder(recipe, tmp_path / "out", MergeOptions(quiet=True), progress=notes)
+    head, classes = (line for line in notes.lines if line.startswith("warning: "))
+    assert f"the classification head of {one} is unrelated to the base's" in head
+    assert f"{other}: its config.json names the classes otherwise" in classes
+    assert (
+        json.loads((tmp_path / "out" / "merge_manifest.json").read_text())["notes"] == notes.lines
+    )
+
+
+class Notes(Silent):
+    def __init__(self):
+        self.lines = []
+
+    def say(self, text):
+        self.lines.append(text)
