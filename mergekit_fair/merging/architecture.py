@@ -242,7 +242,8 @@ def _keeps_all(info: ModelArchitecture, config: Any, names: set[str], layout: La
     weights = _weights(info, config)
     if _fails_while_planning(weights):
         return False
-    planned = {weight.name for weight in weights}
+    # An optional tensor is planned only if a file has it under that very name.
+    planned = {weight.name for weight in weights if not weight.optional or weight.name in names}
     loaded = {} if names <= planned and _are_there(weights, names) else layout.loaded(names)
     memory = {name for name in loaded.values() if name is not None}
     if not _are_there(weights, names | memory):
