@@ -37,6 +37,9 @@ _LONGEST = 400
 # What they say where the base is another one.
 _OTHER_BASE = ("size mismatch", "missing adapter keys", "Target modules")
 
+# The caches of merges in this process that end with `settle_ties`; mergekit's own commands do not.
+_SETTLED: set[str] = set()
+
 Merge = Callable[[str], ModelReference]
 
 
@@ -75,9 +78,11 @@ def merged_adapters(options: Any, out: Path) -> Iterator[Any]:
     temporary = out.parent / f".{out.name}.adapters"
     shutil.rmtree(temporary, ignore_errors=True)
     cache = str(options.lora_merge_cache or temporary)
+    _SETTLED.add(cache)
     try:
         yield options.model_copy(update={"lora_merge_cache": cache})
     finally:
+        _SETTLED.discard(cache)
         shutil.rmtree(temporary, ignore_errors=True)
 
 
@@ -141,7 +146,16 @@ def _merged(model: ModelReference, merge: Merge, cache: str, dtype: object) -> M
     if not folder.is_dir():
         with staged_folder(folder) as staging:
             _merge(model, merge, staging)
-    return merge(str(folder))
+    found = merge(str(folder))
+    apart = set() if cache in _SETTLED else apart_in([Path(found.model.path)], base)
+    if apart:
+        raise CheckpointError(
+            f"holds {' and '.join(sorted(apart))} apart, which the base ties: transformers would "
+            "read one of the merged tensors for both",
+            where=model,
+            fix="run mergekit-fair merge, which sets tie_word_embeddings to false",
+        )
+    return found
 
 
 def _located(part: ModelPath | None) -> Path:

@@ -302,6 +302,20 @@ def test_a_head_apart_from_the_embedding(tmp_path, options, whole):
     assert is_close(loaded, exact, **ROUNDED)
 
 
+def test_a_head_apart_from_the_embedding_through_exec(tmp_path):
+    """mergekit copies the base's config.json: the head would be lost when the model is loaded."""
+    base = tied_llama(tmp_path / "base")
+    adapter = make_adapter(
+        base, tmp_path / "a", seed=1, targets=["q_proj"], modules_to_save=["lm_head"]
+    )
+    recipe, out = tmp_path / "r.yml", tmp_path / "out"
+    recipe.write_text(dump_yaml(stock(base, {"Male": f"{base}+{adapter}"})))
+    command = ["exec", "mergekit-yaml", recipe, out, "--lora-merge-cache", tmp_path / "c"]
+    result = CliRunner().invoke(main, [str(word) for word in (*command, "--quiet")])
+    assert (result.exit_code, out.exists()) == (2, False)
+    assert "lm_head.weight and model.embed_tokens.weight" in result.stderr
+
+
 def test_a_head_that_mergekit_would_leave_out(tmp_path, options):
     import transformers
 
