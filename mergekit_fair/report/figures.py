@@ -288,8 +288,15 @@ def _transfer(figure: Any, transfer: TransferRecord) -> None:
     )
 
 
+# Rows of a heat map that numbers are written into.
+_MOST_NUMBERS = 16
+
+
 def draw_vectors(vectors: dict[str, Any], folder: Path) -> list[Path]:
     """Write `vectors.png` and `vectors.svg`: cosines and sign conflict side by side.
+
+    Of many vectors the colours alone are drawn: thousands of numbers take half a minute, and nobody
+    reads them; they stand in `vectors.json`.
 
     Args:
         vectors: the JSON of `RecipeVectors`.
@@ -298,7 +305,8 @@ def draw_vectors(vectors: dict[str, Any], folder: Path) -> list[Path]:
     Raises:
         ConfigError: matplotlib is not installed.
     """
-    side = 2.4 + 0.55 * len(vectors["names"])
+    count = len(vectors["names"])
+    side = 2.4 + count * (0.55 if count <= _MOST_NUMBERS else 0.25)
     return write_picture(
         folder, "vectors", (2 * side + 1, side), partial(_vectors, vectors=vectors)
     )
@@ -311,6 +319,8 @@ def _vectors(figure: Any, vectors: dict[str, Any]) -> None:
     for axes, (key, scale) in zip(figure.subplots(1, 2), scales.items(), strict=True):
         values = vectors[key]
         texts = [["–" if x is None else f"{x:.2f}" for x in row] for row in values]
+        if len(texts) > _MOST_NUMBERS:
+            texts = [["" for _ in row] for row in texts]
         picture = _heat(axes, values, texts, (vectors["names"], vectors["names"]), scale)
         axes.set_title(titles[key])
         figure.colorbar(picture, ax=axes, shrink=0.8)
@@ -341,6 +351,8 @@ def _heat(
     middle, half = (low + high) / 2, (high - low) / 2
     for y, row in enumerate(values):
         for x, value in enumerate(row):
+            if not texts[y][x]:
+                continue
             is_dark = value is not None and abs(value - middle) > 0.65 * half
             is_strong = texts[y][x].endswith("!")
             axes.text(
