@@ -226,10 +226,11 @@ def _covers(info: ModelArchitecture, config: Any, names: set[str]) -> bool:
         weights = _weights(info, config)
     except Exception:  # Qwen2-VL's definition asks for what its configuration does not have
         return False
-    if _fails_while_planning(weights):
+    every = [weight.name for weight in weights]
+    if _fails_while_planning(weights) or len(every) > len(set(every)):  # Qwen2.5-VL's has doubles
         return False
     required = {weight.name for weight in weights if not weight.optional}
-    return required <= names <= {weight.name for weight in weights}
+    return required <= names <= set(every)
 
 
 def _fails_while_planning(weights: Collection[WeightInfo]) -> bool:

@@ -30,7 +30,8 @@ class Architecture:
         name: its id in the tests.
         model: class name in transformers.
         sizes: settings of its config.
-        takes: `text`, `picture`, `both` (CLIP) or `pair` (text for encoder and decoder).
+        takes: `text`, `picture`, `both` (CLIP), `pair` (text for encoder and decoder), `sound` or
+            `speech` (a spectrogram for the encoder, text for the decoder).
         tied: the tensor that the checkpoint leaves out because it is another tensor's alias.
     """
 
@@ -84,6 +85,43 @@ CLIP = {
 }
 RESNET = {"embedding_size": 16, "hidden_sizes": [16, 32], "depths": [1, 1]} | LABELS
 RESNET |= {"layer_type": "basic"}
+# The number of experts is spelled in two ways.
+MOE = DECODER | {"num_local_experts": 2, "num_experts": 2, "num_experts_per_tok": 1}
+QWEN3_MOE = MOE | {"head_dim": 8, "moe_intermediate_size": 16}
+# Latent attention; one dense layer, and one with two experts and a shared one.
+DEEPSEEK = DECODER | {"num_key_value_heads": 2, "kv_lora_rank": 8, "q_lora_rank": 8}
+DEEPSEEK |= {"qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8}
+DEEPSEEK |= {"n_routed_experts": 2, "num_experts_per_tok": 1, "n_group": 1, "topk_group": 1}
+DEEPSEEK |= {"moe_intermediate_size": 16, "first_k_dense_replace": 1, "n_shared_experts": 1}
+SEES = WIDTH | BLOCKS | PICTURE
+QWEN_TEXT = DECODER | {"rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3]}}
+QWEN_TEXT["rope_parameters"] |= {"rope_theta": 10000.0}
+QWEN_SEES: dict[str, Any] = {"depth": 2, "hidden_size": 32, "num_heads": 2, "patch_size": 8}
+QWEN_SEES |= {"spatial_merge_size": 1, "temporal_patch_size": 1}
+QWEN2_VL = {"text_config": QWEN_TEXT, "vision_config": QWEN_SEES | {"embed_dim": 32}}
+QWEN2_VL["vision_config"] |= {"mlp_ratio": 2}
+QWEN25_VL = {"text_config": QWEN_TEXT, "vision_config": QWEN_SEES | {"out_hidden_size": 32}}
+QWEN25_VL["vision_config"] |= {"intermediate_size": 64, "fullatt_block_indexes": [1]}
+LLAMA_TEXT = DECODER | {"model_type": "llama"}
+LLAVA = {"text_config": LLAMA_TEXT, "vision_config": SEES | {"model_type": "clip_vision_model"}}
+IDEFICS = {"text_config": LLAMA_TEXT, "vision_config": SEES, "scale_factor": 2, "pad_token_id": 0}
+GEMMA3_SEES = {"text_config": GEMMA3, "vision_config": SEES, "mm_tokens_per_image": 4}
+BART = {"d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 64} | SEQUENCE
+BART |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "decoder_ffn_dim": 64}
+BART |= {"decoder_start_token_id": 2, "eos_token_id": 2, "bos_token_id": 1} | TOKENS
+WHISPER = BART | {"num_mel_bins": 8, "max_source_positions": 8, "max_target_positions": 32}
+ELECTRA = BERT | LABELS | {"embedding_size": 16}
+MODERNBERT = BERT | LABELS | {"local_attention": 8, "bos_token_id": 1, "eos_token_id": 2}
+MODERNBERT |= {"cls_token_id": 1, "sep_token_id": 2}
+ENDS: dict[str, Any] = {"bos_token_id": 1, "eos_token_id": 2}
+BLOOM = {"hidden_size": 32, "n_layer": 2, "n_head": 2} | TOKENS | ENDS
+MAMBA = {"hidden_size": 32, "state_size": 4, "num_hidden_layers": 2} | TOKENS | ENDS
+WAV2VEC2 = WIDTH | BLOCKS | LABELS | {"conv_dim": [16, 16], "conv_kernel": [4, 3]}
+WAV2VEC2 |= {"conv_stride": [2, 2], "num_conv_pos_embeddings": 4, "classifier_proj_size": 16}
+WAV2VEC2 |= {"num_conv_pos_embedding_groups": 2}
+SIGLIP = {"text_config": BERT | ENDS | {"projection_size": 32}, "vision_config": SEES}
+SWIN = {"embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 2} | LABELS
+SWIN |= {"image_size": 16, "patch_size": 4}
 
 ARCHITECTURES = (
     Architecture("bert-bare", "BertModel", BERT),
@@ -114,6 +152,47 @@ ARCHITECTURES = (
     Architecture("dinov2", "Dinov2ForImageClassification", DINOV2, takes="picture"),
     Architecture("clip", "CLIPModel", CLIP, takes="both"),
     Architecture("resnet", "ResNetForImageClassification", RESNET, takes="picture"),
+    Architecture("mixtral-lm", "MixtralForCausalLM", MOE),
+    Architecture("qwen3-moe-lm", "Qwen3MoeForCausalLM", QWEN3_MOE),
+    Architecture(
+        "qwen3-moe-lm-mixed", "Qwen3MoeForCausalLM", QWEN3_MOE | {"decoder_sparse_step": 2}
+    ),
+    Architecture("olmoe-lm", "OlmoeForCausalLM", MOE),
+    Architecture("deepseek-v3-lm", "DeepseekV3ForCausalLM", DEEPSEEK),
+    Architecture("qwen2-vl", "Qwen2VLForConditionalGeneration", QWEN2_VL),
+    Architecture("qwen2.5-vl", "Qwen2_5_VLForConditionalGeneration", QWEN25_VL),
+    Architecture("llava", "LlavaForConditionalGeneration", LLAVA),
+    Architecture("idefics3", "Idefics3ForConditionalGeneration", IDEFICS),
+    Architecture("smolvlm", "SmolVLMForConditionalGeneration", IDEFICS),
+    Architecture("gemma3", "Gemma3ForConditionalGeneration", GEMMA3_SEES, tied="lm_head.weight"),
+    Architecture(
+        "bart-lm", "BartForConditionalGeneration", BART, takes="pair", tied="lm_head.weight"
+    ),
+    Architecture("bart", "BartForSequenceClassification", BART | LABELS),
+    Architecture("mt5-lm", "MT5ForConditionalGeneration", T5, takes="pair", tied="lm_head.weight"),
+    Architecture("marian-lm", "MarianMTModel", BART, takes="pair", tied="lm_head.weight"),
+    Architecture("neox-lm", "GPTNeoXForCausalLM", BERT | ENDS),
+    Architecture("modernbert", "ModernBertForSequenceClassification", MODERNBERT),
+    Architecture("xlm-r", "XLMRobertaForSequenceClassification", BERT | LABELS),
+    Architecture("electra", "ElectraForSequenceClassification", ELECTRA),
+    Architecture("albert", "AlbertForSequenceClassification", ELECTRA),
+    Architecture("mpnet", "MPNetForSequenceClassification", BERT | LABELS),
+    Architecture("roberta-lm", "RobertaForMaskedLM", BERT, tied="lm_head.decoder.weight"),
+    Architecture("falcon-lm", "FalconForCausalLM", BERT | ENDS, tied="lm_head.weight"),
+    Architecture("bloom-lm", "BloomForCausalLM", BLOOM, tied="lm_head.weight"),
+    Architecture("mamba-lm", "MambaForCausalLM", MAMBA, tied="lm_head.weight"),
+    Architecture("phi3-lm", "Phi3ForCausalLM", DECODER),
+    Architecture("gemma2-lm", "Gemma2ForCausalLM", HEADED, tied="lm_head.weight"),
+    Architecture("wav2vec2", "Wav2Vec2ForSequenceClassification", WAV2VEC2, takes="sound"),
+    Architecture(
+        "whisper",
+        "WhisperForConditionalGeneration",
+        WHISPER,
+        takes="speech",
+        tied="proj_out.weight",
+    ),
+    Architecture("siglip", "SiglipModel", SIGLIP, takes="both"),
+    Architecture("swin", "SwinForImageClassification", SWIN, takes="picture"),
 )
 BY_NAME = {row.name: row for row in ARCHITECTURES}
 
@@ -187,11 +266,14 @@ def inputs(row: Architecture) -> Tensors:
     tokens = torch.arange(3, 15).reshape(2, 6)
     tokens[:, -1] = 2  # end of text
     picture = torch.linspace(-1, 1, 2 * 3 * 16 * 16).sin_().reshape(2, 3, 16, 16)
+    spectrogram = torch.linspace(-1, 1, 2 * 8 * 16).sin_().reshape(2, 8, 16)
     return {
         "text": {"input_ids": tokens},
         "picture": {"pixel_values": picture},
         "both": {"input_ids": tokens, "pixel_values": picture},
         "pair": {"input_ids": tokens, "decoder_input_ids": tokens},
+        "sound": {"input_values": torch.linspace(-1, 1, 2 * 200).sin_().reshape(2, 200)},
+        "speech": {"input_features": spectrogram, "decoder_input_ids": tokens},
     }[row.takes]
 
 
