@@ -11,7 +11,7 @@ import torch
 from checkpoints import fine_tune
 from safetensors.torch import load_file, save_file
 
-LAYERS, VOCABULARY = 4, 64
+LAYERS, VOCABULARY = 4, 70  # no other dimension is 70
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
 MORE = ("<|im_start|>", "<|im_end|>")
 TEMPLATE = "{% for message in messages %}<s>{{ message['content'] }}</s>{% endfor %}"

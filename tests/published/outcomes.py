@@ -19,7 +19,9 @@ from mergekit_fair.errors import FairError
 from mergekit_fair.merging.recipe import OrderedConfiguration, Recipe
 from mergekit_fair.merging.to_disk import merge_to_folder
 
-SAME, BOTH, OURS, ALONE, OTHER = "same", "refused by both", "refused by ours", "ours alone", "other"
+SAME, BOTH, OURS, ALONE, OTHER = VERDICTS = (
+    *("same bits", "refused by both", "refused by ours alone", "merged by ours alone", "other"),
+)
 
 # What tells how a tokenizer was loaded; and the dtype, which mergekit takes from the recipe also
 # where the file holds another one.

@@ -12,9 +12,9 @@ import pytest
 import yaml
 from lab import FAMILIES, build
 from mergekit.merge_methods import registered_methods
-from outcomes import ALONE, BOTH, OURS, SAME, compare, tensors
+from outcomes import ALONE, BOTH, OURS, SAME, VERDICTS, compare, tensors
 from shapes import REFUSED_BY_MERGEKIT, SHAPES, Shape
-from shapes_table import DOCUMENT, document
+from shapes_table import ALL_FAMILIES, DOCUMENT, document
 
 from mergekit_fair.merging.methods.registry import is_own
 from mergekit_fair.merging.recipe import Recipe
@@ -114,6 +114,13 @@ def test_shapes_are_many_and_of_every_method() -> None:
     assert methods == {name for name in stock if not is_own(name)}
     assert len(SHAPES) == len({shape.title for shape in SHAPES}) >= 60
     assert {family for shape in SHAPES for family in shape.families} == set(FAMILIES)
+
+
+def test_every_family_was_measured() -> None:
+    counts = yaml.safe_load(ALL_FAMILIES.read_text(encoding="utf-8"))
+    assert list(counts) == list(FAMILIES)
+    assert {verdict for each in counts.values() for verdict in each} <= set(VERDICTS)
+    assert sum(counts["llama"].values()) == len(SHAPES)
 
 
 def test_the_document_is_current() -> None:
