@@ -264,7 +264,11 @@ def _told(check: Callable[..., None], *arguments: Any) -> list[str]:
 
 def parts_of(config: OrderedConfiguration, folders: Mapping[str, Path]) -> dict[str, Path]:
     """Name of the Hub → its folder, of the models themselves, without adapters."""
-    return {str(model.model): folders[str(model)] for model in config.referenced_models()}
+    return {
+        str(model.model): folders[str(model)]
+        for model in config.referenced_models()
+        if not Path(model.model.path).is_dir()
+    }
 
 
 def resizes_vocabulary(config: OrderedConfiguration, options: Any) -> bool:

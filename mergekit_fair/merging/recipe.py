@@ -108,14 +108,18 @@ class Recipe:
         Raises:
             RecipeError: no model, or an adapter whose base the recipe does not name.
         """
-        config = OrderedConfiguration.model_validate(references(self.raw, self.where, folders))
+        config = OrderedConfiguration.model_validate(self._references(folders))
         if not config.referenced_models():
             raise RecipeError("names no model", where=self.where)
         return config
 
     def text(self) -> str:
         """The recipe as YAML that mergekit's own commands run: local relative paths are marked."""
-        return dump_yaml(references(self.raw, self.where))
+        return dump_yaml(self._references())
+
+    def _references(self, folders: Mapping[str, Path] | None = None) -> dict[str, Any]:
+        differ = not is_own(self.method)
+        return references(self.raw, self.where, folders, spellings_differ=differ)
 
     def require_inputs(self) -> None:
         """Numbers of models and missing parameters, of a recipe that mergekit runs.

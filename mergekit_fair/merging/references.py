@@ -19,7 +19,11 @@ _WORDS = ("union", "base")  # of tokenizers; folders of these names have to be s
 
 
 def references(
-    raw: Mapping[str, Any], where: str, folders: Mapping[str, Path] | None = None
+    raw: Mapping[str, Any],
+    where: str,
+    folders: Mapping[str, Path] | None = None,
+    *,
+    spellings_differ: bool = False,
 ) -> dict[str, Any]:
     """A copy of a recipe in which every local model is spelled so that mergekit finds it.
 
@@ -29,16 +33,18 @@ def references(
         raw: the recipe.
         where: its file, for the error.
         folders: name of the Hub → where it was downloaded to, for names to be replaced.
+        spellings_differ: take `base` and `./base` for two models, as mergekit does.
 
     Raises:
         RecipeError: an adapter, and no base_model that it can be put on.
     """
     base = raw.get("base_model")
     base_text = _spelled(base) if isinstance(base, str) else base
+    spelled = _Spellings() if spellings_differ else _OneSpelling(base_text)
     is_plain = isinstance(base_text, str) and not is_adapter_folder(base_text)
 
     def reference(text: str, key: str) -> Any:
-        parts = [_as_base(_spelled(part), base_text) for part in _parts(text)]
+        parts = [spelled(part) for part in _parts(text)]
         if key in _MODELS and len(parts) == 1 and is_adapter_folder(parts[0]):
             if key == "base_model" or not is_plain or len(_parts(str(base))) > 1:
                 raise RecipeError(
@@ -109,10 +115,32 @@ def _spelled(path: str) -> str:
     return text if text.startswith(("/", "..")) or text == "." else f"./{text}"
 
 
-def _as_base(path: str, base: Any) -> str:
+class _OneSpelling:
     """The base's spelling for its folder, whatever path leads there."""
-    is_folder = isinstance(base, str) and Path(path).is_dir()
-    return str(base) if is_folder and is_same_model(path, str(base)) else path
+
+    def __init__(self, base: Any) -> None:
+        self._base = base
+
+    def __call__(self, part: str) -> str:
+        path = _spelled(part)
+        is_folder = isinstance(self._base, str) and Path(path).is_dir()
+        return str(self._base) if is_folder and is_same_model(path, str(self._base)) else path
+
+
+class _Spellings:
+    """For every spelling of a folder a text of its own; the first one's is the usual one."""
+
+    def __init__(self) -> None:
+        self._parts: dict[str, str] = {}
+
+    def __call__(self, part: str) -> str:
+        path = _spelled(part)
+        if Path(path).is_dir() and self._parts.get(path, part) != part:
+            path = str(Path(path).absolute())
+            while self._parts.get(path, part) != part:
+                path += "/."
+        self._parts[path] = part
+        return path
 
 
 def _reference(parts: list[str]) -> Any:

@@ -135,6 +135,22 @@ def test_the_base_is_the_base_however_it_is_spelled(here: Any, tmp_path: Path) -
     assert not is_same_model("m/base", "m/a")
 
 
+def test_mergekit_takes_spellings_for_models(here: Any) -> None:
+    """Its methods give its bits, and a warning: the base counts once more where it is averaged."""
+    raw = {"merge_method": "linear", "base_model": "./m/base", "dtype": "float32"}
+    models = ("m/base", "./m/base", str(here["base"]), "m/a")
+    raw["models"] = [{"model": model, "parameters": {"weight": 1}} for model in models]
+    made = Recipe.from_mapping(raw, "r.yml")
+    texts = [str(model) for model in made.configuration().referenced_models()]
+    assert len(set(texts)) == len(texts) == 4
+    assert all(Path(text).samefile(here["base"]) for text in texts[:3])
+    result = merged(made, "out")
+    base, other = read(here["base"]), read(here["a"])
+    for name, tensor in result.items():
+        expected = (3 * base[name].double() + other[name].double()) / 4
+        torch.testing.assert_close(tensor.double(), expected, atol=1e-6, rtol=1e-6)
+
+
 def test_tokenizers_that_models_are_named_for(here: Any) -> None:
     """`base` and `union` are words, also where a folder has that name."""
     shutil.copytree(here["base"], "base")
