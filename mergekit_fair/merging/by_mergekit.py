@@ -18,7 +18,12 @@ from mergekit_fair.merging.adapters_by_peft import merged_adapters, settle_ties
 from mergekit_fair.merging.architecture import Architecture
 from mergekit_fair.merging.carried_files import carried_files
 from mergekit_fair.merging.gate import planned_by
-from mergekit_fair.merging.model_checks import open_models, parts_of, stock_models
+from mergekit_fair.merging.model_checks import (
+    open_models,
+    parts_of,
+    resizes_vocabulary,
+    stock_models,
+)
 from mergekit_fair.merging.model_files import (
     describe_input,
     describe_models,
@@ -144,7 +149,8 @@ class _Merge:
         brought = settle_ties(here, options, base, folder)
         _require_finite(folder)
         carried.write(folder)
-        complete_config(folder, carried.settings)
+        is_resized = resizes_vocabulary(config, options)
+        complete_config(folder, carried.settings, is_resized=is_resized)
         require_loadable_result(base, folder)
         if options.write_model_card:
             write_card(recipe, folder, name)

@@ -126,9 +126,9 @@ def open_models(
         for model in list(readers)[1:]:
             its, more = _as_base(readers[base], readers[model], layout, copied.get(model))
             readers[model], notes = its, notes + more
-        notes += _require_fitting(
-            readers, folders, copied, resizes=resizes_vocabulary(config, options)
-        )
+        resizes = resizes_vocabulary(config, options)
+        axes = _vocabulary_axes(readers[base], layout, settings) if resizes else {}
+        notes += _require_fitting(readers, folders, copied, axes)
         if "head" not in (config.parameters or {}):
             require_shared_heads(list(readers.values()), heads, recipe.where)
         yield OpenModels(readers, folders, layout, heads, tuple(notes))
@@ -368,10 +368,12 @@ def _require_fitting(
     readers: Mapping[str, Reader],
     folders: Mapping[str, Path],
     copied: Mapping[str, frozenset[str]],
-    *,
-    resizes: bool,
+    axes: Mapping[str, int],
 ) -> list[str]:
-    """Check configurations, shapes and classes; returns notes on settings that differ."""
+    """Check configurations, shapes and classes; returns notes on settings that differ.
+
+    Along `axes`, tensors may differ: vocabularies are brought together.
+    """
     base, *others = readers
     config = read_config(folders[base])
     named, names = base, config  # of the first model that names its classes
@@ -379,10 +381,7 @@ def _require_fitting(
     for model in others:
         its = read_config(folders[model])
         notes += _require_same_settings(base, folders[base], model, folders[model])
-        tensors = readers[model].tensors
-        if resizes:
-            sizes = (its.get("vocab_size"), config.get("vocab_size"))
-            tensors = _at_vocabulary(tensors, readers[base].tensors, *sizes)
+        tensors = _at_vocabulary(readers[model].tensors, readers[base].tensors, axes)
         require_equal(base, readers[base].tensors, model, tensors)
         if model not in copied:
             _require_same_labels(named, names, model, its)
@@ -434,18 +433,27 @@ def _settings(folder: Path) -> dict[str, Any]:
     return flat
 
 
+def _vocabulary_axes(base: Reader, layout: Layout, config: dict[str, Any]) -> dict[str, int]:
+    """Tensor → the axis that has an entry for each token."""
+    if layout.is_known:
+        return layout.vocabulary_axes(base.tensors)
+    size = (config.get("vocab_size"),)  # remote code
+    return {name: 0 for name, info in base.tensors.items() if info.shape[:1] == size}
+
+
 def _at_vocabulary(
-    tensors: Mapping[str, TensorInfo], expected: Mapping[str, TensorInfo], size: Any, base_size: Any
-) -> dict[str, TensorInfo]:
-    """Tensors with a row for each token, as if the vocabulary were as large as the base's."""
-    return {
-        name: TensorInfo(info.dtype, (base_size, *info.shape[1:]))
-        if name in expected
-        and info.shape[:1] == (size,)
-        and expected[name].shape[:1] == (base_size,)
-        else info
-        for name, info in tensors.items()
-    }
+    tensors: Mapping[str, TensorInfo],
+    expected: Mapping[str, TensorInfo],
+    axes: Mapping[str, int],
+) -> Mapping[str, TensorInfo]:
+    """Tensors as if the vocabulary were as large as the base's."""
+    resized = dict(tensors)
+    for name, axis in axes.items():
+        if name in tensors:
+            shape = list(tensors[name].shape)
+            shape[axis : axis + 1] = expected[name].shape[axis : axis + 1]
+            resized[name] = TensorInfo(tensors[name].dtype, tuple(shape))
+    return resized
 
 
 def _require_plausible(reader: Reader, config: dict[str, Any]) -> None:

@@ -1,8 +1,8 @@
 """config.json of a merged model, beside its finished weights.
 
-transformers loads a model in the dtype that config.json names, whatever the file holds, and names
-the classes as config.json does. mergekit writes the base's config.json, with the recipe's dtype as
-it is spelled there.
+transformers loads a model in the dtype that config.json names, whatever the file holds, names the
+classes as config.json does, and refuses embeddings of another size. mergekit writes the base's
+config.json, with the recipe's dtype as it is spelled there.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 from mergekit_fair.checkpoints.folder import read_config
 from mergekit_fair.checkpoints.headers import TensorInfo
+from mergekit_fair.checkpoints.layout import Layout
 from mergekit_fair.checkpoints.reader import DTYPES, open_folder
 
 _DTYPE_KEYS = ("dtype", "torch_dtype")  # the second until transformers 4.56
@@ -23,12 +24,13 @@ _DTYPE_KEYS = ("dtype", "torch_dtype")  # the second until transformers 4.56
 _ASSUMED = {"problem_type": "single_label_classification"}
 
 
-def complete_config(folder: Path, settings: Mapping[str, Any]) -> None:
+def complete_config(folder: Path, settings: Mapping[str, Any], *, is_resized: bool = False) -> None:
     """Let config.json name the dtype of the weights beside it, and what else there is to say.
 
     Args:
         folder: of a merged model.
         settings: keys that it is to have.
+        is_resized: vocabularies were brought together: it is to count the tokens that are there.
 
     Raises:
         CheckpointError: a config.json or weights that cannot be read.
@@ -36,12 +38,28 @@ def complete_config(folder: Path, settings: Mapping[str, Any]) -> None:
     config = read_config(folder)
     reader = open_folder(folder, allow_pickle=True)
     dtype = stored_dtype(reader.tensors.values())
+    size = vocabulary_size(folder, reader.tensors) if is_resized else None
     reader.close()
     if dtype is not None:
         config = {**with_dtype(config, dtype), "dtype": dtype}
+    if size is not None:
+        inner = config.get("text_config")
+        (inner if isinstance(inner, dict) else config)["vocab_size"] = size
     config |= settings
     text = json.dumps(dict(sorted(config.items())), indent=2) + "\n"  # as transformers writes it
     (folder / "config.json").write_text(text, encoding="utf-8")
+
+
+def vocabulary_size(folder: Path, tensors: Mapping[str, TensorInfo]) -> int | None:
+    """How many tokens the embeddings of a checkpoint have; None if they differ, or have none.
+
+    Args:
+        folder: with its config.json.
+        tensors: of the checkpoint.
+    """
+    axes = Layout(folder).vocabulary_axes(tensors)
+    sizes = {tensors[name].shape[axis] for name, axis in axes.items()}
+    return sizes.pop() if len(sizes) == 1 else None
 
 
 def stored_dtype(tensors: Iterable[TensorInfo]) -> str | None:
