@@ -31,7 +31,8 @@ from transformers import AutoModelForSequenceClassification
 
 from mergekit_fair.checkpoints.assign import assign_weights, can_assign_in_place
 from mergekit_fair.merging.in_memory import Composer
-from mergekit_fair.merging.plan import MergePlan, PlanCache
+from mergekit_fair.merging.plan import MergePlan
+from mergekit_fair.merging.plan_cache import PlanCache
 from mergekit_fair.merging.recipe import Recipe
 
 GROUPS = ("a", "b", "c")

@@ -21,6 +21,7 @@ from mergekit_fair.merging.gate import planned_by
 from mergekit_fair.merging.model_checks import (
     open_models,
     parts_of,
+    planned_architecture,
     resizes_vocabulary,
     stock_models,
 )
@@ -31,7 +32,7 @@ from mergekit_fair.merging.model_files import (
     write_manifest,
 )
 from mergekit_fair.merging.parameters import explained
-from mergekit_fair.merging.plan import MergePlan, planned_architecture
+from mergekit_fair.merging.plan import MergePlan
 from mergekit_fair.merging.program import MergeSettings
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.result_checks import require_complete, require_loadable_result

@@ -6,8 +6,8 @@ from typing import Any
 
 from mergekit_fair.merging.carried_files import carried_files
 from mergekit_fair.merging.methods.registry import is_own
-from mergekit_fair.merging.model_checks import open_models, stock_models
-from mergekit_fair.merging.plan import MergePlan, planned_architecture
+from mergekit_fair.merging.model_checks import open_models, planned_architecture, stock_models
+from mergekit_fair.merging.plan import MergePlan
 from mergekit_fair.merging.program import MergeSettings
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.shards import shards

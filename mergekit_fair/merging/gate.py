@@ -16,8 +16,7 @@ from typing import Any
 from mergekit_fair.compat.mergekit import choose_architectures
 from mergekit_fair.merging.adapters_by_peft import register_adapters, require_bases
 from mergekit_fair.merging.methods.registry import is_own
-from mergekit_fair.merging.model_checks import open_models
-from mergekit_fair.merging.plan import planned_architecture
+from mergekit_fair.merging.model_checks import open_models, planned_architecture
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.result_checks import require_loadable
 from mergekit_fair.schema import parse_yaml

@@ -37,7 +37,7 @@ from mergekit_fair.merging.methods.members import parameters_of
 from mergekit_fair.merging.methods.registry import is_own
 from mergekit_fair.merging.model_checks import stock_models
 from mergekit_fair.merging.parameters import explained
-from mergekit_fair.merging.plan import PlanCache
+from mergekit_fair.merging.plan_cache import PlanCache
 from mergekit_fair.merging.program import OutputTensor
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.references import local_path

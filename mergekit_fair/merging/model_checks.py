@@ -8,8 +8,6 @@ may mean otherwise, only what no merge survives is checked.
 from __future__ import annotations
 
 import contextlib
-import itertools
-import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,15 +24,24 @@ from mergekit_fair.checkpoints.folder import (
     require_equal,
     sibling,
 )
-from mergekit_fair.checkpoints.headers import COPY_AGAIN, TensorInfo
+from mergekit_fair.checkpoints.headers import TensorInfo
 from mergekit_fair.checkpoints.hub import downloaded
 from mergekit_fair.checkpoints.layout import Layout, RenamedReader, as_base, unwrapped, wrapper_of
 from mergekit_fair.checkpoints.lora import AdapterReader
 from mergekit_fair.checkpoints.reader import Reader, open_folder, read_whole
 from mergekit_fair.compat.mergekit import forget_models
-from mergekit_fair.compat.transformers import parsed_config
 from mergekit_fair.errors import CheckpointError, FairError, RecipeError, first_line
-from mergekit_fair.merging.architecture import Architecture, stock_architecture, weight_names
+from mergekit_fair.merging.architecture import (
+    Architecture,
+    own_architecture,
+    stock_architecture,
+    weight_names,
+)
+from mergekit_fair.merging.config_checks import (
+    require_plausible,
+    require_same_labels,
+    require_same_settings,
+)
 from mergekit_fair.merging.methods.head_policy import HeadPolicy, head_names, head_rule
 from mergekit_fair.merging.methods.members import parameters_of
 from mergekit_fair.merging.methods.registry import is_own, own_method
@@ -46,25 +53,6 @@ from mergekit_fair.merging.saved_config import class_names
 # Independent random heads have a cosine of about 0 (±0.04 for 2 × 384 weights). A head that was
 # fine-tuned from the base's falls below 0.1 only if it moved ten times its own length.
 UNRELATED = 0.1
-
-# Settings by which tensors of the same shapes mean something else.
-_MEANING = re.compile(r"^architectures$|(^|\.)(model_type|head_dim|n_heads?|num_heads)$|_heads$")
-
-# What a config.json says about training, loading and names; classes are compared by themselves.
-_BOOKKEEPING = re.compile(
-    "^(transformers_version|_.*|.*dtype|use_cache|id2label|label2id|num_labels|problem_type"
-    "|architectures|vocab_size|finetuning_task|task_specific_params|auto_map|return_dict|output_.*"
-    "|.*drop.*|initializer_.*|gradient_checkpointing|torchscript|use_return_dict|is_decoder"
-    "|add_cross_attention|chunk_size_.*|pruned_heads|tie_.*|attn_implementation|.*_loss_.*"
-    "|classifier_.*|summary_.*)$"
-)
-
-# What transformers and mergekit count up to before they look at a tensor.
-_COUNTS = (
-    *("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers"),
-    *("decoder_layers", "num_labels"),
-)
-_MOST_LABELS, _HARMLESS = 1_000_000, 1_000
 
 
 @dataclass(frozen=True)
@@ -220,7 +208,7 @@ def stock_models(recipe: Recipe, options: Any, *, allow_pickle: bool = False) ->
         for model, folder in folders.items():
             readers[model] = open_folder(folder, allow_pickle=allow_pickle)
             stack.callback(readers[model].close)
-            _require_plausible(readers[model], read_config(folder))
+            require_plausible(readers[model], read_config(folder))
             if prefix := wrapper_of(readers[model].tensors):
                 raise CheckpointError(
                     f"its tensor names have the prefix {prefix!r} of a training framework, and "
@@ -249,7 +237,7 @@ def _suspicions(
     notes = []
     for model in others:
         pair = [readers[base], readers[model]]
-        notes += _told(_require_same_labels, base, config, model, read_config(folders[model]))
+        notes += _told(require_same_labels, base, config, model, read_config(folders[model]))
         notes += _told(require_shared_heads, pair, heads, where)
     return notes
 
@@ -260,6 +248,32 @@ def _told(check: Callable[..., None], *arguments: Any) -> list[str]:
     except FairError as error:
         return [f"warning: {type(error)(error.problem, where=error.where, got=error.got)}"]
     return []
+
+
+def planned_architecture(recipe: Recipe, models: OpenModels, options: Any) -> Architecture:
+    """What mergekit plans a checked recipe of this package's methods by.
+
+    Raises:
+        CheckpointError: as `own_architecture`.
+        RecipeError: a tokenizer to build, where nothing tells which tensors have rows of tokens.
+    """
+    config = recipe.configuration()
+    names, layout = models.infos[models.base], models.layout
+    architecture = own_architecture(
+        config.referenced_models()[0],
+        names,
+        layout,
+        trust_remote_code=options.trust_remote_code,
+    )
+    resizes = resizes_vocabulary(config, options)
+    if resizes and not architecture.is_mergekits and not layout.is_known:
+        raise RecipeError(
+            "asks for another vocabulary, and nothing tells which tensors have rows of tokens",
+            where=recipe.where,
+            got=models.base,
+            fix="bring the vocabularies together before the models are fine-tuned",
+        )
+    return architecture
 
 
 def parts_of(config: OrderedConfiguration, folders: Mapping[str, Path]) -> dict[str, Path]:
@@ -354,7 +368,7 @@ def _not_found(model: Any, error: Exception) -> CheckpointError:
 def _reader(model: ModelReference, folder: Path, options: Any, allow_pickle: bool) -> Reader:
     reader = open_folder(folder, allow_pickle=allow_pickle)
     try:
-        _require_plausible(reader, read_config(folder))
+        require_plausible(reader, read_config(folder))
         if model.lora is None:
             return reader
         adapter = located(ModelReference(model=model.lora), options)
@@ -380,57 +394,13 @@ def _require_fitting(
     notes = []
     for model in others:
         its = read_config(folders[model])
-        notes += _require_same_settings(base, folders[base], model, folders[model])
+        notes += require_same_settings(base, folders[base], model, folders[model])
         tensors = _at_vocabulary(readers[model].tensors, readers[base].tensors, axes)
         require_equal(base, readers[base].tensors, model, tensors)
         if model not in copied:
-            _require_same_labels(named, names, model, its)
+            require_same_labels(named, names, model, its)
             named, names = (named, names) if class_names(names) else (model, its)
     return notes
-
-
-def _require_same_settings(base: str, base_folder: Path, model: str, folder: Path) -> list[str]:
-    """Refuse settings by which equal tensors mean something else; the others are told.
-
-    Defaults that an old config.json leaves out are no difference.
-    """
-    settings = _settings(base_folder)
-    if folder == base_folder or (its := _settings(folder)) == settings:
-        return []
-    differing = {
-        key: (settings.get(key), its.get(key))
-        for key in sorted({*settings, *its})
-        if settings.get(key) != its.get(key)
-    }
-    for key, (expected, got) in differing.items():
-        if _MEANING.search(key):
-            raise CheckpointError(
-                f"its config.json has other {key} than the base's ({base})",
-                where=model,
-                got=got,
-                allowed=expected,
-                fix="merge models of one architecture, fine-tuned from this base",
-            )
-    told = [f"{key}: {got!r} for {expected!r}" for key, (expected, got) in differing.items()]
-    return [f"{model}: its config.json differs from the base's, which is taken: {', '.join(told)}"]
-
-
-def _settings(folder: Path) -> dict[str, Any]:
-    """What config.json says about how tensors are used, flat, with transformers' defaults."""
-    raw = read_config(folder)
-    settings = parsed_config(folder) if "auto_map" not in raw else None
-    flat: dict[str, Any] = {}
-
-    def flatten(part: Mapping[str, Any], prefix: str) -> None:
-        for key, value in part.items():
-            if isinstance(value, Mapping) and key.endswith("_config"):
-                flatten(value, f"{prefix}{key}.")
-            elif value is not None and not _BOOKKEEPING.search(key):
-                flat[prefix + key] = value
-
-    flatten(settings or raw, "")
-    flat["architectures"] = raw.get("architectures")
-    return flat
 
 
 def _vocabulary_axes(base: Reader, layout: Layout, config: dict[str, Any]) -> dict[str, int]:
@@ -454,46 +424,3 @@ def _at_vocabulary(
             shape[axis : axis + 1] = expected[name].shape[axis : axis + 1]
             resized[name] = TensorInfo(tensors[name].dtype, tuple(shape))
     return resized
-
-
-def _require_plausible(reader: Reader, config: dict[str, Any]) -> None:
-    """A damaged number must not keep transformers and mergekit busy for hours."""
-    count = len(reader.tensors)
-    parts = [config, *(part for part in config.values() if isinstance(part, dict))]
-    for key, part in itertools.product(_COUNTS, parts):
-        value = part.get(key)
-        most = _MOST_LABELS if key == "num_labels" else max(count, _HARMLESS)
-        if type(value) is int and value > most:
-            raise CheckpointError(
-                f"its config.json has a {key} that its {count} tensors cannot have",
-                where=reader.name,
-                got=value,
-                fix=COPY_AGAIN,
-            )
-
-
-def _require_same_labels(
-    base: str, config: dict[str, Any], model: str, its: dict[str, Any]
-) -> None:
-    """Class 0 of one model must not be class 1 of another."""
-    labels = [each.get("id2label") or {} for each in (config, its)]
-    for name, names in zip((base, model), labels, strict=True):
-        if not isinstance(names, dict):
-            raise CheckpointError(
-                "the id2label of its config.json must be a mapping",
-                where=name,
-                got=names,
-                fix=COPY_AGAIN,
-            )
-    named = [
-        {str(key): str(name) for key, name in names.items() if not str(name).startswith("LABEL_")}
-        for names in labels
-    ]
-    if all(named) and named[0] != named[1]:
-        raise CheckpointError(
-            f"its config.json names the classes otherwise than another model's ({base})",
-            where=model,
-            got=named[1],
-            allowed=str(named[0]),
-            fix="fine-tune every model with the same id2label",
-        )

@@ -20,7 +20,7 @@ from mergekit.common import dtype_from_name
 
 from mergekit_fair.checkpoints.reader import DTYPES
 from mergekit_fair.errors import CheckpointError, RecipeError
-from mergekit_fair.merging.architecture import Architecture, own_architecture
+from mergekit_fair.merging.architecture import Architecture
 from mergekit_fair.merging.methods.formula import (
     COUNTER,
     Coefficients,
@@ -36,7 +36,7 @@ from mergekit_fair.merging.methods.task_vector_method import (
     TaskVectorMethod,
     TensorInputs,
 )
-from mergekit_fair.merging.model_checks import OpenModels, open_models, resizes_vocabulary
+from mergekit_fair.merging.model_checks import OpenModels, open_models, planned_architecture
 from mergekit_fair.merging.parameters import (
     BoundTensor,
     Infos,
@@ -296,37 +296,6 @@ class MergePlan:
         return MergeProgram(tuple(tensors), self._coefficients(formulas), points)
 
 
-class PlanCache:
-    """Plans by family: the points of a sweep that differ in numbers alone share one.
-
-    Args:
-        options: mergekit's `MergeOptions`.
-        allow_pickle: as for `MergePlan.open`.
-    """
-
-    def __init__(self, options: Any, *, allow_pickle: bool = False) -> None:
-        self._options, self._allow_pickle = options, allow_pickle
-        self._plans: dict[str, MergePlan] = {}
-
-    def plan(self, recipe: Recipe) -> MergePlan:
-        """The plan of a recipe's family, opened and checked at the first call; its files are shut.
-
-        Raises:
-            CheckpointError, RecipeError: as `MergePlan.open`.
-        """
-        recipe = recipe.resolved()
-        key = family(recipe.raw)
-        if key not in self._plans:
-            with MergePlan.open(recipe, self._options, allow_pickle=self._allow_pickle) as plan:
-                self._plans[key] = plan
-        return self._plans[key]
-
-    def program(self, recipe: Recipe) -> MergeProgram:
-        """`plan(recipe).of(recipe)`."""
-        recipe = recipe.resolved()
-        return self.plan(recipe).of(recipe)
-
-
 def recipe_coefficients(recipe: Recipe) -> Coefficients:
     """λ_g of a resolved recipe, without its models.
 
@@ -349,32 +318,6 @@ def recipe_coefficients(recipe: Recipe) -> Coefficients:
     if needs_norms:
         return Coefficients(str(formula.start), None, is_identity=not formula.moves)
     return coefficients_of([formula], (base, *others))
-
-
-def planned_architecture(recipe: Recipe, models: OpenModels, options: Any) -> Architecture:
-    """What mergekit plans a checked recipe of this package's methods by.
-
-    Raises:
-        CheckpointError: as `own_architecture`.
-        RecipeError: a tokenizer to build, where nothing tells which tensors have rows of tokens.
-    """
-    config = recipe.configuration()
-    names, layout = models.infos[models.base], models.layout
-    architecture = own_architecture(
-        config.referenced_models()[0],
-        names,
-        layout,
-        trust_remote_code=options.trust_remote_code,
-    )
-    resizes = resizes_vocabulary(config, options)
-    if resizes and not architecture.is_mergekits and not layout.is_known:
-        raise RecipeError(
-            "asks for another vocabulary, and nothing tells which tensors have rows of tokens",
-            where=recipe.where,
-            got=models.base,
-            fix="bring the vocabularies together before the models are fine-tuned",
-        )
-    return architecture
 
 
 def _planned(bound: BoundTensor, infos: Infos, heads: Collection[str]) -> _PlannedTensor:

@@ -29,7 +29,8 @@ from mergekit_fair.merging.methods.formula import Coefficients
 from mergekit_fair.merging.methods.registry import is_own
 from mergekit_fair.merging.methods.subgroup_task_addition import addition_recipe
 from mergekit_fair.merging.methods.worst_group_injection import injection_recipe
-from mergekit_fair.merging.plan import PlanCache, recipe_coefficients
+from mergekit_fair.merging.plan import recipe_coefficients
+from mergekit_fair.merging.plan_cache import PlanCache
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.sweep.record import SCHEMA_VERSION, PlannedPoint, PointKind, SweepRecord
 from mergekit_fair.sweep.sweep_config import Sweep

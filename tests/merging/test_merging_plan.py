@@ -13,7 +13,8 @@ from rounding import same_bits
 from mergekit_fair.errors import CheckpointError, FairError, RecipeError
 from mergekit_fair.merging.dry_run import check_merge
 from mergekit_fair.merging.in_memory import Composer
-from mergekit_fair.merging.plan import MergePlan, PlanCache
+from mergekit_fair.merging.plan import MergePlan
+from mergekit_fair.merging.plan_cache import PlanCache
 from mergekit_fair.merging.program import MergeSettings
 from mergekit_fair.merging.recipe import Recipe, family
 from mergekit_fair.merging.to_disk import merge_to_folder

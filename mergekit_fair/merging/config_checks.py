@@ -1,0 +1,119 @@
+"""What the config.json of a model must say so that its tensors may be merged with its base's."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mergekit_fair.checkpoints.folder import read_config
+from mergekit_fair.checkpoints.headers import COPY_AGAIN
+from mergekit_fair.checkpoints.reader import Reader
+from mergekit_fair.compat.transformers import parsed_config
+from mergekit_fair.errors import CheckpointError
+
+# Settings by which tensors of the same shapes mean something else.
+_MEANING = re.compile(r"^architectures$|(^|\.)(model_type|head_dim|n_heads?|num_heads)$|_heads$")
+
+# What a config.json says about training, loading and names; classes are compared by themselves.
+_BOOKKEEPING = re.compile(
+    "^(transformers_version|_.*|.*dtype|use_cache|id2label|label2id|num_labels|problem_type"
+    "|architectures|vocab_size|finetuning_task|task_specific_params|auto_map|return_dict|output_.*"
+    "|.*drop.*|initializer_.*|gradient_checkpointing|torchscript|use_return_dict|is_decoder"
+    "|add_cross_attention|chunk_size_.*|pruned_heads|tie_.*|attn_implementation|.*_loss_.*"
+    "|classifier_.*|summary_.*)$"
+)
+
+# What transformers and mergekit count up to before they look at a tensor.
+_COUNTS = (
+    *("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers"),
+    *("decoder_layers", "num_labels"),
+)
+_MOST_LABELS, _HARMLESS = 1_000_000, 1_000
+
+
+def require_same_settings(base: str, base_folder: Path, model: str, folder: Path) -> list[str]:
+    """Refuse settings by which equal tensors mean something else; the others are told.
+
+    Defaults that an old config.json leaves out are no difference.
+    """
+    settings = _settings(base_folder)
+    if folder == base_folder or (its := _settings(folder)) == settings:
+        return []
+    differing = {
+        key: (settings.get(key), its.get(key))
+        for key in sorted({*settings, *its})
+        if settings.get(key) != its.get(key)
+    }
+    for key, (expected, got) in differing.items():
+        if _MEANING.search(key):
+            raise CheckpointError(
+                f"its config.json has other {key} than the base's ({base})",
+                where=model,
+                got=got,
+                allowed=expected,
+                fix="merge models of one architecture, fine-tuned from this base",
+            )
+    told = [f"{key}: {got!r} for {expected!r}" for key, (expected, got) in differing.items()]
+    return [f"{model}: its config.json differs from the base's, which is taken: {', '.join(told)}"]
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """What config.json says about how tensors are used, flat, with transformers' defaults."""
+    raw = read_config(folder)
+    settings = parsed_config(folder) if "auto_map" not in raw else None
+    flat: dict[str, Any] = {}
+
+    def flatten(part: Mapping[str, Any], prefix: str) -> None:
+        for key, value in part.items():
+            if isinstance(value, Mapping) and key.endswith("_config"):
+                flatten(value, f"{prefix}{key}.")
+            elif value is not None and not _BOOKKEEPING.search(key):
+                flat[prefix + key] = value
+
+    flatten(settings or raw, "")
+    flat["architectures"] = raw.get("architectures")
+    return flat
+
+
+def require_plausible(reader: Reader, config: dict[str, Any]) -> None:
+    """A damaged number must not keep transformers and mergekit busy for hours."""
+    count = len(reader.tensors)
+    parts = [config, *(part for part in config.values() if isinstance(part, dict))]
+    for key, part in itertools.product(_COUNTS, parts):
+        value = part.get(key)
+        most = _MOST_LABELS if key == "num_labels" else max(count, _HARMLESS)
+        if type(value) is int and value > most:
+            raise CheckpointError(
+                f"its config.json has a {key} that its {count} tensors cannot have",
+                where=reader.name,
+                got=value,
+                fix=COPY_AGAIN,
+            )
+
+
+def require_same_labels(base: str, config: dict[str, Any], model: str, its: dict[str, Any]) -> None:
+    """Class 0 of one model must not be class 1 of another."""
+    labels = [each.get("id2label") or {} for each in (config, its)]
+    for name, names in zip((base, model), labels, strict=True):
+        if not isinstance(names, dict):
+            raise CheckpointError(
+                "the id2label of its config.json must be a mapping",
+                where=name,
+                got=names,
+                fix=COPY_AGAIN,
+            )
+    named = [
+        {str(key): str(name) for key, name in names.items() if not str(name).startswith("LABEL_")}
+        for names in labels
+    ]
+    if all(named) and named[0] != named[1]:
+        raise CheckpointError(
+            f"its config.json names the classes otherwise than another model's ({base})",
+            where=model,
+            got=named[1],
+            allowed=str(named[0]),
+            fix="fine-tune every model with the same id2label",
+        )
