@@ -20,7 +20,7 @@ _MEANING = re.compile(r"^architectures$|(^|\.)(model_type|head_dim|n_heads?|num_
 # What a config.json says about training, loading and names; classes are compared by themselves.
 _BOOKKEEPING = re.compile(
     "^(transformers_version|_.*|.*dtype|use_cache|id2label|label2id|num_labels|problem_type"
-    "|architectures|vocab_size|finetuning_task|task_specific_params|auto_map|return_dict|output_.*"
+    "|vocab_size|finetuning_task|task_specific_params|auto_map|return_dict|output_.*"
     "|.*drop.*|initializer_.*|gradient_checkpointing|torchscript|use_return_dict|is_decoder"
     "|add_cross_attention|chunk_size_.*|pruned_heads|tie_.*|attn_implementation|.*_loss_.*"
     "|classifier_.*|summary_.*)$"
@@ -39,9 +39,12 @@ def require_same_settings(base: str, base_folder: Path, model: str, folder: Path
 
     Defaults that an old config.json leaves out are no difference.
     """
-    settings = _settings(base_folder)
-    if folder == base_folder or (its := _settings(folder)) == settings:
+    stated, its = read_config(base_folder), read_config(folder)
+    if _flat(stated) == _flat(its):  # parsing them takes ten times as long
         return []
+    settings, its = (
+        _flat(_with_defaults(*pair)) for pair in ((base_folder, stated), (folder, its))
+    )
     differing = {
         key: (settings.get(key), its.get(key))
         for key in sorted({*settings, *its})
@@ -56,25 +59,26 @@ def require_same_settings(base: str, base_folder: Path, model: str, folder: Path
                 allowed=expected,
                 fix="merge models of one architecture, fine-tuned from this base",
             )
+    if not differing:
+        return []
     told = [f"{key}: {got!r} for {expected!r}" for key, (expected, got) in differing.items()]
     return [f"{model}: its config.json differs from the base's, which is taken: {', '.join(told)}"]
 
 
-def _settings(folder: Path) -> dict[str, Any]:
-    """What config.json says about how tensors are used, flat, with transformers' defaults."""
-    raw = read_config(folder)
-    settings = parsed_config(folder) if "auto_map" not in raw else None
+def _with_defaults(folder: Path, stated: dict[str, Any]) -> dict[str, Any]:
+    """A config.json as transformers reads it, where it is transformers' own."""
+    parsed = parsed_config(folder) if "auto_map" not in stated else None
+    return {**(parsed or stated), "architectures": stated.get("architectures")}
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """What a configuration says about how tensors are used: parts beside each other, no nulls."""
     flat: dict[str, Any] = {}
-
-    def flatten(part: Mapping[str, Any], prefix: str) -> None:
-        for key, value in part.items():
-            if isinstance(value, Mapping) and key.endswith("_config"):
-                flatten(value, f"{prefix}{key}.")
-            elif value is not None and not _BOOKKEEPING.search(key):
-                flat[prefix + key] = value
-
-    flatten(settings or raw, "")
-    flat["architectures"] = raw.get("architectures")
+    for key, value in config.items():
+        if isinstance(value, Mapping) and key.endswith("_config"):
+            flat |= _flat(value, f"{prefix}{key}.")
+        elif value is not None and not _BOOKKEEPING.search(key):
+            flat[prefix + key] = value
     return flat
 
 
