@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from logging import ERROR, getLogger
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import click
 from mergekit.options import PrettyPrintHelp
 
-from mergekit_fair.cli.terminal import Terminal, quiet_libraries
+from mergekit_fair.cli.terminal import Terminal, errors_alone, quiet_libraries
 from mergekit_fair.compat.mergekit import add_options
 from mergekit_fair.merging.grid import parse_grid
 from mergekit_fair.merging.program import MergeSettings
@@ -60,14 +60,14 @@ def command(
     if merge_options.verbosity == 0:
         quiet_libraries()
     merge_options.apply_global_options()
-    if merge_options.quiet and merge_options.verbosity == 0:
-        getLogger().setLevel(ERROR)  # mergekit warns of what it infers
     # mergekit draws its bars into files and pipes, too.
     is_quiet = merge_options.quiet or not sys.stderr.isatty()
     options = merge_options.model_copy(update={"quiet": is_quiet})
     lambdas = None if grid is None else parse_grid(grid, "--lambda")
     settings = MergeSettings(overwrite, allow_pickle, hash_inputs, lambdas, adapter)
     progress = Terminal(quiet=merge_options.quiet)
-    merge_to_folder(Recipe.load(recipe), out, options, settings, progress)
+    says_nothing = merge_options.quiet and merge_options.verbosity == 0
+    with errors_alone() if says_nothing else nullcontext():
+        merge_to_folder(Recipe.load(recipe), out, options, settings, progress)
     if not merge_options.quiet:
         click.echo(str(out))

@@ -8,6 +8,8 @@ import shutil
 import sys
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from logging import ERROR, getLogger
 from typing import Any
 
@@ -104,6 +106,17 @@ def quiet_libraries(*, quiet: bool = False) -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     getLogger("lm_eval").setLevel(ERROR)
+
+
+@contextmanager
+def errors_alone() -> Iterator[None]:
+    """While open, no library logs less than an error: mergekit warns of whatever it infers."""
+    level = getLogger().level
+    getLogger().setLevel(ERROR)
+    try:
+        yield
+    finally:
+        getLogger().setLevel(level)
 
 
 def _clock(seconds: float) -> str:

@@ -222,3 +222,17 @@ def test_exec_passes_options_on_and_registers_the_methods(monkeypatch, recipe, t
     assert result.exit_code == 0, result.output
     assert sys.argv == ["mergekit-yaml", str(recipe), str(tmp_path / "out"), "--quiet"]
     assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_a_quiet_merge_says_nothing_and_leaves_the_loggers_as_they_were(tmp_path):
+    """mergekit warns of architectures that it infers."""
+    import logging
+
+    family = tiny_family(tmp_path / "vit", "vit")
+    models = [{"model": str(path), "parameters": {"weight": 1}} for path in family.groups.values()]
+    recipe = tmp_path / "r.yml"
+    recipe.write_text(dump_yaml({"merge_method": "linear", "models": models, "dtype": "float32"}))
+    level = logging.getLogger().level
+    result = CliRunner().invoke(main, ["merge", str(recipe), str(tmp_path / "out"), "--quiet"])
+    assert (result.exit_code, result.output) == (0, "")
+    assert logging.getLogger().level == level
