@@ -118,7 +118,7 @@ def architecture_of_names(
 
     Args:
         config: of transformers.
-        tensors: of the checkpoint; integers stay integers.
+        tensors: of the checkpoint; integers stay integers, but for the counters of a BatchNorm.
         layout: tells which of them have a row for each token.
     """
     axes = layout.vocabulary_axes(tensors)
@@ -126,9 +126,10 @@ def architecture_of_names(
     layers: dict[str, dict[str, set[int]]] = {}
     dtypes: dict[str, str | None] = {}
     for name, info in sorted(tensors.items()):
-        # mergekit makes a float of every tensor that it does not know better. It refuses integers
-        # that differ, as a BatchNorm's counters do.
-        dtype = "int64" if info.dtype == "I64" and not name.endswith(COUNTER) else None
+        # mergekit makes floats of integers where a recipe has a dtype. Else, it refuses those that
+        # differ, as a BatchNorm's counters do.
+        whole = "float32" if name.endswith(COUNTER) else "int64"
+        dtype = whole if info.dtype == "I64" else None
         if found := _LAYER.search(name):
             template = _LAYER.sub(".${layer_index}.", name, count=1)
             layers.setdefault(name[: found.start()], {}).setdefault(template, set()).add(

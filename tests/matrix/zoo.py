@@ -126,6 +126,7 @@ SWIN |= {"image_size": 16, "patch_size": 4}
 ARCHITECTURES = (
     Architecture("bert-bare", "BertModel", BERT),
     Architecture("bert", "BertForSequenceClassification", BERT | LABELS),
+    Architecture("bert-qa", "BertForQuestionAnswering", BERT),
     Architecture("distilbert", "DistilBertForSequenceClassification", DISTILBERT | LABELS),
     Architecture("roberta", "RobertaForSequenceClassification", BERT | LABELS),
     Architecture("deberta", "DebertaForSequenceClassification", DEBERTA | LABELS),
