@@ -81,6 +81,7 @@ class _Pairs(click.ParamType):  # type: ignore[type-arg]
     help="An evaluation's file: level-matched figures are at its selection rate, or, if it is of "
     "this model on validation, at its threshold. Else at the share of positive labels.",
 )
+@click.option("--trust-remote-code", is_flag=True, help="Run code that a model brings along.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of bootstrap and prompts.")
 @click.option("--json", "as_json", is_flag=True, help="Print the evaluations as JSON.")
 @click.option("--quiet", is_flag=True, help="No progress.")
@@ -133,6 +134,8 @@ def _evaluate(
     for key in ("choice_map", "max_length"):
         if options[key] is not None:
             arguments[key] = options[key]
+    if options["trust_remote_code"]:
+        arguments["trust_remote_code"] = True
     request = EvaluationRequest(
         tasks=tuple(name for name in options["tasks"].split(",") if name),
         data=options["data"],

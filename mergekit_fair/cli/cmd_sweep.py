@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     type=click.FloatRange(min=0, min_open=True),
     help="Start no further point after so many minutes; choose among what is measured.",
 )
+@click.option("--trust-remote-code", is_flag=True, help="Run code that models bring along.")
 @click.option("--no-write", is_flag=True, help="Write no merged model, only its recipe.")
 @click.option("--json", "as_json", is_flag=True, help="Print results.json instead of tables.")
 @click.option("--quiet", is_flag=True, help="No progress.")
@@ -57,6 +58,7 @@ def command(
     quiet: bool,
     executor: str,
     max_minutes: float | None,
+    trust_remote_code: bool,
     **cluster: Any,
 ) -> None:
     """Measure points of a grid or search, choose on validation rows, report once on untouched rows.
@@ -78,6 +80,8 @@ def command(
     from mergekit_fair.sweep.sweep_config import load_sweep
 
     sweep = load_sweep(sweep_file)
+    if trust_remote_code:  # as the file can say it, so that points and results tell
+        sweep.config.evaluate.model_args["trust_remote_code"] = True
     progress = Terminal(quiet=quiet)
     for warning in sweep.recipe.warnings:
         progress.say(f"warning: {warning}")
@@ -135,7 +139,7 @@ def sweep_and_report(
     results = run_sweep(sweep, out, progress, make or LocalExecutor, budget)
     write_outputs(results, out, progress)
     if write_model and results.selected.id is not None:
-        _write_model(out / "selected", progress)
+        _write_model(out / "selected", progress, trusts=sweep.config.evaluate.trusts_remote_code)
     elif (out / "selected" / "model").is_dir():
         progress.say(f"{out / 'selected' / 'model'}: of an earlier run, not of this choice")
     return results
@@ -154,7 +158,7 @@ def require_choice(results: SweepResults, out: Path) -> None:
         )
 
 
-def _write_model(folder: Path, progress: Progress) -> None:
+def _write_model(folder: Path, progress: Progress, *, trusts: bool) -> None:
     """Merge selected/recipe.yml into selected/model, unless exactly that is there."""
     from mergekit.options import MergeOptions
 
@@ -166,7 +170,6 @@ def _write_model(folder: Path, progress: Progress) -> None:
     written = model / "mergekit_config.yml"
     if written.is_file() and written.read_text() == recipe.read_text():
         return
-    merge_to_folder(
-        Recipe.load(recipe), model, MergeOptions(quiet=True), MergeSettings(overwrite=True)
-    )
+    options: Any = MergeOptions(quiet=True, trust_remote_code=trusts)
+    merge_to_folder(Recipe.load(recipe), model, options, MergeSettings(overwrite=True))
     progress.say(f"merged model: {model}")

@@ -89,7 +89,7 @@ def resolve_device(device: str) -> str:
     return device
 
 
-def backend_of(model: str) -> tuple[str, dict[str, Any]]:
+def backend_of(model: str, *, trust_remote_code: bool = False) -> tuple[str, dict[str, Any]]:
     """lm-eval's model name and the arguments that name the checkpoint.
 
     A classifier goes to `fair-classifier` or `fair-image-classifier`, anything else to `hf`; the
@@ -97,16 +97,17 @@ def backend_of(model: str) -> tuple[str, dict[str, Any]]:
 
     Args:
         model: a folder, or a name on the Hub.
+        trust_remote_code: let it bring code of its own.
 
     Raises:
-        CheckpointError: no model there.
+        CheckpointError: no model there, or one with code of its own that is not trusted.
     """
     adapter = Path(model) / "adapter_config.json"
     if adapter.is_file():
-        return _adapted(adapter)
+        return _adapted(adapter, trust_remote_code=trust_remote_code)
     if not (Path(model) / "config.json").is_file() and (error := adapters_below(Path(model))):
         raise error
-    architectures = _architectures(model)
+    architectures = _architectures(model, trust_remote_code=trust_remote_code)
     if any("ForSequenceClassification" in name for name in architectures):
         return "fair-classifier", {"pretrained": model}
     if any("ForImageClassification" in name for name in architectures):
@@ -114,7 +115,7 @@ def backend_of(model: str) -> tuple[str, dict[str, Any]]:
     return "hf", {"pretrained": model}
 
 
-def _adapted(path: Path) -> tuple[str, dict[str, Any]]:
+def _adapted(path: Path, *, trust_remote_code: bool) -> tuple[str, dict[str, Any]]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         base = config["base_model_name_or_path"]
@@ -123,7 +124,7 @@ def _adapted(path: Path) -> tuple[str, dict[str, Any]]:
     if not isinstance(base, str) or not base:
         raise CheckpointError("names no base model", where=path, got=base)
     try:
-        name, arguments = backend_of(base)
+        name, arguments = backend_of(base, trust_remote_code=trust_remote_code)
     except CheckpointError as error:
         raise CheckpointError(
             f"the base that it names cannot be opened ({error.problem})",
@@ -136,12 +137,27 @@ def _adapted(path: Path) -> tuple[str, dict[str, Any]]:
     return name, {**arguments, "peft": str(path.parent)}
 
 
-def _architectures(model: str) -> list[str]:
+def _architectures(model: str, *, trust_remote_code: bool) -> list[str]:
+    return list(model_config(model, trust_remote_code=trust_remote_code).architectures or ())
+
+
+def model_config(model: str, *, trust_remote_code: bool = False) -> Any:
+    """The configuration of a model, without a question about its code on the terminal.
+
+    Raises:
+        CheckpointError: there is no model, or one with code of its own that is not trusted.
+    """
     from transformers import AutoConfig
 
     try:
-        return list(AutoConfig.from_pretrained(model).architectures or ())
+        return AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
+        if "trust_remote_code" in str(error):
+            raise CheckpointError(
+                "its config.json names code of its own",
+                where=model,
+                fix="pass --trust-remote-code if you trust that code",
+            ) from error
         raise CheckpointError(
             f"no model here ({first_line(error)})",
             where=model,

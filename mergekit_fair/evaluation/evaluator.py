@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mergekit_fair.compat.lm_eval import set_torch_model
 from mergekit_fair.errors import CheckpointError, ConfigError
-from mergekit_fair.evaluation.classifier import backend_of
+from mergekit_fair.evaluation.classifier import backend_of, model_config
 from mergekit_fair.evaluation.predictions import Predictions, Scores
 from mergekit_fair.evaluation.prepared_tasks import (
     EvaluationRequest,
@@ -111,7 +111,7 @@ class Evaluator:
         """
         request = self.request
         if request.lm is None:
-            name, arguments = backend_of(model)
+            name, arguments = backend_of(model, trust_remote_code=self._trusts)
         else:
             name, arguments = request.lm, {"pretrained": model}
         arguments |= request.model_args
@@ -145,7 +145,9 @@ class Evaluator:
             CheckpointError: a model whose classes stand in another order than the base's.
             ConfigError: a model whose labels are not the tasks' choices.
         """
-        if self.request.lm is not None or not _classifies(backend_of(base)[0]):
+        if self.request.lm is not None or not _classifies(
+            backend_of(base, trust_remote_code=self._trusts)[0]
+        ):
             return
         expected = self.classes_of(base)
         for model in (*merged, *others):
@@ -168,11 +170,9 @@ class Evaluator:
         Raises:
             ConfigError: a choice is none of its labels.
         """
-        from transformers import AutoConfig
-
         from mergekit_fair.evaluation.lm.choices import Choices, class_names
 
-        config = AutoConfig.from_pretrained(model)
+        config = model_config(model, trust_remote_code=self._trusts)
         choice_map = self.request.model_args.get("choice_map")
         choices = Choices(class_names(config, model), config.num_labels, choice_map)
         try:
@@ -186,6 +186,11 @@ class Evaluator:
                 fix="say which class each choice is, such as evaluate.model_args: "
                 "{choice_map: {'no': 0, 'yes': 1}}",
             ) from error
+
+    @property
+    def _trusts(self) -> bool:
+        """Whether models may bring code of their own."""
+        return bool(self.request.model_args.get("trust_remote_code"))
 
     @cached_property
     def _choices(self) -> list[str]:
@@ -233,12 +238,11 @@ class Scorer:
         """
         if not hasattr(self.lm, "choices_of"):
             return
-        from transformers import AutoConfig
-
         folder = model or self._source
         if (Path(folder) / "config.json").is_file():
             self._evaluator.classes_of(folder)
-            config = AutoConfig.from_pretrained(folder)
+            trusts = bool(self._evaluator.request.model_args.get("trust_remote_code"))
+            config = model_config(folder, trust_remote_code=trusts)
             self.lm.choices = self.lm.choices_of(config, folder)
 
     def score(

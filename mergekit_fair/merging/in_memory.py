@@ -185,7 +185,7 @@ class Composer:
 
     def _stock(self, recipe: Recipe) -> Iterator[tuple[str, torch.Tensor]]:
         """By the tasks that mergekit's planner makes for a merge to disk."""
-        config, options = recipe.configuration(), MergeOptions()
+        config, options = recipe.configuration(), self.plans.options
         models = stock_models(recipe, options)
         with explained(recipe.where):
             tasks = planned_tasks(config, models.architecture.info, options)

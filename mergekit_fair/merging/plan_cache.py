@@ -18,7 +18,7 @@ class PlanCache:
     """
 
     def __init__(self, options: Any, *, allow_pickle: bool = False) -> None:
-        self._options, self._allow_pickle = options, allow_pickle
+        self.options, self._allow_pickle = options, allow_pickle
         self._plans: dict[str, MergePlan] = {}
 
     def plan(self, recipe: Recipe) -> MergePlan:
@@ -30,7 +30,7 @@ class PlanCache:
         recipe = recipe.resolved()
         key = family(recipe.raw)
         if key not in self._plans:
-            with MergePlan.open(recipe, self._options, allow_pickle=self._allow_pickle) as plan:
+            with MergePlan.open(recipe, self.options, allow_pickle=self._allow_pickle) as plan:
                 self._plans[key] = plan
         return self._plans[key]
 

@@ -110,14 +110,12 @@ def _inject_safely(
 
 def _screened(planner: Planner, groups: Mapping[str, str], config: Inject) -> list[dict[str, Any]]:
     """The candidates in the order of screening in weight space, which decides nothing else."""
-    from mergekit.options import MergeOptions
-
     from mergekit_fair.vectors.recipe_vectors import recipe_vectors
 
     recipe = planner.injection({next(iter(groups)): config.step}).recipe
     if recipe is None:
         return []
-    vectors = recipe_vectors(recipe, MergeOptions(quiet=True), Silent())
+    vectors = recipe_vectors(recipe, planner.options, Silent())
     return [one.to_dict() for one in vectors.screened]
 
 

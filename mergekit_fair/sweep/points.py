@@ -94,7 +94,11 @@ def unique(points: Iterable[Point]) -> list[Point]:
 
 
 class Planner:
-    """Makes the points of one sweep; holds the fingerprints of its models and data."""
+    """Makes the points of one sweep; holds the fingerprints of its models and data.
+
+    Attributes:
+        options: mergekit's, by which models are opened.
+    """
 
     def __init__(self, sweep: Sweep, data: str) -> None:
         self._sweep = sweep
@@ -102,7 +106,10 @@ class Planner:
         self._measuring = {"data": data, "evaluate": evaluate, "seed": sweep.config.seed}
         self._prints = {model: fingerprint(model) for model in self.models()}
         _require_fitting(self.models()[0], *sweep.config.baselines.values())
-        self._plans = PlanCache(MergeOptions())
+        self.options = MergeOptions(
+            quiet=True, trust_remote_code=sweep.config.evaluate.trusts_remote_code
+        )
+        self._plans = PlanCache(self.options)
         # Labels that points of other kinds must not have.
         self._reserved: dict[str, PointKind] = {}
         self._reserved |= {point.label: point.kind for point in self.baselines()}

@@ -54,6 +54,11 @@ class Evaluate(Strict):
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     saturation: Annotated[float, Field(gt=0, lt=1)] = 0.1
 
+    @property
+    def trusts_remote_code(self) -> bool:
+        """Whether models may bring code of their own, which is then run."""
+        return bool(self.model_args.get("trust_remote_code"))
+
     @model_validator(mode="after")
     def _either(self) -> Evaluate:
         if not self.tasks and self.data is None:

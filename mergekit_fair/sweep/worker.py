@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from mergekit.options import MergeOptions
 
 from mergekit_fair.checkpoints.assign import assign_weights, can_assign_in_place
 from mergekit_fair.errors import CheckpointError, ScoreError
@@ -15,6 +16,7 @@ from mergekit_fair.evaluation.classifier import resolve_device
 from mergekit_fair.evaluation.evaluator import Evaluator
 from mergekit_fair.evaluation.predictions import Scores
 from mergekit_fair.merging.in_memory import Composer, RandomControl
+from mergekit_fair.merging.plan_cache import PlanCache
 from mergekit_fair.progress import Progress
 from mergekit_fair.sweep.points import Point
 
@@ -69,7 +71,9 @@ class PointWorker:
         self._base, self._groups = base, groups
         self._seed, self._progress = seed, progress
         self._scorer = evaluator.open(base, resolve_device(device))
-        self._composer = Composer(self._scorer.device, base=base)
+        trusts = bool(evaluator.request.model_args.get("trust_remote_code"))
+        plans = PlanCache(MergeOptions(quiet=True, trust_remote_code=trusts))
+        self._composer = Composer(self._scorer.device, plans=plans, base=base)
         self._control: Composer | None = None
         self._in_place = can_assign_in_place(self._composer.tensors(base), self._scorer.model)
         self._current: str | None = None
