@@ -40,6 +40,7 @@ DTYPES: dict[str, tuple[tuple[torch.dtype, ...], dict[str, str]]] = {
     "mixed": ((BF16, FP32, FP16), {"dtype": "float32", "out_dtype": "bfloat16"}),
 }
 # The rows that are merged in every dtype; the others in float32 only.
+SLOW = {"fp16", "mixed"}
 NARROW = {"bert", "gpt2-lm", "qwen2-lm-tied", "t5-lm", "vit", "clip", "resnet"}
 
 
@@ -56,7 +57,7 @@ class Merge:
 @pytest.fixture(
     scope="module",
     params=[
-        (row, name)
+        pytest.param((row, name), marks=[pytest.mark.slow] if name in SLOW else [])
         for row in ARCHITECTURES
         for name in DTYPES
         if name == "fp32" or row.name in NARROW
