@@ -83,6 +83,7 @@ def test_loaders_are_forgotten(tiny: Any) -> None:
     LoaderCache().setup(OPTIONS)
     model = ModelReference.parse(str(tiny("bert").base))
     assert private.loaded_folder(model) == tiny("bert").base
+    assert "classifier.weight" in private.loaded_tensors(model)
     assert model in LoaderCache().loaders
     private.forget_models()
     assert not LoaderCache().loaders

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from checkpoints import read
+from transformers import Qwen2Config
 
 from mergekit_fair.compat import transformers as private
 
@@ -51,3 +52,32 @@ def test_quiet_ends() -> None:
     with private.quiet():
         assert logging.get_verbosity() == logging.CRITICAL
     assert logging.get_verbosity() == before
+
+
+def test_tied_tensors_are_known(tmp_path: Path) -> None:
+    """`all_tied_weights_keys`: a head that one model saved, too, would be a stranger."""
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "vocab_size": 96}
+    config = Qwen2Config(num_hidden_layers=1, num_attention_heads=2, **sizes)
+    config.architectures, config.tie_word_embeddings = ["Qwen2ForCausalLM"], True
+    config.save_pretrained(tmp_path)
+    model = private.meta_model(tmp_path)
+    assert private.tied_names(model) == {"lm_head.weight": "model.embed_tokens.weight"}
+    assert private.vocabulary_axes(model) == {"lm_head.weight": 0, "model.embed_tokens.weight": 0}
+
+
+def test_pictures_have_no_vocabulary(tiny: Any) -> None:
+    """`infer_vocabulary_axes` raises, or names nothing."""
+    assert private.vocabulary_axes(private.meta_model(tiny("vit").base)) == {}
+
+
+def test_defaults_are_filled_in(tiny: Any, tmp_path: Path) -> None:
+    """A default that an old config.json leaves out would be a difference between models."""
+    folder = shutil.copytree(tiny("bert").base, tmp_path / "old")
+    config = json.loads((folder / "config.json").read_text())
+    del config["layer_norm_eps"]
+    (folder / "config.json").write_text(json.dumps(config))
+    parsed = private.parsed_config(folder)
+    assert parsed is not None
+    assert parsed["layer_norm_eps"] == 1e-12
+    (folder / "config.json").write_text("{}")
+    assert private.parsed_config(folder) is None
