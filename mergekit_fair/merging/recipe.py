@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mergekit import merge_methods
 from mergekit.common import ModelReference
 from mergekit.config import MergeConfiguration
 
 from mergekit_fair.errors import RecipeError
 from mergekit_fair.merging.methods.members import parameters_of
-from mergekit_fair.merging.methods.registry import is_own, own_method
+from mergekit_fair.merging.methods.registry import is_own, own_method, spec_of
 from mergekit_fair.merging.recipe_check import check_recipe, parse_recipe, require_parameter
 from mergekit_fair.merging.recipe_inputs import require_inputs, unmatched_filters
 from mergekit_fair.merging.references import references
@@ -128,11 +127,11 @@ class Recipe:
             RecipeError: what mergekit would refuse once it has opened the models.
         """
         config = MergeConfiguration.model_validate(self.raw)
-        require_inputs(config, merge_methods.get(self.method).spec, self.where, self.warnings)
+        require_inputs(config, spec_of(self.method), self.where, self.warnings)
 
     def on_tensors(self, names: Collection[str]) -> Recipe:
         """The recipe with a warning for every filter that matches none of these names."""
-        spec = merge_methods.get(self.method).spec
+        spec = spec_of(self.method)
         more = unmatched_filters(self.raw, self.where, spec, names)
         return replace(self, warnings=(*self.warnings, *more))
 
@@ -189,7 +188,7 @@ class Recipe:
         Raises:
             RecipeError: as `with_settings`.
         """
-        raw, spec = dict(self.raw), merge_methods.get(self.method).spec
+        raw, spec = dict(self.raw), spec_of(self.method)
         raw["parameters"] = dict(parameters_of(raw))
         for key, value in settings.items():
             parameters, name = raw["parameters"], key

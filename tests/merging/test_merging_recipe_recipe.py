@@ -2,6 +2,9 @@
 
 import copy
 import math
+import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -291,3 +294,26 @@ def test_packaged_recipes():
         assert Recipe.load(path).groups()
     with pytest.raises(ConfigError, match=r"no recipes of this name; got 'adult'; allowed: adult_"):
         recipes_folder("adult")
+
+
+UNPICKLED = """
+import pickle, sys
+from mergekit_fair.merging.plan import MergePlan
+from mergekit.options import MergeOptions
+recipe = pickle.loads(sys.stdin.buffer.read())
+recipe.raw_with({"lambda": 0.5})
+with MergePlan.open(recipe, MergeOptions(quiet=True)) as plan:
+    print(len(plan.tensors))
+"""
+
+
+def test_a_worker_that_gets_a_recipe_knows_its_method(tiny):
+    """Nothing has registered the methods of this package there."""
+    recipe = Recipe.from_mapping(tiny("bert").addition(lambda_=0.5), "r.yml")
+    result = subprocess.run(
+        [sys.executable, "-c", UNPICKLED],
+        input=pickle.dumps(recipe),
+        capture_output=True,
+        check=False,
+    )
+    assert (result.returncode, result.stdout.strip()) == (0, b"41"), result.stderr.decode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mergekit import merge_methods
+from mergekit.merge_methods import MergeMethodSpec
 
 from mergekit_fair.errors import RecipeError
 from mergekit_fair.merging.methods.cclip import CClip
@@ -58,3 +59,11 @@ def own_method(name: str) -> TaskVectorMethod:
 def is_own(name: str) -> bool:
     """Whether a method of this package has that name."""
     return any(method.spec.name == name for method in METHODS)
+
+
+def spec_of(name: str) -> MergeMethodSpec:
+    """What a method declares, this package's or mergekit's.
+
+    In a process that has read no recipe yet (a worker that got one) ours are not registered.
+    """
+    return own_method(name).spec if is_own(name) else merge_methods.get(name).spec
