@@ -36,6 +36,7 @@ def require_exact(scene, out):
         assert bool(((found[name].double() - expected).abs() <= bound).all()), name
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_flipped_bits(scene):
     recipe = Recipe.from_mapping(scene.addition(lambda_=SCALE), "r.yml")

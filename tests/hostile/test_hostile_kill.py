@@ -157,6 +157,7 @@ def test_killed_at_random_moments(mortal, middling, tmp_path):
     assert killed == KILLS  # the others were done before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_there", [False, True], ids=["new", "overwrite"])
 def test_killed_before_each_step(mortal, tiny, tmp_path, is_there):
     """Each time that it makes, opens, renames or removes something."""
