@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from mergekit_fair.checkpoints.folder import architecture_of, read_config, require_equal
-from mergekit_fair.checkpoints.reader import Buffer, Reader
+from mergekit_fair.checkpoints.reader import Buffer, Reader, are_equal
 from mergekit_fair.compat.transformers import (
     loaded_names,
     meta_model,
@@ -33,9 +33,6 @@ _WRAPPER = re.compile(
 )
 
 _NUMBER = re.compile(r"\d+")
-
-# Elements of two tensors that are compared at a time.
-_BLOCK = 1 << 20
 
 
 class Layout:
@@ -269,24 +266,10 @@ def _is_double(model: Reader, layout: Layout, loaded: Mapping[str, str | None], 
         return False
     source = layout.source(memory)
     return any(
-        _is_equal(model, name, other)
+        are_equal(model, name, model, other)
         for other in model.tensors
         if other != name and (at := loaded.get(other)) and layout.source(at) == source
     )
-
-
-def _is_equal(model: Reader, name: str, other: str) -> bool:
-    info = model.tensors[name]
-    if info.shape != model.tensors[other].shape:
-        return False
-    size = 8 * min(info.count, _BLOCK)
-    buffers = Buffer(size), Buffer(size)
-    for start in range(0, info.count, _BLOCK):
-        stop = min(start + _BLOCK, info.count)
-        one = model.read(name, start, stop, buffers[0])
-        if not torch.equal(one, model.read(other, start, stop, buffers[1]).to(one.dtype)):
-            return False
-    return True
 
 
 def _listed(names: Sequence[str]) -> str:

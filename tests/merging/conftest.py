@@ -1,6 +1,9 @@
 """Options of a quiet merge; the kernels as mergekit runs them, on state dictionaries."""
 
+import shutil
+
 import pytest
+from adapters import adapters_on, gpt2
 from beside import Scene
 from mergekit.merge_methods import merge_state_dicts
 from mergekit.options import MergeOptions
@@ -16,6 +19,29 @@ def options():
 @pytest.fixture
 def scene(tiny, tmp_path):
     return Scene(tiny("bert").base, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def bases(tiny, tmp_path_factory):
+    """Architecture → its base."""
+    folder = gpt2(tmp_path_factory.mktemp("gpt2") / "base")
+    return lambda architecture: folder if architecture == "gpt2" else tiny(architecture).base
+
+
+@pytest.fixture(scope="module")
+def bert(tiny, tmp_path_factory):
+    """The base and three adapters on it; read only."""
+    base = tiny("bert").base
+    return base, adapters_on(base, tmp_path_factory.mktemp("adapters"), "bert")
+
+
+@pytest.fixture
+def mine(bert, tmp_path):
+    """The same adapters, to be changed."""
+    base, adapters = bert
+    return base, {
+        name: shutil.copytree(path, tmp_path / "mine" / name) for name, path in adapters.items()
+    }
 
 
 def _states(name, tensors):

@@ -10,7 +10,6 @@ from adapters import (
     adapters_on,
     addition,
     expert_adapter,
-    gpt2,
     is_close,
     make_adapter,
     merged,
@@ -29,19 +28,6 @@ from mergekit_fair.schema import dump_yaml
 
 WHOLE = "merge it to a whole model, without --adapter"
 QUERY = "bert.encoder.layer.0.attention.self.query.weight"
-
-
-@pytest.fixture(scope="module")
-def bases(tiny, tmp_path_factory):
-    folder = gpt2(tmp_path_factory.mktemp("gpt2") / "base")
-    return lambda architecture: folder if architecture == "gpt2" else tiny(architecture).base
-
-
-@pytest.fixture(scope="module")
-def bert(tiny, tmp_path_factory):
-    """The base and three adapters on it; read only."""
-    base = tiny("bert").base
-    return base, adapters_on(base, tmp_path_factory.mktemp("adapters"), "bert")
 
 
 @pytest.mark.parametrize("architecture", TARGETS)

@@ -12,7 +12,6 @@ from adapters import (
     addition,
     edit_config,
     edit_weights,
-    gpt2,
     is_close,
     make_adapter,
     merged,
@@ -43,28 +42,6 @@ def _calm():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-@pytest.fixture(scope="module")
-def bases(tiny, tmp_path_factory):
-    folder = gpt2(tmp_path_factory.mktemp("gpt2") / "base")
-    return lambda architecture: folder if architecture == "gpt2" else tiny(architecture).base
-
-
-@pytest.fixture(scope="module")
-def bert(tiny, tmp_path_factory):
-    """The base and three adapters on it; read only."""
-    base = tiny("bert").base
-    return base, adapters_on(base, tmp_path_factory.mktemp("adapters"), "bert")
-
-
-@pytest.fixture
-def mine(bert, tmp_path):
-    """The same adapters, to be changed."""
-    base, adapters = bert
-    return base, {
-        name: shutil.copytree(path, tmp_path / "mine" / name) for name, path in adapters.items()
-    }
 
 
 def by_peft(base, adapters):

@@ -9,8 +9,8 @@ from checkpoints import rewrite
 from mergekit_fair.checkpoints.reader import open_folder
 from mergekit_fair.errors import RecipeError
 from mergekit_fair.merging.in_memory import Composer
-from mergekit_fair.merging.model_checks import head_weights, require_shared_heads
 from mergekit_fair.merging.recipe import Recipe
+from mergekit_fair.merging.shared_heads import head_weights, require_shared_heads
 from mergekit_fair.merging.to_disk import merge_to_folder
 
 
