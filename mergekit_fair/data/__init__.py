@@ -4,8 +4,9 @@
     load_rows   `DataSpec` → `Rows`, the same for training and for evaluation
 
 The walk of a row: its table (`table`) → does it count, and its input (`load`, `images`) → its label
-(`label_column`), groups (`group_columns`) and split, leaks between splits (`splits`) → `Rows`
-(`rows`, put together in `load`). `blocks` and `description` are the YAML.
+(`label_column`), groups (`group_columns`) and split, leaks between splits (`splits`), weight
+(`weight_column`) → `Rows` (`rows`, put together in `load`). `blocks` and `description` are the
+YAML.
 """
 
 from mergekit_fair.data.description import DataSpec, load_spec, spec_inside

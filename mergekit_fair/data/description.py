@@ -27,7 +27,7 @@ from mergekit_fair.schema import Strict, load_yaml, parse
 
 
 class DataSpec(Strict):
-    """One data set: its source, which rows of it count, its input, label, groups and splits."""
+    """One data set: its source, the rows that count, their input, label, groups, splits, weight."""
 
     name: Text
     source: Source
@@ -38,6 +38,7 @@ class DataSpec(Strict):
     label: Label
     groups: GroupColumns
     splits: Splits
+    weight: Text | None = None
 
     @field_validator("source", mode="before")
     @classmethod
@@ -69,9 +70,9 @@ class DataSpec(Strict):
 
     @property
     def columns_read(self) -> frozenset[str]:
-        """The columns that input, label, groups and splits are read from."""
+        """The columns that input, label, groups, splits and weights are read from."""
         named = {self.label.column, self.groups.column, self.groups.list_, self.splits.column}
-        named |= set((self.groups.columns or {}).values())
+        named |= {self.weight, *(self.groups.columns or {}).values()}
         if self.text:
             named |= {self.text.column, *(name for _, name in self.text.pieces())}
         if self.image:

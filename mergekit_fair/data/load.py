@@ -25,6 +25,7 @@ from mergekit_fair.data.table import (
     scores,
     texts,
 )
+from mergekit_fair.data.weight_column import read_weights
 from mergekit_fair.errors import DataError
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def load_rows(spec: DataSpec) -> Rows:
     groups = read_groups(frame, spec.groups, where)
     split = assign_splits(frame, spec.splits, labels, groups.matrix, where)
     split, leaks = check_leaks(inputs, split, spec.splits, f"{where}, splits")
+    weights = read_weights(frame, spec.weight, split, where) if spec.weight else None
     rows = Rows(
         name=spec.name,
         kind="image" if spec.image else "text",
@@ -76,6 +78,7 @@ def load_rows(spec: DataSpec) -> Rows:
         membership=groups.matrix,
         split=split,
         ids=ids,
+        weights=weights,
         warnings=(*left_out, *groups.warnings, *leaks),
     ).take(split != UNUSED)
     return _with_warnings(rows, where)

@@ -29,6 +29,7 @@ class Rows:
         membership: bool (n, G).
         split: str (n,): train, validation or report.
         ids: int64 (n,): row number in the source, from 0.
+        weights: float64 (n,), finite and >= 0, how much each row counts for; None: all alike.
         warnings: what a reader of the results should know about the data set.
 
     Example:
@@ -56,6 +57,7 @@ class Rows:
     membership: np.ndarray
     split: np.ndarray
     ids: np.ndarray
+    weights: np.ndarray | None = None
     warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -72,6 +74,7 @@ class Rows:
             membership=self.membership[chosen],
             split=self.split[chosen],
             ids=self.ids[chosen],
+            weights=None if self.weights is None else self.weights[chosen],
         )
 
     def of(self, split: str) -> Rows:
@@ -114,7 +117,7 @@ class Rows:
     def counts(self) -> list[dict[str, Any]]:
         """Per split that has rows: one record for all its rows (group None), then one per group.
 
-        Keys: split, group, n, n_pos, excluded.
+        Keys: split, group, n, n_pos, excluded. Rows are counted, whatever they weigh.
         """
         records = []
         for split in SPLITS:
@@ -139,8 +142,8 @@ class Rows:
     def fingerprint(self) -> str:
         """sha256 (hex) of the content: equal for equal rows, wherever their files are.
 
-        Covers inputs (of images: the files' bytes), labels, groups, membership, split and ids,
-        but not the data set's name and warnings. Reads every image file.
+        Covers inputs (of images: the files' bytes), labels, groups, membership, split, ids and
+        weights, but not the data set's name and warnings. Reads every image file.
         """
         digest = hashlib.sha256()
 
@@ -155,6 +158,8 @@ class Rows:
         add(np.asarray(self.membership, dtype="?").tobytes())
         add(np.asarray(self.ids, dtype="<i8").tobytes())
         add("\n".join(self.split.tolist()).encode())
+        if self.weights is not None:
+            add(np.asarray(self.weights, dtype="<f8").tobytes())
         for item in self.inputs:
             add(item.encode("utf-8", "surrogatepass") if self.kind == "text" else _image(item))
         return digest.hexdigest()
