@@ -13,6 +13,7 @@ import click
 from mergekit_fair.errors import CheckpointError, ConfigError, MeasurementError, first_line
 
 _CARD = "README.md"
+_ADAPTER = "adapter_config.json"  # an adapter has it in the place of config.json
 # Of a sweep's folder; beside the model on the Hub, in `fairness/`.
 _BESIDE = ("results.json", "results.csv", "report.html", "curves.png", "pareto.png", "transfer.png")
 
@@ -167,7 +168,10 @@ def _no_name(repo: str, why: str = "") -> ConfigError:
 
 
 def _config(model: Path) -> dict[str, Any]:
+    """The model's config.json; of an adapter its own configuration."""
     path = model / "config.json"
+    if not path.is_file() and (model / _ADAPTER).is_file():
+        path = model / _ADAPTER
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

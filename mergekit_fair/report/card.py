@@ -51,7 +51,7 @@ def card_of_sweep(
         results: in which a point was chosen.
         name: of the model.
         recipe: the merge recipe, YAML.
-        config: the model's config.json.
+        config: the model's config.json, or an adapter's adapter_config.json.
         pictures: paths of pictures beside the card.
     """
     own = results.chosen
@@ -79,7 +79,7 @@ def card_of_evaluations(
         evaluations: one a task, of the same split.
         name: of the model.
         recipe: the merge recipe, YAML; empty for a model that is not merged.
-        config: the model's config.json.
+        config: the model's config.json, or an adapter's adapter_config.json.
     """
     first, *others = evaluations
     own = PointResult(
@@ -199,12 +199,12 @@ def _metadata(
         for metric in ordered_metrics()
         if (value := point.value(f"{task}/{metric.name}")) is not None
     ]
-    base = merge.get("base", "")
+    base, is_adapter = merge.get("base", ""), "peft_type" in config
     on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", base) and not Path(base).exists()
     data = ModelCardData(
         base_model=base if on_hub else None,
-        base_model_relation="merge" if on_hub else None,
-        library_name="transformers",
+        base_model_relation=("adapter" if is_adapter else "merge") if on_hub else None,
+        library_name="peft" if is_adapter else "transformers",
         pipeline_tag=use,
         tags=list(_TAGS),
         model_name=name,

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from adapters import make_adapter
 from click.testing import CliRunner
 from evaluations import evaluation, interval
 from fake_hub import TOKEN, Hub, fake_hub
@@ -214,6 +215,26 @@ def test_a_model_goes_up_with_its_evaluations(
     refusal(["push", model, "me/m", *twice], MeasurementError, where="--evaluation")
     other = ["push", family / "run" / "fft", "me/m", "--evaluation", evaluation]
     refusal(other, MeasurementError, "another model", where=evaluation)
+
+
+def test_a_merged_adapter_goes_up(family: Path, tmp_path: Path) -> None:
+    base, models = family / "run" / "base", []
+    for seed, group in enumerate(("blue", "green")):
+        adapter = make_adapter(base, tmp_path / group, seed=seed, targets=["query", "value"])
+        models.append({"model": str(adapter), "parameters": {"group": group}})
+    raw = {"merge_method": "subgroup_task_addition", "base_model": str(base), "models": models}
+    recipe, out = tmp_path / "recipe.yml", tmp_path / "out"
+    recipe.write_text(yaml.safe_dump({**raw, "parameters": {"lambda": 0.3}, "dtype": "float32"}))
+    asked("merge", recipe, out, "--adapter", "--quiet")
+    content = evaluation({"acc": 0.8, "dpd": 0.1, "eod": 0.1}, model=str(out))
+    (tmp_path / "t.json").write_text(json.dumps(content))
+    shown = asked("push", out, "me/m", "--dry-run", "--evaluation", tmp_path / "t.json").stdout
+    assert "library_name: peft\n" in shown
+    assert " adapter_config.json\n" in shown
+    assert " adapter_model.safetensors\n" in shown
+    (out / "adapter_model.safetensors").unlink()
+    push = ["push", out, "me/m", "--evaluation", tmp_path / "t.json"]
+    refusal(push, CheckpointError, "1 files", where=out)
 
 
 @pytest.mark.parametrize("repo", ["model", "a/b/c", "me/sp ace"])
