@@ -20,9 +20,9 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/mergekit-fair demo -o $(OUT)
 
-# Without the tests marked `slow`, unless CI is set.
+# Without the tests marked `slow`, unless CI is set. A file's tests stay in one process, with its fixtures.
 test: $(READY)
-	$(BIN)/python -m pytest $(if $(CI),,-m "not slow")
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile $(if $(CI),,-m "not slow")
 
 # After a sentence has changed: writes tests/messages.txt anew, for you to read in the diff.
 messages: $(READY)

@@ -12,7 +12,8 @@ import pytest
 # Before transformers is imported: no test may reach for a hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# Of several processes, each has one processor (`make test`).
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 # Threads that wait do not spin: on a shared machine they would hold up those that compute.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
