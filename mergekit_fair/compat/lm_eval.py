@@ -5,13 +5,18 @@ Nothing of lm-eval is imported with this module: it takes seconds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import glob
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mergekit_fair.errors import ConfigError
 
 TokenPairs = list[Any]  # ((context, continuation), context's ids, continuation's ids)
+
+# `config_source` of a task whose file lm-eval has not kept.
+INLINE = "inline"
 
 
 def replace_models(models: Mapping[str, type]) -> None:
@@ -42,6 +47,69 @@ def load_task_yaml(path: Path) -> dict[str, Any]:
     from lm_eval.tasks._yaml_loader import load_yaml
 
     return dict(load_yaml(path))
+
+
+def task_files(task: str, suite: Path) -> list[Path]:
+    """The files that may have given a task which lm-eval holds for inline.
+
+    `lm_eval run --tasks FILE.yaml` (or a pattern, or a folder) reads the files and hands over what
+    they say, without their paths: they are found again among the words of the command line.
+
+    Args:
+        task: its name.
+        suite: a folder of folders of tasks, which is looked through first.
+    """
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    def says(path: Path) -> bool:
+        try:
+            return bool(load_yaml(path, resolve_func=False).get("task") == task)
+        except Exception:  # whatever is on the command line need not be a task
+            return False
+
+    for paths in (suite.glob("*/*.yaml"), _named_files()):
+        found = sorted({path.absolute() for path in paths if says(path)})
+        if found:
+            return found
+    return []
+
+
+def _named_files() -> Iterator[Path]:
+    """YAML files that words of the command line name."""
+    for name in (name for word in sys.argv[1:] for name in word.split(",")):
+        pattern = name.rpartition("=")[2] if name.startswith("--") else name
+        for path in map(Path, glob.glob(pattern)):  # noqa: PTH207 (as lm-eval does it)
+            if path.is_dir():
+                yield from path.glob("*.yaml")
+            elif path.suffix == ".yaml" and path.is_file():
+                yield path
+
+
+def chosen(
+    docs: Any, numbers: Sequence[int], rank: int, world_size: int
+) -> Iterator[tuple[int, Any]]:
+    """(position among `numbers`, document) of a process's share, as of `Task.doc_iterator`."""
+    from lm_eval.utils import create_iterator
+
+    picked = enumerate(docs[number] for number in numbers)
+    return iter(create_iterator(picked, rank=rank, limit=None, world_size=world_size))
+
+
+def serialized(task: Any) -> dict[str, Any]:
+    """A task's configuration as text and numbers; functions by their source.
+
+    `TaskConfig.to_dict` leaves the functions inside `fewshot_config` what they are.
+    """
+    config = task.config
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {str(key): plain(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
+        return config.serialize_function(value) if callable(value) else value
+
+    return dict(plain(config.to_dict()))
 
 
 def add_metric(task: Any, name: str, aggregation: Any, *, higher_is_better: bool | None) -> None:

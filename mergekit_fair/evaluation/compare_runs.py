@@ -70,7 +70,7 @@ def sample_files(folder: Path) -> dict[str, Path]:
         raise ConfigError(
             "has no samples (samples_TASK.jsonl)",
             where=folder,
-            fix="give the folder of `mergekit-fair eval`, or of lm_eval with --log_samples",
+            fix="give the folder of `mergekit-fair eval`, or of `lm_eval run --log_samples`",
         )
     return samples
 
@@ -147,7 +147,7 @@ def _like(first: Predictions, other: Predictions, name: str, baseline: str) -> P
             where=f"{first.task}: {name} and {baseline}",
             got=f"{len(set(first.keys) & set(row_of))} rows in common of {len(other)} and "
             f"{len(first)}",
-            fix="evaluate both with the same --split, --limit and --data",
+            fix="evaluate both with the same split, limit and data",
         )
     order = np.array([row_of[key] for key in first.keys])
     same = np.array_equal(other.labels[order], first.labels) and all(

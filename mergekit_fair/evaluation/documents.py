@@ -15,6 +15,7 @@ import numpy as np
 from mergekit_fair.data import DataSpec, Rows, load_rows, load_spec
 from mergekit_fair.data.blocks import FORMATS
 from mergekit_fair.errors import ConfigError, DataError, FairError
+from mergekit_fair.evaluation.advice import another_file
 from mergekit_fair.schema import load_yaml, suggestion
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 EVALUATED = ("validation", "report")
 SEED = 0  # of the order
-ANOTHER_FILE = """or name a file: --metadata '{"data": "FILE"}'"""
 
 
 def evaluated_split(split: object, where: object) -> str:
@@ -109,10 +109,18 @@ def read_rows(spec: str | Mapping[str, Any], data: object, source: object) -> Ro
     except FairError as error:
         if data is not None:
             raise
-        fix = f"{error.fix}; {ANOTHER_FILE}" if error.fix else ANOTHER_FILE.removeprefix("or ")
+        advice = another_file() if isinstance(error, DataError) else _beside(source)
+        fix = f"{error.fix}; or {advice}" if error.fix else advice
         raise type(error)(
             error.problem, where=error.where, got=error.got, allowed=error.allowed, fix=fix
         ) from error
+
+
+def _beside(source: object) -> str:
+    """What helps where a description cannot be read."""
+    if Path(str(source)).is_file():
+        return another_file()
+    return "name the task, and its folder by --include_path: its file is not known here"
 
 
 def documents(
@@ -153,3 +161,9 @@ def documents(
         {name: values for name, (_, values) in types.items()},
         features=datasets.Features({name: kind for name, (kind, _) in types.items()}),
     )
+
+
+def picture_bytes(doc: Any) -> bytes:
+    """The bytes of the file that a document's `image` names; none for other documents."""
+    path = doc.get("image") if isinstance(doc, Mapping) else None
+    return Path(path).read_bytes() if isinstance(path, str) and Path(path).is_file() else b""

@@ -112,7 +112,7 @@ def _require_runnable(task: PreparedTask, lm: Any) -> None:
         raise ConfigError(
             "this task runs code that the model writes",
             where=f"task {task.name}",
-            fix="use lm_eval run with --confirm_run_unsafe_code",
+            fix="use `lm_eval run --confirm_run_unsafe_code`",
         )
     if getattr(task.task, "MULTIMODAL", False) and not getattr(lm, "MULTIMODAL", False):
         raise ConfigError(

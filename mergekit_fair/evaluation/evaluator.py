@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from mergekit_fair.compat.lm_eval import set_torch_model
 from mergekit_fair.errors import CheckpointError, ConfigError
+from mergekit_fair.evaluation.advice import option
 from mergekit_fair.evaluation.classifier import backend_of, model_config
 from mergekit_fair.evaluation.predictions import Predictions, Scores
 from mergekit_fair.evaluation.prepared_tasks import (
@@ -118,8 +119,8 @@ class Evaluator:
         if not isinstance(request.tasks, tuple) and not _classifies(name) and not request.question:
             raise ConfigError(
                 "a language model needs a question about each text",
-                where="evaluate.question",
-                fix="say what is asked, to be answered by no or yes: question: Is this toxic?",
+                where=option("question"),
+                fix="say what is asked, to be answered by no or yes, such as: Is this toxic?",
             )
         register_lm_eval()
         from lm_eval.api.registry import get_model
@@ -183,8 +184,7 @@ class Evaluator:
                 where=f"{model}: config.json",
                 got=error.got,
                 allowed=error.allowed,
-                fix="say which class each choice is, such as evaluate.model_args: "
-                "{choice_map: {'no': 0, 'yes': 1}}",
+                fix=error.fix,
             ) from error
 
     @property

@@ -19,6 +19,7 @@ import numpy as np
 from mergekit_fair.compat.lm_eval import load_task_yaml
 from mergekit_fair.data import DataSpec, load_rows
 from mergekit_fair.errors import ConfigError, DataError
+from mergekit_fair.evaluation.documents import picture_bytes
 from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.evaluation.tasks import process_results, split_dataset
 from mergekit_fair.fairness.labels import UNANSWERED
@@ -161,13 +162,7 @@ class PreparedTask:
         yield json.dumps(
             [self.name, version, arguments, docs], sort_keys=True, default=str
         ).encode()
-        yield from map(_picture, docs)
-
-
-def _picture(doc: Any) -> bytes:
-    """The bytes of the file that a document's `image` names; none for other documents."""
-    path = doc.get("image") if isinstance(doc, Mapping) else None
-    return Path(path).read_bytes() if isinstance(path, str) and Path(path).is_file() else b""
+        yield from map(picture_bytes, docs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,7 +218,7 @@ def _loaders(request: EvaluationRequest, split: str) -> list[Callable[[], Mappin
 
 def _inline_task(request: EvaluationRequest, split: str) -> Any:
     """The task of a data description: what a YAML file beside the suite's would give."""
-    from mergekit_fair.evaluation.wrapped_tasks import FairTask
+    from mergekit_fair.evaluation.fair_task import FairTask
 
     spec = request.tasks
     assert isinstance(spec, DataSpec)

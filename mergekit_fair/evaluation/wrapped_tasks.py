@@ -12,24 +12,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from lm_eval.api.task import ConfigurableTask
 
-from mergekit_fair.compat.lm_eval import add_metric, load_task_yaml
+from mergekit_fair.compat.lm_eval import load_task_yaml
 from mergekit_fair.data.blocks import Source
 from mergekit_fair.data.splits import draw
 from mergekit_fair.data.table import read_table
 from mergekit_fair.errors import ConfigError, DataError
-from mergekit_fair.evaluation.aggregations import aggregation
-from mergekit_fair.evaluation.documents import ANOTHER_FILE, EVALUATED, evaluated_split, replacement
-from mergekit_fair.evaluation.tasks import ITEM_METRICS, Result, answer, fairness_items
-from mergekit_fair.fairness import METRICS
+from mergekit_fair.evaluation.advice import another_file
+from mergekit_fair.evaluation.documents import EVALUATED, evaluated_split, replacement
+from mergekit_fair.evaluation.fair_task import FairTask
+from mergekit_fair.evaluation.tasks import Result, answer, fairness_items
 
 if TYPE_CHECKING:
     import datasets
 
 Doc = Mapping[str, Any]
-
-_HIGHER_IS_BETTER = {"higher": True, "lower": False, None: None}
 
 # In the proportion of the 0.2 and 0.3 of the tasks that also have a train split.
 _SHARES = (0.4, 0.6)
@@ -45,44 +42,6 @@ BIAS_TYPES = (
     *("age", "autre", "disability", "gender", "nationality", "physical-appearance"),
     *("race-color", "religion", "sexual-orientation", "socioeconomic"),
 )
-
-
-class FairTask(ConfigurableTask):
-    """A task whose documents give `tasks.fairness_items`: it has the metrics that these are for.
-
-    lm-eval takes the mean of a metric that a task does not list, which items have not, and fails
-    after all inference. So a task file need not list them, and cannot forget one.
-
-    Args:
-        config: of the task.
-        added: metrics beside those of its `metric_list`; None for the fairness metrics.
-    """
-
-    def __init__(
-        self, config: Mapping[str, Any], added: Sequence[Mapping[str, Any]] | None = None
-    ) -> None:
-        super().__init__(config={key: value for key, value in config.items() if key != "class"})
-        rows = [
-            metric
-            for metric in (_fairness_metrics() if added is None else added)
-            if metric["metric"] not in self.aggregation()
-        ]
-        for row in rows:
-            better = row["higher_is_better"]
-            add_metric(self, row["metric"], row["aggregation"], higher_is_better=better)
-        self.config.metric_list = [*(self.config.metric_list or ()), *rows]
-
-
-def _fairness_metrics() -> list[dict[str, Any]]:
-    """As in a task's `metric_list`, from the table of metrics."""
-    return [
-        {
-            "metric": name,
-            "aggregation": "mean" if name == "unanswered" else aggregation(name),
-            "higher_is_better": _HIGHER_IS_BETTER[METRICS[name].better],
-        }
-        for name in (*ITEM_METRICS, "unanswered")
-    ]
 
 
 class WrappedTask(FairTask):
@@ -129,7 +88,13 @@ class WrappedTask(FairTask):
         return fairness_items(prediction, label, self.groups(doc))
 
     def process_results(self, doc: Doc, results: Sequence[Result]) -> dict[str, Any]:
-        return {**super().process_results(doc, results), **self.fair_metrics(doc, results)}
+        measured = super().process_results(doc, results)
+        # --predict_only has taken all metrics away.
+        return (
+            measured
+            if "bypass" in self.aggregation()
+            else {**measured, **self.fair_metrics(doc, results)}
+        )
 
     def download(self, dataset_kwargs: dict[str, Any] | None = None, **others: Any) -> None:
         """Load the stock data set, or `data`, and keep the split that is evaluated.
@@ -163,10 +128,12 @@ class WrappedTask(FairTask):
             )
         self.dataset = datasets.DatasetDict(evaluated=pool.select(rows))
         train = self.config.training_split
-        if train in loaded:
-            self.dataset[train] = loaded[train]
-        else:  # few-shot examples out of the evaluated documents would give answers away
-            self.config.training_split, self.config.num_fewshot = None, 0
+        if train in loaded:  # few-shot examples, which must not give answers away
+            units = {self.unit(doc) for doc in docs}
+            apart = [row for row, doc in enumerate(loaded[train]) if self.unit(doc) not in units]
+            self.dataset[train] = loaded[train].select(apart)
+        else:
+            self.config.training_split = None
 
 
 class ToxiGen(WrappedTask):
@@ -283,7 +250,7 @@ def _load_stock(
         raise DataError(
             f"the Hub data set {path!r} cannot be loaded ({type(error).__name__}: {reason})",
             where=where,
-            fix=f"check the network (or HF_HUB_OFFLINE), {ANOTHER_FILE}",
+            fix=f"check the network (or HF_HUB_OFFLINE), or {another_file()}",
         ) from error
 
 

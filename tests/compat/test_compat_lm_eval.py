@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from pathlib import Path
 from typing import Any
 
@@ -161,3 +162,27 @@ def _task(folder: Path) -> Any:
             "metric_list": [{"metric": "acc"}],
         }
     )
+
+
+def test_kept_requests_are_found_by_the_tokenizers_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`build_all_requests`: what `FairTask` puts into it is part of the key, and nothing else."""
+    monkeypatch.setattr("lm_eval.caching.cache.PATH", str(tmp_path / "kept"))
+    task = _task(tmp_path)
+    task.set_config("num_fewshot", 0)
+    for name in ("one", "two", "one"):
+        task.build_all_requests(cache_requests=True, tokenizer_name=name)
+    assert len(list((tmp_path / "kept").iterdir())) == 2
+    assert all("one" not in str(instance.args) for instance in task.instances)
+
+
+def test_a_configuration_as_text(tmp_path: Path) -> None:
+    """`serialize_function`, `to_dict`: the same in another process, functions by their source."""
+    from mergekit_fair.evaluation.fair_task import FairTask
+
+    task = _task(tmp_path)
+    task.config.fewshot_config.doc_to_text = FairTask.doc_to_text
+    text = json.dumps(private.serialized(task))
+    assert "def doc_to_text" in text
+    assert " at 0x" not in text

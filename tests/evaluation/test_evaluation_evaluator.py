@@ -158,7 +158,7 @@ def test_autocast(family: Path, spec: DataSpec) -> None:
 
 def test_a_language_model_needs_a_question(spec: DataSpec, tmp_path: Path) -> None:
     folder = str(write_causal(tmp_path / "causal"))
-    with raises(ConfigError, where="evaluate.question"):
+    with raises(ConfigError, where="question"):
         evaluator(spec, model_args={}).open(folder, "cpu")
     asked = evaluator(spec, model_args={}, question="Good?", limit=12, batch_size=None)
     scores = asked.open(folder, "cpu").score("validation")["tiny"]

@@ -151,7 +151,7 @@ def test_documents_that_are_refused(family: Family, pictures: list[str], tmp_pat
         answers(lm, requests(pictures, field="file"))
     assert str(caught.value) == (
         "task a_task: has no doc_to_image, and its documents lack the field of the picture; got "
-        "'image'; allowed: file. Name the field in --model_args: image_field=…."
+        "'image'; allowed: file. Name the field: --model_args pretrained=…,image_field=…."
     )
     for visual in ([], pictures[:2], [None]):
         made = with_visual(requests(pictures[:1]), lambda _, visual=visual: visual)

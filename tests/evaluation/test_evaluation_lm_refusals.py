@@ -148,7 +148,7 @@ def test_documents_without_text(classifier: FairClassifier) -> None:
         classifier.loglikelihood(requests(["a"], field="comment", label=1), disable_tqdm=True)
     assert str(caught.value) == (
         "task a_task: its documents lack the field that the text is taken from; got 'text'; "
-        "allowed: comment, label. Name the field in --model_args: text_field=…."
+        "allowed: comment, label. Name the field: --model_args pretrained=…,text_field=…."
     )
     for value, kind in ((2016, "int"), (None, "NoneType")):
         with pytest.raises(DataError, match=f"of document 1 is no text but of type {kind}"):

@@ -9,6 +9,7 @@ from typing import Any
 import datasets
 import pytest
 from lm_eval.api.task import ConfigurableTask
+from refusals import raises
 from task_tables import table, write_table
 
 from mergekit_fair.errors import ConfigError, DataError
@@ -122,15 +123,21 @@ def test_errors(tmp_path: Path) -> None:
 
 def test_without_a_train_split_there_are_no_few_shot_examples(tmp_path: Path) -> None:
     task = build("fair_winogender", tmp_path)
-    assert (task.config.num_fewshot, task.config.training_split) == (0, None)
+    assert (task.config.num_fewshot, task.config.training_split) == (None, None)
+    task.set_config("num_fewshot", 1)
+    with raises(ConfigError, where="fair_winogender", got=0):
+        task.build_all_requests()
 
 
 def test_the_stock_train_split_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     docs = datasets.Dataset.from_pandas(table("fair_toxigen"))
-    both = datasets.DatasetDict(train=docs.select(range(5)), test=docs)
+    examples = [{**doc, "text": f"another {row}"} for row, doc in enumerate(docs.select(range(5)))]
+    train = datasets.Dataset.from_list([*examples, docs[7], docs[50]])
+    both = datasets.DatasetDict(train=train, test=docs)
     monkeypatch.setattr(datasets, "load_dataset", lambda **_: both)
     task = build("fair_toxigen", tmp_path, data=None)
-    assert len(task.training_docs()) == 5
+    # without what is evaluated, on this split or the other
+    assert task.training_docs()["text"] == [doc["text"] for doc in examples]
     assert task.config.num_fewshot is None
     assert task.config.metadata["wraps_version"] == 1.0
 

@@ -18,6 +18,7 @@ from lm_eval.models.huggingface import HFLM
 from mergekit_fair.compat.lm_eval import replace_models
 from mergekit_fair.compat.lm_eval_hf import HookedHFLM, commit_of
 from mergekit_fair.errors import CheckpointError, ConfigError, first_line
+from mergekit_fair.evaluation import advice
 from mergekit_fair.evaluation.classifier import absent_weights
 from mergekit_fair.evaluation.lm.answer_cache import (
     model_identity,
@@ -213,7 +214,9 @@ def _classifier(where: str, name: str) -> CheckpointError:
         "its architecture is a classifier; as a language model it would have a random head",
         where=where,
         got=name,
-        fix=f"use --model {ours}" if ours else "use a model with a language model head",
+        fix=f"use {'--lm' if advice.program() == 'eval' else '--model'} {ours}"
+        if ours
+        else "use a model with a language model head",
     )
 
 

@@ -6,15 +6,12 @@ The positive class is never guessed: a head without names (`LABEL_0`, `LABEL_1`)
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mergekit_fair.errors import CheckpointError, ConfigError
+from mergekit_fair.evaluation import advice
 from mergekit_fair.schema import nearest
-
-# Characters that a choice_map on the command line gives a meaning of their own.
-_SPECIAL = frozenset(":;,=\"'{}[]()")
 
 
 def class_names(config: Any, where: object) -> dict[str, int]:
@@ -119,13 +116,7 @@ class Choices:
 
 
 def _example(choices: list[str]) -> str:
-    """What to write on lm-eval's command line."""
-    if any(_SPECIAL & set(choice) for choice in choices):
-        pairs = {choice: index for index, choice in enumerate(choices[:8])}
-        text = json.dumps({"pretrained": "…", "choice_map": pairs}, ensure_ascii=False)
-        return f"--model_args '{text}'"
-    pairs_text = ";".join(f"{choice}:{index}" for index, choice in enumerate(choices[:8]))
-    return f'--model_args "pretrained=…,choice_map={pairs_text}"'
+    return advice.choice_map({choice: index for index, choice in enumerate(choices[:8])})
 
 
 def _pairs(choice_map: Any) -> dict[str, Any]:

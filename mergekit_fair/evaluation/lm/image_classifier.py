@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForImageClassification
 
 from mergekit_fair.compat.lm_eval_hf import commit_of
 from mergekit_fair.errors import CheckpointError, ConfigError, DataError, first_line
+from mergekit_fair.evaluation import advice
 from mergekit_fair.evaluation.classifier import (
     absent_weights,
     require_head,
@@ -164,7 +165,7 @@ class FairImageClassifier(LM):
                 where=where,
                 got=self.image_field,
                 allowed=sorted(map(str, request.doc)),
-                fix="name the field in --model_args: image_field=…",
+                fix=f"name the field: {advice.model_argument('image_field')}",
             )
         if len(pictures) != 1 or not _is_picture(pictures[0]):
             raise DataError(

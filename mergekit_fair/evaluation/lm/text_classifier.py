@@ -13,6 +13,7 @@ from transformers import AutoModelForSequenceClassification
 
 from mergekit_fair.checkpoints.adapter_config import is_adapter_folder
 from mergekit_fair.errors import CheckpointError, ConfigError, DataError, first_line
+from mergekit_fair.evaluation import advice
 from mergekit_fair.evaluation.classifier import require_head, resolve_device
 from mergekit_fair.evaluation.lm.answer_cache import require_key
 from mergekit_fair.evaluation.lm.checked_hf import CheckedHFLM
@@ -85,7 +86,9 @@ class FairClassifier(CheckedHFLM):
             raise CheckpointError(
                 "is an adapter, without a model",
                 where=pretrained,
-                fix=f"pass pretrained=BASE,peft={pretrained}",
+                fix="leave --lm out"
+                if advice.program() == "eval"
+                else f"pass pretrained=BASE,peft={pretrained}",
             )
         try:
             super().read_config(pretrained, **options)
@@ -176,7 +179,7 @@ class FairClassifier(CheckedHFLM):
                 where=where,
                 got=self.text_field,
                 allowed=sorted(map(str, doc)) if isinstance(doc, Mapping) else None,
-                fix="name the field in --model_args: text_field=…",
+                fix=f"name the field: {advice.model_argument('text_field')}",
             )
         text = doc[self.text_field]
         if not isinstance(text, str):
@@ -220,7 +223,7 @@ class FairClassifier(CheckedHFLM):
         del args, options
         raise ConfigError(
             "a classifier takes the document's text as it is",
-            where="--apply_chat_template",
+            where=advice.option("apply_chat_template"),
             fix="leave it out",
         )
 
@@ -289,5 +292,7 @@ def padding_id(
         if 0 <= token < vocabulary and token not in last:
             return token
     raise CheckpointError(
-        "has no token to pad with", where="config.json", fix="set pad_token_id, or batch_size=1"
+        "has no token to pad with",
+        where="config.json",
+        fix=f"set pad_token_id, or {advice.option('batch_size')} to 1",
     )

@@ -1,0 +1,197 @@
+"""A task of lm-eval whose figures are those of its own rows: what is asked of it is checked.
+
+lm-eval hands tasks over without their file, keeps built requests under the task's name alone, and
+takes few-shot examples out of the evaluated rows where there are no others. Each would change
+figures without a word.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from lm_eval.api.task import ConfigurableTask
+
+from mergekit_fair.compat.lm_eval import INLINE, add_metric, chosen, serialized, task_files
+from mergekit_fair.errors import ConfigError
+from mergekit_fair.evaluation.aggregations import aggregation
+from mergekit_fair.evaluation.documents import picture_bytes
+from mergekit_fair.evaluation.tasks import ITEM_METRICS
+from mergekit_fair.fairness import METRICS
+from mergekit_fair.resources import tasks_dir
+
+_HIGHER_IS_BETTER = {"higher": True, "lower": False, None: None}
+
+# Keys of --metadata that a task reads.
+METADATA = ("split", "data")
+# Arguments of lm-eval's models, which are metadata, too, and near to one of those.
+_NO_MISTAKE = frozenset({"delta"})
+
+
+class FairTask(ConfigurableTask):
+    """A task whose documents give `tasks.fairness_items`: it has the metrics that these are for.
+
+    lm-eval takes the mean of a metric that a task does not list, which items have not, and fails
+    after all inference. So a task file need not list them, and cannot forget one.
+
+    Args:
+        config: of the task.
+        added: metrics beside those of its `metric_list`; None for the fairness metrics.
+
+    Raises:
+        ConfigError: metadata that are near to a key of ours, or that the task gives itself.
+    """
+
+    def __init__(
+        self, config: Mapping[str, Any], added: Sequence[Mapping[str, Any]] | None = None
+    ) -> None:
+        config = {key: value for key, value in config.items() if key != "class"}
+        require_metadata(config)
+        super().__init__(config=with_source(config))
+        rows = [
+            metric
+            for metric in (_fairness_metrics() if added is None else added)
+            if metric["metric"] not in self.aggregation()
+        ]
+        for row in rows:
+            better = row["higher_is_better"]
+            add_metric(self, row["metric"], row["aggregation"], higher_is_better=better)
+        self.config.metric_list = [*(self.config.metric_list or ()), *rows]
+
+    def build_all_requests(
+        self,
+        *,
+        samples: list[int] | None = None,
+        cache_requests: bool = False,
+        tokenizer_name: str = "",
+        **options: Any,
+    ) -> None:
+        """As lm-eval's; requests that it has kept are used for the same documents alone.
+
+        Raises:
+            ConfigError: few-shot examples, and no documents to take them from.
+        """
+        self._require_examples()
+        self._require_numbers(samples)
+        if cache_requests:  # it has no other use for the tokenizer's name
+            tokenizer_name = f"{tokenizer_name}-{self._digest(samples)}"
+        super().build_all_requests(
+            samples=samples,
+            cache_requests=cache_requests,
+            tokenizer_name=tokenizer_name,
+            **options,
+        )
+
+    def doc_iterator(
+        self,
+        *,
+        rank: int = 0,
+        limit: int | None = None,
+        world_size: int = 1,
+        samples: list[int] | None = None,
+    ) -> Iterator[tuple[int, Any]]:
+        """As lm-eval's, but `samples` in their order: by it the documents' numbers are written."""
+        if samples:
+            return chosen(self.eval_docs, samples, rank, world_size)
+        return super().doc_iterator(rank=rank, limit=limit, world_size=world_size)
+
+    def _require_numbers(self, samples: list[int] | None) -> None:
+        """`--samples` names documents, each once; lm-eval takes an empty list for all of them."""
+        if samples is None:
+            return
+        n = len(self.eval_docs)
+        known = [type(number) is int and 0 <= number < n for number in samples]
+        if not all(known) or len(set(samples)) < len(samples) or not samples:
+            raise ConfigError(
+                "must name documents by their numbers, each once",
+                where=f"--samples: {self.task_name}",
+                got=samples,
+                allowed=f"0 to {n - 1}",
+            )
+
+    def _require_examples(self) -> None:
+        """Few-shot examples are documents of a split that is not evaluated."""
+        wanted = self.config.num_fewshot or 0
+        listed = self.fewshot_cfg.samples is not None
+        if not wanted or listed:
+            return
+        split = self.fewshot_cfg.split or self.config.training_split
+        evaluated = self.config.test_split or self.config.validation_split
+        there = len(self.dataset[split]) if split in self.dataset else 0
+        if split is None or split == evaluated or there <= wanted:
+            raise ConfigError(
+                f"{wanted} few-shot examples need {wanted + 1} documents of a train split",
+                where=f"task {self.task_name}",
+                got=there if split != evaluated else f"{split}, which is evaluated",
+                fix="ask for no examples, or for fewer, or give the data a train split",
+            )
+
+    def _digest(self, samples: list[int] | None) -> str:
+        """Of all that decides the requests and that lm-eval's key of them leaves out."""
+        config = serialized(self)
+        config.pop("metadata", None)
+        digest = hashlib.sha256()
+        examples = self.fewshot_docs() if self.config.num_fewshot else ()
+        for docs in (self.eval_docs, examples or ()):
+            for doc in docs:
+                digest.update(json.dumps(doc, sort_keys=True, default=str).encode())
+                digest.update(picture_bytes(doc))
+            digest.update(b"\n")
+        state = self.fewshot_rnd.getstate() if self.config.num_fewshot else None
+        digest.update(json.dumps([config, samples, state], sort_keys=True, default=str).encode())
+        return digest.hexdigest()
+
+
+def _fairness_metrics() -> list[dict[str, Any]]:
+    """As in a task's `metric_list`, from the table of metrics."""
+    return [
+        {
+            "metric": name,
+            "aggregation": "mean" if name == "unanswered" else aggregation(name),
+            "higher_is_better": _HIGHER_IS_BETTER[METRICS[name].better],
+        }
+        for name in (*ITEM_METRICS, "unanswered")
+    ]
+
+
+def require_metadata(config: Mapping[str, Any]) -> None:
+    """Nothing in a task's metadata is a misspelt `split` or `data`, or the task's own business.
+
+    Model arguments are metadata, too, so that unknown keys cannot be refused.
+
+    Raises:
+        ConfigError: names the key.
+    """
+    where = f"task {config.get('task')}: metadata"
+    for key in config.get("metadata") or {}:
+        if key in METADATA or key in _NO_MISTAKE:
+            continue
+        near = difflib.get_close_matches(str(key).lower(), METADATA, n=1, cutoff=0.61)
+        if near:
+            raise ConfigError(
+                f"unknown key {key!r}; did you mean {near[0]!r}?", where=where, allowed=METADATA
+            )
+        if key in (config.get("dataset_kwargs") or {}):
+            raise ConfigError(
+                "is what the task's own file says",
+                where=f"{where}: {key}",
+                fix="leave it out, or change it in a copy of the file",
+            )
+
+
+def with_source(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with its file, where lm-eval has lost it (`--tasks FILE.yaml`).
+
+    Data are read beside the file. It is looked for in the suite and among the words of the
+    command line, by the task's name.
+    """
+    metadata = dict(config.get("metadata") or {})
+    name = config.get("task")
+    if metadata.get("config_source") == INLINE and isinstance(name, str):
+        found = task_files(name, tasks_dir())
+        if len(found) == 1:
+            metadata["config_source"] = str(found[0])
+    return {**config, "metadata": metadata}
