@@ -23,6 +23,7 @@ from mergekit_fair.schema import Strict
 SplitName = Literal["train", "validation", "report"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "report")
 FORMATS = ("csv", "tsv", "jsonl", "parquet")
+UNUSED = ""  # the split of a row that is in none
 REST = "*"  # `negative: "*"`: every value that is not positive
 COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     "ge": operator.ge,
@@ -257,35 +258,62 @@ class GroupColumns(Threshold):
 
 
 class Splits(Strict):
-    """Which split a row is in: a column says it, or seeded shares of every stratum."""
+    """Which split a row is in: a column says it, a hash of the row, or both.
+
+    Attributes:
+        column, names, ignore: the column that says it, split → its values there, and the values
+            of rows that are left out.
+        shares: split → its share of the rows that are dealt.
+        deal: values of `column` whose rows are dealt, where the others are fixed; "*" for every
+            value that neither `names` nor `ignore` has.
+        by: the column whose equal values are dealt together, in the place of equal inputs.
+        seed: of the hash.
+        limit: split → at most so many rows, a random sample.
+        on_leak: what to do about equal inputs in two splits.
+    """
 
     column: Text | None = None
     names: dict[SplitName, Values] | None = Field(default=None, min_length=1)
     ignore: Values | None = None
+    deal: Values | None = None
     shares: dict[SplitName, PositiveFloat] | None = Field(default=None, min_length=1)
+    by: Text | None = None
     seed: int = Field(default=0, ge=0)
     limit: dict[SplitName, PositiveInt] = Field(default_factory=dict)
     on_leak: Literal["warn", "error", "drop"] = "warn"
 
     @model_validator(mode="after")
     def _one_form(self) -> Splits:
-        exactly_one(self, "column", "shares")
-        if self.column is None:
-            _only_with(self, "column", "names", "ignore")
-        named = [value for values in (self.names or {}).values() for value in values]
-        named += self.ignore or ()
-        if twice := sorted({value for value in named if named.count(value) > 1}):
-            raise ValueError(f"{twice} cannot be in two splits, or in one and ignored")
+        if self.column and self.shares:
+            _only_with(self, "deal", "shares")
+        else:
+            exactly_one(self, "column", "shares")
+            _only_with(self, "column", "names", "ignore", "deal")
+            _only_with(self, "shares", "deal", "by")
+        self._once()
         if self.shares and sum(self.shares.values()) > 1 + 1e-9:
             raise ValueError(f"the shares sum to {sum(self.shares.values()):g}; at most 1")
         if unknown := sorted(set(self.limit) - set(self.present)):
             raise ValueError(f"limit names {unknown}, but the splits are {list(self.present)}")
         return self
 
+    def _once(self) -> None:
+        """No value and no split says two things."""
+        named = [value for values in (self.names or {}).values() for value in values]
+        named += [*(self.ignore or ()), *(self.deal or ())]
+        if twice := sorted({value for value in named if named.count(value) > 1}):
+            raise ValueError(
+                f"{twice} cannot be in two splits, in one and ignored, or in one and dealt"
+            )
+        if both := sorted(set(self.names or ()) & set(self.shares or ())):
+            raise ValueError(f"{both} cannot be named and dealt: write it in names or in shares")
+        if REST in (self.deal or ()) and len(self.deal or ()) > 1:
+            raise ValueError(f"deal: {REST!r} is every other value already; write it alone")
+
     @property
     def present(self) -> tuple[SplitName, ...]:
         """The splits that the data set has, in the order train, validation, report."""
-        named = self.shares or self.names or SPLITS
+        named = {*(self.shares or ()), *(self.names or ())} or SPLITS
         return tuple(name for name in SPLITS if name in named)
 
 

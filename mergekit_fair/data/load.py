@@ -8,13 +8,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mergekit_fair.data.blocks import COMPARE, Condition, ImageInput, OneRowPer, TextInput
+from mergekit_fair.data.blocks import (
+    COMPARE,
+    UNUSED,
+    Condition,
+    ImageInput,
+    OneRowPer,
+    TextInput,
+)
 from mergekit_fair.data.description import DataSpec
 from mergekit_fair.data.group_columns import read_groups
 from mergekit_fair.data.images import image_file
 from mergekit_fair.data.label_column import read_labels
+from mergekit_fair.data.row_keys import row_keys
 from mergekit_fair.data.rows import Rows
-from mergekit_fair.data.splits import UNUSED, assign_splits, check_leaks
+from mergekit_fair.data.splits import assign_splits, check_leaks
 from mergekit_fair.data.table import (
     at_row,
     column,
@@ -32,10 +40,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def load_rows(spec: DataSpec) -> Rows:
+def load_rows(spec: DataSpec, *, as_01: bool = False) -> Rows:
     """Read a data set. The rows keep the order of the source; rows of no split are left out.
 
     Deterministic: the same source and description give the same rows.
+
+    Args:
+        spec: the description.
+        as_01: deal `shares` and `limit` as version 0.1 did, to know the rows of its families.
 
     Raises:
         DataError: the source cannot be read or does not fit its description.
@@ -65,8 +77,9 @@ def load_rows(spec: DataSpec) -> Rows:
     inputs = _read_inputs(frame, spec, where)
     labels = read_labels(frame, spec.label, where)
     groups = read_groups(frame, spec.groups, where)
-    split = assign_splits(frame, spec.splits, labels, groups.matrix, where)
-    split, leaks = check_leaks(inputs, split, spec.splits, f"{where}, splits")
+    keys = row_keys(inputs, "image" if spec.image else "text")
+    split = assign_splits(frame, spec.splits, keys, labels, groups.matrix, where, as_01=as_01)
+    split, leaks = check_leaks(keys, split, spec.splits, f"{where}, splits")
     weights = read_weights(frame, spec.weight, split, where) if spec.weight else None
     rows = Rows(
         name=spec.name,

@@ -1,42 +1,112 @@
-"""Which split a row is in: as a column says, or by seeded shares of every stratum; and leaks.
+"""Which split a row is in: as a column says, or by a hash of the row; and leaks.
 
-A stratum is the rows of one label and one pattern of group membership. A subset is never the
-head of a split: it is drawn with the seed from every stratum.
+A row is dealt by its own key alone: no other row, and no order, decides where it goes, so that
+rows which are appended, removed or sorted move none, and rows of equal inputs share a split. Its
+place u in [0, 1) is the hash of key and seed; train is u < a, validation follows, and report is
+u ≥ 1 − c for shares a, b and c. A larger share keeps what the smaller one had. Labels and groups
+are in proportion as by chance: k rows of n are share · n ± √(share (1 − share) n).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mergekit_fair.data.blocks import SPLITS, Splits
-from mergekit_fair.data.table import column, listed, texts
+from mergekit_fair.data import shares_of_01
+from mergekit_fair.data.blocks import REST, SPLITS, UNUSED, Splits
+from mergekit_fair.data.row_keys import Keys, places, text_keys
+from mergekit_fair.data.table import at_row, column, listed, missing, texts
 from mergekit_fair.errors import DataError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-UNUSED = ""  # the split of a row that is in none
-
 
 def assign_splits(
-    frame: pd.DataFrame, spec: Splits, labels: np.ndarray, membership: np.ndarray, where: str
+    frame: pd.DataFrame,
+    spec: Splits,
+    keys: Keys,
+    labels: np.ndarray,
+    membership: np.ndarray,
+    where: str,
+    *,
+    as_01: bool = False,
 ) -> np.ndarray:
     """The split of every row, str (n,): train, validation, report, or "" for an unused row.
 
     Args:
+        keys: uint64 (n,), of the inputs.
         labels: int8 (n,).
         membership: bool (n, G).
+        as_01: deal and limit as version 0.1 did.
 
     Raises:
-        DataError: unknown column or value, or a split without rows.
+        DataError: unknown column or value, a row that cannot be dealt, or a split without rows.
     """
     where = f"{where}, splits"
     strata = stratify(labels, membership)
-    split = _by_shares(spec, strata) if spec.shares else _by_column(frame, spec, where)
+    by_key = text_keys(_clusters(frame, spec.by, where)) if spec.by else keys
+    split = np.full(len(frame), UNUSED, dtype="<U10")
+    is_dealt = np.full(len(frame), spec.shares is not None)
+    if spec.column:
+        split, is_dealt = _by_column(frame, spec, where)
+    if as_01 and is_dealt.all() and is_dealt.size:
+        split = shares_of_01.dealt(spec, strata)
+    elif is_dealt.any():
+        split[is_dealt] = _by_shares(spec, by_key[is_dealt])
+    _require_rows(split, spec, where)
+    for name, limit in spec.limit.items():
+        rows = np.flatnonzero(split == name)
+        if rows.size > limit:
+            kept = (
+                shares_of_01.drawn(name, limit, strata[rows], spec.seed)
+                if as_01
+                else _smallest(limit, strata[rows], places(keys[rows], f"limit {spec.seed}"))
+            )
+            split[rows[~kept]] = UNUSED
+    return split
+
+
+def _clusters(frame: pd.DataFrame, name: str, where: str) -> list[str]:
+    cells = column(frame, name, f"{where}.by")
+    if (gaps := np.flatnonzero(missing(cells))).size:
+        raise DataError(
+            f"{gaps.size} of {len(cells)} cells of column {name!r} are missing, {at_row(gaps)}",
+            where=f"{where}.by",
+            fix="fill them in, or leave their rows out with `keep`",
+        )
+    return texts(cells)
+
+
+def _by_shares(spec: Splits, keys: Keys) -> np.ndarray:
+    train, validation, report = ((spec.shares or {}).get(name, 0.0) for name in SPLITS)
+    u = places(keys, f"split {spec.seed}")
+    split = np.full(keys.size, UNUSED, dtype="<U10")
+    split[u < train + validation] = "validation"
+    split[u < train] = "train"
+    split[u >= 1 - report] = "report"
+    return split
+
+
+def _smallest(limit: int, strata: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Bool (n,): `limit` rows, of every stratum its proportion to within one row.
+
+    The rows of a stratum that come first by their places: another row moves at most one of each
+    stratum in or out.
+    """
+    order = np.lexsort((places, strata))
+    _, starts, sizes = np.unique(strata[order], return_index=True, return_counts=True)
+    # Cumulated, then rounded: the whole is exact, and many small strata are not all rounded down.
+    ends = (starts + sizes) * limit // strata.size
+    counts = np.diff(ends, prepend=0)
+    kept = np.zeros(strata.size, dtype=bool)
+    kept[order] = np.arange(strata.size) - np.repeat(starts, sizes) < np.repeat(counts, sizes)
+    return kept
+
+
+def _require_rows(split: np.ndarray, spec: Splits, where: str) -> None:
     for name in spec.present:
         if not (split == name).any():
             raise DataError(
@@ -45,19 +115,10 @@ def assign_splits(
                 got=dict(Counter(split[split != UNUSED].tolist())),
                 fix="check the column's values and `names`, or give larger `shares`",
             )
-    for name, limit in spec.limit.items():
-        rows = np.flatnonzero(split == name)
-        if rows.size > limit:
-            share = limit / rows.size
-            # A stream of its own: the limit of one split does not move the others.
-            rng = np.random.default_rng([spec.seed, 1 + SPLITS.index(name)])
-            parts = draw(strata[rows], (share, 1 - share), rng)
-            split[rows[parts != 0]] = UNUSED
-    return split
 
 
 def check_leaks(
-    inputs: Sequence[str], split: np.ndarray, spec: Splits, where: str
+    keys: Keys, split: np.ndarray, spec: Splits, where: str
 ) -> tuple[np.ndarray, list[str]]:
     """The splits (with `on_leak: drop`, without the leaking rows) and the warnings.
 
@@ -68,17 +129,12 @@ def check_leaks(
         DataError: `on_leak: error` and a leak, or `drop` leaves a split without rows.
     """
     present = spec.present
-    inputs_of: dict[str, set[str]] = {name: set() for name in (*present, UNUSED)}
-    for item, name in zip(inputs, split.tolist(), strict=True):
-        inputs_of[name].add(item)
     cleaned, pairs, shares = split.copy(), [], []
     for later, name in enumerate(present):
         rows = np.flatnonzero(split == name)
         leaking = np.zeros(rows.size, dtype=bool)
         for earlier in present[:later]:
-            shared = np.array(
-                [inputs[row] in inputs_of[earlier] for row in rows.tolist()], dtype=np.bool_
-            )
+            shared = np.isin(keys[rows], keys[split == earlier])
             leaking |= shared
             if shared.any():
                 pairs.append(f"{name} rows in {earlier}: {int(shared.sum())}")
@@ -109,52 +165,16 @@ def stratify(labels: np.ndarray, membership: np.ndarray) -> np.ndarray:
     return inverse.reshape(-1)
 
 
-def draw(strata: np.ndarray, shares: tuple[float, ...], rng: np.random.Generator) -> np.ndarray:
-    """Deal the rows of every stratum into parts, int (n,): the number of each row's part.
-
-    Every part gets floor(share · size) or one row more of a stratum of that size. What rounding
-    leaves over goes to the part that is furthest behind over all strata so far (largest
-    remainder with carry), so that many strata of one row do not all end in the largest part.
-
-    Args:
-        strata: int (n,).
-        shares: sum to 1.
-    """
-    order = rng.permutation(len(strata))
-    order = order[np.argsort(strata[order], kind="stable")]
-    names, starts, sizes = np.unique(strata[order], return_index=True, return_counts=True)
-    parts = np.empty(len(strata), dtype=np.int64)
-    behind = np.zeros(len(shares))
-    for index in rng.permutation(len(names)):
-        start, size = starts[index], sizes[index]
-        quotas = np.array(shares) * size
-        counts = np.floor(quotas + 1e-9).astype(np.int64)
-        remainders = quotas - counts
-        behind += remainders
-        # A part whose quota is whole has what it is due; it must not get one more.
-        priority = np.where(remainders > 1e-9, behind, -np.inf)
-        winners = np.argsort(-priority, kind="stable")[: size - counts.sum()]
-        counts[winners] += 1
-        behind[winners] -= 1
-        parts[order[start : start + size]] = np.repeat(np.arange(len(shares)), counts)
-    return parts
-
-
-def _by_shares(spec: Splits, strata: np.ndarray) -> np.ndarray:
-    names = [*spec.present, UNUSED]
-    shares = [(spec.shares or {})[name] for name in spec.present]
-    shares.append(max(0.0, 1 - sum(shares)))
-    parts = draw(strata, tuple(shares), np.random.default_rng(spec.seed))
-    split: np.ndarray = np.array(names)[parts]
-    return split
-
-
-def _by_column(frame: pd.DataFrame, spec: Splits, where: str) -> np.ndarray:
+def _by_column(frame: pd.DataFrame, spec: Splits, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """The fixed splits, str (n,), and bool (n,): the rows that are dealt."""
     values = texts(column(frame, str(spec.column), f"{where}.column"))
-    meaning = dict.fromkeys(spec.ignore or (), UNUSED)
-    for name in spec.present:
-        meaning |= dict.fromkeys((spec.names or {}).get(name, (name,)), name)
-    unknown = [row for row, value in enumerate(values) if value not in meaning]
+    meaning: dict[str, str | None] = dict.fromkeys(spec.ignore or (), UNUSED)
+    named = spec.names or ({} if spec.deal else {name: (name,) for name in SPLITS})
+    for name, its in named.items():
+        meaning |= dict.fromkeys(its, name)
+    meaning |= dict.fromkeys(spec.deal or (), None)
+    rest = REST in (spec.deal or ())
+    unknown = [row for row, value in enumerate(values) if value not in meaning and not rest]
     if unknown:
         raise DataError(
             f"column {spec.column!r} has unknown values: {listed(values, np.array(unknown))}",
@@ -162,4 +182,6 @@ def _by_column(frame: pd.DataFrame, spec: Splits, where: str) -> np.ndarray:
             allowed=[value for value, name in meaning.items() if name != UNUSED],
             fix="map them in `names: {train: ...}`, or leave their rows out with `ignore: [...]`",
         )
-    return np.array([meaning[value] for value in values])
+    found = [meaning.get(value) for value in values]
+    is_dealt = np.array([name is None for name in found], dtype=bool)
+    return np.array([name or UNUSED for name in found], dtype="<U10"), is_dealt

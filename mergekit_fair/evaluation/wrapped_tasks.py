@@ -15,7 +15,7 @@ import numpy as np
 
 from mergekit_fair.compat.lm_eval import load_task_yaml
 from mergekit_fair.data.blocks import Source
-from mergekit_fair.data.splits import draw
+from mergekit_fair.data.shares_of_01 import draw
 from mergekit_fair.data.table import read_table
 from mergekit_fair.errors import ConfigError, DataError
 from mergekit_fair.evaluation.advice import another_file

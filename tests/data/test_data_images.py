@@ -64,11 +64,12 @@ def test_bytes_become_files_once(faces, cache):
     assert len([path for path in cache.rglob("*") if path.is_file()]) == 16
 
 
-def test_equal_pictures_are_equal_inputs_so_that_leaks_are_seen(faces):
-    cells = [{"bytes": picture(number // 4), "path": None} for number in range(16)]
-    rows = faces(cells, on_leak="warn")
-    assert len(set(rows.inputs)) == 4
-    assert rows.warnings[0].startswith("identical inputs in two splits")
+def test_equal_pictures_are_equal_inputs_so_that_they_share_a_split(faces):
+    cells = [{"bytes": picture(number // 2), "path": None} for number in range(64)]
+    rows = faces(cells, on_leak="error")
+    assert len(set(rows.inputs)) == 32
+    assert len(set(zip(rows.inputs, rows.split.tolist(), strict=True))) == 32
+    assert set(rows.split) == {"train", "validation"}
 
 
 def test_plain_bytes_and_file_names(faces, tmp_path):

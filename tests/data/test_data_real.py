@@ -36,10 +36,12 @@ def test_adult():
     assert rows.group_names == ("Female", "Male")
     assert int(rows.labels.sum()) == 7841
     assert rows.membership.sum(axis=0).tolist() == [10771, 21790]
-    assert len(rows.of("report")) == pytest.approx(0.2 * 32561, abs=1)
+    # Of 3,450 texts, the most frequent one 303 times: equal ones share a split.
+    assert len(set(rows.inputs)) == len(set(zip(rows.inputs, rows.split.tolist(), strict=True)))
+    assert len(rows.of("report")) == pytest.approx(0.2 * 32561, rel=0.25)
     rates = [rows.of(name).labels.mean() for name in ("train", "validation", "report")]
-    assert np.ptp(rates) < 1e-3
-    assert rows.warnings[0].startswith("identical inputs in two splits (")
+    assert np.ptp(rates) < 0.05
+    assert rows.warnings == ()
     assert load_rows(load_spec(ADULT)).fingerprint() == rows.fingerprint()
 
 

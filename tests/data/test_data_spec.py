@@ -95,6 +95,9 @@ def test_an_unset_environment_variable_is_named(block, monkeypatch, value):
         load_spec(block(text=None, image={"column": "f", "folder": "${DATA_HOME}"}))
 
 
+DEALT = {"column": "s", "deal": "a", "shares": {"train": 0.5}}
+
+
 @pytest.mark.parametrize(
     ("changes", "shows"),
     [
@@ -146,6 +149,18 @@ def test_an_unset_environment_variable_is_named(block, monkeypatch, value):
             {"splits": {"column": "s", "names": {"train": "a", "report": ["b", "a"]}}},
             ["splits: ['a']"],
         ),
+        ({"splits": {"column": "s", "shares": {"train": 1}}}, ["splits: shares", "with deal"]),
+        ({"splits": {"column": "s", "deal": "a"}}, ["splits: deal", "with shares"]),
+        ({"splits": {"column": "s", "by": "t"}}, ["splits: by", "with shares"]),
+        ({"splits": {"shares": {"train": 1}, "deal": "a"}}, ["splits: deal", "with column"]),
+        (
+            {"splits": {**DEALT, "names": {"train": "b"}}},
+            ["splits: ['train'] cannot be named"],
+        ),
+        ({"splits": {**DEALT, "names": {"report": "a"}}}, ["splits: ['a']", "one and dealt"]),
+        ({"splits": {**DEALT, "ignore": ["a"]}}, ["splits: ['a']", "one and dealt"]),
+        ({"splits": {**DEALT, "deal": ["a", "*"]}}, ["splits: deal", "'*'"]),
+        ({"splits": {**DEALT, "limit": {"report": 3}}}, ["splits: ", "['report']"]),
         ({"splits": {"column": "s", "on_leak": "fix"}}, ["splits.on_leak: ", "got 'fix'"]),
     ],
 )

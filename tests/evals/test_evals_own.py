@@ -87,7 +87,7 @@ def test_pictures_inside_a_table(
     frame.to_parquet(tmp_path / "faces.parquet")
     metadata = {"data": str(tmp_path / "faces.parquet")}
     found = evaluate("fair_utkface_race", lambda _: [-1.0, -2.0], metadata)
-    assert len(found["samples"]["fair_utkface_race"]) == 12
+    assert 2 <= len(found["samples"]["fair_utkface_race"]) <= 30  # a fifth of 60, by their bytes
     task = load("fair_utkface_race", **metadata)
     assert task.MULTIMODAL
     for doc in task.eval_docs:

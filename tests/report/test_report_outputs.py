@@ -54,7 +54,7 @@ def test_table_shows_values_intervals_and_marks(results: SweepResults) -> None:
     assert len(lines) == 1 + len(results.points) + 1
     assert lines[0].split()[:7] == ["model", "λ_eff", "acc", "dpd", "eod", "dpd=", "eod="]
     assert set(READABLE) <= set(lines[0].split())
-    assert lines[-1].startswith("n = 120 rows: blue 60 (")
+    assert lines[-1].startswith("n = 114 rows: blue 59 (")
     starred = [line for line in lines if line.startswith("*")]
     assert len(starred) == 1
     assert str(results.selected.label) in starred[0]

@@ -44,9 +44,9 @@ def test_train_json_says_what_was_done(family: Path) -> None:
     record = json.loads((family / "run" / "train.json").read_text())
     assert list(record["runs"]) == list(MODELS)
     full, group = record["runs"]["fft"], record["runs"]["groups/blue"]
-    assert full["steps"] == group["steps"] == 30  # 240 rows, batches of 16, 2 epochs; matched
-    assert (full["n"], group["n"]) == (240, 120)
-    assert 0 < group["n_pos"] < 120
+    assert full["steps"] == group["steps"] == 32  # 253 rows, batches of 16, 2 epochs; matched
+    assert (full["n"], group["n"]) == (253, 118)
+    assert 0 < group["n_pos"] < 118
     assert full["seconds"] > 0
     assert record["versions"]["torch"] == version("torch")
     assert record["source"]["sha256"] == file_sha256(family / "rows.csv")
@@ -57,7 +57,7 @@ def test_train_json_says_what_was_done(family: Path) -> None:
 
 
 def test_early_checkpoints_are_models(family: Path) -> None:
-    early = family / "run" / "groups" / "blue" / "checkpoints" / "step-15"
+    early = family / "run" / "groups" / "blue" / "checkpoints" / "step-16"
     model = AutoModelForSequenceClassification.from_pretrained(early).state_dict()
     end = load_tensors(family / "run" / "groups" / "blue")
     assert not torch.equal(model["classifier.weight"], end["classifier.weight"])
@@ -123,11 +123,11 @@ def _config(folder: Path, **changes: object) -> TrainConfig:
 
 
 def test_small_groups_and_groups_of_one_class_are_named(tmp_path: Path) -> None:
-    config = _config(tmp_path, subgroups={"min_rows": 121})
+    config = _config(tmp_path, subgroups={"min_rows": 136})
     rows = load_rows(config.data).of("train")
     with pytest.raises(TrainingError) as caught:
         subgroups(config, rows)
-    assert "'blue' has 120 training rows; 'green' has 120 training rows" in str(caught.value)
+    assert "'blue' has 118 training rows; 'green' has 135 training rows" in str(caught.value)
     assert "lower min_rows" in str(caught.value)
     blue = rows.membership[:, rows.group_names.index("blue")]
     kept = rows.take(np.flatnonzero(~blue | (rows.labels == 1)))
@@ -142,9 +142,9 @@ def test_steps_match_or_follow_epochs(tmp_path: Path) -> None:
     rows = load_rows(config.data).of("train")
     runs = plan_runs(config, rows, ["blue", "green"])
     assert [(run.name, run.steps) for run in runs] == [
-        ("fft", 30),
+        ("fft", 32),
         ("groups/blue", 8),
-        ("groups/green", 8),
+        ("groups/green", 9),
     ]
     assert steps_for(config, rows=33, epochs=1, processes=2) == 2
 
