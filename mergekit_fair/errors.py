@@ -11,12 +11,15 @@
     └── SweepError        a sweep that cannot be planned, resumed or selected from
 
 Every message says where (file, key, model, tensor), what was wrong, what was given, what is
-allowed and what to do. The command line prints it as one message and exits with code 2.
+allowed and what to do, on one line; what is foreign in it does nothing to a terminal, and it shows
+no password. The command line prints it and exits with code 2.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+
+from mergekit_fair.escaping import one_line
 
 # Characters of what was given that a message repeats.
 _LONGEST = 500
@@ -58,7 +61,7 @@ class FairError(Exception):
         if self.fix:
             end = "" if text.endswith((".", "?", "!")) else "."
             text += f"{end} {self.fix[0].upper()}{self.fix[1:]}"
-        return text if text.endswith((".", "?", "!")) else text + "."
+        return one_line(text if text.endswith((".", "?", "!")) else text + ".")
 
 
 class ConfigError(FairError):
@@ -99,7 +102,7 @@ def first_line(error: BaseException) -> str:
     >>> first_line(OSError("no model here")), first_line(OSError())
     ('no model here', 'OSError')
     """
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return one_line((str(error).strip() or type(error).__name__).splitlines()[0])
 
 
 def _shown(got: object) -> str:

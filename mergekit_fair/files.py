@@ -1,38 +1,78 @@
-"""Folders and files that appear complete or not at all."""
+"""Folders and files that appear complete or not at all.
+
+Everything that this package writes is written here, or into a folder that `staged_folder` gave.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from mergekit_fair.errors import ConfigError
+from mergekit_fair.escaping import is_seen
+
+# Of a folder: the paths in it, with `/`, that whoever made it has recorded.
+Known = Callable[[Path], Iterable[str]]
+
+# What file managers leave in any folder.
+_DROPPINGS = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
+# Bytes of a file's name that file systems take, less those of `.NAME.partial`.
+_LONGEST_NAME = 240
+# What the system says of a write, as libraries that are not Python pass it on.
+_UNWRITTEN = (errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EROFS, errno.EDQUOT, errno.EACCES)
+_RUST = re.compile(r"os error (\d+)|code: (\d+)")
+_TORCH = re.compile(r"PytorchStreamWriter|iostream error|unexpected pos")
+
+
+def is_file_name(name: str) -> bool:
+    r"""Whether a foreign name can be one file or folder, here and on other systems.
+
+    >>> [is_file_name(name) for name in ("Female", "a/b", "..", "C:x", "a\nb", "")]
+    [True, False, False, False, False, False]
+    """
+    if name != name.strip() or name.startswith((".", "-", "~")) or name.endswith("."):
+        return False
+    has_sign = any(letter in '/\\:*?"<>|' or not is_seen(letter) for letter in name)
+    return bool(name) and not has_sign and len(name.encode()) <= _LONGEST_NAME
+
+
+def _nothing(folder: Path) -> Iterable[str]:
+    del folder
+    return ()
 
 
 @contextmanager
-def staged_folder(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def staged_folder(out: Path, *, overwrite: bool = False, known: Known = _nothing) -> Iterator[Path]:
     """A hidden sibling of `out`, flushed to disk and renamed to `out` when the block succeeds.
 
     A failed block leaves nothing behind. A killed one leaves the sibling, which the next call for
     the same `out` removes, or the old folder under a hidden name, which it puts back.
 
+    Args:
+        out: the folder.
+        overwrite: replace it, if it is empty or holds nothing but what `known` accounts for.
+        known: what may be replaced.
+
     Raises:
-        ConfigError: `out` exists (as a file or link, or as a folder without `overwrite`), or
-            another process is making it.
+        ConfigError: `out` exists (as a file or link, as a folder without `overwrite`, or with
+            something else in it), or another process is making it.
         OSError: the system's, with `out` as its place.
     """
     out = out if out.name not in ("", "..") else out.resolve()
     partial, old = (out.parent / f".{out.name}.{word}" for word in ("partial", "old"))
-    with _parents(out), _placed(out):
+    with made_folder(out.parent), placed(out):
         lock = _locked(out.parent / f".{out.name}.lock", out)
         try:
             _recover(partial, out, old)
-            _require_free(out, overwrite=overwrite)
+            _require_free(out, overwrite=overwrite, known=known)
             partial.mkdir()
             try:
                 yield partial
@@ -45,41 +85,88 @@ def staged_folder(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
             _unlock(lock)
 
 
-def _require_free(out: Path, *, overwrite: bool) -> None:
+def _require_free(out: Path, *, overwrite: bool, known: Known) -> None:
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise ConfigError(
             "exists already and is not a folder", where=out, fix="choose another folder"
         )
-    if out.exists() and not overwrite:
+    if not out.exists():
+        return
+    if not overwrite:
         raise ConfigError(
             "exists already", where=out, fix="choose another folder or pass --overwrite"
         )
+    accounted = set(known(out))
+    foreign = sorted(name for name in contents(out) if name not in accounted)
+    if foreign:
+        raise ConfigError(
+            f"holds {len(foreign)} files that no run of this command has recorded, and they would "
+            "be lost",
+            where=out,
+            got=foreign[:5],
+            fix="choose another folder, or move them away yourself",
+        )
+
+
+def contents(folder: Path) -> list[str]:
+    """The paths below a folder, with `/`: files, and links to folders, which are not followed."""
+    found: list[str] = []
+    for top, folders, files in os.walk(folder):
+        paths = [Path(top, name) for name in files if name not in _DROPPINGS]
+        paths += [path for name in folders if (path := Path(top, name)).is_symlink()]
+        found += [path.relative_to(folder).as_posix() for path in paths]
+    return found
 
 
 @contextmanager
-def _parents(out: Path) -> Iterator[None]:
-    """Make the folders above `out`; a failed block takes away those that it made."""
-    missing = [folder for folder in out.parents if not os.path.lexists(folder)]
+def made_folder(folder: Path) -> Iterator[None]:
+    """Make a folder and those above; a failed block takes away those that it made, if empty.
+
+    Raises:
+        ConfigError: a file is in its place.
+    """
+    missing = [each for each in (folder, *folder.parents) if not os.path.lexists(each)]
     try:
         try:
-            out.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
             raise ConfigError(
                 "is not a folder, so that nothing can be made in it",
-                where=out.parent,
+                where=folder,
                 fix="choose another place for the output",
             ) from error
         yield
     except BaseException:
-        for folder in missing:
-            with suppress(OSError):  # not made after all, or another process works in it
-                folder.rmdir()
+        _remove_empty(missing)
         raise
 
 
+def require_writable(folder: Path) -> None:
+    """Before long work: its results can be written into this folder, which exists.
+
+    Raises:
+        OSError: they cannot; names the folder.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        error.filename = str(folder)
+        raise
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        with suppress(OSError):  # not made after all, or something is in it
+            folder.rmdir()
+
+
 @contextmanager
-def _placed(out: Path) -> Iterator[None]:
-    """A failure of the system names `out`, not a hidden file or, as a full disk does, nothing."""
+def placed(out: Path) -> Iterator[None]:
+    """A failure of the system names `out`, not a hidden file or, as a full disk does, nothing.
+
+    safetensors and torch say in words of their own that they could not write.
+    """
     try:
         yield
     except OSError as error:
@@ -89,18 +176,36 @@ def _placed(out: Path) -> Iterator[None]:
         if error.errno is not None and path.startswith(hidden):
             error.filename, error.filename2 = str(out), None
         raise
+    except Exception as error:
+        number = _unwritten(error)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(out)) from error
+
+
+def _unwritten(error: Exception) -> int | None:
+    """The system's number of why a library could not write."""
+    if type(error).__name__ == "SafetensorError" and (said := _RUST.search(str(error))):
+        number = int(said[1] or said[2])
+        return number if number in _UNWRITTEN else None
+    is_torch = isinstance(error, RuntimeError) and _TORCH.search(str(error))
+    return errno.ENOSPC if is_torch else None
 
 
 def lock_folder(folder: Path) -> ExitStack:
     """Make `folder` and hold it for this process until the result is closed or the process ends.
 
+    If nothing is in it then, it is taken away again.
+
     Raises:
         ConfigError: another process holds it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock, held = _locked(folder / ".lock", folder), ExitStack()
-    held.callback(lock.release)
-    return held
+    missing = [each for each in (folder, *folder.parents) if not os.path.lexists(each)]
+    with ExitStack() as held:
+        held.callback(_remove_empty, missing)
+        with made_folder(folder):
+            held.callback(_unlock, _locked(folder / ".lock", folder))
+        return held.pop_all()
 
 
 def _locked(file: Path, folder: Path) -> FileLock:
@@ -141,12 +246,44 @@ def cache_folder(name: str) -> Path:
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
-    """Write a file so that readers see the old content or all of the new one."""
-    content = data.encode("utf-8") if isinstance(data, str) else data
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    _flush(partial)
-    partial.replace(path)
+    """Write a file so that readers see the old content or all of the new one.
+
+    Raises:
+        OSError: the system's, with `path` as its place; the old content is still there.
+    """
+    write_together({path: data})
+
+
+def write_together(files: Mapping[Path, bytes | str]) -> None:
+    """The same for files that belong together: none appears before all are on the disk.
+
+    Raises:
+        OSError: the system's, with the file as its place; all have their old content.
+    """
+    partials = {path: path.with_name(f".{path.name}.partial") for path in files}
+    try:
+        for path, data in files.items():
+            content = data.encode("utf-8") if isinstance(data, str) else data
+            with placed(path):
+                partials[path].write_bytes(content)
+                _flush(partials[path])
+        for path, partial in partials.items():
+            with placed(path):
+                partial.replace(path)
+    except BaseException:
+        for partial in partials.values():
+            with suppress(OSError):
+                partial.unlink()
+        raise
+
+
+def write_cached(path: Path, data: bytes | str) -> None:
+    """The same for a file of a cache, which several processes may write at a time."""
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        fresh = Path(folder) / path.name
+        fresh.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
+        _flush(fresh)
+        fresh.replace(path)
 
 
 def _replace_folder(partial: Path, out: Path, old: Path) -> None:

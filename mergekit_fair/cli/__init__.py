@@ -6,7 +6,6 @@ failure of its own.
 
 from __future__ import annotations
 
-import errno
 import gc
 import importlib
 from collections.abc import Iterator
@@ -16,7 +15,9 @@ from typing import Any
 import click
 
 from mergekit_fair import __version__
-from mergekit_fair.errors import FairError
+from mergekit_fair.cli.failures import InputError, failures_told
+
+__all__ = ["InputError", "main"]
 
 # name → one line of help, here so that `--help` imports no command. `tasks-dir` is the command of
 # the module `cmd_tasks_dir`.
@@ -38,16 +39,6 @@ COMMANDS = {
     "exec": "Run a stock program with the plug-in's methods, models and metrics.",
     "hook": "Let mergekit's and lm-eval's own programs see it; off until installed.",
 }
-
-
-# What the system says of a path that cannot be, whatever the disk's state.
-_BAD_PATHS = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
-
-
-class InputError(click.ClickException):
-    """Bad input: one message, exit code 2."""
-
-    exit_code = 2
 
 
 @contextmanager
@@ -87,14 +78,8 @@ class LazyGroup(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with failures_told():
             return super().invoke(ctx)
-        except FairError as error:
-            raise InputError(str(error)) from error
-        except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
-            kind = InputError if error.errno in _BAD_PATHS else click.ClickException
-            raise kind(f"{where}{error.strerror or error}") from error
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

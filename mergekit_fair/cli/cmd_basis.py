@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mergekit_fair.cli.terminal import Terminal, echo_json, quiet_libraries
+from mergekit_fair.cli.terminal import Terminal, echo, echo_json, quiet_libraries
 from mergekit_fair.compat.mergekit import add_options
 from mergekit_fair.vectors.basis_fit import Method
 
@@ -44,7 +44,7 @@ def command() -> None:
     help="random and sample are controls.",
 )
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT if basis wrote it.")
 @click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
 @add_options
 def build(
@@ -126,7 +126,7 @@ def apply(folder: Path, recipe: Path, out: Path, quiet: bool) -> None:
     text = apply_basis(load_basis(folder), folder, Recipe.load(recipe))
     write_atomic(out, text)
     if not quiet:
-        click.echo(str(out))
+        echo(str(out))
 
 
 def _show(basis: Basis, *, as_json: bool) -> None:
@@ -135,4 +135,4 @@ def _show(basis: Basis, *, as_json: bool) -> None:
         return
     from mergekit_fair.report.vectors_text import basis_text
 
-    click.echo(basis_text(basis))
+    echo(basis_text(basis))

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from mergekit_fair.cli.terminal import Terminal, echo_json, quiet_libraries
+from mergekit_fair.cli.terminal import Terminal, echo, echo_json, quiet_libraries
 from mergekit_fair.errors import FairError
 
 
@@ -44,7 +44,7 @@ def command(
         manifest = verify(what)
         if not quiet:
             text = f"{what}: all {len(manifest['files'])} files are what was merged"
-            click.echo(json.dumps(manifest, indent=2) if as_json else text)
+            echo(json.dumps(manifest, indent=2) if as_json else text)
         return
     from mergekit.options import MergeOptions
 
@@ -66,4 +66,4 @@ def command(
     elif not quiet:
         from mergekit_fair.report.vectors_text import check_text
 
-        click.echo(check_text(dry_run))
+        echo(check_text(dry_run))

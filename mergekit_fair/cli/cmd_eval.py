@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 import yaml
 
+from mergekit_fair.cli.terminal import echo
+
 if TYPE_CHECKING:
     from mergekit_fair.evaluation.evaluate import Evaluation, PreferenceEvaluation
 
@@ -106,8 +108,8 @@ def command(**options: Any) -> None:
 
     parts = [evaluation_text(evaluation) for evaluation in evaluations.values()]
     parts += [other_text(task, results) for task, results in others.items()]
-    click.echo("\n\n".join(parts))
-    click.echo(f"\n{options['out']}")
+    echo("\n\n".join(parts))
+    echo(f"\n{options['out']}")
 
 
 def _evaluate(

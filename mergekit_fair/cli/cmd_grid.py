@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from mergekit_fair.cli.terminal import echo
+
 
 @click.command("grid")
 @click.argument("recipe", type=click.Path(path_type=Path))
@@ -15,7 +17,7 @@ import click
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path), required=True, help="The folder to make."
 )
-@click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT if grid wrote it.")
 @click.option("--quiet", is_flag=True, help="Print nothing.")
 def command(recipe: Path, grid: str, out: Path, overwrite: bool, quiet: bool) -> None:
     """Write a plain recipe file for every λ of a grid, with a manifest.
@@ -38,4 +40,4 @@ def command(recipe: Path, grid: str, out: Path, overwrite: bool, quiet: bool) ->
         Terminal(quiet=quiet).say(f"warning: {warning}")
     files = write_grid(read, parse_grid(grid, "--lambda"), out, overwrite=overwrite)
     if not quiet:
-        click.echo("\n".join(map(str, files)))
+        echo("\n".join(map(str, files)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import subprocess
@@ -12,7 +11,9 @@ from pathlib import Path
 
 import click
 
+from mergekit_fair.cli.terminal import echo
 from mergekit_fair.errors import ConfigError
+from mergekit_fair.files import write_atomic
 
 NAME = "mergekit_fair_hook.pth"
 # The first line tells our file, of whatever version, from a foreign one of the same name.
@@ -65,7 +66,7 @@ def install(quiet: bool) -> None:
         )
     if not quiet:
         done = {"absent": "installed", "outdated": "updated", "current": "already installed"}
-        click.echo(f"{done[state]}: {path}")
+        echo(f"{done[state]}: {path}")
 
 
 @command.command("remove")
@@ -83,7 +84,7 @@ def remove(quiet: bool) -> None:
     if state != "absent":
         _delete(path)
     if not quiet:
-        click.echo(f"{'not installed' if state == 'absent' else 'removed'}: {path}")
+        echo(f"{'not installed' if state == 'absent' else 'removed'}: {path}")
 
 
 @command.command("status")
@@ -105,7 +106,7 @@ def status(as_json: bool) -> None:
         "path": str(path),
     }
     if as_json:
-        click.echo(json.dumps(report, indent=2))
+        echo(json.dumps(report, indent=2))
         return
     text = f"{'installed' if report['installed'] else 'not installed'}: {path}"
     if report["outdated"]:
@@ -114,7 +115,7 @@ def status(as_json: bool) -> None:
         text += " (a file that mergekit-fair did not write)"
     if report["installed"] and not report["active"]:
         text += " (without effect: Python cannot import mergekit_fair when it starts)"
-    click.echo(text)
+    echo(text)
 
 
 def _path() -> Path:
@@ -155,16 +156,9 @@ def _is_active() -> bool:
 
 
 def _write(path: Path) -> None:
-    partial = path.with_name(f".{NAME}.{os.getpid()}")
     try:
-        with partial.open("w", encoding="utf-8") as stream:
-            stream.write(CONTENT)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(path)
+        write_atomic(path, CONTENT)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
         raise _denied(path, error) from error
 
 

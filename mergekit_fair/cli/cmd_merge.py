@@ -10,7 +10,7 @@ from typing import Any
 import click
 from mergekit.options import PrettyPrintHelp
 
-from mergekit_fair.cli.terminal import Terminal, errors_alone, quiet_libraries
+from mergekit_fair.cli.terminal import Terminal, echo, errors_alone, quiet_libraries
 from mergekit_fair.compat.mergekit import add_options
 from mergekit_fair.merging.grid import parse_grid
 from mergekit_fair.merging.program import MergeSettings
@@ -21,7 +21,7 @@ from mergekit_fair.merging.to_disk import merge_to_folder
 @click.command("merge", cls=PrettyPrintHelp)
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT if merge wrote it.")
 @click.option(
     "--lambda",
     "grid",
@@ -70,4 +70,4 @@ def command(
     with errors_alone() if says_nothing else nullcontext():
         merge_to_folder(Recipe.load(recipe), out, options, settings, progress)
     if not merge_options.quiet:
-        click.echo(str(out))
+        echo(str(out))

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from mergekit_fair.cli.terminal import echo
+
 _MARKS = ("Concept", "Inputs", "Key parameters", "Numerics", "Source")
 _SCOPES = {"shared": "recipe", "non_base": "per model", "input": "per model"}
 
@@ -33,9 +35,9 @@ def command(everything: bool, as_json: bool, as_markdown: bool) -> None:
     if as_json:
         echo_json(described)
     elif as_markdown:
-        click.echo("\n".join(_markdown(described)))
+        echo("\n".join(_markdown(described)))
     else:
-        click.echo("\n".join(_text(described)))
+        echo("\n".join(_text(described)))
 
 
 def _text(described: list[dict[str, Any]]) -> list[str]:

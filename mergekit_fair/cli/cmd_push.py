@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from mergekit_fair.cli.terminal import echo
 from mergekit_fair.errors import CheckpointError, ConfigError, MeasurementError, first_line
 
 _CARD = "README.md"
@@ -81,11 +82,11 @@ def command(
     if local:
         progress.say(f"the recipe names folders of this machine, as all will see: {local}")
     if dry_run:
-        click.echo(upload.card)
-        click.echo("\n".join(f"{_size(file):>10}  {path}" for path, file in upload.files.items()))
-        click.echo(f"{_size_of(len(upload.card.encode())):>10}  {_CARD}")
+        echo(upload.card)
+        echo("\n".join(f"{_size(file):>10}  {path}" for path, file in upload.files.items()))
+        echo(f"{_size_of(len(upload.card.encode())):>10}  {_CARD}")
         return
-    click.echo(_send(upload, repo, private=private, revision=revision))
+    echo(_send(upload, repo, private=private, revision=revision))
 
 
 def _of_sweep(folder: Path, name: str) -> Upload:

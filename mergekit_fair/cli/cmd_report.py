@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from mergekit_fair.cli.terminal import echo
+
 
 @click.command("report")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
@@ -31,5 +33,5 @@ def command(folder: Path, as_json: bool, quiet: bool) -> None:
     if as_json:
         echo_json(results.to_dict())
     else:
-        click.echo(summary_text(results, terminal_width()))
-        click.echo(f"\n{page}")
+        echo(summary_text(results, terminal_width()))
+        echo(f"\n{page}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mergekit_fair.cli.terminal import echo_json, terminal_width
+from mergekit_fair.cli.terminal import echo, echo_json, terminal_width
 from mergekit_fair.errors import SweepError
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def command(
         if as_json:
             echo_json(plan.to_dict())
         else:
-            click.echo(plan_text(plan))
+            echo(plan_text(plan))
         return
     make = _on_ray(**cluster) if executor == "ray" else None
     results = sweep_and_report(
@@ -103,8 +103,8 @@ def command(
     else:
         from mergekit_fair.report.outputs import summary_text
 
-        click.echo(summary_text(results, terminal_width()))
-        click.echo(f"\n{out}")
+        echo(summary_text(results, terminal_width()))
+        echo(f"\n{out}")
     require_choice(results, out)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from mergekit_fair.cli.terminal import echo
+
 
 @click.command("tasks-dir")
 def command() -> None:
@@ -16,4 +18,4 @@ def command() -> None:
     """
     from mergekit_fair.resources import tasks_dir
 
-    click.echo(str(tasks_dir()))
+    echo(str(tasks_dir()))

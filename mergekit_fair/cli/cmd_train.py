@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from mergekit_fair.cli.terminal import echo
+
 
 @click.command("train")
 @click.argument("config", type=click.Path(path_type=Path))
@@ -32,4 +34,4 @@ def command(config: Path, out: Path, device: str, quiet: bool) -> None:
     from mergekit_fair.training.train_config import load_train_config
 
     train(load_train_config(config), out, Terminal(quiet=quiet), device)
-    click.echo(f"{out / 'train.json'}")
+    echo(f"{out / 'train.json'}")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import click
 
-from mergekit_fair.cli.terminal import Terminal, echo_json, quiet_libraries
+from mergekit_fair.cli.terminal import Terminal, echo, echo_json, quiet_libraries
+from mergekit_fair.escaping import in_json
 
 
 @click.command("vectors")
@@ -44,6 +45,7 @@ def command(
     quiet_libraries(quiet=quiet)
     from mergekit.options import MergeOptions
 
+    from mergekit_fair.files import made_folder, require_writable
     from mergekit_fair.merging.recipe import Recipe
     from mergekit_fair.report.figures import require_plotting
     from mergekit_fair.report.vectors_text import vectors_table
@@ -53,22 +55,25 @@ def command(
         require_plotting()
     options: Any = MergeOptions(quiet=True, trust_remote_code=trust_remote_code)
     progress = Terminal(quiet=quiet or as_json)
-    measured = recipe_vectors(Recipe.load(recipe), options, progress, allow_pickle=allow_pickle)
-    vectors = measured.to_dict()
-    if out is not None:
-        _write(vectors, out, progress)
+    with nullcontext() if out is None else made_folder(out):
+        if out is not None:
+            require_writable(out)
+        measured = recipe_vectors(Recipe.load(recipe), options, progress, allow_pickle=allow_pickle)
+        vectors = measured.to_dict()
+        if out is not None:
+            _write(vectors, out, progress)
     if as_json:
         echo_json(vectors)
     elif not (quiet and out is not None):
-        click.echo(vectors_table(vectors))
+        echo(vectors_table(vectors))
 
 
 def _write(vectors: dict[str, Any], out: Path, progress: Terminal) -> None:
-    from mergekit_fair.files import write_atomic
-    from mergekit_fair.report.figures import draw_vectors
+    from mergekit_fair.files import write_together
+    from mergekit_fair.report.figures import vectors_pictures
 
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "vectors.json"
-    write_atomic(path, json.dumps(vectors, indent=2, ensure_ascii=False) + "\n")
-    for written in (path, *draw_vectors(vectors, out)):
-        progress.say(str(written))
+    text = in_json(vectors, indent=2) + "\n"
+    files: dict[str, bytes | str] = {"vectors.json": text, **vectors_pictures(vectors)}
+    write_together({out / name: content for name, content in files.items()})
+    for name in files:
+        progress.say(str(out / name))

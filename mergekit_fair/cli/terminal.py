@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -16,6 +15,7 @@ from typing import Any
 import click
 
 from mergekit_fair.compat.tqdm import silence_bars
+from mergekit_fair.escaping import in_json, one_line, printable
 
 
 def terminal_width() -> int | None:
@@ -23,9 +23,14 @@ def terminal_width() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
+def echo(text: object, *, err: bool = False) -> None:
+    """Print text, of which nothing reaches a terminal but what is seen."""
+    click.echo(printable(text), err=err)
+
+
 def echo_json(value: Any) -> None:
     """Print a result as `--json` shows it."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    click.echo(in_json(value, indent=2))
 
 
 class Terminal:
@@ -37,14 +42,14 @@ class Terminal:
 
     def say(self, text: str) -> None:
         if not self._quiet:
-            click.echo(text, err=True)
+            echo(one_line(text), err=True)
 
     def start(self, label: str, total: int) -> None:
         if self._quiet or not sys.stderr.isatty():
             return
         from tqdm import tqdm
 
-        self._bar = tqdm(total=total, desc=label, leave=False, file=sys.stderr)
+        self._bar = tqdm(total=total, desc=one_line(label), leave=False, file=sys.stderr)
 
     def advance(self, units: int) -> None:
         if self._bar is not None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mergekit_fair.errors import DataError
-from mergekit_fair.files import cache_folder
+from mergekit_fair.files import cache_folder, write_cached
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -54,10 +53,7 @@ def _cached(content: bytes) -> Path:
         if path.is_file() and path.stat().st_size == len(content):
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Written beside and moved: a run that is cut off leaves no half picture under the name.
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(content)
-        Path(file.name).replace(path)
+        write_cached(path, content)
     except OSError as error:
         raise DataError(
             f"the image cache cannot be written ({error.strerror or error})",

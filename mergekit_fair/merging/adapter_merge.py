@@ -31,6 +31,7 @@ from mergekit_fair.merging.methods.registry import is_own
 from mergekit_fair.merging.model_checks import OpenModels
 from mergekit_fair.merging.model_files import (
     describe_models,
+    recorded,
     require_unchanged,
     write_card,
     write_manifest,
@@ -75,7 +76,7 @@ def merge_adapters(
     if settings.lambdas is not None:
         raise _refused("one λ, that of the recipe", recipe, list(settings.lambdas))
     with (
-        staged_folder(out, overwrite=settings.overwrite) as folder,
+        staged_folder(out, overwrite=settings.overwrite, known=recorded) as folder,
         MergePlan.open(
             recipe, options, allow_pickle=settings.allow_pickle, progress=progress
         ) as plan,

@@ -28,6 +28,7 @@ from mergekit_fair.merging.model_checks import (
 from mergekit_fair.merging.model_files import (
     describe_input,
     describe_models,
+    recorded,
     write_card,
     write_manifest,
 )
@@ -52,7 +53,7 @@ def merge_by_mergekit(
         RecipeError: whatever mergekit refuses.
     """
     with (
-        staged_folder(out, overwrite=settings.overwrite) as folder,
+        staged_folder(out, overwrite=settings.overwrite, known=recorded) as folder,
         merged_adapters(options, out) as ready,
     ):
         models = stock_models(recipe, ready, allow_pickle=settings.allow_pickle)
@@ -77,7 +78,7 @@ def merge_slices(
             the base.
     """
     with (
-        staged_folder(out, overwrite=settings.overwrite) as folder,
+        staged_folder(out, overwrite=settings.overwrite, known=recorded) as folder,
         open_models(recipe, options, allow_pickle=settings.allow_pickle) as models,
         merged_adapters(options, out) as ready,
     ):

@@ -13,6 +13,7 @@ from mergekit_fair.errors import ConfigError
 from mergekit_fair.files import staged_folder
 from mergekit_fair.merging.model_files import require_apart, versions
 from mergekit_fair.merging.recipe import Recipe
+from mergekit_fair.schema import parse_json
 
 MANIFEST_OF_GRID = "manifest.json"
 
@@ -65,7 +66,7 @@ def write_grid(
             mergekit's own command runs every file.
         lambdas: the points.
         out: the folder to make; appears complete or not at all.
-        overwrite: replace `out` if it exists.
+        overwrite: replace `out` if it is a grid, or empty.
 
     Returns:
         The recipe files.
@@ -77,7 +78,7 @@ def write_grid(
     recipe = recipe.resolved()
     require_apart(recipe, out)
     points = {point_name(value): recipe.with_settings({"lambda": value}) for value in lambdas}
-    with staged_folder(out, overwrite=overwrite) as folder:
+    with staged_folder(out, overwrite=overwrite, known=_recorded) as folder:
         entries = []
         for (name, point), value in zip(points.items(), lambdas, strict=True):
             text = point.text()
@@ -95,6 +96,15 @@ def write_grid(
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         (folder / MANIFEST_OF_GRID).write_text(text, encoding="utf-8")
     return [out / f"{name}.yml" for name in points]
+
+
+def _recorded(folder: Path) -> list[str]:
+    """What the manifest of a grid lists."""
+    try:
+        content = parse_json((folder / MANIFEST_OF_GRID).read_text(encoding="utf-8"))
+        return [MANIFEST_OF_GRID, *(str(point["recipe"]) for point in content["points"])]
+    except (OSError, ValueError, LookupError, TypeError):
+        return []
 
 
 def _span(text: str, where: object) -> list[Decimal]:

@@ -23,6 +23,7 @@ from mergekit_fair.errors import CheckpointError, ConfigError
 from mergekit_fair.merging.model_checks import OpenModels
 from mergekit_fair.merging.recipe import OrderedConfiguration, Recipe
 from mergekit_fair.merging.shards import Written
+from mergekit_fair.schema import parse_json
 
 MANIFEST = "merge_manifest.json"
 
@@ -82,6 +83,25 @@ def write_manifest(
     content = {"versions": versions(), **facts, "inputs": dict(inputs), "files": files}
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     (folder / MANIFEST).write_text(text, encoding="utf-8")
+
+
+def recorded(folder: Path) -> Iterable[str]:
+    """The paths in a folder that the manifest of a merge lists, or those of a grid of merges.
+
+    Nothing where there is no manifest that can be read: what is there is somebody else's.
+    """
+    if (folder / MANIFEST).is_file():
+        return _recorded(folder)
+    points = [path for path in folder.glob("lambda_*") if not path.is_symlink()]
+    return [f"{point.name}/{name}" for point in points for name in _recorded(point)]
+
+
+def _recorded(folder: Path) -> list[str]:
+    try:
+        files = parse_json((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        return [MANIFEST, *files] if isinstance(files, dict) else []
+    except (OSError, ValueError, LookupError, TypeError):
+        return []
 
 
 def versions() -> dict[str, str]:

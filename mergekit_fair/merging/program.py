@@ -15,7 +15,7 @@ class MergeSettings:
     """What a merge may do beside mergekit's options.
 
     Attributes:
-        overwrite: replace an existing output.
+        overwrite: replace an output that its manifest accounts for, or an empty folder.
         allow_pickle: read pickled weights where a model has no others.
         hash_inputs: put the SHA-256 of every input file into the manifest.
         lambdas: write one model for each of these λ instead of the recipe's.

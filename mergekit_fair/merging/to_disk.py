@@ -16,6 +16,7 @@ from mergekit_fair.merging.grid import point_name
 from mergekit_fair.merging.methods.registry import is_own
 from mergekit_fair.merging.model_files import (
     describe_models,
+    recorded,
     require_apart,
     require_unchanged,
     write_card,
@@ -86,7 +87,7 @@ def _own(
 ) -> None:
     """Checked, then streamed, or run by mergekit where its options ask for more."""
     with (
-        staged_folder(out, overwrite=settings.overwrite) as folder,
+        staged_folder(out, overwrite=settings.overwrite, known=recorded) as folder,
         MergePlan.open(
             recipe, options, allow_pickle=settings.allow_pickle, progress=progress
         ) as plan,

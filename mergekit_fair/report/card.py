@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mergekit_fair.escaping import Raw, in_markdown, one_line, printable
 from mergekit_fair.evaluation.evaluate import Evaluation
 from mergekit_fair.report.page import budget_text, template
 from mergekit_fair.report.sweep_tables import (
@@ -16,7 +17,7 @@ from mergekit_fair.report.sweep_tables import (
     points_table,
     verdict,
 )
-from mergekit_fair.report.tables import Raw, as_markdown, escaped
+from mergekit_fair.report.tables import as_markdown
 from mergekit_fair.schema import parse_yaml_loosely
 from mergekit_fair.sweep.record import PointResult
 from mergekit_fair.sweep.results import Choice, LevelRecord, SweepResults, tasks_of
@@ -135,11 +136,11 @@ def _rendered(
     evaluation = own[0].evaluation if own else None
     used_by = None if evaluation is None else evaluation.used_by_selection
     # Markdown: `finalize` escapes every value.
-    return template("card.md", autoescape=False, finalize=escaped).render(
+    return template("card.md", autoescape=False, finalize=in_markdown).render(
         name=name,
         metadata=Raw(_metadata(name, merge, config, own)),
         merge=merge,
-        recipe=Raw(recipe.rstrip()),
+        recipe=Raw(printable(recipe.rstrip())),
         fence=Raw("`" * max([3, *(len(run) + 1 for run in re.findall("`+", recipe))])),
         tasks=tasks,
         tables=[(table.caption, as_markdown(table), table.foot) for table in tables],
@@ -182,14 +183,14 @@ def _metadata(
     """The front matter, by huggingface_hub: with the metrics as a model index."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    architecture = next(iter(config.get("architectures") or ()), "")
+    architecture = str(next(iter(config.get("architectures") or ()), ""))
     use = next((use for end, use in _USES.items() if architecture.endswith(end)), None)
     metrics = [
         EvalResult(
             task_type=use or "other",
-            dataset_type=task,
-            dataset_name=task,
-            dataset_split=point.split,
+            dataset_type=one_line(task),
+            dataset_name=one_line(task),
+            dataset_split=one_line(point.split),
             metric_type=_HUB_NAMES.get(metric.name, metric.name),
             metric_name=metric.title,
             metric_value=round(float(value), 6),
@@ -207,7 +208,7 @@ def _metadata(
         library_name="peft" if is_adapter else "transformers",
         pipeline_tag=use,
         tags=list(_TAGS),
-        model_name=name,
+        model_name=one_line(name),
         eval_results=metrics or None,
     )
     return str(data.to_yaml())

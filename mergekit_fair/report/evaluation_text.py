@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mergekit_fair.escaping import one_line
 from mergekit_fair.evaluation.evaluate import Evaluation, PreferenceEvaluation
 from mergekit_fair.fairness.intervals import Interval
 from mergekit_fair.report.sweep_tables import group_columns, group_rows, ordered_metrics
@@ -18,7 +19,7 @@ def evaluation_text(evaluation: Evaluation | PreferenceEvaluation) -> str:
     sentences = (_sentence(name, evaluation) for name in evaluation.uncertainty)
     parts += [text for text in sentences if text is not None]
     parts.append(_rest(evaluation))
-    parts += [f"warning: {text}" for text in evaluation.warnings]
+    parts += [f"warning: {one_line(text)}" for text in evaluation.warnings]
     return "\n".join(parts)
 
 
@@ -38,7 +39,8 @@ def comparison_text(task: str, compared: dict[str, Any], baseline: str, n: int) 
         texts = [f"{interval_text(gap, '+')}{' !' * bool(is_shown)}" for gap, is_shown in entries]
         rows.append([model, *texts])
     table = Table.plain(["", *names], rows)
-    return f"{task}: minus {baseline}, on the same {n} rows\n{as_text(table)}"
+    title = one_line(f"{task}: minus {baseline}, on the same {n} rows")
+    return f"{title}\n{as_text(table)}"
 
 
 def other_text(task: str, results: dict[str, Any]) -> str:
@@ -48,7 +50,7 @@ def other_text(task: str, results: dict[str, Any]) -> str:
         for key, value in results.items()
         if "," in key and "_stderr" not in key and isinstance(value, float)
     )
-    return f"{task} (measures no fairness): {figures}"
+    return one_line(f"{task} (measures no fairness): {figures}")
 
 
 def _preferences(evaluation: PreferenceEvaluation) -> str:
@@ -59,11 +61,11 @@ def _preferences(evaluation: PreferenceEvaluation) -> str:
     ]
     return "\n".join(
         [
-            f"{evaluation.task}, {evaluation.split} split: {evaluation.model}, "
-            f"n = {evaluation.n}, {evaluation.confidence * 100:g} % intervals",
+            one_line(f"{evaluation.task}, {evaluation.split} split: {evaluation.model}, ")
+            + f"n = {evaluation.n}, {evaluation.confidence * 100:g} % intervals",
             as_text(Table.plain(["kind", "n", "preferred"], rows)),
             f"largest − smallest: {interval_text(evaluation.gap)}",
-            *(f"warning: {text}" for text in evaluation.warnings),
+            *(f"warning: {one_line(text)}" for text in evaluation.warnings),
         ]
     )
 
@@ -72,7 +74,7 @@ def _title(evaluation: Evaluation) -> str:
     marks = ["degenerate"] * evaluation.degenerate + ["saturated"] * bool(evaluation.saturated)
     limit = f", a random {evaluation.limit}" if evaluation.limit else ""
     shown = f" [{', '.join(marks)}]" if marks else ""
-    return (
+    return one_line(
         f"{evaluation.task}, {evaluation.split} split{limit}: {evaluation.model}, "
         f"n = {evaluation.n}, {evaluation.reference}, {evaluation.confidence * 100:g} % intervals"
         f"{shown}"
@@ -130,7 +132,7 @@ def _rest(evaluation: Evaluation) -> str:
         )
     labels = evaluation.labels
     others.append(f"labels: positive {value_text(labels.base_rate)}, dpd {value_text(labels.dpd)}")
-    return "; ".join(others)
+    return one_line("; ".join(others))
 
 
 def _interval(entry: dict[str, Any]) -> Interval:

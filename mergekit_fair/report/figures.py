@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mergekit_fair.errors import ConfigError
+from mergekit_fair.escaping import one_line
 from mergekit_fair.evaluation.evaluate import Evaluation
 from mergekit_fair.fairness.metrics import METRICS
+from mergekit_fair.files import write_together
 from mergekit_fair.report.sweep_tables import CHANGES, group_labels
 from mergekit_fair.report.tables import interval_cell
 from mergekit_fair.sweep.record import PointResult
@@ -53,13 +56,10 @@ def require_plotting() -> Any:
     return matplotlib
 
 
-def write_picture(
-    folder: Path, name: str, size: tuple[float, float], make: Callable[[Any], None]
-) -> list[Path]:
-    """Write `<name>.png` and `<name>.svg`; equal content gives equal bytes.
+def picture(name: str, size: tuple[float, float], make: Callable[[Any], None]) -> dict[str, bytes]:
+    """`<name>.png` and `<name>.svg` → their content; equal pictures are equal bytes.
 
     Args:
-        folder: exists.
         name: of the files.
         size: width and height in inches.
         make: draws into a figure.
@@ -70,16 +70,16 @@ def write_picture(
     matplotlib = require_plotting()
     from matplotlib.figure import Figure
 
-    written = []
+    made = {}
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=size, layout="constrained")
         make(figure)
         for suffix in ("png", "svg"):
-            path = folder / f"{name}.{suffix}"
             metadata = {"Date": None} if suffix == "svg" else {}
-            figure.savefig(path, dpi=130, metadata=metadata)
-            written.append(path)
-    return written
+            content = io.BytesIO()
+            figure.savefig(content, format=suffix, dpi=130, metadata=metadata)
+            made[f"{name}.{suffix}"] = content.getvalue()
+    return made
 
 
 def draw_sweep(results: SweepResults, folder: Path) -> list[Path]:
@@ -88,10 +88,19 @@ def draw_sweep(results: SweepResults, folder: Path) -> list[Path]:
 
     Raises:
         ConfigError: matplotlib is not installed.
+        OSError: a picture cannot be written; none of them is.
     """
-    written = write_picture(folder, "curves", (11.0, 7.0), partial(_curves, results=results))
-    written += write_picture(folder, "pareto", (10.0, 4.6), partial(_pareto, results=results))
-    return written + (draw_transfer(results.transfer, folder) if results.transfer else [])
+    made = picture("curves", (11.0, 7.0), partial(_curves, results=results))
+    made |= picture("pareto", (10.0, 4.6), partial(_pareto, results=results))
+    if results.transfer:
+        made |= _transfer_picture(results.transfer)
+    return _written(made, folder)
+
+
+def _written(made: Mapping[str, bytes], folder: Path) -> list[Path]:
+    files: dict[Path, bytes | str] = {folder / name: content for name, content in made.items()}
+    write_together(files)
+    return list(files)
 
 
 def _curves(figure: Any, results: SweepResults) -> None:
@@ -104,13 +113,13 @@ def _curves(figure: Any, results: SweepResults) -> None:
                 continue
             of_kind = [point for point, _ in points if point.kind == kind]
             for worst, series in _by_worst(of_kind).items():
-                _series(axes, series, name, f"{label} {worst}".strip(), colour)
+                _series(axes, series, name, one_line(f"{label} {worst}".strip()), colour)
         for point, look in _baselines(points):
             value = point.value(name)
             if value is not None:
                 axes.axhline(
                     value, color=look["color"], linestyle=look["line"], linewidth=1,
-                    label=point.label,
+                    label=one_line(point.label),
                 )  # fmt: skip
         for x in (point.lambda_ for point, evaluation in points if evaluation.degenerate):
             if x is not None:
@@ -124,7 +133,7 @@ def _curves(figure: Any, results: SweepResults) -> None:
     _legend(figure, panels[0])
     is_hatched = any(evaluation.degenerate for _, evaluation in points)
     figure.suptitle(
-        f"{results.task}, {results.selected_on} rows"
+        one_line(f"{results.task}, {results.selected_on} rows")
         + (" (hatched, hollow: degenerate)" if is_hatched else "")
     )
 
@@ -158,7 +167,7 @@ def _pareto(figure: Any, results: SweepResults) -> None:
         for point, look in _baselines(points):
             axes.errorbar(
                 point.value(name), point.value("acc"), **_errors(point, name), fmt=look["marker"],
-                color=look["color"], label=point.label,
+                color=look["color"], label=one_line(point.label),
             )  # fmt: skip
         for point in _chosen(results):
             _star(axes, point.value(name), point.value("acc"), point)
@@ -166,7 +175,7 @@ def _pareto(figure: Any, results: SweepResults) -> None:
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("accuracy")
     _legend(figure, figure.axes[0])
-    figure.suptitle(f"{results.task}, {results.selected_on} rows; numbers are λ")
+    figure.suptitle(one_line(f"{results.task}, {results.selected_on} rows; numbers are λ"))
 
 
 def _scatter(axes: Any, series: Sequence[PointResult], name: str, label: str, colour: str) -> None:
@@ -200,7 +209,7 @@ def _chosen(results: SweepResults) -> list[PointResult]:
 
 def _star(axes: Any, x: float | None, y: float | None, chosen: PointResult) -> None:
     if x is not None and y is not None:
-        label = f"chosen: {chosen.label}"
+        label = one_line(f"chosen: {chosen.label}")
         axes.plot(x, y, "*", color="C3", ms=13, mec="k", mew=0.5, label=label)
 
 
@@ -251,9 +260,13 @@ def draw_transfer(transfer: TransferRecord, folder: Path) -> list[Path]:
     Raises:
         ConfigError: matplotlib is not installed.
     """
+    return _written(_transfer_picture(transfer), folder)
+
+
+def _transfer_picture(transfer: TransferRecord) -> dict[str, bytes]:
     width = 2 * (1.2 + 0.85 * len(transfer.groups)) + 2.6
     height = 1.9 + 0.5 * len(transfer.injected)
-    return write_picture(folder, "transfer", (width, height), partial(_transfer, transfer=transfer))
+    return picture("transfer", (width, height), partial(_transfer, transfer=transfer))
 
 
 def _transfer(figure: Any, transfer: TransferRecord) -> None:
@@ -292,24 +305,21 @@ def _transfer(figure: Any, transfer: TransferRecord) -> None:
 _MOST_NUMBERS = 16
 
 
-def draw_vectors(vectors: dict[str, Any], folder: Path) -> list[Path]:
-    """Write `vectors.png` and `vectors.svg`: cosines and sign conflict side by side.
+def vectors_pictures(vectors: dict[str, Any]) -> dict[str, bytes]:
+    """`vectors.png` and `vectors.svg`: cosines and sign conflict side by side.
 
     Of many vectors the colours alone are drawn: thousands of numbers take half a minute, and nobody
     reads them; they stand in `vectors.json`.
 
     Args:
         vectors: the JSON of `RecipeVectors`.
-        folder: exists.
 
     Raises:
         ConfigError: matplotlib is not installed.
     """
     count = len(vectors["names"])
     side = 2.4 + count * (0.55 if count <= _MOST_NUMBERS else 0.25)
-    return write_picture(
-        folder, "vectors", (2 * side + 1, side), partial(_vectors, vectors=vectors)
-    )
+    return picture("vectors", (2 * side + 1, side), partial(_vectors, vectors=vectors))
 
 
 def _vectors(figure: Any, vectors: dict[str, Any]) -> None:
@@ -345,7 +355,7 @@ def _heat(
     numbers = [[float("nan") if value is None else value for value in row] for row in values]
     picture = axes.imshow(numbers, cmap=colours, vmin=low, vmax=high)
     axes.set_facecolor("0.85")
-    columns, rows = names
+    columns, rows = ([one_line(name) for name in each] for each in names)
     axes.set_xticks(range(len(columns)), columns, rotation=35, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(rows)), rows)
     middle, half = (low + high) / 2, (high - low) / 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mergekit_fair.errors import ConfigError
+from mergekit_fair.escaping import one_line
 from mergekit_fair.files import write_atomic
 from mergekit_fair.progress import Progress
 from mergekit_fair.report.figures import draw_sweep
@@ -54,18 +55,19 @@ def summary_text(results: SweepResults, width: int | None = None) -> str:
 
     chosen, level, split = results.selected, results.level, results.selected_on
     parts = [
-        f"{split.capitalize()} rows of {results.task} ([low, high]: {results.confidence:.4g} "
-        f"confidence intervals; dpd=, eod=: at the selection rate of {level.to}, {level.rate:.3f})",
+        f"{split.capitalize()} rows of {one_line(results.task)} ([low, high]: "
+        f"{results.confidence:.4g} confidence intervals; dpd=, eod=: at the selection rate of "
+        f"{one_line(level.to)}, {level.rate:.3f})",
         table(results.points),
         *(["", transfer_text(results.transfer)] if results.transfer else []),
-        f"\nRule: {chosen.rule}.\nChosen: {chosen.reason}.",
+        f"\nRule: {one_line(chosen.rule)}.\nChosen: {one_line(chosen.reason)}.",
         "\nReport rows, opened once for the chosen model, its random control and the baselines",
         table(results.report),
     ]
     if split == "report":
         parts.insert(0, _OPTIMISTIC)
     if (unfinished := budget_text(results)) is not None:
-        parts.insert(0, f"NOT FINISHED: {unfinished}\n")
+        parts.insert(0, f"NOT FINISHED: {one_line(unfinished)}\n")
     if results.comparison:
         differences = as_text(comparison_table(results.comparison), width)
         parts += ["", _DIFFERENCES, differences, verdict(results)]
@@ -83,10 +85,12 @@ def transfer_text(transfer: TransferRecord) -> str:
         f"injections at λ = {transfer.step:g}, changes against the target on the same rows "
         f"({transfer.interval_level * 100:.4g} % intervals, paired; ! leaves out 0)"
     )
-    tables = [f"{t.caption}\n{as_text(t)}" for t in transfer_tables(transfer)]
+    tables = [f"{one_line(t.caption)}\n{as_text(t)}" for t in transfer_tables(transfer)]
     verdicts = f"verdicts, tolerance {transfer.tolerance:g}\n{as_text(verdicts_table(transfer))}"
-    warnings = [f"warning: {text}" for text in transfer.warnings]
-    return "\n\n".join([head, *tables, verdicts, *warnings, f"Added: {added_text(transfer)}."])
+    warnings = [f"warning: {one_line(text)}" for text in transfer.warnings]
+    return "\n\n".join(
+        [head, *tables, verdicts, *warnings, f"Added: {one_line(added_text(transfer))}."]
+    )
 
 
 def plan_text(plan: SweepPlan) -> str:
@@ -101,15 +105,15 @@ def plan_text(plan: SweepPlan) -> str:
     more = "".join(f", {count} {what}" for what, count in later.items() if count)
     lines = [
         f"{len(plan.points)} points{more}",
-        *(f"  {point.id}  {point.kind:<9} {point.label}" for point in plan.points),
+        *(f"  {point.id}  {point.kind:<9} {one_line(point.label)}" for point in plan.points),
         f"{len(plan.models)} models, {plan.bytes_read / 1e6:,.0f} MB; "
         f"{plan.memory_bytes / 1e6:,.0f} MB of memory, or as much as there is",
-        *(f"  {model}" for model in plan.models),
+        *(f"  {one_line(model)}" for model in plan.models),
         f"{plan.rows['validation']} validation rows a point, "
         f"{plan.rows['report']} report rows for the chosen point and the baselines",
         f"{plan.forward_passes:,} forward passes, about {plan.estimated_minutes or 0:.1f} minutes "
         f"by two batches of the base ({plan.seconds_per_point or 0:.1f} s a point)",
-        *(f"warning: {text}" for text in plan.warnings),
+        *(f"warning: {one_line(text)}" for text in plan.warnings),
     ]
     return "\n".join(lines)
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mergekit_fair.escaping import printable
 from mergekit_fair.files import write_atomic
 from mergekit_fair.report.sweep_tables import (
     added_text,
@@ -83,9 +84,14 @@ def write_page(results: SweepResults, folder: Path) -> Path:
         The path of the page.
     """
     path = folder / "report.html"
-    page = template("page.html", autoescape=True)
+    page = template("page.html", autoescape=True, finalize=_shown)
     write_atomic(path, page.render(_view(results, folder)))
     return path
+
+
+def _shown(value: Any) -> Any:
+    """Before jinja2 escapes it; what is escaped already is left alone."""
+    return value if hasattr(value, "__html__") else printable(value)
 
 
 def template(name: str, **options: Any) -> Template:

@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from mergekit_fair.escaping import in_spreadsheet, one_line
 from mergekit_fair.evaluation.evaluate import Evaluation
 from mergekit_fair.fairness.metric_kinds import Metric
 from mergekit_fair.fairness.metrics import GROUP_RATES, HEADLINE_GAPS, MATCHED, METRICS
@@ -245,7 +246,7 @@ def verdict(results: SweepResults) -> str:
     ]
     if results.selected_on == "report":
         sentences.append("These are the rows that it was selected on: the figures are optimistic.")
-    return "\n".join(sentences)
+    return "\n".join(map(one_line, sentences))
 
 
 def _sentence(
@@ -302,5 +303,5 @@ def results_csv(results: SweepResults) -> str:
                 for suffix, part in parts.items()
             }
             row |= {name: point.value(name.replace("matched_", "matched.")) for name in matched}
-        writer.writerow(row)
+        writer.writerow({name: in_spreadsheet(value) for name, value in row.items()})
     return out.getvalue()

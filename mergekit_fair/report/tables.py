@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from rich.cells import cell_len
+
+from mergekit_fair.escaping import Raw, in_markdown, one_line
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def as_text(table: Table, width: int | None = None) -> str:
     for title, body in table.sections:
         rows += [["", title, *[""] * len(table.columns), ""]] if title else []
         rows += [_texts(row, len(table.columns)) for row in body]
-    columns = list(zip(*rows, strict=True))
+    columns = list(zip(*([one_line(cell) for cell in row] for row in rows), strict=True))
     if width is not None and table.needed is not None:
         first, more, last = columns[: 2 + table.needed], columns[2 + table.needed : -1], columns[-1]
         room = width - _width([*first, last])
@@ -135,7 +136,7 @@ def as_text(table: Table, width: int | None = None) -> str:
         "  ".join(_padded(cell, size) for cell, size in zip(row, widths, strict=True)).rstrip()
         for row in zip(*columns, strict=True)
     ]
-    return "\n".join([*lines, *([table.foot] if table.foot else [])])
+    return "\n".join([*lines, *([one_line(table.foot)] if table.foot else [])])
 
 
 def _texts(row: Row, columns: int) -> list[str]:
@@ -165,42 +166,24 @@ def _padded(text: str, width: int) -> str:
     return text + " " * (width - cell_len(text))
 
 
-# Letters of Markdown where they mean something: an underscore within a word does not, nor does a
-# bracket that no link can follow.
-_MEANINGFUL = (r"[\\`*|~#]", r"(?<!\w)_|_(?!\w)", r"\](?=[(\[:])")
-
-
-class Raw(str):
-    """Text that is Markdown already."""
-
-    __slots__ = ()
-
-
-def escaped(value: object) -> str:
-    """Text that Markdown shows as it is, on one line."""
-    if isinstance(value, Raw):
-        return value
-    text = re.sub(r"\s*\n\s*", " ", str(value))
-    for characters in _MEANINGFUL:
-        text = re.sub(characters, r"\\\g<0>", text)
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
 def as_markdown(table: Table) -> Raw:
     """A pipe table without caption and foot; sections have their titles in its first column."""
     count, right = len(table.columns), "--:" if table.numeric else "---"
-    lines = [[escaped(table.corner), *map(escaped, table.columns)], ["---", *[right] * count]]
+    lines = [
+        [in_markdown(table.corner), *map(in_markdown, table.columns)],
+        ["---", *[right] * count],
+    ]
     for title, rows in table.sections:
         if title:
-            lines.append([f"**{escaped(title)}**", *[""] * count])
+            lines.append([f"**{in_markdown(title)}**", *[""] * count])
         for row in rows:
-            name = f"**{escaped(row.head)}**" if row.chosen else escaped(row.head)
-            head = " ".join([name, *(f"*{escaped(tag)}*" for tag in row.tags)])
+            name = f"**{in_markdown(row.head)}**" if row.chosen else in_markdown(row.head)
+            head = " ".join([name, *(f"*{in_markdown(tag)}*" for tag in row.tags)])
             cells = [_markdown_cell(cell) for cell in row.cells]
             lines.append([head, *cells, *[""] * (count - len(cells))])
     return Raw("\n".join(f"| {' | '.join(line)} |" for line in lines))
 
 
 def _markdown_cell(cell: Cell) -> str:
-    text = f"**{escaped(cell.text)}**" if cell.strong else escaped(cell.text)
-    return f"{text} {escaped(cell.note)}".rstrip()
+    text = f"**{in_markdown(cell.text)}**" if cell.strong else in_markdown(cell.text)
+    return f"{text} {in_markdown(cell.note)}".rstrip()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mergekit_fair.escaping import one_line
 from mergekit_fair.report.tables import Table, as_text, value_text
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ def vectors_table(vectors: dict[str, Any]) -> str:
         vectors: the JSON of `RecipeVectors`.
     """
     parts = [
-        f"{vectors['recipe']}: {vectors['method']}, {len(vectors['names'])} task vectors over "
-        f"{vectors['elements']:,} elements in {vectors['tensors']} tensors",
+        one_line(f"{vectors['recipe']}: {vectors['method']}, {len(vectors['names'])} task vectors")
+        + f" over {vectors['elements']:,} elements in {vectors['tensors']} tensors",
         _overview(vectors),
         *(f"{title}\n{_matrix(vectors['names'], vectors[key])}" for key, title in _MATRICES),
     ]
@@ -28,7 +29,7 @@ def vectors_table(vectors: dict[str, Any]) -> str:
         parts.append(_move(vectors))
     if vectors["screening"]:
         parts.append(_screening(vectors))
-    parts += [f"note: {note}" for note in vectors["notes"]]
+    parts += [f"note: {one_line(note)}" for note in vectors["notes"]]
     return "\n\n".join(parts)
 
 
@@ -110,10 +111,10 @@ def check_text(merge: dict[str, Any]) -> str:
     Args:
         merge: the JSON of a dry run.
     """
-    lines = [f"{merge['recipe']}: {merge['method']}, {merge['engine']}"]
-    lines += [f"  model         {model}" for model in merge["models"]]
-    lines += [f"  note          {note}" for note in merge["notes"]]
-    lines += [f"  warning       {warning}" for warning in merge["warnings"]]
+    lines = [one_line(f"{merge['recipe']}: {merge['method']}, {merge['engine']}")]
+    lines += [f"  model         {one_line(model)}" for model in merge["models"]]
+    lines += [f"  note          {one_line(note)}" for note in merge["notes"]]
+    lines += [f"  warning       {one_line(warning)}" for warning in merge["warnings"]]
     if "tensors" not in merge:
         keys = "The" if merge["warnings"] else "The keys are good; the"
         return "\n".join([*lines, f"  {keys} rest is mergekit's to check."])
@@ -127,7 +128,7 @@ def check_text(merge: dict[str, Any]) -> str:
         f"  memory        {_size(merge['memory_bytes'])} beside the process itself",
     ]
     norms = merge["norms"] or {}
-    lines += [f"  norm          {norm:.6g}  {model}" for model, norm in norms.items()]
+    lines += [f"  norm          {norm:.6g}  {one_line(model)}" for model, norm in norms.items()]
     return "\n".join(lines)
 
 

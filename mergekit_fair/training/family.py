@@ -216,11 +216,12 @@ def _base(
 ) -> None:
     if family.has("base"):
         return
-    start = time.monotonic()
-    with staged_folder(family.folder / "base", overwrite=True) as folder:
-        build_base(config, rows, folder, device)
+    start, out = time.monotonic(), family.folder / "base"
+    if not (out / "config.json").is_file():  # else: killed between the two, as in `_one`
+        with staged_folder(out) as folder:
+            build_base(config, rows, folder, device)
     seconds = round(time.monotonic() - start, 1)
-    weights = family.folder / "base" / "model.safetensors"
+    weights = out / "model.safetensors"
     entry: dict[str, Any] = {"head": config.head, "n": len(rows.labels), "seconds": seconds}
     if weights.is_file():
         entry["sha256"] = file_sha256(weights)

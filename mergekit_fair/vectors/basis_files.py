@@ -14,7 +14,7 @@ from mergekit_fair.errors import CheckpointError, RecipeError
 from mergekit_fair.files import staged_folder, write_atomic
 from mergekit_fair.merging.methods.members import parameters_of
 from mergekit_fair.merging.methods.subgroup_task_addition import addition_recipe
-from mergekit_fair.merging.model_files import versions
+from mergekit_fair.merging.model_files import recorded, versions
 from mergekit_fair.merging.program import MergeSettings
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.to_disk import merge_to_folder
@@ -148,7 +148,7 @@ def build_basis(
     geometry = measured.geometry
     models = _models(recipe, geometry.names)
     solution = fit(geometry.gram, size, method, seed=seed)
-    with staged_folder(out, overwrite=settings.overwrite) as folder:
+    with staged_folder(out, overwrite=settings.overwrite, known=_recorded) as folder:
         (folder / _VECTORS).mkdir()
         vectors = [f"{_VECTORS}/{name}" for name in _names(solution)]
         for vector, amounts in zip(vectors, solution.stored_mixing.T, strict=True):
@@ -182,6 +182,15 @@ def build_basis(
         text = json.dumps(basis.model_dump(mode="json"), indent=2, ensure_ascii=False)
         write_atomic(folder / NAME, text + "\n")
     return basis
+
+
+def _recorded(folder: Path) -> list[str]:
+    """What basis.json and the manifests of its vectors list."""
+    try:
+        vectors = load_basis(folder).vectors
+    except (CheckpointError, OSError):
+        return []
+    return [NAME, *(f"{each}/{name}" for each in vectors for name in recorded(folder / each))]
 
 
 def _models(recipe: Recipe, names: tuple[str, ...]) -> dict[str, str]:

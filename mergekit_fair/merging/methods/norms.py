@@ -23,7 +23,7 @@ from mergekit_fair.checkpoints.geometry import squares, task_vector_norms
 from mergekit_fair.checkpoints.headers import TensorInfo
 from mergekit_fair.checkpoints.reader import Reader, open_folder
 from mergekit_fair.compat.mergekit import loaded_folder, loaded_tensors
-from mergekit_fair.files import cache_folder, write_atomic
+from mergekit_fair.files import cache_folder, write_cached
 from mergekit_fair.merging.methods.head_policy import head_names, head_rule, is_head
 from mergekit_fair.progress import Progress, Silent, bar
 
@@ -158,7 +158,7 @@ def _cached(key: str) -> float | None:
 def _cache(key: str, norm: float) -> None:
     with contextlib.suppress(OSError):  # without it, the pass is made again
         _file(key).parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(_file(key), json.dumps({"norm": norm}) + "\n")
+        write_cached(_file(key), json.dumps({"norm": norm}) + "\n")
 
 
 def _file(key: str) -> Path:
