@@ -270,3 +270,22 @@ def _explain(error: ValidationError) -> str:
 
 def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """`key: old → new` for every leaf that differs, dotted keys, in order."""
+    left, right = _leaves(old), _leaves(new)
+    return [
+        f"{key}: {left.get(key, '–')} → {right.get(key, '–')}"
+        for key in [*left, *(key for key in right if key not in left)]
+        if left.get(key) != right.get(key)
+    ]
+
+
+def _leaves(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    leaves: dict[str, Any] = {}
+    for key, item in value.items():
+        leaves |= _leaves(item, f"{prefix}.{key}" if prefix else str(key))
+    return leaves

@@ -84,6 +84,11 @@ class _Pairs(click.ParamType):  # type: ignore[type-arg]
     "this model on validation, at its threshold. Else at the share of positive labels.",
 )
 @click.option("--trust-remote-code", is_flag=True, help="Run code that a model brings along.")
+@click.option(
+    "--allow-trained-rows",
+    is_flag=True,
+    help="Measure on rows that the model was trained on, too, and count them.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of bootstrap and prompts.")
 @click.option("--json", "as_json", is_flag=True, help="Print the evaluations as JSON.")
 @click.option("--quiet", is_flag=True, help="No progress.")
@@ -149,6 +154,7 @@ def _evaluate(
         include_path=options["include_path"],
         apply_chat_template=options["apply_chat_template"],
         seed=options["seed"],
+        allow_trained_rows=options["allow_trained_rows"],
     )
     out.mkdir(parents=True, exist_ok=True)  # an error here costs no forward pass
     progress = Terminal(quiet=options["quiet"])

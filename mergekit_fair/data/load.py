@@ -93,6 +93,7 @@ def load_rows(spec: DataSpec, *, as_01: bool = False) -> Rows:
         ids=ids,
         weights=weights,
         warnings=(*left_out, *groups.warnings, *leaks),
+        spec=spec,
     ).take(split != UNUSED)
     return _with_warnings(rows, where)
 

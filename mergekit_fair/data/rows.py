@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from mergekit_fair.data.blocks import SPLITS
+from mergekit_fair.data.row_keys import Keys, row_keys
 from mergekit_fair.errors import DataError
 from mergekit_fair.schema import suggestion
+
+if TYPE_CHECKING:
+    from mergekit_fair.data.description import DataSpec
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +35,7 @@ class Rows:
         ids: int64 (n,): row number in the source, from 0.
         weights: float64 (n,), finite and >= 0, how much each row counts for; None: all alike.
         warnings: what a reader of the results should know about the data set.
+        spec: the description that they were read by; None if they were made otherwise.
 
     Example:
         >>> rows = Rows(
@@ -59,6 +64,7 @@ class Rows:
     ids: np.ndarray
     weights: np.ndarray | None = None
     warnings: tuple[str, ...] = ()
+    spec: DataSpec | None = None
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -138,6 +144,10 @@ class Rows:
                 for group, rows in groups
             ]
         return records
+
+    def keys(self) -> Keys:
+        """What makes each row the same row elsewhere, uint64 (n,); reads every image file."""
+        return row_keys(self.inputs, self.kind)
 
     def fingerprint(self) -> str:
         """sha256 (hex) of the content: equal for equal rows, wherever their files are.

@@ -123,6 +123,18 @@ def _beside(source: object) -> str:
     return "name the task, and its folder by --include_path: its file is not known here"
 
 
+def with_rows(loaded: datasets.DatasetDict, rows: Rows) -> datasets.DatasetDict:
+    """The documents, which know from now on what data set they are of."""
+    vars(loaded)["rows"] = rows
+    return loaded
+
+
+def rows_behind(task: Any) -> Rows | None:
+    """The data set that a task's documents are of; None for tasks of another kind."""
+    rows = getattr(getattr(task, "dataset", None), "rows", None)
+    return rows if isinstance(rows, Rows) else None
+
+
 def documents(
     rows: Rows, split: str, question: str, *, most: int | None = None
 ) -> datasets.Dataset:

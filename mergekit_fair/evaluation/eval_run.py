@@ -29,6 +29,7 @@ from mergekit_fair.evaluation.evaluator import Evaluator, Scorer
 from mergekit_fair.evaluation.predictions import GAP, Predictions
 from mergekit_fair.evaluation.prepared_tasks import EvaluationRequest, PreparedTask
 from mergekit_fair.evaluation.responses import TaskResponses
+from mergekit_fair.evaluation.seen_rows import SeenRows, models_of, told
 from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.progress import Progress
 from mergekit_fair.schema import parse_yaml_loosely
@@ -48,6 +49,8 @@ class EvaluationRun:
         results: lm-eval's own results.
         arguments: of the model class, as they were used.
         warnings: task → what was said about its data while it was loaded.
+        seen: task → rows that the model was trained on, if any.
+        remarks: what is not known of the model.
     """
 
     request: EvaluationRequest
@@ -57,6 +60,8 @@ class EvaluationRun:
     results: dict[str, Any]
     arguments: dict[str, Any]
     warnings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    seen: Mapping[str, int] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
 
 def run_tasks(
@@ -76,10 +81,13 @@ def run_tasks(
     begin = time.time()
     _seed()
     evaluator = Evaluator(request)
+    seen, models = SeenRows(evaluator), models_of(model, request.model_args)
     if not request.apply_chat_template:
         evaluator.prepared(split)  # an unknown task costs no loading
+        seen.require_unseen(models, split)
     scorer = evaluator.open(model, resolve_device(device))
     tasks = evaluator.prepared(split)
+    seen.require_unseen(models, split)
     for task in tasks.tasks.values():
         _require_runnable(task, scorer.lm)
     responses = scorer.responses(split, progress)
@@ -91,7 +99,11 @@ def run_tasks(
     )
     results["config"] = _config(request, scorer)
     results["date"] = begin
-    return EvaluationRun(request, model, split, samples, results, scorer.arguments, tasks.warnings)
+    return EvaluationRun(
+        *(request, model, split, samples, results, scorer.arguments, tasks.warnings),
+        seen=seen.counts(models, split),
+        remarks=tuple(text for each in models for text in seen.remarks(each)),
+    )
 
 
 def _seed() -> None:
@@ -214,7 +226,8 @@ def measure_run(
         else:
             continue
         selection = used_by(selected, task, finished.split)
-        warnings = [*evaluation.warnings, *finished.warnings.get(task, ())]
+        evaluation = told(evaluation, finished.seen.get(task), len(samples))
+        warnings = [*evaluation.warnings, *finished.warnings.get(task, ()), *finished.remarks]
         if selection is not None:
             warnings.append(
                 f"the {finished.split} split has chosen this model ({selection.rule}): its figures "

@@ -84,6 +84,7 @@ class Evaluated(Record):
         limit: a random sample of so many rows; None for all.
         model_args: lm-eval's model class and its arguments.
         versions: of the packages that a number depends on.
+        trained_rows: rows that the model was trained on; None: none, as far as is known.
     """
 
     schema_version: Literal[2] = 2
@@ -94,12 +95,13 @@ class Evaluated(Record):
     limit: int | None = None
     model_args: dict[str, Any] = Field(default_factory=dict)
     versions: dict[str, str]
+    trained_rows: int | None = None
 
     @model_serializer(mode="wrap")
     def _in_order(self, serialize: Any) -> dict[str, Any]:
         """What was measured first; what does not apply is left out."""
         fields = serialize(self)
-        for name in ("level_matched", "saturated"):
+        for name in ("level_matched", "saturated", "trained_rows"):
             if fields.get(name, 0) is None:
                 del fields[name]
         return {name: fields.pop(name) for name in _FIRST} | fields

@@ -46,6 +46,7 @@ class EvaluationRequest:
         include_path: a further folder of tasks.
         apply_chat_template: put prompts into the model's chat template.
         seed: of the few-shot examples; 0 is lm-eval's default.
+        allow_trained_rows: count rows that a model was trained on, and measure it all the same.
     """
 
     tasks: tuple[str, ...] | DataSpec
@@ -59,6 +60,7 @@ class EvaluationRequest:
     include_path: str | None = None
     apply_chat_template: bool = False
     seed: int = 0
+    allow_trained_rows: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mergekit_fair.data.images import open_image
-from mergekit_fair.evaluation.documents import documents, evaluated_split, read_rows
+from mergekit_fair.evaluation.documents import documents, evaluated_split, read_rows, with_rows
 from mergekit_fair.fairness.metrics import COMPARED
 
 if TYPE_CHECKING:
@@ -71,12 +71,13 @@ def split_dataset(rows: Rows, split: str, question: str) -> datasets.DatasetDict
     for warning in rows.warnings:
         log.warning("%s: %s", rows.name, warning)
     rows.of(split)  # an error if it has no rows
-    return datasets.DatasetDict(
+    loaded = datasets.DatasetDict(
         {
             "train": documents(rows, "train", question, most=FEW_SHOT),
             "evaluated": documents(rows, split, question),
         }
     )
+    return with_rows(loaded, rows)
 
 
 def image(doc: Mapping[str, Any]) -> list[Any]:

@@ -18,6 +18,7 @@ from typing import Any
 from mergekit.card import generate_card
 
 from mergekit_fair.checkpoints.headers import header_bytes
+from mergekit_fair.checkpoints.trained_rows import TrainedRows, trained_rows
 from mergekit_fair.compat.mergekit import output_config
 from mergekit_fair.errors import CheckpointError, ConfigError
 from mergekit_fair.merging.model_checks import OpenModels
@@ -67,12 +68,19 @@ def write_manifest(
 ) -> None:
     """Describe all files of `folder`, those in folders too, and what they were made of.
 
+    What the inputs say of the rows that they were trained on is handed on first.
+
     Args:
         folder: complete but for the manifest.
         inputs: model → path and `describe_input`.
         weights: files that were hashed while they were written.
         facts: more keys, such as λ and norms.
     """
+    seen = [
+        trained_rows(item) for model, facts in inputs.items() for item in (model, facts["path"])
+    ]
+    if union := TrainedRows.union(rows for rows in seen if rows is not None):
+        union.write(folder)
     files = {
         name: {"bytes": done.bytes, "sha256": done.sha256}
         if (done := weights.get(name))

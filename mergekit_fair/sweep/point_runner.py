@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from mergekit_fair.evaluation.evaluate import Level, evaluate
 from mergekit_fair.evaluation.evaluator import Evaluator
 from mergekit_fair.evaluation.predictions import Predictions, Scores
+from mergekit_fair.evaluation.seen_rows import SeenRows, told
 from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.progress import Progress
 from mergekit_fair.sweep.points import Point, unique
@@ -106,6 +108,11 @@ class PointRunner:
     unfinished: list[str] = field(default_factory=list)
     _executor: Executor | None = field(default=None, init=False)
 
+    @cached_property
+    def seen(self) -> SeenRows:
+        """What models have seen of the evaluator's rows."""
+        return SeenRows(self.evaluator)
+
     def close(self) -> None:
         if self._executor is not None:
             self._executor.close()
@@ -180,11 +187,11 @@ class PointRunner:
         # Thresholds are set on the rows that are selected on, and kept for others.
         is_own = split == self.split
         thresholds = {} if is_own else self.store.results(self.split)[point.id].thresholds
-        evaluations = {}
+        seen, evaluations = self.seen.counts(point.models, split), {}
         for task, rows in labels.items():
             predictions = rows.with_scores(outcome.scores[task])
             level = self.levels[task] if self.levels else _own_level(point.label, predictions)
-            evaluations[task] = evaluate(
+            evaluation = evaluate(
                 predictions,
                 self.settings,
                 model=point.label,
@@ -192,6 +199,7 @@ class PointRunner:
                 level=level,
                 threshold=thresholds.get(task),
             )
+            evaluations[task] = told(evaluation, seen.get(task), len(rows))
         first, *others = evaluations
         result = PointResult(
             **vars(planned),

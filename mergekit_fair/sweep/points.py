@@ -66,6 +66,11 @@ class Point:
         return self.planned.label
 
     @property
+    def models(self) -> list[str]:
+        """The folders that its weights are made of."""
+        return [self.model] if self.model else _models(self.recipe)
+
+    @property
     def varies_lambda_alone(self) -> bool:
         """Whether points that differ from this one in λ alone follow it."""
         settings = self.planned.settings
@@ -102,7 +107,8 @@ class Planner:
 
     def __init__(self, sweep: Sweep, data: str) -> None:
         self._sweep = sweep
-        evaluate = sweep.config.evaluate.model_dump(mode="json", exclude={"data", "device"})
+        unmeasured = {"data", "device", "allow_trained_rows"}
+        evaluate = sweep.config.evaluate.model_dump(mode="json", exclude=unmeasured)
         self._measuring = {"data": data, "evaluate": evaluate, "seed": sweep.config.seed}
         self._prints = {model: fingerprint(model) for model in self.models()}
         _require_fitting(self.models()[0], *sweep.config.baselines.values())

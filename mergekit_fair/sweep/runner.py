@@ -8,7 +8,8 @@ from typing import Any
 
 from mergekit_fair.errors import ConfigError, SweepError
 from mergekit_fair.evaluation.evaluate import Level, versions
-from mergekit_fair.evaluation.evaluator import Evaluator
+from mergekit_fair.evaluation.evaluator import SPLITS, Evaluator
+from mergekit_fair.evaluation.seen_rows import SeenRows
 from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.files import write_atomic
 from mergekit_fair.progress import Progress
@@ -145,7 +146,11 @@ class _Run:
             transfer=injected.transfer,
             **report,
             budget=runner.budget_record,
-            warnings=[*runner.evaluator.warnings, *thresholds.warnings],
+            warnings=[
+                *runner.evaluator.warnings,
+                *thresholds.warnings,
+                *(text for model in self.planner.models() for text in runner.seen.remarks(model)),
+            ],
             versions=versions(),
         )
         self._write(chosen, sweep_results)
@@ -261,6 +266,9 @@ def _prepared(sweep: Sweep) -> tuple[Evaluator, Planner]:
     baselines = list(sweep.config.baselines.values())
     merged = [model for model in others if model not in baselines]
     evaluator.require_classes(base, merged, baselines)
+    seen = SeenRows(evaluator)
+    for split in SPLITS:
+        seen.require_unseen(planner.models(), split)
     return evaluator, planner
 
 

@@ -36,6 +36,7 @@ class Evaluate(Strict):
         num_fewshot, include_path, model_args: as in `eval`.
         reference: which DPD and EOD `dpd` and `eod` are.
         saturation: distance from the reference's selection rate that marks a point `saturated`.
+        allow_trained_rows: as in `eval`.
     """
 
     tasks: list[str] = []
@@ -53,6 +54,7 @@ class Evaluate(Strict):
     min_group_size: Annotated[int, Field(gt=0)] = 1
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     saturation: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    allow_trained_rows: bool = False
 
     @property
     def trusts_remote_code(self) -> bool:
@@ -92,6 +94,7 @@ class Evaluate(Strict):
             limit=self.limit,
             num_fewshot=self.num_fewshot,
             include_path=self.include_path,
+            allow_trained_rows=self.allow_trained_rows,
         )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mergekit_fair.checkpoints.trained_rows import TrainedRows
 from mergekit_fair.data import package_file
 from mergekit_fair.errors import CheckpointError, TrainingError, first_line
 from mergekit_fair.evaluation.classifier import auto_class
@@ -64,7 +65,9 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def build_base(config: TrainConfig, rows: Rows, out: Path, device: str) -> None:
+def build_base(
+    config: TrainConfig, rows: Rows, out: Path, device: str, seen: TrainedRows | None = None
+) -> None:
     """Save the base model with its head, and its tokenizer or image processor, in `out`.
 
     Args:
@@ -72,6 +75,7 @@ def build_base(config: TrainConfig, rows: Rows, out: Path, device: str) -> None:
         rows: all training rows; the probe is fitted on them.
         out: an existing empty folder.
         device: where the probe's features are computed.
+        seen: what is written about the rows that the probe is fitted on.
 
     Raises:
         CheckpointError: the source is not a model that takes a two-class head.
@@ -94,6 +98,7 @@ def build_base(config: TrainConfig, rows: Rows, out: Path, device: str) -> None:
         model.config.pad_token_id = processor.pad_token_id
     if config.head == "probe":
         fit_probe(model.to(device), rows, source, config, device)
+        (seen or TrainedRows.of(rows)).write(out)
     model.to("cpu").save_pretrained(out)
     processor.save_pretrained(out)
 

@@ -7,16 +7,20 @@ import math
 import shutil
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from mergekit_fair.checkpoints.trained_rows import TrainedRows
 from mergekit_fair.data import load_rows, source_fingerprint
 from mergekit_fair.errors import TrainingError
 from mergekit_fair.evaluation.classifier import resolve_device
 from mergekit_fair.evaluation.evaluate import versions
 from mergekit_fair.files import lock_folder, staged_folder, write_atomic
 from mergekit_fair.progress import Progress, Silent
-from mergekit_fair.schema import dump_yaml
+from mergekit_fair.schema import differences, dump_yaml
 from mergekit_fair.training.base_model import build_base, file_sha256
 from mergekit_fair.training.finetune import TrainingRun, finetune, process_state
 from mergekit_fair.training.train_config import TrainConfig
@@ -67,11 +71,14 @@ def _train(
     state = process_state()
     training_rows = rows.of("train")
     family = _Family(out, config, rows.fingerprint(), is_writer=state.is_main_process)
+    seen = TrainedRows.of(training_rows, rows)
     with state.main_process_first():
         family.claim(progress)
-        _base(config, training_rows, family, progress, resolve_device(device))
+        _base(config, training_rows, family, progress, resolve_device(device), seen)
     for run in plan_runs(config, training_rows, groups, state.num_processes):
-        _one(run, config, family, progress)
+        # Through a probe's head every model of the family has seen all of the training rows.
+        of_run = seen if config.head == "probe" else replace(seen, keys=np.unique(run.rows.keys()))
+        _one(replace(run, seen=of_run), config, family, progress)
     if state.is_main_process:
         recipe = dump_yaml(family_recipe(out, groups))
         write_atomic(out / "addition.yml", recipe)
@@ -185,16 +192,6 @@ class _Family:
             write_atomic(self.path, json.dumps(self.record, indent=2, ensure_ascii=False) + "\n")
 
 
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """`key: old → new` for every leaf that differs, dotted keys, in order."""
-    left, right = _leaves(old), _leaves(new)
-    return [
-        f"{key}: {left.get(key, '–')} → {right.get(key, '–')}"
-        for key in [*left, *(key for key in right if key not in left)]
-        if left.get(key) != right.get(key)
-    ]
-
-
 def _settings(config: TrainConfig, data: str) -> dict[str, Any]:
     """What decides the weights, as it comes back from JSON."""
     settings = config.model_dump(mode="json", exclude={"data", "save_every"})
@@ -202,24 +199,20 @@ def _settings(config: TrainConfig, data: str) -> dict[str, Any]:
     return dict(json.loads(text))
 
 
-def _leaves(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {prefix: value}
-    leaves: dict[str, Any] = {}
-    for key, item in value.items():
-        leaves |= _leaves(item, f"{prefix}.{key}" if prefix else str(key))
-    return leaves
-
-
 def _base(
-    config: TrainConfig, rows: Rows, family: _Family, progress: Progress, device: str
+    config: TrainConfig,
+    rows: Rows,
+    family: _Family,
+    progress: Progress,
+    device: str,
+    seen: TrainedRows,
 ) -> None:
     if family.has("base"):
         return
     start, out = time.monotonic(), family.folder / "base"
     if not (out / "config.json").is_file():  # else: killed between the two, as in `_one`
         with staged_folder(out) as folder:
-            build_base(config, rows, folder, device)
+            build_base(config, rows, folder, device, seen)
     seconds = round(time.monotonic() - start, 1)
     weights = out / "model.safetensors"
     entry: dict[str, Any] = {"head": config.head, "n": len(rows.labels), "seconds": seconds}

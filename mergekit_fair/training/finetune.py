@@ -18,6 +18,7 @@ from mergekit_fair.training.kinds import TrainingKind
 from mergekit_fair.training.train_config import TrainConfig
 
 if TYPE_CHECKING:
+    from mergekit_fair.checkpoints.trained_rows import TrainedRows
     from mergekit_fair.data import Rows
 
 
@@ -30,12 +31,14 @@ class TrainingRun:
         method: its kind, a name of `KINDS`.
         steps: optimiser steps.
         rows: the training rows.
+        seen: what is written beside the model about all rows that went into it.
     """
 
     name: str
     method: str
     steps: int
     rows: Rows
+    seen: TrainedRows | None = None
 
 
 def finetune(
@@ -206,3 +209,6 @@ def _save(model: Any, run: TrainingRun, kind: TrainingKind, base: Path, folder: 
     """Full weights that transformers loads, with their tokenizer or image processor."""
     kind.full_weights(model, folder).save_pretrained(folder)
     load_processor(base, run.rows.kind).save_pretrained(folder)
+    for place in (folder, *folder.glob("adapter")):
+        if run.seen is not None:
+            run.seen.write(place)
