@@ -23,7 +23,7 @@ def test_the_golden_file_says_what_an_error_says() -> None:
     """By the message of a missing column: its text with the values in place of their names."""
     import pandas as pd
 
-    from mergekit_fair.data.table import column
+    from mergekit_fair.data.cells import column
 
     with pytest.raises(DataError) as caught:
         column(pd.DataFrame({"score": [1]}), "scores", "here")

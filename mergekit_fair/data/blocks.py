@@ -24,6 +24,8 @@ SplitName = Literal["train", "validation", "report"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "report")
 FORMATS = ("csv", "tsv", "jsonl", "parquet")
 UNUSED = ""  # the split of a row that is in none
+COMPRESSED = (".gz", ".bz2", ".xz", ".zip")  # what may follow csv, tsv and jsonl
+CROSSED = " & "  # between the names of an intersection
 REST = "*"  # `negative: "*"`: every value that is not positive
 COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     "ge": operator.ge,
@@ -46,6 +48,14 @@ def as_text(value: Any) -> str:
     return str(value)
 
 
+def suffix_of(name: str) -> str:
+    """The suffix in small letters, without that of a compressed file: `a.csv.gz` is csv."""
+    plain = Path(name)
+    if plain.suffix.lower() in COMPRESSED:
+        plain = plain.with_suffix("")
+    return plain.suffix.lstrip(".").lower()
+
+
 def _values(value: Any) -> Any:
     """One value or a list of values → texts, as the cells of a table are compared."""
     items = list(value) if isinstance(value, (list, tuple)) else [value]
@@ -59,13 +69,16 @@ def _named_values(value: Any) -> Any:
 
 
 Text = Annotated[str, Field(min_length=1)]
+Character = Annotated[str, Field(min_length=1, max_length=1)]
 Values = Annotated[tuple[str, ...], BeforeValidator(_values), Field(min_length=1)]
 
 
 class Source(Strict):
     """Where the table is: a file, a data set of the Hub, or a file of an installed package.
 
-    `columns` names the columns of a csv or tsv file whose first line is data already.
+    `columns` names the columns of a csv or tsv file whose first line is data already. `quotes` is
+    `none` (a quote is a character like others), `standard`, or the character that quotes cells;
+    without it a file whose cells hold lines that look like rows is refused.
     """
 
     path: Text | None = None
@@ -76,8 +89,30 @@ class Source(Strict):
     split: Text | None = None
     revision: Text | None = None
     format: Literal["csv", "tsv", "jsonl", "parquet"] | None = None
-    separator: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+    separator: Character | None = None
     columns: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
+    encoding: Text | None = None
+    decimal: Character | None = None
+    quotes: Text | None = None
+
+    @field_validator("encoding")
+    @classmethod
+    def _codec(cls, value: str | None) -> str | None:
+        try:
+            b" ".decode(value or "utf-8", errors="replace")
+        except LookupError as error:  # unknown, or a codec of bytes, such as base64
+            raise ValueError(
+                f"no text encoding of Python's is called {value!r}; known are utf-8, utf-16, "
+                "cp1252, latin-1, gb18030, shift_jis and many more"
+            ) from error
+        return value
+
+    @field_validator("quotes")
+    @classmethod
+    def _quotes(cls, value: str | None) -> str | None:
+        if value not in (None, "none", "standard") and len(value) != 1:
+            raise ValueError(f"needs none, standard or one character, got {value!r}")
+        return value
 
     @model_validator(mode="after")
     def _one_place(self) -> Source:
@@ -89,9 +124,16 @@ class Source(Strict):
             self.table_format  # noqa: B018  # an unknown suffix is found here, not when reading
         elif self.format is not None:
             raise ValueError("format goes with a file, not with hub")
-        plain = _given(self, "separator", "columns")
+        plain = _given(self, "separator", "columns", "decimal", "quotes")
         if plain and (self.hub or self.table_format not in ("csv", "tsv")):
             raise ValueError(f"{' and '.join(plain)}: only together with a csv or tsv file")
+        if self.encoding and (self.hub or self.table_format == "parquet"):
+            raise ValueError("encoding: only together with a csv, tsv or jsonl file")
+        signs = {"separator": '"\r\n\0', "decimal": "+-", "quotes": f"{self.separator}\r\n\0"}
+        for name, others in signs.items():
+            sign = getattr(self, name) or ""
+            if len(sign) == 1 and (sign in others or sign.isalnum()):
+                raise ValueError(f"{name} cannot be {sign!r}")
         named = self.columns or ()
         if twice := sorted({name for name in named if named.count(name) > 1}):
             raise ValueError(f"columns names {twice} twice")
@@ -101,7 +143,7 @@ class Source(Strict):
     def table_format(self) -> str:
         """csv, tsv, jsonl or parquet: as written, else from the file's suffix."""
         name = self.path or self.file or ""
-        kind = self.format or Path(name).suffix.lstrip(".").lower()
+        kind = self.format or suffix_of(name)
         if kind not in FORMATS:
             raise ValueError(
                 f"cannot tell the format of {name!r} from its name "
@@ -156,13 +198,22 @@ class Condition(Threshold):
 
 
 class OneRowPer(Strict):
-    """`one_row_per`: which rows are about one thing (one per annotator), and what to average.
+    """`one_row_per`: which rows are about one thing (one per annotator), and how they become one.
 
-    Without it the same input would stand in several splits, and in a group and out of it at once.
+    `mean` columns are averaged, of `majority` columns the most frequent value counts. Without it
+    the same input would stand in several splits, and in a group and out of it at once.
     """
 
     column: Text
     mean: tuple[Text, ...] = ()
+    majority: tuple[Text, ...] = ()
+
+    @model_validator(mode="after")
+    def _once(self) -> OneRowPer:
+        named = [self.column, *self.mean, *self.majority]
+        if twice := sorted({name for name in named if named.count(name) > 1}):
+            raise ValueError(f"{twice} cannot be merged in two ways")
+        return self
 
 
 class TextInput(Strict):
@@ -226,11 +277,19 @@ class Label(Threshold):
             raise ValueError(f"{sorted(both)} cannot be positive and negative")
         return self
 
+    @property
+    def named(self) -> frozenset[str]:
+        """The values that the rule writes out."""
+        return frozenset({*(self.positive or ()), *(self.negative or ())} - {REST})
+
 
 class GroupColumns(Threshold):
-    """Which subgroups a row belongs to: one column, several columns, or a column of lists."""
+    """Which subgroups a row belongs to: a column, a column of scores each, or a column of lists.
 
-    column: Text | None = None
+    Several names in `column` are intersections: the group of {sex: f, race: b} is "f & b".
+    """
+
+    column: Text | Annotated[tuple[Text, ...], Field(min_length=2)] | None = None
     columns: dict[str, Text] | None = Field(default=None, min_length=1)
     list_: Text | None = Field(default=None, alias="list")
     separator: Text | None = None
@@ -254,7 +313,22 @@ class GroupColumns(Threshold):
         _only_with(self, "columns", *COMPARE, "missing")
         if self.list_ is None:
             _only_with(self, "list", "separator")
+        if len(set(self.crossed)) < len(self.crossed):
+            raise ValueError(f"column names one column twice: {list(self.crossed)}")
         return self
+
+    @property
+    def crossed(self) -> tuple[str, ...]:
+        """The columns whose values together are a group; of `column: sex` one, of others none."""
+        named = self.column or ()
+        return (named,) if isinstance(named, str) else named
+
+    @property
+    def named(self) -> frozenset[str]:
+        """The names that the block writes out, and the parts of intersections."""
+        names = {*(self.only or ()), *self.exclude, *self.rename}
+        parts = {part for name in names for part in name.split(CROSSED) if len(self.crossed) > 1}
+        return frozenset(names | parts)
 
 
 class Splits(Strict):

@@ -71,8 +71,8 @@ class DataSpec(Strict):
     @property
     def columns_read(self) -> frozenset[str]:
         """The columns that input, label, groups, splits and weights are read from."""
-        named = {self.label.column, self.groups.column, self.groups.list_, self.splits.column}
-        named.add(self.splits.by)
+        named = {self.label.column, self.groups.list_, *self.groups.crossed}
+        named |= {self.splits.column, self.splits.by}
         named |= {self.weight, *(self.groups.columns or {}).values()}
         if self.text:
             named |= {self.text.column, *(name for _, name in self.text.pieces())}

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-import math
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mergekit_fair.data.blocks import COMPARE, GroupColumns, as_text
-from mergekit_fair.data.table import at_row, column, scores, texts
+from mergekit_fair.data.blocks import COMPARE, CROSSED, GroupColumns, as_text
+from mergekit_fair.data.cells import (
+    at_row,
+    column,
+    counted,
+    reads_as_nothing,
+    scores,
+    texts,
+    variants,
+)
+from mergekit_fair.data.list_text import is_bracketed, read_list
 from mergekit_fair.errors import DataError
 from mergekit_fair.schema import suggestion
 
@@ -39,11 +49,12 @@ def read_groups(frame: pd.DataFrame, spec: GroupColumns, where: str) -> Membersh
         DataError: unknown column or name, empty group, score that is not a number, or no group.
     """
     where = f"{where}, groups"
-    members, outside = _members(frame, spec, where)
-    members = _renamed(members, spec, where)
+    raw = _raw(frame, spec, where)
+    members = _renamed(raw.members, spec, where)
     names = list(members) if spec.columns else sorted(members)
     if not names:
         raise DataError("no row belongs to any group", where=where, fix="check the column")
+    notes = [*_gaps(raw, len(frame)), *_alike(members, spec)]
     if spec.only is not None:
         _known(spec.only, names, f"{where}.only")
         names = [name for name in names if name in spec.only]
@@ -59,34 +70,74 @@ def read_groups(frame: pd.DataFrame, spec: GroupColumns, where: str) -> Membersh
     matrix = np.zeros((len(frame), len(names)), dtype=bool)
     for index, name in enumerate(names):
         matrix[members[name], index] = True
-    note = f"{outside} of {len(frame)} rows name no group and belong to none"
-    return Memberships(
-        tuple(names), frozenset(spec.exclude), matrix, (f"groups: {note}",) if outside else ()
-    )
+    return Memberships(tuple(names), frozenset(spec.exclude), matrix, tuple(notes))
 
 
-def _members(frame: pd.DataFrame, spec: GroupColumns, where: str) -> tuple[Members, int]:
-    """The rows of each raw name, and how many rows hold nothing."""
+@dataclass(frozen=True, eq=False)
+class _Raw:
+    """The rows of each raw name, how many rows name nothing, and the words that stood for it."""
+
+    members: Members
+    outside: int
+    words: tuple[str, ...] = ()
+
+
+def _raw(frame: pd.DataFrame, spec: GroupColumns, where: str) -> _Raw:
     if spec.columns:
         return _from_columns(frame, spec, where)
     if spec.list_:
-        cells = column(frame, spec.list_, f"{where}.list")
+        cells = column(frame, spec.list_, f"{where}.list", nested=True)
         values = _lists(cells, spec.separator, f"{where}.list {spec.list_!r}")
     else:
-        cells = column(frame, str(spec.column), f"{where}.column")
-        values = [[value] for value in texts(cells)]
+        values = [[name] for name in _categories(frame, spec, f"{where}.column")]
     rows: dict[str, list[int]] = {}
+    words: list[str] = []
     outside = 0
-    for row, names in enumerate(values):
-        named = {name for name in names if name}
-        outside += not named
-        for name in named:
+    for row, items in enumerate(values):
+        nothing = {item for item in items if _is_nothing(item, spec)}
+        words += filter(None, nothing)
+        # An empty list is a statement (no group); an empty category is a gap in the data.
+        outside += bool(items) and len(nothing) == len(set(items))
+        for name in set(items) - nothing:
             rows.setdefault(name, []).append(row)
-    # An empty list is a statement (no group); an empty category is a gap in the data.
-    return {name: np.array(numbers) for name, numbers in rows.items()}, outside * (not spec.list_)
+    return _Raw({name: np.array(numbers) for name, numbers in rows.items()}, outside, tuple(words))
 
 
-def _from_columns(frame: pd.DataFrame, spec: GroupColumns, where: str) -> tuple[Members, int]:
+def _is_nothing(name: str, spec: GroupColumns) -> bool:
+    """A name that the description says is one, whatever it reads as."""
+    return reads_as_nothing(name) and name not in spec.named
+
+
+def _categories(frame: pd.DataFrame, spec: GroupColumns, where: str) -> list[str]:
+    """The name of every row; of several columns their names together, or what one lacks."""
+    columns = []
+    for name in spec.crossed:
+        values = texts(column(frame, name, where))
+        for value in set(values):
+            if read_list(value) is not None:
+                raise DataError(
+                    f"column {name!r} holds lists, such as {value!r}",
+                    where=where,
+                    fix=f"write `list: {name}` in place of `column`",
+                )
+        columns.append(values)
+    if len(columns) == 1:
+        return columns[0]
+    parts: dict[str, tuple[str, ...]] = {}
+    names = []
+    for row in zip(*columns, strict=True):
+        name = next((value for value in row if _is_nothing(value, spec)), CROSSED.join(row))
+        if parts.setdefault(name, row) != row and not _is_nothing(name, spec):
+            raise DataError(
+                f"{parts[name]} and {row} would both be called {name!r}",
+                where=where,
+                fix=f"take {CROSSED!r} out of the values",
+            )
+        names.append(name)
+    return names
+
+
+def _from_columns(frame: pd.DataFrame, spec: GroupColumns, where: str) -> _Raw:
     name, bound = spec.bound or ("gt", 0.5)
     members = {}
     unscored = np.ones(len(frame), dtype=bool)
@@ -109,30 +160,70 @@ def _from_columns(frame: pd.DataFrame, spec: GroupColumns, where: str) -> tuple[
                 where=column_where,
                 fix="check the column and the threshold, or leave the group out",
             )
-    return members, int(unscored.sum())
+    return _Raw(members, int(unscored.sum()))
 
 
 def _lists(cells: pd.Series, separator: str | None, where: str) -> list[list[str]]:
+    """The items of every row as texts; one empty text where the cell holds nothing."""
     values: list[list[str]] = []
-    for row, cell in enumerate(cells.tolist()):
-        if isinstance(cell, (list, tuple, np.ndarray)):
-            values.append([as_text(item).strip() for item in cell])
-        elif _is_nothing(cell):
-            values.append([])
-        elif isinstance(cell, str) and separator:
-            values.append([item.strip() for item in cell.split(separator)])
-        else:
+    for row, (cell, gone) in enumerate(zip(cells.tolist(), _holds_nothing(cells), strict=True)):
+        items = [cell if isinstance(cell, str) else ""] if gone else _items(cell, separator)
+        if items is None:
             raise DataError(
                 f"row {row} holds no list",
                 where=where,
                 got=cell,
                 fix="give the separator of the text, as in `separator: ','`",
             )
+        values.append(items)
     return values
 
 
-def _is_nothing(cell: Any) -> bool:
-    return cell is None or cell == "" or (isinstance(cell, float) and math.isnan(cell))
+def _holds_nothing(cells: pd.Series) -> list[bool]:
+    return [
+        reads_as_nothing(cell) and cell != "" if isinstance(cell, str) else bool(gone)
+        for cell, gone in zip(cells.tolist(), cells.isna().tolist(), strict=True)
+    ]
+
+
+def _items(cell: Any, separator: str | None) -> list[str] | None:
+    if isinstance(cell, np.ndarray):
+        cell = cell.tolist()
+    if isinstance(cell, str):
+        if (items := read_list(cell)) is not None:
+            return _items(items, separator)
+        if cell and not separator:
+            return None
+        if is_bracketed(cell):
+            if '"' in cell or "'" in cell:
+                return None
+            cell = cell[1:-1]
+        return [item for part in cell.split(separator) if (item := part.strip())]
+    if not isinstance(cell, (list, tuple, set)) or any(isinstance(x, (list, dict)) for x in cell):
+        return None
+    return [as_text(item).strip() for item in cell]
+
+
+def _gaps(raw: _Raw, n: int) -> Iterator[str]:
+    """What to say of rows that name nothing."""
+    if raw.outside:
+        yield f"groups: {raw.outside} of {n} rows name no group and belong to none"
+    if raw.words:
+        yield (
+            f"groups: read as no name: {counted(raw.words)}; a group that is called so is named in "
+            "`only`, `exclude` or `rename`"
+        )
+
+
+def _alike(members: Members, spec: GroupColumns) -> Iterator[str]:
+    """What to write where one group may have two names."""
+    if spec.columns:
+        return
+    sizes = {name: len(rows) for name, rows in members.items()}
+    for first, *others in variants(sizes):
+        rename = ", ".join(f"{json.dumps(name, ensure_ascii=False)}: {first}" for name in others)
+        shown = ", ".join(f"{name!r} ({sizes[name]})" for name in (first, *others))
+        yield f"groups: {shown} look like one group; to make them one: `rename: {{{rename}}}`"
 
 
 def _renamed(members: Members, spec: GroupColumns, where: str) -> Members:

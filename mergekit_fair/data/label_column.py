@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mergekit_fair.data.blocks import COMPARE, REST, Label
-from mergekit_fair.data.table import column, listed, missing, numbers, texts
+from mergekit_fair.data.cells import bare, column, counted, listed, missing, numbers, texts
 from mergekit_fair.errors import DataError
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def read_labels(frame: pd.DataFrame, rule: Label, where: str) -> np.ndarray:
-    """The labels, int8 (n,), 1 = positive.
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """int8 (n,), 1 = positive; and what to know of them."""
+
+    values: np.ndarray
+    warnings: tuple[str, ...] = ()
+
+
+def read_labels(frame: pd.DataFrame, rule: Label, where: str) -> Labels:
+    """The labels.
 
     Raises:
         DataError: unknown column, a value that the rule says nothing about, or one class only.
     """
     cells = column(frame, rule.column, f"{where}, label.column")
     where = f"{where}, label column {rule.column!r}"
+    notes: list[str] = []
     if rule.bound:
         labels = _by_threshold(cells, *rule.bound, where)
     elif rule.positive is not None:
-        labels = _by_value(cells, rule, where)
+        labels = _by_value(cells, rule, where, notes)
     else:
         labels = _as_given(cells, where)
     if labels.all() or not labels.any():
@@ -34,19 +46,35 @@ def read_labels(frame: pd.DataFrame, rule: Label, where: str) -> np.ndarray:
             where=where,
             fix="a classifier and its fairness need both classes: check the label rule",
         )
-    return labels.astype(np.int8)
+    return Labels(labels.astype(np.int8), tuple(notes))
 
 
-def _by_value(cells: pd.Series, rule: Label, where: str) -> np.ndarray:
+def _by_value(cells: pd.Series, rule: Label, where: str, notes: list[str]) -> np.ndarray:
     positive, negative = rule.positive or (), rule.negative or ()
     values = texts(cells)
     labels = np.array([value in positive for value in values], dtype=bool)
-    if negative == (REST,):
-        unknown = missing(cells) & ~labels  # a missing label is not a negative one
-    else:
-        unknown = ~labels & np.array([value not in negative for value in values], dtype=bool)
+    unknown = ~np.array([value in rule.named for value in values], dtype=bool)
+    if REST in negative:
+        rest = unknown & ~missing(cells)  # a missing label is not a negative one
+        unknown &= ~rest
+        covered = Counter(values[row] for row in np.flatnonzero(rest))
+        _refuse_variants(covered, positive, where)
+        notes.append(f"label: `negative: {REST!r}` covers {counted(covered, most=20)}")
     _refuse(unknown, values, "are neither positive nor negative", where, _value_hint(rule))
     return labels
+
+
+def _refuse_variants(covered: Mapping[str, int], positive: tuple[str, ...], where: str) -> None:
+    """Refuse "YES " as a negative where "yes" is positive."""
+    known = {bare(value): value for value in positive}
+    for value in covered:
+        if bare(value) in known:
+            raise DataError(
+                f"{value!r} ({covered[value]} rows) would be negative, and differs from the "
+                f"positive {known[bare(value)]!r} only in case, blanks or quotes",
+                where=where,
+                fix="name it in `positive:` or in `negative:`",
+            )
 
 
 def _by_threshold(cells: pd.Series, name: str, bound: float, where: str) -> np.ndarray:
@@ -76,4 +104,7 @@ def _value_hint(rule: Label) -> str:
     hint = f"name them in `positive:` or `negative:` (`negative: {REST!r}` is every other value)"
     if {"True", "False"} & {*(rule.positive or ()), *(rule.negative or ())}:
         hint += "; YAML reads yes, no, on and off as true and false unless they are quoted"
-    return f"{hint}; a missing label has to be removed from the source"
+    return (
+        f"{hint}; rows without a label are left out by `keep: "
+        f'[{{column: {rule.column}, not: ["", nan]}}]`'
+    )

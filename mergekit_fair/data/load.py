@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mergekit_fair.data.blocks import (
-    COMPARE,
-    UNUSED,
-    Condition,
-    ImageInput,
-    OneRowPer,
-    TextInput,
+from mergekit_fair.data.blocks import COMPARE, UNUSED, Condition, ImageInput, TextInput
+from mergekit_fair.data.cells import (
+    at_row,
+    column,
+    counted,
+    listed,
+    reads_as_nothing,
+    scores,
+    texts,
 )
 from mergekit_fair.data.description import DataSpec
 from mergekit_fair.data.group_columns import read_groups
@@ -23,16 +25,8 @@ from mergekit_fair.data.label_column import read_labels
 from mergekit_fair.data.row_keys import row_keys
 from mergekit_fair.data.rows import Rows
 from mergekit_fair.data.splits import assign_splits, check_leaks
-from mergekit_fair.data.table import (
-    at_row,
-    column,
-    listed,
-    missing,
-    numbers,
-    read_table,
-    scores,
-    texts,
-)
+from mergekit_fair.data.table import read_table
+from mergekit_fair.data.units import merge_units
 from mergekit_fair.data.weight_column import read_weights
 from mergekit_fair.errors import DataError
 
@@ -71,11 +65,13 @@ def load_rows(spec: DataSpec, *, as_01: bool = False) -> Rows:
         [0, 1]
     """
     where = f"data set {spec.name!r}"
-    frame, ids, left_out = _rows_that_count(read_table(spec.source), spec, where)
+    table = read_table(spec.source)
+    frame, ids, left_out = _rows_that_count(table, spec, where)
     if spec.keep or spec.one_row_per:
         where = f"{where} (numbers of rows: among the {len(frame)} that count)"
     inputs = _read_inputs(frame, spec, where)
-    labels = read_labels(frame, spec.label, where)
+    rule = read_labels(frame, spec.label, where)
+    labels = rule.values
     groups = read_groups(frame, spec.groups, where)
     keys = row_keys(inputs, "image" if spec.image else "text")
     split = assign_splits(frame, spec.splits, keys, labels, groups.matrix, where, as_01=as_01)
@@ -92,7 +88,14 @@ def load_rows(spec: DataSpec, *, as_01: bool = False) -> Rows:
         split=split,
         ids=ids,
         weights=weights,
-        warnings=(*left_out, *groups.warnings, *leaks),
+        warnings=(
+            *table.attrs.get("notes", ()),
+            *left_out,
+            *_no_texts(inputs, spec),
+            *rule.warnings,
+            *groups.warnings,
+            *leaks,
+        ),
         spec=spec,
     ).take(split != UNUSED)
     return _with_warnings(rows, where)
@@ -110,8 +113,9 @@ def _rows_that_count(
             notes = [f"keep: {gone} of {len(frame)} rows of the source are left out"]
         frame, ids = frame[keep].reset_index(drop=True), ids[keep]
     if spec.one_row_per:
-        frame, first = _merge_units(frame, spec.one_row_per, spec.columns_read, where)
-        ids = ids[first]
+        named = spec.label.named | spec.groups.named
+        frame, first, ties = merge_units(frame, spec.one_row_per, spec.columns_read, named, where)
+        ids, notes = ids[first], notes + ties
     return frame, ids, notes
 
 
@@ -143,64 +147,6 @@ def _meets(frame: pd.DataFrame, condition: Condition, where: str) -> np.ndarray:
     name, bound = condition.bound
     values, gaps = scores(cells, f"{where}, column {condition.column!r}")
     return np.asarray(~gaps & COMPARE[name](values, bound))
-
-
-def _merge_units(
-    frame: pd.DataFrame, unit: OneRowPer, used: Collection[str], where: str
-) -> tuple[pd.DataFrame, np.ndarray]:
-    """One row per value of `unit.column`, in order of first appearance.
-
-    Columns in `unit.mean` hold the mean of the unit's rows, every other column its first row's
-    cell.
-
-    Args:
-        used: the columns that the description reads; outside `mean` they must be equal in a unit.
-
-    Returns:
-        The table, and int (m,): the row of `frame` that each unit's first row is.
-
-    Raises:
-        DataError: unknown column, a missing key, a mean of values that are not numbers, or rows of
-            one unit that differ.
-    """
-    where = f"{where}, one_row_per"
-    cells = column(frame, unit.column, f"{where}.column")
-    if (gaps := missing(cells)).any():
-        raise DataError(
-            f"{int(gaps.sum())} of {len(cells)} cells of column {unit.column!r} are missing, "
-            f"{at_row(np.flatnonzero(gaps))}",
-            where=where,
-        )
-    _, first, inverse, sizes = np.unique(
-        np.array(texts(cells)), return_index=True, return_inverse=True, return_counts=True
-    )
-    order = np.argsort(first)
-    for name in sorted(set(used) - {unit.column, *unit.mean}):
-        _equal_in_units(texts(column(frame, name, where)), first, inverse, name, where)
-    merged = frame.iloc[first[order]].reset_index(drop=True)
-    for name in unit.mean:
-        values = numbers(column(frame, name, f"{where}.mean"))
-        if (bad := np.flatnonzero(np.isnan(values))).size:
-            raise DataError(
-                f"{bad.size} of {len(values)} values are not numbers, {at_row(bad)}",
-                where=f"{where}.mean, column {name!r}",
-            )
-        merged[name] = (np.bincount(inverse, weights=values) / sizes)[order]
-    return merged, first[order]
-
-
-def _equal_in_units(
-    values: list[str], first: np.ndarray, inverse: np.ndarray, name: str, where: str
-) -> None:
-    expected = first[inverse].tolist()
-    for row, start in enumerate(expected):
-        if values[row] != values[start]:
-            raise DataError(
-                f"column {name!r} differs between rows {start} and {row} of one unit",
-                where=where,
-                got=[values[start], values[row]],
-                fix="average it with `mean: [...]`, or choose another column to merge by",
-            )
 
 
 def _read_inputs(frame: pd.DataFrame, spec: DataSpec, where: str) -> list[str]:
@@ -235,6 +181,12 @@ def _rendered(frame: pd.DataFrame, text: TextInput, where: str) -> list[str]:
     return rendered
 
 
+def _no_texts(inputs: list[str], spec: DataSpec) -> Iterator[str]:
+    """Said of texts such as "nan", which programs write for a missing one."""
+    if spec.text and (words := [text for text in inputs if reads_as_nothing(text)]):
+        yield f"text: {counted(words)} are read as texts; `keep` can leave their rows out"
+
+
 def _in_words(cells: list[str], name: str, meaning: dict[str, str] | None, where: str) -> list[str]:
     if meaning is None:
         return cells
@@ -249,7 +201,7 @@ def _in_words(cells: list[str], name: str, meaning: dict[str, str] | None, where
 
 
 def _image_paths(frame: pd.DataFrame, image: ImageInput, where: str) -> list[str]:
-    cells = column(frame, image.column, f"{where}.column").tolist()
+    cells = column(frame, image.column, f"{where}.column", nested=True).tolist()
     paths = [image_file(cell, image.folder) for cell in cells]
     if gone := [row for row, path in enumerate(paths) if path is None]:
         first = cells[gone[0]]

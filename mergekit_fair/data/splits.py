@@ -16,8 +16,8 @@ import numpy as np
 
 from mergekit_fair.data import shares_of_01
 from mergekit_fair.data.blocks import REST, SPLITS, UNUSED, Splits
+from mergekit_fair.data.cells import at_row, column, listed, missing, texts
 from mergekit_fair.data.row_keys import Keys, places, text_keys
-from mergekit_fair.data.table import at_row, column, listed, missing, texts
 from mergekit_fair.errors import DataError
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mergekit_fair.data.blocks import SPLITS
-from mergekit_fair.data.table import column, listed, numbers, texts
+from mergekit_fair.data.cells import column, listed, numbers, texts
 from mergekit_fair.errors import DataError
 
 if TYPE_CHECKING:

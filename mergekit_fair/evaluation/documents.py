@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mergekit_fair.data import DataSpec, Rows, load_rows, load_spec
-from mergekit_fair.data.blocks import FORMATS
+from mergekit_fair.data.blocks import FORMATS, suffix_of
 from mergekit_fair.errors import ConfigError, DataError, FairError
 from mergekit_fair.evaluation.advice import another_file
 from mergekit_fair.schema import load_yaml, suggestion
@@ -89,7 +89,7 @@ def replacement(data: object, where: object, *, described: bool = True) -> Path 
         return None
     kinds = [*FORMATS, *(("yml", "yaml") if described else ())]
     file = Path(str(data)).expanduser().absolute()
-    if not isinstance(data, (str, Path)) or file.suffix.lstrip(".").lower() not in kinds:
+    if not isinstance(data, (str, Path)) or suffix_of(file.name) not in kinds:
         raise DataError(
             "metadata: data must be a file", where=where, got=data, allowed=[f".{k}" for k in kinds]
         )

@@ -15,6 +15,7 @@ import numpy as np
 
 from mergekit_fair.compat.lm_eval import load_task_yaml
 from mergekit_fair.data.blocks import Source
+from mergekit_fair.data.cells import column
 from mergekit_fair.data.shares_of_01 import draw
 from mergekit_fair.data.table import read_table
 from mergekit_fair.errors import ConfigError, DataError
@@ -261,6 +262,7 @@ def _read_documents(file: Path) -> datasets.Dataset:
 
     source = Source(path=str(file))
     table = read_table(source)
+    table = pd.DataFrame({name: column(table, name, str(file), nested=True) for name in table})
     if source.table_format in ("csv", "tsv"):
         for name in table.columns:
             values = pd.to_numeric(table[name], errors="coerce")

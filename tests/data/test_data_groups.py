@@ -129,3 +129,134 @@ def test_a_missing_score_is_not_a_low_score():
 def test_what_is_wrong_with_groups_is_said(table, spec, where, shows):
     with raises(DataError, *shows, where=where):
         groups(table, **spec)
+
+
+@pytest.mark.parametrize(
+    "word", ["nan", "NaN", "NA", "n/a", "null", "None", "<NA>", np.str_("nan")]
+)
+def test_words_for_nothing_are_no_groups(word):
+    table = {"g": ["f", "m", word, None, "f"], "ids": [["f"], ["m", word], [word], None, "f"]}
+    found = groups(table, column="g")
+    assert members(found) == {"f": [0, 4], "m": [1]}
+    assert found.warnings[0].startswith("groups: 2 of 5 rows name no group")
+    assert f"{str(word)!r} (1)" in found.warnings[1]
+    listed = groups(table, list="ids", separator=",")
+    assert members(listed) == {"f": [0, 4], "m": [1]}
+    assert listed.warnings[0].startswith("groups: 2 of 5 rows name no group")
+    assert f"{str(word)!r} (2)" in listed.warnings[1]
+
+
+@pytest.mark.parametrize(
+    "named", [{"only": ["NA", "m"]}, {"exclude": ["NA"]}, {"rename": {"NA": "Namibia"}}]
+)
+def test_a_group_that_is_called_so_is_named(named):
+    table = {"g": ["NA", "m", "NaN", "NA"], "ids": [["NA"], ["m"], ["NaN"], ["NA", "m"]]}
+    for source in ({"column": "g"}, {"list": "ids"}):
+        found = groups(table, **source, **named)
+        assert members(found)[named.get("rename", {}).get("NA", "NA")] == [0, 3]
+        assert "'NaN' (1)" in found.warnings[1]
+
+
+def test_missing_scores_by_word():
+    table = {"a": ["0.9", "NA", "nan", "0"]}
+    assert members(groups(table, columns=["a"], missing="outside")) == {"a": [0]}
+    with raises(DataError, "2 of 4", "row 1"):
+        groups(table, columns=["a"])
+
+
+WRITTEN = {
+    "json": '["f", "black"]',
+    "python": "['f', 'black']",
+    "numpy": "['f' 'black']",
+    "tuple": "('f', 'black')",
+    "set": "{'f', 'black'}",
+    "gaps": "['f', None, 'black', nan]",
+}
+
+
+@pytest.mark.parametrize("text", WRITTEN.values(), ids=WRITTEN)
+@pytest.mark.parametrize("separator", [None, ",", ";"])
+def test_lists_that_went_through_text(text, separator):
+    found = groups({"ids": [text, "[]", "['m']", "()"]}, list="ids", separator=separator)
+    assert members(found) == {"black": [0], "f": [0], "m": [2]}
+    assert not [note for note in found.warnings if "name no group" in note]
+
+
+def test_names_in_brackets_without_quotes_are_separated():
+    found = groups({"ids": ["[a, b]", "[b]", "[]"]}, list="ids", separator=",")
+    assert members(found) == {"a": [0], "b": [0, 1]}
+
+
+@pytest.mark.parametrize(
+    "text", ["[a, b]", "['a' ... 'z']", "[['a']]", "{'a': 1}", "['a', b]", "['it''s']", "['a'"]
+)
+def test_what_is_no_list_as_text(text):
+    with raises(DataError, "row 1", where="groups.list 'ids'", got=text):
+        groups({"ids": ["['a']", text]}, list="ids")
+
+
+@pytest.mark.parametrize("cell", [["a"], "['a', 'b']", '["a"]', "[]", np.array(["a"])])
+def test_lists_are_not_read_as_one_category(cell):
+    with raises(DataError, where="data set 'x', groups.column", fix="list"):
+        groups({"g": pd.Series(["x", cell], dtype=object)}, column="g")
+
+
+def test_a_name_in_brackets_is_a_name():
+    assert members(groups({"g": ["[deleted]", "x"]}, column="g")) == {"[deleted]": [0], "x": [1]}
+
+
+CROSSED = {"sex": ["f", "m", "f", "NA", "m"], "race": ["b", "b", "w", "w", None]}
+
+
+def test_intersections():
+    found = groups(CROSSED, column=["sex", "race"])
+    assert members(found) == {"f & b": [0], "f & w": [2], "m & b": [1]}
+    assert found.warnings[0].startswith("groups: 2 of 5 rows name no group")
+    assert members(groups(CROSSED, column=["race", "sex"])) == {
+        "b & f": [0],
+        "b & m": [1],
+        "w & f": [2],
+    }
+
+
+def test_names_of_intersections():
+    spec = {"only": ["black women", "m & b"], "rename": {"f & b": "black women"}}
+    assert members(groups(CROSSED, column=["sex", "race"], **spec)) == {
+        "black women": [0],
+        "m & b": [1],
+    }
+    assert groups(CROSSED, column=["sex", "race"], exclude="m & b").excluded == {"m & b"}
+    assert members(groups(CROSSED, column=["sex", "race"], rename={"NA & w": "x"}))["x"] == [3]
+
+
+def test_intersections_are_those_of_brute_force():
+    rng = np.random.default_rng(0)
+    table = {name: rng.choice(["a", "b", ""], 60).tolist() for name in ("p", "q", "r")}
+    expected = {}
+    for row, names in enumerate(zip(*table.values(), strict=True)):
+        if all(names):
+            expected.setdefault(" & ".join(names), []).append(row)
+    assert members(groups(table, column=["p", "q", "r"])) == dict(sorted(expected.items()))
+
+
+def test_two_intersections_of_one_name():
+    table = {"p": ["a & b", "a"], "q": ["c", "b & c"]}
+    with raises(DataError, "'a & b & c'", where="groups.column"):
+        groups(table, column=["p", "q"])
+
+
+@pytest.mark.parametrize("columns", [["a"], ["a", "a"], []])
+def test_two_or_more_columns_cross(columns):
+    with pytest.raises(ValueError, match="column"):
+        GroupColumns(column=columns)
+
+
+def test_variants_of_a_group_are_warned_about_by_name():
+    found = groups({"g": ["Male", "Male", "male ", "F", "F"]}, column="g", only=["Male", "F"])
+    assert members(found) == {"F": [3, 4], "Male": [0, 1]}
+    assert found.warnings == (
+        "groups: 'Male' (2), 'male ' (1) look like one group; to make them one: "
+        '`rename: {"male ": Male}`',
+    )
+    assert groups({"g": ["Male", "male "]}, column="g", rename={"male ": "Male"}).warnings == ()
+    assert groups({"g": ["a&b", "a & b", "A & B"]}, column="g").warnings[0].count("'") == 4

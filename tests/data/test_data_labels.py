@@ -11,6 +11,10 @@ from mergekit_fair.errors import DataError
 
 
 def labels(values, **rule):
+    return found(values, **rule).values
+
+
+def found(values, **rule):
     return read_labels(pd.DataFrame({"y": values}), Label(column="y", **rule), "data set 'x'")
 
 
@@ -42,9 +46,9 @@ def refuses(values, *shows, **rule):
     ],
 )
 def test_every_rule(values, rule):
-    found = labels(values, **rule)
-    assert found.dtype == np.int8
-    assert found.tolist() == [1, 0, 1]
+    given = labels(values, **rule)
+    assert given.dtype == np.int8
+    assert given.tolist() == [1, 0, 1]
 
 
 def test_a_missing_column_names_the_nearest():
@@ -61,7 +65,7 @@ def test_unknown_values_are_counted_and_listed():
 
 
 def test_a_missing_label_is_never_negative():
-    for gap in ("", None, " "):
+    for gap in ("", None, " ", "nan", "NA", "n/a", "null", "None", np.str_("nan"), pd.NA):
         refuses(["yes", "no", gap], "1 of 3", "row 2", positive="yes", negative="*")
 
 
@@ -81,3 +85,35 @@ def test_a_column_without_a_rule_is_0_or_1():
 @pytest.mark.parametrize("value", [0, 1])
 def test_one_class_is_no_label(value):
     refuses([value] * 3, f"all 3 rows have the label {value}")
+
+
+def test_a_label_that_is_called_so_is_named():
+    values = ["racism", "none", "none", "sexism", "None"]
+    rule = {"positive": ["racism", "sexism"], "negative": ["*", "none", "None"]}
+    assert labels(values, **rule).tolist() == [1, 0, 0, 1, 0]
+    assert labels(values, positive=["none", "None"], negative="*").tolist() == [0, 1, 1, 0, 1]
+    refuses(values, "1 of 5", "'None'", positive=["racism", "sexism"], negative=["*", "none"])
+
+
+def test_what_the_rest_covers_is_said():
+    given = found(["yes", "no", "no", "?"], positive="yes", negative="*")
+    assert given.values.tolist() == [1, 0, 0, 0]
+    assert given.warnings == ("label: `negative: '*'` covers 'no' (2), '?' (1)",)
+    assert found(["yes", "no"], positive="yes", negative="no").warnings == ()
+
+
+@pytest.mark.parametrize("value", ["YES", " yes", "yes\u00a0", "'yes'", "y\u200bes"])
+def test_the_rest_does_not_cover_a_variant_of_a_positive(value):
+    refuses(["yes", "no", value], repr(value), "(1 rows)", positive="yes", negative="*")
+    rule = {"positive": "yes", "negative": ["*", value]}
+    assert labels(["yes", "no", value], **rule).tolist() == [1, 0, 0]
+
+
+@pytest.mark.parametrize("value", [float("inf"), "inf", "1e999", 10**400])
+def test_a_threshold_needs_finite_numbers(value):
+    refuses([4, 3, value], "1 of 3 values are not numbers", "row 2", ge=3.5)
+
+
+def test_lists_are_no_labels():
+    with raises(DataError, "row 1", where="column 'y'"):
+        labels(["hate", ["hate"], "no"], positive="hate", negative="*")
