@@ -194,6 +194,21 @@ def loglikelihood_of_tokens(
     return list(lm._loglikelihood_tokens(pairs, disable_tqdm=quiet))
 
 
+def cut_pairs(lm: Any, pairs: TokenPairs) -> list[bool] | None:
+    """Which requests `hf` shortens, from the left, before it scores them; None of other models.
+
+    `_loglikelihood_tokens` does so: a causal model is given all tokens but the last one.
+    """
+    from lm_eval.models.huggingface import HFLM
+
+    if not isinstance(lm, HFLM):
+        return None
+    most = lm.max_length
+    if lm.backend == "causal":
+        return [len(context) + len(text) > most + 1 for _, context, text in pairs]
+    return [max(len(context), len(text)) > most for _, context, text in pairs]
+
+
 def set_torch_model(lm: Any, model: Any) -> None:
     """Put another torch module into an lm-eval model; `HFLM.model` is a read-only property."""
     for name in ("_model", "model"):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mergekit_fair.compat.lm_eval import aggregated
 from mergekit_fair.errors import ConfigError, MeasurementError
@@ -30,6 +31,7 @@ from mergekit_fair.evaluation.predictions import GAP, Predictions
 from mergekit_fair.evaluation.prepared_tasks import EvaluationRequest, PreparedTask
 from mergekit_fair.evaluation.responses import TaskResponses
 from mergekit_fair.evaluation.seen_rows import SeenRows, models_of, told
+from mergekit_fair.evaluation.truncation import Truncation
 from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.progress import Progress
 from mergekit_fair.schema import parse_yaml_loosely
@@ -50,7 +52,9 @@ class EvaluationRun:
         arguments: of the model class, as they were used.
         warnings: task → what was said about its data while it was loaded.
         seen: task → rows that the model was trained on, if any.
-        remarks: what is not known of the model.
+        remarks: what a reader should know of the model and of how it was run.
+        max_length: tokens that the model was given of a text; None of pictures.
+        is_cut: task → bool (documents,), those that are longer, where it is known.
     """
 
     request: EvaluationRequest
@@ -62,6 +66,8 @@ class EvaluationRun:
     warnings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     seen: Mapping[str, int] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+    max_length: int | None = None
+    is_cut: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
 
 
 def run_tasks(
@@ -99,10 +105,13 @@ def run_tasks(
     )
     results["config"] = _config(request, scorer)
     results["date"] = begin
+    cut = {name: responses.run.is_cut(task) for name, task in tasks.tasks.items()}
     return EvaluationRun(
         *(request, model, split, samples, results, scorer.arguments, tasks.warnings),
         seen=seen.counts(models, split),
-        remarks=tuple(text for each in models for text in seen.remarks(each)),
+        remarks=(*(text for each in models for text in seen.remarks(each)), *scorer.notes(split)),
+        max_length=scorer.max_length,
+        is_cut={name: is_cut for name, is_cut in cut.items() if is_cut is not None},
     )
 
 
@@ -214,10 +223,12 @@ def measure_run(
     about = {"model": finished.model, "split": finished.split}
     for task, samples in finished.samples.items():
         evaluation: Evaluation | PreferenceEvaluation
+        groups: Mapping[str, NDArray[np.bool_]] = {}
         if ITEM in samples[0]:
             evaluation = measure_preferences(task, samples, settings, **about)
         elif "dpd" in samples[0]:
             predictions = Predictions.of_samples(task, samples)
+            groups = predictions.groups
             level_of_task = level or Level("labels", float(predictions.labels.mean()))
             threshold = (thresholds or {}).get(task)
             evaluation = evaluate(
@@ -227,7 +238,10 @@ def measure_run(
             continue
         selection = used_by(selected, task, finished.split)
         evaluation = told(evaluation, finished.seen.get(task), len(samples))
+        truncated = _truncated(finished.is_cut.get(task), len(samples), groups)
         warnings = [*evaluation.warnings, *finished.warnings.get(task, ()), *finished.remarks]
+        if truncated is not None and finished.max_length is not None:
+            warnings += filter(None, [truncated.sentence(finished.max_length)])
         if selection is not None:
             warnings.append(
                 f"the {finished.split} split has chosen this model ({selection.rule}): its figures "
@@ -238,10 +252,19 @@ def measure_run(
                 "used_by_selection": selection,
                 "limit": finished.request.limit,
                 "model_args": finished.arguments,
+                "max_length": finished.max_length,
+                "truncated": truncated,
                 "warnings": tuple(warnings),
             }
         )
     return evaluations
+
+
+def _truncated(
+    is_cut: NDArray[np.bool_] | None, rows: int, groups: Mapping[str, NDArray[np.bool_]]
+) -> Truncation | None:
+    """None where it is not known, or where a document has several samples."""
+    return Truncation.of(is_cut, groups) if is_cut is not None and len(is_cut) == rows else None
 
 
 def lines_of(samples: Sequence[Mapping[str, Any]]) -> str:

@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field, model_serializer
 
 from mergekit_fair.errors import MeasurementError
 from mergekit_fair.evaluation.predictions import Predictions
+from mergekit_fair.evaluation.truncation import Truncation
 from mergekit_fair.fairness import (
     METRICS,
     CountTable,
@@ -83,6 +84,8 @@ class Evaluated(Record):
         used_by_selection: what has chosen the model on these rows; None if nothing has.
         limit: a random sample of so many rows; None for all.
         model_args: lm-eval's model class and its arguments.
+        max_length: tokens that the model was given of a text; None of pictures.
+        truncated: the rows that are longer; None where it is not known.
         versions: of the packages that a number depends on.
         trained_rows: rows that the model was trained on; None: none, as far as is known.
     """
@@ -94,6 +97,8 @@ class Evaluated(Record):
     used_by_selection: UsedBySelection | None = None
     limit: int | None = None
     model_args: dict[str, Any] = Field(default_factory=dict)
+    max_length: int | None = None
+    truncated: Truncation | None = None
     versions: dict[str, str]
     trained_rows: int | None = None
 
@@ -101,7 +106,8 @@ class Evaluated(Record):
     def _in_order(self, serialize: Any) -> dict[str, Any]:
         """What was measured first; what does not apply is left out."""
         fields = serialize(self)
-        for name in ("level_matched", "saturated", "trained_rows"):
+        optional = ("level_matched", "saturated", "max_length", "truncated", "trained_rows")
+        for name in optional:
             if fields.get(name, 0) is None:
                 del fields[name]
         return {name: fields.pop(name) for name in _FIRST} | fields

@@ -26,6 +26,7 @@ from mergekit_fair.evaluation.prepared_tasks import (
     prepare_tasks,
 )
 from mergekit_fair.evaluation.responses import RequestPass, TaskResponses
+from mergekit_fair.evaluation.truncation import Truncation, another_length, own_length
 from mergekit_fair.progress import Progress, Silent
 
 SPLITS = ("validation", "report")
@@ -53,6 +54,7 @@ class Evaluator:
     def __init__(self, request: EvaluationRequest) -> None:
         self.request = request
         self._sets: dict[str, TaskSet] = {}
+        self._notes: dict[str, None] = {}  # of models
         self._lm: Any = None  # whose chat template prompts are put into
 
     @property
@@ -62,9 +64,9 @@ class Evaluator:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What a reader of the results should know about the data that was loaded."""
+        """What a reader of the results should know about data and models that were opened."""
         by_task = [said for tasks in self._sets.values() for said in tasks.warnings.values()]
-        return tuple(dict.fromkeys(text for said in by_task for text in said))
+        return tuple(dict.fromkeys([*(text for said in by_task for text in said), *self._notes]))
 
     def prepared(self, split: str) -> TaskSet:
         """Tasks with their documents and requests, made at the first call.
@@ -177,6 +179,8 @@ class Evaluator:
         choice_map = self.request.model_args.get("choice_map")
         choices = Choices(class_names(config, model), config.num_labels, choice_map)
         try:
+            if text := choices.left_out(self._choices):
+                self._notes[f"{model}: {text}"] = None
             return choices.of(self._choices)
         except ConfigError as error:
             raise ConfigError(
@@ -213,6 +217,7 @@ class Scorer:
         self.lm, self.arguments = lm, dict(arguments)
         self._evaluator, self._source = evaluator, source
         self._passes: dict[Any, RequestPass] = {}
+        self._own_choices = getattr(lm, "choices", None)
 
     @property
     def device(self) -> str:
@@ -239,7 +244,9 @@ class Scorer:
         if not hasattr(self.lm, "choices_of"):
             return
         folder = model or self._source
-        if (Path(folder) / "config.json").is_file():
+        if not (Path(folder) / "config.json").is_file():  # an adapter has the base's
+            self.lm.choices = self._own_choices
+        else:
             self._evaluator.classes_of(folder)
             trusts = bool(self._evaluator.request.model_args.get("trust_remote_code"))
             config = model_config(folder, trust_remote_code=trusts)
@@ -269,6 +276,33 @@ class Scorer:
         responses = self._pass(split, rows).run(progress or Silent(), label)
         responses.require_finite()
         return {task.name: _scores(task, responses) for task in responses.tasks}
+
+    @property
+    def max_length(self) -> int | None:
+        """Tokens that the model is given of a text; None where it takes none."""
+        length = getattr(self.lm, "max_length", None)
+        return length if isinstance(length, int) else None
+
+    def truncation(self, split: str) -> dict[str, Truncation]:
+        """Task → its rows that are longer than that, where it is known."""
+        found = {}
+        requests = self._pass(split, None)
+        for task in requests.tasks:
+            is_cut = requests.is_cut(task)
+            if is_cut is not None:
+                groups = self._evaluator.labels(split)[task.name].groups
+                found[task.name] = Truncation.of(is_cut, groups)
+        return found
+
+    def notes(self, split: str) -> tuple[str, ...]:
+        """What a reader of the figures should know of this model."""
+        requests = self._pass(split, None)
+        said = [requests.left_out]
+        own = own_length(getattr(self.lm, "tokenizer", None))
+        longest, used = requests.longest, self.max_length
+        if used is not None and longest is not None:
+            said.append(another_length(used, own, longest))
+        return tuple(filter(None, said))
 
     def costs(self, split: str) -> Sequence[int]:
         """How long every row of the first task is, in characters of its requests."""

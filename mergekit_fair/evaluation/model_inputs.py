@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mergekit_fair.errors import CheckpointError, DataError, first_line
 
@@ -19,9 +24,11 @@ class ModelInputs(Protocol):
 
     Attributes:
         lengths: cost of each row (tokens), used to batch rows of like length.
+        is_cut: bool (n,), the rows that were longer; None where there is nothing to cut.
     """
 
     lengths: tuple[int, ...]
+    is_cut: NDArray[np.bool_] | None
 
     def batch(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
         """The model's keyword arguments for these rows, padded to the longest of them."""
@@ -36,6 +43,16 @@ class TextInputs:
         self._tokenizer = tokenizer
         self._columns = {key: encoded[key] for key in encoded}
         self.lengths = tuple(len(ids) for ids in encoded["input_ids"])
+        self.is_cut: NDArray[np.bool_] | None = self._cut(texts, max_length)
+
+    def _cut(self, texts: Sequence[str], max_length: int) -> NDArray[np.bool_]:
+        """Only a row that is as long as it may be can have been longer."""
+        is_cut = np.array(self.lengths, dtype=np.int64) >= max_length
+        full = np.flatnonzero(is_cut).tolist()
+        if full:
+            whole = self._tokenizer([texts[row] for row in full], truncation=False, verbose=False)
+            is_cut[full] = [len(ids) > max_length for ids in whole["input_ids"]]
+        return is_cut
 
     def batch(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
         picked = {key: [column[i] for i in indices] for key, column in self._columns.items()}
@@ -53,6 +70,7 @@ class ImageInputs:
         self._pictures = tuple(pictures)
         self._processor = processor
         self.lengths = (1,) * len(self._pictures)
+        self.is_cut: NDArray[np.bool_] | None = None
 
     def batch(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
         pictures = [_rgb(self._pictures[index]) for index in indices]
@@ -127,7 +145,49 @@ def require_processor(model_folder: str | Path, kind: str) -> None:
         raise _no_processor(model_folder, what, "none of its files is there")
 
 
+def tokenizer_identity(tokenizer: Any) -> str:
+    """A digest of what a tokenizer does, as it was loaded."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        # A call leaves its truncation and padding behind; every call sets them anew.
+        whole = json.loads(backend.to_str()) | {"truncation": None, "padding": None}
+    else:
+        whole = {"class": type(tokenizer).__qualname__, "vocabulary": tokenizer.get_vocab()}
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+
+
+def same_tokenizer(base: str | Path, other: str | Path) -> bool:
+    """Whether two folders' tokenizers do the same; one without a tokenizer has the other's."""
+    folders = (Path(base), Path(other))
+    files = [folder / "tokenizer.json" for folder in folders]
+    if all(file.is_file() for file in files) and len({file.read_bytes() for file in files}) == 1:
+        return True
+    if not all(any(any(folder.glob(n)) for n in _PROCESSOR_FILES["text"]) for folder in folders):
+        return True
+    first, second = (load_processor(folder, "text") for folder in folders)
+    return tokenizer_identity(first) == tokenizer_identity(second)
+
+
 def _no_processor(model_folder: str | Path, what: str, why: str) -> CheckpointError:
     return CheckpointError(
         f"has no {what} ({why})", where=model_folder, fix=f"save the {what} beside the model"
     )
+
+
+# The ends of the names of learned tables of positions.
+_POSITIONS = ("position_embeddings", "embed_positions", "wpe")
+
+
+def position_limit(model: Any) -> int | None:
+    """Tokens that a model has positions for; None where positions are computed.
+
+    RoBERTa and its like count positions from the padding's number on: of 514 rows, 512 are usable.
+    """
+    import torch
+
+    for name, module in model.named_modules():
+        if name.endswith(_POSITIONS) and isinstance(module, torch.nn.Embedding):
+            padding = module.padding_idx
+            used = getattr(module, "offset", 0) if padding is None else padding + 1
+            return int(module.num_embeddings - used)
+    return None

@@ -10,7 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mergekit_fair.compat.lm_eval import loglikelihood_of_tokens, scores_tokens, token_pairs
+from mergekit_fair.compat.lm_eval import (
+    cut_pairs,
+    loglikelihood_of_tokens,
+    scores_tokens,
+    token_pairs,
+)
 from mergekit_fair.errors import ScoreError
 from mergekit_fair.evaluation.lm.scoring import answers_of, class_logits, logit_gaps
 from mergekit_fair.evaluation.predictions import choice_gaps
@@ -99,6 +104,48 @@ class RequestPass:
     def _tokens(self) -> list[Any]:
         return token_pairs(self.lm, self._of_kind("loglikelihood"))
 
+    def is_cut(self, task: PreparedTask) -> NDArray[np.bool_] | None:
+        """bool (documents,): a request of it is longer than the model is given.
+
+        None where that is not known: pictures, generated answers, models of other programs.
+        """
+        cut = self._cut
+        if cut is None:
+            return None
+        counts = [sum(instance.repeats for instance in row) for row in task.requests]
+        owners = np.repeat(np.arange(len(counts)), counts)
+        where = self.positions[task.name]
+        found = np.zeros(len(counts), dtype=np.bool_)
+        found[owners[cut[where.start : where.stop]]] = True
+        return found
+
+    @property
+    def left_out(self) -> str | None:
+        """That a classifier has classes which no choice is."""
+        return self.lm.choices.left_out(self.prepared.choices[0]) if self._classifies else None
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens of a classifier's longest text, as it is given; None of other models."""
+        is_text = self._classifies and self.prepared.inputs.is_cut is not None
+        return max(self.prepared.inputs.lengths) if is_text else None
+
+    @cached_property
+    def _cut(self) -> NDArray[np.bool_] | None:
+        """The same of every request."""
+        if list(self._kinds) != ["loglikelihood"]:
+            return None
+        if self._classifies:
+            cut = self.prepared.inputs.is_cut
+            return None if cut is None else np.asarray(cut[self.prepared.rows])
+        pairs = cut_pairs(self.lm, self._tokens) if scores_tokens(self.lm) else None
+        return None if pairs is None else np.array(pairs)
+
+    @property
+    def _classifies(self) -> bool:
+        """Whether the model takes documents and no prompts."""
+        return hasattr(self.lm, "prepare") and list(self._kinds) == ["loglikelihood"]
+
     def _of_kind(self, kind: str) -> list[Any]:
         return [self.requests[position] for position in self._kinds[kind]]
 
@@ -110,7 +157,7 @@ class RequestPass:
             bars: leave it to lm-eval to show bars for its own models.
         """
         rows = sum(len(task.docs) for task in self.tasks)
-        if hasattr(self.lm, "prepare") and list(self._kinds) == ["loglikelihood"]:
+        if self._classifies:
             self.prepared.classes(self.lm.choices)  # an error costs no forward pass
             with _Bar(progress, label, rows, len(self.prepared.inputs.lengths)) as advance:
                 logits = class_logits(

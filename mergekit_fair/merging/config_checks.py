@@ -35,21 +35,8 @@ _MOST_LABELS, _HARMLESS = 1_000_000, 1_000
 
 
 def require_same_settings(base: str, base_folder: Path, model: str, folder: Path) -> list[str]:
-    """Refuse settings by which equal tensors mean something else; the others are told.
-
-    Defaults that an old config.json leaves out are no difference.
-    """
-    stated, its = read_config(base_folder), read_config(folder)
-    if _flat(stated) == _flat(its):  # parsing them takes ten times as long
-        return []
-    settings, its = (
-        _flat(_with_defaults(*pair)) for pair in ((base_folder, stated), (folder, its))
-    )
-    differing = {
-        key: (settings.get(key), its.get(key))
-        for key in sorted({*settings, *its})
-        if settings.get(key) != its.get(key)
-    }
+    """Refuse settings by which equal tensors mean something else; the others are told."""
+    differing = differing_settings(base_folder, folder)
     for key, (expected, got) in differing.items():
         if _MEANING.search(key):
             raise CheckpointError(
@@ -63,6 +50,24 @@ def require_same_settings(base: str, base_folder: Path, model: str, folder: Path
         return []
     told = [f"{key}: {got!r} for {expected!r}" for key, (expected, got) in differing.items()]
     return [f"{model}: its config.json differs from the base's, which is taken: {', '.join(told)}"]
+
+
+def differing_settings(base_folder: Path, folder: Path) -> dict[str, tuple[Any, Any]]:
+    """Key → the base's value and another model's, of settings by which tensors are used.
+
+    Defaults that an old config.json leaves out are no difference.
+    """
+    stated, its = read_config(base_folder), read_config(folder)
+    if _flat(stated) == _flat(its):  # parsing them takes ten times as long
+        return {}
+    settings, its = (
+        _flat(_with_defaults(*pair)) for pair in ((base_folder, stated), (folder, its))
+    )
+    return {
+        key: (settings.get(key), its.get(key))
+        for key in sorted({*settings, *its})
+        if settings.get(key) != its.get(key)
+    }
 
 
 def _with_defaults(folder: Path, stated: dict[str, Any]) -> dict[str, Any]:

@@ -199,6 +199,8 @@ class PointRunner:
                 level=level,
                 threshold=thresholds.get(task),
             )
+            lengths = {"max_length": outcome.max_length, "truncated": outcome.truncated.get(task)}
+            evaluation = evaluation.model_copy(update=lengths)
             evaluations[task] = told(evaluation, seen.get(task), len(rows))
         first, *others = evaluations
         result = PointResult(

@@ -22,8 +22,10 @@ from mergekit_fair.checkpoints.folder import (
 )
 from mergekit_fair.checkpoints.layout import Layout, as_base, unwrapped
 from mergekit_fair.checkpoints.reader import open_folder
-from mergekit_fair.errors import ConfigError
+from mergekit_fair.errors import CheckpointError, ConfigError
 from mergekit_fair.evaluation.evaluator import Evaluator
+from mergekit_fair.evaluation.model_inputs import same_tokenizer
+from mergekit_fair.merging.config_checks import differing_settings
 from mergekit_fair.merging.grid import MOST_POINTS
 from mergekit_fair.merging.methods.formula import Coefficients
 from mergekit_fair.merging.methods.registry import is_own
@@ -36,6 +38,7 @@ from mergekit_fair.sweep.record import SCHEMA_VERSION, PlannedPoint, PointKind, 
 from mergekit_fair.sweep.sweep_config import Sweep
 
 _INJECTED = "inject."
+_MEASURE_APART = "leave it out of the baselines, and measure it with `mergekit-fair eval`"
 _FLOAT64 = 8
 
 
@@ -91,6 +94,32 @@ def _require_fitting(base: str, *others: str) -> None:
             model, _ = unwrapped(stack.enter_context(contextlib.closing(open_folder(other))))
             its, _ = as_base(start, model, layout)
             require_equal(base, start.tensors, other, its.tensors)
+            _require_same_reading(base, other)
+
+
+def _require_same_reading(base: str, other: str) -> None:
+    """A baseline's weights are run in the base's architecture, on the base's tokens.
+
+    Raises:
+        CheckpointError: by its own files they would say something else.
+    """
+    folder = Path(other)
+    if (folder / "config.json").is_file():
+        for key, (expected, got) in differing_settings(Path(base), folder).items():
+            if not key.endswith("_token_id"):  # of a classifier's input, padding alone
+                raise CheckpointError(
+                    f"its config.json has other {key} than the base's, by which a sweep runs it",
+                    where=other,
+                    got=got,
+                    allowed=expected,
+                    fix=_MEASURE_APART,
+                )
+    if not same_tokenizer(base, other):
+        raise CheckpointError(
+            "its tokenizer is another than the base's, by which a sweep reads texts",
+            where=other,
+            fix=_MEASURE_APART,
+        )
 
 
 def unique(points: Iterable[Point]) -> list[Point]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from mergekit_fair.errors import ConfigError, SweepError
 from mergekit_fair.evaluation.evaluate import Level, versions
 from mergekit_fair.evaluation.evaluator import SPLITS, Evaluator
 from mergekit_fair.evaluation.seen_rows import SeenRows
+from mergekit_fair.evaluation.truncation import length_notes
 from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.files import write_atomic
 from mergekit_fair.progress import Progress
@@ -150,6 +152,7 @@ class _Run:
                 *runner.evaluator.warnings,
                 *thresholds.warnings,
                 *(text for model in self.planner.models() for text in runner.seen.remarks(model)),
+                *_length_notes(results, self.planner.models()),
             ],
             versions=versions(),
         )
@@ -251,6 +254,14 @@ def selected_recipe(point: Point, results: SweepResults) -> str:
             names = ("acc", "dpd", "eod", "selection_rate")
             provenance[split] = {name: result.value(name) for name in names}
     return dump_yaml({**point.recipe.raw, "fairness": provenance})
+
+
+def _length_notes(results: Sequence[PointResult], models: Sequence[str]) -> list[str]:
+    """Of the first point that was measured: all read the same texts with the same tokenizer."""
+    measured = next((result.evaluations for result in results if result.evaluations), {})
+    lengths = [evaluation.max_length for evaluation in measured.values()]
+    truncated = {task: evaluation.truncated for task, evaluation in measured.items()}
+    return length_notes(next(iter(lengths), None), truncated, models)
 
 
 def _prepared(sweep: Sweep) -> tuple[Evaluator, Planner]:

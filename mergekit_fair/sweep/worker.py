@@ -15,6 +15,7 @@ from mergekit_fair.errors import CheckpointError, ScoreError
 from mergekit_fair.evaluation.classifier import resolve_device
 from mergekit_fair.evaluation.evaluator import Evaluator
 from mergekit_fair.evaluation.predictions import Scores
+from mergekit_fair.evaluation.truncation import Truncation
 from mergekit_fair.merging.in_memory import Composer, RandomControl
 from mergekit_fair.merging.plan_cache import PlanCache
 from mergekit_fair.progress import Progress
@@ -37,11 +38,15 @@ class Outcome:
         scores: task → scores, in the rows' order; empty with an error.
         error: why there are none: NaN or infinite scores.
         seconds: of the weights and of the forward passes.
+        max_length: tokens that the model was given of a text; None of pictures.
+        truncated: task → the rows that are longer.
     """
 
     scores: Mapping[str, Scores] = field(default_factory=dict)
     error: str | None = None
     seconds: float = 0.0
+    max_length: int | None = None
+    truncated: Mapping[str, Truncation] = field(default_factory=dict)
 
 
 class PointWorker:
@@ -87,7 +92,11 @@ class PointWorker:
             scores = self._scorer.score(job.split, None, self._progress, label)
         except ScoreError as error:
             return Outcome(error=str(error), seconds=time.monotonic() - start)
-        return Outcome(scores, seconds=time.monotonic() - start)
+        seconds = time.monotonic() - start
+        truncated = self._scorer.truncation(job.split)
+        return Outcome(
+            scores, seconds=seconds, max_length=self._scorer.max_length, truncated=truncated
+        )
 
     def probe(self, split: str, batch_size: int) -> float:
         """Seconds that one point takes on a split, from two batches: the longest and a middle one.

@@ -17,7 +17,8 @@ from mergekit_fair.data import package_file
 from mergekit_fair.errors import CheckpointError, TrainingError, first_line
 from mergekit_fair.evaluation.classifier import auto_class
 from mergekit_fair.evaluation.forward import run_batches
-from mergekit_fair.evaluation.model_inputs import load_processor, open_inputs
+from mergekit_fair.evaluation.model_inputs import load_processor, open_inputs, position_limit
+from mergekit_fair.evaluation.truncation import require_length
 from mergekit_fair.merging.methods.head_policy import is_head
 from mergekit_fair.training.train_config import TrainConfig
 
@@ -79,6 +80,7 @@ def build_base(
 
     Raises:
         CheckpointError: the source is not a model that takes a two-class head.
+        ConfigError: a max_length that the model cannot take.
     """
     from transformers import set_seed
 
@@ -94,8 +96,13 @@ def build_base(
             where=source,
         ) from error
     processor = load_processor(source, rows.kind)
-    if rows.kind == "text" and model.config.pad_token_id is None:
-        model.config.pad_token_id = processor.pad_token_id
+    if rows.kind == "text":
+        special = processor.num_special_tokens_to_add()
+        require_length(config.max_length, position_limit(model), special)
+        # Kept with every model that is trained from this one: evaluation takes it from there.
+        processor.model_max_length = config.max_length
+        if model.config.pad_token_id is None:
+            model.config.pad_token_id = processor.pad_token_id
     if config.head == "probe":
         fit_probe(model.to(device), rows, source, config, device)
         (seen or TrainedRows.of(rows)).write(out)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mergekit_fair.errors import TrainingError, first_line
 from mergekit_fair.evaluation.classifier import auto_class
 from mergekit_fair.evaluation.model_inputs import load_processor, open_inputs
+from mergekit_fair.evaluation.truncation import Truncation
 from mergekit_fair.files import staged_folder, write_atomic
 from mergekit_fair.progress import Progress
 from mergekit_fair.training.kinds import TrainingKind
@@ -53,7 +54,7 @@ def finetune(
         TrainingError: `training.arguments` that transformers refuses.
 
     Returns:
-        What goes into train.json: steps, seconds, mean training loss.
+        What goes into train.json: steps, seconds, mean training loss, texts that were cut.
     """
     from transformers import set_seed
 
@@ -74,11 +75,21 @@ def finetune(
                 shutil.copytree(work / "kept", folder / "checkpoints")
         shutil.rmtree(work, ignore_errors=True)
     state.wait_for_everyone()
-    return {
+    entry: dict[str, Any] = {
         "steps": run.steps,
         "seconds": round(keeper.elapsed(), 1),
         "train_loss": round(float(result.training_loss), 6),
     }
+    if inputs.is_cut is not None:
+        truncation = Truncation.of(inputs.is_cut, _groups(run.rows))
+        entry["truncated"] = truncation.to_dict()
+        if (said := truncation.sentence(config.max_length)) is not None:
+            progress.say(f"warning: {run.name}: {said}")
+    return entry
+
+
+def _groups(rows: Rows) -> dict[str, Any]:
+    return dict(zip(rows.group_names, rows.membership.T, strict=True))
 
 
 def process_state() -> Any:

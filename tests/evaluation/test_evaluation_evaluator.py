@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from classifiers import write_causal
+from classifiers import write_causal, write_text
 from gaps import evaluated, logit_gaps
 from refusals import raises
 from transformers import AutoModelForSequenceClassification
@@ -104,6 +104,9 @@ def test_the_positive_class_is_found_by_name(family: Path, spec: DataSpec, tmp_p
     assert np.array_equal(scorer.score("validation")["tiny"], -expected)
     scorer.read_labels(str(swapped))
     assert np.array_equal(scorer.score("validation")["tiny"], expected)
+    scorer.read_labels(str(tmp_path / "an adapter"))  # has no names: the base's, not the last ones
+    assert np.array_equal(scorer.score("validation")["tiny"], -expected)
+    scorer.read_labels(str(swapped))
     scorer.read_labels()
     assert np.array_equal(scorer.score("validation")["tiny"], -expected)
     base = str(run / "base")
@@ -199,6 +202,44 @@ def test_a_sweep_measures_every_baseline_by_its_own_labels(family: Path, tmp_pat
     with raises(ConfigError, where=nameless, fix="choice_map"):
         run_sweep(load_sweep(path), tmp_path / "refused", Silent())
     assert not (tmp_path / "refused").exists()
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "config.json"])
+def test_a_baseline_that_its_own_files_read_otherwise(
+    file: str, family: Path, tmp_path: Path
+) -> None:
+    """A sweep runs its weights in the base's architecture, on the base's tokens."""
+    folder = shutil.copytree(family / "run" / "fft", tmp_path / "other")
+    content = json.loads((folder / file).read_text())
+    if file == "config.json":
+        content |= {"layer_norm_eps": 1e-5, "pad_token_id": 1}
+    else:
+        vocabulary = content["model"]["vocab"]
+        vocabulary["fine"], vocabulary["poor"] = vocabulary["poor"], vocabulary["fine"]
+    (folder / file).write_text(json.dumps(content))
+    changes = {"baselines": {"fft": str(folder)}, "inject": None, "controls": []}
+    path = tiny.write_sweep(family, tmp_path / "sweep.yml", **changes)
+    with raises(CheckpointError, where=folder, fix="mergekit-fair eval"):
+        run_sweep(load_sweep(path), tmp_path / "out", Silent())
+    # what says the same in other words is no other one
+    (folder / file).write_text((family / "run" / "base" / file).read_text())
+    if file == "tokenizer.json":
+        (folder / file).write_text(json.dumps(json.loads((folder / file).read_text())))
+    run_sweep(load_sweep(path), tmp_path / "out", Silent())
+
+
+def test_a_class_that_is_no_choice_is_told(family: Path, spec: DataSpec, tmp_path: Path) -> None:
+    labels = {"no": 0, "yes": 1, "unclear": 2}
+    folder = write_text(tmp_path / "three", "bert", labels)
+    ours = evaluator(spec, limit=8)
+    assert set(ours.classes_of(str(folder))) == {"no", "yes"}
+    assert any("'unclear'" in text and str(folder) in text for text in ours.warnings)
+    scorer = ours.open(str(folder), "cpu")
+    assert any("'unclear'" in text for text in scorer.notes("validation"))
+    assert not evaluator(spec).open(str(family / "run" / "fft"), "cpu").notes("validation")
+    nameless = write_text(tmp_path / "nameless", "bert", {f"LABEL_{i}": i for i in range(3)})
+    with raises(ConfigError, "(1)", fix="choice_map"):
+        ours.classes_of(str(nameless))
 
 
 def test_only_broken_scores_are_a_failed_point(

@@ -112,17 +112,6 @@ def model_identity(model: Any) -> str:
     return digest.hexdigest()
 
 
-def tokenizer_identity(tokenizer: Any) -> str:
-    """A digest of what a tokenizer does, as it was loaded."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None:
-        # A call leaves its truncation and padding behind; every call sets them anew.
-        whole = json.loads(backend.to_str()) | {"truncation": None, "padding": None}
-    else:
-        whole = {"class": type(tokenizer).__qualname__, "vocabulary": tokenizer.get_vocab()}
-    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
-
-
 def options_identity(options: dict[str, Any], defaults: dict[str, Any]) -> dict[str, str]:
     """Name → value as text, for options that were given a value of their own."""
     return {

@@ -25,8 +25,9 @@ from mergekit_fair.evaluation.lm.answer_cache import (
     options_identity,
     source_identity,
     tie_cache,
-    tokenizer_identity,
 )
+from mergekit_fair.evaluation.model_inputs import position_limit, tokenizer_identity
+from mergekit_fair.evaluation.truncation import require_length
 
 STOCK_NAMES = ("hf", "hf-auto", "huggingface")
 _OURS = {
@@ -59,10 +60,13 @@ class CheckedHFLM(HookedHFLM):
     Raises:
         CheckpointError: weights that neither the checkpoint nor the adapter has; transformers
             would fill them with random numbers.
-        ConfigError: `peft` or `delta` for a model that is already loaded.
+        ConfigError: `peft` or `delta` for a model that is already loaded; a `max_length` that the
+            model cannot take.
     """
 
     AUTO_MODEL_CLASS: Any
+    # Tokens that the model has positions for; None where positions are computed.
+    position_limit: int | None = None
 
     def __init__(self, pretrained: Any, *args: Any, **options: Any) -> None:
         if isinstance(pretrained, os.PathLike):
@@ -77,7 +81,23 @@ class CheckedHFLM(HookedHFLM):
             self._require_no_parts()
         elif self.options.get("peft"):
             self.adapter = open_adapter(self.options["peft"], self._revision)
+        given = self.options.get("max_length")
+        if given is not None:  # lm-eval takes 0 for none
+            require_length(given, None)
         super().__init__(pretrained, *args, **options)
+        self.position_limit = position_limit(self.inner)
+        if given is not None:
+            require_length(given, self.position_limit, self.special_tokens)
+
+    @property
+    def special_tokens(self) -> int:
+        """Tokens that stand in every input beside those of a text."""
+        return 0
+
+    @property
+    def inner(self) -> Any:
+        """The model without a peft wrapper."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
     @property
     def _revision(self) -> str:

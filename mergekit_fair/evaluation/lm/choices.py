@@ -98,6 +98,19 @@ class Choices:
             raise self._unknown(unknown, list(dict.fromkeys(stripped.values())))
         return {choice: self.classes[text] for choice, text in stripped.items()}
 
+    def left_out(self, choices: Iterable[str]) -> str | None:
+        """That a head has classes which none of the choices is; None if it has not."""
+        known = set(self.of(choices).values())
+        names = {index: name for name, index in self._labels.items()}
+        others = [names.get(index, str(index)) for index in range(self.count) if index not in known]
+        if not others:
+            return None
+        named = ", ".join(map(repr, others))
+        return (
+            f"the head has {self.count} classes, and {named} is no choice of the task: where it is "
+            "the likeliest class, the likelier choice counts"
+        )
+
     def _unknown(self, unknown: list[str], choices: list[str]) -> ConfigError:
         if self._is_given:
             return ConfigError(
@@ -111,8 +124,13 @@ class Choices:
             got=choices[:8],
             allowed=list(self._labels)[:8],
             fix=f"say which class each choice is: {_example(choices)}, if {choices[0]!r} is "
-            "class 0 (or the class's label in place of its number)",
+            "class 0 (or the class's label in place of its number)" + self._rest(choices),
         )
+
+    def _rest(self, choices: list[str]) -> str:
+        """Of a head with more classes than there are choices."""
+        more = self.count - len(choices)
+        return f"; of its other classes ({more}) none is ever predicted" if more > 0 else ""
 
 
 def _example(choices: list[str]) -> str:

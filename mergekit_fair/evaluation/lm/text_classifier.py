@@ -26,6 +26,7 @@ from mergekit_fair.evaluation.lm.scoring import (
     only_choices,
 )
 from mergekit_fair.evaluation.model_inputs import TextInputs, require_processor
+from mergekit_fair.evaluation.truncation import own_length, require_length
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -67,19 +68,13 @@ class FairClassifier(CheckedHFLM):
         require_softmax(config, self.where)
         self._choice_map = choice_map
         self.choices = self.choices_of(config, self.where)
-        self._accepted = _accepted(self._inner)
-        self._position_limit = position_limit(self._inner)
+        self._accepted = _accepted(self.inner)
         self._set_padding()
-        self._require_positions()
+        require_length(self.max_length, self.position_limit, self.special_tokens)
 
     def choices_of(self, config: Any, where: object) -> Choices:
         """Which class each choice is, for a model of this configuration."""
         return Choices(class_names(config, where), config.num_labels, self._choice_map)
-
-    @property
-    def _inner(self) -> Any:
-        """The model without a peft wrapper."""
-        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
     def read_config(self, pretrained: str, **options: Any) -> None:
         if is_adapter_folder(pretrained):
@@ -125,27 +120,22 @@ class FairClassifier(CheckedHFLM):
             ) from error
 
     @property
+    def special_tokens(self) -> int:
+        """Tokens that the tokenizer adds to every text."""
+        return int(self.tokenizer.num_special_tokens_to_add())
+
+    @property
     def max_length(self) -> int:
         """Tokens that a text is truncated to."""
         if self.given_max_length:
-            return int(self.given_max_length)
-        limits = (self._position_limit, getattr(self.tokenizer, "model_max_length", None))
-        return min(super().max_length, *(limit for limit in limits if limit))
-
-    def _require_positions(self) -> None:
-        limit = self._position_limit
-        if limit is not None and self.max_length > limit:
-            raise ConfigError(
-                "is more than the model has positions for",
-                where="max_length",
-                got=self.max_length,
-                allowed=f"1 to {limit}",
-            )
+            return self.given_max_length
+        limits = (self.position_limit, own_length(self.tokenizer))
+        return min([super().max_length, *(limit for limit in limits if limit)])
 
     def _set_padding(self) -> None:
         """The model's own padding token, as it was loaded; the head's side of padding."""
-        self._configured_pad = self._inner.config.get_text_config().pad_token_id
-        if picks_last_token(self._inner):
+        self._configured_pad = self.inner.config.get_text_config().pad_token_id
+        if picks_last_token(self.inner):
             # On the left, a learned table of positions would shift every token.
             self.tokenizer.padding_side = "right"
 
@@ -193,12 +183,12 @@ class FairClassifier(CheckedHFLM):
         return text
 
     def _choose_padding(self, encoded: Any) -> None:
-        config = self._inner.config.get_text_config()
+        config = self.inner.config.get_text_config()
         vocabulary = getattr(config, "vocab_size", None) or len(self.tokenizer)
         pad = padding_id(
             self._configured_pad, self.tokenizer.pad_token_id, vocabulary, encoded.last_tokens()
         )
-        self._pad_id = config.pad_token_id = self._inner.config.pad_token_id = pad
+        self._pad_id = config.pad_token_id = self.inner.config.pad_token_id = pad
 
     def logits(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """(documents, classes), in the model's dtype."""
@@ -244,25 +234,6 @@ def _accepted(model: Any) -> frozenset[str] | None:
     """Names that `forward` takes; None where it takes anything."""
     names = frozenset(inspect.signature(model.forward).parameters)
     return names if "input_ids" in names else None
-
-
-# The ends of the names of learned tables of positions.
-_POSITIONS = ("position_embeddings", "embed_positions", "wpe")
-
-
-def position_limit(model: Any) -> int | None:
-    """Tokens that a model has positions for; None where positions are computed.
-
-    RoBERTa and its like count positions from the padding's number on: of 514 rows, 512 are usable.
-    """
-    import torch
-
-    for name, module in model.named_modules():
-        if name.endswith(_POSITIONS) and isinstance(module, torch.nn.Embedding):
-            padding = module.padding_idx
-            used = getattr(module, "offset", 0) if padding is None else padding + 1
-            return int(module.num_embeddings - used)
-    return None
 
 
 def picks_last_token(model: Any) -> bool:
