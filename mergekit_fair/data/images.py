@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mergekit_fair.errors import DataError
+import numpy as np
+
+from mergekit_fair.errors import DataError, first_line
 from mergekit_fair.files import cache_folder, write_cached
 
 if TYPE_CHECKING:
@@ -30,19 +33,53 @@ def image_file(cell: Any, folder: str) -> Path | None:
     return path if path.is_file() else None
 
 
-def open_image(path: str | Path) -> Image:
-    """The picture in RGB.
+def open_image(picture: str | Path | Image) -> Image:
+    """The picture in RGB as a viewer shows it: turned as its orientation tag says, 8 bits a colour.
+
+    What is transparent is white. Of a camera's file of several pictures (MPO) it is the first.
+
+    Args:
+        picture: a file, or a picture that is open.
 
     Raises:
-        DataError: missing, or not a picture.
+        DataError: missing, not a picture or a damaged one, several frames, more than 8 or 16 bits
+            a pixel and colour, or as large as no photograph is.
     """
     from PIL import Image
 
+    where = "a picture" if isinstance(picture, Image.Image) else picture
     try:
-        with Image.open(path) as picture:
-            return picture.convert("RGB")
-    except OSError as error:
-        raise DataError(f"is not a readable picture ({error})", where=path) from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of tags that it skips
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            if isinstance(picture, Image.Image):
+                return _in_rgb(picture)
+            with Image.open(picture) as opened:
+                return _in_rgb(opened)
+    except DataError as error:
+        raise DataError(error.problem, where=where, fix=error.fix) from error
+    # Decoders raise what they like (OSError, SyntaxError, struct.error, a bomb's own error); all of
+    # it means that the file is no picture that can be shown, and the cause stays attached.
+    except Exception as error:
+        reason = first_line(error)
+        raise DataError(f"is not a readable picture ({reason})", where=where) from error
+
+
+def _in_rgb(picture: Image) -> Image:
+    from PIL import Image, ImageOps
+
+    if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":
+        raise DataError("has several frames", fix="save the one that is meant as a picture")
+    turned = ImageOps.exif_transpose(picture)
+    if turned.mode.startswith("I;16"):
+        turned = Image.fromarray((np.asarray(turned, dtype=np.float64) / 257 + 0.5).astype("uint8"))
+    if turned.mode in ("I", "F"):
+        raise DataError("has 32 bits a pixel, of no known range", fix="save it with 8 or 16")
+    if turned.has_transparency_data:
+        turned = turned.convert("RGBA")
+        white = Image.new("RGBA", turned.size, "white")
+        turned = Image.alpha_composite(white, turned)
+    return turned.convert("RGB")
 
 
 def _cached(content: bytes) -> Path:

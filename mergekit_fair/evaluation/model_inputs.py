@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mergekit_fair.errors import CheckpointError, DataError, first_line
+from mergekit_fair.data.images import open_image
+from mergekit_fair.errors import CheckpointError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -73,20 +74,8 @@ class ImageInputs:
         self.is_cut: NDArray[np.bool_] | None = None
 
     def batch(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
-        pictures = [_rgb(self._pictures[index]) for index in indices]
+        pictures = [open_image(self._pictures[index]) for index in indices]
         return dict(self._processor(images=pictures, return_tensors="pt"))
-
-
-def _rgb(picture: Any) -> Any:
-    from PIL import Image
-
-    try:
-        if isinstance(picture, Image.Image):
-            return picture.convert("RGB")
-        with Image.open(picture) as opened:
-            return opened.convert("RGB")
-    except OSError as error:
-        raise DataError(f"is not a readable picture ({error})", where=picture) from error
 
 
 def open_inputs(rows: Rows, model_folder: str | Path, max_length: int) -> ModelInputs:
