@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ import yaml
 from mergekit_fair.cli.terminal import echo
 
 if TYPE_CHECKING:
+    from mergekit_fair.data import DataSpec
     from mergekit_fair.evaluation.evaluate import Evaluation, PreferenceEvaluation
 
 _REFERENCES = ("between_groups", "one_vs_rest", "to_overall")
@@ -50,7 +50,9 @@ class _Pairs(click.ParamType):  # type: ignore[type-arg]
 
 @click.command("eval")
 @click.option("--model", required=True, help="Folder of a model or adapter, or a name on the Hub.")
-@click.option("--tasks", required=True, help="Tasks, separated by commas; see tasks-dir.")
+@click.option(
+    "--tasks", help="Tasks, separated by commas; see tasks-dir. None: the rows of --data."
+)
 @click.option(
     "--split",
     type=click.Choice(("validation", "report")),
@@ -59,9 +61,15 @@ class _Pairs(click.ParamType):  # type: ignore[type-arg]
     help="Which rows; open report once, for what validation has chosen.",
 )
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Folder.")
+@click.option("--overwrite", is_flag=True, help="Replace the evaluation that OUT holds.")
+@click.option("--rows", is_flag=True, help="Also write OUT/rows_TASK.csv, a line for every row.")
 @click.option(
-    "--data", type=click.Path(), help="A file in the place of the tasks' data, or a .yml."
+    "--data",
+    type=click.Path(),
+    help="A data description (.yml), which is a task of its own without --tasks; with them it, or "
+    "a table, takes the place of their data.",
 )
+@click.option("--question", help="Ends every prompt of --data; language models need it.")
 @click.option("--lm", help="lm-eval's model class; found from the checkpoint if not given.")
 @click.option("--model-args", type=_Pairs(), default="", help="More of its arguments: key=value,…")
 @click.option("--choice-map", type=_Pairs(), help="Which class a choice is: no=0,yes=1.")
@@ -96,11 +104,12 @@ def command(**options: Any) -> None:
     """Run lm-eval with the plug-in: accuracy, DPD, EOD per subgroup, with intervals.
 
     Writes OUT/TASK.json, one evaluation a task, OUT/samples_TASK.jsonl, lm-eval's samples, and
-    OUT/lm_eval.json, its own results.
+    OUT/lm_eval.json, its own results. Rows that the model was trained on are refused.
 
     \b
     Example:
       mergekit-fair eval --model runs/adult_sex/fft --tasks fair_adult_sex -o runs/adult_sex/eval
+      mergekit-fair eval --model runs/comments/fft --data data.yml --rows -o runs/comments/eval
     """
     from mergekit_fair.cli.terminal import echo_json, quiet_libraries
 
@@ -122,12 +131,24 @@ def _evaluate(
 ) -> tuple[dict[str, Evaluation | PreferenceEvaluation], dict[str, dict[str, Any]]]:
     """Run, measure and write; the evaluations, and lm-eval's results of the other tasks."""
     from mergekit_fair.cli.terminal import Terminal
+    from mergekit_fair.escaping import in_json
+    from mergekit_fair.evaluation.eval_folder import (
+        RESULTS,
+        require_free,
+        results_text,
+        rows_name,
+        rows_table,
+        samples_name,
+        write_evaluation,
+    )
     from mergekit_fair.evaluation.eval_run import level_of, lines_of, measure_run, run_tasks
+    from mergekit_fair.evaluation.evaluate import Evaluation
     from mergekit_fair.evaluation.prepared_tasks import EvaluationRequest
     from mergekit_fair.fairness import MetricSettings
-    from mergekit_fair.files import write_atomic
 
     out: Path = options["out"]
+    require_free(out, overwrite=options["overwrite"])
+    tasks = _tasks(options)
     level, thresholds = (
         level_of(options["level"], options["model"]) if options["level"] else (None, {})
     )
@@ -144,8 +165,9 @@ def _evaluate(
     if options["trust_remote_code"]:
         arguments["trust_remote_code"] = True
     request = EvaluationRequest(
-        tasks=tuple(name for name in options["tasks"].split(",") if name),
-        data=options["data"],
+        tasks=tasks,
+        data=options["data"] if options["tasks"] else None,
+        question=options["question"],
         lm=options["lm"],
         model_args=arguments,
         batch_size=options["batch_size"],
@@ -160,12 +182,36 @@ def _evaluate(
     progress = Terminal(quiet=options["quiet"])
     finished = run_tasks(request, options["model"], options["split"], options["device"], progress)
     evaluations = measure_run(finished, settings, level=level, thresholds=thresholds)
-    for task, samples in finished.samples.items():
-        write_atomic(out / f"samples_{task}.jsonl", lines_of(samples))
+    files = {samples_name(task): lines_of(found) for task, found in finished.samples.items()}
     for task, evaluation in evaluations.items():
-        text = json.dumps(evaluation.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
-        write_atomic(out / f"{task}.json", text + "\n")
-    results = json.dumps(finished.results, indent=2, ensure_ascii=False, default=str)
-    write_atomic(out / "lm_eval.json", results + "\n")
+        text = in_json(evaluation.to_dict(), indent=2, allow_nan=False)
+        files[f"{task}.json"] = text + "\n"
+        if options["rows"] and isinstance(evaluation, Evaluation):
+            files[rows_name(task)] = rows_table(finished.samples[task], options["split"])
+    write_evaluation(out, {**files, RESULTS: results_text(finished.results)})
     others = {task: finished.results["results"][task] for task in finished.samples}
     return evaluations, {task: r for task, r in others.items() if task not in evaluations}
+
+
+def _tasks(options: dict[str, Any]) -> tuple[str, ...] | DataSpec:
+    """Names of tasks; without any, the description that `--data` names."""
+    from mergekit_fair.data import load_spec
+    from mergekit_fair.errors import ConfigError
+    from mergekit_fair.evaluation.eval_folder import require_file_name
+
+    data = options["data"]
+    names = tuple(name.strip() for name in (options["tasks"] or "").split(",") if name.strip())
+    if names and options["question"] is None:
+        return names
+    if names or not data or Path(data).suffix not in (".yml", ".yaml"):
+        raise ConfigError(
+            "--question is for a description without --tasks; tasks have their own"
+            if names
+            else "neither tasks nor a data description are given",
+            where="--tasks",
+            got=options["question"] if names else data,
+            allowed=None if names else "--tasks NAME, or --data FILE.yml",
+        )
+    spec = load_spec(data)
+    require_file_name(spec.name)
+    return spec

@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from click.testing import CliRunner, Result
 from fairlearn.metrics import demographic_parity_difference, equalized_odds_difference
+from refusals import refusal
 
 from mergekit_fair.cli import main
 from mergekit_fair.data import load_rows, load_spec
+from mergekit_fair.errors import ConfigError
+from mergekit_fair.fairness import measure
 
 
 def run(*arguments: object) -> Result:
@@ -260,3 +264,77 @@ def test_compare_refuses_what_it_cannot_read(
     found = run("compare", evaluated / "fft", tmp_path)
     assert found.exit_code == 2
     assert message in found.stderr
+
+
+def evaluating(family: Path, out: Path, *more: object, model: str = "fft") -> list[object]:
+    where = ("--model", family / "run" / model, "-o", out, "--max-length", 16, "--quiet")
+    return ["eval", *where, *more]
+
+
+def test_a_description_is_a_task_of_its_own(
+    family: Path, data: Path, evaluated: Path, tmp_path: Path
+) -> None:
+    """With the figures of a task over the same description."""
+    found = run(*evaluating(family, tmp_path / "out", "--data", data, "--json"))
+    assert found.exit_code == 0, found.output
+    (evaluation,) = json.loads(found.stdout)
+    expected = read(evaluated / "fft" / "fair_adult_sex.json")
+    assert (evaluation["task"], expected["task"]) == ("tiny", "fair_adult_sex")
+    assert evaluation["metrics"] == expected["metrics"]
+    assert evaluation["groups"] == expected["groups"]
+    assert (tmp_path / "out" / "samples_tiny.jsonl").is_file()
+
+
+def test_what_a_description_alone_cannot_be(family: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    refusal(evaluating(family, out), ConfigError, where="--tasks", allowed="--data FILE.yml")
+    table = ("--data", family / "rows.csv")
+    refusal(evaluating(family, out, *table), ConfigError, where="--tasks", got="rows.csv")
+    both = ("--tasks", "fair_adult_sex", "--data", data, "--question", "Is it?")
+    refusal(evaluating(family, out, *both), ConfigError, where="--tasks", got="Is it?")
+    block = yaml.safe_load(data.read_text())
+    for name in ("../elsewhere", "a/b", "..", "a:b"):
+        (tmp_path / "data.yml").write_text(yaml.safe_dump({**block, "name": name}))
+        words = evaluating(family, out, "--data", tmp_path / "data.yml")
+        refusal(words, ConfigError, where="name of the data set", got=name)
+    assert not out.exists()
+
+
+def test_the_rows_as_a_table(family: Path, data: Path, tmp_path: Path) -> None:
+    """Predictions and scores of every row, by which the figures can be measured again."""
+    found = run(*evaluating(family, tmp_path / "out", "--data", data, "--rows", "--json"))
+    assert found.exit_code == 0, found.output
+    (evaluation,) = json.loads(found.stdout)
+    rows = load_rows(load_spec(data)).of("validation")
+    table = pd.read_csv(tmp_path / "out" / "rows_tiny.csv").set_index("id")
+    assert sorted(table.index) == sorted(rows.ids.tolist())
+    table = table.loc[rows.ids.tolist()]
+    assert table["label"].tolist() == rows.labels.tolist()
+    assert set(table["split"]) == {"validation"}
+    assert ((table["score"] > 0).astype(int) == table["prediction"]).all()
+    groups = [json.loads(cell) for cell in table["groups"]]
+    measured = measure(rows.labels, table["prediction"].to_numpy(), groups).to_dict()
+    for name in ("acc", "dpd", "eod"):
+        assert measured["metrics"][name] == evaluation["metrics"][name]
+
+
+def test_an_evaluation_is_never_replaced_without_a_word(
+    family: Path, data: Path, tmp_path: Path
+) -> None:
+    out, block = tmp_path / "out", ("--data", data)
+    assert run(*evaluating(family, out, *block, "--rows")).exit_code == 0
+    (out / "notes.txt").write_text("mine")
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    for changed in ((), ("--limit", 10), ("--split", "report"), ("--tasks", "fair_adult_sex")):
+        words = evaluating(family, out, *block, *changed, model="lora")
+        refusal(words, ConfigError, where=out, fix="--overwrite")
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    # Replaced: nothing of the old one stays beside the new one, nor goes what is none of its.
+    tasks = ("--tasks", "fair_adult_sex", "--limit", 10, "--overwrite")
+    assert run(*evaluating(family, out, *block, *tasks, model="lora")).exit_code == 0
+    assert sorted(path.name for path in out.iterdir()) == [
+        "fair_adult_sex.json",
+        "lm_eval.json",
+        "notes.txt",
+        "samples_fair_adult_sex.jsonl",
+    ]
