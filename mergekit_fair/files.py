@@ -277,6 +277,54 @@ def write_together(files: Mapping[Path, bytes | str]) -> None:
         raise
 
 
+def beside(name: str, file: str | Path, where: object) -> str:
+    """A relative path that a file holds: from the working directory, as in mergekit, or from there.
+
+    Args:
+        name: of a file or folder.
+        file: that holds it.
+        where: file and key, for the error.
+
+    Returns:
+        `name` if that is there from the working directory, or nowhere; else the path that begins
+        beside the file.
+
+    Raises:
+        ConfigError: there are two different ones.
+    """
+    path, there = Path(name), Path(file).parent / name
+    if name.startswith("~") or path.is_absolute() or not there.exists():
+        return name
+    if not path.exists():
+        return os.path.normpath(there)
+    if not path.samefile(there):
+        raise ConfigError(
+            "stands for two: one in the working directory and one beside this file",
+            where=where,
+            got=name,
+            allowed=[str(path.absolute()), str(there.absolute())],
+            fix="write the one that is meant as an absolute path",
+        )
+    return name
+
+
+def require_no_other(files: Mapping[Path, str], *, overwrite: bool = False) -> None:
+    """Check that none of the files is there with another content, which writing them would lose.
+
+    Raises:
+        ConfigError: one is.
+    """
+    for path, text in files.items():
+        if overwrite or not os.path.lexists(path):
+            continue
+        if not path.is_file() or path.read_bytes() != text.encode("utf-8"):
+            raise ConfigError(
+                "exists already, with another content",
+                where=path,
+                fix="choose another place, or move it away",
+            )
+
+
 def write_cached(path: Path, data: bytes | str) -> None:
     """The same for a file of a cache, which several processes may write at a time."""
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:

@@ -118,12 +118,13 @@ def apply(folder: Path, recipe: Path, out: Path, quiet: bool) -> None:
     Example:
       mergekit-fair basis apply runs/redditbias/basis runs/redditbias/addition.yml -o small.yml
     """
-    from mergekit_fair.files import write_atomic
+    from mergekit_fair.files import require_no_other, write_atomic
     from mergekit_fair.merging.recipe import Recipe
     from mergekit_fair.vectors.basis_files import load_basis
     from mergekit_fair.vectors.basis_recipe import apply_basis
 
     text = apply_basis(load_basis(folder), folder, Recipe.load(recipe))
+    require_no_other({out: text})
     write_atomic(out, text)
     if not quiet:
         echo(str(out))

@@ -65,16 +65,16 @@ def command(out: Path, quiet: bool) -> None:
 
 def copy_recipes(out: Path) -> None:
     """Put the demo's recipe files into `out`, with `out` in the place of runs/demo."""
-    from mergekit_fair.files import made_folder, write_together
+    from mergekit_fair.files import made_folder, require_no_other, write_together
     from mergekit_fair.resources import recipes_folder
 
+    files = {
+        out / file.name: file.read_text(encoding="utf-8").replace("runs/demo", str(out))
+        for file in recipes_folder("demo").glob("*.yml")
+    }
+    require_no_other(files)
     with made_folder(out):
-        write_together(
-            {
-                out / file.name: file.read_text(encoding="utf-8").replace("runs/demo", str(out))
-                for file in recipes_folder("demo").glob("*.yml")
-            }
-        )
+        write_together(files)
 
 
 def _costs(config: Any, out: Path) -> tuple[float, dict[str, float]]:

@@ -26,7 +26,7 @@ def command(program: str, args: tuple[str, ...]) -> None:
 
     \b
     Example:
-      mergekit-fair exec mergekit-yaml runs/adult_sex/addition.yml runs/adult_sex/stock
+      mergekit-fair exec mergekit-yaml recipes/adult_sex/addition.yml runs/adult_sex/stock
       mergekit-fair exec lm_eval run --model fair-classifier --tasks fair_adult_sex \\
         --model_args pretrained=runs/adult_sex/fft --include_path "$(mergekit-fair tasks-dir)"
     """

@@ -69,10 +69,11 @@ def command(
 
 
 def _write(vectors: dict[str, Any], out: Path, progress: Terminal) -> None:
-    from mergekit_fair.files import write_together
+    from mergekit_fair.files import require_no_other, write_together
     from mergekit_fair.report.figures import vectors_pictures
 
     text = in_json(vectors, indent=2) + "\n"
+    require_no_other({out / "vectors.json": text})
     files: dict[str, bytes | str] = {"vectors.json": text, **vectors_pictures(vectors)}
     write_together({out / name: content for name, content in files.items()})
     for name in files:

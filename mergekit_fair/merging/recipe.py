@@ -16,7 +16,7 @@ from mergekit_fair.merging.methods.members import parameters_of
 from mergekit_fair.merging.methods.registry import is_own, own_method, spec_of
 from mergekit_fair.merging.recipe_check import check_recipe, parse_recipe, require_parameter
 from mergekit_fair.merging.recipe_inputs import require_inputs, unmatched_filters
-from mergekit_fair.merging.references import references
+from mergekit_fair.merging.references import found_beside, references
 from mergekit_fair.schema import dump_yaml, read_text
 
 
@@ -61,15 +61,21 @@ class Recipe:
     def load(cls, path: str | Path) -> Recipe:
         """Read and check a recipe file.
 
+        Relative paths of models begin in the working directory, as in mergekit, or beside the file.
+
         Raises:
-            ConfigError: the file cannot be read or is not a YAML mapping.
+            ConfigError: the file cannot be read or is not a YAML mapping, or a path stands for one
+                folder here and for another one beside the file.
             RecipeError: unknown keys, method, groups or parameters.
         """
-        return cls.from_text(read_text(path), str(path))
+        text, where = read_text(path), str(path)
+        raw, repeated = parse_recipe(text, where)
+        found = found_beside(raw, where)
+        return cls._checked(found, where, text if found == raw else dump_yaml(found), repeated)
 
     @classmethod
     def from_mapping(cls, raw: dict[str, Any], where: str) -> Recipe:
-        """The same for an inline mapping; `where` names it in errors."""
+        """The same for a mapping, with paths as they are; `where` names it in errors."""
         return cls._checked(raw, where, dump_yaml(raw))
 
     @classmethod

@@ -13,6 +13,7 @@ from typing import Any
 
 from mergekit_fair.checkpoints.adapter_config import is_adapter_folder
 from mergekit_fair.errors import RecipeError
+from mergekit_fair.files import beside
 
 _MODELS = ("model", "base_model")
 _WORDS = ("union", "base")  # of tokenizers; folders of these names have to be spelled ./base
@@ -68,6 +69,37 @@ def references(
         return value
 
     copy: dict[str, Any] = changed(dict(raw))
+    return copy
+
+
+def found_beside(raw: Mapping[str, Any], file: str) -> dict[str, Any]:
+    """A copy of a recipe in which folders that lie beside its file are found from here, too.
+
+    Args:
+        raw: the recipe.
+        file: that it was read from.
+
+    Raises:
+        ConfigError: a path stands for one folder here and for another one beside the file.
+    """
+
+    def changed(value: Any, key: str = "", *, is_tokenizer: bool = False) -> Any:
+        if isinstance(value, list):
+            return [changed(item, is_tokenizer=is_tokenizer) for item in value]
+        if isinstance(value, dict):
+            inside = is_tokenizer or key == "tokenizer"
+            return {name: changed(item, name, is_tokenizer=inside) for name, item in value.items()}
+        is_source = key == "tokenizer_source" or (is_tokenizer and key == "source")
+        if not isinstance(value, str) or value in _WORDS:
+            return value
+        if key in _MODELS or is_source:
+            return "+".join(beside(part, file, f"{file}: {key}") for part in _parts(value))
+        return value
+
+    copy: dict[str, Any] = changed(dict(raw))
+    block = copy.get("fairness")
+    if isinstance(block, dict) and isinstance(report := block.get("report"), str):
+        copy["fairness"] = {**block, "report": beside(report, file, f"{file}: fairness.report")}
     return copy
 
 

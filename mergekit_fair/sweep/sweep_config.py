@@ -10,8 +10,10 @@ from pydantic import Field, model_validator
 
 from mergekit_fair.data import DataSpec, spec_inside
 from mergekit_fair.errors import ConfigError
+from mergekit_fair.files import beside
 from mergekit_fair.merging.grid import parse_grid
 from mergekit_fair.merging.recipe import Recipe
+from mergekit_fair.merging.references import found_beside
 from mergekit_fair.schema import Strict, load_yaml, parse
 from mergekit_fair.sweep.selection import Select
 
@@ -210,8 +212,8 @@ class Sweep:
 def load_sweep(path: str | Path) -> Sweep:
     """Read a sweep file, its recipe, data description and grids.
 
-    Paths of files (`recipe`, `evaluate.data`) are relative to the sweep file, those of models to
-    the working directory, as in mergekit.
+    Paths of files (`recipe`, `evaluate.data`) are relative to the sweep file. Those of folders
+    (models, `evaluate.include_path`) begin in the working directory, as in mergekit, or beside it.
 
     Raises:
         ConfigError, RecipeError: with the file, the key, what was given and what is allowed.
@@ -220,7 +222,7 @@ def load_sweep(path: str | Path) -> Sweep:
     evaluate = raw.get("evaluate")
     if isinstance(evaluate, dict) and "data" in evaluate:
         raw["evaluate"] = {**evaluate, "data": _data(evaluate, path)}
-    config = parse(SweepConfig, raw, path)
+    config = _with_paths(parse(SweepConfig, raw, path), path)
     _refuse_report_split(config, path)
     grid = _grid(config, path)
     inject = parse_grid(config.inject.lambda_, f"{path}: inject.lambda") if config.inject else ()
@@ -242,6 +244,23 @@ def _data(evaluate: dict[str, Any], path: str | Path) -> Any:
             got=data,
         )
     return str((Path(path).parent / data).absolute())
+
+
+def _with_paths(config: SweepConfig, path: str | Path) -> SweepConfig:
+    """With folders that lie beside the file found from here.
+
+    Raises:
+        ConfigError: a path stands for two folders.
+    """
+    baselines = {
+        name: beside(model, path, f"{path}: baselines.{name}")
+        for name, model in config.baselines.items()
+    }
+    evaluate = config.evaluate
+    if evaluate.include_path is not None:
+        found = beside(evaluate.include_path, path, f"{path}: evaluate.include_path")
+        evaluate = evaluate.model_copy(update={"include_path": found})
+    return config.model_copy(update={"baselines": baselines, "evaluate": evaluate})
 
 
 def _refuse_report_split(config: SweepConfig, path: str | Path) -> None:
@@ -268,7 +287,8 @@ def _grid(config: SweepConfig, path: str | Path) -> dict[str, tuple[float, ...]]
 
 def _recipe(config: SweepConfig, path: str | Path) -> Recipe:
     if isinstance(config.recipe, dict):
-        return Recipe.from_mapping(config.recipe, f"{path}: recipe").resolved()
+        raw = found_beside(config.recipe, str(path))
+        return Recipe.from_mapping(raw, f"{path}: recipe").resolved()
     if isinstance(config.recipe, str):
         return Recipe.load(Path(path).parent / config.recipe).resolved()
     raise ConfigError("recipe must be a path or a mapping", where=path, got=config.recipe)

@@ -80,8 +80,9 @@ def _train(
         of_run = seen if config.head == "probe" else replace(seen, keys=np.unique(run.rows.keys()))
         _one(replace(run, seen=of_run), config, family, progress)
     if state.is_main_process:
-        recipe = dump_yaml(family_recipe(out, groups))
-        write_atomic(out / "addition.yml", recipe)
+        recipe = out / "addition.yml"
+        if not recipe.is_file():  # it may be somebody's by now
+            write_atomic(recipe, dump_yaml(family_recipe(groups)))
         source = source_fingerprint(config.data)
         family.write(data=config.data.to_dict(), source=source, counts=rows.counts())
         shutil.rmtree(out / ".work", ignore_errors=True)
@@ -239,13 +240,13 @@ def _one(run: TrainingRun, config: TrainConfig, family: _Family, progress: Progr
     progress.say(f"{run.name}: {method}, {len(labels)} rows, {run.steps} steps{seconds}")
 
 
-def family_recipe(folder: Path, groups: Iterable[str]) -> dict[str, Any]:
-    """Subgroup task addition over the family in `folder`, at λ = 0.2.
+def family_recipe(groups: Iterable[str]) -> dict[str, Any]:
+    """Subgroup task addition over the family that the recipe lies in, at λ = 0.2.
 
-    A relative folder gets a `./`: stock mergekit would look for `a/b` on the Hub.
+    Its paths begin beside it, so that the folder can be moved and used from anywhere. The `./` is
+    for stock mergekit, which would look for `groups/x` on the Hub; it has to run in the folder.
     """
     from mergekit_fair.merging.methods.subgroup_task_addition import addition_recipe
 
-    root = str(folder) if folder.is_absolute() else f"./{folder}"
-    vectors = {f"{root}/groups/{name}": (name, 1.0) for name in groups}
-    return addition_recipe(f"{root}/base", vectors, "float32", lambda_=0.2)
+    vectors = {f"./groups/{name}": (name, 1.0) for name in groups}
+    return addition_recipe("./base", vectors, "float32", lambda_=0.2)

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from mergekit_fair.data import DataSpec, spec_inside
 from mergekit_fair.errors import ConfigError
+from mergekit_fair.files import beside
 from mergekit_fair.schema import Strict, load_yaml, nearest, parse
 from mergekit_fair.training.kinds import KINDS, Lora, Positive, TrainingKind
 
@@ -139,6 +140,8 @@ class TrainConfig(Strict):
 def load_train_config(path: str | Path) -> TrainConfig:
     """Read and check a training file; `data: FILE` is read too, beside the training file.
 
+    The folder of `model` begins in the working directory, or beside the training file.
+
     Raises:
         ConfigError: unknown or missing keys, values of the wrong type, unreadable files.
     """
@@ -148,4 +151,6 @@ def load_train_config(path: str | Path) -> TrainConfig:
             "data is missing", where=path, fix="give the data description or the path of its file"
         )
     data = spec_inside(raw.pop("data"), path)
-    return parse(TrainConfig, {**raw, "data": data}, path)
+    config = parse(TrainConfig, {**raw, "data": data}, path)
+    model = beside(config.model, path, f"{path}: model")
+    return config.model_copy(update={"model": model})
