@@ -50,7 +50,7 @@ def command(
     from mergekit_fair.cli.terminal import echo_json
     from mergekit_fair.evaluation.compare_runs import compare_folders
     from mergekit_fair.fairness import MetricSettings
-    from mergekit_fair.report.evaluation_text import comparison_text
+    from mergekit_fair.report.evaluation_text import comparison_text, marks_text
 
     settings = MetricSettings(reference, confidence, min_group_size, seed=seed)
     comparisons = compare_folders(baseline, others, settings, tasks)
@@ -59,7 +59,8 @@ def command(
         return
     for task, compared in comparisons.items():
         echo(comparison_text(task, compared["models"], compared["baseline"], compared["n"]))
-        for text in compared["warnings"]:
+        echo(marks_text(compared["marks"]))
+        for text in (*compared["warnings"], *compared["notes"]):
             echo(one_line(f"warning: {text}"))
     if not quiet:
         echo(

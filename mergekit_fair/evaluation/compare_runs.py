@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mergekit_fair.errors import ConfigError, MeasurementError
+from mergekit_fair.evaluation.evaluate import (
+    Evaluation,
+    Level,
+    PreferenceEvaluation,
+    evaluate,
+    read_evaluation,
+)
 from mergekit_fair.evaluation.predictions import Predictions
+from mergekit_fair.evaluation.sample_files import earlier_runs, read_samples, sample_files
 from mergekit_fair.fairness import HEADLINE, MetricSettings
 from mergekit_fair.fairness.compare import Paired
-
-_PREFIX = "samples_"
 
 
 def compare_folders(
@@ -30,12 +35,13 @@ def compare_folders(
 
     Returns:
         task → `n`, `baseline`, `models` (name → metric → value, low, high, p_value,
-        adjusted_p_value, significant) and `warnings`.
+        adjusted_p_value, significant), `warnings`, `marks` (see `marks`) and `notes` (see `notes`).
 
     Raises:
-        ConfigError: no samples there, or no common task.
+        ConfigError: no samples there, those of several models, or no common task.
         MeasurementError: not the same rows.
     """
+    names = _names([baseline, *others])
     files = {folder: sample_files(folder) for folder in (baseline, *others)}
     common = set.intersection(*map(set, files.values()))
     wanted = sorted(common if not tasks else set(tasks))
@@ -47,68 +53,102 @@ def compare_folders(
             allowed=sorted(common) or None,
             fix="evaluate the models on the same tasks",
         )
-    names = _names(list(files))
-    return {
-        task: _compared(
-            {names[folder]: read_predictions(task, paths[task]) for folder, paths in files.items()},
-            names[baseline],
-            settings,
-        )
-        for task in wanted
-    }
-
-
-def sample_files(folder: Path) -> dict[str, Path]:
-    """Task → its file of samples; of several runs in a folder of lm-eval's, the latest.
-
-    Raises:
-        ConfigError: there are none.
-    """
-    paths = [folder] if folder.is_file() else sorted(folder.rglob(f"{_PREFIX}*.jsonl"))
-    samples = {_task(path): path for path in paths}  # lm-eval's names end with the time
-    if not samples:
-        raise ConfigError(
-            "has no samples (samples_TASK.jsonl)",
-            where=folder,
-            fix="give the folder of `mergekit-fair eval`, or of `lm_eval run --log_samples`",
-        )
-    return samples
+    compared = {}
+    for task in wanted:
+        answers = {
+            names[folder]: read_predictions(task, paths[task]) for folder, paths in files.items()
+        }
+        paths_of = {names[folder]: paths[task] for folder, paths in files.items()}
+        compared[task] = {
+            **_compared(answers, names[baseline], settings),
+            "marks": marks(answers, names[baseline], settings),
+            "notes": notes(task, paths_of),
+        }
+    return compared
 
 
 def read_predictions(task: str, path: Path) -> Predictions:
     """The predictions in a file of samples.
 
     Raises:
-        ConfigError: not JSON lines.
+        ConfigError: not what was written.
         MeasurementError: samples of a task that measures no fairness.
     """
-    samples = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                samples.append(json.loads(line))
-            except ValueError as error:
-                raise ConfigError(
-                    f"line {number} is not JSON ({error})",
-                    where=path,
-                    fix="the file is damaged or half written: evaluate again",
-                ) from error
-    return Predictions.of_samples(task, samples)
+    return Predictions.of_samples(task, read_samples(path))
 
 
-def _task(path: Path) -> str:
-    """`samples_TASK.jsonl`, or lm-eval's `samples_TASK_2026-01-31T12-00-00.000000.jsonl`."""
-    name = path.stem.removeprefix(_PREFIX)
-    head, _, tail = name.rpartition("_")
-    return head if head and tail[:4].isdigit() and "T" in tail else name
+def marks(
+    answers: Mapping[str, Predictions], baseline: str, settings: MetricSettings
+) -> dict[str, dict[str, Any]]:
+    """Model → what qualifies its gaps: its selection rate, `degenerate` and `saturated`.
+
+    Args:
+        answers: model → its predictions.
+        baseline: whose selection rate is the level: a model is saturated that selects more than
+            0.1 more or fewer.
+        settings: how to measure.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for name, predictions in answers.items():
+        measured = evaluate(predictions, settings, model=name, split="")
+        found[name] = {
+            "selection_rate": measured.metrics["selection_rate"].value,
+            "degenerate": measured.degenerate,
+        }
+    level = found[baseline]["selection_rate"]
+    for entry in found.values():
+        rate = entry["selection_rate"]
+        is_known = rate is not None and level is not None
+        entry["saturated"] = bool(abs(rate - level) > Level.saturation) if is_known else None
+    return found
+
+
+def notes(task: str, paths: Mapping[str, Path]) -> list[str]:
+    """What a reader should know of where the predictions come from.
+
+    That a file is one of several runs; and what `eval` has said of the model: rows that chose it
+    or that it was trained on, and texts that were cut, at lengths that differ.
+
+    Args:
+        task: its name.
+        paths: model → its file of samples.
+    """
+    said = [f"{name}: {text}" for name, path in paths.items() if (text := earlier_runs(path))]
+    evaluations = {name: _beside(path, task) for name, path in paths.items()}
+    lengths = {name: each.max_length for name, each in evaluations.items() if each is not None}
+    for name, each in evaluations.items():
+        if each is None:
+            continue
+        if each.used_by_selection is not None:
+            said.append(
+                f"{name}: these rows have chosen it ({each.used_by_selection.rule}): its figures "
+                "are optimistic"
+            )
+        if each.trained_rows:
+            said.append(f"{name}: was trained on {each.trained_rows} of these rows")
+        if each.truncated is not None and each.max_length is not None:
+            said += [f"{name}: {t}" for t in [each.truncated.sentence(each.max_length)] if t]
+    if len(set(lengths.values())) > 1:
+        listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        said.append(f"texts are cut at lengths that differ (max_length: {listed})")
+    return said
+
+
+def _beside(path: Path, task: str) -> Evaluation | PreferenceEvaluation | None:
+    """The evaluation that `eval` has written with these samples."""
+    file = path.with_name(f"{task}.json")
+    is_ours = path.name == f"samples_{task}.jsonl" and file.is_file()
+    return read_evaluation(file) if is_ours else None
 
 
 def _names(folders: list[Path]) -> dict[Path, str]:
     """Folder → the shortest end of its path that tells it from the others."""
-    for depth in range(1, 10):
-        names = {folder: "/".join(folder.absolute().parts[-depth:]) for folder in folders}
-        if len(set(names.values())) == len(names):
-            return names
+    parts = {folder: folder.absolute().parts for folder in folders}
+    if len({folder.resolve() for folder in folders}) == len(folders):
+        for depth in range(1, 1 + max(map(len, parts.values()))):
+            names = {folder: "/".join(its[-depth:]) for folder, its in parts.items()}
+            if len(set(names.values())) == len(names):
+                return names
     raise ConfigError("the same folder stands twice", where="compare", got=list(map(str, folders)))
 
 

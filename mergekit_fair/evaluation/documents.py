@@ -1,7 +1,8 @@
 """A data description becomes the documents of an lm-eval task.
 
 A document has: id (row number in the source), text or image (a path), prompt, label (0 or 1),
-groups, excluded (those of its groups that decide no maximum), split.
+groups, excluded (those of its groups that decide no maximum), split, and, where the data have
+weights, weight.
 """
 
 from __future__ import annotations
@@ -169,6 +170,8 @@ def documents(
         "excluded": (names, [[n for n in row if n in rows.excluded] for row in carried]),
         "split": (texts, chosen.split.tolist()),
     }
+    if chosen.weights is not None:
+        types["weight"] = (datasets.Value("float64"), chosen.weights.tolist())
     return datasets.Dataset.from_dict(
         {name: values for name, (_, values) in types.items()},
         features=datasets.Features({name: kind for name, (kind, _) in types.items()}),

@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import ConfigDict, Field, model_serializer
 
 from mergekit_fair.errors import MeasurementError
-from mergekit_fair.evaluation.predictions import Predictions
+from mergekit_fair.evaluation.predictions import Predictions, require_one_filter
 from mergekit_fair.evaluation.truncation import Truncation
 from mergekit_fair.fairness import (
     METRICS,
@@ -237,6 +237,7 @@ def measure_preferences(
         settings: confidence and limits; there is no reference but the kinds themselves.
         model, split: copied into the result.
     """
+    require_one_filter(task, samples)
     items = [sample[ITEM] for sample in samples]
     preferred = np.array([np.nan if value is None else float(value) for value, _ in items])
     measured = measure_score_rows(preferred, [kind for _, kind in items], settings)

@@ -50,6 +50,7 @@ class FairTask(ConfigurableTask):
     ) -> None:
         config = {key: value for key, value in config.items() if key != "class"}
         require_metadata(config)
+        require_one_answer(config)
         super().__init__(config=with_source(config))
         rows = [
             metric
@@ -180,6 +181,22 @@ def require_metadata(config: Mapping[str, Any]) -> None:
                 where=f"{where}: {key}",
                 fix="leave it out, or change it in a copy of the file",
             )
+
+
+def require_one_answer(config: Mapping[str, Any]) -> None:
+    """A document has one answer: with two filters it would count twice.
+
+    Raises:
+        ConfigError: the task lists several.
+    """
+    filters = [each.get("name") for each in config.get("filter_list") or ()]
+    if len(filters) > 1:
+        raise ConfigError(
+            "has several filters, and fairness is measured of one answer a document",
+            where=f"task {config.get('task')}: filter_list",
+            got=filters,
+            fix="leave one of them",
+        )
 
 
 def with_source(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -59,6 +59,7 @@ class Predictions:
         """
         if not samples:
             raise MeasurementError("has no samples", where=task, fix="log samples")
+        require_one_filter(task, samples)
         items = [_item(sample, task) for sample in samples]
         names = [_groups(sample, item) for sample, item in zip(samples, items, strict=True)]
         every = sorted(set().union(*names))
@@ -125,6 +126,22 @@ class Predictions:
         return Groups.of(self.groups, len(self))
 
 
+def require_one_filter(task: str, samples: Sequence[Mapping[str, Any]]) -> None:
+    """Every document has one sample: with several filters each would count several times.
+
+    Raises:
+        MeasurementError: names the filters.
+    """
+    filters = sorted({str(sample.get("filter")) for sample in samples})
+    if len(filters) > 1:
+        raise MeasurementError(
+            "has answers of several filters",
+            where=task,
+            got=filters,
+            fix="leave one filter in the task's filter_list",
+        )
+
+
 def choice_gaps(log_probs: NDArray[np.float64]) -> NDArray[np.float64]:
     """log p(second choice) − log p(first); ±1 where it is infinite, NaN without an answer.
 
@@ -158,9 +175,28 @@ def _item(sample: Mapping[str, Any], task: str) -> tuple[int | None, int, list[s
             fix="use a task of `mergekit-fair tasks-dir`, or write process_results as they do",
         )
     prediction, label, groups = item
+    for name, value, allowed in (
+        ("prediction", prediction, (0, 1, None)),
+        ("label", label, (0, 1)),
+    ):
+        if value not in allowed:
+            raise MeasurementError(
+                f"sample {sample.get('doc_id')} has another {name}",
+                where=task,
+                got=value,
+                allowed=allowed,
+            )
     return None if prediction is None else int(prediction), int(label), list(groups)
 
 
 def _groups(sample: Mapping[str, Any], item: tuple[int | None, int, list[str]]) -> set[str]:
     listed = sample["doc"].get("groups")
-    return {*item[2], *(listed if isinstance(listed, (list, tuple)) else ())}
+    if not isinstance(listed, (list, tuple)):
+        return set(item[2])
+    if unknown := sorted(set(item[2]) - set(listed)):
+        raise MeasurementError(
+            f"sample {sample.get('doc_id')} counts in groups that its document does not name",
+            got=unknown,
+            allowed=list(listed),
+        )
+    return set(listed)

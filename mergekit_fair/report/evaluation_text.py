@@ -43,6 +43,20 @@ def comparison_text(task: str, compared: dict[str, Any], baseline: str, n: int) 
     return f"{title}\n{as_text(table)}"
 
 
+def marks_text(marks: dict[str, dict[str, Any]]) -> str:
+    """What qualifies the gaps of every model of a comparison: whom it selects, and its marks.
+
+    Args:
+        marks: model → selection_rate, degenerate, saturated.
+    """
+    names = ("degenerate", "saturated")
+    rows = [
+        [model, value_text(entry["selection_rate"]), *("yes" if entry[n] else "–" for n in names)]
+        for model, entry in marks.items()
+    ]
+    return as_text(Table.plain(["", "selects", *names], rows))
+
+
 def other_text(task: str, results: dict[str, Any]) -> str:
     """lm-eval's own figures of a task that measures no fairness."""
     figures = ", ".join(

@@ -253,7 +253,7 @@ def test_bad_input_is_one_message(
     [
         (None, "has no samples (samples_TASK.jsonl)"),
         ("{half", "line 1 is not JSON"),
-        ('{"doc": {}, "doc_id": 0, "doc_hash": "x", "metrics": ["acc"]}', "is no fairness task"),
+        ('{"doc": {}, "doc_id": 0, "metrics": ["acc"]}', "is no fairness task"),
     ],
 )
 def test_compare_refuses_what_it_cannot_read(
