@@ -9,6 +9,7 @@ import errno
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -42,6 +43,32 @@ def is_file_name(name: str) -> bool:
         return False
     has_sign = any(letter in '/\\:*?"<>|' or not is_seen(letter) for letter in name)
     return bool(name) and not has_sign and len(name.encode()) <= _LONGEST_NAME
+
+
+def is_special(path: str | Path) -> bool:
+    """Whether it is there and neither file nor folder: a pipe or device waits, or never ends."""
+    try:
+        mode = Path(path).stat().st_mode
+    except (OSError, ValueError):
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def text_of(path: Path) -> str:
+    """The text of a UTF-8 file.
+
+    Raises:
+        OSError: the system's, or that it is a pipe or a device.
+        UnicodeDecodeError: it is no text.
+    """
+    if is_special(path):
+        raise OSError(errno.EINVAL, "it is a pipe or a device", str(path))
+    return path.read_text(encoding="utf-8")
+
+
+def is_within(path: Path, folder: Path) -> bool:
+    """Whether a path lies in a folder, links followed."""
+    return path.resolve().is_relative_to(folder.resolve())
 
 
 def _nothing(folder: Path) -> Iterable[str]:

@@ -107,7 +107,7 @@ def _register(target: str, module: str, function: str, what: str) -> None:
 
         getattr(import_module(module), function)()
     # Whatever is wrong with this package, programs that do not use it must go on.
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         import warnings
 
         cause = " ".join(f"{type(error).__name__}: {error}".split())

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from mergekit_fair.errors import ConfigError, MeasurementError
+from mergekit_fair.files import is_special
 
 # Characters; a weights file or a device in place of a text file is not read to its end.
 LONGEST = 100_000_000
@@ -21,6 +22,9 @@ _MERGED = "tag:yaml.org,2002:merge"
 
 # Values that YAML's aliases may add to those that are written; a few lines can stand for billions.
 MOST_ALIASED = 10_000
+
+# Brackets in brackets.
+MOST_NESTED = 200
 
 
 def nearest(name: object, known: list[str]) -> str:
@@ -117,6 +121,8 @@ def read_text(path: str | Path) -> str:
         ConfigError: no such file, not UTF-8, or longer than any text file should be.
     """
     try:
+        if is_special(path):
+            raise ValueError("it is a pipe or a device")
         with Path(path).open(encoding="utf-8") as stream:
             text = stream.read(LONGEST + 1)
         if len(text) > LONGEST:
@@ -147,14 +153,14 @@ def count_documents(text: str) -> tuple[int, int]:
     count = empty = 0
     before: yaml.Event | None = None
     try:
-        for event in yaml.parse(text, yaml.SafeLoader):
+        for event in yaml.parse(text, _LooseLoader):
             if isinstance(before, yaml.DocumentStartEvent):
                 count += 1
                 empty += (
                     isinstance(event, yaml.ScalarEvent) and event.implicit[0] and not event.value
                 )
             before = event
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):
         pass
     return count, count - empty
 
@@ -201,6 +207,11 @@ class _LooseLoader(yaml.SafeLoader):
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self.repeated: list[str] = []
+
+    def fetch_flow_collection_start(self, token: Any) -> None:
+        if self.flow_level >= MOST_NESTED:  # PyYAML's time grows with the square of the depth
+            raise RecursionError
+        super().fetch_flow_collection_start(token)
 
     def get_single_node(self) -> yaml.Node | None:
         node: yaml.Node | None = super().get_single_node()

@@ -24,6 +24,7 @@ from mergekit_fair.checkpoints.folder import (
 )
 from mergekit_fair.checkpoints.headers import COPY_AGAIN
 from mergekit_fair.errors import CheckpointError
+from mergekit_fair.files import text_of
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 
@@ -186,7 +187,7 @@ def raw_config(folder: str | Path) -> dict[str, Any]:
             fix="give the folder of an adapter that was saved with peft",
         )
     try:
-        content = json.loads(inside(folder, file).read_text(encoding="utf-8"))
+        content = json.loads(text_of(inside(folder, file)))
         if not isinstance(content, dict):
             raise ValueError("not a mapping")
     except (OSError, ValueError, RecursionError) as error:

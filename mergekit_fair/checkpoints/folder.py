@@ -16,6 +16,7 @@ from mergekit_fair.checkpoints.headers import (
     unreadable,
 )
 from mergekit_fair.errors import CheckpointError
+from mergekit_fair.files import text_of
 from mergekit_fair.schema import nearest, parse_json
 
 INDEX = "model.safetensors.index.json"
@@ -224,7 +225,7 @@ def _bring_together(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
 
 def _weight_map(index: Path) -> dict[str, str]:
     try:
-        content = parse_json(index.read_text(encoding="utf-8"))
+        content = parse_json(text_of(index))
         weight_map = content.get("weight_map") if isinstance(content, dict) else None
         if not isinstance(weight_map, dict) or not all(
             isinstance(name, str) for name in weight_map.values()
@@ -340,7 +341,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     try:
         if not file.is_file():  # a pipe would be waited for
             raise ValueError("no such file")
-        config = parse_json(inside(Path(folder), file).read_text(encoding="utf-8"))
+        config = parse_json(text_of(inside(Path(folder), file)))
         if not isinstance(config, dict):
             raise ValueError("not a mapping")
     except (OSError, ValueError) as error:

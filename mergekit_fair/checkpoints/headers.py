@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mergekit_fair.errors import CheckpointError
+from mergekit_fair.files import is_special
 from mergekit_fair.schema import parse_json
 
 # Bytes per element. Floating tensors are merged, the others copied; what is missing here (8-bit
@@ -20,7 +21,9 @@ FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 INTEGERS = {"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 SIZES = FLOATS | INTEGERS
 
-_LONGEST = 100_000_000
+_LONGEST = 100_000_000  # as safetensors'
+# Of one file; the largest models have a hundred thousand in all of their files together.
+MOST_TENSORS = 250_000
 _POINTER = b"version "  # as a header's length, 2.3 · 10¹⁸
 COPY_AGAIN = "copy or train the model again"
 
@@ -93,6 +96,8 @@ def unreadable(file: Path, error: OSError) -> CheckpointError:
 
 def _raw_header(file: Path) -> tuple[int, dict[str, Any]]:
     try:
+        if is_special(file):
+            raise ValueError("it is a pipe or a device")
         with file.open("rb") as stream:
             start = stream.read(8)
             if start == _POINTER:
@@ -100,7 +105,10 @@ def _raw_header(file: Path) -> tuple[int, dict[str, Any]]:
             size = int.from_bytes(start, "little")
             if not 0 < size <= min(file.stat().st_size - 8, _LONGEST):
                 raise ValueError("header length out of range" if start else "it is empty")
-            text = stream.read(size).decode("utf-8")
+            content = stream.read(size)
+        if content.count(b"{") > MOST_TENSORS:
+            raise ValueError(f"it describes more than {MOST_TENSORS:,} tensors")
+        text = content.decode("utf-8")
         header = parse_json(text, object_pairs_hook=_without_duplicates)
         if not isinstance(header, dict):
             raise ValueError("the header does not describe tensors")

@@ -13,6 +13,7 @@ from typing import Any
 
 from mergekit_fair.checkpoints.headers import FLOATS, TensorInfo
 from mergekit_fair.errors import CheckpointError
+from mergekit_fair.files import text_of
 from mergekit_fair.schema import parse_json
 
 # In config.json, or in a part of it such as `text_config`.
@@ -142,7 +143,7 @@ def _named(key: str, block: Any) -> str:
 
 def _says_so(file: Path) -> bool:
     try:
-        content = parse_json(file.read_text(encoding="utf-8"))
+        content = parse_json(text_of(file))
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and bool(content)

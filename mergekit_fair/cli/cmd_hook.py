@@ -19,9 +19,10 @@ NAME = "mergekit_fair_hook.pth"
 # The first line tells our file, of whatever version, from a foreign one of the same name.
 MARK = "# Written by `mergekit-fair hook install`; `mergekit-fair hook remove` deletes it."
 # `site` executes lines that start with `import`. Python must start in silence when the package is
-# gone or damaged, so every error is swallowed; `hook status` tells.
+# gone or damaged, or ends the process, so everything is swallowed; `hook status` tells.
 LINE = (
-    r'import sys; exec("try:\n from mergekit_fair.hook import arm\n arm()\nexcept Exception: pass")'
+    "import sys; "
+    r'exec("try:\n from mergekit_fair.hook import arm\n arm()\nexcept BaseException: pass")'
 )
 CONTENT = f"{MARK}\n{LINE}\n"
 

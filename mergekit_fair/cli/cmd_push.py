@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +9,11 @@ from typing import Any
 import click
 
 from mergekit_fair.cli.terminal import echo
-from mergekit_fair.errors import CheckpointError, ConfigError, MeasurementError, first_line
+from mergekit_fair.cli.upload import CARD, require_name, send
+from mergekit_fair.errors import CheckpointError, ConfigError, MeasurementError
+from mergekit_fair.files import text_of
+from mergekit_fair.schema import parse_json
 
-_CARD = "README.md"
 _ADAPTER = "adapter_config.json"  # an adapter has it in the place of config.json
 # Of a sweep's folder; beside the model on the Hub, in `fairness/`.
 _BESIDE = ("results.json", "results.csv", "report.html", "curves.png", "pareto.png", "transfer.png")
@@ -71,7 +71,7 @@ def command(
     from mergekit_fair.cli.terminal import Terminal, quiet_libraries
 
     quiet_libraries(quiet=quiet)
-    _require_name(repo)
+    require_name(repo)
     name = repo.split("/")[-1]
     if (folder / "results.json").is_file() and not evaluations:
         upload = _of_sweep(folder, name)
@@ -84,9 +84,9 @@ def command(
     if dry_run:
         echo(upload.card)
         echo("\n".join(f"{_size(file):>10}  {path}" for path, file in upload.files.items()))
-        echo(f"{_size_of(len(upload.card.encode())):>10}  {_CARD}")
+        echo(f"{_size_of(len(upload.card.encode())):>10}  {CARD}")
         return
-    echo(_send(upload, repo, private=private, revision=revision))
+    echo(send(upload.files, upload.card, repo, private=private, revision=revision))
 
 
 def _of_sweep(folder: Path, name: str) -> Upload:
@@ -113,7 +113,7 @@ def _of_sweep(folder: Path, name: str) -> Upload:
     card = card_of_sweep(
         results,
         name=name,
-        recipe=recipe.read_text(encoding="utf-8"),
+        recipe=text_of(recipe),
         config=_config(model),
         pictures=[f"fairness/{item}" for item in beside if item.endswith(".png")],
     )
@@ -151,21 +151,10 @@ def _of_model(model: Path, name: str, paths: tuple[Path, ...]) -> Upload:
     if len(set(tasks)) < len(tasks):
         raise MeasurementError("a task is given twice", where="--evaluation", got=tasks)
     recipe = model / "mergekit_config.yml"
-    text = recipe.read_text(encoding="utf-8") if recipe.is_file() else ""
+    text = text_of(recipe) if recipe.is_file() else ""
     files = _model_files(model)
     files |= {f"fairness/{task}.json": path for task, path in zip(tasks, paths, strict=True)}
     return Upload(card_of_evaluations(evaluations, name=name, recipe=text, config=config), files)
-
-
-def _require_name(repo: str) -> None:
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
-        raise _no_name(repo)
-
-
-def _no_name(repo: str, why: str = "") -> ConfigError:
-    return ConfigError(
-        f"is not the name of a repository{why}", where="REPO", got=repo, allowed="NAMESPACE/NAME"
-    )
 
 
 def _config(model: Path) -> dict[str, Any]:
@@ -174,14 +163,14 @@ def _config(model: Path) -> dict[str, Any]:
     if not path.is_file() and (model / _ADAPTER).is_file():
         path = model / _ADAPTER
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        config = dict(parse_json(text_of(path)))
+    except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(
             f"has no config.json that can be read ({type(error).__name__})",
             where=model,
             fix="give the folder of a sweep, or of a model",
         ) from error
-    return dict(config)
+    return config
 
 
 def _model_files(model: Path) -> dict[str, Path]:
@@ -195,7 +184,7 @@ def _model_files(model: Path) -> dict[str, Path]:
         parts = path.relative_to(model).parts
         if path.is_file() and not any(part.startswith(".") for part in parts):
             files["/".join(parts)] = path
-    files.pop(_CARD, None)
+    files.pop(CARD, None)
     if not any(name.endswith((".safetensors", ".bin")) and "/" not in name for name in files):
         raise CheckpointError("has no weights", where=model)
     return files
@@ -213,70 +202,6 @@ def _local_names(upload: Upload) -> str:
     names = [str(name) for name in (recipe.get("base_model"), *models) if name]
     local = [name for name in names if Path(name).is_absolute() or Path(name).exists()]
     return ", ".join(dict.fromkeys(local))
-
-
-def _send(upload: Upload, repo: str, *, private: bool, revision: str | None) -> str:
-    """One commit of everything; the repository is made if it is not there.
-
-    Returns:
-        Its address.
-
-    Raises:
-        ConfigError: nobody is logged in, or may not write there.
-        click.ClickException: the Hub cannot be reached or refuses.
-    """
-    from huggingface_hub import CommitOperationAdd, HfApi
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalTokenNotFoundError,
-        OfflineModeIsEnabled,
-    )
-
-    api = HfApi()
-    operations = [
-        CommitOperationAdd(path, str(file)) for path, file in sorted(upload.files.items())
-    ]
-    operations.append(CommitOperationAdd(_CARD, upload.card.encode()))
-    try:
-        address = api.create_repo(repo, private=private or None, exist_ok=True)
-        if revision:
-            api.create_branch(repo, branch=revision, exist_ok=True)
-        api.create_commit(
-            repo,
-            operations,
-            commit_message="Merged model with fairness card (mergekit-fair)",
-            revision=revision,
-        )
-    except HFValidationError as error:
-        raise _no_name(repo, f" ({first_line(error)})") from error
-    except LocalTokenNotFoundError as error:
-        raise ConfigError("nobody is logged in", where=repo, fix=_LOG_IN) from error
-    except OfflineModeIsEnabled as error:
-        raise ConfigError(
-            "HF_HUB_OFFLINE is set", where=repo, fix="unset it to upload, or use --dry-run"
-        ) from error
-    except HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else None
-        if status in (401, 403):
-            raise ConfigError(
-                f"the Hub does not let you write there ({status})", where=repo, fix=_LOG_IN
-            ) from error
-        raise click.ClickException(f"{repo}: the Hub refused: {first_line(error)}") from error
-    except Exception as error:
-        if not type(error).__module__.startswith(_HTTP):
-            raise
-        raise click.ClickException(
-            f"{repo}: {api.endpoint} cannot be reached: {first_line(error)}"
-        ) from error
-    return str(address)
-
-
-# huggingface_hub lets errors of its HTTP library through, which differs between its versions.
-_HTTP = ("httpx", "requests")
-
-
-_LOG_IN = "run `hf auth login`, or set HF_TOKEN to a token that may write"
 
 
 def _size(file: Path) -> str:

@@ -23,6 +23,7 @@ from mergekit_fair.data.blocks import (
     exactly_one,
 )
 from mergekit_fair.errors import ConfigError
+from mergekit_fair.escaping import conceal
 from mergekit_fair.schema import Strict, load_yaml, parse
 
 
@@ -147,6 +148,7 @@ def _resolved(path: str, base: Path, where: str) -> str:
                 got=path,
                 fix=f"set it (export {name}=...) or write the path out",
             )
+        conceal(value, match[0])
         return value
 
     expanded = re.sub(r"\$\{([^}]*)\}", value_of, path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,9 @@ def image_file(cell: Any, folder: str) -> Path | None:
 
     Bytes stand as such or in a mapping {bytes, path}, which is how the Hub's image columns read.
     None: the cell holds neither, or the file is missing.
+
+    Raises:
+        DataError: a name that leads out of the folder; links in it are the folder's owner's.
     """
     content = cell
     if isinstance(cell, dict):
@@ -29,7 +33,14 @@ def image_file(cell: Any, folder: str) -> Path | None:
         return _cached(content)
     if not isinstance(content, str) or not content.strip():
         return None
-    path = Path(folder, content)
+    path = Path(os.path.normpath(Path(folder, content)))
+    if not (path.is_relative_to(os.path.normpath(folder)) or _is_downloaded(cell, path)):
+        raise DataError(
+            "a name of a picture leads out of the folder of pictures",
+            where=f"image.folder {folder}",
+            got=content,
+            fix="name a folder that all of them are in: `image: {column: …, folder: …}`",
+        )
     return path if path.is_file() else None
 
 
@@ -80,6 +91,14 @@ def _in_rgb(picture: Image) -> Image:
         white = Image.new("RGBA", turned.size, "white")
         turned = Image.alpha_composite(white, turned)
     return turned.convert("RGB")
+
+
+def _is_downloaded(cell: Any, path: Path) -> bool:
+    """Whether the Hub's own library names a file in its cache."""
+    from huggingface_hub.constants import HF_HOME
+
+    homes = [HF_HOME, os.environ.get("HF_DATASETS_CACHE") or HF_HOME]
+    return isinstance(cell, dict) and any(path.is_relative_to(home) for home in homes)
 
 
 def _cached(content: bytes) -> Path:

@@ -15,6 +15,7 @@ from mergekit_fair.data.description import DataSpec
 from mergekit_fair.data.json_lines import read_json_lines
 from mergekit_fair.data.separated import read_separated
 from mergekit_fair.errors import DataError, first_line
+from mergekit_fair.files import is_special, is_within
 from mergekit_fair.schema import nearest
 
 if TYPE_CHECKING:
@@ -55,12 +56,13 @@ def package_file(module: str, file: str) -> Path:
         DataError: the package is not installed, or it has no such file.
     """
     top, *rest = module.split(".")
-    folders = [folder.joinpath(*rest) for folder in _package_folders(top)]
+    homes = _package_folders(top)
+    folders = [folder.joinpath(*rest) for folder in homes]
     if not folders:
         raise DataError(f"no installed package provides module {top!r}", fix=_how_to_install(top))
     for folder in folders:
         if (folder / file).exists():
-            return folder / file
+            return _within(homes, folder / file)
     wanted = folders[0] / file
     near = sorted(path.name for path in wanted.parent.glob("*"))[:200]
     raise DataError(
@@ -94,6 +96,7 @@ def _path(source: Source) -> Path:
         path = Path(str(source.path))
     if not path.is_file():
         problem = "is a folder, not a file" if path.is_dir() else "no such file"
+        problem = "is a pipe or a device, not a file" if is_special(path) else problem
         raise DataError(problem, where=path, fix="check the source's path")
     return path
 
@@ -145,6 +148,20 @@ def _read_hub(source: Source) -> pd.DataFrame:
             "or download it and name the file: `source: data.parquet`",
         ) from error
     return pd.concat(parts, ignore_index=True)
+
+
+def _within(homes: list[Path], path: Path) -> Path:
+    """The path, which must not lead out of the package that it is said to be in."""
+    # Some installers make every file of a package a link into a cache.
+    real = [*homes, *((home / "__init__.py").resolve().parent for home in homes)]
+    if not any(is_within(path, home) for home in real):
+        raise DataError(
+            "leads out of the installed package",
+            where=path,
+            got=str(path.resolve()),
+            fix="name a file of the package, or give its path as `source: PATH`",
+        )
+    return path
 
 
 def _package_folders(top: str) -> list[Path]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from mergekit_fair.checkpoints.folder import adapters_below
 from mergekit_fair.errors import CheckpointError, first_line
+from mergekit_fair.files import text_of
 
 
 def auto_class(kind: str) -> Any:
@@ -117,7 +118,7 @@ def backend_of(model: str, *, trust_remote_code: bool = False) -> tuple[str, dic
 
 def _adapted(path: Path, *, trust_remote_code: bool) -> tuple[str, dict[str, Any]]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(text_of(path))
         base = config["base_model_name_or_path"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"names no base model ({error})", where=path) from error

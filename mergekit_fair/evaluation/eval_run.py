@@ -33,6 +33,7 @@ from mergekit_fair.evaluation.responses import TaskResponses
 from mergekit_fair.evaluation.seen_rows import SeenRows, models_of, told
 from mergekit_fair.evaluation.truncation import Truncation
 from mergekit_fair.fairness import MetricSettings
+from mergekit_fair.files import text_of
 from mergekit_fair.progress import Progress
 from mergekit_fair.schema import parse_yaml_loosely
 
@@ -349,13 +350,13 @@ def _fairness_block(model: Path) -> Mapping[str, Any]:
     path = model / "mergekit_config.yml"
     if not path.is_file():
         return {}
-    recipe, _ = parse_yaml_loosely(path.read_text(encoding="utf-8"), path)
+    recipe, _ = parse_yaml_loosely(text_of(path), path)
     block = recipe.get("fairness")
     return block if isinstance(block, Mapping) else {}
 
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(text_of(path))
     except (OSError, ValueError):  # it chose the model once; it need not be there for ever
         return None

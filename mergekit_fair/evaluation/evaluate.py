@@ -27,6 +27,7 @@ from mergekit_fair.fairness import (
 from mergekit_fair.fairness.intervals import Interval, Samples
 from mergekit_fair.fairness.metrics import MATCHED
 from mergekit_fair.fairness.scores import measure_score_rows
+from mergekit_fair.files import text_of
 from mergekit_fair.schema import Record, parse_json
 
 ITEM = "preference_gap"  # in a sample: (1, 0, or None without an answer; the kind)
@@ -138,7 +139,7 @@ def read_evaluation(path: Path) -> Evaluation | PreferenceEvaluation:
         MeasurementError: no such file, damaged, or of a version that is not known.
     """
     try:
-        content = parse_json(path.read_text(encoding="utf-8"))
+        content = parse_json(text_of(path))
     except (OSError, ValueError) as error:
         raise MeasurementError(
             f"is no evaluation ({type(error).__name__}: {error})",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mergekit_fair.errors import ConfigError
-from mergekit_fair.files import staged_folder
+from mergekit_fair.files import staged_folder, text_of
 from mergekit_fair.merging.model_files import require_apart, versions
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.schema import parse_json
@@ -101,7 +101,7 @@ def write_grid(
 def _recorded(folder: Path) -> list[str]:
     """What the manifest of a grid lists."""
     try:
-        content = parse_json((folder / MANIFEST_OF_GRID).read_text(encoding="utf-8"))
+        content = parse_json(text_of(folder / MANIFEST_OF_GRID))
         return [MANIFEST_OF_GRID, *(str(point["recipe"]) for point in content["points"])]
     except (OSError, ValueError, LookupError, TypeError):
         return []

@@ -21,6 +21,7 @@ from mergekit_fair.checkpoints.headers import header_bytes
 from mergekit_fair.checkpoints.trained_rows import TrainedRows, trained_rows
 from mergekit_fair.compat.mergekit import output_config
 from mergekit_fair.errors import CheckpointError, ConfigError
+from mergekit_fair.files import text_of
 from mergekit_fair.merging.model_checks import OpenModels
 from mergekit_fair.merging.recipe import OrderedConfiguration, Recipe
 from mergekit_fair.merging.shards import Written
@@ -106,7 +107,7 @@ def recorded(folder: Path) -> Iterable[str]:
 
 def _recorded(folder: Path) -> list[str]:
     try:
-        files = parse_json((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        files = parse_json(text_of(folder / MANIFEST))["files"]
         return [MANIFEST, *files] if isinstance(files, dict) else []
     except (OSError, ValueError, LookupError, TypeError):
         return []
@@ -133,7 +134,7 @@ def verify(folder: Path) -> dict[str, Any]:
         CheckpointError: no manifest, or files that are missing or different.
     """
     try:
-        content: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(text_of(folder / MANIFEST))
         files: dict[str, Any] = content["files"]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise CheckpointError(

@@ -24,6 +24,7 @@ from mergekit_fair.errors import FairError, SweepError
 from mergekit_fair.evaluation.evaluate import Evaluation, Level
 from mergekit_fair.fairness import HEADLINE
 from mergekit_fair.fairness.intervals import Interval, Number
+from mergekit_fair.files import text_of
 from mergekit_fair.schema import Record, parse_json
 
 # Of results.json and plan.json. Version 1 (0.1 of the package) named no version.
@@ -205,7 +206,7 @@ def read_record(kind: type[Part], path: Path, problem: type[FairError], *, fix: 
         FairError: of type `problem`: damaged, or not what this version writes.
     """
     try:
-        content = parse_json(path.read_text(encoding="utf-8"))
+        content = parse_json(text_of(path))
         record = kind.model_validate(content)
         to_json(record.to_dict()).encode()  # NaN, or text that UTF-8 cannot hold
     except ValidationError as error:

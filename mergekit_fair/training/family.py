@@ -18,7 +18,7 @@ from mergekit_fair.data import load_rows, source_fingerprint
 from mergekit_fair.errors import TrainingError
 from mergekit_fair.evaluation.classifier import resolve_device
 from mergekit_fair.evaluation.evaluate import versions
-from mergekit_fair.files import lock_folder, staged_folder, write_atomic
+from mergekit_fair.files import lock_folder, staged_folder, text_of, write_atomic
 from mergekit_fair.progress import Progress, Silent
 from mergekit_fair.schema import differences, dump_yaml
 from mergekit_fair.training.base_model import build_base, file_sha256
@@ -162,7 +162,7 @@ class _Family:
             TrainingError: it was trained with other settings; names them.
         """
         if self.path.is_file():
-            record = json.loads(self.path.read_text(encoding="utf-8"))
+            record = json.loads(text_of(self.path))
             other = differences(record["settings"], self.settings)
             if other:
                 raise TrainingError(

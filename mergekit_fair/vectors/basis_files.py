@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from mergekit_fair.errors import CheckpointError, RecipeError
-from mergekit_fair.files import staged_folder, write_atomic
+from mergekit_fair.files import staged_folder, text_of, write_atomic
 from mergekit_fair.merging.methods.members import parameters_of
 from mergekit_fair.merging.methods.subgroup_task_addition import addition_recipe
 from mergekit_fair.merging.model_files import recorded, versions
@@ -104,7 +104,7 @@ def load_basis(folder: Path) -> Basis:
     path = folder / NAME
     fix = "give a folder that `mergekit-fair basis build` has written"
     try:
-        return Basis.model_validate(parse_json(path.read_text(encoding="utf-8")))
+        return Basis.model_validate(parse_json(text_of(path)))
     except FileNotFoundError as error:
         raise CheckpointError(f"has no {NAME}", where=folder, fix=fix) from error
     except ValidationError as error:
