@@ -17,6 +17,7 @@ from mergekit_fair.files import write_atomic
 from mergekit_fair.progress import Progress
 from mergekit_fair.schema import dump_yaml
 from mergekit_fair.sweep.comparing import choose, differences
+from mergekit_fair.sweep.definable import require_definable
 from mergekit_fair.sweep.group_thresholds import ThresholdedBaseline
 from mergekit_fair.sweep.injection import inject
 from mergekit_fair.sweep.point_runner import (
@@ -272,6 +273,8 @@ def _prepared(sweep: Sweep) -> tuple[Evaluator, Planner]:
         require_possible(sweep, sweep.config.search)
     evaluator = Evaluator(sweep.config.evaluate.request())
     _require_tasks(sweep, evaluator)
+    select = sweep.config.select
+    require_definable(select, evaluator.labels(select.split), sweep.config.evaluate, sweep.where)
     planner = Planner(sweep, evaluator.fingerprint())
     base, *others = planner.models()
     baselines = list(sweep.config.baselines.values())

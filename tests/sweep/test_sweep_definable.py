@@ -1,0 +1,85 @@
+"""A rule that no model can meet, because its metric has no value there, is known at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import yaml
+from refusals import raises
+
+from mergekit_fair.errors import SweepError
+from mergekit_fair.evaluation.predictions import Predictions
+from mergekit_fair.progress import Silent
+from mergekit_fair.sweep.definable import require_definable
+from mergekit_fair.sweep.runner import plan_sweep, run_sweep
+from mergekit_fair.sweep.selection import Select
+from mergekit_fair.sweep.sweep_config import Evaluate, load_sweep
+
+
+def rows(excluded=(), **groups: tuple[int, int]) -> Predictions:
+    """Groups of so many negative and positive rows."""
+    cells = [
+        (name, label)
+        for name, sizes in groups.items()
+        for label in (0, 1)
+        for _ in range(sizes[label])
+    ]
+    return Predictions(
+        task="t",
+        keys=tuple(range(len(cells))),
+        labels=np.array([label for _, label in cells], dtype=np.int8),
+        predicted=np.zeros(len(cells), dtype=np.int8),
+        groups={name: np.array([own == name for own, _ in cells]) for name in groups},
+        excluded=tuple(excluded),
+    )
+
+
+def check(predictions: Predictions, *metrics: str, size: int = 1) -> None:
+    select = Select(subject_to=dict.fromkeys(metrics, "<= 0.5"))
+    evaluate = Evaluate(tasks=["t"], min_group_size=size)
+    require_definable(select, {"t": predictions}, evaluate, "s.yml")
+
+
+GAPS = ("dpd", "eod", "level_matched.eod", "predictive_parity", "t/equal_opportunity")
+
+
+def test_two_groups_with_both_labels_define_every_gap() -> None:
+    check(
+        rows(a=(1, 1), b=(1, 1), c=(3, 0)), *GAPS, "worst_group_acc", "bal_acc", "fnr", "eo_ratio"
+    )
+
+
+@pytest.mark.parametrize(
+    ("predictions", "undefined"),
+    [
+        (rows(a=(5, 5)), GAPS),
+        (rows(a=(5, 5), b=(5, 5), excluded=["b"]), GAPS),
+        (rows(a=(5, 5), b=(1, 1)), GAPS),
+        (rows(a=(5, 5), b=(5, 0)), ("equal_opportunity",)),
+        (rows(a=(0, 5), b=(0, 5)), ("fpr", "bal_acc")),
+        (rows(a=(5, 0), b=(5, 0)), ("tpr", "fnr", "level_matched.bal_acc", "equal_opportunity")),
+        (rows(a=(5, 5), excluded=["a"]), ("worst_group_acc",)),
+    ],
+)
+def test_what_has_no_value_whatever_is_predicted(
+    predictions: Predictions, undefined: tuple[str, ...]
+) -> None:
+    for metric in undefined:
+        with raises(SweepError, metric, where="s.yml", got="a "):
+            check(predictions, metric, size=4)
+    check(predictions, size=4)  # accuracy is maximised
+
+
+def test_a_sweep_stops_before_it_measures(family: Path, tmp_path: Path) -> None:
+    path = tiny.write_sweep(family, tmp_path / "sweep.yml")
+    raw = yaml.safe_load(path.read_text())
+    raw["evaluate"]["min_group_size"] = 10_000
+    path.write_text(yaml.safe_dump(raw))
+    sweep = load_sweep(path)
+    for start in (lambda: plan_sweep(sweep), lambda: run_sweep(sweep, tmp_path / "out", Silent())):
+        with raises(SweepError, "validation", where=path, got="(too small)"):
+            start()
+    assert not (tmp_path / "out").exists()
