@@ -1,6 +1,7 @@
 """The YAML block: short forms, defaults, paths and every complaint about it."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,9 @@ def test_values_are_compared_as_text(block):
         {"source": "hub:a/b", "text": "{text}", "label": {"column": "label", "lt": 2}},
         {"groups": {"columns": ["b", "a"], "ge": 0.5, "missing": "outside", "exclude": "a"}},
         {"groups": {"list": "ids", "separator": ",", "rename": {0: "zero"}}},
+        {"groups": {"column": ["group", "split"], "rename": {"a & train": "x"}}, "weight": "label"},
+        {"one_row_per": {"column": "text", "mean": ["label"], "majority": ["group"]}},
+        {"label": {"column": "label", "positive": "1", "negative": ["*", "none"]}},
         {"splits": {"column": "split", "names": {"train": "tr", "report": ["te", "x"]}}},
         {"splits": {"shares": {"train": 0.5, "report": 0.5}, "limit": {"train": 3}}},
         {"text": None, "image": {"column": "file", "folder": "pictures"}},
@@ -201,3 +205,34 @@ def test_columns_that_are_read(block):
     groups = {"columns": {"men": "male", "women": "female"}}
     found = load_spec(block(text=None, image={"column": "file"}, groups=groups))
     assert found.columns_read == {"file", "label", "male", "female", "split"}
+
+
+README = Path(__file__).parents[2] / "recipes" / "README.md"
+
+
+def documented():
+    """Every key of the README's data descriptions, with its value."""
+    text = README.read_text(encoding="utf-8").partition("## Writing your own")[2]
+    text = text.partition("```yaml\nmodel:")[0]
+    for block in text.split("```yaml\n")[1:]:
+        for item in re.split(r"\n(?=\S)", block.partition("```")[0]):
+            yield from yaml.safe_load(item).items()
+
+
+@pytest.mark.parametrize(("key", "value"), [*documented()])
+def test_what_the_readme_writes_is_read(block, key, value):
+    spec = load_spec(block(**{key: value}))
+    assert key == "name" or getattr(spec, key) != getattr(load_spec(block()), key)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"encoding": "latin-1", "decimal": ",", "quotes": "none", "separator": ";"},
+        {"quotes": "standard"},
+        {"quotes": "'"},
+    ],
+)
+def test_how_a_csv_is_written_is_part_of_the_spec(block, source):
+    found = load_spec(block(source={"path": "/a.csv.gz", **source}))
+    assert load_spec(json.loads(json.dumps(found.to_dict()))) == found
