@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from tables import ratios
 
 from mergekit_fair.fairness import CountTable, Groups, compare, measure
-from mergekit_fair.fairness.counts import group_counts, replicates, total
+from mergekit_fair.fairness.intervals import resampled as redrawn
 from mergekit_fair.fairness.metrics import HEADLINE_GAPS
 from mergekit_fair.fairness.rates import gap_of
 
@@ -66,13 +66,9 @@ class Rows:
 
 def bootstrap(table: CountTable, draws: int, seed: int) -> dict[str, NDArray[np.float64]]:
     """Replicates of DPD and EOD from counts: (draws,) each."""
-    drawn = replicates(table.cells, draws, seed)
-    groups, overall = group_counts(drawn, table.patterns), total(drawn)
+    drawn = redrawn(table, table.cells, draws, seed)
     usable = np.ones(len(table.groups), dtype=np.bool_)
-    return {
-        name: gap_of(metric.rates, groups, overall, usable)
-        for name, metric in HEADLINE_GAPS.items()
-    }
+    return {name: gap_of(metric.rates, drawn, usable) for name, metric in HEADLINE_GAPS.items()}
 
 
 def resampled(rows: Rows, draws: int, seed: int) -> dict[str, NDArray[np.float64]]:

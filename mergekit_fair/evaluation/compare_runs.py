@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mergekit_fair.errors import ConfigError, MeasurementError
 from mergekit_fair.evaluation.evaluate import (
@@ -161,7 +163,8 @@ def _compared(
     }
     settings = settings.excluding(first.excluded).for_tests(len(HEADLINE) * (len(aligned) - 1))
     predictions = {name: of_model.predicted for name, of_model in aligned.items()}
-    compared = Paired.of(first.labels, predictions, first.groups, settings).against(baseline)
+    paired = Paired.of(first.labels, predictions, first.groups, settings, first.weights)
+    compared = paired.against(baseline)
     models = compared.to_dict()
     for name, metrics in models.items():
         for metric, entry in metrics.items():
@@ -171,14 +174,20 @@ def _compared(
         for name, comparison in compared.differences.items()
         for text in comparison.warnings
     ]
-    return {"n": len(first), "baseline": baseline, "models": models, "warnings": warnings}
+    return {
+        "n": len(paired.labels),
+        **({"weighted": True} if paired.patterns.weights is not None else {}),
+        "baseline": baseline,
+        "models": models,
+        "warnings": warnings,
+    }
 
 
 def _like(first: Predictions, other: Predictions, name: str, baseline: str) -> Predictions:
     """The other's predictions in the first's order.
 
     Raises:
-        MeasurementError: they are of other rows, labels or groups.
+        MeasurementError: they are of other rows, labels, groups or weights.
     """
     row_of = {key: row for row, key in enumerate(other.keys)}
     if set(first.keys) != set(row_of):
@@ -190,22 +199,25 @@ def _like(first: Predictions, other: Predictions, name: str, baseline: str) -> P
             fix="evaluate both with the same split, limit and data",
         )
     order = np.array([row_of[key] for key in first.keys])
-    same = np.array_equal(other.labels[order], first.labels) and all(
-        name in other.groups and np.array_equal(other.groups[name][order], mask)
-        for name, mask in first.groups.items()
+    same = (
+        np.array_equal(other.labels[order], first.labels)
+        and set(other.groups) == set(first.groups)
+        and all(
+            np.array_equal(other.groups[name][order], mask) for name, mask in first.groups.items()
+        )
+        and other.excluded == first.excluded
+        and _same_weights(first, other, order)
     )
     if not same:
         raise MeasurementError(
-            "the same rows have other labels or groups",
+            "the same rows have other labels, groups or weights",
             where=f"{first.task}: {name} and {baseline}",
             fix="evaluate both with the same version of the task",
         )
-    return Predictions(
-        first.task,
-        first.keys,
-        first.labels,
-        other.predicted[order],
-        first.groups,
-        first.excluded,
-        None,
-    )
+    return replace(first, predicted=other.predicted[order], logit_gaps=None)
+
+
+def _same_weights(first: Predictions, other: Predictions, order: NDArray[np.intp]) -> bool:
+    if first.weights is None or other.weights is None:
+        return first.weights is other.weights
+    return np.array_equal(other.weights[order], first.weights)

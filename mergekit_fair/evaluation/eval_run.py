@@ -230,7 +230,7 @@ def measure_run(
         elif "dpd" in samples[0]:
             predictions = Predictions.of_samples(task, samples)
             groups = predictions.groups
-            level_of_task = level or Level("labels", float(predictions.labels.mean()))
+            level_of_task = level or Level("labels", predictions.base_rate)
             threshold = (thresholds or {}).get(task)
             evaluation = evaluate(
                 predictions, settings, level=level_of_task, threshold=threshold, **about

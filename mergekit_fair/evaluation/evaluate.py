@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import ConfigDict, Field, model_serializer
 
 from mergekit_fair.errors import MeasurementError
-from mergekit_fair.evaluation.predictions import Predictions, require_one_filter
+from mergekit_fair.evaluation.predictions import Predictions, require_one_filter, weights_of
 from mergekit_fair.evaluation.truncation import Truncation
 from mergekit_fair.fairness import (
     METRICS,
@@ -25,6 +25,7 @@ from mergekit_fair.fairness import (
     measure_table,
 )
 from mergekit_fair.fairness.intervals import Interval, Samples
+from mergekit_fair.fairness.measurement import without_unsaid
 from mergekit_fair.fairness.metrics import MATCHED
 from mergekit_fair.fairness.scores import measure_score_rows
 from mergekit_fair.files import text_of
@@ -106,7 +107,7 @@ class Evaluated(Record):
     @model_serializer(mode="wrap")
     def _in_order(self, serialize: Any) -> dict[str, Any]:
         """What was measured first; what does not apply is left out."""
-        fields = serialize(self)
+        fields = without_unsaid(serialize(self))
         optional = ("level_matched", "saturated", "max_length", "truncated", "trained_rows")
         for name in optional:
             if fields.get(name, 0) is None:
@@ -202,8 +203,9 @@ def _level_matched(
 ) -> MatchedMetrics:
     assert predictions.logit_gaps is not None
     if threshold is None:
-        known = predictions.logit_gaps[~np.isnan(predictions.logit_gaps)]
-        threshold = matching_threshold(known, level.rate)
+        known = ~np.isnan(predictions.logit_gaps)
+        weights = None if predictions.weights is None else predictions.weights[known]
+        threshold = matching_threshold(predictions.logit_gaps[known], level.rate, weights)
     samples = Samples.of(
         _counted(predictions.predict_at(threshold)), settings.excluding(predictions.excluded)
     )
@@ -212,7 +214,8 @@ def _level_matched(
 
 
 def _counted(predictions: Predictions) -> CountTable:
-    return CountTable.of_codes(predictions.labels, predictions.predicted, predictions.members)
+    rows = predictions.labels, predictions.predicted, predictions.members
+    return CountTable.of_codes(*rows, predictions.weights)
 
 
 @cache
@@ -241,7 +244,8 @@ def measure_preferences(
     require_one_filter(task, samples)
     items = [sample[ITEM] for sample in samples]
     preferred = np.array([np.nan if value is None else float(value) for value, _ in items])
-    measured = measure_score_rows(preferred, [kind for _, kind in items], settings)
+    weights = weights_of(samples, task)
+    measured = measure_score_rows(preferred, [kind for _, kind in items], settings, weights)
     return PreferenceEvaluation(
         **dict(measured),
         model=model,

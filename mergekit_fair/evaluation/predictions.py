@@ -14,6 +14,7 @@ from mergekit_fair.errors import MeasurementError
 from mergekit_fair.fairness import predict_at
 from mergekit_fair.fairness.groups import Groups
 from mergekit_fair.fairness.labels import UNANSWERED
+from mergekit_fair.fairness.weights import Weighted, row_weights
 
 # One number a row: the logit gap; +inf or -inf where only the prediction is known, NaN without.
 Scores = NDArray[np.floating[Any]]
@@ -34,6 +35,7 @@ class Predictions:
         logit_gaps: float64 (n,), positive where 1 is predicted, NaN where unanswered: a
             classifier's logit₁ − logit₀, a language model's log p(1) − log p(0). None for a task
             whose choices are not the two classes.
+        weights: float64 (n,), what each row counts for; None: all alike.
     """
 
     task: str
@@ -43,6 +45,7 @@ class Predictions:
     groups: Mapping[str, NDArray[np.bool_]]
     excluded: tuple[str, ...]
     logit_gaps: NDArray[np.float64] | None = None
+    weights: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -73,6 +76,7 @@ class Predictions:
             ),
             groups={name: np.array([name in row for row in names]) for name in every},
             excluded=tuple(sorted(excluded)),
+            weights=weights_of(samples, task),
         )
         gaps = _gaps_of_samples(samples)
         if gaps is None:
@@ -83,6 +87,29 @@ class Predictions:
         by_gap = predictions.with_scores(gaps)
         is_explained = np.array_equal(by_gap.predicted, predictions.predicted)
         return by_gap if is_explained else predictions
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether some rows count for more than others."""
+        return self.weights is not None and bool((self.weights != self.weights[0]).any())
+
+    @property
+    def base_rate(self) -> float:
+        """The share of positive labels, of the rows' weight; in [0, 1]."""
+        return self._share(self.labels, np.ones(len(self), dtype=np.bool_))
+
+    @property
+    def selection_rate(self) -> float:
+        """The share of positive predictions among the answered rows' weight; NaN without."""
+        return self._share(self.predicted, self.predicted != UNANSWERED)
+
+    def _share(self, hits: NDArray[np.int8], rows: NDArray[np.bool_]) -> float:
+        weighted = Weighted.of(self.weights, len(self))
+        counted = rows[weighted.rows]
+        weights = None if weighted.weights is None else weighted.weights[counted]
+        if not counted.any():
+            return float("nan")
+        return float(np.average(hits[weighted.rows][counted], weights=weights))
 
     @property
     def scores(self) -> Scores:
@@ -152,6 +179,26 @@ def choice_gaps(log_probs: NDArray[np.float64]) -> NDArray[np.float64]:
     with np.errstate(invalid="ignore"):  # inf − inf
         gaps = second - first
     return np.where(np.isinf(gaps), np.sign(gaps), gaps)
+
+
+def weights_of(samples: Sequence[Mapping[str, Any]], task: str) -> NDArray[np.float64] | None:
+    """The weights that samples' documents carry; None if none does.
+
+    Raises:
+        MeasurementError: some documents have a weight and some have none, or one is no weight.
+    """
+    weights: list[Any] = [(sample.get("doc") or {}).get("weight") for sample in samples]
+    missing = [row for row, weight in enumerate(weights) if weight is None]
+    if len(missing) == len(weights):
+        return None
+    if missing:
+        raise MeasurementError(
+            f"{len(missing)} of {len(weights)} samples have no `weight`, the first in row "
+            f"{missing[0]}",
+            where=task,
+            fix="evaluate all of them with the same data description",
+        )
+    return row_weights(weights, len(weights))
 
 
 def _gaps_of_samples(samples: Sequence[Mapping[str, Any]]) -> NDArray[np.float64] | None:

@@ -1,8 +1,11 @@
 """Two predictors, or many against one, on the same rows: paired differences with intervals.
 
-All predictions of a row are resampled together: the bootstrap draws over joint cells
-(pattern, y, ŷ_a, ŷ_b, …). What the predictors share cancels, so a difference is known far better
+Both predictions of a row are resampled together: the bootstrap draws over joint cells
+(pattern, y, ŷ_a, ŷ_b). What the predictors share cancels, so a difference is known far better
 than from separate intervals.
+
+Every pair is drawn by itself, in an order that the rows decide and no name does: b − a is the exact
+opposite of a − b, and a third predictor changes nothing.
 """
 
 from __future__ import annotations
@@ -12,19 +15,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from mergekit_fair.errors import MeasurementError
-from mergekit_fair.fairness.counts import (
-    Column,
-    Counts,
-    CountTable,
-    JointTable,
-    checked_codes,
-    group_counts,
-    total,
-)
+from mergekit_fair.fairness.counts import Column, Patterns, checked_codes
 from mergekit_fair.fairness.eligible_groups import EligibleGroups
+from mergekit_fair.fairness.grouped import Grouped, Sums, drawn_sums
 from mergekit_fair.fairness.intervals import Interval, Number, around, percentile
 from mergekit_fair.fairness.labels import (
     UNANSWERED,
@@ -32,7 +28,11 @@ from mergekit_fair.fairness.labels import (
     binary_predictions,
     same_length,
 )
-from mergekit_fair.fairness.measure_warnings import draw_warnings, interval_warnings
+from mergekit_fair.fairness.measure_warnings import (
+    draw_warnings,
+    interval_warnings,
+    weightless_warnings,
+)
 from mergekit_fair.fairness.metrics import COMPARED, HEADLINE, metric_values
 from mergekit_fair.fairness.rates import Values
 from mergekit_fair.fairness.settings import DRAWS, MetricSettings
@@ -106,18 +106,18 @@ class Comparisons:
 
 @dataclass(frozen=True, eq=False)
 class Paired:
-    """Metrics of several predictors of the same rows, each on the same bootstrap draws.
+    """Several predictors of the same rows, any two of which can be compared.
 
     Attributes:
-        n: number of rows.
-        values: predictor → metric → value ().
-        drawn: predictor → metric → replicates (draws,).
-        settings: how they were measured.
+        patterns: groups and weights of the rows.
+        labels: int8 (m,), of the rows that count.
+        answers: predictor → int8 (m,), likewise: 0, 1 or UNANSWERED.
+        settings: how they are measured.
     """
 
-    n: int
-    values: dict[str, dict[str, Values]]
-    drawn: dict[str, dict[str, Values]]
+    patterns: Patterns
+    labels: Column
+    answers: Mapping[str, Column]
     settings: MetricSettings
 
     @classmethod
@@ -127,61 +127,50 @@ class Paired:
         predictions: Mapping[str, Column],
         groups: Any,
         settings: MetricSettings,
+        weights: ArrayLike | None = None,
     ) -> Paired:
-        """Count, resample and measure rows whose labels and predictions are codes.
+        """Of rows whose labels and predictions are codes.
 
         Args:
             truth: shape (n,), integers 0 and 1.
             predictions: name → shape (n,), integers 0, 1 and `UNANSWERED`.
-            groups: as in `measure`.
+            groups, weights: as in `measure`.
             settings: how to measure.
 
         Raises:
             MeasurementError: another code, other rows, or as `measure`.
         """
-        names = sorted(predictions)  # draws must not depend on the order of a mapping
-        codes = [checked_codes(truth, (0, 1), "y_true")]
-        for name in names:
-            codes.append(checked_codes(predictions[name], (0, 1, UNANSWERED), name))
-            same_length(codes[0], codes[-1], name)
-        joint = JointTable.tally(codes, groups)
-        labels, *columns = joint.columns.T
-        views = [(labels, predicted) for predicted in columns]
-        resampled = joint.resampled(views, settings.draws, settings.seed)
-        values: dict[str, dict[str, Values]] = {name: {} for name in predictions}
-        drawn = dict(values)
-        for name, view, cells in zip(names, views, resampled, strict=True):
-            table = CountTable(joint.groups, joint.patterns, joint.cells(*view))
-            eligible = EligibleGroups.of(table, settings)
-            values[name], drawn[name] = (
-                _metrics(counts, table, eligible, settings) for counts in (table.cells, cells)
-            )
-        return cls(joint.n, values, drawn, settings)
+        labels = checked_codes(truth, (0, 1), "y_true")
+        patterns = Patterns.of(groups, len(labels), weights)
+        answers = {}
+        for name, column in predictions.items():
+            codes = checked_codes(column, (0, 1, UNANSWERED), name)
+            same_length(labels, codes, name)
+            answers[name] = codes[patterns.rows]
+        return cls(patterns, labels[patterns.rows], answers, settings)
 
     def difference(self, a: str, b: str) -> Comparison:
         """b minus a."""
-        differences = {
-            name: _difference(
-                float(self.values[b][name] - self.values[a][name]),
-                self.drawn[b][name] - self.drawn[a][name],
-                self.settings.confidence,
-            )
-            for name in COMPARED
-        }
+        pair = _Pair.of(self, self.answers[a], self.answers[b])
+        differences = pair.differences(self.settings)
         undefined = [
             f"the difference in {name} is undefined"
             for name, difference in differences.items()
             if difference.value is None
         ]
-        few = draw_warnings(self.settings)
-        warnings = (*undefined, *interval_warnings(differences), *few)
+        warnings = (
+            *weightless_warnings(self.patterns.weightless),
+            *undefined,
+            *interval_warnings(differences),
+            *draw_warnings(self.settings),
+        )
         reference, confidence = self.settings.reference, self.settings.confidence
-        return Comparison(self.n, reference, confidence, differences, warnings)
+        return Comparison(len(self.labels), reference, confidence, differences, warnings)
 
     def against(self, baseline: str) -> Comparisons:
         """Every other predictor minus the baseline, p-values corrected for their number."""
         differences = {
-            name: self.difference(baseline, name) for name in self.values if name != baseline
+            name: self.difference(baseline, name) for name in self.answers if name != baseline
         }
         p_values = {
             (name, metric): p_value
@@ -193,12 +182,67 @@ class Paired:
         return Comparisons(baseline, differences, holm(p_values), self.settings.confidence, few)
 
 
+@dataclass(frozen=True, eq=False)
+class _Pair:
+    """The joint cells of two predictors, in an order of their own.
+
+    Attributes:
+        patterns: groups and weights of the rows.
+        cells: int64 (P, 2, 3, 3): rows by [pattern, y, ŷ of the first, ŷ of the second].
+        sign: 1 if the second minus the first is asked for, −1 for the first minus the second, 0
+            if changing places changes no cell: then both are the same question.
+    """
+
+    patterns: Patterns
+    cells: NDArray[np.int64]
+    sign: int
+
+    @classmethod
+    def of(cls, rows: Paired, a: Column, b: Column) -> _Pair:
+        """The cells decide which is the first, so that (a, b) and (b, a) are drawn alike."""
+        size = len(rows.patterns.membership)
+        code = ((rows.patterns.of_row * 2 + rows.labels) * 3 + a) * 3 + b
+        cells = np.bincount(code, minlength=size * 18).reshape(size, 2, 3, 3)
+        swapped = cells.swapaxes(-1, -2)
+        apart = (cells - swapped).reshape(-1)
+        sign = int(np.sign(apart[np.flatnonzero(apart)[:1]]).sum())
+        return cls(rows.patterns, swapped if sign < 0 else cells, sign)
+
+    def differences(self, settings: MetricSettings) -> dict[str, Difference]:
+        """b minus a of every compared metric."""
+        counts = np.ascontiguousarray(self.cells).reshape(-1)
+        kinds = np.flatnonzero(counts)
+        pattern, label = kinds // 18, kinds // 9 % 2
+        sums = [
+            Sums(self.patterns.membership, self.patterns.weights, pattern, label * 3 + answer)
+            for answer in (kinds // 3 % 3, kinds % 3)
+        ]
+        drawn = drawn_sums(counts[kinds], sums, settings.draws, settings.seed)
+        first, second = (
+            _measured(self.patterns, self.cells.sum(axis=axis), replicates, settings)
+            for axis, replicates in zip((-1, -2), drawn, strict=True)
+        )
+        confidence = settings.confidence
+        return {
+            name: _turned(
+                _difference(
+                    float(second[0][name] - first[0][name]),
+                    second[1][name] - first[1][name],
+                    confidence,
+                ),
+                self.sign,
+            )
+            for name in COMPARED
+        }
+
+
 def compare(
     y_true: ArrayLike,
     y_pred_a: ArrayLike,
     y_pred_b: ArrayLike,
     groups: Any,
     *,
+    weights: ArrayLike | None = None,
     reference: str = "between_groups",
     confidence: float = 0.95,
     min_group_size: int = 1,
@@ -207,6 +251,9 @@ def compare(
     draws: int = DRAWS,
 ) -> Comparison:
     """Compare two predictors on the same rows, b minus a.
+
+    `compare(y, a, b, …)` is the exact opposite of `compare(y, b, a, …)`: every value with the other
+    sign, limits with the other sign and in the other place, the same p-values.
 
     Intervals are percentiles of the paired bootstrap: the upward bias of a gap is in both terms
     and largely cancels where the gaps are alike. It does not where one gap is near 0 and the other
@@ -217,7 +264,7 @@ def compare(
         y_true: shape (n,), labels 0 and 1.
         y_pred_a, y_pred_b: shape (n,), predictions 0 and 1 of the same rows in the same order;
             None or NaN where there is none.
-        groups, reference, confidence, min_group_size, exclude, seed, draws: as in
+        groups, weights, reference, confidence, min_group_size, exclude, seed, draws: as in
             `measure`.
 
     Returns:
@@ -236,7 +283,8 @@ def compare(
     """
     settings = MetricSettings(reference, confidence, min_group_size, exclude, seed, draws)
     predictions = {"y_pred_a": y_pred_a, "y_pred_b": y_pred_b}
-    return _paired(y_true, predictions, groups, settings).difference("y_pred_a", "y_pred_b")
+    paired = _paired(y_true, predictions, groups, settings, weights)
+    return paired.difference("y_pred_a", "y_pred_b")
 
 
 def compare_many(
@@ -245,6 +293,7 @@ def compare_many(
     groups: Any,
     *,
     baseline: str,
+    weights: ArrayLike | None = None,
     reference: str = "between_groups",
     confidence: float = 0.95,
     min_group_size: int = 1,
@@ -252,12 +301,12 @@ def compare_many(
     seed: int = 0,
     draws: int | None = None,
 ) -> Comparisons:
-    """Compare every predictor with one of them, each minus the baseline, on the same draws.
+    """Compare every predictor with one of them, each minus the baseline, as `compare` does.
 
     Args:
         predictions: name → predictions (n,) as in `compare`; at least two.
         baseline: the name that the others are compared with.
-        y_true, groups, reference, confidence, min_group_size, exclude, seed: as in
+        y_true, groups, weights, reference, confidence, min_group_size, exclude, seed: as in
             `compare`.
         draws: number of bootstrap replicates. Default: 2000, and more where so many tests are
             made that no corrected p-value could be small (10 · tests / (1 − confidence)).
@@ -286,7 +335,7 @@ def compare_many(
             got=f"baseline {baseline!r}",
             allowed=list(predictions),
         )
-    return _paired(y_true, predictions, groups, settings).against(baseline)
+    return _paired(y_true, predictions, groups, settings, weights).against(baseline)
 
 
 def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
@@ -310,18 +359,28 @@ def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
 
 
 def _paired(
-    y_true: ArrayLike, predictions: Mapping[str, ArrayLike], groups: Any, settings: MetricSettings
+    y_true: ArrayLike,
+    predictions: Mapping[str, ArrayLike],
+    groups: Any,
+    settings: MetricSettings,
+    weights: ArrayLike | None,
 ) -> Paired:
     truth = binary_labels(y_true, "y_true")
     codes = {name: binary_predictions(predicted, name) for name, predicted in predictions.items()}
-    return Paired.of(truth, codes, groups, settings)
+    return Paired.of(truth, codes, groups, settings, weights)
 
 
-def _metrics(
-    cells: Counts, table: CountTable, eligible: EligibleGroups, settings: MetricSettings
-) -> dict[str, Values]:
-    counts = group_counts(cells, table.patterns), total(cells)
-    return metric_values(*counts, eligible, settings.reference, COMPARED)
+def _measured(
+    patterns: Patterns, cells: NDArray[np.int64], drawn: Grouped, settings: MetricSettings
+) -> tuple[dict[str, Values], dict[str, Values]]:
+    """Compared metrics of one predictor's cells (P, 2, 3), and of their draws."""
+    table = patterns.table(cells)
+    eligible = EligibleGroups.of(table, settings)
+    value, replicates = (
+        metric_values(counts, eligible, settings.reference, COMPARED)
+        for counts in (table.counts, drawn)
+    )
+    return value, replicates
 
 
 def _difference(value: float, drawn: Values, confidence: float) -> Difference:
@@ -329,6 +388,18 @@ def _difference(value: float, drawn: Values, confidence: float) -> Difference:
     known = interval.low is not None
     p_value = _two_sided(drawn[np.isfinite(drawn)]) if known else None
     return Difference(**dict(interval), p_value=p_value)
+
+
+def _turned(found: Difference, sign: int) -> Difference:
+    """A difference the other way round for −1; for 0 one that is its own opposite."""
+    if sign == 1 or found.value is None:
+        return found
+    low, high = found.low, found.high
+    if low is not None and high is not None:
+        low, high = (-high, -low) if sign else ((low - high) / 2, (high - low) / 2)
+    # 0.0 − x: no difference is written as −0.0.
+    parts = {"value": 0.0 - found.value, "low": low, "high": high}
+    return found.model_copy(update=parts)
 
 
 def _two_sided(drawn: Values) -> float:

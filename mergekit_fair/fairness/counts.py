@@ -1,19 +1,14 @@
-"""Counts: the sufficient statistics of every fairness metric, and bootstrap draws of them.
+"""Counts: the sufficient statistics of every fairness metric.
 
 Rows with the same group membership, label and prediction are interchangeable, so a data set of
 any size becomes a table of (membership pattern, y, ŷ) cells. Metrics and bootstrap read the
 table only; their cost does not depend on the number of rows. ŷ has three values: 0, 1 and "no
-usable prediction" (`UNANSWERED`, index 2).
-
-Two or many predictors on the same rows, classes, and several labels a row need the joint
-distribution of their columns, because a bootstrap draw must resample whole rows: `JointTable`. A
-draw is again one multinomial, over the combinations that occur: few for a few columns, never more
-than rows.
+usable prediction" (`UNANSWERED`, index 2). Where rows have weights, rows of different weights are
+never the same: a pattern is then the groups of a row and its weight.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mergekit_fair.errors import MeasurementError
+from mergekit_fair.fairness.grouped import Counts, Grouped, Sums, group_counts, total
 from mergekit_fair.fairness.groups import Groups, read_only
 from mergekit_fair.fairness.labels import (
     UNANSWERED,
@@ -28,12 +24,9 @@ from mergekit_fair.fairness.labels import (
     binary_predictions,
     same_length,
 )
+from mergekit_fair.fairness.weights import Weighted, Weights
 
-# Whole rows; floats where predictions are smoothed.
-Counts = NDArray[np.int64] | NDArray[np.float64]
 Column = NDArray[np.integer[Any]]
-_LARGEST_CODE = 2**40
-_AT_ONCE = 2**23  # resampled counts in memory at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,9 +35,12 @@ class CountTable:
 
     Attributes:
         groups: the G group names.
-        patterns: bool, shape (P, G), read-only: the distinct membership patterns that occur.
+        patterns: bool, shape (P, G), read-only: the distinct membership patterns that occur. Where
+            rows have weights, a pattern stands once for every weight that it occurs with.
         cells: int64, shape (P, 2, 3), read-only: rows by [pattern, y, ŷ]; (P, 2, 2) is taken
             as "no prediction is missing".
+        weights: float64 (P,), what every row of a pattern counts for, > 0; None: all alike.
+        weightless: rows that were left out because their weight is 0.
 
     Raises:
         MeasurementError: no rows, other shapes, or cells that are not counts.
@@ -53,6 +49,8 @@ class CountTable:
     groups: tuple[str, ...]
     patterns: NDArray[np.bool_]
     cells: Counts
+    weights: Weights | None = None
+    weightless: int = 0
 
     def __post_init__(self) -> None:
         _check_patterns(self.patterns, self.groups)
@@ -61,33 +59,38 @@ class CountTable:
         object.__setattr__(self, "cells", read_only(cells))
 
     @classmethod
-    def tally(cls, y_true: ArrayLike, y_pred: ArrayLike, groups: Any) -> CountTable:
+    def tally(
+        cls, y_true: ArrayLike, y_pred: ArrayLike, groups: Any, weights: ArrayLike | None = None
+    ) -> CountTable:
         """Count rows.
 
         Args:
             y_true: shape (n,), labels, integers or booleans 0 and 1.
             y_pred: shape (n,), predictions, likewise; None or NaN where there is none.
             groups: a `Groups`, or anything that `Groups.of` reads.
+            weights: shape (n,), what each row counts for: finite, >= 0; None: all alike.
 
         Raises:
-            MeasurementError: labels or groups that no metric is defined on.
+            MeasurementError: labels, groups or weights that no metric is defined on.
 
         >>> table = CountTable.tally([0, 0, 1, 1], [0, 1, 1, None], ["a", "b", "a", "a"])
         >>> table.groups, table.cells.tolist()
         (('a', 'b'), [[[0, 1, 0], [0, 0, 0]], [[1, 0, 0], [0, 1, 1]]])
         """
         return cls.of_codes(
-            binary_labels(y_true, "y_true"), binary_predictions(y_pred, "y_pred"), groups
+            binary_labels(y_true, "y_true"), binary_predictions(y_pred, "y_pred"), groups, weights
         )
 
     @classmethod
-    def of_codes(cls, truth: Column, predicted: Column, groups: Any) -> CountTable:
+    def of_codes(
+        cls, truth: Column, predicted: Column, groups: Any, weights: ArrayLike | None = None
+    ) -> CountTable:
         """Count rows whose labels and predictions are codes already: no copy, no loop over rows.
 
         Args:
             truth: shape (n,), integers 0 and 1.
             predicted: shape (n,), integers 0, 1 and `UNANSWERED`.
-            groups: as in `tally`.
+            groups, weights: as in `tally`.
 
         Raises:
             MeasurementError: another code, or as `tally`.
@@ -95,102 +98,89 @@ class CountTable:
         labels = checked_codes(truth, (0, 1), "y_true")
         answers = checked_codes(predicted, (0, 1, UNANSWERED), "y_pred")
         same_length(labels, answers, "y_pred")
-        members = groups_of(groups, len(labels))
-        patterns, of_row = distinct_patterns(members)
-        code = (of_row * 2 + labels) * 3 + answers
-        cells = np.bincount(code, minlength=len(patterns) * 6).reshape(len(patterns), 2, 3)
-        return cls(members.names, patterns, cells.astype(np.int64))
+        patterns = Patterns.of(groups, len(labels), weights)
+        code = (patterns.of_row * 2 + labels[patterns.rows]) * 3 + answers[patterns.rows]
+        size = len(patterns.membership)
+        cells = np.bincount(code, minlength=size * 6).reshape(size, 2, 3).astype(np.int64)
+        return patterns.table(cells)
 
     @property
     def n(self) -> int:
         """Number of rows."""
         return int(self.cells.sum())
 
-
-@dataclass(frozen=True, eq=False)
-class JointTable:
-    """C distinct combinations of a membership pattern and k columns, with their counts.
-
-    Attributes:
-        groups: the G group names.
-        patterns: bool, shape (P, G).
-        pattern: shape (C,), the pattern of each combination.
-        columns: int64, shape (C, k), its values.
-        counts: int64, shape (C,), how many rows have it.
-    """
-
-    groups: tuple[str, ...]
-    patterns: NDArray[np.bool_]
-    pattern: NDArray[np.intp]
-    columns: NDArray[np.int64]
-    counts: Counts
-
-    @classmethod
-    def tally(cls, columns: Sequence[Column], groups: Any) -> JointTable:
-        """Count rows by pattern and columns (k arrays of n integers ≥ 0).
-
-        Combinations are ordered by pattern and values, whatever the order of rows.
-        """
-        members = groups_of(groups, len(columns[0]))
-        patterns, of_row = distinct_patterns(members)
-        code = of_row.astype(np.int64)
-        for column in columns:
-            size = int(column.max()) + 1
-            if (int(code.max()) + 1) * size > _LARGEST_CODE:
-                code = np.unique(code, return_inverse=True)[1].reshape(-1)
-            code = code * size + column
-        _, first, counts = np.unique(code, return_index=True, return_counts=True)
-        values = np.stack([np.asarray(column)[first] for column in columns], axis=1)
-        return cls(
-            members.names,
-            patterns,
-            of_row[first],
-            values.astype(np.int64),
-            counts.astype(np.int64),
-        )
+    @property
+    def rows(self) -> Grouped:
+        """Numbers of rows by group and over all, whatever they count for."""
+        return Grouped(group_counts(self.cells, self.patterns), total(self.cells))
 
     @property
-    def n(self) -> int:
-        """Number of rows."""
-        return int(self.counts.sum())
+    def counts(self) -> Grouped:
+        """What rates are shares of: the weights of rows by group and over all, else their number.
 
-    def cells(self, truth: Column, predicted: Column, counts: Counts | None = None) -> Counts:
-        """Collapse to (..., P, 2, 3) counts of one label and one prediction.
-
-        Args:
-            truth: shape (C,), 0 or 1: the label of each combination.
-            predicted: shape (C,), 0, 1 or UNANSWERED: its prediction.
-            counts: shape (..., C), for example bootstrap draws; default: the table's own.
+        A sum of whole weights is exact, so that a row of weight 3 counts as three rows do.
         """
-        weights = self.counts if counts is None else counts
-        cell = (self.pattern * 2 + truth) * 3 + predicted
-        used, column = np.unique(cell, return_inverse=True)
-        collect = np.zeros((len(cell), len(used)))
-        collect[np.arange(len(cell)), column.reshape(-1)] = 1.0
-        size = len(self.patterns) * 6
-        flat = np.zeros((*weights.shape[:-1], size), dtype=np.int64)
-        # float64 reaches BLAS and is exact below 2**53.
-        flat[..., used] = weights.astype(np.float64) @ collect
-        return flat.reshape(*weights.shape[:-1], len(self.patterns), 2, 3)
+        return self._summed(self.weights)
 
-    def resampled(
-        self, views: Sequence[tuple[Column, Column]], draws: int, seed: int
-    ) -> list[Counts]:
-        """Bootstrap draws of whole rows, collapsed to each view: a list of (draws, P, 2, 3).
+    @property
+    def squares(self) -> Grouped | None:
+        """The same of squared weights, for effective numbers of rows; None without weights."""
+        return None if self.weights is None else self._summed(self.weights**2)
 
-        Args:
-            views: pairs (truth, predicted) as in `cells`; all see the same draws.
-            draws: number of replicates.
-            seed: as in `replicates`.
+    def _summed(self, weights: Weights | None) -> Grouped:
+        if weights is None:
+            return self.rows
+        counts, sums = Sums.of_cells(self.cells, self.patterns, weights)
+        return sums.of(counts)
+
+
+@dataclass(frozen=True, eq=False)
+class Patterns:
+    """The distinct kinds of rows before labels and predictions are looked at.
+
+    Attributes:
+        names: the G group names.
+        membership: bool (P, G), the groups of each pattern.
+        weights: float64 (P,), its weight; None: all alike.
+        rows: what picks the m rows that count from arrays of n.
+        of_row: (m,), the pattern of each.
+        weightless: n − m.
+    """
+
+    names: tuple[str, ...]
+    membership: NDArray[np.bool_]
+    weights: Weights | None
+    rows: NDArray[np.intp] | slice
+    of_row: NDArray[np.intp]
+    weightless: int
+
+    @classmethod
+    def of(cls, groups: Any, n: int, weights: ArrayLike | None = None) -> Patterns:
+        """Of n rows: anything that `Groups.of` reads, and weights or None.
+
+        Patterns are ordered by group name and then weight, whatever the order of rows and groups.
+
+        Raises:
+            MeasurementError: other rows, or weights that no row can have.
         """
-        rng = np.random.default_rng(seed)
-        at_once = max(1, _AT_ONCE // len(self.counts))
-        chunks: list[list[Counts]] = [[] for _ in views]
-        for start in range(0, draws, at_once):
-            drawn = replicates(self.counts, min(at_once, draws - start), rng)
-            for parts, view in zip(chunks, views, strict=True):
-                parts.append(self.cells(*view, drawn))
-        return list(map(np.concatenate, chunks))
+        members, weighted = groups_of(groups, n), Weighted.of(weights, n)
+        rows = weighted.rows
+        if weighted.weightless:
+            members = Groups(members.names, members.membership[rows])
+        membership, of_row = distinct_patterns(members)
+        found = None
+        if weighted.weights is not None:
+            values, code = np.unique(weighted.weights, return_inverse=True)
+            _, first, inverse = np.unique(
+                of_row * len(values) + code.reshape(-1), return_index=True, return_inverse=True
+            )
+            membership, found = membership[of_row[first]], weighted.weights[first]
+            of_row = inverse.reshape(-1)
+        return cls(members.names, membership, found, rows, of_row, weighted.weightless)
+
+    def table(self, cells: Counts) -> CountTable:
+        """The table of these rows by [pattern, y, ŷ]."""
+        return CountTable(self.names, self.membership, cells, self.weights, self.weightless)
 
 
 def groups_of(groups: Any, n: int) -> Groups:
@@ -229,48 +219,6 @@ def distinct_patterns(groups: Groups) -> tuple[NDArray[np.bool_], NDArray[np.int
     else:
         _, first, of_row = np.unique(packed, axis=0, return_index=True, return_inverse=True)
     return groups.membership[first], of_row.reshape(-1)
-
-
-def group_counts(cells: Counts, patterns: NDArray[np.bool_]) -> Counts:
-    """Sum pattern cells to counts per group.
-
-    Args:
-        cells: int64, shape (..., P, 2, 3); leading axes are free, e.g. bootstrap draws.
-        patterns: bool, shape (P, G).
-
-    Returns:
-        of the same dtype, shape (..., G, 2, 3). Rows in several groups count in each of them.
-    """
-    flat = cells.reshape(*cells.shape[:-2], -1)
-    # float64 reaches BLAS, which integers do not, and is exact for counts below 2**53.
-    sums = patterns.T.astype(np.float64) @ flat.astype(np.float64)
-    shaped = sums.reshape(*sums.shape[:-1], *cells.shape[-2:])
-    return shaped.astype(np.int64) if cells.dtype.kind == "i" else shaped
-
-
-def total(cells: Counts) -> Counts:
-    """Sum pattern cells (..., P, 2, 3) to counts over all rows (..., 2, 3), grouped or not."""
-    return np.asarray(cells.sum(axis=-3))
-
-
-def replicates(cells: Counts, draws: int, seed: int | np.random.Generator) -> Counts:
-    """Draw bootstrap replicates of a count table.
-
-    Args:
-        cells: int64, or floats from `smoothed`, any shape; one cell per kind of row.
-        draws: number of replicates.
-        seed: of `numpy.random.default_rng`; the same seed gives the same replicates. A generator
-            goes on from where it is.
-
-    Returns:
-        int64, shape (draws,) + cells.shape; each replicate sums to `cells.sum()`.
-    """
-    flat = cells.reshape(-1)
-    filled = np.flatnonzero(flat)
-    n = round(float(flat.sum()))
-    drawn = np.zeros((draws, flat.size), dtype=np.int64)
-    drawn[:, filled] = np.random.default_rng(seed).multinomial(n, flat[filled] / n, size=draws)
-    return drawn.reshape(draws, *cells.shape)
 
 
 def checked_codes(column: Column, allowed: tuple[int, ...], name: str) -> NDArray[np.int8]:

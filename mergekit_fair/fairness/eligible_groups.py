@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mergekit_fair.errors import MeasurementError
-from mergekit_fair.fairness.counts import CountTable, group_counts
+from mergekit_fair.fairness.counts import CountTable
 from mergekit_fair.fairness.rates import Mask
 from mergekit_fair.fairness.settings import MetricSettings
 
@@ -33,13 +33,17 @@ class EligibleGroups:
 
     @classmethod
     def of(cls, table: CountTable, settings: MetricSettings) -> EligibleGroups:
-        """Of a table of counts; raises MeasurementError as `eligible_groups`."""
-        groups = group_counts(table.cells, table.patterns)
-        sizes, missing = groups.sum(axis=(-2, -1)), groups[..., 2].sum(axis=-1)
+        """Of a table of counts; raises MeasurementError as `eligible_groups`.
+
+        `min_group_size` counts rows, whatever they count for; shares are shares of weight.
+        """
+        sizes = table.rows.groups.sum(axis=(-2, -1))
         deciding = eligible_groups(table.groups, sizes, settings)
+        counts = table.counts
+        decides = counts.groups[deciding]
         answered = is_answered(
-            np.append(missing[deciding], table.cells[..., 2].sum()),
-            np.append(sizes[deciding], table.n),
+            np.append(decides[..., 2].sum(axis=-1), counts.overall[..., 2].sum()),
+            np.append(decides.sum(axis=(-2, -1)), counts.overall.sum()),
         )
         return cls(deciding, deciding & answered)
 
@@ -92,7 +96,7 @@ def worst_group(
     """The group with the largest mean of one-vs-rest DPD and EOD, and that mean for every group.
 
     Source: arXiv 2505.24262 (worst group under FFT). Excluded groups, groups below
-    `min_group_size` and groups without a defined value do not take part; of equals, the first
+    `min_group_size` and groups whose DPD or EOD is undefined do not take part; of equals, the first
     name wins.
 
     Args:
@@ -101,7 +105,7 @@ def worst_group(
         excluded: semantically empty groups such as "other".
 
     Raises:
-        MeasurementError: no candidate has a defined DPD or EOD.
+        MeasurementError: no candidate has a defined DPD and EOD.
     """
     gaps = evaluation["one_vs_rest"]["groups"]
     names = sorted(gaps)
@@ -110,11 +114,11 @@ def worst_group(
     settings = MetricSettings(min_group_size=min_group_size, exclude=present)
     harms: dict[str, float] = {}
     for name, eligible in zip(names, eligible_groups(names, sizes, settings), strict=True):
-        values = [gaps[name][key] for key in ("dpd", "eod") if gaps[name][key] is not None]
-        if name in candidates and eligible and values:
+        values = [gaps[name][key] for key in ("dpd", "eod")]
+        if name in candidates and eligible and None not in values:
             harms[name] = sum(values) / len(values)
     if not harms:
         raise MeasurementError(
-            "no candidate group has a defined DPD or EOD", allowed=sorted(candidates)
+            "no candidate group has a defined DPD and EOD", allowed=sorted(candidates)
         )
     return max(harms, key=lambda name: harms[name]), harms

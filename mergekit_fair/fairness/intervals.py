@@ -41,18 +41,17 @@ from statistics import NormalDist
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from mergekit_fair.fairness.counts import Counts, CountTable, group_counts, replicates, total
+from mergekit_fair.fairness.counts import CountTable
 from mergekit_fair.fairness.eligible_groups import EligibleGroups
+from mergekit_fair.fairness.grouped import Counts, Grouped, Sums, drawn_sums, group_counts, total
 from mergekit_fair.fairness.rates import Mask, Rate, Values
 from mergekit_fair.fairness.settings import MetricSettings
 from mergekit_fair.schema import Record
 
 Number = float | None
 Ends = tuple[float, float]
-GroupedCounts = tuple[Counts, Counts]
 Limits = list[tuple[float, float]]
 
 MAX_UNDEFINED = 0.05  # largest share of replicates that may be undefined
@@ -87,8 +86,10 @@ class Samples:
         table: the counts.
         settings: reference and confidence; draws and seed are those of the bootstrap.
         eligible: which groups decide.
-        counts: by group (G, 2, 3), and over all rows (2, 3).
-        drawn: bootstrap draws of these, (draws, ...).
+        rows: numbers of rows.
+        counts: what rates are shares of: the rows' weights, or their numbers.
+        squares: their squared weights; None without weights.
+        drawn: bootstrap draws of `counts`, (draws, ...).
         smooth: counts of the `smoothed` table.
         smooth_drawn: bootstrap draws of these.
     """
@@ -96,10 +97,12 @@ class Samples:
     table: CountTable
     settings: MetricSettings
     eligible: EligibleGroups
-    counts: GroupedCounts
-    drawn: GroupedCounts
-    smooth: GroupedCounts
-    smooth_drawn: GroupedCounts
+    rows: Grouped
+    counts: Grouped
+    squares: Grouped | None
+    drawn: Grouped
+    smooth: Grouped
+    smooth_drawn: Grouped
 
     @classmethod
     def of(cls, table: CountTable, settings: MetricSettings) -> Samples:
@@ -109,19 +112,43 @@ class Samples:
             MeasurementError: an unknown group is excluded.
         """
         eligible = EligibleGroups.of(table, settings)
-        cells, patterns = table.cells, table.patterns
-        smooth = smoothed(cells, patterns)
-        sources = (
-            cells,
-            replicates(cells, settings.draws, settings.seed),
-            smooth,
-            replicates(smooth, settings.draws, settings.seed),
+        drawn = resampled(table, table.cells, settings.draws, settings.seed)
+        smooth = smoothed(table)
+        return cls(
+            table=table,
+            settings=settings,
+            eligible=eligible,
+            rows=table.rows,
+            counts=table.counts,
+            squares=table.squares,
+            drawn=drawn,
+            smooth=summed(table, smooth),
+            smooth_drawn=resampled(table, smooth, settings.draws, settings.seed),
         )
-        grouped = ((group_counts(source, patterns), total(source)) for source in sources)
-        return cls(table, settings, eligible, *grouped)
+
+    @property
+    def reference(self) -> str:
+        """What gaps compare with."""
+        return self.settings.reference
 
 
-def smoothed(cells: Counts, patterns: NDArray[np.bool_]) -> Values:
+def summed(table: CountTable, cells: Counts) -> Grouped:
+    """Other cells (P, 2, 3) of a table, such as smoothed ones, by group and over all."""
+    if table.weights is None:
+        return Grouped(group_counts(cells, table.patterns), total(cells))
+    counts, sums = Sums.of_cells(cells, table.patterns, table.weights)
+    return sums.of(counts)
+
+
+def resampled(
+    table: CountTable, cells: Counts, draws: int, seed: int | np.random.Generator
+) -> Grouped:
+    """Bootstrap draws from a table's cells or others (P, 2, 3), as in `drawn_sums`."""
+    counts, sums = Sums.of_cells(cells, table.patterns, table.weights)
+    return drawn_sums(counts, [sums], draws, seed)[0]
+
+
+def smoothed(table: CountTable) -> Values:
     """Counts with predictions pulled towards one half, by about one row a group and label.
 
     Of the answered rows of a (pattern, y) pair, k with ŷ = 1 of m become m·(k + a/2) / (m + a),
@@ -129,27 +156,38 @@ def smoothed(cells: Counts, patterns: NDArray[np.bool_]) -> Values:
     share of the pair in the smallest of its groups: the a of a group add up to at least one row,
     to exactly one in the smallest, and to at most one for each group that it overlaps and itself.
     Rows in no group stay as they are. A group whose few rows all agree has an error, which its
-    bootstrap replicates cannot show.
-
-    Args:
-        cells: (P, 2, 3).
-        patterns: bool (P, G).
+    bootstrap replicates cannot show. The size of a group of weighted rows is (Σw)² / Σw².
 
     Returns:
         float64 (P, 2, 3) with the same totals of (pattern, y).
     """
-    answered = cells[..., :2].sum(axis=-1).astype(np.float64)
-    of_groups = patterns.T.astype(np.float64) @ answered
-    mine = np.where(patterns[:, :, np.newaxis], of_groups, np.inf).min(axis=1, initial=np.inf)
-    extra = np.divide(answered, mine, out=np.zeros_like(answered), where=answered > 0)
-    shrunk = cells.astype(np.float64)
+    answered = table.cells[..., :2].sum(axis=-1).astype(np.float64)
+    extra = of_smallest_group(answered, table.patterns, table.weights)
+    shrunk = table.cells.astype(np.float64)
     scale = np.divide(answered, answered + extra, out=np.ones_like(answered), where=answered > 0)
     shrunk[..., :2] = (shrunk[..., :2] + extra[..., np.newaxis] / 2) * scale[..., np.newaxis]
     return shrunk
 
 
-def wilson(successes: int, n: int, confidence: float) -> Ends:
+def of_smallest_group(rows: Values, patterns: Mask, weights: Values | None) -> Values:
+    """(P, 2), of rows (P, 2) by pattern and label the share in the smallest group of the pattern.
+
+    0 where there are no rows or no group. The size of a group of weighted rows is (Σw)² / Σw².
+    """
+    members = patterns.T.astype(np.float64)
+    if weights is None:
+        sizes = members @ rows
+    else:
+        sums, squares = (members @ (rows * w[:, np.newaxis]) for w in (weights, weights**2))
+        sizes = np.divide(sums**2, squares, out=np.zeros_like(sums), where=squares > 0)
+    mine = np.where(patterns[:, :, np.newaxis], sizes, np.inf).min(axis=1, initial=np.inf)
+    return np.divide(rows, mine, out=np.zeros_like(rows), where=rows > 0)
+
+
+def wilson(successes: float, n: float, confidence: float) -> Ends:
     """Score interval of a proportion successes / n (Wilson 1927), in [0, 1]; needs n > 0.
+
+    Of weighted rows both are effective numbers, see `Rate.pairs`.
 
     As `scipy.stats.binomtest(k, n).proportion_ci(method="wilson")`, which takes 250 times as long
     and is NaN where the confidence is 1 − 2⁻⁵³.
@@ -255,21 +293,22 @@ def around(
     return Interval(value=value, low=low, high=high, dropped=dropped)
 
 
-def rate_limits(
-    rates: Sequence[Rate], groups: Counts, eligible: Mask, confidence: float
-) -> list[Limits]:
-    """Simultaneous limits of every defined rate of every eligible group: one list per rate.
-
-    A rate that fewer than two eligible groups have is left out, as in the gaps.
+def rate_limits(rates: Sequence[Rate], samples: Samples) -> list[Limits]:
+    """Simultaneous limits of every defined rate of every comparable group: one list per rate.
 
     Args:
-        rates: selection rate, TPR, FPR.
-        groups: counts (G, 2, 3).
-        eligible: bool (G,).
-        confidence: that all limits hold at once.
+        rates: such as selection rate, TPR, FPR.
+        samples: the table, and the confidence that all limits hold at once.
+
+    Returns:
+        Empty where fewer than two groups have one of the rates: then nothing is compared.
     """
-    counted = [rate.pairs(groups[eligible]) for rate in rates]
-    counted = [pairs for pairs in counted if len(pairs) >= 2]
+    comparable, confidence = samples.eligible.comparable, samples.settings.confidence
+    groups = samples.counts.groups[comparable]
+    squares = None if samples.squares is None else samples.squares.groups[comparable]
+    counted = [rate.pairs(groups, squares) for rate in rates]
+    if any(len(pairs) < 2 for pairs in counted):
+        return []
     m = sum(len(pairs) for pairs in counted)
     return [[wilson(k, n, confidence ** (1 / m)) for k, n in pairs] for pairs in counted]
 

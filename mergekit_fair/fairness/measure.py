@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mergekit_fair.fairness.counts import Counts, CountTable, group_counts, total
+from mergekit_fair.fairness.counts import CountTable
 from mergekit_fair.fairness.eligible_groups import EligibleGroups
 from mergekit_fair.fairness.intervals import Samples, undefined_to_none
 from mergekit_fair.fairness.measure_warnings import measurement_warnings
@@ -28,6 +28,7 @@ from mergekit_fair.fairness.rates import (
     against_rest,
     base_rate,
     deviations,
+    gap,
     gap_of,
     is_degenerate,
     largest,
@@ -42,6 +43,7 @@ def measure(
     y_pred: ArrayLike,
     groups: Any,
     *,
+    weights: ArrayLike | None = None,
     reference: str = "between_groups",
     confidence: float = 0.95,
     min_group_size: int = 1,
@@ -61,6 +63,9 @@ def measure(
             per group; where they are more than 5 % of a deciding group, gaps are undefined.
         groups: one label per row, or a collection of labels per row (empty or None = in no
             group), or a mapping name -> boolean mask (n,). Groups may overlap.
+        weights: shape (n,), what each row counts for, such as the weights of a survey: finite,
+            >= 0; None: all alike. Rates are shares of weight, and rows are resampled with their
+            weights. `n` and `min_group_size` count rows. A row of weight 0 is left out.
         reference: what `metrics["dpd"]` and `["eod"]` compare with: `between_groups`
             (max − min), `one_vs_rest` (its worst group) or `to_overall`. The other
             references are reported too, without intervals.
@@ -92,7 +97,7 @@ def measure(
     True
     """
     settings = MetricSettings(reference, confidence, min_group_size, exclude, seed, draws)
-    return measure_table(CountTable.tally(y_true, y_pred, groups), settings)
+    return measure_table(CountTable.tally(y_true, y_pred, groups, weights), settings)
 
 
 def measure_table(table: CountTable, settings: MetricSettings | None = None) -> Measurement:
@@ -105,13 +110,14 @@ def measure_table(table: CountTable, settings: MetricSettings | None = None) -> 
     """
     settings = settings or MetricSettings()
     samples = Samples.of(table, settings)
-    groups, overall = samples.counts
+    overall = samples.counts.overall
     intervals = {
         name: metric.interval(samples) for name, metric in METRICS.items() if not metric.is_point
     }
     return Measurement(
         n=table.n,
-        unanswered=int(overall[..., 2].sum()),
+        weighted=table.weights is not None,
+        unanswered=int(samples.rows.overall[..., 2].sum()),
         reference=settings.reference,
         confidence=float(settings.confidence),
         degenerate=bool(is_degenerate(overall)),
@@ -127,7 +133,7 @@ def measure_table(table: CountTable, settings: MetricSettings | None = None) -> 
             base_rate=undefined_to_none(float(base_rate(overall))),
             dpd=_gap((base_rate,), samples, samples.eligible.deciding, settings.reference),
         ),
-        groups=_group_rates(table.groups, groups),
+        groups=_group_rates(samples),
         warnings=tuple(measurement_warnings(samples, intervals)),
     )
 
@@ -137,6 +143,7 @@ def estimate(
     y_pred: ArrayLike,
     groups: Any,
     *,
+    weights: ArrayLike | None = None,
     reference: str = "between_groups",
     min_group_size: int = 1,
     exclude: Collection[str] = (),
@@ -155,20 +162,19 @@ def estimate(
     (0.75, 0.5, nan)
     """
     settings = MetricSettings(reference, min_group_size=min_group_size, exclude=exclude)
-    table = CountTable.tally(y_true, y_pred, groups)
+    table = CountTable.tally(y_true, y_pred, groups, weights)
     return estimate_table(table, settings)
 
 
 def estimate_table(table: CountTable, settings: MetricSettings | None = None) -> dict[str, float]:
     """Point values of rows that are already counted; otherwise as `estimate`."""
     settings = settings or MetricSettings()
-    counts = group_counts(table.cells, table.patterns), total(table.cells)
-    values = metric_values(*counts, EligibleGroups.of(table, settings), settings.reference)
+    values = metric_values(table.counts, EligibleGroups.of(table, settings), settings.reference)
     return {name: float(value) for name, value in values.items()}
 
 
 def _gap(rates: Sequence[Rate], samples: Samples, eligible: Mask, reference: str) -> float | None:
-    return undefined_to_none(float(gap_of(rates, *samples.counts, eligible, reference)))
+    return undefined_to_none(float(gap_of(rates, samples.counts, eligible, reference)))
 
 
 def _gaps(samples: Samples, reference: str) -> Gaps:
@@ -182,10 +188,14 @@ def _gaps(samples: Samples, reference: str) -> Gaps:
 
 
 def _one_vs_rest(samples: Samples) -> OneVsRest:
-    """Every group's gap to its rest; mean and maximum over the groups that may decide."""
-    names, (groups, overall) = samples.table.groups, samples.counts
+    """Every group's gap to its rest; mean and maximum over the groups that may decide.
+
+    A group without a TPR has no EOD of its own and takes no part in the mean; its FPR still decides
+    the maximum, as it does between groups.
+    """
+    names = samples.table.groups
     by_group = {
-        name: _column(against_rest(metric.rates, groups, overall))
+        name: _column(against_rest(metric.rates, samples.counts))
         for name, metric in HEADLINE_GAPS.items()
     }
     return OneVsRest(
@@ -198,29 +208,29 @@ def _one_vs_rest(samples: Samples) -> OneVsRest:
 
 
 def _summary(rates: Sequence[Rate], samples: Samples) -> GapSummary:
-    deviation = deviations(rates, *samples.counts, samples.eligible.comparable, "one_vs_rest")
-    per_group: Values = largest(np.abs(deviation).swapaxes(-1, -2))
-    worst = largest(per_group)
+    reference = "one_vs_rest"
+    deviation = np.abs(deviations(rates, samples.counts, samples.eligible.comparable, reference))
+    worst = gap(deviation, reference)
     # Two groups that share out the rows always tie: the first name wins, in any order of groups.
-    names = zip(samples.table.groups, per_group, strict=True)
+    names = zip(samples.table.groups, largest(deviation.swapaxes(-1, -2)), strict=True)
     return GapSummary(
-        macro=undefined_to_none(float(mean(per_group))),
+        macro=undefined_to_none(float(mean(deviation.max(axis=-2)))),
         worst=undefined_to_none(float(worst)),
         worst_group=min((name for name, size in names if size == worst), default=None),
     )
 
 
-def _group_rates(names: tuple[str, ...], groups: Counts) -> dict[str, GroupRates]:
+def _group_rates(samples: Samples) -> dict[str, GroupRates]:
+    names, rows, counts = samples.table.groups, samples.rows.groups, samples.counts.groups
     columns: dict[str, list[Any]] = {
-        "n": groups.sum(axis=(-2, -1)).tolist(),
-        "n_pos": groups[:, 1].sum(axis=-1).tolist(),
-        **{name: _column(rate.function(groups)) for name, rate in GROUP_RATES.items()},
-        "unanswered": groups[..., 2].sum(axis=-1).tolist(),
+        "n": rows.sum(axis=(-2, -1)).tolist(),
+        "n_pos": rows[:, 1].sum(axis=-1).tolist(),
+        **{name: _column(rate.function(counts)) for name, rate in GROUP_RATES.items()},
+        "unanswered": rows[..., 2].sum(axis=-1).tolist(),
     }
-    rows = zip(*columns.values(), strict=True)
     return {
         name: GroupRates(**dict(zip(columns, row, strict=True)))
-        for name, row in zip(names, rows, strict=True)
+        for name, row in zip(names, zip(*columns.values(), strict=True), strict=True)
     }
 
 

@@ -7,8 +7,8 @@ from math import ceil
 
 import numpy as np
 
-from mergekit_fair.fairness.counts import Counts
-from mergekit_fair.fairness.eligible_groups import MAX_UNANSWERED, EligibleGroups
+from mergekit_fair.fairness.eligible_groups import MAX_UNANSWERED
+from mergekit_fair.fairness.grouped import Counts, Grouped
 from mergekit_fair.fairness.intervals import MAX_UNDEFINED, Interval, Samples
 from mergekit_fair.fairness.metric_kinds import Gap
 from mergekit_fair.fairness.metrics import METRICS
@@ -24,29 +24,30 @@ _GAPS_AND_RATIOS = (
 
 def measurement_warnings(samples: Samples, intervals: Mapping[str, Interval]) -> Iterator[str]:
     """All warnings of a measurement: the table's, the groups', the intervals', the settings'."""
-    settings, eligible, names = samples.settings, samples.eligible, samples.table.groups
-    groups, overall = samples.counts
-    yield from _missing_predictions(names, groups, overall, eligible)
-    yield from _table_warnings(groups, overall, eligible, settings.reference)
+    names, rows = samples.table.groups, samples.rows
+    yield from weightless_warnings(samples.table.weightless)
+    yield from _missing_predictions(samples)
+    yield from _table_warnings(samples)
     yield from _undefined_metrics(intervals)
-    yield from _group_warnings(names, groups, overall, settings.min_group_size)
+    yield from _group_warnings(names, rows, samples.settings.min_group_size)
     yield from interval_warnings(intervals)
-    yield from draw_warnings(settings)
-    if overall.sum() >= MAX_ROWS:
+    yield from draw_warnings(samples.settings)
+    if samples.table.n >= MAX_ROWS:
         yield f"{MAX_ROWS:,} rows or more: gaps under permuted group labels are not drawn"
 
 
-def _missing_predictions(
-    names: tuple[str, ...], groups: Counts, overall: Counts, eligible: EligibleGroups
-) -> Iterator[str]:
+def _missing_predictions(samples: Samples) -> Iterator[str]:
     """Warn about missing predictions: whose, and what follows."""
+    groups, overall, eligible = samples.rows.groups, samples.rows.overall, samples.eligible
     missing = int(overall[..., 2].sum())
     if not missing:
         return
     counts = groups[..., 2].sum(axis=-1)
     whose = ", ".join(
         f"{name} {count} of {size}"
-        for name, count, size in zip(names, counts, groups.sum(axis=(-2, -1)), strict=True)
+        for name, count, size in zip(
+            samples.table.groups, counts, groups.sum(axis=(-2, -1)), strict=True
+        )
         if count
     )
     yield (
@@ -54,21 +55,21 @@ def _missing_predictions(
         f"{f' ({whose})' if whose else ''}: wrong for accuracy, left out of rates"
     )
     if eligible.deciding.any() and not eligible.comparable.any():
-        largest = max(unanswered_rate(groups)[eligible.deciding].max(), unanswered_rate(overall))
+        shares = unanswered_rate(samples.counts.groups)[eligible.deciding]
+        largest = max(shares.max(), unanswered_rate(samples.counts.overall))
         yield (
             f"predictions are missing for {largest:.1%} of a group or of all rows, more than "
             f"{MAX_UNANSWERED:.0%}: {_GAPS_AND_RATIOS} are undefined"
         )
 
 
-def _table_warnings(
-    groups: Counts, overall: Counts, eligible: EligibleGroups, reference: str
-) -> Iterator[str]:
+def _table_warnings(samples: Samples) -> Iterator[str]:
     """Warn about the data set as a whole."""
+    overall, eligible = samples.rows.overall, samples.eligible
     deciding = eligible.deciding
     if not overall[:, :2].any():
         yield "no row has a usable prediction: every rate is undefined"
-    elif is_degenerate(overall):
+    elif is_degenerate(samples.counts.overall):
         yield "predictions are (nearly) constant: small gaps say nothing about fairness"
     for label, name, rate in ((1, "positive", "TPR"), (0, "negative", "FPR")):
         if not overall[label].any():
@@ -85,16 +86,21 @@ def _table_warnings(
         if not deciding.any():
             yield "no usable group: worst-group accuracy is undefined"
         return
-    if not eligible.comparable.any():
-        return  # said already
-    defined = np.isfinite(deviations(EOD_RATES, groups, overall, deciding, reference))
+    if eligible.comparable.any():  # else said already
+        yield from _incomparable(samples)
+
+
+def _incomparable(samples: Samples) -> Iterator[str]:
+    """Warn about an EOD that is undefined although DPD is not."""
+    deciding, reference = samples.eligible.deciding, samples.reference
+    defined = np.isfinite(deviations(EOD_RATES, samples.counts, deciding, reference))
     tpr, fpr = (bool(line.any()) for line in defined)
     if not tpr and not fpr:
         yield "EOD is undefined: neither TPR nor FPR can be compared between two usable groups"
     elif not tpr:
-        yield "EOD rests on FPR alone: TPR cannot be compared between two usable groups"
+        yield "EOD is undefined: TPR cannot be compared between two usable groups"
     elif not fpr:
-        yield "EOD rests on TPR alone: FPR cannot be compared between two usable groups"
+        yield "EOD is undefined: FPR cannot be compared between two usable groups"
 
 
 def _undefined_metrics(intervals: Mapping[str, Interval]) -> Iterator[str]:
@@ -105,11 +111,10 @@ def _undefined_metrics(intervals: Mapping[str, Interval]) -> Iterator[str]:
             yield f"{name} is undefined: {METRICS[name].undefined}"
 
 
-def _group_warnings(
-    names: tuple[str, ...], groups: Counts, overall: Counts, min_group_size: int
-) -> Iterator[str]:
+def _group_warnings(names: tuple[str, ...], rows: Grouped, min_group_size: int) -> Iterator[str]:
     """Warn about single groups: rates that are undefined, and groups that are too small."""
-    for name, counts in zip(names, groups, strict=True):
+    overall = rows.overall
+    for name, counts in zip(names, rows.groups, strict=True):
         n = int(counts.sum())
         if n == 0:
             yield f"group {name!r} has no rows: its rates are undefined, left out of every gap"
@@ -129,6 +134,12 @@ def _group_warnings(
         elif overall[1].any() and overall[0].any() and rest[:, :2].any():
             effect = f"left out of the one-vs-rest EOD of {name!r}"
             yield from _missing_class(f"the rest of group {name!r}", rest, effect)
+
+
+def weightless_warnings(rows: int) -> Iterator[str]:
+    """Warn about rows that stand for nobody."""
+    if rows:
+        yield f"{rows} rows have weight 0: left out"
 
 
 def interval_warnings(intervals: Mapping[str, Interval]) -> Iterator[str]:

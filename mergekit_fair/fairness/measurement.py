@@ -10,6 +10,7 @@ from mergekit_fair.fairness.intervals import Interval, Number
 from mergekit_fair.fairness.metrics import GROUP_RATES
 from mergekit_fair.schema import Record, nearest
 
+_UNSAID = ("weighted",)
 Limits = Annotated[tuple[StrictFloat, StrictFloat], Field(strict=False)]  # JSON knows lists only
 
 
@@ -116,6 +117,8 @@ class Measurement(Record):
 
     Attributes:
         n: number of rows.
+        weighted: rates are shares of the rows' weights; written only where they are. Weights that
+            are all equal are none.
         unanswered: rows without a usable prediction.
         reference: what `metrics["dpd"]` and `metrics["eod"]` compare with.
         confidence: of every interval.
@@ -129,6 +132,7 @@ class Measurement(Record):
     """
 
     n: int
+    weighted: bool = False
     unanswered: int
     reference: str
     confidence: float
@@ -141,3 +145,12 @@ class Measurement(Record):
     labels: LabelRates
     groups: dict[str, GroupRates]
     warnings: Annotated[tuple[str, ...], Field(strict=False)]
+
+    @model_serializer(mode="wrap")
+    def _stated(self, serialize: Any) -> dict[str, Any]:
+        return without_unsaid(serialize(self))
+
+
+def without_unsaid(fields: dict[str, Any]) -> dict[str, Any]:
+    """What a measurement writes: what there is nothing to say about is left out."""
+    return {name: value for name, value in fields.items() if value or name not in _UNSAID}

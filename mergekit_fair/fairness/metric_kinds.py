@@ -19,8 +19,8 @@ from typing import Literal
 
 import numpy as np
 
-from mergekit_fair.fairness.counts import Counts
 from mergekit_fair.fairness.eligible_groups import EligibleGroups
+from mergekit_fair.fairness.grouped import Counts, Grouped
 from mergekit_fair.fairness.intervals import (
     Interval,
     Samples,
@@ -74,14 +74,11 @@ class Metric(ABC):
     explained_where: str | None = None
 
     @abstractmethod
-    def values(
-        self, groups: Counts, overall: Counts, eligible: EligibleGroups, reference: str
-    ) -> Values:
+    def values(self, counts: Grouped, eligible: EligibleGroups, reference: str) -> Values:
         """The metric of a table, or of every one of many tables.
 
         Args:
-            groups: counts (..., G, 2, 3).
-            overall: counts (..., 2, 3) over all rows.
+            counts: rows or their weights, (..., 2, 3).
             eligible: which groups decide.
             reference: what a gap compares with.
 
@@ -95,8 +92,7 @@ class Metric(ABC):
 
     def value(self, samples: Samples) -> float:
         """Its value of one table."""
-        reference = samples.settings.reference
-        return float(self.values(*samples.counts, samples.eligible, reference))
+        return float(self.values(samples.counts, samples.eligible, samples.reference))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,19 +101,19 @@ class Proportion(Metric):
 
     rate: Rate
 
-    def values(
-        self, groups: Counts, overall: Counts, eligible: EligibleGroups, reference: str
-    ) -> Values:
-        del groups, eligible, reference
-        return self.rate(overall)
+    def values(self, counts: Grouped, eligible: EligibleGroups, reference: str) -> Values:
+        del eligible, reference
+        return self.rate(counts.overall)
 
     def interval(self, samples: Samples) -> Interval:
-        overall = samples.counts[1]
-        part, whole = int(self.rate.part(overall)), int(self.rate.whole(overall))
-        if whole == 0:
+        value = self.value(samples)
+        if np.isnan(value):
             return Interval()
+        overall, squares = samples.counts.overall, samples.squares
+        of_squares = None if squares is None else squares.overall[np.newaxis]
+        [(part, whole)] = self.rate.pairs(overall[np.newaxis], of_squares)
         low, high = wilson(part, whole, samples.settings.confidence)
-        return Interval(value=part / whole, low=low, high=high)
+        return Interval(value=value, low=min(low, value), high=max(high, value))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,14 +122,12 @@ class Smooth(Metric):
 
     function: Callable[[Counts], Values]
 
-    def values(
-        self, groups: Counts, overall: Counts, eligible: EligibleGroups, reference: str
-    ) -> Values:
-        del groups, eligible, reference
-        return self.function(overall)
+    def values(self, counts: Grouped, eligible: EligibleGroups, reference: str) -> Values:
+        del eligible, reference
+        return self.function(counts.overall)
 
     def interval(self, samples: Samples) -> Interval:
-        drawn = self.function(samples.drawn[1])
+        drawn = self.function(samples.drawn.overall)
         return around(self.value(samples), (drawn,), percentile, samples.settings.confidence)
 
 
@@ -143,18 +137,15 @@ class Gap(Metric):
 
     rates: tuple[Rate, ...]
 
-    def values(
-        self, groups: Counts, overall: Counts, eligible: EligibleGroups, reference: str
-    ) -> Values:
-        return gap_of(self.rates, groups, overall, eligible.comparable, reference)
+    def values(self, counts: Grouped, eligible: EligibleGroups, reference: str) -> Values:
+        return gap_of(self.rates, counts, eligible.comparable, reference)
 
-    def deviations(self, samples: Samples, counts: tuple[Counts, Counts]) -> Values:
-        """What the gap of counts by group and overall is the size of."""
-        reference = samples.settings.reference
-        return deviations(self.rates, *counts, samples.eligible.comparable, reference)
+    def deviations(self, samples: Samples, counts: Grouped) -> Values:
+        """What the gap of counts is the size of."""
+        return deviations(self.rates, counts, samples.eligible.comparable, samples.reference)
 
     def interval(self, samples: Samples) -> Interval:
-        reference = samples.settings.reference
+        reference = samples.reference
         value = float(gap(self.deviations(samples, samples.counts), reference))
         drawn = self.deviations(samples, samples.drawn)
         smooth = self.deviations(samples, samples.smooth_drawn)
@@ -169,16 +160,14 @@ class Minimum(Metric):
 
     rate: Rate
 
-    def values(
-        self, groups: Counts, overall: Counts, eligible: EligibleGroups, reference: str
-    ) -> Values:
-        del overall, reference
-        return smallest(np.where(eligible.deciding, self.rate(groups), np.nan))
+    def values(self, counts: Grouped, eligible: EligibleGroups, reference: str) -> Values:
+        del reference
+        return smallest(np.where(eligible.deciding, self.rate(counts.groups), np.nan))
 
     def interval(self, samples: Samples) -> Interval:
         deciding = samples.eligible.deciding
-        drawn, smooth = self.rate(samples.drawn[0]), self.rate(samples.smooth_drawn[0])
-        losses = self.rate(samples.smooth[0]) - smooth
+        drawn, smooth = self.rate(samples.drawn.groups), self.rate(samples.smooth_drawn.groups)
+        losses = self.rate(samples.smooth.groups) - smooth
         parts = (
             smallest(np.where(deciding, drawn, np.nan)),
             smallest(np.where(deciding, smooth, np.nan)),
@@ -194,17 +183,12 @@ class Ratio(Metric):
 
     rates: tuple[Rate, ...]
 
-    def values(
-        self, groups: Counts, overall: Counts, eligible: EligibleGroups, reference: str
-    ) -> Values:
-        del overall, reference
-        return ratio_of(self.rates, groups, eligible.comparable)
+    def values(self, counts: Grouped, eligible: EligibleGroups, reference: str) -> Values:
+        del reference
+        return ratio_of(self.rates, counts, eligible.comparable)
 
     def interval(self, samples: Samples) -> Interval:
-        value, (groups, _) = self.value(samples), samples.counts
-        confidence = samples.settings.confidence
-        limits = rate_limits(self.rates, groups, samples.eligible.comparable, confidence)
-        ends = ratio_band(limits)
+        value, ends = self.value(samples), ratio_band(rate_limits(self.rates, samples))
         if np.isnan(value) or ends is None:
             return Interval()
         return Interval(value=value, low=min(ends[0], value), high=max(ends[1], value))

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from mergekit_fair.fairness.counts import Counts
 from mergekit_fair.fairness.eligible_groups import EligibleGroups
+from mergekit_fair.fairness.grouped import Counts, Grouped
 from mergekit_fair.fairness.metric_kinds import Gap, Metric, Minimum, Proportion, Ratio, Smooth
 from mergekit_fair.fairness.rates import (
     DPD_RATES,
@@ -206,14 +206,13 @@ GROUP_RATES: Mapping[str, GroupRate] = MappingProxyType(
 
 
 def metric_values(
-    groups: Counts,
-    overall: Counts,
+    counts: Grouped,
     eligible: EligibleGroups,
     reference: str = "between_groups",
     names: tuple[str, ...] = tuple(METRICS),
 ) -> dict[str, Values]:
-    """Metrics by name, each (...), of counts (..., G, 2, 3) by group and (..., 2, 3) overall.
+    """Metrics by name, each (...), of one table or of many.
 
     Arguments as of `Metric.values`; `names` picks some of the table.
     """
-    return {name: METRICS[name].values(groups, overall, eligible, reference) for name in names}
+    return {name: METRICS[name].values(counts, eligible, reference) for name in names}

@@ -20,20 +20,22 @@ from typing import Annotated, Any, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import Field
+from pydantic import Field, model_serializer
 
 from mergekit_fair.errors import MeasurementError
-from mergekit_fair.fairness.counts import (
-    Column,
-    Counts,
-    CountTable,
-    JointTable,
-    group_counts,
-    replicates,
-    total,
-)
+from mergekit_fair.fairness.counts import CountTable
 from mergekit_fair.fairness.eligible_groups import EligibleGroups
-from mergekit_fair.fairness.intervals import Interval, around, conservative, smoothed, wilson
+from mergekit_fair.fairness.grouped import Grouped
+from mergekit_fair.fairness.intervals import (
+    Interval,
+    around,
+    conservative,
+    resampled,
+    smoothed,
+    summed,
+    wilson,
+)
+from mergekit_fair.fairness.joint import JointTable, View
 from mergekit_fair.fairness.labels import (
     UNANSWERED,
     binary_labels,
@@ -44,7 +46,7 @@ from mergekit_fair.fairness.labels import (
 )
 from mergekit_fair.fairness.measure import measure_table
 from mergekit_fair.fairness.measure_warnings import draw_warnings, interval_warnings
-from mergekit_fair.fairness.measurement import Measurement
+from mergekit_fair.fairness.measurement import Measurement, without_unsaid
 from mergekit_fair.fairness.metrics import HEADLINE_GAPS
 from mergekit_fair.fairness.rates import Values, deviations, gap, largest, mean
 from mergekit_fair.fairness.settings import MetricSettings, SettingOptions
@@ -56,6 +58,7 @@ class MultiMeasurement(Record):
 
     Attributes:
         n: number of rows.
+        weighted: as in `Measurement`.
         acc: share of rows with every view right: the correct class, or all labels correct.
         macro, worst: `dpd` and `eod`: their mean and their maximum over the views. A view
             whose gap is undefined is left out.
@@ -65,12 +68,17 @@ class MultiMeasurement(Record):
     """
 
     n: int
+    weighted: bool = False
     acc: Interval
     macro: dict[str, Interval]
     worst: dict[str, Interval]
     worst_view: dict[str, str | None]
     views: dict[str, Measurement]
     warnings: Annotated[tuple[str, ...], Field(strict=False)]
+
+    @model_serializer(mode="wrap")
+    def _stated(self, serialize: Any) -> dict[str, Any]:
+        return without_unsaid(serialize(self))
 
 
 def measure_classes(
@@ -79,6 +87,7 @@ def measure_classes(
     groups: Any,
     *,
     classes: Sequence[Hashable] | None = None,
+    weights: ArrayLike | None = None,
     **settings: Unpack[SettingOptions],
 ) -> MultiMeasurement:
     """Measure a multi-class predictor, every class against the others.
@@ -90,6 +99,7 @@ def measure_classes(
         groups: as in `measure`.
         classes: all classes; default: those that occur in y_true, sorted. A prediction that is
             none of them counts as no usable prediction, with a warning.
+        weights: as in `measure`.
         settings: reference, confidence, min_group_size, exclude, seed, draws of `measure`.
 
     Raises:
@@ -122,9 +132,9 @@ def measure_classes(
         np.array([code[label] for label in truth]),
         np.array([code.get(label, len(names)) for label in predicted]),
     ]
-    label, answer = (joint := JointTable.tally(columns, groups)).columns.T
+    label, answer = (joint := JointTable.tally(columns, groups, weights)).columns.T
 
-    def view(index: int) -> tuple[Column, Column]:
+    def view(index: int) -> View:
         missing = answer == len(names)
         return (label == index).astype(int), np.where(missing, UNANSWERED, answer == index)
 
@@ -137,6 +147,8 @@ def measure_labels(
     y_true: Mapping[str, ArrayLike],
     y_pred: Mapping[str, ArrayLike],
     groups: Any,
+    *,
+    weights: ArrayLike | None = None,
     **settings: Unpack[SettingOptions],
 ) -> MultiMeasurement:
     """Measure a multi-label predictor, every label by itself.
@@ -144,7 +156,7 @@ def measure_labels(
     Args:
         y_true: label → shape (n,), 0 and 1; a data frame with a column per label is one, too.
         y_pred: the same labels → shape (n,), 0 and 1; None or NaN where there is none.
-        groups: as in `measure`.
+        groups, weights: as in `measure`.
         settings: reference, confidence, min_group_size, exclude, seed, draws of `measure`.
 
     Raises:
@@ -171,7 +183,7 @@ def measure_labels(
         ]
         same_length(columns[0], columns[-2], f"y_true[{name!r}]")
         same_length(columns[0], columns[-1], f"y_pred[{name!r}]")
-    joint = JointTable.tally(columns, groups)
+    joint = JointTable.tally(columns, groups, weights)
     truth, predicted = joint.columns[:, 0::2], joint.columns[:, 1::2]
     view_of = dict(zip(ordered, zip(truth.T, predicted.T, strict=True), strict=True))
     views = {str(name): view_of[name] for name in names}
@@ -180,7 +192,7 @@ def measure_labels(
 
 def measure_views(
     joint: JointTable,
-    views: Mapping[str, tuple[Column, Column]],
+    views: Mapping[str, View],
     correct: NDArray[np.bool_],
     settings: MetricSettings,
     warnings: Sequence[str] = (),
@@ -189,8 +201,7 @@ def measure_views(
 
     Args:
         joint: the rows, C distinct kinds.
-        views: name → truth and prediction of each kind, both (C,), as in
-            `JointTable.cells`.
+        views: name → truth and prediction of each kind, both (C,).
         correct: bool (C,), the kinds of rows that count for the accuracy.
         settings: as in `measure`.
         warnings: to put in front.
@@ -200,26 +211,37 @@ def measure_views(
     """
     confidence = settings.confidence
     measurements, gaps = {}, {}
-    resampled = joint.resampled(list(views.values()), settings.draws, settings.seed)
-    for (name, view), drawn in zip(views.items(), resampled, strict=True):
-        table = CountTable(joint.groups, joint.patterns, joint.cells(*view))
+    replicates = joint.resampled(list(views.values()), settings.draws, settings.seed)
+    for (name, view), drawn in zip(views.items(), replicates, strict=True):
+        table = joint.table(view)
         measurements[name] = measure_table(table, settings)
         eligible = EligibleGroups.of(table, settings)
         rng = np.random.default_rng([settings.seed, sorted(views).index(name)])
-        gaps[name] = _View.of(table, drawn, eligible, settings.reference, rng)
-    right = int(joint.counts[correct].sum())
-    low, high = wilson(right, joint.n, confidence)
+        gaps[name] = _View.of(table, drawn, eligible, settings, rng)
     macro = {key: _macro(gaps, key, confidence) for key in HEADLINE_GAPS}
     worst = {key: _worst(gaps, key, confidence) for key in HEADLINE_GAPS}
     return MultiMeasurement(
         n=joint.n,
-        acc=Interval(value=right / joint.n, low=low, high=high),
+        weighted=joint.patterns.weights is not None,
+        acc=_share(joint, correct, confidence),
         macro=macro,
         worst=worst,
         worst_view={key: _worst_view(gaps, key) for key in HEADLINE_GAPS},
         views=measurements,
         warnings=(*warnings, *_view_warnings(gaps, macro, worst), *draw_warnings(settings)),
     )
+
+
+def _share(joint: JointTable, correct: NDArray[np.bool_], confidence: float) -> Interval:
+    """The share of the rows' weight that is of the kinds (C,) `correct`, with Wilson limits."""
+    weights = joint.counts * joint.weights
+    part, whole = float(weights[correct].sum()), float(weights.sum())
+    value = part / whole
+    if joint.patterns.weights is not None:
+        whole = whole**2 / float((weights * joint.weights).sum())
+        part = value * whole
+    low, high = wilson(part, whole, confidence)
+    return Interval(value=value, low=min(low, value), high=max(high, value))
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,19 +257,19 @@ class _View:
     def of(
         cls,
         table: CountTable,
-        drawn: Counts,
+        drawn: Grouped,
         eligible: EligibleGroups,
-        reference: str,
+        settings: MetricSettings,
         rng: np.random.Generator,
     ) -> _View:
-        patterns, comparable = table.patterns, eligible.comparable
-        smooth = smoothed(table.cells, patterns)
-        cells = table.cells, drawn, replicates(smooth, len(drawn), rng), smooth
-        tables = [(group_counts(counts, patterns), total(counts)) for counts in cells]
+        comparable, reference = eligible.comparable, settings.reference
+        smooth = smoothed(table)
+        again = resampled(table, smooth, settings.draws, rng)
+        tables = table.counts, drawn, again, summed(table, smooth)
         view = cls({}, {}, {}, {})
         for key, metric in HEADLINE_GAPS.items():
             value, sample, smooth_sample, centre = (
-                deviations(metric.rates, *counts, comparable, reference) for counts in tables
+                deviations(metric.rates, counts, comparable, reference) for counts in tables
             )
             view.value[key] = float(gap(value, reference))
             view.drawn[key] = gap(sample, reference)

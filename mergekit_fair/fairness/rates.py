@@ -6,7 +6,8 @@ prediction", is an error for accuracy, and is left out of rates of predictions; 
 occurs is a rate of its own. Counts (..., 2, 2) without it are taken too.
 
 Everywhere: values lie in [0, 1]; NaN means undefined (no rows to compute a rate from, fewer than
-two groups to compare), never 0; undefined rates are left out of every maximum and mean.
+two groups to compare), never 0. A group whose rate is undefined is left out of the range of that
+rate; a gap of several rates is undefined as soon as one of them cannot be compared.
 
 How far groups lie apart, under three references:
 
@@ -14,14 +15,13 @@ How far groups lie apart, under three references:
     one_vs_rest     |r_g − r_{not g}| per group             macro = mean, worst = max over g
     to_overall      max_g |r_g − r|                         fairlearn's method="to_overall"
 
-with one rate r, or the largest over several rates. "Not g" and "overall" run over all rows, those
-in no group included, so groups may overlap. Source: METHODS §1 (arXiv 2505.24262); equal to
-fairlearn when the groups partition the data and all rates are defined. Where fairlearn gives a
-group without positives a TPR of 0, it is left out here.
+with one rate r, or the largest over several rates, all of which have to be defined. "Not g" and
+"overall" run over all rows, those in no group included, so groups may overlap. Source: METHODS §1
+(arXiv 2505.24262); equal to fairlearn when the groups partition the data and all rates are
+defined. Where fairlearn gives a group without positives a TPR of 0, it is left out here.
 
 Common arguments:
-    groups: counts (..., G, 2, 3).
-    overall: counts (..., 2, 3) over all rows; `between_groups` does not read it.
+    counts: `Grouped`, of one table or of many. Where rows are weighted they are weights.
     eligible: bool (G,), the groups that may decide a maximum or enter a mean. It belongs to the
         data set, and stays fixed over bootstrap replicates.
     reference: one of `settings.REFERENCES`; `one_vs_rest` stands for its worst group.
@@ -36,7 +36,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mergekit_fair.fairness.counts import Counts
+from mergekit_fair.fairness.grouped import Counts, Grouped
 from mergekit_fair.fairness.settings import check_reference
 
 Values = NDArray[np.float64]
@@ -65,9 +65,22 @@ class Rate:
     def __call__(self, counts: Counts) -> Values:
         return _ratio(self.part(counts), self.whole(counts))
 
-    def pairs(self, groups: Counts) -> list[tuple[int, int]]:
-        """(part, whole) of every group of (G, 2, 3) that has rows in `whole`."""
-        counted = zip(self.part(groups).tolist(), self.whole(groups).tolist(), strict=True)
+    def pairs(self, counts: Counts, squares: Counts | None = None) -> list[tuple[float, float]]:
+        """(part, whole) of every table of (G, 2, 3) that has rows in `whole`.
+
+        With weights both are effective numbers of rows: the whole is (Σw)² / Σw² (Kish 1965), the
+        part its share.
+
+        Args:
+            counts: numbers of rows, or sums of weights.
+            squares: sums of squared weights; None without weights.
+        """
+        parts, wholes = self.part(counts), self.whole(counts)
+        if squares is not None:
+            shares, summed = _ratio(parts, wholes), self.whole(squares)
+            sizes = np.divide(wholes**2, summed, out=np.zeros(wholes.shape), where=summed > 0)
+            parts, wholes = np.where(sizes > 0, shares, 0.0) * sizes, sizes
+        counted = zip(parts.tolist(), wholes.tolist(), strict=True)
         return [(part, whole) for part, whole in counted if whole]
 
 
@@ -124,9 +137,7 @@ def is_degenerate(counts: Counts) -> NDArray[np.bool_]:
     return np.asarray((predicted == 0) | (predicted < RARE * true))
 
 
-def deviations(
-    rates: Sequence[Rate], groups: Counts, overall: Counts, eligible: Mask, reference: str
-) -> Values:
+def deviations(rates: Sequence[Rate], counts: Grouped, eligible: Mask, reference: str) -> Values:
     """The signed numbers that a gap is the size of.
 
     Rates themselves for `between_groups`, else rates minus those of the rest or of all rows.
@@ -139,61 +150,57 @@ def deviations(
         MeasurementError: an unknown reference.
     """
     check_reference(reference)
-    return np.stack(
-        [_deviation(rate, groups, overall, eligible, reference) for rate in rates], axis=-2
-    )
+    return np.stack([_deviation(rate, counts, eligible, reference) for rate in rates], axis=-2)
 
 
 def gap(deviation: Values, reference: str) -> Values:
-    """Size of deviations (..., R, G) -> (...): the largest over rates of range or magnitude."""
+    """Size of deviations (..., R, G) -> (...): the largest over rates of range or magnitude.
+
+    NaN where one of the rates cannot be compared: half an EOD is none.
+    """
     lines = max_min_gap(deviation) if reference == "between_groups" else largest(np.abs(deviation))
-    return largest(lines)
+    return np.asarray(lines.max(axis=-1))
 
 
 def gap_of(
-    rates: Sequence[Rate],
-    groups: Counts,
-    overall: Counts,
-    eligible: Mask,
-    reference: str = "between_groups",
+    rates: Sequence[Rate], counts: Grouped, eligible: Mask, reference: str = "between_groups"
 ) -> Values:
     """The largest gap of rates between groups: (...), in [0, 1], 0 means parity.
 
-    A rate with fewer than two defined values is left out; NaN when all are. With `DPD_RATES` it
-    is the demographic parity difference, with `EOD_RATES` the equalized odds difference, with the
-    TPR alone equal opportunity (Hardt et al. 2016, arXiv 1610.02413).
+    NaN where one of the rates has fewer than two defined values. With `DPD_RATES` it is the
+    demographic parity difference, with `EOD_RATES` the equalized odds difference, with the TPR
+    alone equal opportunity (Hardt et al. 2016, arXiv 1610.02413).
 
-    >>> a, b = [[6, 4, 0], [2, 8, 0]], [[7, 3, 0], [5, 5, 0]]
-    >>> groups = np.array([a, b])
-    >>> float(gap_of(EOD_RATES, groups, groups.sum(axis=0), np.array([True, True])))
+    >>> groups = np.array([[[6, 4, 0], [2, 8, 0]], [[7, 3, 0], [5, 5, 0]]])
+    >>> counts = Grouped(groups, groups.sum(axis=0))
+    >>> float(gap_of(EOD_RATES, counts, np.array([True, True])))
     0.30000000000000004
 
     Raises:
         MeasurementError: an unknown reference.
     """
-    return gap(deviations(rates, groups, overall, eligible, reference), reference)
+    return gap(deviations(rates, counts, eligible, reference), reference)
 
 
-def against_rest(rates: Sequence[Rate], groups: Counts, overall: Counts) -> Values:
+def against_rest(rates: Sequence[Rate], counts: Grouped) -> Values:
     """max over rates of |r_g − r_{not g}|, per group: (..., G).
 
-    A rate that is undefined for g or for its rest is left out; NaN where all are.
+    NaN where one of the rates is undefined for g or for its rest.
     """
-    sizes = [np.abs(_against_rest(rate, groups, overall)) for rate in rates]
-    largest_size = sizes[0]
-    for size in sizes[1:]:
-        largest_size = np.fmax(largest_size, size)
-    return largest_size
+    sizes = [np.abs(_against_rest(rate, counts)) for rate in rates]
+    return np.asarray(np.max(sizes, axis=0))
 
 
-def ratio_of(rates: Sequence[Rate], groups: Counts, eligible: Mask) -> Values:
+def ratio_of(rates: Sequence[Rate], counts: Grouped, eligible: Mask) -> Values:
     """The smallest over rates of min_g r_g / max_g r_g: (...), in [0, 1], 1 means parity.
 
-    A rate with fewer than two defined values, or with no value above 0, is left out; NaN when all
-    are.
+    A rate with no value above 0 is left out: nobody is selected, and equality means nothing. NaN
+    when all are, and where one of the rates has fewer than two defined values.
     """
-    values = np.stack([rate(groups) for rate in rates], axis=-2)
-    return smallest(ratio(np.where(eligible, values, np.nan)))
+    lines = np.stack([rate(counts.groups) for rate in rates], axis=-2)
+    values = np.where(eligible, lines, np.nan)
+    comparable = (np.isfinite(values).sum(axis=-1) >= 2).all(axis=-1)
+    return np.where(comparable, smallest(ratio(values)), np.nan)
 
 
 def max_min_gap(rates: Values) -> Values:
@@ -229,22 +236,19 @@ def mean(gaps: Values) -> Values:
     return _ratio(np.where(defined, gaps, 0.0).sum(axis=-1), defined.sum(axis=-1))
 
 
-def _deviation(
-    rate: Rate, groups: Counts, overall: Counts, eligible: Mask, reference: str
-) -> Values:
-    rates = rate(groups)
+def _deviation(rate: Rate, counts: Grouped, eligible: Mask, reference: str) -> Values:
+    rates = rate(counts.groups)
     deviation = rates
     if reference == "one_vs_rest":
-        deviation = _against_rest(rate, groups, overall)
+        deviation = _against_rest(rate, counts)
     elif reference == "to_overall":
-        deviation = rates - rate(overall)[..., np.newaxis]
+        deviation = rates - rate(counts.overall)[..., np.newaxis]
     enough = (np.isfinite(rates) & eligible).sum(axis=-1, keepdims=True) >= 2
     return np.where(eligible & enough, deviation, np.nan)
 
 
-def _against_rest(rate: Rate, groups: Counts, overall: Counts) -> Values:
-    rest = overall[..., np.newaxis, :, :] - groups
-    return rate(groups) - rate(rest)
+def _against_rest(rate: Rate, counts: Grouped) -> Values:
+    return rate(counts.groups) - rate(counts.rest)
 
 
 def _ends(rates: Values) -> tuple[Values, Values]:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import Field
+from pydantic import Field, model_serializer
 
 from mergekit_fair.errors import MeasurementError
 from mergekit_fair.fairness.counts import groups_of
@@ -31,9 +31,15 @@ from mergekit_fair.fairness.intervals import (
     undefined_to_none,
 )
 from mergekit_fair.fairness.labels import is_nan, unmasked
-from mergekit_fair.fairness.measure_warnings import draw_warnings, interval_warnings
+from mergekit_fair.fairness.measure_warnings import (
+    draw_warnings,
+    interval_warnings,
+    weightless_warnings,
+)
+from mergekit_fair.fairness.measurement import without_unsaid
 from mergekit_fair.fairness.rates import Mask, Values, max_min_gap
 from mergekit_fair.fairness.settings import DRAWS, MetricSettings
+from mergekit_fair.fairness.weights import Weighted
 from mergekit_fair.schema import Record
 
 _CHUNK = 2**22  # resampled rows in memory at once
@@ -44,6 +50,7 @@ class ScoreMeasurement(Record):
 
     Attributes:
         n: number of rows.
+        weighted: as in `Measurement`.
         unanswered: rows whose score is NaN or infinite; left out of the means.
         gap: max_g mean(s | g) − min_g mean(s | g), in units of the score, with its interval.
         means: group → mean score; None without a finite score.
@@ -52,17 +59,23 @@ class ScoreMeasurement(Record):
     """
 
     n: int
+    weighted: bool = False
     unanswered: int
     gap: Interval
     means: dict[str, Number]
     sizes: dict[str, int]
     warnings: Annotated[tuple[str, ...], Field(strict=False)]
 
+    @model_serializer(mode="wrap")
+    def _stated(self, serialize: Any) -> dict[str, Any]:
+        return without_unsaid(serialize(self))
+
 
 def measure_scores(
     scores: ArrayLike,
     groups: Any,
     *,
+    weights: ArrayLike | None = None,
     confidence: float = 0.95,
     min_group_size: int = 1,
     exclude: Collection[str] = (),
@@ -78,7 +91,7 @@ def measure_scores(
     Args:
         scores: shape (n,), numbers; None, NaN and infinite scores are counted and left out, and
             where they are more than 5 % of a deciding group or of all rows the gap is undefined.
-        groups, confidence, min_group_size, exclude, seed, draws: as in `measure`.
+        groups, weights, confidence, min_group_size, exclude, seed, draws: as in `measure`.
 
     Raises:
         MeasurementError: no numbers, no rows, or as `measure`.
@@ -96,16 +109,19 @@ def measure_scores(
         seed=seed,
         draws=draws,
     )
-    return measure_score_rows(scores, groups, settings)
+    return measure_score_rows(scores, groups, settings, weights)
 
 
 def measure_score_rows(
-    scores: ArrayLike, groups: Any, settings: MetricSettings
+    scores: ArrayLike,
+    groups: Any,
+    settings: MetricSettings,
+    weights: ArrayLike | None = None,
 ) -> ScoreMeasurement:
     """As `measure_scores`; there is no reference but the groups themselves."""
-    rows = _Rows.of(scores, groups)
+    rows = _Rows.of(scores, groups, weights)
     eligible = eligible_groups(rows.names, rows.sizes, settings)
-    means = _means(rows.values, rows.membership, np.ones((1, len(rows.values))))[0]
+    means = _means(rows.values, rows.membership, rows.weights[np.newaxis])[0]
     deciding = np.where(eligible & rows.is_comparable(eligible), means, np.nan)
     gap = Interval()
     if np.isfinite(deciding).sum() >= 2:
@@ -116,15 +132,20 @@ def measure_score_rows(
         )
     return ScoreMeasurement(
         n=rows.n,
+        weighted=rows.is_weighted,
         unanswered=rows.n - len(rows.values),
         gap=gap,
         means=dict(zip(rows.names, map(undefined_to_none, means.tolist()), strict=True)),
         sizes=dict(zip(rows.names, (rows.sizes - rows.missing).tolist(), strict=True)),
-        warnings=(*_warnings(rows, eligible, gap), *draw_warnings(settings)),
+        warnings=(
+            *weightless_warnings(rows.weightless),
+            *_warnings(rows, eligible, gap),
+            *draw_warnings(settings),
+        ),
     )
 
 
-def matching_threshold(scores: ArrayLike, rate: float) -> float:
+def matching_threshold(scores: ArrayLike, rate: float, weights: ArrayLike | None = None) -> float:
     """Threshold t with share(scores >= t) as near to `rate` as possible.
 
     Equal scores are never split, so the share reached may differ from `rate`. Of two equally
@@ -133,6 +154,7 @@ def matching_threshold(scores: ArrayLike, rate: float) -> float:
     Args:
         scores: shape (n,), higher means more positive; set them on validation rows.
         rate: wanted share of positive predictions, in [0, 1].
+        weights: shape (n,), what each row counts for in that share, as in `measure`.
 
     Returns:
         A score that occurs, or, where selecting no row is nearest, the next float above the
@@ -149,11 +171,13 @@ def matching_threshold(scores: ArrayLike, rate: float) -> float:
     values = _checked_scores(scores)
     if not 0.0 <= rate <= 1.0:
         raise MeasurementError("must lie in [0, 1]", where="rate", got=rate)
-    distinct, counts = np.unique(values, return_counts=True)
+    weighted = Weighted.of(weights, len(values))
+    distinct, place = np.unique(values[weighted.rows], return_inverse=True)
+    counts = np.bincount(place.reshape(-1), weighted.weights)
     candidates = np.append(np.nextafter(distinct[-1], np.inf), distinct[::-1])
     selected = np.concatenate(([0], np.cumsum(counts[::-1])))
     # argmin takes the first of equals, and candidates run from the highest threshold down.
-    return float(candidates[np.abs(selected - rate * len(values)).argmin()])
+    return float(candidates[np.abs(selected - rate * selected[-1]).argmin()])
 
 
 def predict_at(scores: ArrayLike, threshold: float) -> NDArray[np.int8]:
@@ -176,40 +200,54 @@ class _Rows:
 
     Attributes:
         names, sizes, missing: per group; its rows, and those among them without a finite score.
+        weights: (m,), what each counts for; 1 where all are alike.
+        shares: per group, then of all rows, the share of weight without a finite score.
         n: number of rows, those without a finite score included.
+        weightless: rows of weight 0, which are not among them.
     """
 
     names: tuple[str, ...]
     values: NDArray[np.float64]
     membership: NDArray[np.float64]
+    weights: NDArray[np.float64]
+    is_weighted: bool
     sizes: NDArray[np.int64]
     missing: NDArray[np.int64]
+    shares: NDArray[np.float64]
     n: int
+    weightless: int
 
     @classmethod
-    def of(cls, scores: ArrayLike, groups: Any) -> _Rows:
+    def of(cls, scores: ArrayLike, groups: Any, weights: ArrayLike | None = None) -> _Rows:
         values = _numbers(scores)
         members = groups_of(groups, len(values))
+        weighted = Weighted.of(weights, len(values))
+        values, inside = values[weighted.rows], members.membership[weighted.rows]
+        counted = np.ones(len(values)) if weighted.weights is None else weighted.weights
         finite = np.isfinite(values)
-        membership = members.membership[finite]
+        everybody = np.hstack([inside, np.ones((len(values), 1), dtype=bool)])
+        sums, lost = (weight @ everybody for weight in (counted, counted * ~finite))
         # Sorted, so that neither the order of rows nor that of groups decides what is drawn.
         by_name = np.argsort(np.asarray(members.names, dtype=str), kind="stable")
-        order = np.lexsort((*membership[:, by_name].T, values[finite]))
+        keys = (counted[finite], *inside[finite][:, by_name].T, values[finite])
+        order = np.lexsort(keys)
         return cls(
             members.names,
             values[finite][order],
-            membership[order].astype(np.float64),
-            members.membership.sum(axis=0),
-            (members.membership & ~finite[:, np.newaxis]).sum(axis=0),
+            inside[finite][order].astype(np.float64),
+            counted[finite][order],
+            weighted.weights is not None,
+            inside.sum(axis=0),
+            (inside & ~finite[:, np.newaxis]).sum(axis=0),
+            np.divide(lost, sums, out=np.zeros_like(sums), where=sums > 0),
             len(values),
+            weighted.weightless,
         )
 
     def is_comparable(self, eligible: Mask) -> bool:
         """Whether few enough scores are missing in every deciding group and overall."""
-        return is_answered(
-            np.append(self.missing[eligible], self.n - len(self.values)),
-            np.append(self.sizes[eligible], self.n),
-        )
+        shares = self.shares[np.append(eligible, True)]
+        return is_answered(shares, np.ones(len(shares)))
 
 
 def _limits(value: float, drawn: Values, errors: Values, confidence: float) -> Ends:
@@ -234,8 +272,8 @@ def _resampled(rows: _Rows, draws: int, seed: int) -> NDArray[np.float64]:
     means = []
     for start in range(0, draws, at_once):
         picked = rng.integers(0, m, (min(at_once, draws - start), m))
-        weights = np.stack([np.bincount(pick, minlength=m) for pick in picked])
-        means.append(_means(rows.values, rows.membership, weights.astype(np.float64)))
+        times = np.stack([np.bincount(pick, minlength=m) for pick in picked])
+        means.append(_means(rows.values, rows.membership, times * rows.weights))
     return np.concatenate(means)
 
 

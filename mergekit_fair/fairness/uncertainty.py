@@ -3,17 +3,19 @@
 Permuting the group labels of rows keeps sizes of groups and predictions, and makes every group
 alike. For DPD the labels move over all rows; for EOD over the rows of each label y, since groups
 may differ in their share of positives and still have equal odds. What such permutations do to
-the counts is a multivariate hypergeometric draw: cost independent of the number of rows.
+the counts is a multivariate hypergeometric draw: cost independent of the number of rows. A row's
+weight moves with its groups: right where weights were given to people before anybody predicted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mergekit_fair.fairness.counts import Counts, group_counts, total
+from mergekit_fair.fairness.counts import CountTable
+from mergekit_fair.fairness.grouped import Counts, Grouped
 from mergekit_fair.fairness.intervals import (
     Ends,
     Interval,
@@ -26,9 +28,10 @@ from mergekit_fair.fairness.intervals import (
 )
 from mergekit_fair.fairness.measurement import PermutedGap, Uncertainty
 from mergekit_fair.fairness.metric_kinds import Gap
-from mergekit_fair.fairness.rates import Values, deviations, gap, selection_rate
+from mergekit_fair.fairness.rates import Values, gap, selection_rate
 
 MAX_ROWS = 10**9  # numpy draws from no larger hypergeometric distribution
+_AT_ONCE = 2**20  # dealt counts in memory at once
 
 
 def gap_uncertainty(metric: Gap, samples: Samples, interval: Interval) -> Uncertainty:
@@ -75,28 +78,44 @@ def permuted_gap(value: float, drawn: NDArray[np.float64], confidence: float) ->
     )
 
 
-def permuted(cells: Counts, draws: int, seed: int, *, within_labels: bool) -> Counts:
+def permuted(table: CountTable, draws: int, seed: int, *, within_labels: bool) -> Grouped:
     """Counts after permuting the group labels of rows.
 
     Args:
-        cells: int64 (P, 2, 3).
-            It must count fewer than MAX_ROWS rows.
+        table: of fewer than MAX_ROWS rows.
         draws: number of permutations.
         seed: of `numpy.random.default_rng`.
         within_labels: permute among rows of equal y only. Otherwise the labels y are dropped:
             all rows of the result stand under y = 0, which the selection rate does not read.
 
     Returns:
-        int64 (draws, P, 2, 3).
+        As `Samples.counts`, (draws, ...).
     """
     rng = np.random.default_rng(seed)
-    permutations = np.zeros((draws, *cells.shape), dtype=np.int64)
-    if within_labels:
-        for label in (0, 1):
-            permutations[:, :, label] = _dealt(cells[:, label], draws, rng)
-    else:
-        permutations[:, :, 0] = _dealt(cells.sum(axis=1), draws, rng)
-    return permutations
+    n_groups = table.patterns.shape[1]
+    lines = _lines(table)
+    summed = np.zeros((2, 3, lines.shape[1], draws))
+    dealt = (
+        [(label, table.cells[:, label]) for label in (0, 1)]
+        if within_labels
+        else [(0, table.cells.sum(axis=1))]
+    )
+    for label, cells in dealt:
+        for first, block in _dealt(cells, draws, rng):
+            of_block = lines[first : first + len(block)].T
+            summed[label] += np.stack([of_block @ block[:, answer] for answer in range(3)])
+    by_cell = summed.transpose(3, 2, 0, 1)
+    rest = None if table.weights is None else by_cell[:, 1 + n_groups :]
+    return Grouped(by_cell[:, 1 : 1 + n_groups], by_cell[:, 0], rest)
+
+
+def _lines(table: CountTable) -> Values:
+    """(P, L), what a row of each pattern adds to all rows, to the groups, and to their rests."""
+    everybody = np.ones((len(table.patterns), 1))
+    if table.weights is None:
+        return np.hstack([everybody, table.patterns])
+    lines = np.hstack([everybody, table.patterns, ~table.patterns])
+    return np.asarray(lines * table.weights[:, np.newaxis])
 
 
 def _by_chance(metric: Gap, samples: Samples, value: float) -> PermutedGap | None:
@@ -105,12 +124,8 @@ def _by_chance(metric: Gap, samples: Samples, value: float) -> PermutedGap | Non
         return None
     # A rate of all rows does not read y, and its groups are alike when labels move over all rows.
     within_labels = metric.rates != (selection_rate,)
-    cells = permuted(table.cells, settings.draws, settings.seed, within_labels=within_labels)
-    counts = group_counts(cells, table.patterns), total(cells)
-    drawn = gap(
-        deviations(metric.rates, *counts, samples.eligible.comparable, settings.reference),
-        settings.reference,
-    )
+    counts = permuted(table, settings.draws, settings.seed, within_labels=within_labels)
+    drawn = gap(metric.deviations(samples, counts), settings.reference)
     return permuted_gap(value, drawn, settings.confidence)
 
 
@@ -118,8 +133,7 @@ def _band(metric: Gap, samples: Samples) -> Ends | None:
     """Limits from the simultaneous Wilson band, which knows one reference only."""
     if samples.settings.reference != "between_groups":
         return None
-    groups, confidence = samples.counts[0], samples.settings.confidence
-    return gap_band(rate_limits(metric.rates, groups, samples.eligible.comparable, confidence))
+    return gap_band(rate_limits(metric.rates, samples))
 
 
 def _limits(
@@ -129,15 +143,26 @@ def _limits(
     return None if interval.low is None or interval.high is None else (interval.low, interval.high)
 
 
-def _dealt(table: Counts, draws: int, rng: np.random.Generator) -> Counts:
-    """Deal the predictions of a (P, 3) table to its patterns at random: (draws, P, 3)."""
-    sizes = table.sum(axis=1)
+def _dealt(
+    table: Counts, draws: int, rng: np.random.Generator
+) -> Iterator[tuple[int, NDArray[np.float64]]]:
+    """Deal the predictions of a (P, 3) table to its patterns at random.
+
+    Yields:
+        The first pattern of a block of b, and what the block is dealt: (b, 3, draws).
+    """
+    sizes = table.sum(axis=1).tolist()
     left = np.tile(table.sum(axis=0), (draws, 1))
-    dealt = np.zeros((draws, *table.shape), dtype=np.int64)
-    for pattern, size in enumerate(sizes[:-1]):
-        positive = rng.hypergeometric(left[:, 1], left[:, 0] + left[:, 2], size)
-        missing = rng.hypergeometric(left[:, 2], left[:, 0], size - positive)
-        dealt[:, pattern] = np.stack([size - positive - missing, positive, missing], axis=1)
-        left -= dealt[:, pattern]
-    dealt[:, -1] = left
-    return dealt
+    at_once = max(1, _AT_ONCE // (3 * draws))
+    for first in range(0, len(sizes), at_once):
+        block = np.empty((min(at_once, len(sizes) - first), 3, draws))
+        for row, size in enumerate(sizes[first : first + len(block)]):
+            if first + row < len(sizes) - 1:
+                positive = rng.hypergeometric(left[:, 1], left[:, 0] + left[:, 2], size)
+                missing = rng.hypergeometric(left[:, 2], left[:, 0], size - positive)
+                counts = np.stack([size - positive - missing, positive, missing])
+            else:
+                counts = left.T.copy()
+            block[row] = counts
+            left -= counts.T
+        yield first, block

@@ -80,7 +80,8 @@ def _compared(
     rows: Predictions, before: Any, after: Any, settings: MetricSettings, draws: int = _DRAWS
 ) -> Comparison:
     settings = replace(settings, exclude=rows.excluded, draws=draws)
-    paired = Paired.of(rows.labels, {"a": before, "b": after}, rows.groups, settings)
+    both = {"a": before, "b": after}
+    paired = Paired.of(rows.labels, both, rows.groups, settings, rows.weights)
     return paired.difference("a", "b")
 
 

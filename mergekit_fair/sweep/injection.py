@@ -129,6 +129,7 @@ def _transfer(
         {name: runner.predictions(point.id).predicted for name, point in stepped.items()},
         rows.groups,
         step=step,
+        weights=rows.weights,
         confidence=runner.settings.confidence,
         min_group_size=runner.settings.min_group_size,
         exclude=rows.excluded,

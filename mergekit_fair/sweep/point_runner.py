@@ -220,5 +220,5 @@ def _chained(first: PointJob, others: Iterator[PointJob]) -> Iterator[PointJob]:
 
 def _own_level(label: str, predictions: Predictions) -> Level:
     """The selection rate of these predictions."""
-    answered = predictions.predicted[predictions.predicted < 2]
-    return Level(label, float(answered.mean()) if len(answered) else 0.0)
+    rate = predictions.selection_rate
+    return Level(label, 0.0 if np.isnan(rate) else rate)

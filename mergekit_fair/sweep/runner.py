@@ -166,7 +166,7 @@ class _Run:
         saturation = self.sweep.config.evaluate.saturation
         if not points:
             labels = runner.labels()
-            rates = {task: float(rows.labels.mean()) for task, rows in labels.items()}
+            rates = {task: rows.base_rate for task, rows in labels.items()}
             runner.levels = {
                 task: Level("labels", rate, saturation) for task, rate in rates.items()
             }
@@ -275,6 +275,7 @@ def _prepared(sweep: Sweep) -> tuple[Evaluator, Planner]:
     _require_tasks(sweep, evaluator)
     select = sweep.config.select
     require_definable(select, evaluator.labels(select.split), sweep.config.evaluate, sweep.where)
+    _require_no_weights(sweep, evaluator)
     planner = Planner(sweep, evaluator.fingerprint())
     base, *others = planner.models()
     baselines = list(sweep.config.baselines.values())
@@ -299,4 +300,25 @@ def _require_tasks(sweep: Sweep, evaluator: Evaluator) -> None:
             where=sweep.where,
             got=unknown[0],
             allowed=evaluator.tasks,
+        )
+
+
+def _require_no_weights(sweep: Sweep, evaluator: Evaluator) -> None:
+    """What counts rows instead of their weights is asked for on rows that are alike only.
+
+    Raises:
+        ConfigError: rows of the deciding task count for more or less than others.
+    """
+    config = sweep.config
+    counting = {
+        "thresholds": config.thresholds is not None,
+        "search.method: surrogate": config.search is not None
+        and config.search.method == "surrogate",
+    }
+    asked = [name for name, is_asked in counting.items() if is_asked]
+    if asked and evaluator.labels(config.select.split)[evaluator.tasks[0]].is_weighted:
+        raise ConfigError(
+            "takes no weights of rows, which these data have",
+            where=f"{sweep.where}: {asked[0]}",
+            fix="leave it out (of a search: method: random or optuna), or `weight` of the data",
         )

@@ -26,8 +26,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mergekit_fair.fairness.counts import Counts, group_counts, replicates, total
-from mergekit_fair.fairness.intervals import MAX_UNDEFINED
+from mergekit_fair.fairness.grouped import Counts, Grouped, Sums, drawn_sums
+from mergekit_fair.fairness.intervals import MAX_UNDEFINED, of_smallest_group
 from mergekit_fair.fairness.rates import (
     accuracy,
     false_positive_rate,
@@ -57,12 +57,12 @@ class Rates:
     deviations: Values
 
     @classmethod
-    def of(cls, cells: Counts, patterns: NDArray[np.bool_]) -> Rates:
-        """Of counts (..., P, 2, 3) by membership pattern, y and ŷ."""
-        groups = group_counts(cells, patterns)
-        rest = total(cells)[..., np.newaxis, :, :] - groups
-        rates = np.stack([rate(groups) for rate in _RATES])
-        return cls(accuracy(groups), rates, rates - np.stack([rate(rest) for rate in _RATES]))
+    def of(cls, counts: Grouped) -> Rates:
+        """Of rows or weights by group, y and ŷ."""
+        rates, of_rest = (
+            np.stack([rate(of_rows) for rate in _RATES]) for of_rows in (counts.groups, counts.rest)
+        )
+        return cls(accuracy(counts.groups), rates, rates - of_rest)
 
     @property
     def harm(self) -> Values:
@@ -87,23 +87,23 @@ class Pair:
     after: Rates
 
 
-def moved_rows(cells: Counts, patterns: NDArray[np.bool_]) -> Values:
+def moved_rows(cells: Counts, patterns: NDArray[np.bool_], weights: Values | None = None) -> Values:
     """Counts with about one row more a group and label that changed, in either direction.
 
     Args:
         cells: (P, 2, 3, 3), by pattern, y, ŷ before and ŷ after.
         patterns: bool (P, H).
+        weights: (P,), what a row of each pattern counts for; None: all alike.
 
     Returns:
         float64, of the same shape, with the same totals of (pattern, y): of m rows that both
         models have answered, a are added to 0 → 1 and a to 1 → 0, and all are scaled to m again.
         a is the share of the (pattern, y) pair in the smallest of its groups, so that the a of a
-        group add up to one row at least; 0 for rows in no group.
+        group add up to one row at least; 0 for rows in no group. The size of a group of weighted
+        rows is (Σw)² / Σw².
     """
     both = cells[..., :2, :2].sum(axis=(-2, -1)).astype(np.float64)
-    of_groups = patterns.T.astype(np.float64) @ both
-    smallest = np.where(patterns[:, :, np.newaxis], of_groups, np.inf).min(axis=1, initial=np.inf)
-    extra = np.divide(both, smallest, out=np.zeros_like(both), where=both > 0)
+    extra = of_smallest_group(both, patterns, weights)
     scale = np.divide(both, both + 2 * extra, out=np.ones_like(both), where=both > 0)
     moved = cells.astype(np.float64)
     moved[..., 0, 1] += extra
@@ -112,13 +112,23 @@ def moved_rows(cells: Counts, patterns: NDArray[np.bool_]) -> Values:
     return moved
 
 
-def drawn_pair(cells: Counts, patterns: NDArray[np.bool_], draws: int, seed: int) -> Pair:
-    """Bootstrap draws of whole rows of a table of two models (P, 2, 3, 3)."""
-    drawn = replicates(cells, draws, np.random.default_rng([seed, 1]))
-    # Added by hand: sums over short axes take longer than the draws.
-    before = drawn[..., 0] + drawn[..., 1] + drawn[..., 2]
-    after = drawn[..., 0, :] + drawn[..., 1, :] + drawn[..., 2, :]
-    return Pair(Rates.of(before, patterns), Rates.of(after, patterns))
+def drawn_pair(
+    cells: Counts,
+    patterns: NDArray[np.bool_],
+    draws: int,
+    seed: int,
+    weights: Values | None = None,
+) -> Pair:
+    """Bootstrap draws of whole rows of a table of two models, as in `moved_rows`."""
+    counts = cells.reshape(-1)
+    kinds = np.flatnonzero(counts)
+    label = kinds // 9 % 2 * 3
+    sums = [
+        Sums(patterns, weights, kinds // 18, label + answer)
+        for answer in (kinds // 3 % 3, kinds % 3)
+    ]
+    drawn = drawn_sums(counts[kinds], sums, draws, np.random.default_rng([seed, 1]))
+    return Pair(*map(Rates.of, drawn))
 
 
 def intervals(estimate: Pair, samples: tuple[Pair, ...], level: float) -> dict[str, Ends]:

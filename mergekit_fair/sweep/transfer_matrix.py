@@ -24,8 +24,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mergekit_fair.errors import MeasurementError
-from mergekit_fair.fairness.counts import Counts, CountTable, JointTable, group_counts, total
+from mergekit_fair.fairness.counts import CountTable
 from mergekit_fair.fairness.eligible_groups import MAX_UNANSWERED, EligibleGroups
+from mergekit_fair.fairness.grouped import Counts
+from mergekit_fair.fairness.joint import JointTable
 from mergekit_fair.fairness.labels import UNANSWERED, binary_labels, binary_predictions, same_length
 from mergekit_fair.fairness.measure_warnings import draw_warnings
 from mergekit_fair.fairness.rates import is_degenerate
@@ -109,6 +111,7 @@ def transfer_matrix(
     groups: Any,
     *,
     step: float,
+    weights: ArrayLike | None = None,
     confidence: float = 0.95,
     simultaneous: bool = False,
     min_group_size: int = 1,
@@ -134,6 +137,7 @@ def transfer_matrix(
         stepped: candidate g → predictions of target + step · Δ_g, likewise; one at least.
         groups: name → boolean mask (n,), or as in `mergekit_fair.fairness.measure`.
         step: λ_g; finite, not 0, negative for a negation.
+        weights: (n,), what each row counts for, as in `measure`.
         confidence, min_group_size, exclude, seed: as in `measure`. There is no reference to
             choose: DPD_h and EOD_h of one group are one-vs-rest, as in the choice of the worst.
         draws: default 2,000; more where a higher level needs them.
@@ -148,7 +152,7 @@ def transfer_matrix(
         seed=seed,
         draws=DRAWS if draws is None else draws,
     )
-    joint = _joint(y_true, target, stepped, groups, step)
+    joint = _joint(y_true, target, stepped, groups, step, weights)
     study = _Study.of(joint, settings)
     tests = KINDS * max(1, int(study.usable.sum())) if simultaneous else 1
     level = 1 - (1 - confidence) / tests
@@ -162,8 +166,8 @@ def transfer_matrix(
     }
     return Transfer(
         injected=tuple(stepped),
-        groups=joint.groups,
-        sizes=group_counts(study.tables[0].cells, joint.patterns).sum(axis=(-2, -1)).astype(int),
+        groups=joint.patterns.names,
+        sizes=study.tables[0].rows.groups.sum(axis=(-2, -1)).astype(int),
         deciding=study.usable,
         step=float(step),
         **metrics,
@@ -194,8 +198,7 @@ class _Study:
     @classmethod
     def of(cls, joint: JointTable, settings: MetricSettings) -> _Study:
         truth, *models = joint.columns.T
-        cells = [joint.cells(truth, predicted) for predicted in models]
-        tables = [CountTable(joint.groups, joint.patterns, counts) for counts in cells]
+        tables = [joint.table((truth, predicted)) for predicted in models]
         return cls(joint, tables, [EligibleGroups.of(table, settings) for table in tables])
 
     @property
@@ -203,21 +206,23 @@ class _Study:
         return self.deciding[0].deciding
 
     def degenerate(self) -> list[bool]:
-        return [bool(is_degenerate(total(table.cells))) for table in self.tables[1:]]
+        return [bool(is_degenerate(table.counts.overall)) for table in self.tables[1:]]
 
     def effects(
         self, level: float, draws: int, seed: int
     ) -> list[dict[str, tuple[Values, Values, Values]]]:
         """For every stepped model: metric → value, low, high, each (H,)."""
-        joint, patterns = self.joint, self.joint.patterns
+        joint = self.joint
+        patterns, weights = joint.patterns.membership, joint.patterns.weights
         truth, *models = joint.columns.T
         resampled = joint.resampled([(truth, predicted) for predicted in models], draws, seed)
-        before, *after = (Rates.of(table.cells, patterns) for table in self.tables)
-        first, *others = (Rates.of(cells, patterns) for cells in resampled)
+        before, *after = (Rates.of(table.counts) for table in self.tables)
+        first, *others = map(Rates.of, resampled)
         effects = []
         for number, (estimate, drawn) in enumerate(zip(after, others, strict=True), start=1):
-            cells = moved_rows(self._pair(number), patterns)
-            samples = (Pair(first, drawn), drawn_pair(cells, patterns, draws, seed))
+            cells = moved_rows(self._pair(number), patterns, weights)
+            moved = drawn_pair(cells, patterns, draws, seed, weights)
+            samples = (Pair(first, drawn), moved)
             ends = intervals(Pair(before, estimate), samples, level)
             effects.append(self._known(number, before.changes(estimate), ends))
         return effects
@@ -227,7 +232,7 @@ class _Study:
         truth, target, *_ = self.joint.columns.T
         code = (self.joint.pattern * 2 + truth) * 3 + target
         code = code * 3 + self.joint.columns[:, 1 + number]
-        shape = (len(self.joint.patterns), 2, 3, 3)
+        shape = (len(self.joint.patterns.membership), 2, 3, 3)
         counts = np.zeros(int(np.prod(shape)), dtype=np.int64)
         np.add.at(counts, code, self.joint.counts)
         return counts.reshape(shape)
@@ -259,7 +264,12 @@ class _Study:
 
 
 def _joint(
-    y_true: ArrayLike, target: ArrayLike, stepped: Mapping[str, ArrayLike], groups: Any, step: float
+    y_true: ArrayLike,
+    target: ArrayLike,
+    stepped: Mapping[str, ArrayLike],
+    groups: Any,
+    step: float,
+    weights: ArrayLike | None,
 ) -> JointTable:
     """Labels, the target and the others by name: draws must not depend on a mapping's order."""
     if not isfinite(step) or step == 0:
@@ -273,7 +283,7 @@ def _joint(
     for name, values in (("target", target), *((g, stepped[g]) for g in sorted(stepped))):
         columns.append(_predictions(values, name))
         same_length(truth, columns[-1], name)
-    return JointTable.tally(columns, groups)
+    return JointTable.tally(columns, groups, weights)
 
 
 def _predictions(values: ArrayLike, name: str) -> NDArray[np.int8]:

@@ -44,9 +44,10 @@ def test_one_group_and_no_group_are_undefined() -> None:
     assert math.isnan(worst_group_acc([(1, 1, []), (0, 0, [])]))
 
 
-def test_a_group_without_positives_leaves_its_rate_out() -> None:
+def test_without_a_tpr_to_compare_there_is_no_eod() -> None:
     items = [(1, 1, ["a"]), (0, 0, ["a"]), (1, 0, ["b"]), (0, 0, ["b"])]
-    assert eod(items) == 0.5  # FPR: a 0, b 1/2; TPR of b is undefined
+    assert math.isnan(eod(items))  # FPR: a 0, b 1/2; TPR of b is undefined
+    assert eod([*items, (0, 1, ["b"])]) == 1.0
 
 
 @pytest.mark.parametrize("function", ALL)

@@ -93,7 +93,7 @@ def test_worst_group_is_the_largest_mean_of_dpd_and_eod() -> None:
     assert harms == {"a": pytest.approx(0.3), "b": pytest.approx(0.25)}
     evaluation["groups"]["a"]["n"] = 5
     assert worst_group(evaluation, candidates=gaps, excluded={"other"}, min_group_size=6)[0] == "b"
-    with pytest.raises(MeasurementError, match="no candidate group has a defined DPD or EOD"):
+    with pytest.raises(MeasurementError, match="no candidate group has a defined DPD and EOD"):
         worst_group(evaluation, candidates={"c"})
 
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from mergekit_fair.fairness import CountTable, MetricSettings, measure, measure_table
-from mergekit_fair.fairness.counts import group_counts
-from mergekit_fair.fairness.intervals import gap_band, rate_limits, ratio_band
+from mergekit_fair.fairness.intervals import Samples, gap_band, rate_limits, ratio_band
 from mergekit_fair.fairness.rates import DPD_RATES, EOD_RATES
 
 
@@ -40,14 +39,18 @@ def test_dpd_by_hand():
     assert ratio["high"] == pytest.approx(min(1, high_b / low_a))
 
 
+def limits_of(rates, rows, confidence, exclude=()):
+    settings = MetricSettings(draws=1, confidence=confidence, exclude=exclude)
+    return rate_limits(rates, Samples.of(rows, settings))
+
+
 def measure_of(rows, **options):
     return measure_table(rows, MetricSettings(draws=50, **options)).to_dict()
 
 
 def test_eod_shares_its_confidence_among_all_rates():
     rows = table((40, 10, 20, 30), (30, 10, 30, 10), (5, 5, 0, 9))
-    counts = group_counts(rows.cells, rows.patterns)
-    limits = rate_limits(EOD_RATES, counts, np.ones(3, dtype=bool), 0.9)
+    limits = limits_of(EOD_RATES, rows, 0.9)
     tpr, fpr = (
         [wilson(k, n, 0.9 ** (1 / 6)) for k, n in pairs]
         for pairs in (((30, 50), (10, 40), (9, 9)), ((10, 50), (10, 40), (5, 10)))
@@ -63,13 +66,12 @@ def test_eod_shares_its_confidence_among_all_rates():
     assert high == pytest.approx(tpr[1][1] / tpr[2][0])
 
 
-def test_unusable_groups_and_rates_that_one_group_has_take_no_share():
+def test_unusable_groups_take_no_share_and_a_rate_that_one_group_has_is_no_band():
     rows = table((40, 10, 20, 30), (30, 10, 0, 0), (5, 5, 0, 9))
-    counts = group_counts(rows.cells, rows.patterns)
-    limits = rate_limits(EOD_RATES, counts, np.array([True, True, False]), 0.9)
-    assert len(limits) == 1  # FPR; only `a` has a TPR
-    assert limits[0][0] == pytest.approx(wilson(10, 50, 0.9 ** (1 / 2)))
-    assert rate_limits(DPD_RATES, counts, np.array([True, False, False]), 0.9) == []
+    assert limits_of(EOD_RATES, rows, 0.9, exclude="c") == []  # only `a` has a TPR
+    [limits] = limits_of(DPD_RATES, rows, 0.9, exclude="c")
+    assert limits[0] == pytest.approx(wilson(40, 100, 0.9 ** (1 / 2)))
+    assert limits_of(DPD_RATES, rows, 0.9, exclude=("b", "c")) == []
     assert gap_band([]) is ratio_band([]) is None
 
 
@@ -99,7 +101,9 @@ def test_it_covers(rates):
         counts = np.zeros((4, 2, 3), dtype=np.int64)
         counts[:, 0, 1] = rng.binomial(sizes, rates)
         counts[:, 0, 0] = sizes - counts[:, 0, 1]
-        limits = rate_limits(DPD_RATES, counts, np.ones(4, dtype=bool), 0.95)
+        limits = limits_of(
+            DPD_RATES, CountTable(tuple("abcd"), np.eye(4, dtype=bool), counts), 0.95
+        )
         low, high = gap_band(limits)
         hits += low <= truth <= high
         low, high = ratio_band(limits)

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from replicates import replicates
 
 from mergekit_fair.errors import MeasurementError
 from mergekit_fair.fairness import compare, measure
-from mergekit_fair.fairness.counts import replicates
 from mergekit_fair.fairness.metric_kinds import Gap
 from mergekit_fair.fairness.metrics import COMPARED, METRICS
 
@@ -58,7 +58,10 @@ def test_swapping_flips_the_sign_and_row_order_is_free(rows):
     y_true, a, b, groups = rows
     forward = compare(y_true, a, b, groups, draws=50).to_dict()
     backward = compare(y_true, b, a, groups, draws=50).to_dict()
-    assert all(forward[name]["value"] == -backward[name]["value"] for name in forward)
+    for name, found in forward.items():
+        assert found["value"] == -backward[name]["value"]
+        assert (found["low"], found["high"]) == (-backward[name]["high"], -backward[name]["low"])
+        assert found["p_value"] == backward[name]["p_value"]
     order = np.random.default_rng(1).permutation(len(y_true))
     shuffled = compare(y_true[order], a[order], b[order], groups[order], draws=50)
     assert shuffled.to_dict() == forward

@@ -5,7 +5,7 @@ import pytest
 
 from mergekit_fair.errors import MeasurementError
 from mergekit_fair.fairness import CountTable, Groups
-from mergekit_fair.fairness.counts import group_counts, total
+from mergekit_fair.fairness.grouped import group_counts, total
 
 
 def test_tally_by_hand():

@@ -12,7 +12,7 @@ from refusals import raises
 
 from mergekit_fair.errors import MeasurementError
 from mergekit_fair.fairness import CountTable
-from mergekit_fair.fairness.counts import group_counts, total
+from mergekit_fair.fairness.grouped import Grouped
 from mergekit_fair.fairness.rates import DPD_RATES, EOD_RATES, against_rest, gap_of
 from mergekit_fair.fairness.settings import REFERENCES
 
@@ -20,14 +20,12 @@ ALL = {"dpd": DPD_RATES, "eod": EOD_RATES}
 
 
 def counted(y_true, y_pred, groups):
-    table = CountTable.tally(y_true, y_pred, groups)
-    return group_counts(table.cells, table.patterns), total(table.cells)
+    return CountTable.tally(y_true, y_pred, groups).counts
 
 
 def value(metric, counts, reference="between_groups", usable=None):
-    groups, overall = counts
-    usable = np.ones(len(groups), dtype=bool) if usable is None else np.array(usable)
-    return float(gap_of(ALL[metric], groups, overall, usable, reference))
+    usable = np.ones(len(counts.groups), dtype=bool) if usable is None else np.array(usable)
+    return float(gap_of(ALL[metric], counts, usable, reference))
 
 
 @st.composite
@@ -122,21 +120,24 @@ def test_undefined_rates_are_left_out_and_never_zero():
     # c has no positives: fairlearn gives it a TPR of 0 and an EOD of 1.
     rows = [0, 1, 0, 1, 0, 0], [0, 1, 0, 1, 0, 0], ["a", "a", "b", "b", "c", "c"]
     assert value("eod", counted(*rows)) == 0.0
-    # Only FPR is left when a single group has positives ...
+    # An FPR alone is no EOD, when a single group has positives ...
     rows = [0, 1, 0, 0], [0, 1, 1, 0], ["a", "a", "b", "b"]
-    assert value("eod", counted(*rows)) == 0.5
-    # ... and nothing when one group has positives only, the other negatives only.
+    for reference in REFERENCES:
+        assert np.isnan(value("eod", counted(*rows), reference))
+    # ... nor when one group has positives only, the other negatives only.
     rows = [1, 1, 0, 0], [1, 0, 1, 0], ["a", "a", "b", "b"]
     for reference in REFERENCES:
         assert np.isnan(value("eod", counted(*rows), reference))
 
 
 def test_one_vs_rest_per_group():
-    groups, overall = counted([0, 1, 0, 1], [1, 1, 0, 1], [["a"], ["a", "b"], ["b"], []])
-    assert against_rest(DPD_RATES, groups, overall).tolist() == [0.5, 0.5]
-    assert against_rest(EOD_RATES, groups, overall).tolist() == [1.0, 1.0]
+    counts = counted([0, 1, 0, 1], [1, 1, 0, 1], [["a"], ["a", "b"], ["b"], []])
+    assert against_rest(DPD_RATES, counts).tolist() == [0.5, 0.5]
+    assert against_rest(EOD_RATES, counts).tolist() == [1.0, 1.0]
     everyone = counted([0, 1], [0, 1], ["a", "a"])
-    assert np.isnan(against_rest(DPD_RATES, *everyone)).all()
+    assert np.isnan(against_rest(DPD_RATES, everyone)).all()
+    no_positive_in_b = counted([0, 1, 0, 0], [1, 1, 0, 1], ["a", "a", "b", "b"])
+    assert np.isnan(against_rest(EOD_RATES, no_positive_in_b)).all()
 
 
 def test_vectorised_over_replicates():
@@ -145,9 +146,10 @@ def test_vectorised_over_replicates():
     overall = groups.sum(axis=1) + rng.integers(0, 4, (50, 2, 2))
     usable = np.array([True, True, False])
     for rates, reference in itertools.product(ALL.values(), REFERENCES):
-        together = gap_of(rates, groups, overall, usable, reference)
+        together = gap_of(rates, Grouped(groups, overall), usable, reference)
         alone = [
-            gap_of(rates, *draw, usable, reference) for draw in zip(groups, overall, strict=True)
+            gap_of(rates, Grouped(*draw), usable, reference)
+            for draw in zip(groups, overall, strict=True)
         ]
         np.testing.assert_array_equal(together, alone)
 

@@ -2,20 +2,39 @@
 
 import numpy as np
 import pytest
+from replicates import grouped, replicates
 
 from mergekit_fair.fairness import CountTable, intervals
-from mergekit_fair.fairness.counts import group_counts, replicates, total
+from mergekit_fair.fairness import grouped as grouped_module
 from mergekit_fair.fairness.rates import DPD_RATES, deviations, gap, gap_of
 
 
-def test_replicates_are_seeded_and_keep_n_and_empty_cells():
-    cells = np.array([[3, 0], [5, 2]])
-    drawn = replicates(cells, 50, seed=4)
-    assert drawn.shape == (50, 2, 2)
-    assert (drawn.sum(axis=(1, 2)) == 10).all()
-    assert (drawn[:, 0, 1] == 0).all()
-    assert (drawn == replicates(cells, 50, seed=4)).all()
-    assert (drawn != replicates(cells, 50, seed=5)).any()
+def test_draws_are_those_of_the_whole_table_whatever_fits_into_memory(monkeypatch):
+    rng = np.random.default_rng(3)
+    patterns = rng.random((9, 4)) < 0.5
+    cells = rng.integers(0, 4, (9, 2, 3))
+    table = CountTable(tuple("abcd"), patterns, cells)
+    whole = grouped(replicates(cells, 40, seed=4), patterns)
+    kinds = np.count_nonzero(cells)
+    for at_once in (2**21, 7 * kinds, 1):
+        monkeypatch.setattr(grouped_module, "_AT_ONCE", at_once)
+        for sparse in (0, 2**16):
+            monkeypatch.setattr(grouped_module, "_SMALL", sparse)
+            monkeypatch.setattr(grouped_module, "_SPARSE", 0.0 if sparse else 1.0)
+            drawn = intervals.resampled(table, cells, 40, seed=4)
+            assert (drawn.groups == whole.groups).all()
+            assert (drawn.overall == whole.overall).all()
+            assert (drawn.rest == whole.rest).all()
+    assert (drawn.overall.sum(axis=(1, 2)) == cells.sum()).all()
+    assert (intervals.resampled(table, cells, 40, seed=5).overall != drawn.overall).any()
+
+
+def test_draws_go_on_from_a_generator():
+    table = CountTable(("a",), np.ones((1, 1), dtype=bool), np.array([[[3, 5], [2, 9]]]))
+    rng = np.random.default_rng(4)
+    parts = [intervals.resampled(table, table.cells, draws, rng).groups for draws in (20, 30)]
+    whole = intervals.resampled(table, table.cells, 50, seed=4).groups
+    assert (np.concatenate(parts) == whole).all()
 
 
 def test_the_same_as_resampling_rows():
@@ -27,7 +46,7 @@ def test_the_same_as_resampling_rows():
     usable = np.ones(3, dtype=bool)
 
     def dpd(cells, patterns):
-        return gap_of(DPD_RATES, group_counts(cells, patterns), total(cells), usable)
+        return gap_of(DPD_RATES, grouped(cells, patterns), usable)
 
     fast = dpd(replicates(table.cells, draws, seed=1), table.patterns)
     rows = rng.integers(0, n, (draws, n))
@@ -51,9 +70,7 @@ def coverage(kind, truths, n, trials=200, draws=200):
         cells[:, 0, 1], cells[:, 0, 0] = positive, size - positive
 
         def deviation(table):
-            return deviations(
-                DPD_RATES, group_counts(table, patterns), total(table), usable, "between_groups"
-            )
+            return deviations(DPD_RATES, grouped(table, patterns), usable, "between_groups")
 
         estimate = deviation(cells)
         drawn = deviation(replicates(cells, draws, seed=trial))
@@ -133,10 +150,3 @@ def test_limits_of_proportions_stay_in_range():
     drawn = np.linspace(0, 1, 101)
     low, high = intervals.bias_corrected(0.5, drawn, 1 - 2**-53)
     assert (low, high) == pytest.approx((0, 1))
-
-
-def test_replicates_go_on_from_a_generator():
-    cells = np.array([3, 5, 2])
-    rng = np.random.default_rng(4)
-    parts = [replicates(cells, draws, rng) for draws in (20, 30)]
-    assert (np.concatenate(parts) == replicates(cells, 50, seed=4)).all()

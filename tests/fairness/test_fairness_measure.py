@@ -1,12 +1,21 @@
 """One evaluation: its JSON, its warnings, and what it must not depend on."""
 
 import json
+import math
 
 import numpy as np
 import pytest
 
 from mergekit_fair.errors import MeasurementError
-from mergekit_fair.fairness import CountTable, MetricSettings, measure, measure_table
+from mergekit_fair.fairness import (
+    CountTable,
+    MetricSettings,
+    compare,
+    estimate,
+    measure,
+    measure_table,
+)
+from mergekit_fair.fairness.settings import REFERENCES
 
 UNDEFINED = "DPD, EOD, equal opportunity, predictive parity and the ratios are undefined"
 DPD_UNDEFINED = f"1 usable group(s), two are needed: {UNDEFINED}"
@@ -139,22 +148,33 @@ def test_a_group_without_positives_is_left_out_of_tpr():
     assert "group 'x' has no positives: TPR undefined, left out of EOD" in result["warnings"]
 
 
-ALONE = "EOD rests on {} alone: {} cannot be compared between two usable groups"
+HALF = "EOD is undefined: {} cannot be compared between two usable groups"
 NEITHER = "EOD is undefined: neither TPR nor FPR can be compared between two usable groups"
 
 
 @pytest.mark.parametrize(
     ("y_true", "y_pred", "eod", "warning"),
     [
-        ([0, 0, 0, 0, 0, 1, 0, 1], [0, 1, 0, 1, 0, 1, 0, 1], 0.5, ALONE.format("FPR", "TPR")),
-        ([1, 1, 1, 1, 0, 1, 0, 1], [0, 1, 0, 1, 0, 1, 0, 1], 0.5, ALONE.format("TPR", "FPR")),
+        ([0, 0, 0, 0, 0, 1, 0, 1], [0, 1, 0, 1, 0, 1, 0, 1], None, HALF.format("TPR")),
+        ([1, 1, 1, 1, 0, 1, 0, 1], [0, 1, 0, 1, 0, 1, 0, 1], None, HALF.format("FPR")),
         ([0, 0, 0, 0, 1, 1, 1, 1], [0, 1, 0, 1, 1, 0, 1, 0], None, NEITHER),
     ],
 )
-def test_half_an_eod_is_said_to_be_one(y_true, y_pred, eod, warning):
-    result = measure(y_true, y_pred, ["a"] * 4 + ["b"] * 4, draws=50).to_dict()
-    assert result["metrics"]["eod"]["value"] == eod
-    assert warning in result["warnings"]
+def test_half_an_eod_is_none(y_true, y_pred, eod, warning):
+    groups = ["a"] * 4 + ["b"] * 4
+    for reference in REFERENCES:
+        result = measure(y_true, y_pred, groups, draws=50, reference=reference).to_dict()
+        assert result["metrics"]["eod"] == {"value": eod, "low": None, "high": None}
+        assert result["metrics"]["eo_ratio"]["value"] is None
+        assert set(result["uncertainty"]["eod"].values()) == {None}
+        assert warning in result["warnings"]
+    assert result["between_groups"]["eod"] is result["to_overall"]["eod"] is eod
+    of_rest = result["one_vs_rest"]
+    assert set(of_rest["eod"].values()) == {of_rest["groups"]["a"]["eod"]} == {None}
+    assert math.isnan(estimate(y_true, y_pred, groups)["eod"])
+    compared = compare(y_true, [1 - y for y in y_pred], y_pred, groups, draws=50)
+    assert compared.metrics["eod"].value is None
+    assert "the difference in eod is undefined" in compared.warnings
 
 
 def test_small_and_excluded_groups_are_reported_but_decide_nothing():

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from mergekit_fair.fairness import CountTable, MetricSettings, measure, measure_table
-from mergekit_fair.fairness.counts import group_counts, total
 from mergekit_fair.fairness.rates import DPD_RATES, EOD_RATES, deviations, gap
 from mergekit_fair.fairness.settings import REFERENCES
 from mergekit_fair.fairness.uncertainty import permuted, permuted_gap
@@ -35,23 +34,22 @@ def by_hand(rows, metric, reference, draws):
         shuffled = {name: mask[order] for name, mask in masks.items()}
         table = CountTable.tally(y_true, y_pred, shuffled)
         rates = DPD_RATES if metric == "dpd" else EOD_RATES
-        found.append(gap_of(table.cells, table.patterns, rates, reference))
+        found.append(gap_of(table.counts, rates, reference))
     return np.array(found, dtype=float)
 
 
-def gap_of(cells, patterns, rates, reference):
-    usable = np.ones(patterns.shape[1], dtype=bool)
-    groups = group_counts(cells, patterns)
-    return gap(deviations(rates, groups, total(cells), usable, reference), reference)
+def gap_of(counts, rates, reference):
+    usable = np.ones(counts.groups.shape[-3], dtype=bool)
+    return gap(deviations(rates, counts, usable, reference), reference)
 
 
 @pytest.mark.parametrize("metric", ["dpd", "eod"])
 @pytest.mark.parametrize("reference", REFERENCES)
 def test_the_same_as_shuffling_rows(rows, metric, reference):
     table = CountTable.tally(*rows)
-    cells = permuted(table.cells, 4000, seed=1, within_labels=metric != "dpd")
+    counts = permuted(table, 4000, seed=1, within_labels=metric != "dpd")
     rates = DPD_RATES if metric == "dpd" else EOD_RATES
-    fast = gap_of(cells, table.patterns, rates, reference)
+    fast = gap_of(counts, rates, reference)
     slow = by_hand(rows, metric, reference, 600)
     assert fast.mean() == pytest.approx(slow.mean(), abs=4 * slow.std() / np.sqrt(len(slow)))
     assert fast.std() == pytest.approx(slow.std(), rel=0.12)
@@ -63,24 +61,28 @@ def test_what_measure_says_is_from_these_permutations(rows, reference):
     table = CountTable.tally(*rows)
     result = measure(*rows, reference=reference, confidence=0.9, draws=200, seed=5)
     for name, rates in (("dpd", DPD_RATES), ("eod", EOD_RATES)):
-        cells = permuted(table.cells, 200, seed=5, within_labels=name == "eod")
-        drawn = gap_of(cells, table.patterns, rates, reference)
+        counts = permuted(table, 200, seed=5, within_labels=name == "eod")
+        drawn = gap_of(counts, rates, reference)
         expected = permuted_gap(result.metrics[name].value, drawn, 0.9)
         assert result.uncertainty[name].null == expected
 
 
 @pytest.mark.parametrize("within_labels", [False, True])
-def test_totals_are_kept(rows, within_labels):
-    cells = CountTable.tally(*rows).cells
-    drawn = permuted(cells, 50, seed=2, within_labels=within_labels)
-    assert (drawn >= 0).all()
+def test_totals_are_kept_in_blocks_of_any_size(rows, within_labels, monkeypatch):
+    table = CountTable.tally(*rows)
+    drawn = permuted(table, 50, seed=2, within_labels=within_labels)
+    groups, overall = table.counts.groups, table.counts.overall
+    assert (drawn.groups >= 0).all()
     if within_labels:
-        assert (drawn.sum(axis=1) == cells.sum(axis=0)).all()
-        assert (drawn.sum(axis=3) == cells.sum(axis=2)).all()
+        assert (drawn.overall == overall).all()
+        assert (drawn.groups.sum(axis=3) == groups.sum(axis=2)).all()
     else:
-        assert (drawn.sum(axis=(1, 2)) == cells.sum(axis=(0, 1))).all()
-        assert (drawn.sum(axis=(2, 3)) == cells.sum(axis=(1, 2))).all()
-    assert (drawn == permuted(cells, 50, seed=2, within_labels=within_labels)).all()
+        assert (drawn.overall.sum(axis=1) == overall.sum(axis=0)).all()
+        assert (drawn.groups.sum(axis=(2, 3)) == groups.sum(axis=(1, 2))).all()
+    monkeypatch.setattr("mergekit_fair.fairness.uncertainty._AT_ONCE", 1)
+    again = permuted(table, 50, seed=2, within_labels=within_labels)
+    assert (drawn.groups == again.groups).all()
+    assert (drawn.overall == again.overall).all()
 
 
 def test_p_value_and_limit_by_hand():

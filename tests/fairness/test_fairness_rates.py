@@ -5,6 +5,7 @@ import pytest
 
 from mergekit_fair.fairness import rates
 from mergekit_fair.fairness.eligible_groups import EligibleGroups
+from mergekit_fair.fairness.grouped import Grouped
 from mergekit_fair.fairness.metrics import METRICS
 
 COUNTS = np.array([[50, 10], [20, 20]])  # [y, ŷ]
@@ -44,8 +45,8 @@ def test_worst_group_accuracy():
     def worst(groups, *deciding):
         mask = np.array(deciding, dtype=bool)
         eligible = EligibleGroups(mask, mask)
-        counts = groups, groups.sum(axis=0)
-        return METRICS["worst_group_acc"].values(*counts, eligible, "between_groups")
+        counts = Grouped(groups, groups.sum(axis=0))
+        return METRICS["worst_group_acc"].values(counts, eligible, "between_groups")
 
     assert worst(groups, True, True, True) == 0.1
     assert worst(groups, True, True, False) == 0.7

@@ -53,10 +53,17 @@ def largest(values):
     return max((v for v in values if not math.isnan(v)), default=NAN)
 
 
-def ratio(rows, names, kind):
-    found = [rates([r for r in rows if g in r[2]])[kind] for g in names]
-    found = [rate for rate in found if not math.isnan(rate)]
-    return min(found) / max(found) if len(found) >= 2 and max(found) > 0 else NAN
+def ratio_of(rows, names, kinds):
+    """The smallest ratio of rates above 0; NaN unless two groups have each of the rates."""
+    ratios = []
+    for kind in kinds:
+        found = [rates([r for r in rows if g in r[2]])[kind] for g in names]
+        found = [rate for rate in found if not math.isnan(rate)]
+        if len(found) < 2:
+            return NAN
+        if max(found) > 0:
+            ratios.append(min(found) / max(found))
+    return min(ratios, default=NAN)
 
 
 def loop(rows, reference, allowed=0.05):
@@ -67,11 +74,10 @@ def loop(rows, reference, allowed=0.05):
     comparable = names if max(lost) <= allowed else []
     selection, tpr, fpr, _ = rates(rows)
     gaps = [gap_of_rate(rows, comparable, kind, reference) for kind in range(4)]
-    ratios = [ratio(rows, comparable, kind) for kind in range(3)]
     return {
         "acc": accuracy(rows),
         "dpd": gaps[0],
-        "eod": largest(gaps[1:3]),
+        "eod": NAN if math.isnan(gaps[1] + gaps[2]) else max(gaps[1:3]),
         "bal_acc": (tpr + 1 - fpr) / 2,
         "worst_group_acc": -largest([-accuracy(part) for part in of.values()]),
         "selection_rate": selection,
@@ -80,8 +86,8 @@ def loop(rows, reference, allowed=0.05):
         "fnr": 1 - tpr,
         "equal_opportunity": gaps[1],
         "predictive_parity": gaps[3],
-        "dp_ratio": ratios[0],
-        "eo_ratio": -largest([-value for value in ratios[1:]]),
+        "dp_ratio": ratio_of(rows, comparable, [0]),
+        "eo_ratio": ratio_of(rows, comparable, [1, 2]),
         "unanswered": share([p is None for _, p, _ in rows]),
     }
 

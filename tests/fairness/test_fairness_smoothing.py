@@ -5,8 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mergekit_fair.fairness.counts import group_counts
-from mergekit_fair.fairness.intervals import smoothed
+from mergekit_fair.fairness import CountTable, intervals
+from mergekit_fair.fairness.grouped import group_counts
+
+
+def smoothed(cells, patterns):
+    table = CountTable(tuple(map(str, range(patterns.shape[1]))), patterns, cells)
+    return intervals.smoothed(table)
 
 
 def test_a_partition_gets_half_a_row_of_each_prediction():
@@ -27,6 +32,7 @@ def tables(draw):
     bits = np.array([[code >> g & 1 for g in range(groups)] for code in sorted(patterns)])
     counts = st.integers(0, 9)
     cells = [draw(st.lists(counts, min_size=6, max_size=6)) for _ in bits]
+    cells[0][0] += not np.any(cells)  # a table has rows
     return np.array(cells).reshape(-1, 2, 3), bits.astype(bool)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mergekit_fair.fairness import METRICS, compare, estimate, measure
+from mergekit_fair.fairness.grouped import Grouped
 from mergekit_fair.fairness.metric_kinds import Gap, Metric
 from mergekit_fair.fairness.metrics import (
     COMPARED,
@@ -67,9 +68,10 @@ def test_a_metric_of_many_tables_is_that_of_each(reference: str) -> None:
     overall = groups.sum(axis=1) + rng.integers(0, 3, (30, 2, 3))
     eligible = EligibleGroups(np.array([True, True, False]), np.array([True, True, False]))
     for metric in METRICS.values():
-        together = metric.values(groups, overall, eligible, reference)
+        together = metric.values(Grouped(groups, overall), eligible, reference)
         alone = [
-            metric.values(*draw, eligible, reference) for draw in zip(groups, overall, strict=True)
+            metric.values(Grouped(*draw), eligible, reference)
+            for draw in zip(groups, overall, strict=True)
         ]
         np.testing.assert_array_equal(together, alone)
         assert ((together >= 0) & (together <= 1) | np.isnan(together)).all()

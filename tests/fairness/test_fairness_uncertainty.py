@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from replicates import grouped, replicates
 
 from mergekit_fair.fairness import CountTable, measure
-from mergekit_fair.fairness.counts import group_counts, replicates, total
 from mergekit_fair.fairness.intervals import basic, bias_corrected, wilson
 from mergekit_fair.fairness.metrics import HEADLINE_GAPS
 from mergekit_fair.fairness.rates import gap_of
@@ -26,9 +26,8 @@ def rows():
 def test_numbers_of_the_replicates(rows, name, reference):
     table = CountTable.tally(*rows)
     result = measure(*rows, reference=reference, draws=300, seed=4)
-    drawn = replicates(table.cells, 300, seed=4)
-    counts = group_counts(drawn, table.patterns), total(drawn)
-    drawn = gap_of(HEADLINE_GAPS[name].rates, *counts, np.ones(3, bool), reference)
+    counts = grouped(replicates(table.cells, 300, seed=4), table.patterns)
+    drawn = gap_of(HEADLINE_GAPS[name].rates, counts, np.ones(3, bool), reference)
     value, more = result.metrics[name].value, result.uncertainty[name]
     assert more.bias == pytest.approx(drawn.mean() - value, abs=1e-12)
     assert more.standard_error == pytest.approx(drawn.std(), abs=1e-12)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from evaluations import evaluation as read
 
+from mergekit_fair.fairness.grouped import Grouped
 from mergekit_fair.fairness.rates import (
     DPD_RATES,
     EOD_RATES,
@@ -54,8 +55,8 @@ def evaluation(x: Sequence[float]) -> dict[str, Any]:
         "fpr": false_positive_rate,
     }
     gaps = {
-        "dpd": gap_of(DPD_RATES, counts, overall, usable),
-        "eod": gap_of(EOD_RATES, counts, overall, usable),
+        "dpd": gap_of(DPD_RATES, Grouped(counts, overall), usable),
+        "eod": gap_of(EOD_RATES, Grouped(counts, overall), usable),
     }
     content: dict[str, Any] = {
         "n": int(overall.sum()),

@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 import pytest
+from replicates import grouped
 
 from mergekit_fair.errors import MeasurementError
 from mergekit_fair.fairness import measure
@@ -172,7 +173,7 @@ def test_upper_ends_cover_where_plain_percentiles_do_not():
     above = plain_above = 0
     for sample in range(120):
         cells = rng.multinomial(600, chance.ravel() / chance.sum()).reshape(chance.shape)
-        estimate = Pair(*(Rates.of(cells.sum(axis), patterns) for axis in (-1, -2)))
+        estimate = Pair(*(Rates.of(grouped(cells.sum(axis), patterns)) for axis in (-1, -2)))
         plain = drawn_pair(cells, patterns, 300, sample)
         samples = (plain, drawn_pair(moved_rows(cells, patterns), patterns, 300, sample))
         above += true > intervals(estimate, samples, 0.95)["harm"][1][0]
@@ -183,7 +184,7 @@ def test_upper_ends_cover_where_plain_percentiles_do_not():
 
 
 def _change(cells, patterns):
-    before, after = (Rates.of(cells.sum(axis), patterns) for axis in (-1, -2))
+    before, after = (Rates.of(grouped(cells.sum(axis), patterns)) for axis in (-1, -2))
     return before.changes(after)["harm"][0]
 
 
