@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ import numpy as np
 from mergekit_fair.data.blocks import COMPARE, UNUSED, Condition, ImageInput, TextInput
 from mergekit_fair.data.cells import (
     at_row,
+    bare,
     column,
     counted,
     listed,
@@ -111,6 +113,7 @@ def _rows_that_count(
         if not keep.all():
             gone = int((~keep).sum())
             notes = [f"keep: {gone} of {len(frame)} rows of the source are left out"]
+        notes += _nearly_named(frame, spec.keep)
         frame, ids = frame[keep].reset_index(drop=True), ids[keep]
     if spec.one_row_per:
         named = spec.label.named | spec.groups.named
@@ -147,6 +150,19 @@ def _meets(frame: pd.DataFrame, condition: Condition, where: str) -> np.ndarray:
     name, bound = condition.bound
     values, gaps = scores(cells, f"{where}, column {condition.column!r}")
     return np.asarray(~gaps & COMPARE[name](values, bound))
+
+
+def _nearly_named(frame: pd.DataFrame, conditions: tuple[Condition, ...]) -> Iterator[str]:
+    """Said of values that differ from those named in case, blanks or quotes only."""
+    for index, condition in enumerate(conditions):
+        named = [value for value in condition.is_ or condition.not_ or () if value]
+        if not named:
+            continue
+        alike = {bare(value) for value in named}
+        found = Counter(texts(column(frame, condition.column, "keep")))
+        others = {x: n for x, n in found.items() if x not in named and bare(x) in alike}
+        if others:
+            yield f"keep.{index}: {counted(others)} are other values than {named}"
 
 
 def _read_inputs(frame: pd.DataFrame, spec: DataSpec, where: str) -> list[str]:

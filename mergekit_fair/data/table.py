@@ -135,6 +135,8 @@ def _read_hub(source: Source) -> pd.DataFrame:
         )
         if not isinstance(loaded, dict):
             return loaded.to_pandas()
+        if any(HUB_SPLIT in part.column_names for part in loaded.values()):
+            raise ValueError(f"has a column {HUB_SPLIT!r} of its own; choose a split")
         parts = [part.to_pandas().assign(**{HUB_SPLIT: name}) for name, part in loaded.items()]
     # Whatever goes wrong in there (offline, unknown id, gated, damaged cache) has a type of its
     # own; all of it means that the data set cannot be loaded, and the cause stays attached.

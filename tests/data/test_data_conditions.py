@@ -48,6 +48,23 @@ def test_a_missing_cell_meets_no_threshold_and_is_the_empty_value(spec):
         load_rows(spec(rows, COLUMNS, keep=[{"column": "score", "le": 5}]))
 
 
+def test_variants_of_a_named_value_are_other_values_and_said(spec):
+    rows = [(*row[:4], ["en", "EN", "de", ""][row[4] // 2 % 4]) for row in ROWS]
+    for condition, kept in (({"is": "en"}, 6), ({"not": ["en", ""]}, 12)):
+        found = load_rows(spec(rows, COLUMNS, keep=[{"column": "score", **condition}]))
+        assert len(found) == kept
+        assert any("keep.0: 'EN' (6) are other values" in text for text in found.warnings)
+    keep = [{"column": "score", "is": ["en", "EN"]}]
+    warnings = load_rows(spec(rows, COLUMNS, keep=keep)).warnings
+    assert not [text for text in warnings if "other values" in text]
+
+
+def test_words_for_nothing_meet_no_threshold(spec):
+    rows = [(*row[:4], "NA" if row[4] < 2 else row[4]) for row in ROWS]
+    found = load_rows(spec(rows, COLUMNS, keep=[{"column": "score", "ge": 0}]))
+    assert found.ids.tolist() == list(range(2, 24))
+
+
 def test_complaints(spec):
     with raises(DataError, "'scores'", where="keep.0.column", allowed=list(COLUMNS)):
         load_rows(spec(ROWS, COLUMNS, keep=[{"column": "scores", "ge": 1}]))

@@ -211,3 +211,24 @@ def test_codes_in_words(spec):
     where = f"{WHERE}, text.values"
     with raises(DataError, "'group'", "'b' (8)", "row 2", where=where, allowed=["a"]):
         load_rows(spec(text=text))
+
+
+def test_texts_that_programs_write_for_nothing_are_said(spec):
+    rows = [(["nan", "N/A", "no", "x"][i % 4], i % 2, "ab"[i // 2 % 2], "train") for i in range(8)]
+    found = load_rows(spec(rows, splits={"column": "split", "names": {"train": "train"}}))
+    assert found.warnings == (
+        "text: 'nan' (2), 'N/A' (2) are read as texts; `keep` can leave their rows out",
+    )
+    assert found.inputs[0] == "nan"
+
+
+def test_what_is_known_of_rows_goes_with_them(spec):
+    rows = [
+        (f"t{i}", "yes" if i % 2 else "no", ["Male", "male", "f", "NA"][i // 2], "train")
+        for i in range(8)
+    ]
+    label = {"column": "label", "positive": "yes", "negative": "*"}
+    splits = {"column": "split", "names": {"train": "train"}}
+    warnings = load_rows(spec(rows, label=label, splits=splits)).warnings
+    for number, part in enumerate(["covers 'no' (4)", "2 of 8 rows", "'NA' (2)", "rename"]):
+        assert part in warnings[number]

@@ -182,6 +182,15 @@ def test_a_whole_hub_data_set_names_its_splits(monkeypatch, spec):
     assert rows.of("report").inputs == ("t4", "t5", "t6", "t7")
 
 
+def test_a_hub_data_set_with_a_column_of_that_name(monkeypatch):
+    part = datasets.Dataset.from_list([{"hub_split": "a"}])
+    hub(monkeypatch, datasets.DatasetDict({"train": part}))
+    with raises(DataError, "'hub_split'", where="hub:a/b"):
+        read_table(Source(hub="a/b"))
+    hub(monkeypatch, part)
+    assert read_table(Source(hub="a/b", split="train"))["hub_split"].tolist() == ["a"]
+
+
 def test_a_hub_data_set_that_cannot_be_had_is_an_error_and_nothing_else(monkeypatch):
     def load_dataset(*_, **__):
         raise ValueError("Unknown split\n 'x'.")
