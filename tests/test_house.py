@@ -178,6 +178,54 @@ def test_only_the_command_line_prints_or_exits() -> None:
     assert wrong == []
 
 
+# Modules that write into a folder that `staged_folder` gave, which is flushed as a whole.
+_STAGED = {
+    *("merging/adapter_merge", "merging/carried_files", "merging/grid", "merging/model_files"),
+    *("merging/saved_config", "merging/shards", "merging/ties", "merging/to_disk"),
+}
+# One that only appends, a line and a flush at a time.
+_APPENDS = {"sweep/store"}
+_WRITES = {"write_text", "write_bytes", "savefig", "NamedTemporaryFile", "mkdtemp", "to_csv"}
+
+
+def test_files_are_written_in_one_place() -> None:
+    """By `files`, which leaves nothing half written, or into a folder that it gave."""
+    wrong = []
+    for path in PACKAGE.rglob("*.py"):
+        name = path.relative_to(PACKAGE).with_suffix("").as_posix()
+        if name in {"files", *_STAGED}:
+            continue
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(call, ast.Call) and _is_write(call) and name not in _APPENDS:
+                wrong.append(f"{name}:{call.lineno}")
+    assert wrong == []
+
+
+def _is_write(call: ast.Call) -> bool:
+    function = ast.unparse(call.func)
+    if function in ("json.dump", "yaml.dump") and len(call.args) > 1:
+        return True
+    values = [*call.args, *(keyword.value for keyword in call.keywords)]
+    texts = [value.value for value in values if isinstance(value, ast.Constant)]
+    if function.endswith("open"):
+        return any(isinstance(text, str) and text[:1] in ("w", "a", "x") for text in texts)
+    into_memory = bool(call.args) and ast.unparse(call.args[0]) in ("content", "buffer")
+    is_named = function.rpartition(".")[2] in _WRITES or function == "np.save"
+    return is_named and not into_memory
+
+
+def test_one_place_prints() -> None:
+    """`cli.terminal`, where nothing invisible gets through."""
+    assert [
+        f"{path.name}:{node.lineno}"
+        for path in (PACKAGE / "cli").glob("*.py")
+        if path.name != "terminal.py"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) in ("print", "click.echo", "click.secho", "sys.stdout.write")
+    ] == []
+
+
 def test_importing_the_package_and_help_are_light() -> None:
     code = (
         "import sys, mergekit_fair, mergekit_fair.cli\n"

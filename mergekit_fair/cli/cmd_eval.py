@@ -79,7 +79,11 @@ class _Pairs(click.ParamType):  # type: ignore[type-arg]
 @click.option("--limit", type=click.IntRange(min=1), help="A random sample of so many rows.")
 @click.option("--num-fewshot", type=click.IntRange(min=0), help="Examples in a prompt.")
 @click.option("--apply-chat-template", is_flag=True, help="Put prompts into the model's template.")
-@click.option("--include-path", type=click.Path(exists=True, file_okay=False), help="More tasks.")
+@click.option(
+    "--include-path",
+    type=click.Path(exists=True, file_okay=False),
+    help="More tasks. Those of others are code: lm-eval runs their !function and templates.",
+)
 @click.option(
     "--reference", type=click.Choice(_REFERENCES), default=_REFERENCES[0], show_default=True
 )
@@ -112,9 +116,12 @@ def command(**options: Any) -> None:
       mergekit-fair eval --model runs/comments/fft --data data.yml --rows -o runs/comments/eval
     """
     from mergekit_fair.cli.terminal import echo_json, quiet_libraries
+    from mergekit_fair.files import made_folder, require_writable
 
     quiet_libraries(quiet=options["quiet"])
-    evaluations, others = _evaluate(options)
+    with made_folder(options["out"]):
+        require_writable(options["out"])  # an error here costs no forward pass
+        evaluations, others = _evaluate(options)
     if options["as_json"]:
         echo_json([evaluation.to_dict() for evaluation in evaluations.values()])
         return
@@ -178,7 +185,6 @@ def _evaluate(
         seed=options["seed"],
         allow_trained_rows=options["allow_trained_rows"],
     )
-    out.mkdir(parents=True, exist_ok=True)  # an error here costs no forward pass
     progress = Terminal(quiet=options["quiet"])
     finished = run_tasks(request, options["model"], options["split"], options["device"], progress)
     evaluations = measure_run(finished, settings, level=level, thresholds=thresholds)

@@ -22,7 +22,8 @@ def command(program: str, args: tuple[str, ...]) -> None:
     PROGRAM is any installed Python console program: mergekit-yaml, mergekit-multi and their like
     know the merge methods; lm_eval knows the models fair-classifier and fair-image-classifier and
     the aggregations fair_dpd and fair_eod, and its own model hf refuses what it would evaluate
-    with a random head.
+    with a random head. The program runs with your rights, and with it what its arguments name:
+    --include_path and --trust_remote_code run code of others.
 
     \b
     Example:

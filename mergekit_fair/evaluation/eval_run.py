@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from mergekit_fair.compat.lm_eval import aggregated
 from mergekit_fair.errors import ConfigError, MeasurementError
 from mergekit_fair.evaluation.classifier import resolve_device
+from mergekit_fair.evaluation.eval_folder import require_file_name
 from mergekit_fair.evaluation.evaluate import (
     ITEM,
     Evaluation,
@@ -95,7 +96,8 @@ def run_tasks(
     scorer = evaluator.open(model, resolve_device(device))
     tasks = evaluator.prepared(split)
     seen.require_unseen(models, split)
-    for task in tasks.tasks.values():
+    for name, task in tasks.tasks.items():
+        require_file_name(name)
         _require_runnable(task, scorer.lm)
     responses = scorer.responses(split, progress)
     samples = {name: _samples(task, responses) for name, task in tasks.tasks.items()}

@@ -144,11 +144,11 @@ def build_basis(
         RecipeError: no base, slices, or fewer than two models.
         CheckpointError: models that do not fit each other, are damaged or not finite.
     """
-    measured = recipe_vectors(recipe, options, progress, allow_pickle=settings.allow_pickle)
-    geometry = measured.geometry
-    models = _models(recipe, geometry.names)
-    solution = fit(geometry.gram, size, method, seed=seed)
     with staged_folder(out, overwrite=settings.overwrite, known=_recorded) as folder:
+        measured = recipe_vectors(recipe, options, progress, allow_pickle=settings.allow_pickle)
+        geometry = measured.geometry
+        models = _models(recipe, geometry.names)
+        solution = fit(geometry.gram, size, method, seed=seed)
         (folder / _VECTORS).mkdir()
         vectors = [f"{_VECTORS}/{name}" for name in _names(solution)]
         for vector, amounts in zip(vectors, solution.stored_mixing.T, strict=True):

@@ -16,8 +16,9 @@ from scene import Scene, listing
 
 from mergekit_fair.cli import main
 from mergekit_fair.errors import ConfigError
-from mergekit_fair.files import staged_folder
+from mergekit_fair.files import contents, staged_folder
 from mergekit_fair.merging.model_files import MANIFEST
+from mergekit_fair.vectors.basis_files import _recorded
 
 GRID = ("--lambda", "0.1:0.2:0.1")
 
@@ -129,9 +130,10 @@ def test_a_grid_of_recipes(scene: Scene) -> None:
 
 def test_a_basis(scene: Scene) -> None:
     words = ["basis", "build", scene.here / "r.yml", "-o", scene.here / "out", "--overwrite"]
-    for _ in range(2):
-        result = CliRunner().invoke(main, [*map(str, words), "--quiet"])
-        assert result.exit_code == 0, result.output
+    (scene.here / "out").mkdir()  # an empty folder is replaced
+    result = CliRunner().invoke(main, [*map(str, words), "--quiet"])
+    assert result.exit_code == 0, result.output
+    assert sorted(contents(scene.here / "out")) == sorted(_recorded(scene.here / "out"))
     (scene.here / "out" / "vectors" / "mine.txt").write_text("mine")
     before = listing(scene.here)
     refusal([*words, "--quiet"], ConfigError, where=scene.here / "out", got=["vectors/mine.txt"])
