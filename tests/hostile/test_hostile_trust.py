@@ -56,19 +56,6 @@ def test_help_says_that_tasks_are_code(command: str, option: str) -> None:
     assert "code" in text.split(option)[-1] or "code" in text
 
 
-def test_a_foreign_task_is_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """lm-eval imports what `!function` names, as SECURITY.md says; we load no task by ourselves."""
-    (tmp_path / "evil.py").write_text(
-        f"open({str(tmp_path / 'ran')!r}, 'w').close()\ndef f(): pass\n"
-    )
-    task = "task: evil\ndataset_path: x\nprocess_docs: !function evil.f\n"
-    (tmp_path / "evil.yaml").write_text(task)
-    with pytest.raises(ConfigError):
-        load_yaml(tmp_path / "evil.yaml")
-    assert not (tmp_path / "ran").exists()
-    monkeypatch.chdir(tmp_path)
-
-
 @pytest.mark.parametrize(
     "text", ["{{ 7*7 }}", "{% for x in y %}", "{0.__class__}", "{other}", "%s", "${HOME}"]
 )
