@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -47,10 +49,22 @@ def refusal(
         result = CliRunner().invoke(main, [str(word) for word in arguments])
     assert (result.exit_code, result.stdout) == (2, ""), result.output
     assert result.stderr.count("\n") == 1, result.stderr
+    _require_options(str(arguments[0]), result.stderr)
     error = show.call_args.args[0].__cause__
     assert result.stderr == f"Error: {error}\n"
     _check(error, kind, shows, fields)
     return error
+
+
+def _require_options(command: str, text: str) -> None:
+    """What is advised can be typed: options are those of the command, others stand in backticks."""
+    if command == "exec":  # the options of another program
+        return
+    own = main.get_command(click.Context(main), command)
+    assert own is not None
+    known = {name for param in own.params for name in (*param.opts, *param.secondary_opts)}
+    named = re.findall(r"(?<![\w-])--[a-z][\w-]*", re.sub(r"`[^`]*`", "", text))
+    assert set(named) <= known, (set(named) - known, text)
 
 
 def _check(

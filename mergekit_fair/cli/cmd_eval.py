@@ -29,7 +29,7 @@ class _BatchSize(click.ParamType):  # type: ignore[type-arg]
 
 
 class _Pairs(click.ParamType):  # type: ignore[type-arg]
-    """`key=value,key=value` as a mapping; values as YAML reads them: `2` is a number."""
+    """`key=value,key=value`, or JSON, as a mapping; values as YAML reads them: `2` is a number."""
 
     name = "key=value,…"
 
@@ -37,6 +37,13 @@ class _Pairs(click.ParamType):  # type: ignore[type-arg]
         if isinstance(value, dict):
             return value
         pairs: dict[str, Any] = {}
+        if str(value).startswith("{"):
+            from mergekit_fair.schema import parse_json
+
+            try:
+                return dict(parse_json(str(value)))
+            except (ValueError, TypeError):
+                self.fail(f"{value!r} is no JSON object", param, ctx)
         for part in filter(None, str(value).split(",")):
             key, equals, text = part.partition("=")
             if not equals or not key.strip():

@@ -25,6 +25,10 @@ class Labels:
     warnings: tuple[str, ...] = ()
 
 
+# With more values a column is taken for scores.
+_MOST_CLASSES = 20
+
+
 def read_labels(frame: pd.DataFrame, rule: Label, where: str) -> Labels:
     """The labels.
 
@@ -85,9 +89,18 @@ def _by_threshold(cells: pd.Series, name: str, bound: float, where: str) -> np.n
 
 
 def _as_given(cells: pd.Series, where: str) -> np.ndarray:
-    values = numbers(cells)
+    values, written = numbers(cells), texts(cells)
+    is_bad = ~np.isin(values, (0, 1))
+    classes = sorted(set(np.array(written)[~missing(cells)].tolist()))
+    if is_bad.any() and 2 < len(classes) <= _MOST_CLASSES:
+        raise DataError(
+            f"holds {len(classes)} classes, and two are measured: a positive one and the rest",
+            where=where,
+            got=classes,
+            fix=f"name the positive ones in `positive:`; `negative: {REST!r}` is every other value",
+        )
     hint = "say what the values mean: `positive:` and `negative:`, or a threshold such as `ge:`"
-    _refuse(~np.isin(values, (0, 1)), texts(cells), "are neither 0 nor 1", where, hint)
+    _refuse(is_bad, written, "are neither 0 nor 1", where, hint)
     labels: np.ndarray = values == 1
     return labels
 

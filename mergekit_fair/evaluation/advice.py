@@ -7,6 +7,7 @@ and by lm-eval's own program.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 
 import click
@@ -48,6 +49,8 @@ def choice_map(classes: Mapping[str, int]) -> str:
     if program() == "sweep":
         return "evaluate.model_args: " + json.dumps({"choice_map": classes}, ensure_ascii=False)
     is_plain = not any(_SPECIAL & set(choice) for choice in classes)
+    if program() == "eval" and not is_plain:
+        return f"--choice-map {shlex.quote(json.dumps(classes, ensure_ascii=False))}"
     if program() == "eval":
         pairs = ",".join(f"{choice}={index}" for choice, index in classes.items())
         return f'--choice-map "{pairs}"'
@@ -55,4 +58,4 @@ def choice_map(classes: Mapping[str, int]) -> str:
         pairs = ";".join(f"{choice}:{index}" for choice, index in classes.items())
         return f'--model_args "pretrained=…,choice_map={pairs}"'
     text = json.dumps({"pretrained": "…", "choice_map": classes}, ensure_ascii=False)
-    return f"--model_args '{text}'"
+    return f"--model_args {shlex.quote(text)}"

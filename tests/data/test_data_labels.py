@@ -79,7 +79,9 @@ def test_a_threshold_needs_numbers(value):
 
 
 def test_a_column_without_a_rule_is_0_or_1():
-    refuses([0, 1, 2, 2], "2 of 4", "'2' (2); first at row 2", "`positive:` and `negative:`")
+    refuses([0, 2, 2], "2 of 3", "'2' (2); first at row 1", "`positive:` and `negative:`")
+    refuses([0, 1, 2, 2], "3 classes", "'0', '1', '2'", "`positive:`", "`negative: '*'`")
+    refuses([number / 30 for number in range(30)], "29 of 30", "`ge:`")
 
 
 @pytest.mark.parametrize("value", [0, 1])

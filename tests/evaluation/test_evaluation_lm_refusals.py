@@ -127,7 +127,7 @@ def test_options_that_do_not_fit(bert: Path) -> None:
     text = refusal(ConfigError, bert, txt_field="x")
     assert "model_args: an option that neither lm-eval nor the model knows" in text
     assert "'txt_field'" in text
-    assert "max_length: is more than the model has positions for; got 65; allowed: 1 to 64" in (
+    assert "max_length: is more than the model has positions for; got 65; allowed: 3 to 64" in (
         refusal(ConfigError, bert, max_length=65)
     )
     assert "choice_map: yes: is no class of the model; got '2'" in refusal(
