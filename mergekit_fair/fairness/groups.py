@@ -200,7 +200,8 @@ def _labels(row: Any, index: int) -> Labels:
 
 
 def _label(label: Any, index: int) -> str:
-    if label is None or is_nan(label):
+    # An array of texts holds NaN as the text "nan".
+    if label is None or is_nan(label) or (isinstance(label, np.str_) and label == "nan"):
         raise MeasurementError(
             f"missing group label in row {index}",
             where="groups",

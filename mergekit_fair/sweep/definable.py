@@ -52,6 +52,7 @@ def _definable(rows: Predictions, evaluate: Evaluate) -> Iterator[str]:
             rows.labels,
             predicted,
             rows.groups,
+            weights=rows.weights,
             reference=evaluate.reference,
             min_group_size=evaluate.min_group_size,
             exclude=rows.excluded,
@@ -60,10 +61,13 @@ def _definable(rows: Predictions, evaluate: Evaluate) -> Iterator[str]:
 
 
 def _counts(rows: Predictions, evaluate: Evaluate) -> str:
-    said = [f"{int(rows.labels.sum())} of {len(rows)} rows positive"]
+    """Of all rows and of each group that weigh something: how many, and how many are positive."""
+    weighing = np.ones(len(rows), dtype=bool) if rows.weights is None else rows.weights > 0
+    said = [f"{int(rows.labels[weighing].sum())} of {int(weighing.sum())} rows positive"]
     for name, members in rows.groups.items():
-        n = int(members.sum())
+        inside = members & weighing
+        n = int(inside.sum())
         small = n < evaluate.min_group_size
         note = " (excluded)" if name in rows.excluded else " (too small)" if small else ""
-        said.append(f"{name} {int(rows.labels[members].sum())} of {n}{note}")
+        said.append(f"{name} {int(rows.labels[inside].sum())} of {n}{note}")
     return ", ".join(said)

@@ -62,6 +62,11 @@ NAN_FIX = "Use None or an empty list for a row in no group, or name it, e.g. 'un
             "labels per row, or a mapping name -> mask.",
         ),
         (["a", np.nan], 2, f"groups: missing group label in row 1; got 'nan'. {NAN_FIX}"),
+        (
+            np.array(["a", np.nan]),  # of texts
+            2,
+            f"groups: missing group label in row 1; got 'nan'. {NAN_FIX}",
+        ),
         (["a", pd.NA], 2, f"groups: missing group label in row 1; got '<NA>'. {NAN_FIX}"),
         ([["a", float("nan")]], 1, f"groups: missing group label in row 0; got 'nan'. {NAN_FIX}"),
         ([["a", None]], 1, f"groups: missing group label in row 0. {NAN_FIX}"),

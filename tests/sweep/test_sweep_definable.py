@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,15 @@ def test_what_has_no_value_whatever_is_predicted(
         with raises(SweepError, metric, where="s.yml", got="a "):
             check(predictions, metric, size=4)
     check(predictions, size=4)  # accuracy is maximised
+
+
+def test_rows_of_no_weight_define_nothing() -> None:
+    predictions = rows(a=(5, 5), b=(5, 5))
+    positive = (predictions.labels == 1) & predictions.groups["b"]
+    weighted = replace(predictions, weights=np.where(positive, 0.0, 2.0))
+    check(weighted, "dpd")
+    with raises(SweepError, where="s.yml", got="b 0 of 5"):
+        check(weighted, "equal_opportunity")
 
 
 def test_a_sweep_stops_before_it_measures(family: Path, tmp_path: Path) -> None:
