@@ -37,7 +37,9 @@ def aggregation(metric: str) -> Callable[[Sequence[Item]], float]:
     def aggregate(items: Sequence[Item]) -> float:
         predicted, labels, groups = zip(*items, strict=True)
         codes = np.array([UNANSWERED if value is None else value for value in predicted])
-        table = CountTable.of_codes(np.array(labels), codes, groups)
+        weights = [getattr(item, "weight", None) for item in items]
+        known = None if None in weights else np.array(weights)
+        table = CountTable.of_codes(np.array(labels), codes, groups, known)
         return estimate_table(table)[metric]
 
     aggregate.__name__ = aggregate.__qualname__ = metric

@@ -60,6 +60,8 @@ class FairTask(ConfigurableTask):
         for row in rows:
             better = row["higher_is_better"]
             add_metric(self, row["metric"], row["aggregation"], higher_is_better=better)
+        if "weight" in self.features:  # the mean of documents that count alike is another number
+            add_metric(self, "acc", aggregation("acc"), higher_is_better=True)
         self.config.metric_list = [*(self.config.metric_list or ()), *rows]
 
     def build_all_requests(

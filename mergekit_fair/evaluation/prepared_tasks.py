@@ -20,7 +20,7 @@ from mergekit_fair.compat.lm_eval import load_task_yaml
 from mergekit_fair.data import DataSpec, load_rows
 from mergekit_fair.errors import ConfigError, DataError
 from mergekit_fair.evaluation.documents import picture_bytes
-from mergekit_fair.evaluation.predictions import Predictions
+from mergekit_fair.evaluation.predictions import Predictions, weights_of
 from mergekit_fair.evaluation.tasks import process_results, split_dataset
 from mergekit_fair.fairness.labels import UNANSWERED
 from mergekit_fair.resources import tasks_dir
@@ -129,6 +129,7 @@ class PreparedTask:
             groups={name: np.array([name in doc["groups"] for doc in docs]) for name in names},
             excluded=tuple(sorted({name for doc in docs for name in doc["excluded"]})),
             logit_gaps=np.full(len(docs), np.nan),
+            weights=weights_of([{"doc": doc} for doc in docs], self.name),
         )
 
     def samples(self, responses: Sequence[Any]) -> Iterator[dict[str, Any]]:

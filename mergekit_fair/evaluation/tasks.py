@@ -89,10 +89,11 @@ def process_results(doc: Mapping[str, Any], results: Sequence[Result]) -> dict[s
     """One document's metrics; the choices are no, yes."""
     prediction = answer(results)
     groups = [name for name in doc["groups"] if name not in doc["excluded"]]
-    return {
-        "acc": int(prediction == doc["label"]),
-        **fairness_items(prediction, int(doc["label"]), groups),
-    }
+    weight = doc.get("weight")
+    items = fairness_items(prediction, int(doc["label"]), groups, weight)
+    # `FairTask` gives weighted documents another aggregation of `acc` than the mean.
+    correct = int(prediction == doc["label"]) if weight is None else items["dpd"]
+    return {"acc": correct, **items}
 
 
 def answer(results: Sequence[Result]) -> int | None:
@@ -106,7 +107,18 @@ def answer(results: Sequence[Result]) -> int | None:
     return values.index(max(values))
 
 
-def fairness_items(prediction: int | None, label: int, groups: Collection[str]) -> dict[str, Any]:
+class WeightedItem(tuple[int | None, int, list[str]]):
+    """(prediction, label, groups) of a document that counts for `weight` rows."""
+
+    weight: float = 1.0
+
+
+def fairness_items(
+    prediction: int | None, label: int, groups: Collection[str], weight: float | None = None
+) -> dict[str, Any]:
     """What the aggregations of `evaluation.aggregations` take, under every metric's name."""
-    item = (prediction, label, list(groups))
+    item: tuple[int | None, int, list[str]] = (prediction, label, list(groups))
+    if weight is not None:
+        item = WeightedItem(item)
+        item.weight = weight
     return {**dict.fromkeys(ITEM_METRICS, item), "unanswered": int(prediction is None)}

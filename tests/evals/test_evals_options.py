@@ -262,3 +262,28 @@ def test_an_undefined_value_is_nan_in_lm_evals_own_results(
     assert "NaN" in line
     written = json.dumps(found["results"], default=handle_non_serializable)
     assert math.isnan(json.loads(written)[TASK]["bal_acc,none"])
+
+
+def test_weighted_rows_in_lm_evals_own_table(evaluate: Callable[..., Any], tmp_path: Path) -> None:
+    """A row of weight 3 counts as three rows do."""
+    rows = [(f"comment {n}", n // 2 % 2, ("black", "female")[n % 2], 1 + n % 3) for n in range(24)]
+    block = yaml.safe_load((tasks_dir() / "fair_redditbias" / "data.yml").read_text())
+    found = {}
+    for name in ("weighted", "repeated"):
+        lines = ["text,label,group,split,w"]
+        for text, label, group, weight in rows:
+            times = 1 if name == "weighted" else weight
+            lines += [f"{text}{'!' * i},{label},{group},validation,{weight}" for i in range(times)]
+        lines += [f"{part},{n % 2},black,{part},1" for part in ("train", "report") for n in (0, 1)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(lines) + "\n")
+        more = {"weight": "w"} if name == "weighted" else {}
+        whole = {**block, "source": f"{name}.csv", **more}
+        (tmp_path / f"{name}.yml").write_text(yaml.safe_dump(whole))
+        metadata = {"data": str(tmp_path / f"{name}.yml")}
+        results = evaluate(TASK, lambda doc: by_text({"text": doc["text"].strip("!")}), metadata)
+        found[name] = figures(results)
+    keys = ("acc", "dpd", "eod", "bal_acc", "selection_rate", "worst_group_acc")
+    assert {found["weighted"][f"{key},none"] for key in keys}
+    for key in keys:
+        weighted, repeated = (found[name][f"{key},none"] for name in ("weighted", "repeated"))
+        assert weighted == pytest.approx(repeated, abs=1e-12)
