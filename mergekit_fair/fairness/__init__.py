@@ -4,7 +4,9 @@ numpy only; knows no model. One idea a file:
 
     settings         reference, confidence, group size, exclusions, seed, draws: one record
     labels, groups   0/1 labels and predictions, who belongs to which group: read and checked
-    counts           rows counted by (membership pattern, y, ŷ), and bootstrap draws of them
+    weights          what rows count for
+    counts, joint    rows counted by (membership pattern, y, ŷ), or by several columns
+    grouped          sums by group: of a table, and of its bootstrap draws in blocks
     rates            rates on counts, and gaps of rates under three references
     eligible_groups  which groups may decide a maximum; the worst-served one
     intervals        interval kinds, the simultaneous Wilson band, what is drawn from a table
@@ -12,8 +14,9 @@ numpy only; knows no model. One idea a file:
     metrics          THE table: every metric, how it is called and read
     uncertainty      how sure a gap is: bias, other intervals, permuted group labels
     measurement      the result of one evaluation, written and read
+    against          signed differences from one chosen group
     measure          one predictor → measurement, with measure_warnings
-    compare          predictors on the same rows and draws: paired differences, Holm's correction
+    compare          predictors on the same rows: paired differences, Holm's correction
     one_vs_rest      classes and labels as binary views: macro and worst
     scores           range of mean scores; thresholds that match a selection rate
 """

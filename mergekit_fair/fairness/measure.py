@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mergekit_fair.fairness.against import differences_against
 from mergekit_fair.fairness.counts import CountTable
 from mergekit_fair.fairness.eligible_groups import EligibleGroups
 from mergekit_fair.fairness.intervals import Samples, undefined_to_none
@@ -50,6 +51,7 @@ def measure(
     exclude: Collection[str] = (),
     seed: int = 0,
     draws: int = DRAWS,
+    against: str | None = None,
 ) -> Measurement:
     """Measure accuracy, DPD, EOD and their intervals for binary predictions.
 
@@ -74,6 +76,8 @@ def measure(
         exclude: names of groups ("other") that are reported but decide no maximum.
         seed: of the bootstrap; the same rows, in any order, give the same result.
         draws: number of bootstrap replicates.
+        against: name of a group: the result also has every other group's rates minus those of this
+            one, with their signs.
 
     Returns:
         A `Measurement`; rates lie in [0, 1], None means undefined, with the reason under
@@ -96,7 +100,7 @@ def measure(
     >>> measure([1, 1], [1, None], ["a", "b"], draws=100).metrics["fpr"].value is None
     True
     """
-    settings = MetricSettings(reference, confidence, min_group_size, exclude, seed, draws)
+    settings = MetricSettings(reference, confidence, min_group_size, exclude, seed, draws, against)
     return measure_table(CountTable.tally(y_true, y_pred, groups, weights), settings)
 
 
@@ -134,6 +138,9 @@ def measure_table(table: CountTable, settings: MetricSettings | None = None) -> 
             dpd=_gap((base_rate,), samples, samples.eligible.deciding, settings.reference),
         ),
         groups=_group_rates(samples),
+        against=(
+            None if settings.against is None else differences_against(samples, settings.against)
+        ),
         warnings=tuple(measurement_warnings(samples, intervals)),
     )
 

@@ -10,7 +10,7 @@ from mergekit_fair.fairness.intervals import Interval, Number
 from mergekit_fair.fairness.metrics import GROUP_RATES
 from mergekit_fair.schema import Record, nearest
 
-_UNSAID = ("weighted",)
+_UNSAID = ("weighted", "against")
 Limits = Annotated[tuple[StrictFloat, StrictFloat], Field(strict=False)]  # JSON knows lists only
 
 
@@ -72,6 +72,19 @@ class OneVsRest(Record):
     groups: dict[str, Gaps]
 
 
+class Against(Record):
+    """Signed differences from one group.
+
+    Attributes:
+        group: the one that is subtracted.
+        groups: every other group → rate of `metrics.GROUP_RATES` (those that are shares of rows) →
+            its rate minus that of `group`, in [−1, 1].
+    """
+
+    group: str
+    groups: dict[str, dict[str, Interval]]
+
+
 class LabelRates(Record):
     """Of the labels themselves: share of positives, and the DPD that a perfect predictor has."""
 
@@ -128,6 +141,7 @@ class Measurement(Record):
         between_groups, one_vs_rest, to_overall: DPD and EOD under each reference.
         labels: share of positive labels, and the DPD of the labels themselves.
         groups: rates by group, excluded and small groups included.
+        against: differences from a chosen group; written only where one was chosen.
         warnings: why something is undefined or left out.
     """
 
@@ -144,6 +158,7 @@ class Measurement(Record):
     to_overall: Gaps
     labels: LabelRates
     groups: dict[str, GroupRates]
+    against: Against | None = None
     warnings: Annotated[tuple[str, ...], Field(strict=False)]
 
     @model_serializer(mode="wrap")

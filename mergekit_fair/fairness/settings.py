@@ -23,6 +23,7 @@ class SettingOptions(TypedDict, total=False):
     exclude: Collection[str]
     seed: int
     draws: int
+    against: str | None
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class MetricSettings:
             strings, like the labels of groups; one string is one name.
         seed: of the bootstrap; the same rows, in any order, give the same result.
         draws: number of bootstrap replicates, at least 1.
+        against: a group that the rates of all others are also compared with, sign included; None
+            for none.
 
     Raises:
         MeasurementError: a value outside its range.
@@ -53,6 +56,7 @@ class MetricSettings:
     exclude: Collection[str] = ()
     seed: int = 0
     draws: int = DRAWS
+    against: str | None = None
 
     def __post_init__(self) -> None:
         check_reference(self.reference)

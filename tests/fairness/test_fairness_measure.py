@@ -17,7 +17,10 @@ from mergekit_fair.fairness import (
 )
 from mergekit_fair.fairness.settings import REFERENCES
 
-UNDEFINED = "DPD, EOD, equal opportunity, predictive parity and the ratios are undefined"
+UNDEFINED = (
+    "DPD, EOD, equal opportunity, FPR difference, accuracy difference, predictive parity and the "
+    "ratios are undefined"
+)
 DPD_UNDEFINED = f"1 usable group(s), two are needed: {UNDEFINED}"
 
 
@@ -42,7 +45,8 @@ def test_the_json(rows):
     assert result["warnings"] == []
     assert list(result["metrics"]) == [
         "acc", "dpd", "eod", "bal_acc", "worst_group_acc", "selection_rate", "tpr", "fpr",
-        "fnr", "equal_opportunity", "predictive_parity", "dp_ratio", "eo_ratio",
+        "fnr", "equal_opportunity", "fpr_gap", "acc_gap", "predictive_parity", "dp_ratio",
+        "eo_ratio",
     ]  # fmt: skip
     for interval in result["metrics"].values():
         assert 0 <= interval["low"] <= interval["value"] <= interval["high"] <= 1
@@ -58,6 +62,7 @@ def test_the_json(rows):
             "selection_rate": y_pred[group].mean(),
             "tpr": y_pred[group & (y_true == 1)].mean(),
             "fpr": y_pred[group & (y_true == 0)].mean(),
+            "fnr": 1 - y_pred[group & (y_true == 1)].mean(),
             "ppv": y_true[group & (y_pred == 1)].mean(),
             "acc": (y_pred == y_true)[group].mean(),
             "bal_acc": (
@@ -199,8 +204,8 @@ def test_an_empty_mask_and_one_class_of_labels():
     masks = {"a": np.arange(60) < 30, "b": np.arange(60) >= 30, "none": np.zeros(60, dtype=bool)}
     result = measure([0] * 60, [0, 1] * 30, masks, draws=50).to_dict()
     assert result["groups"]["none"] == {
-        "n": 0, "n_pos": 0, "selection_rate": None, "tpr": None, "fpr": None, "ppv": None,
-        "acc": None, "bal_acc": None, "unanswered": 0,
+        "n": 0, "n_pos": 0, "selection_rate": None, "tpr": None, "fpr": None, "fnr": None,
+        "ppv": None, "acc": None, "bal_acc": None, "unanswered": 0,
     }  # fmt: skip
     assert result["metrics"]["bal_acc"]["value"] is None
     assert (

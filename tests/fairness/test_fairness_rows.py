@@ -1,4 +1,4 @@
-"""Every metric against a plain loop over rows: overlapping groups, missing predictions."""
+"""Every metric against a plain loop over rows: overlaps, missing predictions, weights."""
 
 import math
 
@@ -13,24 +13,35 @@ from mergekit_fair.fairness.settings import REFERENCES
 NAN = math.nan
 
 
-def share(hits):
-    """Mean of a list of truth values; NaN of nothing."""
-    return sum(hits) / len(hits) if hits else NAN
+def share(rows, hit):
+    """Share of the rows' weight where `hit(y, ŷ)`; NaN of nothing."""
+    whole = sum(w for *_, w in rows)
+    return sum(w for y, p, _, w in rows if hit(y, p)) / whole if whole else NAN
 
 
 def rates(rows):
-    """Selection rate, TPR, FPR and PPV of (y, ŷ, groups) rows; ŷ None is left out."""
-    answered = [(y, p) for y, p, _ in rows if p is not None]
+    """Selection rate, TPR, FPR, PPV and accuracy of (y, ŷ, groups, weight) rows; ŷ None is left
+    out of all but accuracy."""
+    answered = [row for row in rows if row[1] is not None]
+
+    def selected(_, p):
+        return p == 1
+
     return (
-        share([p == 1 for _, p in answered]),
-        share([p == 1 for y, p in answered if y == 1]),
-        share([p == 1 for y, p in answered if y == 0]),
-        share([y == 1 for y, p in answered if p == 1]),
+        share(answered, selected),
+        share([row for row in answered if row[0] == 1], selected),
+        share([row for row in answered if row[0] == 0], selected),
+        share([row for row in answered if row[1] == 1], lambda y, _: y == 1),
+        accuracy(rows),
     )
 
 
 def accuracy(rows):
-    return share([y == p for y, p, _ in rows])
+    return share(rows, lambda y, p: y == p)
+
+
+def unanswered(rows):
+    return share(rows, lambda _, p: p is None)
 
 
 def gap_of_rate(rows, names, kind, reference):
@@ -68,12 +79,13 @@ def ratio_of(rows, names, kinds):
 
 def loop(rows, reference, allowed=0.05):
     """Every metric, one membership at a time."""
-    names = sorted(set().union(*(groups for _, _, groups in rows)))
+    names = sorted(set().union(*(groups for _, _, groups, _ in rows)))
+    rows = [row for row in rows if row[3] > 0]
     of = {g: [r for r in rows if g in r[2]] for g in names}
-    lost = [share([p is None for _, p, _ in part]) for part in (rows, *of.values())]
-    comparable = names if max(lost) <= allowed else []
-    selection, tpr, fpr, _ = rates(rows)
-    gaps = [gap_of_rate(rows, comparable, kind, reference) for kind in range(4)]
+    lost = [unanswered(part) for part in (rows, *of.values()) if part]
+    comparable = names if max(lost) <= allowed + 1e-12 else []
+    selection, tpr, fpr, *_ = rates(rows)
+    gaps = [gap_of_rate(rows, comparable, kind, reference) for kind in range(5)]
     return {
         "acc": accuracy(rows),
         "dpd": gaps[0],
@@ -85,16 +97,20 @@ def loop(rows, reference, allowed=0.05):
         "fpr": fpr,
         "fnr": 1 - tpr,
         "equal_opportunity": gaps[1],
+        "fpr_gap": gaps[2],
+        "acc_gap": gaps[4],
         "predictive_parity": gaps[3],
         "dp_ratio": ratio_of(rows, comparable, [0]),
         "eo_ratio": ratio_of(rows, comparable, [1, 2]),
-        "unanswered": share([p is None for _, p, _ in rows]),
+        "unanswered": unanswered(rows),
     }
 
 
 def check(rows, reference):
-    y_true, y_pred, groups = ([row[i] for row in rows] for i in range(3))
-    found = estimate(y_true, y_pred, [sorted(g) for g in groups], reference=reference)
+    y_true, y_pred, groups, weights = ([row[i] for row in rows] for i in range(4))
+    names = sorted(set().union(*groups))
+    masks = {name: np.array([name in row for row in groups]) for name in names}
+    found = estimate(y_true, y_pred, masks, weights=weights, reference=reference)
     assert found == pytest.approx(loop(rows, reference), abs=1e-12, nan_ok=True)
 
 
@@ -103,27 +119,30 @@ few_rows = st.lists(
         st.integers(0, 1),
         st.sampled_from([0, 1, 0, 1, None]),
         st.frozensets(st.sampled_from("abc")),
+        st.sampled_from([1, 1, 2, 0.3, 7.7, 0]),
     ),
     min_size=1,
     max_size=14,
-)
+).filter(lambda rows: any(w for *_, w in rows))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(few_rows, st.sampled_from(REFERENCES))
 def test_a_handful_of_rows(rows, reference):
     check(rows, reference)
 
 
 @pytest.mark.parametrize("reference", REFERENCES)
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("missing", [0.0, 0.02, 0.2])
-def test_many_rows(reference, missing):
+def test_many_rows(reference, missing, weighted):
     rng = np.random.default_rng(7)
     rows = [
         (
             int(rng.integers(2)),
             None if rng.random() < missing else int(rng.integers(2)),
             {g for g in "abcd" if rng.random() < 0.4},
+            float(rng.gamma(2.0)) if weighted else 1.0,
         )
         for _ in range(400)
     ]
@@ -150,7 +169,7 @@ def test_estimate_gives_the_values_of_measure(reference):
 def test_one_vs_rest_of_every_group():
     rng = np.random.default_rng(5)
     rows = [
-        (int(rng.integers(2)), int(rng.integers(2)), {g for g in "abc" if rng.random() < 0.4})
+        (int(rng.integers(2)), int(rng.integers(2)), {g for g in "abc" if rng.random() < 0.4}, 1)
         for _ in range(200)
     ]
     y_true, y_pred, groups = ([row[i] for row in rows] for i in range(3))
