@@ -30,6 +30,7 @@ COMMANDS = {
     "sweep": "Measure a λ grid, choose on validation rows, report once.",
     "report": "Rebuild tables, pictures and the HTML page of a sweep.",
     "eval": "Run lm-eval: accuracy, DPD, EOD per subgroup, with intervals.",
+    "measure": "A table of predictions, without a model: metrics with intervals.",
     "compare": "Evaluations of models on the same rows: paired differences.",
     "vectors": "Task vectors: norms, cosines, sign conflict, displacement.",
     "basis": "Keep T task vectors as M basis vectors, and merge from these.",

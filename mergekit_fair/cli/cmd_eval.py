@@ -102,6 +102,12 @@ class _Pairs(click.ParamType):  # type: ignore[type-arg]
     help="An evaluation's file: level-matched figures are at its selection rate, or, if it is of "
     "this model on validation, at its threshold. Else at the share of positive labels.",
 )
+@click.option(
+    "--threshold",
+    metavar="P",
+    help="1 is predicted where its probability is at least this; or 'level: labels' (as many as "
+    "there are positive labels) or 'level: RATE'.",
+)
 @click.option("--trust-remote-code", is_flag=True, help="Run code that a model brings along.")
 @click.option(
     "--allow-trained-rows",
@@ -146,6 +152,7 @@ def _evaluate(
     """Run, measure and write; the evaluations, and lm-eval's results of the other tasks."""
     from mergekit_fair.cli.terminal import Terminal
     from mergekit_fair.escaping import in_json
+    from mergekit_fair.evaluation.cutoff import Cutoff
     from mergekit_fair.evaluation.eval_folder import (
         RESULTS,
         require_free,
@@ -192,8 +199,11 @@ def _evaluate(
         seed=options["seed"],
         allow_trained_rows=options["allow_trained_rows"],
     )
+    threshold = options["threshold"]
+    cutoff = None if threshold is None else Cutoff.parse(threshold, "--threshold")
     progress = Terminal(quiet=options["quiet"])
-    finished = run_tasks(request, options["model"], options["split"], options["device"], progress)
+    where = options["model"], options["split"], options["device"]
+    finished = run_tasks(request, *where, progress, cutoff)
     evaluations = measure_run(finished, settings, level=level, thresholds=thresholds)
     files = {samples_name(task): lines_of(found) for task, found in finished.samples.items()}
     for task, evaluation in evaluations.items():

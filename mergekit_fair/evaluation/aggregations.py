@@ -5,23 +5,39 @@ Every value is a float, NaN where it is undefined, and a point value: later vers
 bootstrap every aggregation that is not a mean, and intervals are computed from the samples.
 
 There is a function for every metric of `mergekit_fair.fairness.METRICS`, of its name: a task file
-says `aggregation: !function mergekit_fair.evaluation.aggregations.dpd`.
+says `aggregation: !function mergekit_fair.evaluation.aggregations.dpd`. So there is for the AUCs of
+`SCORE_METRICS`, which take the items of `tasks.process_scored_results`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 
-from mergekit_fair.fairness import METRICS, CountTable
+from mergekit_fair.fairness import METRICS, CountTable, MetricSettings, ScoreQuality
+from mergekit_fair.fairness.intervals import Number
 from mergekit_fair.fairness.labels import UNANSWERED
 from mergekit_fair.fairness.measure import estimate_table
+from mergekit_fair.fairness.score_quality import measure_quality
 
 Item = tuple[int | None, int, Collection[str]]
 Preference = tuple[int | None, str]
+# Score, label, groups that may decide, and weight or None.
+ScoreItem = tuple[float | None, int, Collection[str], float | None]
+
+SCORE_METRICS: Mapping[str, Callable[[ScoreQuality], Number]] = {
+    "auc": lambda quality: quality.auc.value,
+    "subgroup_auc": lambda quality: quality.power_means.auc,
+    "bpsn_auc": lambda quality: quality.power_means.bpsn_auc,
+    "bnsp_auc": lambda quality: quality.power_means.bnsp_auc,
+    "bias_auc": lambda quality: quality.power_means.combined,
+}
+"""AUC over all documents; the means with the power −5 over groups of the three AUCs of a group;
+and the mean of these four, which ranked the models of the competition on Civil Comments."""
 
 
 @cache
@@ -47,7 +63,30 @@ def aggregation(metric: str) -> Callable[[Sequence[Item]], float]:
     return aggregate
 
 
-def __getattr__(name: str) -> Callable[[Sequence[Item]], float]:
+@cache
+def score_aggregation(metric: str) -> Callable[[Sequence[ScoreItem]], float]:
+    """The aggregation of a metric of `SCORE_METRICS`.
+
+    >>> score_aggregation("auc")([(0.3, 1, ["a"], None), (0.1, 0, [], None), (0.3, 0, [], None)])
+    0.75
+    """
+
+    def aggregate(items: Sequence[ScoreItem]) -> float:
+        scores, labels, groups, weights = zip(*items, strict=True)
+        given = None if None in weights else np.array(weights)
+        settings = MetricSettings(draws=1)
+        codes = np.array(labels, dtype=np.int8)
+        quality = measure_quality(codes, scores, groups, settings, weights=given)
+        value = SCORE_METRICS[metric](quality)
+        return math.nan if value is None else value
+
+    aggregate.__name__ = aggregate.__qualname__ = metric
+    return aggregate
+
+
+def __getattr__(name: str) -> Callable[[Sequence[Any]], float]:
+    if name in SCORE_METRICS:
+        return score_aggregation(name)
     if name not in METRICS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return aggregation(name)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from mergekit_fair.compat.lm_eval import aggregated
 from mergekit_fair.errors import ConfigError, MeasurementError
 from mergekit_fair.evaluation.classifier import resolve_device
+from mergekit_fair.evaluation.cutoff import Cutoff, predict_anew
 from mergekit_fair.evaluation.eval_folder import require_file_name
 from mergekit_fair.evaluation.evaluate import (
     ITEM,
@@ -78,10 +79,12 @@ def run_tasks(
     split: str,
     device: str = "auto",
     progress: Progress | None = None,
+    cutoff: Cutoff | None = None,
 ) -> EvaluationRun:
     """Run a model over the tasks, one forward pass a document (a choice, for language models).
 
-    The results are those of `lm_eval run`, to the last digit.
+    The results are those of `lm_eval run`, to the last digit, unless a cutoff on P(1) says what is
+    predicted.
 
     Raises:
         CheckpointError, ConfigError, DataError: whatever is wrong with model, tasks or data.
@@ -101,6 +104,9 @@ def run_tasks(
         _require_runnable(task, scorer.lm)
     responses = scorer.responses(split, progress)
     samples = {name: _samples(task, responses) for name, task in tasks.tasks.items()}
+    for name, of_task in samples.items():
+        if cutoff is not None and "dpd" in of_task[0]:
+            predict_anew(name, of_task, cutoff)
     results = aggregated(
         {name: task.task for name, task in tasks.tasks.items()},
         {name: _values(of_task) for name, of_task in samples.items()},

@@ -21,12 +21,14 @@ from mergekit_fair.fairness import (
     Measurement,
     MetricSettings,
     ScoreMeasurement,
+    ScoreQuality,
     matching_threshold,
     measure_table,
 )
 from mergekit_fair.fairness.intervals import Interval, Samples
 from mergekit_fair.fairness.measurement import without_unsaid
 from mergekit_fair.fairness.metrics import MATCHED
+from mergekit_fair.fairness.score_quality import measure_quality
 from mergekit_fair.fairness.scores import measure_score_rows
 from mergekit_fair.files import text_of
 from mergekit_fair.schema import Record, parse_json
@@ -109,7 +111,7 @@ class Evaluated(Record):
         """What was measured first; what does not apply is left out."""
         fields = without_unsaid(serialize(self))
         optional = ("level_matched", "saturated", "max_length", "truncated", "trained_rows")
-        for name in optional:
+        for name in (*optional, "threshold", "scores"):
             if fields.get(name, 0) is None:
                 del fields[name]
         return {name: fields.pop(name) for name in _FIRST} | fields
@@ -121,10 +123,14 @@ class Evaluation(Evaluated, Measurement):
     Attributes:
         level_matched: the same at another model's selection rate; None without logit gaps.
         saturated: the selection rate is far from that one; None without one.
+        threshold: 1 is predicted where P(1) is at least this; None: where it is above 0.5.
+        scores: AUC and calibration of the logit gaps; None without them.
     """
 
     level_matched: MatchedMetrics | None = None
     saturated: bool | None = None
+    threshold: float | None = None
+    scores: ScoreQuality | None = None
 
 
 class PreferenceEvaluation(Evaluated, ScoreMeasurement):
@@ -181,7 +187,8 @@ def evaluate(
     >>> evaluation.metrics["acc"].value, evaluation.metrics["dpd"].value
     (0.75, 0.5)
     """
-    measured = measure_table(_counted(predictions), settings.excluding(predictions.excluded))
+    settings = settings.excluding(predictions.excluded)
+    measured = measure_table(_counted(predictions), settings)
     rate = measured.metrics["selection_rate"].value
     matched, saturated = None, None
     if level is not None and predictions.logit_gaps is not None and rate is not None:
@@ -194,6 +201,8 @@ def evaluate(
         split=split,
         level_matched=matched,
         saturated=saturated,
+        threshold=predictions.threshold,
+        scores=_scores(predictions, settings),
         versions=versions(),
     )
 
@@ -206,11 +215,22 @@ def _level_matched(
         known = ~np.isnan(predictions.logit_gaps)
         weights = None if predictions.weights is None else predictions.weights[known]
         threshold = matching_threshold(predictions.logit_gaps[known], level.rate, weights)
-    samples = Samples.of(
-        _counted(predictions.predict_at(threshold)), settings.excluding(predictions.excluded)
-    )
+    samples = Samples.of(_counted(predictions.predict_at(threshold)), settings)
     metrics: dict[str, Any] = {name: METRICS[name].interval(samples) for name in sorted(MATCHED)}
     return MatchedMetrics(to=level.to, rate=level.rate, threshold=float(threshold), **metrics)
+
+
+def _scores(predictions: Predictions, settings: MetricSettings) -> ScoreQuality | None:
+    if predictions.logit_gaps is None:
+        return None
+    return measure_quality(
+        predictions.labels,
+        predictions.logit_gaps,
+        predictions.members,
+        settings,
+        predictions.probabilities,
+        predictions.weights,
+    )
 
 
 def _counted(predictions: Predictions) -> CountTable:

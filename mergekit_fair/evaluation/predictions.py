@@ -19,6 +19,7 @@ from mergekit_fair.fairness.weights import Weighted, row_weights
 # One number a row: the logit gap; +inf or -inf where only the prediction is known, NaN without.
 Scores = NDArray[np.floating[Any]]
 GAP = "logit_gap"  # in a sample: the logit gap of a classifier, None without an answer
+THRESHOLD = "threshold"  # in a sample: what P(1) is at least where 1 is predicted
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +37,7 @@ class Predictions:
             classifier's logit₁ − logit₀, a language model's log p(1) − log p(0). None for a task
             whose choices are not the two classes.
         weights: float64 (n,), what each row counts for; None: all alike.
+        threshold: 1 is predicted where P(1) is at least this; None: where the gap is above 0.
     """
 
     task: str
@@ -46,6 +48,7 @@ class Predictions:
     excluded: tuple[str, ...]
     logit_gaps: NDArray[np.float64] | None = None
     weights: NDArray[np.float64] | None = None
+    threshold: float | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -81,6 +84,9 @@ class Predictions:
         gaps = _gaps_of_samples(samples)
         if gaps is None:
             return predictions
+        if THRESHOLD in samples[0]:
+            threshold = float(samples[0][THRESHOLD])
+            return replace(predictions, logit_gaps=gaps, threshold=threshold)
         if GAP in samples[0]:
             return predictions.with_scores(gaps)
         gaps[predictions.predicted == UNANSWERED] = np.nan
@@ -118,6 +124,14 @@ class Predictions:
             return self.logit_gaps
         known = np.where(self.predicted == 1, np.inf, -np.inf)
         return np.where(self.predicted == UNANSWERED, np.nan, known)
+
+    @property
+    def probabilities(self) -> NDArray[np.float64] | None:
+        """P(1) of every row, 1 / (1 + exp(−logit gap)), NaN where unanswered; None without gaps."""
+        if self.logit_gaps is None:
+            return None
+        half = np.exp(-np.abs(self.logit_gaps))  # in (0, 1]: nothing overflows
+        return np.where(self.logit_gaps > 0, 1, half) / (1 + half)
 
     def with_scores(self, scores: Scores) -> Predictions:
         """The same rows, predicted otherwise.
@@ -170,7 +184,10 @@ def require_one_filter(task: str, samples: Sequence[Mapping[str, Any]]) -> None:
 
 
 def choice_gaps(log_probs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """log p(second choice) − log p(first); ±1 where it is infinite, NaN without an answer.
+    """log p(second choice) − log p(first); NaN without an answer.
+
+    Where it is infinite, the largest number that a float32 can be, so that it ranks above or below
+    all others.
 
     Args:
         log_probs: (n, 2). No answer: one of them is NaN, or both are −inf.
@@ -178,7 +195,7 @@ def choice_gaps(log_probs: NDArray[np.float64]) -> NDArray[np.float64]:
     first, second = log_probs[:, 0], log_probs[:, 1]
     with np.errstate(invalid="ignore"):  # inf − inf
         gaps = second - first
-    return np.where(np.isinf(gaps), np.sign(gaps), gaps)
+    return np.where(np.isinf(gaps), np.sign(gaps) * np.finfo(np.float32).max, gaps)
 
 
 def weights_of(samples: Sequence[Mapping[str, Any]], task: str) -> NDArray[np.float64] | None:

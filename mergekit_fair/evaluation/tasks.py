@@ -11,8 +11,12 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mergekit_fair.data.images import open_image
+from mergekit_fair.evaluation.aggregations import SCORE_METRICS
 from mergekit_fair.evaluation.documents import documents, evaluated_split, read_rows, with_rows
+from mergekit_fair.evaluation.predictions import choice_gaps
 from mergekit_fair.fairness.metrics import COMPARED
 
 if TYPE_CHECKING:
@@ -94,6 +98,14 @@ def process_results(doc: Mapping[str, Any], results: Sequence[Result]) -> dict[s
     # `FairTask` gives weighted documents another aggregation of `acc` than the mean.
     correct = int(prediction == doc["label"]) if weight is None else items["dpd"]
     return {"acc": correct, **items}
+
+
+def process_scored_results(doc: Mapping[str, Any], results: Sequence[Result]) -> dict[str, Any]:
+    """The same, and what the AUCs of `aggregations.SCORE_METRICS` take."""
+    (gap,) = choice_gaps(np.array([[float(value) for value, *_ in results]])).tolist()
+    groups = [name for name in doc["groups"] if name not in doc["excluded"]]
+    item = (None if math.isnan(gap) else gap, int(doc["label"]), groups, doc.get("weight"))
+    return {**process_results(doc, results), **dict.fromkeys(SCORE_METRICS, item)}
 
 
 def answer(results: Sequence[Result]) -> int | None:

@@ -19,6 +19,11 @@ numpy only; knows no model. One idea a file:
     compare          predictors on the same rows: paired differences, Holm's correction
     one_vs_rest      classes and labels as binary views: macro and worst
     scores           range of mean scores; thresholds that match a selection rate
+    jackknife        statistics of weighted rows, their covariances, ranges of them
+    ranking          AUC: by group, background against subgroup
+    calibration      mean(p) − mean(y)
+    scored_rows      rows with a score, read, checked and sorted
+    score_quality    scores → AUC and calibration, with intervals
 """
 
 from mergekit_fair.fairness.compare import (
@@ -35,6 +40,7 @@ from mergekit_fair.fairness.measure import estimate, measure, measure_table
 from mergekit_fair.fairness.measurement import Measurement
 from mergekit_fair.fairness.metrics import HEADLINE, METRICS
 from mergekit_fair.fairness.one_vs_rest import MultiMeasurement, measure_classes, measure_labels
+from mergekit_fair.fairness.score_quality import ScoreQuality, score_quality
 from mergekit_fair.fairness.scores import (
     ScoreMeasurement,
     matching_threshold,
@@ -55,6 +61,7 @@ __all__ = [
     "MetricSettings",
     "MultiMeasurement",
     "ScoreMeasurement",
+    "ScoreQuality",
     "compare",
     "compare_many",
     "cross",
@@ -67,4 +74,5 @@ __all__ = [
     "measure_scores",
     "measure_table",
     "predict_at",
+    "score_quality",
 ]

@@ -161,7 +161,8 @@ def matching_threshold(scores: ArrayLike, rate: float, weights: ArrayLike | None
         highest one.
 
     Raises:
-        MeasurementError: no scores, a score that is not finite, or a rate outside [0, 1].
+        MeasurementError: no scores, a score that is not finite, a rate outside [0, 1], or weights
+            that no row can have.
 
     >>> matching_threshold([0.1, 0.4, 0.6, 0.9], rate=0.5)
     0.6
@@ -219,7 +220,7 @@ class _Rows:
 
     @classmethod
     def of(cls, scores: ArrayLike, groups: Any, weights: ArrayLike | None = None) -> _Rows:
-        values = _numbers(scores)
+        values = score_values(scores)
         members = groups_of(groups, len(values))
         weighted = Weighted.of(weights, len(values))
         values, inside = values[weighted.rows], members.membership[weighted.rows]
@@ -277,7 +278,12 @@ def _resampled(rows: _Rows, draws: int, seed: int) -> NDArray[np.float64]:
     return np.concatenate(means)
 
 
-def _numbers(scores: ArrayLike) -> NDArray[np.float64]:
+def score_values(scores: ArrayLike, name: str = "scores") -> NDArray[np.float64]:
+    """Scores as float64 (n,), NaN where there is none.
+
+    Raises:
+        MeasurementError: no numbers, or not one a row.
+    """
     try:
         values = np.asarray(unmasked(scores))
         if values.dtype.kind == "O":
@@ -287,11 +293,11 @@ def _numbers(scores: ArrayLike) -> NDArray[np.float64]:
         values = values.astype(np.float64)
     except (TypeError, ValueError) as error:
         raise MeasurementError(
-            "must be numbers", where="scores", fix="convert them, None where there is none"
+            "must be numbers", where=name, fix="convert them, None where there is none"
         ) from error
     if values.ndim != 1 or not values.size:
         raise MeasurementError(
-            "needs one score per row", where="scores", got=f"shape {values.shape}", allowed="(n,)"
+            "needs one score per row", where=name, got=f"shape {values.shape}", allowed="(n,)"
         )
     return values
 

@@ -1,11 +1,13 @@
-"""One evaluation, and the comparison of several, as text."""
+"""One evaluation, a file of predictions, and the comparison of several evaluations, as text."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from mergekit_fair.escaping import one_line
-from mergekit_fair.evaluation.evaluate import Evaluation, PreferenceEvaluation
+from mergekit_fair.evaluation.evaluate import Evaluation, MatchedMetrics, PreferenceEvaluation
+from mergekit_fair.evaluation.measure_file import FileMeasurement
+from mergekit_fair.fairness import Measurement, ScoreQuality
 from mergekit_fair.fairness.intervals import Interval
 from mergekit_fair.report.sweep_tables import group_columns, group_rows, ordered_metrics
 from mergekit_fair.report.tables import Row, Table, as_text, interval_text, value_text
@@ -15,12 +17,78 @@ def evaluation_text(evaluation: Evaluation | PreferenceEvaluation) -> str:
     """Metrics with intervals, groups, gaps under the other references, warnings."""
     if isinstance(evaluation, PreferenceEvaluation):
         return _preferences(evaluation)
-    parts = [_title(evaluation), _metrics(evaluation), "", _groups(evaluation), ""]
-    sentences = (_sentence(name, evaluation) for name in evaluation.uncertainty)
+    parts = _body(_title(evaluation), evaluation, evaluation.level_matched)
+    return "\n".join([*parts, *_warnings(evaluation)])
+
+
+def file_text(measured: FileMeasurement, *, quiet: bool = False) -> str:
+    """The same of a file of predictions.
+
+    Args:
+        measured: from `measure_file`.
+        quiet: without warnings.
+    """
+    title = one_line(
+        f"{measured.file}: n = {measured.n}, {measured.reference}, "
+        f"{measured.confidence * 100:g} % intervals{_marks(measured)}"
+    )
+    parts = _body(title, measured)
+    return "\n".join([*parts, *([] if quiet else _warnings(measured))])
+
+
+def _body(
+    title: str, measured: Evaluation | FileMeasurement, matched: MatchedMetrics | None = None
+) -> list[str]:
+    scores, threshold = measured.scores, measured.threshold
+    parts = [title]
+    parts += [] if threshold is None else [f"1 is predicted from a score of {threshold:.6g} on"]
+    parts += [_metrics(measured, matched), "", _groups(measured), ""]
+    parts += [*_scores(scores), ""] if scores is not None else []
+    sentences = (_sentence(name, measured) for name in measured.uncertainty)
     parts += [text for text in sentences if text is not None]
-    parts.append(_rest(evaluation))
-    parts += [f"warning: {one_line(text)}" for text in evaluation.warnings]
-    return "\n".join(parts)
+    return [*parts, _rest(measured)]
+
+
+def _warnings(measured: Evaluation | FileMeasurement) -> list[str]:
+    scores = measured.scores
+    every = [*measured.warnings, *(scores.warnings if scores is not None else ())]
+    return [f"warning: {one_line(text)}" for text in dict.fromkeys(every)]
+
+
+def _marks(measured: Measurement, *, saturated: bool = False) -> str:
+    marks = ["weighted"] * measured.weighted + ["degenerate"] * measured.degenerate
+    marks += ["saturated"] * saturated
+    return f" [{', '.join(marks)}]" if marks else ""
+
+
+def _scores(scores: ScoreQuality) -> list[str]:
+    """AUC and calibration: all rows and gaps first, then the groups."""
+    known = scores.calibration.value is not None
+    titles = ["AUC", "BPSN AUC", "BNSP AUC", *(["mean p − mean y"] if known else [])]
+    means, blank = scores.power_means, ""
+    rows = [
+        ["all rows", interval_text(scores.auc), blank, blank, _signed(scores.calibration)],
+        *(
+            [
+                name,
+                *(interval_text(auc) for auc in (one.auc, one.bpsn_auc, one.bnsp_auc)),
+                _signed(one.calibration),
+            ]
+            for name, one in scores.groups.items()
+        ),
+        [
+            "max − min",
+            *map(interval_text, (scores.auc_gap, scores.bpsn_auc_gap, scores.bnsp_auc_gap)),
+            interval_text(scores.calibration_gap),
+        ],
+        ["power mean", *map(value_text, (means.auc, means.bpsn_auc, means.bnsp_auc)), blank],
+    ]
+    table = Table.plain(["", *titles], [row[: 1 + len(titles)] for row in rows])
+    return [as_text(table), f"AUC and power means combined: {value_text(means.combined)}"]
+
+
+def _signed(interval: Interval) -> str:
+    return interval_text(interval, "+")
 
 
 def comparison_text(task: str, compared: dict[str, Any], baseline: str, n: int) -> str:
@@ -85,9 +153,8 @@ def _preferences(evaluation: PreferenceEvaluation) -> str:
 
 
 def _title(evaluation: Evaluation) -> str:
-    marks = ["degenerate"] * evaluation.degenerate + ["saturated"] * bool(evaluation.saturated)
     limit = f", a random {evaluation.limit}" if evaluation.limit else ""
-    shown = f" [{', '.join(marks)}]" if marks else ""
+    shown = _marks(evaluation, saturated=bool(evaluation.saturated))
     return one_line(
         f"{evaluation.task}, {evaluation.split} split{limit}: {evaluation.model}, "
         f"n = {evaluation.n}, {evaluation.reference}, {evaluation.confidence * 100:g} % intervals"
@@ -95,18 +162,17 @@ def _title(evaluation: Evaluation) -> str:
     )
 
 
-def _metrics(evaluation: Evaluation) -> str:
-    matched = evaluation.level_matched
+def _metrics(measured: Measurement, matched: MatchedMetrics | None) -> str:
     to = f"at selection rate {matched.rate:.3f} ({matched.to})" if matched is not None else ""
     levels = matched.__pydantic_extra__ if matched is not None else {}
     rows = []
     for metric in ordered_metrics():
-        sure = evaluation.uncertainty.get(metric.name)
+        sure = measured.uncertainty.get(metric.name)
         null = sure.null if sure is not None else None
         rows.append(
             [
                 metric.name,
-                interval_text(evaluation.metrics.get(metric.name, Interval())),
+                interval_text(measured.metrics.get(metric.name, Interval())),
                 "" if null is None else f"{null.high:.3f}",
                 interval_text(levels[metric.name]) if metric.name in levels else "",
             ]
@@ -114,37 +180,37 @@ def _metrics(evaluation: Evaluation) -> str:
     return as_text(Table.plain(["", "value", "by chance <", to], rows))
 
 
-def _groups(evaluation: Evaluation) -> str:
-    columns = group_columns([evaluation])
-    rows = [Row(row.head, row.cells[: len(columns)]) for row in group_rows(evaluation)]
+def _groups(measured: Measurement) -> str:
+    columns = group_columns([measured])
+    rows = [Row(row.head, row.cells[: len(columns)]) for row in group_rows(measured)]
     return as_text(Table("", "group", columns, [("", rows)]))
 
 
-def _sentence(name: str, evaluation: Evaluation) -> str | None:
-    differs = evaluation.uncertainty[name].distinguishable_from_0
+def _sentence(name: str, measured: Measurement) -> str | None:
+    differs = measured.uncertainty[name].distinguishable_from_0
     if differs is None:
         return None
     verb = "differs from 0" if differs else "is not distinguishable from 0"
     return f"{name.upper()} {verb}."
 
 
-def _rest(evaluation: Evaluation) -> str:
+def _rest(measured: Measurement) -> str:
     others = [
         f"{reference}: dpd {value_text(gaps.dpd)}, eod {value_text(gaps.eod)}"
         for reference, gaps in (
-            ("between_groups", evaluation.between_groups),
-            ("to_overall", evaluation.to_overall),
+            ("between_groups", measured.between_groups),
+            ("to_overall", measured.to_overall),
         )
-        if reference != evaluation.reference
+        if reference != measured.reference
     ]
-    rest = evaluation.one_vs_rest
+    rest = measured.one_vs_rest
     for name, gap in (("dpd", rest.dpd), ("eod", rest.eod)):
         worst = f" ({gap.worst_group})" if gap.worst_group else ""
         others.append(
             f"one_vs_rest {name}: macro {value_text(gap.macro)}, "
             f"worst {value_text(gap.worst)}{worst}"
         )
-    labels = evaluation.labels
+    labels = measured.labels
     others.append(f"labels: positive {value_text(labels.base_rate)}, dpd {value_text(labels.dpd)}")
     return one_line("; ".join(others))
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mergekit_fair.escaping import in_spreadsheet, one_line
-from mergekit_fair.evaluation.evaluate import Evaluation
+from mergekit_fair.fairness import Measurement
 from mergekit_fair.fairness.metric_kinds import Metric
 from mergekit_fair.fairness.metrics import GROUP_RATES, HEADLINE_GAPS, MATCHED, METRICS
 from mergekit_fair.report.tables import Cell, Row, Table, interval_cell, interval_text, value_text
@@ -165,14 +165,14 @@ def groups_table(points: Sequence[PointResult], task: str) -> Table:
     return Table(f"{task}, report rows, by group", "group", columns, sections)
 
 
-def group_columns(evaluations: Iterable[Evaluation]) -> list[str]:
+def group_columns(evaluations: Iterable[Measurement]) -> list[str]:
     """Titles of `group_rows`; the last column is there where anything is unanswered."""
     is_missing = any(group.unanswered for each in evaluations for group in each.groups.values())
     rates = [rate.title for rate in GROUP_RATES.values()]
     return ["n", "n positive", *rates, *(["unanswered"] if is_missing else [])]
 
 
-def group_rows(evaluation: Evaluation) -> list[Row]:
+def group_rows(evaluation: Measurement) -> list[Row]:
     """One a group: size, positives, rates, and what is unanswered."""
     return [
         Row(

@@ -47,7 +47,9 @@ def test_samples_in_memory_and_from_lm_eval_s_files_are_the_same() -> None:
         assert predictions.groups["a"].tolist() == [True, True, False, False]
         assert predictions.excluded == ("other",)
         assert predictions.logit_gaps is not None
-        np.testing.assert_allclose(predictions.logit_gaps, [-1.9, 1.9, math.nan, 1.0])
+        np.testing.assert_allclose(
+            predictions.logit_gaps, [-1.9, 1.9, math.nan, np.finfo(np.float32).max]
+        )
 
 
 def test_choices_that_are_not_the_classes_have_no_logit_gaps() -> None:

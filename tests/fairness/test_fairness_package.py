@@ -11,9 +11,10 @@ def test_exports():
     assert fairness.__all__ == [
         "HEADLINE", "METRICS", "Comparison", "Comparisons", "CountTable", "Difference", "Groups",
         "Measurement", "MetricSettings",
-        "MultiMeasurement", "ScoreMeasurement", "compare", "compare_many", "cross", "estimate",
+        "MultiMeasurement", "ScoreMeasurement", "ScoreQuality", "compare", "compare_many",
+        "cross", "estimate",
         "holm", "matching_threshold", "measure", "measure_classes", "measure_labels",
-        "measure_scores", "measure_table", "predict_at",
+        "measure_scores", "measure_table", "predict_at", "score_quality",
     ]  # fmt: skip
     assert all(hasattr(fairness, name) for name in fairness.__all__)
 

@@ -1,0 +1,292 @@
+"""A table of predictions, or lm-eval's samples, as rows that can be measured; no model is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mergekit_fair.data.blocks import GroupColumns, Label, Source
+from mergekit_fair.data.cells import column, counted, listed, missing, scores, texts
+from mergekit_fair.data.group_columns import read_groups
+from mergekit_fair.data.label_column import Labels, read_labels
+from mergekit_fair.data.list_text import read_list
+from mergekit_fair.data.table import read_table
+from mergekit_fair.errors import ConfigError, DataError
+from mergekit_fair.evaluation.predictions import Predictions
+from mergekit_fair.fairness.groups import Groups
+from mergekit_fair.fairness.labels import UNANSWERED
+from mergekit_fair.schema import parse
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_CROSS = "*"
+_ONES = frozenset(("1", "1.0", "true", "True", "TRUE"))
+_ZEROS = frozenset(("0", "0.0", "false", "False", "FALSE"))
+
+
+@dataclass(frozen=True)
+class PredictionColumns:
+    """Which columns of a table say what; None where the file itself says it, as samples do.
+
+    Attributes:
+        label: 0 and 1, or texts of which `positive` names those that are 1.
+        prediction: as the label; empty where there is no usable prediction.
+        score: a number, higher means more positive; empty where there is none.
+        groups: columns, each of whose values is a group; `a*b` for the intersections of two. With
+            several columns a group is called `column=value`.
+        weight: what a row counts for.
+        positive: the label's values that are 1; all others are 0.
+    """
+
+    label: str | None = None
+    prediction: str | None = None
+    score: str | None = None
+    groups: tuple[str, ...] = ()
+    weight: str | None = None
+    positive: tuple[str, ...] = ()
+
+    @property
+    def given(self) -> list[str]:
+        """The options that name something."""
+        return [f"--{name}" for name, value in vars(self).items() if value]
+
+
+@dataclass(frozen=True, eq=False)
+class TableRows:
+    """n rows of a file.
+
+    Attributes:
+        labels: int8 (n,), 0 or 1.
+        predicted: int8 (n,), 0, 1 or UNANSWERED; None where there are scores alone.
+        scores: float64 (n,), NaN where there is none; None without any.
+        probabilities: the chance of 1 that scores mean, (n,); None where they mean none.
+        groups: of the rows.
+        excluded: names of groups that decide no maximum.
+        weights: float64 (n,), or None.
+        threshold: on probabilities, that the predictions were made with; None if it is not said.
+        warnings: what a reader of the figures should know.
+    """
+
+    labels: NDArray[np.int8]
+    predicted: NDArray[np.int8] | None
+    scores: NDArray[np.float64] | None
+    probabilities: NDArray[np.float64] | None
+    groups: Groups
+    excluded: tuple[str, ...] = ()
+    weights: NDArray[np.float64] | None = None
+    threshold: float | None = None
+    warnings: tuple[str, ...] = field(default=())
+
+
+def read_rows_of(
+    path: Path, columns: PredictionColumns, source: Mapping[str, Any] | None = None
+) -> TableRows:
+    """The rows of a csv, tsv, jsonl or parquet file, or of a file of lm-eval's samples.
+
+    Args:
+        path: of the file.
+        columns: what is where.
+        source: how the file is written, as in a data description: format, separator, …
+
+    Raises:
+        ConfigError: a column is not named that has to be, or is though samples name it.
+        DataError: no such file or column, or cells that are not what they should be.
+        MeasurementError: samples of a task that measures no fairness.
+    """
+    if not path.is_file():
+        is_folder = path.is_dir()
+        raise DataError(
+            "is a folder, not a file" if is_folder else "no such file",
+            where=path,
+            allowed=sorted(found.name for found in path.glob("samples_*.jsonl")) or None,
+            fix="name a file in it" if is_folder else "check the path",
+        )
+    frame = read_table(parse(Source, {"path": str(path), **(source or {})}, path))
+    if _are_samples(frame):
+        if columns.given:
+            raise ConfigError(
+                "holds lm-eval's samples, which say what their columns are",
+                where=path,
+                got=columns.given,
+                fix="leave these options out",
+            )
+        return _of_samples(path, frame)
+    for name in ("label", "groups"):
+        if not getattr(columns, name):
+            raise ConfigError(
+                f"--{name} is missing",
+                where=path,
+                allowed=[str(known) for known in frame.columns],
+                fix=f"say which column: --{name} NAME",
+            )
+    if columns.prediction is None and columns.score is None:
+        raise ConfigError(
+            "neither --prediction nor --score is given",
+            where=path,
+            allowed=[str(known) for known in frame.columns],
+            fix="say which column holds the predictions, 0 and 1, or scores",
+        )
+    return _of_table(path, frame, columns)
+
+
+def _are_samples(frame: pd.DataFrame) -> bool:
+    """Whether these are lm-eval's: documents with what was answered."""
+    if not {"doc_id", "doc", "filtered_resps"} <= set(map(str, frame.columns)):
+        return False
+    return all(isinstance(doc, Mapping) for doc in frame["doc"].head().tolist())
+
+
+def _of_samples(path: Path, frame: pd.DataFrame) -> TableRows:
+    records: list[dict[str, Any]] = [
+        {key: value for key, value in record.items() if not _is_nan(value)}
+        for record in frame.to_dict("records")
+    ]
+    predictions = Predictions.of_samples(path.name, records)
+    return TableRows(
+        labels=predictions.labels,
+        predicted=predictions.predicted,
+        scores=predictions.logit_gaps,
+        probabilities=predictions.probabilities,
+        groups=predictions.members,
+        excluded=predictions.excluded,
+        weights=predictions.weights,
+        threshold=predictions.threshold,
+    )
+
+
+def _is_nan(value: object) -> bool:
+    return isinstance(value, float) and value != value
+
+
+def _of_table(path: Path, frame: pd.DataFrame, columns: PredictionColumns) -> TableRows:
+    where = str(path)
+    labels = _labels(frame, columns, where).values
+    groups, notes = _groups(frame, columns.groups, where)
+    predicted, values, chances = None, None, None
+    if columns.prediction is not None:
+        predicted = _predictions(frame, columns, where)
+    if columns.score is not None:
+        cells = column(frame, columns.score, f"{where}, --score")
+        values, _ = scores(cells, f"{where}, column {columns.score!r}")
+        known = values[~np.isnan(values)]
+        if known.size and known.min() >= 0 and known.max() <= 1:
+            chances = values
+    return TableRows(
+        labels=labels,
+        predicted=predicted,
+        scores=values,
+        probabilities=chances,
+        groups=groups,
+        weights=_weights(frame, columns.weight, where) if columns.weight else None,
+        warnings=(*_negatives(frame, columns, labels), *notes),
+    )
+
+
+def _labels(frame: pd.DataFrame, columns: PredictionColumns, where: str) -> Labels:
+    name = str(columns.label)
+    column(frame, name, f"{where}, --label")
+    rule: dict[str, Any] = {"column": name}
+    fix = "say which values are positive: --positive VALUE"
+    if columns.positive:
+        rule |= {"positive": list(columns.positive), "negative": "*"}
+        fix = "check --positive; a row without a label cannot be measured: remove it"
+    with _advice(fix):
+        return read_labels(frame, parse(Label, rule, where), where)
+
+
+def _negatives(
+    frame: pd.DataFrame, columns: PredictionColumns, labels: NDArray[np.int8]
+) -> Iterator[str]:
+    """What `--positive` made 0."""
+    if columns.positive:
+        words = texts(frame[columns.label])
+        others = counted(words[row] for row in np.flatnonzero(labels == 0))
+        yield f"--label {columns.label}: 0 is every other value: {others}"
+
+
+def _predictions(frame: pd.DataFrame, columns: PredictionColumns, where: str) -> NDArray[np.int8]:
+    """0, 1, or UNANSWERED where a cell is empty."""
+    name = str(columns.prediction)
+    cells = column(frame, name, f"{where}, --prediction")
+    words, empty = texts(cells), missing(cells)
+    ones, zeros = _ONES, _ZEROS
+    labels = frozenset(texts(frame[columns.label]))
+    said = {word for word, gone in zip(words, empty, strict=True) if not gone}
+    # The labels' own words first: where 0 is the positive label, a 0 predicts it.
+    if columns.positive and (said <= labels or labels & (_ONES | _ZEROS)):
+        ones = frozenset(columns.positive)
+        zeros = labels - ones
+    codes = np.array([1 if word in ones else 0 if word in zeros else -1 for word in words])
+    codes[empty] = UNANSWERED
+    if (bad := np.flatnonzero(codes < 0)).size:
+        raise DataError(
+            f"{bad.size} of {len(codes)} values are no predictions: {listed(words, bad)}",
+            where=f"{where}, column {name!r}",
+            allowed="0, 1, empty" if ones is _ONES else [*sorted(ones), *sorted(zeros), "empty"],
+            fix="for numbers in between, name the column with --score; for the labels' own words, "
+            "name those that are 1 with --positive",
+        )
+    return codes.astype(np.int8)
+
+
+def _groups(frame: pd.DataFrame, wanted: Sequence[str], where: str) -> tuple[Groups, list[str]]:
+    """The groups of all columns, and what to know of them."""
+    found: dict[str, NDArray[np.bool_]] = {}
+    notes: list[str] = []
+    for entry in wanted:
+        parts = [entry] if entry in frame.columns else [p.strip() for p in entry.split(_CROSS)]
+        for part in parts:
+            column(frame, part, f"{where}, --groups", nested=True)
+        block: dict[str, Any] = {"column": parts if len(parts) > 1 else parts[0]}
+        if len(parts) == 1 and _holds_lists(frame[entry]):
+            block = {"list": entry}
+        with _advice("name columns that hold groups"):
+            of_entry = read_groups(frame, parse(GroupColumns, block, where), where)
+        prefix = f"{entry}=" if len(wanted) > 1 and len(parts) == 1 else ""
+        names = [f"{prefix}{name}" for name in of_entry.names]
+        found |= dict(zip(names, of_entry.matrix.T, strict=True))
+        # Behind the semicolon stands what to write in a data description.
+        said = [text.removeprefix("groups: ").split("; ")[0] for text in of_entry.warnings]
+        notes += [f"--groups {entry}: {text}" for text in said]
+    return Groups.of(found, len(frame)), notes
+
+
+def _holds_lists(cells: pd.Series) -> bool:
+    return any(
+        isinstance(cell, list | tuple | np.ndarray)
+        or (isinstance(cell, str) and read_list(cell) is not None)
+        for cell in cells.tolist()
+    )
+
+
+def _weights(frame: pd.DataFrame, name: str, where: str) -> NDArray[np.float64]:
+    cells = column(frame, name, f"{where}, --weight")
+    values, _ = scores(cells, f"{where}, column {name!r}")
+    bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
+    if bad.size or not values.any():
+        raise DataError(
+            f"{bad.size} of {len(values)} values are no weights: {listed(texts(cells), bad)}"
+            if bad.size
+            else "all weights are 0",
+            where=f"{where}, column {name!r}",
+            allowed="finite numbers, 0 or more",
+        )
+    return values
+
+
+@contextmanager
+def _advice(fix: str) -> Iterator[None]:
+    """Errors that speak of a data description's keys say instead what to type here."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(
+            error.problem, where=error.where, got=error.got, allowed=error.allowed, fix=fix
+        ) from error
