@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mergekit_fair.checkpoints.folder import adapters_below
-from mergekit_fair.errors import CheckpointError, first_line
+from mergekit_fair.errors import CheckpointError, FairError, first_line
 from mergekit_fair.files import text_of
 
 
@@ -90,6 +91,31 @@ def resolve_device(device: str) -> str:
     return device
 
 
+@contextmanager
+def opening(model: object, what: str = "cannot be opened") -> Iterator[None]:
+    """Whatever libraries raise while they open a model becomes one error that names the model.
+
+    A damaged file, values in its configuration that are not what they should be, and packages that
+    are missing have no type in common. What the system says of files and memory stays as it is.
+
+    Raises:
+        CheckpointError: with the first line of what was raised, which is its cause.
+    """
+    try:
+        yield
+    except (FairError, MemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise CheckpointError(
+            f"{what} ({type(error).__name__}: {first_line(error).rstrip('.')})",
+            where=model,
+            fix="check its config.json, weights and tokenizer, and how it is to be opened; copy or "
+            "save it again if they are damaged",
+        ) from error
+
+
 def backend_of(model: str, *, trust_remote_code: bool = False) -> tuple[str, dict[str, Any]]:
     """lm-eval's model name and the arguments that name the checkpoint.
 
@@ -152,7 +178,8 @@ def model_config(model: str, *, trust_remote_code: bool = False) -> Any:
 
     try:
         return AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
+    # Values of a wrong type raise whatever each configuration class makes of them.
+    except Exception as error:
         if "trust_remote_code" in str(error):
             raise CheckpointError(
                 "its config.json names code of its own",

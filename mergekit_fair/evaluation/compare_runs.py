@@ -20,6 +20,7 @@ from mergekit_fair.evaluation.evaluate import (
 )
 from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.evaluation.sample_files import earlier_runs, read_samples, sample_files
+from mergekit_fair.evaluation.seen_rows import seen_in_samples
 from mergekit_fair.fairness import HEADLINE, MetricSettings
 from mergekit_fair.fairness.compare import Paired
 
@@ -119,6 +120,10 @@ def notes(task: str, paths: Mapping[str, Path]) -> list[str]:
     evaluations = {name: _beside(path, task) for name, path in paths.items()}
     lengths = {name: each.max_length for name, each in evaluations.items() if each is not None}
     for name, each in evaluations.items():
+        if each is None or each.trained_rows is None:
+            model = None if each is None else each.model
+            if count := seen_in_samples(paths[name], model):
+                said.append(f"{name}: was trained on {count} of these rows")
         if each is None:
             continue
         if each.used_by_selection is not None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mergekit_fair.compat.lm_eval import set_torch_model
 from mergekit_fair.errors import CheckpointError, ConfigError
 from mergekit_fair.evaluation.advice import option
-from mergekit_fair.evaluation.classifier import backend_of, model_config
+from mergekit_fair.evaluation.classifier import backend_of, model_config, opening
 from mergekit_fair.evaluation.predictions import Predictions, Scores
 from mergekit_fair.evaluation.prepared_tasks import (
     EvaluationRequest,
@@ -129,7 +129,8 @@ class Evaluator:
 
         batch_size = request.batch_size or _BATCH_SIZES.get(name, _OTHER_BATCH_SIZE)
         options = {"batch_size": batch_size, "max_batch_size": None, "device": device}
-        lm = get_model(name).create_from_arg_obj(arguments, options)
+        with opening(model):
+            lm = get_model(name).create_from_arg_obj(arguments, options)
         if request.apply_chat_template:
             self._lm = lm
         return Scorer(self, lm, model, {"model": name, **arguments})

@@ -115,7 +115,7 @@ def load_processor(model_folder: str | Path, kind: str, **options: Any) -> Any:
     require_processor(model_folder, kind)
     try:
         processor = auto.from_pretrained(str(model_folder), **options)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged file raises whatever its class makes of it
         raise _no_processor(model_folder, what, first_line(error)) from error
     if kind == "text" and processor.pad_token is None:
         processor.pad_token = processor.eos_token

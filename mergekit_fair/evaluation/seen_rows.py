@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -16,7 +17,8 @@ from mergekit_fair.evaluation.advice import option
 from mergekit_fair.evaluation.documents import rows_behind
 from mergekit_fair.evaluation.evaluate import Evaluated
 from mergekit_fair.evaluation.evaluator import Evaluator
-from mergekit_fair.schema import differences
+from mergekit_fair.evaluation.sample_files import read_samples
+from mergekit_fair.schema import differences, parse_json
 
 if TYPE_CHECKING:
     from mergekit_fair.evaluation.prepared_tasks import PreparedTask
@@ -125,6 +127,39 @@ class SeenRows:
             for text in differences(_dealing(origin["data"], origin["source"]), mine)
         ]
         return list(dict.fromkeys(found))[:_SHOWN]
+
+
+def seen_in_samples(path: Path, model: str | None = None) -> int:
+    """Rows of a file of samples that their model was trained on, as far as that is known.
+
+    Samples of stock lm-eval, and of `eval` before version 0.2, do not say it.
+
+    Args:
+        path: of the file.
+        model: that gave them; None: as lm-eval's results beside them say.
+    """
+    models = _models_beside(path) if model is None else [model]
+    trained = TrainedRows.union(filter(None, map(trained_rows, models)))
+    if trained is None:
+        return 0
+    docs = [sample["doc"] for sample in read_samples(path)]
+    texts = [doc["text"] for doc in docs if "prompt" in doc and isinstance(doc.get("text"), str)]
+    return int(np.isin(row_keys(texts, "text"), trained.keys).sum())
+
+
+def _models_beside(path: Path) -> list[str]:
+    """The models that lm-eval's latest results in a folder of samples name."""
+    for file in sorted(path.parent.glob("results_*.json"), reverse=True):
+        try:
+            arguments = parse_json(file.read_text(encoding="utf-8"))["config"]["model_args"]
+        except (OSError, ValueError, LookupError, TypeError):
+            continue
+        if isinstance(arguments, str):
+            pairs = (part.partition("=") for part in arguments.split(","))
+            arguments = {key: value for key, _, value in pairs}
+        if isinstance(arguments, Mapping):
+            return [str(arguments[key]) for key in _FURTHER if arguments.get(key)]
+    return []
 
 
 def told(evaluation: Kind, count: int | None, total: int) -> Kind:

@@ -250,7 +250,7 @@ def _with_paths(config: SweepConfig, path: str | Path) -> SweepConfig:
     """With folders that lie beside the file found from here.
 
     Raises:
-        ConfigError: a path stands for two folders.
+        ConfigError: a path stands for two folders, or `include_path` for none.
     """
     baselines = {
         name: beside(model, path, f"{path}: baselines.{name}")
@@ -259,6 +259,10 @@ def _with_paths(config: SweepConfig, path: str | Path) -> SweepConfig:
     evaluate = config.evaluate
     if evaluate.include_path is not None:
         found = beside(evaluate.include_path, path, f"{path}: evaluate.include_path")
+        if not Path(found).is_dir():
+            raise ConfigError(
+                "evaluate.include_path: no such folder", where=path, got=evaluate.include_path
+            )
         evaluate = evaluate.model_copy(update={"include_path": found})
     return config.model_copy(update={"baselines": baselines, "evaluate": evaluate})
 

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mergekit_fair.checkpoints.quantization import quantization
 from mergekit_fair.checkpoints.trained_rows import TrainedRows
 from mergekit_fair.data import package_file
-from mergekit_fair.errors import CheckpointError, TrainingError, first_line
-from mergekit_fair.evaluation.classifier import auto_class
+from mergekit_fair.errors import CheckpointError, TrainingError
+from mergekit_fair.evaluation.classifier import auto_class, opening
 from mergekit_fair.evaluation.forward import run_batches
 from mergekit_fair.evaluation.model_inputs import load_processor, open_inputs, position_limit
 from mergekit_fair.evaluation.truncation import require_length
@@ -86,15 +87,16 @@ def build_base(
 
     source = model_source(config)
     set_seed(config.seed)
-    try:
+    with opening(source, f"cannot be loaded as a {rows.kind} classifier"):
         model = auto_class(rows.kind).from_pretrained(
             source, num_labels=2, id2label=dict(enumerate(CLASSES)), label2id=LABELS
         )
-    except (OSError, ValueError) as error:
+    if method := quantization(Path(source), model.config.to_dict()):
         raise CheckpointError(
-            f"cannot be loaded as a {rows.kind} classifier ({first_line(error)})",
+            f"is quantised ({method}); a family is trained and saved in full weights",
             where=source,
-        ) from error
+            fix="use the model as it was before",
+        )
     processor = load_processor(source, rows.kind)
     if rows.kind == "text":
         special = processor.num_special_tokens_to_add()
@@ -118,7 +120,7 @@ def fit_probe(model: Any, rows: Rows, source: str, config: TrainConfig, device: 
     a LoRA that was worse by 0.024 in accuracy and an FFT better by 0.004 (one seed).
 
     Raises:
-        TrainingError: the model has no linear head of two classes.
+        TrainingError: the model has no linear head of two classes, or features that are NaN.
     """
     import torch
     from sklearn.linear_model import LogisticRegression
@@ -126,6 +128,12 @@ def fit_probe(model: Any, rows: Rows, source: str, config: TrainConfig, device: 
     name = _last_linear(model)
     head = model.get_submodule(name)
     features = _features(model, name, rows, source, config, device)
+    if not np.isfinite(features).all():
+        raise TrainingError(
+            "gives features that are NaN or infinite, on which no probe can be fitted",
+            where=source,
+            fix="check the model's weights, or use another one",
+        )
     has_bias = head.bias is not None
     probe = LogisticRegression(max_iter=2000, fit_intercept=has_bias)
     probe.fit(features, rows.labels)

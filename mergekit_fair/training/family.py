@@ -20,7 +20,7 @@ from mergekit_fair.evaluation.classifier import resolve_device
 from mergekit_fair.evaluation.evaluate import versions
 from mergekit_fair.files import lock_folder, staged_folder, text_of, write_atomic
 from mergekit_fair.progress import Progress, Silent
-from mergekit_fair.schema import differences, dump_yaml
+from mergekit_fair.schema import differences, dump_yaml, parse_json
 from mergekit_fair.training.base_model import build_base, file_sha256
 from mergekit_fair.training.finetune import TrainingRun, finetune, process_state
 from mergekit_fair.training.train_config import TrainConfig
@@ -162,7 +162,7 @@ class _Family:
             TrainingError: it was trained with other settings; names them.
         """
         if self.path.is_file():
-            record = json.loads(text_of(self.path))
+            record = self._read()
             other = differences(record["settings"], self.settings)
             if other:
                 raise TrainingError(
@@ -179,6 +179,19 @@ class _Family:
                 fix="choose another folder with -o",
             )
         self.write()
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            record = parse_json(text_of(self.path))
+            if isinstance(record["settings"], dict) and isinstance(record["runs"], dict):
+                return dict(record)
+            raise ValueError("settings and runs are no mappings")
+        except (ValueError, LookupError, TypeError) as error:
+            raise TrainingError(
+                f"is damaged ({type(error).__name__}: {error})",
+                where=self.path,
+                fix="choose another folder with -o, or remove this one",
+            ) from error
 
     def has(self, name: str) -> bool:
         return name in self.record["runs"] and (self.folder / name / "config.json").is_file()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +15,7 @@ from mergekit_fair.errors import TrainingError, first_line
 from mergekit_fair.evaluation.classifier import auto_class
 from mergekit_fair.evaluation.model_inputs import load_processor, open_inputs
 from mergekit_fair.evaluation.truncation import Truncation
-from mergekit_fair.files import staged_folder, write_atomic
+from mergekit_fair.files import placed, staged_folder, write_atomic
 from mergekit_fair.progress import Progress
 from mergekit_fair.training.kinds import TrainingKind
 from mergekit_fair.training.train_config import TrainConfig
@@ -51,7 +53,7 @@ def finetune(
     the same weights.
 
     Raises:
-        TrainingError: `training.arguments` that transformers refuses.
+        TrainingError: `training.arguments` that transformers refuses, or weights that are NaN.
 
     Returns:
         What goes into train.json: steps, seconds, mean training loss, texts that were cut.
@@ -63,10 +65,14 @@ def finetune(
     set_seed(config.seed)
     model = kind.prepare(auto_class(run.rows.kind).from_pretrained(str(base)))
     keeper = _keeper(run, config, base, work, progress)
-    trainer = _trainer(run, config, model, inputs, kind.learning_rate, work, keeper)
+    with _known_settings(config):
+        trainer = _trainer(run, config, model, inputs, kind.learning_rate, work, keeper)
     progress.start(run.name, run.steps)
-    result = trainer.train(resume_from_checkpoint=last_state(work))
+    # The states that a killed run resumes from fill a disk, too.
+    with placed(out), _known_settings(config, (TypeError, ValueError, ImportError)):
+        result = trainer.train(resume_from_checkpoint=last_state(work))
     progress.stop()
+    _require_finite(run.name, trainer.model)
     state = process_state()
     if state.is_main_process:
         with staged_folder(out) as folder:
@@ -90,6 +96,20 @@ def finetune(
 
 def _groups(rows: Rows) -> dict[str, Any]:
     return dict(zip(rows.group_names, rows.membership.T, strict=True))
+
+
+def _require_finite(name: str, model: Any) -> None:
+    """The loss does not tell: transformers leaves NaN out of its mean."""
+    import torch
+
+    bad = [key for key, weights in model.named_parameters() if not torch.isfinite(weights).all()]
+    if bad:
+        raise TrainingError(
+            f"has diverged: {len(bad)} of its tensors are NaN or infinite",
+            where=name,
+            got=bad[:3],
+            fix="lower its learning_rate, or check the model that it starts from",
+        )
 
 
 def process_state() -> Any:
@@ -169,13 +189,24 @@ def _arguments(run: TrainingRun, config: TrainConfig, learning_rate: float, work
         "disable_tqdm": True,
         "dataloader_pin_memory": has_accelerator,
     }
+    return TrainingArguments(**(settings | training.arguments))
+
+
+@contextmanager
+def _known_settings(
+    config: TrainConfig, kinds: tuple[type[Exception], ...] = (Exception,)
+) -> Iterator[None]:
+    """What transformers, accelerate and their plug-ins raise of arguments has no type in common."""
+    arguments = config.training.arguments
     try:
-        return TrainingArguments(**(settings | training.arguments))
-    except (TypeError, ValueError, ImportError) as error:
+        yield
+    except kinds as error:
+        if not arguments or isinstance(error, MemoryError):
+            raise
         raise TrainingError(
             f"transformers refuses these settings ({first_line(error)})",
             where="training.arguments",
-            got=training.arguments,
+            got=arguments,
         ) from error
 
 

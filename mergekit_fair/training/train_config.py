@@ -59,9 +59,11 @@ class Training(Strict):
             from transformers import TrainingArguments
 
             known = {field.name for field in dataclasses.fields(TrainingArguments)}
-            for key in value:
+            for key, item in value.items():
                 if key in _OWN_ARGUMENTS:
                     raise ValueError(f"{key} is set by other keys of this file")
+                if key == "gradient_accumulation_steps" and (type(item) is not int or item < 1):
+                    raise ValueError(f"{key} must be an integer, at least 1; got {item!r}")
                 if key not in known:
                     raise ValueError(
                         f"TrainingArguments has no {key!r}{nearest(key, sorted(known))}"
@@ -121,7 +123,7 @@ class TrainConfig(Strict):
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     data: DataSpec
     head: Literal["probe", "random"] = "probe"
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     max_length: Annotated[int, Field(gt=0)] = 128
     training: Training = Training()
     lora: Lora | Literal[False] = Lora()

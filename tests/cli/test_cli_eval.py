@@ -338,3 +338,44 @@ def test_an_evaluation_is_never_replaced_without_a_word(
         "notes.txt",
         "samples_fair_adult_sex.jsonl",
     ]
+
+
+def test_models_that_eval_cannot_open(family: Path, data: Path, tmp_path: Path) -> None:
+    """Whatever transformers makes of them, one message names the folder."""
+    for number, change in enumerate(
+        (
+            {"quantization_config": {"quant_method": "gguf"}},
+            {"quantization_config": {}},
+            {"quantization_config": "x"},
+            {"id2label": 5},
+            {"vocab_size": 7},
+            {"pad_token_id": 9999},
+            {"tokenizer.json": "{"},
+            {"tokenizer_config.json": "[1]"},
+            {"model.safetensors": ""},
+            {"model.safetensors": None},
+        )
+    ):
+        model = tmp_path / f"m{number}"
+        shutil.copytree(family / "run" / "fft", model)
+        ((key, value),) = change.items()
+        if value is None:
+            (model / key).unlink()
+        elif "." in key:
+            (model / key).write_text(str(value))
+        else:
+            config = json.loads((model / "config.json").read_text())
+            (model / "config.json").write_text(json.dumps({**config, key: value}))
+        words = ["eval", "--model", model, "--data", data, "--limit", 2, "--quiet"]
+        found = run(*words, "-o", tmp_path / "out")
+        assert found.exit_code == 2, (change, found.output)
+        assert isinstance(found.exception, SystemExit)
+        last = found.stderr.splitlines()[-1]
+        assert last.startswith(f"Error: {model}"), (change, last)
+        assert not list((tmp_path / "out").glob("*.json*"))
+
+
+def test_a_file_in_the_place_of_the_folder(family: Path, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    refusal(evaluating(family, tmp_path / "out", "--data", data), ConfigError, where="out")
+    assert (tmp_path / "out").read_text() == "mine"

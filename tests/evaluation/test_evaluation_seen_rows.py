@@ -288,3 +288,24 @@ def test_a_sweep_refuses_or_counts(family: Path, tmp_path: Path) -> None:
             assert point["evaluation"]["trained_rows"] == count
             said = point["evaluation"]["warnings"]
             assert any(f"{count} of these" in text for text in said)
+
+
+def test_compare_looks_at_samples_that_say_nothing(family: Path, tmp_path: Path) -> None:
+    """Of an evaluation by an earlier version, and of stock lm-eval's files."""
+    data = tmp_path / "data.yml"
+    data.write_text(yaml.safe_dump({**tiny.data_block(family / "rows.csv"), "splits": OTHER_SEED}))
+    for name in ("fft", "lora"):
+        words = ["eval", "--model", family / "run" / name, "--data", data, "--max-length", 16]
+        _asked(*words, "--quiet", "-o", tmp_path / name, "--allow-trained-rows")
+    said = f"fft: was trained on {expected(family, load_spec(data))} of these rows"
+    notes = json.loads(_asked("compare", tmp_path / "lora", tmp_path / "fft", "--json").stdout)
+    assert said in notes["tiny"]["notes"]
+    stock = tmp_path / "stock" / "fft"
+    stock.mkdir(parents=True)
+    time = "2026-01-31T12-00-00.000000"
+    shutil.copy(tmp_path / "fft" / "samples_tiny.jsonl", stock / f"samples_tiny_{time}.jsonl")
+    for arguments in (f"pretrained={family / 'run' / 'fft'},max_length=16", {"pretrained": "x/y"}):
+        results = {"config": {"model_args": arguments}}
+        (stock / f"results_{time}.json").write_text(json.dumps(results))
+        notes = json.loads(_asked("compare", tmp_path / "lora", stock, "--json").stdout)
+        assert (said in notes["tiny"]["notes"]) is isinstance(arguments, str)
