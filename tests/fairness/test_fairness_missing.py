@@ -124,7 +124,8 @@ def test_more_than_one_in_twenty_of_a_group_leaves_no_gap(rows, reference, lost,
         assert result["one_vs_rest"]["eod"]["worst"] is None
         assert result["warnings"][1] == (
             "predictions are missing for 6.0% of a group or of all rows, more than 5%: DPD, EOD, "
-            "equal opportunity, predictive parity and the ratios are undefined"
+            "equal opportunity, FPR difference, accuracy difference, predictive parity and the "
+            "ratios are undefined"
         )
 
 

@@ -86,7 +86,7 @@ def test_one_group_only(evaluated: Any) -> None:
     result, evaluation = evaluated(groups={"column": "group", "only": ["blue"]})
     assert result.exit_code == 0, result.output
     assert evaluation["metrics"]["dpd"]["value"] is None
-    needed = "two are needed: DPD, EOD, equal opportunity, predictive parity and the ratios"
+    needed = "two are needed: DPD, EOD, equal opportunity, FPR difference, accuracy difference, "
     assert f"{needed} are undefined" in result.stdout
 
 
