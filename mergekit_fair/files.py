@@ -27,6 +27,7 @@ Known = Callable[[Path], Iterable[str]]
 _DROPPINGS = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 # Bytes of a file's name that file systems take, less those of `.NAME.partial`.
 _LONGEST_NAME = 240
+_LARGEST_TEXT = 500_000_000  # bytes
 # What the system says of a write, as libraries that are not Python pass it on.
 _UNWRITTEN = (errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EROFS, errno.EDQUOT, errno.EACCES)
 _RUST = re.compile(r"os error (\d+)|code: (\d+)")
@@ -58,11 +59,13 @@ def text_of(path: Path) -> str:
     """The text of a UTF-8 file.
 
     Raises:
-        OSError: the system's, or that it is a pipe or a device.
+        OSError: the system's, or that it is a pipe or a device, or too large.
         UnicodeDecodeError: it is no text.
     """
     if is_special(path):
         raise OSError(errno.EINVAL, "it is a pipe or a device", str(path))
+    if path.stat().st_size > _LARGEST_TEXT:
+        raise OSError(errno.EFBIG, "it is larger than any such file should be", str(path))
     return path.read_text(encoding="utf-8")
 
 
@@ -292,7 +295,11 @@ def write_together(files: Mapping[Path, bytes | str]) -> None:
         for path, data in files.items():
             content = data.encode("utf-8") if isinstance(data, str) else data
             with placed(path):
-                partials[path].write_bytes(content)
+                partials[path].unlink(
+                    missing_ok=True
+                )  # of a killed process; a link is not followed
+                with partials[path].open("xb") as stream:
+                    stream.write(content)
                 _flush(partials[path])
         for path, partial in partials.items():
             with placed(path):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mergekit_fair.data.images import open_image
+from mergekit_fair.escaping import one_line
 from mergekit_fair.evaluation.aggregations import SCORE_METRICS
 from mergekit_fair.evaluation.documents import documents, evaluated_split, read_rows, with_rows
 from mergekit_fair.evaluation.predictions import choice_gaps
@@ -73,7 +74,7 @@ def split_dataset(rows: Rows, split: str, question: str) -> datasets.DatasetDict
     import datasets
 
     for warning in rows.warnings:
-        log.warning("%s: %s", rows.name, warning)
+        log.warning("%s: %s", one_line(rows.name), one_line(warning))
     rows.of(split)  # an error if it has no rows
     loaded = datasets.DatasetDict(
         {

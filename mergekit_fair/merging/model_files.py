@@ -21,6 +21,7 @@ from mergekit_fair.checkpoints.headers import header_bytes
 from mergekit_fair.checkpoints.trained_rows import TrainedRows, trained_rows
 from mergekit_fair.compat.mergekit import output_config
 from mergekit_fair.errors import CheckpointError, ConfigError
+from mergekit_fair.escaping import printable
 from mergekit_fair.files import text_of
 from mergekit_fair.merging.model_checks import OpenModels
 from mergekit_fair.merging.recipe import OrderedConfiguration, Recipe
@@ -40,7 +41,7 @@ def write_config(config: OrderedConfiguration, architecture: Any, options: Any, 
 def write_card(recipe: Recipe, out: Path, name: str) -> None:
     """README.md and the recipe, verbatim unless something in it was resolved."""
     card = generate_card(recipe.configuration(), recipe.source, name=name)
-    (out / "README.md").write_text(card, encoding="utf-8")
+    (out / "README.md").write_text(printable(card), encoding="utf-8")
     (out / "mergekit_config.yml").write_text(recipe.source, encoding="utf-8")
 
 

@@ -18,7 +18,7 @@ from mergekit_fair.data import load_rows, source_fingerprint
 from mergekit_fair.errors import TrainingError
 from mergekit_fair.evaluation.classifier import resolve_device
 from mergekit_fair.evaluation.evaluate import versions
-from mergekit_fair.files import lock_folder, staged_folder, text_of, write_atomic
+from mergekit_fair.files import is_file_name, lock_folder, staged_folder, text_of, write_atomic
 from mergekit_fair.progress import Progress, Silent
 from mergekit_fair.schema import differences, dump_yaml, parse_json
 from mergekit_fair.training.base_model import build_base, file_sha256
@@ -108,7 +108,7 @@ def subgroups(config: TrainConfig, rows: Rows) -> list[str]:
             problems.append(f"{name!r} has {len(labels)} training rows")
         elif labels.min() == labels.max():
             problems.append(f"{name!r} has only class {labels[0]}")
-        if "/" in name or name.startswith("."):
+        if not is_file_name(name):
             problems.append(f"{name!r} cannot be a folder name (use groups.rename)")
     if problems:
         raise TrainingError(

@@ -6,8 +6,10 @@ import json
 import os
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from refusals import raises
@@ -17,8 +19,8 @@ from mergekit_fair.checkpoints.headers import MOST_TENSORS, read_header
 from mergekit_fair.cli import main
 from mergekit_fair.data import load_rows, load_spec, package_file
 from mergekit_fair.data.images import image_file
-from mergekit_fair.errors import CheckpointError, ConfigError, DataError
-from mergekit_fair.files import is_file_name, text_of
+from mergekit_fair.errors import CheckpointError, ConfigError, DataError, TrainingError
+from mergekit_fair.files import is_file_name, text_of, write_atomic
 from mergekit_fair.schema import load_yaml
 
 
@@ -199,6 +201,51 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a")
     with pytest.raises(OSError, match="pipe"):
         text_of(tmp_path / "a")
+
+
+def test_a_configuration_that_is_enormous(scene: Scene) -> None:
+    os.truncate(scene.here / "base" / "config.json", 10_000_000_000)
+    scene.refuses(CheckpointError, where="HERE/base")
+
+
+def test_what_is_planted_beside_an_output(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("mine")
+    for plant in (lambda p: p.symlink_to("victim"), os.mkfifo, lambda p: p.write_text("half")):
+        plant(tmp_path / ".out.partial")
+        write_atomic(tmp_path / "out", "new")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "victim": "mine",
+        "out": "new",
+    }
+
+
+def test_a_lock_that_is_a_link(scene: Scene) -> None:
+    (scene.here / "victim").write_text("mine")
+    (scene.here / ".out.lock").symlink_to("victim")
+    scene.invoke()
+    assert (scene.here / "victim").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["../evil", "a/b", "\x1b[2J", "x" * 300, "-rf", "a\u202eb"])
+def test_a_task_whose_name_is_a_path(name: str, tmp_path: Path) -> None:
+    from mergekit_fair.evaluation.eval_folder import require_file_name
+
+    with raises(ConfigError, got=name):
+        require_file_name(name)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["../evil", "a\\b", "a\nb", "x" * 300, "-rf"])
+def test_a_group_whose_name_is_a_path(name: str) -> None:
+    from mergekit_fair.training.family import subgroups
+
+    config = SimpleNamespace(subgroups=SimpleNamespace(only=None, min_rows=1))
+    few = SimpleNamespace(labels=np.array([0, 1]))
+    rows = SimpleNamespace(
+        group_names=(name,), excluded=(), in_group=lambda _: few, name="d", weights=None
+    )
+    with raises(TrainingError, "cannot be a folder name"):
+        subgroups(config, rows)  # type: ignore[arg-type]
 
 
 def test_a_text_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

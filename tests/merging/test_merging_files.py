@@ -61,12 +61,12 @@ def test_overwriting_replaces_the_whole_folder(tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "old").write_text("x")
-    with staged_folder(out, overwrite=True) as folder:
+    with staged_folder(out, overwrite=True, known=names) as folder:
         (folder / "new").write_text("x")
         assert names(out) == ["old"]
     assert names(out) == ["new"]
     assert names(tmp_path) == ["out"]
-    with pytest.raises(ValueError, match="no"), staged_folder(out, overwrite=True):
+    with pytest.raises(ValueError, match="no"), staged_folder(out, overwrite=True, known=names):
         raise ValueError("no")
     assert names(out) == ["new"]
 
@@ -75,7 +75,7 @@ def test_leftovers_of_killed_runs_are_removed(tmp_path):
     for name in (".out.partial", ".out.old", "out"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "old").write_text("x")
-    with staged_folder(tmp_path / "out", overwrite=True) as folder:
+    with staged_folder(tmp_path / "out", overwrite=True, known=names) as folder:
         assert names(folder) == []
         (folder / "new").write_text("x")
     assert names(tmp_path) == ["out"]
