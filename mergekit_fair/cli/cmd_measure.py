@@ -53,6 +53,7 @@ class _Names(click.ParamType):  # type: ignore[type-arg]
     default="between_groups",
     show_default=True,
 )
+@click.option("--against", metavar="GROUP", help="Signed differences of all others from it.")
 @click.option("--confidence", type=click.FloatRange(0.5, 1, True, True), default=0.95)
 @click.option("--min-group-size", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--exclude", multiple=True, metavar="GROUP", help="It decides no gap; repeatable.")
@@ -82,6 +83,7 @@ def command(file: Path, **options: Any) -> None:
         min_group_size=options["min_group_size"],
         exclude=options["exclude"],
         seed=options["seed"],
+        against=options["against"],
     )
     threshold = options["threshold"]
     cutoff = None if threshold is None else Cutoff.parse(threshold, "--threshold")

@@ -118,6 +118,8 @@ def predict_anew(task: str, samples: Sequence[dict[str, Any]], cutoff: Cutoff) -
     for sample, chance in zip(samples, chances.tolist(), strict=True):
         _, label, groups = sample["dpd"]
         prediction = None if math.isnan(chance) else int(chance >= threshold)
-        items = {"acc": int(prediction == label), **fairness_items(prediction, label, groups)}
+        weight = sample["doc"].get("weight")
+        items = fairness_items(prediction, label, groups, weight)
+        items["acc"] = int(prediction == label) if weight is None else items["dpd"]
         sample |= {name: item for name, item in items.items() if name in sample}
         sample[THRESHOLD] = threshold

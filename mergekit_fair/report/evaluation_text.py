@@ -9,6 +9,8 @@ from mergekit_fair.evaluation.evaluate import Evaluation, MatchedMetrics, Prefer
 from mergekit_fair.evaluation.measure_file import FileMeasurement
 from mergekit_fair.fairness import Measurement, ScoreQuality
 from mergekit_fair.fairness.intervals import Interval
+from mergekit_fair.fairness.measurement import Against
+from mergekit_fair.fairness.metrics import GROUP_RATES
 from mergekit_fair.report.sweep_tables import group_columns, group_rows, ordered_metrics
 from mergekit_fair.report.tables import Row, Table, as_text, interval_text, value_text
 
@@ -43,6 +45,7 @@ def _body(
     parts = [title]
     parts += [] if threshold is None else [f"1 is predicted from a score of {threshold:.6g} on"]
     parts += [_metrics(measured, matched), "", _groups(measured), ""]
+    parts += [_against(measured.against), ""] if measured.against is not None else []
     parts += [*_scores(scores), ""] if scores is not None else []
     sentences = (_sentence(name, measured) for name in measured.uncertainty)
     parts += [text for text in sentences if text is not None]
@@ -59,6 +62,17 @@ def _marks(measured: Measurement, *, saturated: bool = False) -> str:
     marks = ["weighted"] * measured.weighted + ["degenerate"] * measured.degenerate
     marks += ["saturated"] * saturated
     return f" [{', '.join(marks)}]" if marks else ""
+
+
+def _against(against: Against) -> str:
+    """Every group's rates minus those of the chosen one."""
+    rates = list(dict.fromkeys(rate for one in against.groups.values() for rate in one))
+    rows = [
+        [name, *(interval_text(one[rate], "+") for rate in rates)]
+        for name, one in against.groups.items()
+    ]
+    titles = [GROUP_RATES[rate].title for rate in rates]
+    return as_text(Table.plain([f"minus {against.group}", *titles], rows))
 
 
 def _scores(scores: ScoreQuality) -> list[str]:

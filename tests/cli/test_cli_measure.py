@@ -217,6 +217,15 @@ def test_a_column_of_lists(frame: pd.DataFrame, tmp_path: Path) -> None:
     assert of_file["metrics"] == expected.to_dict()["metrics"]
 
 
+def test_differences_from_a_chosen_group(frame: pd.DataFrame, table: Path) -> None:
+    options = (*BASE, "--prediction", "guess", "--against", "Male")
+    of_file = found(table, *options)["against"]
+    columns = frame["y"], frame["guess"], frame["sex"]
+    assert of_file == measure(*columns, against="Male").to_dict()["against"]
+    assert "minus Male" in run(table, *options).stdout
+    refusal(["measure", table, *options[:-1], "male"], MeasurementError, where="against")
+
+
 def test_what_is_odd_about_groups_is_said(frame: pd.DataFrame, tmp_path: Path) -> None:
     sex = frame["sex"].to_list()
     path = changed(frame, tmp_path, sex=["NA", "female", *sex[2:]])
