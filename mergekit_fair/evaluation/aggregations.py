@@ -54,7 +54,8 @@ def aggregation(metric: str) -> Callable[[Sequence[Item]], float]:
         predicted, labels, groups = zip(*items, strict=True)
         codes = np.array([UNANSWERED if value is None else value for value in predicted])
         weights = [getattr(item, "weight", None) for item in items]
-        known = None if None in weights else np.array(weights)
+        # Some with a weight and some without are an error, never rows of equal weight.
+        known = np.array(weights, dtype=float) if any(w is not None for w in weights) else None
         table = CountTable.of_codes(np.array(labels), codes, groups, known)
         return estimate_table(table)[metric]
 
@@ -73,7 +74,7 @@ def score_aggregation(metric: str) -> Callable[[Sequence[ScoreItem]], float]:
 
     def aggregate(items: Sequence[ScoreItem]) -> float:
         scores, labels, groups, weights = zip(*items, strict=True)
-        given = None if None in weights else np.array(weights)
+        given = np.array(weights, dtype=float) if any(w is not None for w in weights) else None
         settings = MetricSettings(draws=1)
         codes = np.array(labels, dtype=np.int8)
         quality = measure_quality(codes, scores, groups, settings, weights=given)
