@@ -316,6 +316,10 @@ def test_the_rows_as_a_table(family: Path, data: Path, tmp_path: Path) -> None:
     measured = measure(rows.labels, table["prediction"].to_numpy(), groups).to_dict()
     for name in ("acc", "dpd", "eod"):
         assert measured["metrics"][name] == evaluation["metrics"][name]
+    columns = ("--label", "label", "--prediction", "prediction", "--groups", "groups")
+    again = run("measure", tmp_path / "out" / "rows_tiny.csv", *columns, "--json")
+    assert again.exit_code == 0, again.output
+    assert json.loads(again.stdout)["metrics"] == evaluation["metrics"]
 
 
 def test_an_evaluation_is_never_replaced_without_a_word(
