@@ -68,6 +68,15 @@ def _named_values(value: Any) -> Any:
     return {as_text(key): item for key, item in value.items()} if isinstance(value, dict) else value
 
 
+def _crossed(value: Any) -> Any:
+    """One column, or two and more whose values together are a name."""
+    columns = (value,) if isinstance(value, str) else value
+    is_list = isinstance(columns, (list, tuple)) and (len(columns) > 1 or columns[0:1] == (value,))
+    if value is not None and not (is_list and all(x and isinstance(x, str) for x in columns)):
+        raise ValueError(f"needs a column, or two or more whose values are crossed, got {value!r}")
+    return value
+
+
 Text = Annotated[str, Field(min_length=1)]
 Character = Annotated[str, Field(min_length=1, max_length=1)]
 Values = Annotated[tuple[str, ...], BeforeValidator(_values), Field(min_length=1)]
@@ -289,7 +298,7 @@ class GroupColumns(Threshold):
     Several names in `column` are intersections: the group of {sex: f, race: b} is "f & b".
     """
 
-    column: Text | Annotated[tuple[Text, ...], Field(min_length=2)] | None = None
+    column: Annotated[str | tuple[str, ...] | None, BeforeValidator(_crossed)] = None
     columns: dict[str, Text] | None = Field(default=None, min_length=1)
     list_: Text | None = Field(default=None, alias="list")
     separator: Text | None = None

@@ -49,8 +49,8 @@ def read_separated(path: Path, source: Source) -> pd.DataFrame:
     swallowing = _swallowing(records, table)
     if swallowing and source.quotes is None:
         raise DataError(
-            f"row {swallowing[0].row} ({swallowing[0].place}): a cell holds lines that look like "
-            f"rows of their own; so do {len(swallowing)} rows in all",
+            f"cells of {len(swallowing)} rows hold lines that look like rows of their own, first "
+            f"row {swallowing[0].row} ({swallowing[0].place})",
             where=path,
             fix=f"{_FIX}, or `quotes: standard` if the lines do belong to the cell",
         )
@@ -276,11 +276,8 @@ def _swallowing(records: _Records, table: pd.DataFrame) -> list[_Spanning]:
     alone = np.ones(len(table), dtype=bool)
     alone[[spanning.row for spanning in records.spanning]] = False
     expected = [_Expected.of(cells[alone]) for _, cells in table.items()]
-    return [
-        spanning
-        for spanning in records.spanning
-        if _looks_like_rows(spanning, expected, records.separator)
-    ]
+    separator = records.separator
+    return [x for x in records.spanning if _looks_like_rows(x, expected, separator)]
 
 
 def _looks_like_rows(spanning: _Spanning, expected: list[_Expected | None], separator: str) -> bool:

@@ -140,6 +140,7 @@ def _undecodable(path: Path, codec: str, encoding: str | None, error: UnicodeErr
     reason, fix = getattr(error, "reason", str(error)), "write its `encoding`"
     # Bytes are not cut into lines where a letter has two or four of them.
     wide = _name(codec).startswith(("utf-16", "utf-32"))
+    fix += ", such as utf-8, utf-16-le or utf-16-be" * wide
     with ExitStack() as stack:
         for number, line in enumerate(() if wide else _open_binary(path, stack), start=1):
             try:

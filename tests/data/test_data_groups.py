@@ -245,7 +245,7 @@ def test_two_intersections_of_one_name():
         groups(table, column=["p", "q"])
 
 
-@pytest.mark.parametrize("columns", [["a"], ["a", "a"], []])
+@pytest.mark.parametrize("columns", [["a"], ["a", "a"], [], "", 3, ["a", 3], ["a", ""]])
 def test_two_or_more_columns_cross(columns):
     with pytest.raises(ValueError, match="column"):
         GroupColumns(column=columns)
