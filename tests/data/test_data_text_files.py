@@ -12,6 +12,7 @@ from refusals import raises
 from mergekit_fair.data.blocks import Source
 from mergekit_fair.data.table import read_table
 from mergekit_fair.errors import DataError
+from mergekit_fair.evaluation.documents import replacement
 
 TEXTS = ["café", "Zürich", "naïve", "ascii"]
 CSV = "text,label\n" + "".join(f"{text},{row}\n" for row, text in enumerate(TEXTS))
@@ -142,3 +143,12 @@ def test_numbers_that_json_does_not_have(read):
     found = read(b'{"text": NaN}\n{"text": Infinity}\n{"text": 1e999}\n', "a.jsonl")
     assert found[0] != found[0]
     assert found[1:] == [float("inf")] * 2
+
+
+def test_metadata_may_name_a_compressed_file(tmp_path):
+    file = tmp_path / "a.csv.gz"
+    file.write_bytes(gzip.compress(CSV.encode()))
+    assert replacement(str(file), "task") == file
+    (tmp_path / "a.txt.gz").write_bytes(b"")
+    with raises(DataError, got=str(tmp_path / "a.txt.gz")):
+        replacement(str(tmp_path / "a.txt.gz"), "task")
