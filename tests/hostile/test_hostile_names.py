@@ -30,7 +30,7 @@ from mergekit_fair.report.outputs import summary_text
 from mergekit_fair.report.page import write_page
 from mergekit_fair.report.sweep_tables import results_csv
 from mergekit_fair.report.tables import Table, as_text
-from mergekit_fair.report.vectors_text import vectors_table
+from mergekit_fair.report.vectors_text import check_text, vectors_table
 
 attacked = pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
 VECTORS = {
@@ -71,6 +71,10 @@ def test_on_a_terminal(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     }
     texts.append(comparison_text(name, {name: gaps}, name, 8))
     texts.append(vectors_table(VECTORS | {"recipe": name, "names": [name, "other"]}))
+    facts = {"recipe": name, "method": name, "engine": name}
+    lists = {key: [name] for key in ("models", "notes", "warnings")}
+    texts.append(check_text({**facts, **lists}))
+    assert texts[-1].count("\n") == 4
     assert all(map(is_harmless, texts))
     echo(name)
     Terminal().say(name)
