@@ -23,8 +23,12 @@ from task_tables import RECORDS, write_table
 from upstream import Outcomes
 
 TASKS = "tests/test_tasks.py"
+_ROWS = 120  # so that every split has the 10 documents that a test asks for
 # A part of a test's name → why it fails.
-REASONS: dict[str, str] = {}
+REASONS = {
+    "test_doc_to_target[fair_toxigen]": "lm-eval's own toxigen gives numpy's int32, which the test "
+    "takes for no integer",
+}
 ROUTES = {"stock": "lm-eval alone", "plug-in": "after `mergekit_fair.register()` and the guards"}
 
 
@@ -77,7 +81,9 @@ def _run(checkout: Path, what: str, folder: Path) -> None:
     else:
         if what == "plug-in":
             _register()
-        chosen = ["tests", f"--ignore={TASKS}", "--ignore=tests/models", "--ignore=tests/scripts"]
+        left_out = (TASKS, "tests/models", "tests/scripts", "tests/test_evaluator.py")
+        chosen = ["tests", *(f"--ignore={path}" for path in left_out)]
+        chosen.append("--continue-on-collection-errors")
     plugin = Outcomes()
     quiet = ["-q", "--no-header", "-p", "no:cacheprovider"]
     with (folder / "output").open("w") as output:
@@ -94,7 +100,7 @@ def _only(family: str, folder: Path) -> None:
 
     from mergekit_fair.resources import tasks_dir
 
-    file = str(write_table(family, folder))
+    file = str(write_table(family, folder, n=_ROWS))
 
     class Suite(lm_eval.tasks.TaskManager):
         def __init__(self) -> None:
