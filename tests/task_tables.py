@@ -163,7 +163,7 @@ RECORDS: dict[str, Callable[[int], Record]] = {
 
 def table(family: str, n: int = N) -> pd.DataFrame:
     """The small table of a family of tasks."""
-    rows = 2 * n if family in ("fair_dlab_hate", "fair_winogender") else n
+    rows = 2 * n if family in ("fair_dlab_hate", "fair_utkface", "fair_winogender") else n
     return pd.DataFrame([RECORDS[family](row) for row in range(rows)])
 
 
