@@ -104,6 +104,16 @@ def test_the_same_folder_twice(tmp_path: Path) -> None:
             compared(folder, other)
 
 
+def test_names_and_order_change_nothing(tmp_path: Path) -> None:
+    first = write(tmp_path / "a")
+    others = [write(tmp_path / name, lambda row: int(row % 5 < 2)) for name in ("b", "0", "zz")]
+    found = [list(compared(first, other)["models"].values()) for other in others]
+    assert found[0] == found[1] == found[2]
+    back = compared(others[0], first)["models"]["a"]
+    for metric, entry in found[0][0].items():
+        assert (back[metric]["low"], back[metric]["high"]) == (-entry["high"], -entry["low"])
+
+
 @pytest.mark.parametrize(
     ("change", "kind"),
     [
