@@ -251,11 +251,13 @@ class _Expected:
 
     @classmethod
     def of(cls, cells: pd.Series) -> _Expected | None:
-        values = cells.unique()
+        values, known = cells.unique(), numbers(cells)[~missing(cells)]
+        is_number = bool(known.size) and not np.isnan(known).any()
+        if is_number and len(cells) < FEW:
+            return cls(low=-math.inf, high=math.inf)
         if 0 < len(values) <= min(FEW, len(cells) / 2):
             return cls(frozenset(values.tolist()))
-        known = numbers(cells)[~missing(cells)]
-        if not known.size or np.isnan(known).any():
+        if not is_number:
             return None
         low, high = float(known.min()), float(known.max())
         return cls(low=2 * low - high, high=2 * high - low)  # an end may be what is swallowed

@@ -124,6 +124,18 @@ def test_what_standard_quotes_join_is_a_warning_of_the_data_set(spec, tmp_path):
     assert len(load_rows(spec(source={"path": str(file), "quotes": "none"}, **block))) == 12
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ['0,",1,m', "1,a b,1,f", '2,1 ",0,f', '3,"",1,m', "4,c,0,m"],
+        ["0,a,0,f", '1,",1,m', "2,b,1,f", '3,1 ",0,f'],
+    ],
+)
+def test_most_of_a_small_table_swallowed(table, lines):
+    with raises(DataError, "cells of 1 rows"):
+        table("\n".join(["id,text,label,group", *lines, ""]))
+
+
 def test_a_rare_value_among_those_swallowed(table):
     rows = [list(row) for row in PLAIN]
     rows[4] = ['"' + rows[4][0], "1", "nobody else"]
