@@ -122,13 +122,22 @@ def test_a_fitted_model_predicts_new_points() -> None:
     assert errors.mean() < 0.02
 
 
-def test_undefined_rates_are_left_out() -> None:
-    def without_positives(seen: Observation) -> Observation:
-        groups = {name: dict(block) for name, block in seen.groups.items()}
-        groups["c"] |= {"n": groups["c"]["n"], "n_pos": 0, "tpr": None, "fpr": 0.5}
-        return dataclasses.replace(seen, groups=groups)
+def _without_positives(seen: Observation, *names: str) -> Observation:
+    groups = {name: dict(block) for name, block in seen.groups.items()}
+    for name in names:
+        groups[name] |= {"n": groups[name]["n"], "n_pos": 0, "tpr": None, "fpr": 0.5}
+    return dataclasses.replace(seen, groups=groups)
 
-    history = [without_positives(measure(x)) for x in SPACE.sobol(12, 0)]
+
+def test_half_an_eod_is_none() -> None:
+    history = [_without_positives(measure(x), "b", "c") for x in SPACE.sobol(12, 0)]
+    found = model(Rule(), history).draw(RNG(0))
+    assert np.isnan(composed(found.rates(SPACE.sobol(5, 1)), found.model)["eod"]).all()
+    assert np.isinf(found.predict(SPACE.sobol(5, 1))[1]).all()
+
+
+def test_undefined_rates_are_left_out() -> None:
+    history = [_without_positives(measure(x), "c") for x in SPACE.sobol(12, 0)]
     found = model(Rule(), history).draw(RNG(0))
     rates = found.rates(SPACE.sobol(5, 1))
     assert np.isnan(rates[:, 2, 1]).all()

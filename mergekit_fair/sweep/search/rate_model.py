@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from mergekit_fair.errors import ConfigError, SweepError
-from mergekit_fair.fairness.rates import RARE, Mask, largest, max_min_gap, smallest
+from mergekit_fair.fairness.rates import RARE, Mask, max_min_gap, smallest
 from mergekit_fair.sweep.search.proposers import Block, Coordinates, Observation, Space
 from mergekit_fair.sweep.selection import Array, Rule
 
@@ -271,7 +271,7 @@ def composed(rates: Array, model: RateModel) -> dict[str, Array]:
         "tpr": overall[..., 1],
         "fpr": overall[..., 2],
         "dpd": gaps[..., 0],
-        "eod": largest(gaps[..., 1:]),
+        "eod": gaps[..., 1:].max(axis=-1),
         "equal_opportunity": gaps[..., 1],
     }
 
