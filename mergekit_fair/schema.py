@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -13,6 +15,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from mergekit_fair.errors import ConfigError, MeasurementError
 from mergekit_fair.files import is_special
+
+# The key of a file's own digest, see `sealed`.
+SEAL = "digest"
 
 # Characters; a weights file or a device in place of a text file is not read to its end.
 LONGEST = 100_000_000
@@ -192,6 +197,37 @@ def parse_json(text: str, **options: Any) -> Any:
         return json.loads(text, **options)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content with its own digest as the last key, by which damage and edits are seen.
+
+    It is no signature: whoever wants to can compute it again.
+
+    >>> sealed({"acc": 0.75})["digest"][:16]
+    '600389f6569a9381'
+    >>> unsealed(sealed({"acc": 0.75}))
+    ({'acc': 0.75}, True)
+    """
+    return {**content, SEAL: digest_of_json(content)}
+
+
+def unsealed(content: Any) -> tuple[Any, bool | None]:
+    """What `sealed` was given, and whether it still is that; None where there is no digest."""
+    if not isinstance(content, dict) or SEAL not in content:
+        return content, None
+    rest = {key: value for key, value in content.items() if key != SEAL}
+    return rest, digest_of_json(rest) == content[SEAL]
+
+
+def digest_of_json(content: Any) -> str:
+    """SHA-256 of JSON, in hexadecimal digits; the order of keys counts.
+
+    >>> digest_of_json({"a": 1})[:16]
+    'f9d86028c6e0d64e'
+    """
+    text = json.dumps(content, ensure_ascii=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def dump_yaml(value: dict[str, Any]) -> str:

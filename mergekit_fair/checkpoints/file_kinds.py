@@ -30,6 +30,12 @@ WEIGHTS = (
     *(".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf"),
     *(".pkl", ".pickle", ".joblib", ".npz", ".npy"),
 )
+# Beside weights, of any model; and what a training saves to go on with, in files of weights' kinds.
+_CONFIGURATION = ("config.json", "adapter_config.json", "*.index.json", "*.py")
+_OF_TRAINING = (
+    *("training_args.bin", "optimizer.*", "scheduler.*", "scaler.pt", "rng_state*.pth"),
+    "random_states_*.pkl",
+)
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,23 @@ def files_of(kind: FileKind, folder: Path) -> Files:
     if any(_names_code(path) for path in files.values()):
         files |= _matching(folder, ("*.py",))
     return files
+
+
+def deciding_files(folder: Path) -> Files:
+    """Path in a model folder → file, of all that decides what the model answers, sorted.
+
+    Weights of every format, configuration, code and what belongs to a kind of `KINDS`; neither
+    what a training leaves beside them nor cards, results, or anything hidden.
+    """
+    patterns = (*_CONFIGURATION, *(f"*{end}" for end in WEIGHTS))
+    found = _matching(folder, patterns)
+    for kind in KINDS:
+        found |= files_of(kind, folder)
+    return {
+        path: file
+        for path, file in sorted(found.items())
+        if file.is_file() and not any(fnmatchcase(path, pattern) for pattern in _OF_TRAINING)
+    }
 
 
 def code_of(folder: Path) -> Files:

@@ -1,4 +1,4 @@
-"""What lies in a model folder: files, tensors, a fingerprint; no weights are read."""
+"""What lies in a model folder: files, tensors; no weights are read."""
 
 from __future__ import annotations
 
@@ -137,25 +137,14 @@ def tensor_infos(folder: str | Path) -> dict[str, TensorInfo]:
     return {name: stored.info for name, stored in stored_tensors(folder).items()}
 
 
-def fingerprint(folder: str | Path) -> str:
-    """A digest that changes when the model changes: config, headers, sizes and times of files.
-
-    Raises:
-        CheckpointError: as `weight_files`, or no config.json.
-    """
-    config = Path(folder) / "config.json"
-    files = weight_files(folder)
-    if not config.is_file():
-        raise CheckpointError("no model here (no config.json)", where=folder)
-    return digest_of((*files, config))
-
-
 def digest_of(files: Iterable[Path]) -> str:
-    """A digest of the files' names, sizes and times of change, and of safetensors headers."""
+    """A digest of the files' names, sizes, times of change and safetensors headers."""
     digest = hashlib.sha256()
     for file in files:
         state = file.stat()
-        digest.update(f"{file.name}:{state.st_size}:{state.st_mtime_ns}\n".encode())
+        # Both times: the first can be set by anybody, as `cp -p` and `rsync -t` do.
+        times = f"{state.st_mtime_ns}:{state.st_ctime_ns}"
+        digest.update(f"{file.name}:{state.st_size}:{times}\n".encode())
         digest.update(header_bytes(file) if file.suffix == ".safetensors" else b"")
     return digest.hexdigest()
 

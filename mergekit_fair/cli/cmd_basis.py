@@ -68,13 +68,13 @@ def build(
     """
     quiet_libraries(quiet=merge_options.quiet)
     from mergekit_fair.merging.program import MergeSettings
-    from mergekit_fair.merging.recipe import Recipe
+    from mergekit_fair.sweep.worst_report import load_checked_recipe
     from mergekit_fair.vectors.basis_files import build_basis
 
     merge_options.apply_global_options()
     is_quiet = merge_options.quiet or not sys.stderr.isatty()
     basis = build_basis(
-        Recipe.load(recipe),
+        load_checked_recipe(recipe, Terminal(quiet=merge_options.quiet)),
         out,
         merge_options.model_copy(update={"quiet": is_quiet}),
         MergeSettings(overwrite=overwrite),
@@ -119,11 +119,12 @@ def apply(folder: Path, recipe: Path, out: Path, quiet: bool) -> None:
       mergekit-fair basis apply runs/redditbias/basis runs/redditbias/addition.yml -o small.yml
     """
     from mergekit_fair.files import require_no_other, write_atomic
-    from mergekit_fair.merging.recipe import Recipe
+    from mergekit_fair.sweep.worst_report import load_checked_recipe
     from mergekit_fair.vectors.basis_files import load_basis
     from mergekit_fair.vectors.basis_recipe import apply_basis
 
-    text = apply_basis(load_basis(folder), folder, Recipe.load(recipe))
+    read = load_checked_recipe(recipe, Terminal(quiet=quiet))
+    text = apply_basis(load_basis(folder), folder, read)
     require_no_other({out: text})
     write_atomic(out, text)
     if not quiet:

@@ -94,7 +94,8 @@ def _costs(config: Any, out: Path) -> tuple[float, dict[str, float]]:
     measured = len(sweep.grid["lambda"]) + len(sweep.inject_grid) + len(sweep.config.baselines)
     evaluation = limit["validation"] * measured
     evaluation += limit["report"] * (1 + len(sweep.config.baselines))
-    return len(runs) * steps * step + evaluation, dict.fromkeys(runs, step)
+    costs = dict.fromkeys(runs, step) | {"fingerprint": 0.0}
+    return len(runs) * steps * step + evaluation, costs
 
 
 def _files(out: Path) -> str:

@@ -150,8 +150,8 @@ def _evaluate(
     options: dict[str, Any],
 ) -> tuple[dict[str, Evaluation | PreferenceEvaluation], dict[str, dict[str, Any]]]:
     """Run, measure and write; the evaluations, and lm-eval's results of the other tasks."""
+    from mergekit_fair.checkpoints.fingerprint import model_fingerprint
     from mergekit_fair.cli.terminal import Terminal
-    from mergekit_fair.escaping import in_json
     from mergekit_fair.evaluation.cutoff import Cutoff
     from mergekit_fair.evaluation.eval_folder import (
         RESULTS,
@@ -164,12 +164,22 @@ def _evaluate(
     )
     from mergekit_fair.evaluation.eval_run import level_of, lines_of, measure_run, run_tasks
     from mergekit_fair.evaluation.evaluate import Evaluation
+    from mergekit_fair.evaluation.evidence import (
+        checked_evaluation,
+        evaluation_text,
+        fingerprinted,
+        prints_of_run,
+        require_same_model,
+    )
     from mergekit_fair.evaluation.prepared_tasks import EvaluationRequest
     from mergekit_fair.fairness import MetricSettings
 
     out: Path = options["out"]
     require_free(out, overwrite=options["overwrite"])
     tasks = _tasks(options)
+    progress = Terminal(quiet=options["quiet"])
+    if options["level"] and (doubt := checked_evaluation(options["level"])[1]):
+        progress.say(f"warning: {doubt}")
     level, thresholds = (
         level_of(options["level"], options["model"]) if options["level"] else (None, {})
     )
@@ -201,14 +211,21 @@ def _evaluate(
     )
     threshold = options["threshold"]
     cutoff = None if threshold is None else Cutoff.parse(threshold, "--threshold")
-    progress = Terminal(quiet=options["quiet"])
+    is_folder = Path(options["model"]).is_dir()
+    before = model_fingerprint(options["model"], progress) if is_folder else None
     where = options["model"], options["split"], options["device"]
     finished = run_tasks(request, *where, progress, cutoff)
     evaluations = measure_run(finished, settings, level=level, thresholds=thresholds)
+    prints = prints_of_run(finished.model, finished.arguments, before, progress)
+    if options["level"]:
+        require_same_model(options["level"], finished.model, prints)
     files = {samples_name(task): lines_of(found) for task, found in finished.samples.items()}
+    evaluations = {
+        task: fingerprinted(evaluation, files[samples_name(task)], prints, settings)
+        for task, evaluation in evaluations.items()
+    }
     for task, evaluation in evaluations.items():
-        text = in_json(evaluation.to_dict(), indent=2, allow_nan=False)
-        files[f"{task}.json"] = text + "\n"
+        files[f"{task}.json"] = evaluation_text(evaluation)
         if options["rows"] and isinstance(evaluation, Evaluation):
             files[rows_name(task)] = rows_table(finished.samples[task], options["split"])
     write_evaluation(out, {**files, RESULTS: results_text(finished.results)})

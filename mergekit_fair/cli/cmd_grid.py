@@ -33,9 +33,9 @@ def command(recipe: Path, grid: str, out: Path, overwrite: bool, quiet: bool) ->
 
     quiet_libraries(quiet=quiet)
     from mergekit_fair.merging.grid import parse_grid, write_grid
-    from mergekit_fair.merging.recipe import Recipe
+    from mergekit_fair.sweep.worst_report import load_checked_recipe
 
-    read = Recipe.load(recipe)
+    read = load_checked_recipe(recipe, Terminal(quiet=quiet))
     for warning in read.warnings:
         Terminal(quiet=quiet).say(f"warning: {warning}")
     files = write_grid(read, parse_grid(grid, "--lambda"), out, overwrite=overwrite)

@@ -14,8 +14,8 @@ from mergekit_fair.cli.terminal import Terminal, echo, errors_alone, quiet_libra
 from mergekit_fair.compat.mergekit import add_options
 from mergekit_fair.merging.grid import parse_grid
 from mergekit_fair.merging.program import MergeSettings
-from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.to_disk import merge_to_folder
+from mergekit_fair.sweep.worst_report import load_checked_recipe
 
 
 @click.command("merge", cls=PrettyPrintHelp)
@@ -68,6 +68,6 @@ def command(
     progress = Terminal(quiet=merge_options.quiet)
     says_nothing = merge_options.quiet and merge_options.verbosity == 0
     with errors_alone() if says_nothing else nullcontext():
-        merge_to_folder(Recipe.load(recipe), out, options, settings, progress)
+        merge_to_folder(load_checked_recipe(recipe, progress), out, options, settings, progress)
     if not merge_options.quiet:
         echo(str(out))

@@ -16,7 +16,8 @@ from mergekit_fair.cli.terminal import echo
 def command(folder: Path, as_json: bool, quiet: bool) -> None:
     """Rebuild tables, pictures and the HTML page of a sweep.
 
-    Reads DIR/results.json and measures nothing. Writes results.csv, the curves, pareto and
+    Reads DIR/results.json and runs no model: it checks that the figures are those of the saved
+    scores. Writes results.csv, the curves, pareto and
     transfer pictures (extra plot), and report.html: one page that needs no network and no other
     file.
 
@@ -26,12 +27,15 @@ def command(folder: Path, as_json: bool, quiet: bool) -> None:
     """
     from mergekit_fair.cli.terminal import Terminal, echo_json, terminal_width
     from mergekit_fair.report.outputs import summary_text, write_outputs
-    from mergekit_fair.sweep.results import SweepResults
+    from mergekit_fair.sweep.checked_folder import checked_results
 
-    results = SweepResults.load(folder)
-    page = write_outputs(results, folder, Terminal(quiet=quiet))
+    progress = Terminal(quiet=quiet)
+    results, doubt = checked_results(folder)
+    if doubt is not None:
+        progress.say(f"warning: {doubt}")
+    page = write_outputs(results, folder, progress)
     if as_json:
-        echo_json(results.to_dict())
+        echo_json(results.sealed())
     else:
         echo(summary_text(results, terminal_width()))
         echo(f"\n{page}")

@@ -99,7 +99,7 @@ def command(
         sweep, out, progress, write_model=not no_write, make=make, max_minutes=max_minutes
     )
     if as_json:
-        echo_json(results.to_dict())
+        echo_json(results.sealed())
     else:
         from mergekit_fair.report.outputs import summary_text
 

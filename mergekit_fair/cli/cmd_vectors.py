@@ -46,9 +46,9 @@ def command(
     from mergekit.options import MergeOptions
 
     from mergekit_fair.files import made_folder, require_writable
-    from mergekit_fair.merging.recipe import Recipe
     from mergekit_fair.report.figures import require_plotting
     from mergekit_fair.report.vectors_text import vectors_table
+    from mergekit_fair.sweep.worst_report import load_checked_recipe
     from mergekit_fair.vectors.recipe_vectors import recipe_vectors
 
     if out is not None:
@@ -58,7 +58,8 @@ def command(
     with nullcontext() if out is None else made_folder(out):
         if out is not None:
             require_writable(out)
-        measured = recipe_vectors(Recipe.load(recipe), options, progress, allow_pickle=allow_pickle)
+        read = load_checked_recipe(recipe, progress)
+        measured = recipe_vectors(read, options, progress, allow_pickle=allow_pickle)
         vectors = measured.to_dict()
         if out is not None:
             _write(vectors, out, progress)

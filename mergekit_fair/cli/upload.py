@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from mergekit_fair.errors import ConfigError, first_line
+from mergekit_fair.errors import CheckpointError, ConfigError, first_line
+
+if TYPE_CHECKING:
+    from mergekit_fair.report.publishing import Upload
 
 CARD = "README.md"
 
@@ -27,15 +29,14 @@ def require_name(repo: str) -> None:
         raise _no_name(repo)
 
 
-def send(
-    files: Mapping[str, Path], card: str, repo: str, *, private: bool, revision: str | None
-) -> str:
+def send(upload: Upload, repo: str, *, private: bool, revision: str | None) -> str:
     """One commit of everything; the repository is made if it is not there.
 
     Returns:
         Its address.
 
     Raises:
+        CheckpointError: a file that was changed after it was checked.
         ConfigError: nobody is logged in, or may not write there.
         click.ClickException: the Hub cannot be reached, refuses, or answers what makes no sense.
     """
@@ -48,8 +49,19 @@ def send(
     )
 
     _require_token()
-    operations = [CommitOperationAdd(path, str(file)) for path, file in sorted(files.items())]
-    operations.append(CommitOperationAdd(CARD, card.encode()))
+    files = {**upload.files, CARD: upload.card.encode()}
+    operations = [
+        CommitOperationAdd(path, file if isinstance(file, bytes) else str(file))
+        for path, file in sorted(files.items())
+    ]
+    for operation in operations:
+        known = upload.digests.get(operation.path_in_repo)
+        if known is not None and operation.upload_info.sha256.hex() != known:
+            raise CheckpointError(
+                "was changed after it was checked",
+                where=operation.path_or_fileobj,
+                fix="run the command again when nothing writes to it",
+            )
     api = HfApi()
     try:
         address = api.create_repo(repo, private=private or None, exist_ok=True)

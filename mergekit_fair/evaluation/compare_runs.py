@@ -18,6 +18,7 @@ from mergekit_fair.evaluation.evaluate import (
     evaluate,
     read_evaluation,
 )
+from mergekit_fair.evaluation.evidence import require_samples
 from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.evaluation.sample_files import earlier_runs, read_samples, sample_files
 from mergekit_fair.evaluation.seen_rows import seen_in_samples
@@ -42,7 +43,7 @@ def compare_folders(
 
     Raises:
         ConfigError: no samples there, those of several models, or no common task.
-        MeasurementError: not the same rows.
+        MeasurementError: not the same rows, or samples that were changed since they were written.
     """
     names = _names([baseline, *others])
     files = {folder: sample_files(folder) for folder in (baseline, *others)}
@@ -58,6 +59,8 @@ def compare_folders(
         )
     compared = {}
     for task in wanted:
+        for paths in files.values():
+            require_samples(paths[task])
         answers = {
             names[folder]: read_predictions(task, paths[task]) for folder, paths in files.items()
         }

@@ -31,7 +31,7 @@ from mergekit_fair.fairness.metrics import MATCHED
 from mergekit_fair.fairness.score_quality import measure_quality
 from mergekit_fair.fairness.scores import measure_score_rows
 from mergekit_fair.files import text_of
-from mergekit_fair.schema import Record, parse_json
+from mergekit_fair.schema import Record, parse_json, unsealed
 
 ITEM = "preference_gap"  # in a sample: (1, 0, or None without an answer; the kind)
 # Written first, so that a file says at its top what it is about.
@@ -78,6 +78,33 @@ class UsedBySelection(Record):
     rule: str
 
 
+class MeasuredWith(Record):
+    """Settings that figures depend on and that no other key of an evaluation says."""
+
+    min_group_size: int
+    seed: int
+    against: str | None = None
+
+
+class Fingerprint(Record):
+    """What an evaluation was made of, in SHA-256; see `evaluation.evidence`.
+
+    Attributes:
+        model: of the files that decide what the model answers; None for one without files.
+        others: argument of lm-eval's model class → the same of a further model that it names, such
+            as an adapter's base.
+        rows: of the rows' keys, labels and groups.
+        samples: of the file of samples.
+        settings: by which the figures are computed again from the samples.
+    """
+
+    model: str | None
+    others: dict[str, str] = Field(default_factory=dict)
+    rows: str | None
+    samples: str
+    settings: MeasuredWith
+
+
 class Evaluated(Record):
     """What every evaluation says about where its numbers come from.
 
@@ -92,6 +119,7 @@ class Evaluated(Record):
         truncated: the rows that are longer; None where it is not known.
         versions: of the packages that a number depends on.
         trained_rows: rows that the model was trained on; None: none, as far as is known.
+        fingerprint: what it was made of; None before version 0.2.
     """
 
     schema_version: Literal[2] = 2
@@ -105,13 +133,14 @@ class Evaluated(Record):
     truncated: Truncation | None = None
     versions: dict[str, str]
     trained_rows: int | None = None
+    fingerprint: Fingerprint | None = None
 
     @model_serializer(mode="wrap")
     def _in_order(self, serialize: Any) -> dict[str, Any]:
         """What was measured first; what does not apply is left out."""
         fields = without_unsaid(serialize(self))
         optional = ("level_matched", "saturated", "max_length", "truncated", "trained_rows")
-        for name in (*optional, "threshold", "scores"):
+        for name in (*optional, "threshold", "scores", "fingerprint"):
             if fields.get(name, 0) is None:
                 del fields[name]
         return {name: fields.pop(name) for name in _FIRST} | fields
@@ -143,16 +172,20 @@ def read_evaluation(path: Path) -> Evaluation | PreferenceEvaluation:
     """A TASK.json that `eval` has written, of this version or of 0.1.
 
     Raises:
-        MeasurementError: no such file, damaged, or of a version that is not known.
+        MeasurementError: no such file, damaged or edited, or of a version that is not known.
     """
     try:
-        content = parse_json(text_of(path))
+        content, is_whole = unsealed(parse_json(text_of(path)))
     except (OSError, ValueError) as error:
         raise MeasurementError(
             f"is no evaluation ({type(error).__name__}: {error})",
             where=path,
             fix="give a TASK.json that `mergekit-fair eval` has written",
         ) from error
+    if is_whole is False:
+        raise MeasurementError(
+            "was changed since `eval` has written it", where=path, fix="evaluate again"
+        )
     is_preference = isinstance(content, Mapping) and "gap" in content
     kind = PreferenceEvaluation if is_preference else Evaluation
     return kind.from_dict(content, where=path)
@@ -188,7 +221,7 @@ def evaluate(
     (0.75, 0.5)
     """
     settings = settings.excluding(predictions.excluded)
-    measured = measure_table(_counted(predictions), settings)
+    measured = measure_table(counted(predictions), settings)
     rate = measured.metrics["selection_rate"].value
     matched, saturated = None, None
     if level is not None and predictions.logit_gaps is not None and rate is not None:
@@ -212,10 +245,8 @@ def _level_matched(
 ) -> MatchedMetrics:
     assert predictions.logit_gaps is not None
     if threshold is None:
-        known = ~np.isnan(predictions.logit_gaps)
-        weights = None if predictions.weights is None else predictions.weights[known]
-        threshold = matching_threshold(predictions.logit_gaps[known], level.rate, weights)
-    samples = Samples.of(_counted(predictions.predict_at(threshold)), settings)
+        threshold = level_threshold(predictions, level.rate)
+    samples = Samples.of(counted(predictions.predict_at(threshold)), settings)
     metrics: dict[str, Any] = {name: METRICS[name].interval(samples) for name in sorted(MATCHED)}
     return MatchedMetrics(to=level.to, rate=level.rate, threshold=float(threshold), **metrics)
 
@@ -233,7 +264,16 @@ def _scores(predictions: Predictions, settings: MetricSettings) -> ScoreQuality 
     )
 
 
-def _counted(predictions: Predictions) -> CountTable:
+def level_threshold(predictions: Predictions, rate: float) -> float:
+    """The threshold on logit gaps, of which there are some, that selects this share of the rows."""
+    assert predictions.logit_gaps is not None
+    known = ~np.isnan(predictions.logit_gaps)
+    weights = None if predictions.weights is None else predictions.weights[known]
+    return float(matching_threshold(predictions.logit_gaps[known], rate, weights))
+
+
+def counted(predictions: Predictions) -> CountTable:
+    """Rows by group, label and prediction."""
     rows = predictions.labels, predictions.predicted, predictions.members
     return CountTable.of_codes(*rows, predictions.weights)
 

@@ -85,7 +85,7 @@ def merge_adapters(
             raise _refused("methods of mergekit-fair, tensor by tensor", recipe, recipe.method)
         program = plan.at()
         adapters = _entering(plan, program)
-        inputs = describe_models(plan.models, with_hash=settings.hash_inputs)
+        inputs = describe_models(plan.models, plan.recipe, with_hash=settings.hash_inputs)
         stacked = _stacked(recipe, program, adapters)
         _require_alike_parts(recipe, adapters, stacked)
         tensors = {key: tensor for factors in stacked for key, tensor in _named(factors).items()}

@@ -26,7 +26,7 @@ from mergekit_fair.merging.model_checks import (
     stock_models,
 )
 from mergekit_fair.merging.model_files import (
-    describe_input,
+    describe_inputs,
     describe_models,
     recorded,
     write_card,
@@ -60,10 +60,7 @@ def merge_by_mergekit(
         said, recipe = len(recipe.warnings), recipe.on_tensors(models.names)
         for warning in recipe.warnings[said:]:
             progress.say(f"warning: {warning}")
-        inputs = {
-            model: {"path": str(path.resolve()), "files": describe_input(models.files[model])}
-            for model, path in models.folders.items()
-        }
+        inputs = describe_inputs(models.folders, models.files, recipe)
         merge = _Merge(recipe, ready, models.folders, models.architecture, inputs, models.notes)
         merge.run(folder, out.name, progress)
 
@@ -84,7 +81,7 @@ def merge_slices(
     ):
         forget_models()
         architecture = planned_architecture(recipe, models, options)
-        inputs = describe_models(models)
+        inputs = describe_models(models, recipe)
         merge = _Merge(recipe, ready, models.folders, architecture, inputs, models.notes)
         merge.run(folder, out.name, progress)
 
@@ -103,7 +100,7 @@ def run_checked(plan: MergePlan, folder: Path, out: Path, options: Any, progress
         CheckpointError, RecipeError: as `merge_by_mergekit`.
     """
     forget_models()
-    models, inputs = plan.models, describe_models(plan.models)
+    models, inputs = plan.models, describe_models(plan.models, plan.recipe)
     with merged_adapters(options, out) as ready:
         merge = _Merge(plan.recipe, ready, models.folders, plan.architecture, inputs, plan.notes)
         brought = merge.run(folder, out.name, progress)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mergekit_fair.merging.carried_files import carried_files
+from mergekit_fair.merging.measured_inputs import require_measured
 from mergekit_fair.merging.methods.registry import is_own
 from mergekit_fair.merging.model_checks import open_models, planned_architecture, stock_models
 from mergekit_fair.merging.plan import MergePlan
@@ -45,17 +46,20 @@ def check_merge(
     if not is_own(recipe.method):
         recipe.require_inputs()
         stock = stock_models(recipe, options, allow_pickle=settings.allow_pickle)
+        require_measured(recipe, stock.folders)
         warnings = recipe.on_tensors(stock.names).warnings
         facts["notes"] += (*stock.notes, *carried_files(config, options).notes)
         return facts | {"checked": True, "warnings": list(warnings)}
     if recipe.is_sliced:
         with open_models(recipe, options, allow_pickle=settings.allow_pickle) as models:
             planned_architecture(recipe, models, options)
+            require_measured(recipe, models.folders)
             facts["notes"] += (*models.notes, *carried_files(config, options).notes)
             return facts | {"checked": True}
     with MergePlan.open(
         recipe, options, allow_pickle=settings.allow_pickle, progress=progress
     ) as plan:
+        require_measured(recipe, plan.models.folders)
         facts["notes"] += (*plan.notes, *carried_files(config, options).notes)
         if not plan.streams:
             return facts | {"checked": True}

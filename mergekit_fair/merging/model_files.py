@@ -10,26 +10,32 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mergekit.card import generate_card
 
+from mergekit_fair.checkpoints.file_kinds import deciding_files
+from mergekit_fair.checkpoints.fingerprint import digest_of_files, sha256
 from mergekit_fair.checkpoints.headers import header_bytes
 from mergekit_fair.checkpoints.trained_rows import TrainedRows, trained_rows
 from mergekit_fair.compat.mergekit import output_config
 from mergekit_fair.errors import CheckpointError, ConfigError
 from mergekit_fair.escaping import printable
 from mergekit_fair.files import text_of
+from mergekit_fair.merging.measured_inputs import require_measured
 from mergekit_fair.merging.model_checks import OpenModels
 from mergekit_fair.merging.recipe import OrderedConfiguration, Recipe
 from mergekit_fair.merging.shards import Written
-from mergekit_fair.schema import parse_json
+from mergekit_fair.schema import parse_json, sealed, unsealed
 
 MANIFEST = "merge_manifest.json"
 
+Inputs = dict[str, dict[str, Any]]
+
+_MERGE_AGAIN = "merge again from its mergekit_config.yml"
 _PACKAGES = ("mergekit-fair", "mergekit", "torch", "transformers", "safetensors")
 
 
@@ -59,12 +65,6 @@ def describe_input(files: Iterable[Path], *, with_hash: bool = False) -> dict[st
     return described
 
 
-def sha256(file: Path) -> str:
-    """The digest of a file's content, in hexadecimal digits."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def write_manifest(
     folder: Path, inputs: Mapping[str, Any], weights: Mapping[str, Written], **facts: Any
 ) -> None:
@@ -83,16 +83,27 @@ def write_manifest(
     ]
     if union := TrainedRows.union(rows for rows in seen if rows is not None):
         union.write(folder)
-    files = {
+    files: dict[str, dict[str, Any]] = {
         name: {"bytes": done.bytes, "sha256": done.sha256}
         if (done := weights.get(name))
         else {"bytes": path.stat().st_size, "sha256": sha256(path)}
         for path in sorted(folder.rglob("*"))
         if path.is_file() and (name := path.relative_to(folder).as_posix()) != MANIFEST
     }
-    content = {"versions": versions(), **facts, "inputs": dict(inputs), "files": files}
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    (folder / MANIFEST).write_text(text, encoding="utf-8")
+    deciding = {name: files[name]["sha256"] for name in deciding_files(folder)}
+    content = {
+        "versions": versions(),
+        **facts,
+        "inputs": dict(inputs),
+        "fingerprint": digest_of_files(deciding),
+        "files": files,
+    }
+    (folder / MANIFEST).write_text(manifest_text(content), encoding="utf-8")
+
+
+def manifest_text(content: Mapping[str, Any]) -> str:
+    """A manifest as JSON, with the digest of all that it says."""
+    return json.dumps(sealed(content), indent=2, ensure_ascii=False) + "\n"
 
 
 def recorded(folder: Path) -> Iterable[str]:
@@ -125,6 +136,41 @@ def versions() -> dict[str, str]:
     return numbers
 
 
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a merged model; nothing that it names was looked at.
+
+    Raises:
+        CheckpointError: there is none that can be read, it was edited, or it names files that are
+            not in the folder.
+    """
+    place = folder / MANIFEST
+    try:
+        content, is_whole = unsealed(parse_json(text_of(place)))
+        files: dict[str, Any] = content["files"]
+        for name, entry in files.items():
+            if not isinstance(entry["sha256"], str) or not isinstance(entry["bytes"], int):
+                raise TypeError(name)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"has no {MANIFEST} that can be read ({type(error).__name__})",
+            where=folder,
+            fix="give a folder that `mergekit-fair merge` has written",
+        ) from error
+    if is_whole is False:
+        raise CheckpointError(
+            "was changed since the merge has written it", where=place, fix=_MERGE_AGAIN
+        )
+    outside = [name for name in files if not _is_inside(folder, name)]
+    if outside:
+        raise CheckpointError(
+            "names files that are not the merged model's own",
+            where=place,
+            got=outside[:8],
+            fix=_MERGE_AGAIN,
+        )
+    return content
+
+
 def verify(folder: Path) -> dict[str, Any]:
     """Compare a merged model with its manifest.
 
@@ -132,20 +178,12 @@ def verify(folder: Path) -> dict[str, Any]:
         The manifest.
 
     Raises:
-        CheckpointError: no manifest, or files that are missing or different.
+        CheckpointError: as `read_manifest`, or files that are missing or different.
     """
-    try:
-        content: dict[str, Any] = json.loads(text_of(folder / MANIFEST))
-        files: dict[str, Any] = content["files"]
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise CheckpointError(
-            f"has no {MANIFEST} that can be read ({type(error).__name__})",
-            where=folder,
-            fix="give a folder that `mergekit-fair merge` has written",
-        ) from error
+    content = read_manifest(folder)
     wrong = [
         name
-        for name, entry in files.items()
+        for name, entry in content["files"].items()
         if not (folder / name).is_file() or sha256(folder / name) != entry["sha256"]
     ]
     if wrong:
@@ -153,19 +191,62 @@ def verify(folder: Path) -> dict[str, Any]:
             f"is not what was merged: {len(wrong)} files are missing or changed",
             where=folder,
             got=wrong[:8],
-            fix="merge again from its mergekit_config.yml",
+            fix=_MERGE_AGAIN,
         )
     return content
 
 
-def describe_models(models: OpenModels, *, with_hash: bool = False) -> dict[str, Any]:
-    """Model → its folder and, for each file, size, time of change and header digest."""
+def unlisted(folder: Path, listed: Collection[str]) -> list[str]:
+    """Paths of everything in a model folder that is not listed, sorted; a link to a folder counts.
+
+    What is hidden, and the manifest, are left out.
+    """
+    found = []
+    for path in folder.rglob("*"):
+        place = path.relative_to(folder)
+        is_hidden = any(part.startswith(".") for part in place.parts)
+        is_folder = path.is_dir() and not path.is_symlink()
+        if not is_hidden and not is_folder and place.as_posix() not in {*listed, MANIFEST}:
+            found.append(place.as_posix())
+    return sorted(found)
+
+
+def _is_inside(folder: Path, name: str) -> bool:
+    """Whether a name stands for a place in the folder, links followed."""
+    path = PurePosixPath(name)
+    is_plain = not path.is_absolute() and ".." not in path.parts and "\\" not in name
+    return is_plain and (folder / name).resolve().is_relative_to(folder.resolve())
+
+
+def describe_models(models: OpenModels, recipe: Recipe, *, with_hash: bool = False) -> Inputs:
+    """As `describe_inputs`, of models that are open."""
+    files = {model: reader.files for model, reader in models.readers.items()}
+    return describe_inputs(models.folders, files, recipe, with_hash=with_hash)
+
+
+def describe_inputs(
+    folders: Mapping[str, Path],
+    files: Mapping[str, Iterable[Path]],
+    recipe: Recipe,
+    *,
+    with_hash: bool = False,
+) -> Inputs:
+    """Model → its folder and, for each weight file, `describe_input`; before anything is merged.
+
+    Of a recipe that a sweep has chosen also the fingerprints, which have to be those that were
+    measured.
+
+    Raises:
+        RecipeError, CheckpointError: as `require_measured`.
+    """
+    prints = require_measured(recipe, folders)
     return {
         model: {
-            "path": str(models.folders[model].resolve()),
-            "files": describe_input(reader.files, with_hash=with_hash),
+            "path": str(folders[model].resolve()),
+            "files": describe_input(files[model], with_hash=with_hash),
         }
-        for model, reader in models.readers.items()
+        | ({"fingerprint": prints[model]} if model in prints else {})
+        for model in files
     }
 
 

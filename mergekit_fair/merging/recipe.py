@@ -16,6 +16,7 @@ from mergekit_fair.merging.methods.members import parameters_of
 from mergekit_fair.merging.methods.registry import is_own, own_method, spec_of
 from mergekit_fair.merging.recipe_check import check_recipe, parse_recipe, require_parameter
 from mergekit_fair.merging.recipe_inputs import require_inputs, unmatched_filters
+from mergekit_fair.merging.recipe_keys import without_measurement
 from mergekit_fair.merging.references import found_beside, references
 from mergekit_fair.schema import dump_yaml, read_text
 
@@ -194,7 +195,7 @@ class Recipe:
         Raises:
             RecipeError: as `with_settings`.
         """
-        raw, spec = dict(self.raw), spec_of(self.method)
+        raw, spec = without_measurement(self.raw), spec_of(self.method)
         raw["parameters"] = dict(parameters_of(raw))
         for key, value in settings.items():
             parameters, name = raw["parameters"], key

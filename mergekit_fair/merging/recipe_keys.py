@@ -20,10 +20,13 @@ from mergekit.tokenizer.config import ModelTokenEmbedding, TokenEmbeddingConfig,
 from mergekit_fair.errors import RecipeError
 from mergekit_fair.schema import nearest
 
+# What a sweep says of the models that its chosen recipe was measured with.
+MEASURED = ("point", "kind", "measuring", "inputs")
 # What `worst: auto` reads, and what a sweep writes beside its chosen recipe.
 FAIRNESS = (
     *("report", "min_group_size", "exclude"),
     *("tool", "task", "rule", "selected_on", "feasible", "validation"),
+    *MEASURED,
 )
 
 # What people write where mergekit reads it off the model's name.
@@ -111,6 +114,13 @@ def blocks(value: Any, kind: str, where: str) -> Iterator[Block]:
         inside = KINDS[kind].inside if each is None else dict.fromkeys(value, each)
         for key, below in inside.items():
             yield from blocks(value.get(key), below, block.place(key))
+
+
+def without_measurement(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's mapping without what a sweep has said about it: for one that is to be changed."""
+    block = raw.get("fairness")
+    is_measured = isinstance(block, dict) and any(key in block for key in MEASURED)
+    return {key: value for key, value in raw.items() if not (is_measured and key == "fairness")}
 
 
 class Unread:

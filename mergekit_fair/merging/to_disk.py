@@ -117,7 +117,7 @@ def _stream(
     targets = outputs(folder, plan.recipe, settings.lambdas)
     size = sum(file.size for file in files)
     _require_space(folder, size * len(targets))
-    inputs = describe_models(plan.models, with_hash=settings.hash_inputs)
+    inputs = describe_models(plan.models, plan.recipe, with_hash=settings.hash_inputs)
     with bar(progress, "merge", size) as advance:
         weights = write_weights(
             files,

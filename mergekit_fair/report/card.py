@@ -45,6 +45,7 @@ def card_of_sweep(
     recipe: str,
     config: Mapping[str, Any],
     pictures: Sequence[str],
+    fingerprint: str = "",
 ) -> str:
     """The card of the point that a sweep has chosen.
 
@@ -54,6 +55,7 @@ def card_of_sweep(
         recipe: the merge recipe, YAML.
         config: the model's config.json, or an adapter's adapter_config.json.
         pictures: paths of pictures beside the card.
+        fingerprint: digest of the model's files; empty where it is not known.
     """
     own = results.chosen
     comparison = as_markdown(comparison_table(results.comparison)) if results.comparison else None
@@ -68,11 +70,17 @@ def card_of_sweep(
         comparison=comparison,
         pictures=[Raw(picture) for picture in pictures],
         budget=budget_text(results),
+        fingerprint=fingerprint,
     )
 
 
 def card_of_evaluations(
-    evaluations: Sequence[Evaluation], *, name: str, recipe: str, config: Mapping[str, Any]
+    evaluations: Sequence[Evaluation],
+    *,
+    name: str,
+    recipe: str,
+    config: Mapping[str, Any],
+    fingerprint: str = "",
 ) -> str:
     """The card of a model that `eval` has measured.
 
@@ -81,6 +89,7 @@ def card_of_evaluations(
         name: of the model.
         recipe: the merge recipe, YAML; empty for a model that is not merged.
         config: the model's config.json, or an adapter's adapter_config.json.
+        fingerprint: digest of the model's files; empty where it is not known.
     """
     first, *others = evaluations
     own = PointResult(
@@ -113,7 +122,15 @@ def card_of_evaluations(
         warnings=[],
         versions={},
     )
-    return _rendered(results, name=name, recipe=recipe, config=config, own=[own], is_sweep=False)
+    return _rendered(
+        results,
+        name=name,
+        recipe=recipe,
+        config=config,
+        own=[own],
+        is_sweep=False,
+        fingerprint=fingerprint,
+    )
 
 
 def _rendered(
@@ -128,6 +145,7 @@ def _rendered(
     comparison: Raw | None = None,
     pictures: Sequence[Raw] = (),
     budget: str | None = None,
+    fingerprint: str = "",
 ) -> str:
     tasks = tasks_of(own)
     tables = [points_table(results, results.report, task) for task in tasks]
@@ -150,6 +168,7 @@ def _rendered(
         verdicts=verdicts,
         pictures=pictures,
         budget=budget,
+        fingerprint=fingerprint,
         results=results if is_sweep else None,
         evaluation=evaluation,
         used_by=used_by.rule if used_by is not None else None,

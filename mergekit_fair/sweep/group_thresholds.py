@@ -140,27 +140,41 @@ class ThresholdedBaseline:
         if self._runner is None:
             return {}
         rows = self._runner.predictions(self._baseline, split)
+        done = self._runner.store.results(split)
         return {
-            label: rows.with_scores(thresholds.scores(rows))
-            for label, (_, thresholds) in self._fitted.items()
+            label: self._runner.predictions(point, split)
+            if point in done
+            else rows.with_scores(thresholds.scores(rows))
+            for label, (point, thresholds) in self._fitted.items()
         }
 
     def results(self, split: str) -> list[PointResult]:
-        """Measured on a split; the report rows only once they may be opened."""
-        return [
-            PointResult(
-                id=self._fitted[label][0],
-                kind="thresholds",
-                label=label,
-                settings={},
-                lambda_=None,
-                lambda_eff=None,
-                split=split,
-                evaluation=evaluate(predictions, self._runner.settings, model=label, split=split),
-            )
-            for label, predictions in self.predictions(split).items()
-            if self._runner is not None
-        ]
+        """Measured on a split and stored; the report rows only once they may be opened."""
+        if self._runner is None:
+            return []
+        store, found = self._runner.store, []
+        for label, predictions in self.predictions(split).items():
+            done = store.results(split).get(self._fitted[label][0])
+            found.append(done or self._stored(self._runner, label, predictions, split))
+        return found
+
+    def _stored(
+        self, runner: PointRunner, label: str, predictions: Predictions, split: str
+    ) -> PointResult:
+        result = PointResult(
+            id=self._fitted[label][0],
+            kind="thresholds",
+            label=label,
+            settings={},
+            lambda_=None,
+            lambda_eff=None,
+            split=split,
+            evaluation=evaluate(predictions, runner.settings, model=label, split=split),
+            measured_with=runner.measured_with,
+        )
+        return runner.store.append(
+            result, predictions.scores, {predictions.task: runner.labels(split)[predictions.task]}
+        )
 
 
 def _point_id(baseline: str, constraint: str, seed: int) -> str:

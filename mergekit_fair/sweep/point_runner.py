@@ -16,8 +16,9 @@ from mergekit_fair.evaluation.predictions import Predictions, Scores
 from mergekit_fair.evaluation.seen_rows import SeenRows, told
 from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.progress import Progress
+from mergekit_fair.sweep.figures_again import answered
 from mergekit_fair.sweep.points import Point, unique
-from mergekit_fair.sweep.record import PointResult
+from mergekit_fair.sweep.record import MeasuredPoint, PointResult
 from mergekit_fair.sweep.results import BudgetRecord
 from mergekit_fair.sweep.store import Store
 from mergekit_fair.sweep.sweep_config import Sweep
@@ -94,6 +95,8 @@ class PointRunner:
         levels: task → the selection rate that level-matched figures are measured at.
         left_out: labels of points that the budget has left out, in order.
         unfinished: stages that it has cut short, in words.
+        saturation: see `Level`.
+        require_unchanged: called before anything is stored; raises if a model was written to.
     """
 
     evaluator: Evaluator
@@ -106,6 +109,8 @@ class PointRunner:
     levels: Mapping[str, Level] | None = None
     left_out: dict[str, None] = field(default_factory=dict)
     unfinished: list[str] = field(default_factory=list)
+    saturation: float = 0.1
+    require_unchanged: Callable[[], None] = lambda: None
     _executor: Executor | None = field(default=None, init=False)
 
     @cached_property
@@ -149,8 +154,17 @@ class PointRunner:
     def predictions(self, point: str, split: str | None = None) -> Predictions:
         """What a finished point answered to the deciding task, by its id."""
         split = split or self.split
-        rows, scores = self.labels(split)[self.task], self.store.scores(point, split)
-        return rows.with_scores(scores[: len(rows)])
+        return answered(self.labels(split), self.store.scores(point, split))[self.task]
+
+    @property
+    def measured_with(self) -> MeasuredPoint:
+        """What a point says of how it was measured, beside its evaluations."""
+        return MeasuredPoint(
+            min_group_size=self.settings.min_group_size,
+            seed=self.settings.seed,
+            against=self.settings.against,
+            saturation=self.saturation,
+        )
 
     @property
     def budget_record(self) -> BudgetRecord | None:
@@ -173,8 +187,9 @@ class PointRunner:
 
     def _keep(self, point: Point, split: str, outcome: Outcome) -> None:
         """Measure, store and say."""
+        self.require_unchanged()
         result, scores = self._result(point, split, outcome)
-        self.store.append(result, scores)
+        result = self.store.append(result, scores, self.labels(split))
         self.progress.say(result.one_line())
 
     def _result(self, point: Point, split: str, outcome: Outcome) -> tuple[PointResult, Scores]:
@@ -190,7 +205,7 @@ class PointRunner:
         seen, evaluations = self.seen.counts(point.models, split), {}
         for task, rows in labels.items():
             predictions = rows.with_scores(outcome.scores[task])
-            level = self.levels[task] if self.levels else _own_level(point.label, predictions)
+            level = self.levels[task] if self.levels else self._own_level(point.label, predictions)
             evaluation = evaluate(
                 predictions,
                 self.settings,
@@ -209,16 +224,16 @@ class PointRunner:
             evaluation=evaluations[first],
             tasks={task: evaluations[task] for task in others},
             seconds=round(outcome.seconds, 2),
+            measured_with=self.measured_with,
         )
         return result, np.concatenate([outcome.scores[task] for task in labels])
+
+    def _own_level(self, label: str, predictions: Predictions) -> Level:
+        """The selection rate of these predictions."""
+        rate = predictions.selection_rate
+        return Level(label, 0.0 if np.isnan(rate) else rate, self.saturation)
 
 
 def _chained(first: PointJob, others: Iterator[PointJob]) -> Iterator[PointJob]:
     yield first
     yield from others
-
-
-def _own_level(label: str, predictions: Predictions) -> Level:
-    """The selection rate of these predictions."""
-    rate = predictions.selection_rate
-    return Level(label, 0.0 if np.isnan(rate) else rate)

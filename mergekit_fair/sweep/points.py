@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +12,8 @@ from pathlib import Path
 from mergekit.options import MergeOptions
 
 from mergekit_fair.checkpoints.cache import size_of
-from mergekit_fair.checkpoints.folder import (
-    fingerprint,
-    require_equal,
-    tensor_infos,
-    weight_files,
-)
+from mergekit_fair.checkpoints.fingerprint import ModelFingerprint, model_fingerprint
+from mergekit_fair.checkpoints.folder import require_equal, tensor_infos, weight_files
 from mergekit_fair.checkpoints.layout import Layout, as_base, unwrapped
 from mergekit_fair.checkpoints.reader import open_folder
 from mergekit_fair.errors import CheckpointError, ConfigError
@@ -27,6 +21,7 @@ from mergekit_fair.evaluation.evaluator import Evaluator
 from mergekit_fair.evaluation.model_inputs import same_tokenizer
 from mergekit_fair.merging.config_checks import differing_settings
 from mergekit_fair.merging.grid import MOST_POINTS
+from mergekit_fair.merging.measured_inputs import point_id
 from mergekit_fair.merging.methods.formula import Coefficients
 from mergekit_fair.merging.methods.registry import is_own
 from mergekit_fair.merging.methods.subgroup_task_addition import addition_recipe
@@ -34,10 +29,17 @@ from mergekit_fair.merging.methods.worst_group_injection import injection_recipe
 from mergekit_fair.merging.plan import recipe_coefficients
 from mergekit_fair.merging.plan_cache import PlanCache
 from mergekit_fair.merging.recipe import Recipe
-from mergekit_fair.sweep.record import SCHEMA_VERSION, PlannedPoint, PointKind, SweepRecord
+from mergekit_fair.progress import Progress
+from mergekit_fair.schema import digest_of_json
+from mergekit_fair.sweep.record import (
+    INJECTED,
+    SCHEMA_VERSION,
+    PlannedPoint,
+    PointKind,
+    SweepRecord,
+)
 from mergekit_fair.sweep.sweep_config import Sweep
 
-_INJECTED = "inject."
 _MEASURE_APART = "leave it out of the baselines, and measure it with `mergekit-fair eval`"
 _FLOAT64 = 8
 
@@ -77,7 +79,7 @@ class Point:
     def varies_lambda_alone(self) -> bool:
         """Whether points that differ from this one in λ alone follow it."""
         settings = self.planned.settings
-        names = [key for key in settings if key != "worst" and not key.startswith(_INJECTED)]
+        names = [key for key in settings if key != "worst" and not key.startswith(INJECTED)]
         return self.kind != "search" and names[-1:] == ["lambda"]
 
 
@@ -122,6 +124,18 @@ def _require_same_reading(base: str, other: str) -> None:
         )
 
 
+def _fingerprint(model: str, progress: Progress | None) -> ModelFingerprint:
+    """Of a whole model's folder.
+
+    Raises:
+        CheckpointError: there is none, as of `weight_files`, or it has no config.json.
+    """
+    weight_files(model)
+    if not (Path(model) / "config.json").is_file():
+        raise CheckpointError("no model here (no config.json)", where=model)
+    return model_fingerprint(model, progress)
+
+
 def unique(points: Iterable[Point]) -> list[Point]:
     """Each point once, in order."""
     return list({point.id: point for point in points}.values())
@@ -132,14 +146,16 @@ class Planner:
 
     Attributes:
         options: mergekit's, by which models are opened.
+        measuring: a digest of data, tasks, settings and seed.
     """
 
-    def __init__(self, sweep: Sweep, data: str) -> None:
+    def __init__(self, sweep: Sweep, data: str, progress: Progress | None = None) -> None:
         self._sweep = sweep
         unmeasured = {"data", "device", "allow_trained_rows"}
         evaluate = sweep.config.evaluate.model_dump(mode="json", exclude=unmeasured)
-        self._measuring = {"data": data, "evaluate": evaluate, "seed": sweep.config.seed}
-        self._prints = {model: fingerprint(model) for model in self.models()}
+        about = {"data": data, "evaluate": evaluate, "seed": sweep.config.seed}
+        self.measuring = digest_of_json(about)
+        self._prints = {model: _fingerprint(model, progress) for model in self.models()}
         _require_fitting(self.models()[0], *sweep.config.baselines.values())
         self.options = MergeOptions(
             quiet=True, trust_remote_code=sweep.config.evaluate.trusts_remote_code
@@ -149,6 +165,20 @@ class Planner:
         self._reserved: dict[str, PointKind] = {}
         self._reserved |= {point.label: point.kind for point in self.baselines()}
         self._reserved |= {point.label: point.kind for point in self.merges()}
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Model → its fingerprint's digest."""
+        return {model: found.digest for model, found in self._prints.items()}
+
+    def require_unchanged(self) -> None:
+        """Check that no model was written to since the planner was made.
+
+        Raises:
+            CheckpointError: names model and file.
+        """
+        for found in self._prints.values():
+            found.require_unchanged()
 
     def models(self) -> list[str]:
         """The base first, then every other folder that the sweep reads."""
@@ -219,7 +249,7 @@ class Planner:
             raise ConfigError("has no inject block", where=self._sweep.where)
         raw, groups = self._sweep.recipe.raw, self._sweep.recipe.groups()
         target = self._sweep.config.baselines[inject.target]
-        settings: dict[str, float | str] = {_INJECTED + g: v for g, v in lambdas.items()}
+        settings: dict[str, float | str] = {INJECTED + g: v for g, v in lambdas.items()}
         base, dtype = str(raw["base_model"]), raw.get("dtype")
         if len(lambdas) == 1:
             ((name, value),) = lambdas.items()
@@ -253,16 +283,14 @@ class Planner:
         model: str | None = None,
     ) -> Point:
         used = [model] if model else _models(recipe)
-        content = {
-            "kind": kind,
-            "recipe": recipe.raw if recipe else None,
-            "models": {name: self._prints[name] for name in used},
-            **self._measuring,
-        }
-        if model:  # two baselines of one folder are two points
-            content["baseline"] = label
-        text = json.dumps(content, sort_keys=True, ensure_ascii=False, default=str)
-        injected = [float(v) for key, v in settings.items() if key.startswith(_INJECTED)]
+        digest = point_id(
+            kind,
+            recipe.raw if recipe else None,
+            {name: self._prints[name].digest for name in used},
+            self.measuring,
+            baseline=label if model else None,  # two baselines of one folder are two points
+        )
+        injected = [float(v) for key, v in settings.items() if key.startswith(INJECTED)]
         coefficients = None if recipe is None else self._coefficients(recipe)
         effective, size = (
             (sum(injected), sum(map(abs, injected)))
@@ -272,7 +300,7 @@ class Planner:
             else (None, None)
         )
         planned = PlannedPoint(
-            id=hashlib.sha256(text.encode()).hexdigest()[:16],
+            id=digest,
             kind=kind,
             label=label if self._reserved.get(label, kind) == kind else f"{kind} {label}",
             settings=settings,

@@ -21,19 +21,23 @@ from pydantic import (
 )
 
 from mergekit_fair.errors import FairError, SweepError
-from mergekit_fair.evaluation.evaluate import Evaluation, Level
+from mergekit_fair.evaluation.evaluate import Evaluation, Level, MeasuredWith
 from mergekit_fair.fairness import HEADLINE
 from mergekit_fair.fairness.intervals import Interval, Number
 from mergekit_fair.files import text_of
-from mergekit_fair.schema import Record, parse_json
+from mergekit_fair.schema import Record, parse_json, unsealed
 
 # Of results.json and plan.json. Version 1 (0.1 of the package) named no version.
 SCHEMA_VERSION = 2
 SATURATED = "saturated"
+INJECTED = "inject."  # a setting of an injection, before the group's name
 
 PointKind = Literal["baseline", "merge", "control", "search", "injection", "thresholds", "model"]
 Part = TypeVar("Part", bound="SweepRecord")
 Names = Annotated[tuple[str, ...], Field(strict=False)]  # a list, in JSON
+
+# What a point says of the files that its figures come from.
+_OF_FILES = ("measured_with", "scores", "rows")
 
 # Attributes that have another name in JSON.
 _KEYS = {"lambda_": "lambda", "lambda_l1": "size", "is_identity": "adds_nothing"}
@@ -54,6 +58,11 @@ class SweepRecord(Record):
 
     def to_dict(self) -> dict[str, Any]:
         return self.model_dump(mode="json", by_alias=True)
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether its file has a digest of its own."""
+        return False
 
     @model_serializer(mode="wrap")
     def _without_nothing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -85,6 +94,18 @@ class PlannedPoint(SweepRecord):
     is_identity: bool = False
 
 
+class MeasuredPoint(MeasuredWith):
+    """Settings that a point's figures depend on and that its evaluations do not say.
+
+    Attributes:
+        saturation: see `Level`.
+    """
+
+    min_group_size: int = 1
+    seed: int = 0
+    saturation: float = 0.1
+
+
 class PointResult(PlannedPoint):
     """One model measured on one split: a line of points.jsonl, an entry of results.json.
 
@@ -94,9 +115,11 @@ class PointResult(PlannedPoint):
         error: why nothing could be measured.
         seconds: of weights and forward passes; not in results.json, which depends on no machine.
         refused: why it may not be chosen although it was measured.
+        measured_with: by which the figures are computed again from scores and rows.
+        scores, rows: SHA-256 of the files of both; None before version 0.2.
     """
 
-    optional = ("evaluation", "tasks", "error", "seconds", "refused")
+    optional = ("evaluation", "tasks", "error", "seconds", "refused", *_OF_FILES)
 
     split: str
     evaluation: Evaluation | None = None
@@ -104,6 +127,9 @@ class PointResult(PlannedPoint):
     error: str | None = None
     seconds: Number = None
     refused: str | None = None
+    measured_with: MeasuredPoint | None = None
+    scores: str | None = None
+    rows: str | None = None
 
     @model_validator(mode="after")
     def _either(self) -> Self:
@@ -206,9 +232,13 @@ def read_record(kind: type[Part], path: Path, problem: type[FairError], *, fix: 
         FairError: of type `problem`: damaged, or not what this version writes.
     """
     try:
-        content = parse_json(text_of(path))
+        content, is_whole = unsealed(parse_json(text_of(path)))
         record = kind.model_validate(content)
         to_json(record.to_dict()).encode()  # NaN, or text that UTF-8 cannot hold
+        if is_whole is False:
+            raise ValueError("it was changed since it was written")
+        if is_whole is None and record.is_sealed:
+            raise ValueError("its digest is gone")
     except ValidationError as error:
         raise problem(explained(error), where=path, fix=fix) from error
     except UnicodeDecodeError as error:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
 from mergekit_fair.errors import SweepError
 from mergekit_fair.fairness.intervals import Interval, Number
 from mergekit_fair.files import write_atomic
+from mergekit_fair.schema import sealed
 from mergekit_fair.sweep.record import (
     SCHEMA_VERSION,
     Names,
@@ -206,7 +207,11 @@ class SweepResults(SweepRecord):
         report_opened_for_another_selection: the report rows are no longer untouched.
         comparison: baseline → metric → chosen minus it, on the report rows.
         budget: None unless something was left out.
+        inputs: model → its fingerprint's digest; empty before version 0.2.
+        measuring: a digest of data, tasks, settings and seed; None before version 0.2.
     """
+
+    optional = ("inputs", "measuring")
 
     schema_version: int = 1
     sweep: str
@@ -224,6 +229,12 @@ class SweepResults(SweepRecord):
     budget: BudgetRecord | None = None
     warnings: list[str]
     versions: dict[str, str]
+    inputs: dict[str, str] = {}
+    measuring: str | None = None
+
+    @property
+    def is_sealed(self) -> bool:
+        return self.measuring is not None
 
     @model_validator(mode="after")
     def _known(self) -> Self:
@@ -251,7 +262,15 @@ class SweepResults(SweepRecord):
         return read_record(cls, path, SweepError, fix=_RUN_AGAIN.format(folder))
 
     def write(self, folder: Path) -> None:
-        write_atomic(folder / "results.json", to_json(self.to_dict()))
+        write_atomic(folder / "results.json", self.text())
+
+    def text(self) -> str:
+        """The content of results.json."""
+        return to_json(self.sealed())
+
+    def sealed(self) -> dict[str, Any]:
+        """As `to_dict`, with the digest of it all."""
+        return sealed(self.to_dict())
 
     @property
     def chosen(self) -> PointResult | None:

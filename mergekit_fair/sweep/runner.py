@@ -15,9 +15,10 @@ from mergekit_fair.evaluation.truncation import length_notes
 from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.files import write_atomic
 from mergekit_fair.progress import Progress
-from mergekit_fair.schema import dump_yaml
-from mergekit_fair.sweep.comparing import choose, differences
+from mergekit_fair.sweep.checked_folder import require_stored, selected_recipe
+from mergekit_fair.sweep.comparing import choose
 from mergekit_fair.sweep.definable import require_definable
+from mergekit_fair.sweep.differences import differences
 from mergekit_fair.sweep.group_thresholds import ThresholdedBaseline
 from mergekit_fair.sweep.injection import inject
 from mergekit_fair.sweep.point_runner import (
@@ -45,7 +46,7 @@ def plan_sweep(sweep: Sweep, probe: Progress | None = None) -> SweepPlan:
     Raises:
         CheckpointError, ConfigError, DataError, RecipeError: whatever would stop the sweep.
     """
-    evaluator, planner = _prepared(sweep)
+    evaluator, planner = _prepared(sweep, probe)
     plan = SweepPlan.of(sweep, evaluator, planner)
     if probe is None:
         return plan
@@ -80,7 +81,7 @@ def run_sweep(
     Raises:
         SweepError: the budget is spent before the baselines are measured.
     """
-    evaluator, planner = _prepared(sweep)
+    evaluator, planner = _prepared(sweep, progress)
     plan = SweepPlan.of(sweep, evaluator, planner)
     store = Store(out)
     evaluate = sweep.config.evaluate
@@ -97,8 +98,11 @@ def run_sweep(
         split=sweep.config.select.split,
         make_executor=lambda: make_executor(sweep, evaluator, planner.models()[0], progress),
         budget=budget or TimeBudget(),
+        saturation=evaluate.saturation,
+        require_unchanged=planner.require_unchanged,
     )
     try:
+        require_stored(store, runner.split)
         write_atomic(out / "plan.json", to_json(plan.to_dict()))
         for warning in evaluator.warnings:
             progress.say(f"warning: {warning}")
@@ -156,7 +160,10 @@ class _Run:
                 *_length_notes(results, self.planner.models()),
             ],
             versions=versions(),
+            inputs=self.planner.inputs,
+            measuring=self.planner.measuring,
         )
+        self.planner.require_unchanged()
         self._write(chosen, sweep_results)
         return sweep_results
 
@@ -208,7 +215,7 @@ class _Run:
         opened = {
             point
             for point, result in runner.store.results("report").items()
-            if result.kind not in ("baseline", "control")
+            if result.kind not in ("baseline", "control", "thresholds")
         }
         needed = [*baselines, *([chosen] if chosen else [])]
         results = runner.measure([*needed, *control], "report")
@@ -234,27 +241,9 @@ class _Run:
         folder = self.runner.store.folder
         if chosen is not None:
             (folder / "selected").mkdir(exist_ok=True)
-            write_atomic(folder / "selected" / "recipe.yml", selected_recipe(chosen, results))
+            raw = {} if chosen.recipe is None else chosen.recipe.raw
+            write_atomic(folder / "selected" / "recipe.yml", selected_recipe(raw, results))
         results.write(folder)
-
-
-def selected_recipe(point: Point, results: SweepResults) -> str:
-    """The chosen point's recipe; a `fairness` block says how it was chosen and what it measured."""
-    if point.recipe is None:
-        raise SweepError("a baseline has no recipe", where=point.label)
-    provenance: dict[str, Any] = {
-        "tool": "mergekit-fair",
-        "task": results.task,
-        "rule": results.selected.rule,
-        "selected_on": results.selected_on,
-        "feasible": results.selected.feasible,
-    }
-    for split, measured in ((results.selected_on, results.points), ("report", results.report)):
-        result = next(item for item in measured if item.id == point.id)
-        if result.evaluation is not None:
-            names = ("acc", "dpd", "eod", "selection_rate")
-            provenance[split] = {name: result.value(name) for name in names}
-    return dump_yaml({**point.recipe.raw, "fairness": provenance})
 
 
 def _length_notes(results: Sequence[PointResult], models: Sequence[str]) -> list[str]:
@@ -265,7 +254,7 @@ def _length_notes(results: Sequence[PointResult], models: Sequence[str]) -> list
     return length_notes(next(iter(lengths), None), truncated, models)
 
 
-def _prepared(sweep: Sweep) -> tuple[Evaluator, Planner]:
+def _prepared(sweep: Sweep, progress: Progress | None = None) -> tuple[Evaluator, Planner]:
     """Everything that can be checked before the first forward pass is checked here."""
     if sweep.config.search is not None:
         from mergekit_fair.sweep.search.search_stage import require_possible
@@ -276,7 +265,7 @@ def _prepared(sweep: Sweep) -> tuple[Evaluator, Planner]:
     select = sweep.config.select
     require_definable(select, evaluator.labels(select.split), sweep.config.evaluate, sweep.where)
     _require_no_weights(sweep, evaluator)
-    planner = Planner(sweep, evaluator.fingerprint())
+    planner = Planner(sweep, evaluator.fingerprint(), progress)
     base, *others = planner.models()
     baselines = list(sweep.config.baselines.values())
     merged = [model for model in others if model not in baselines]

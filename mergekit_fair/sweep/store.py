@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from pydantic import ValidationError
 
 from mergekit_fair.errors import SweepError
-from mergekit_fair.evaluation.predictions import Scores
+from mergekit_fair.evaluation.predictions import Predictions, Scores
+from mergekit_fair.evaluation.saved_rows import read_rows_text, rows_text
 from mergekit_fair.files import lock_folder, write_atomic
-from mergekit_fair.schema import parse_json
+from mergekit_fair.schema import parse_json, sealed, unsealed
 from mergekit_fair.sweep.record import PointResult, explained
+
+POINTS = "points.jsonl"
+# A point's id and the split that it was measured on.
+Key = tuple[str, str]
 
 
 class Store:
-    """A sweep's folder: `points.jsonl` and `scores/<id>-<split>.npy`; one writer at a time.
+    """A sweep's folder, by one writer at a time.
 
-    A kill at any moment loses at most the point in flight: a score file is complete before its
+    `points.jsonl` has a line a point and split; `scores/<id>-<split>.npy` its scores, and
+    `rows/<split>-<digest>.json` the rows that they are of. A line has the digests of both files,
+    and its own.
+
+    A kill at any moment loses at most the point in flight: both files are complete before the
     line is appended and fsynced, and half a line at the end is cut off when the folder is opened
     again.
     """
@@ -30,15 +41,17 @@ class Store:
 
         Raises:
             ConfigError: another process is writing in it.
-            SweepError: a line in the middle is damaged.
+            SweepError: a line in the middle is damaged, or was edited.
         """
         self._lock = lock_folder(folder)
-        (folder / "scores").mkdir(exist_ok=True)
+        for name in ("scores", "rows"):
+            (folder / name).mkdir(exist_ok=True)
         self.folder = folder
-        self._path = folder / "points.jsonl"
-        self._results: dict[tuple[str, str], PointResult] = {}
+        self._path = folder / POINTS
         try:
-            self._read()
+            self._results, size = read_points(folder)
+            if self._path.is_file() and size < self._path.stat().st_size:
+                os.truncate(self._path, size)
         except SweepError:
             self._lock.close()
             raise
@@ -46,45 +59,126 @@ class Store:
     def close(self) -> None:
         self._lock.close()
 
+    @property
+    def lines(self) -> Mapping[Key, PointResult]:
+        """Everything that is finished."""
+        return self._results
+
     def results(self, split: str) -> dict[str, PointResult]:
         """Point id → its result, of the points that are finished on a split."""
         return {point: result for (point, of), result in self._results.items() if of == split}
 
     def scores(self, point: str, split: str) -> Scores:
-        """The scores of a finished point: of the first task's rows, then of the next one's."""
-        return np.asarray(np.load(self._file(point, split)))
+        """The scores of a finished point: of the first task's rows, then of the next one's.
 
-    def append(self, result: PointResult, scores: Scores) -> None:
-        """Add a finished point and its scores."""
+        Raises:
+            SweepError: as `read_scores`.
+        """
+        return read_scores(self.folder, self._results[point, split])
+
+    def append(
+        self, result: PointResult, scores: Scores, rows: Mapping[str, Predictions]
+    ) -> PointResult:
+        """Add a finished point, its scores, and the rows that they are of.
+
+        Returns:
+            The result with the digests of both.
+        """
         buffer = io.BytesIO()
         np.save(buffer, scores)
-        write_atomic(self._file(result.id, result.split), buffer.getvalue())
-        line = json.dumps(result.to_dict(), ensure_ascii=False) + "\n"
+        content = buffer.getvalue()
+        write_atomic(_scores_file(self.folder, result), content)
+        text = rows_text(rows)
+        digests = {"scores": _sha256(content), "rows": _sha256(text.encode())}
+        result = result.model_copy(update=digests)
+        file = _rows_file(self.folder, result)
+        if not file.is_file():
+            write_atomic(file, text)
+        line = json.dumps(sealed(result.to_dict()), ensure_ascii=False) + "\n"
         with self._path.open("a", encoding="utf-8") as stream:
             stream.write(line)
             stream.flush()
             os.fsync(stream.fileno())
         self._results[result.id, result.split] = result
+        return result
 
-    def _file(self, point: str, split: str) -> Path:
-        return self.folder / "scores" / f"{point}-{split}.npy"
 
-    def _read(self) -> None:
-        if not self._path.is_file():
-            return
-        content = self._path.read_bytes()
-        complete = content[: content.rfind(b"\n") + 1]
-        if len(complete) < len(content):
-            os.truncate(self._path, len(complete))
-        for number, text in enumerate(complete.decode("utf-8").splitlines(), 1):
-            try:
-                result = PointResult.model_validate(parse_json(text))
-            except ValueError as error:  # pydantic's, too
-                raise SweepError(
-                    explained(error)
-                    if isinstance(error, ValidationError)
-                    else "is not a JSON line",
-                    where=f"{self._path}:{number}",
-                    fix="remove that line; its point is measured again",
-                ) from error
-            self._results[result.id, result.split] = result
+def read_points(folder: Path) -> tuple[dict[Key, PointResult], int]:
+    """The finished points of a sweep's folder, and how many bytes of `points.jsonl` they take.
+
+    Half a line at the end is left out, and so are lines without a digest: another version has
+    written them, and their points are measured again.
+
+    Raises:
+        SweepError: names the line that is damaged, or was edited.
+    """
+    path = folder / POINTS
+    if not path.is_file():
+        return {}, 0
+    content = path.read_bytes()
+    complete = content[: content.rfind(b"\n") + 1]
+    results = {}
+    for number, text in enumerate(complete.split(b"\n")[:-1], 1):
+        try:
+            line, is_whole = unsealed(parse_json(text.decode("utf-8")))
+            result = PointResult.model_validate(line)
+            if is_whole is False:
+                raise ValueError("was changed since the sweep has written it")
+        except ValueError as error:  # pydantic's, too
+            if isinstance(error, ValidationError):
+                problem = explained(error)
+            else:
+                problem = str(error) if "was changed" in str(error) else "is not a JSON line"
+            raise SweepError(
+                problem,
+                where=f"{path}:{number}",
+                fix="remove that line; its point is measured again",
+            ) from error
+        if is_whole:
+            results[result.id, result.split] = result
+    return results, len(complete)
+
+
+def read_scores(folder: Path, result: PointResult) -> Scores:
+    """A finished point's scores.
+
+    Raises:
+        SweepError: they are gone, or are not what was measured.
+    """
+    content = _checked(folder, result, _scores_file(folder, result), result.scores)
+    return np.asarray(np.load(io.BytesIO(content), allow_pickle=False))
+
+
+def read_rows(folder: Path, result: PointResult) -> dict[str, Predictions]:
+    """Task → the rows that a finished point was measured on, unanswered.
+
+    Raises:
+        SweepError: they are gone, or are not what was measured.
+    """
+    content = _checked(folder, result, _rows_file(folder, result), result.rows)
+    return read_rows_text(content.decode())
+
+
+def _checked(folder: Path, result: PointResult, file: Path, digest: str | None) -> bytes:
+    """What a file holds, which must be what the point's line says."""
+    content = file.read_bytes() if file.is_file() else None
+    if content is None or _sha256(content) != digest:
+        raise SweepError(
+            "is gone" if content is None else "was changed since the sweep has written it",
+            where=file,
+            fix=f"remove the line of {result.id} on {result.split} from {folder / POINTS}, and "
+            "run the sweep again, which measures that point again",
+        )
+    return content
+
+
+def _scores_file(folder: Path, result: PointResult) -> Path:
+    return folder / "scores" / f"{result.id}-{result.split}.npy"
+
+
+def _rows_file(folder: Path, result: PointResult) -> Path:
+    return folder / "rows" / f"{result.split}-{str(result.rows)[:16]}.json"
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,6 +16,7 @@ from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.references import found_beside
 from mergekit_fair.schema import Strict, load_yaml, parse
 from mergekit_fair.sweep.selection import Select
+from mergekit_fair.sweep.worst_report import check_worst_report
 
 if TYPE_CHECKING:
     from mergekit_fair.evaluation.prepared_tasks import EvaluationRequest
@@ -291,11 +292,14 @@ def _grid(config: SweepConfig, path: str | Path) -> dict[str, tuple[float, ...]]
 
 def _recipe(config: SweepConfig, path: str | Path) -> Recipe:
     if isinstance(config.recipe, dict):
-        raw = found_beside(config.recipe, str(path))
-        return Recipe.from_mapping(raw, f"{path}: recipe").resolved()
-    if isinstance(config.recipe, str):
-        return Recipe.load(Path(path).parent / config.recipe).resolved()
-    raise ConfigError("recipe must be a path or a mapping", where=path, got=config.recipe)
+        recipe = Recipe.from_mapping(found_beside(config.recipe, str(path)), f"{path}: recipe")
+    elif isinstance(config.recipe, str):
+        recipe = Recipe.load(Path(path).parent / config.recipe)
+    else:
+        raise ConfigError("recipe must be a path or a mapping", where=path, got=config.recipe)
+    doubt = check_worst_report(recipe)
+    recipe = recipe.resolved()
+    return replace(recipe, warnings=(*recipe.warnings, *([doubt] if doubt else [])))
 
 
 def _ranges(config: SweepConfig, recipe: Recipe) -> dict[str, tuple[float, float]]:

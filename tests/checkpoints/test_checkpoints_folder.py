@@ -10,7 +10,6 @@ from checkpoints import read, rewrite
 from refusals import raises
 
 from mergekit_fair.checkpoints.folder import (
-    fingerprint,
     require_same_tensors,
     tensor_infos,
     weight_files,
@@ -137,23 +136,6 @@ def test_hostile_headers(model, content):
     with raises(CheckpointError, "not a readable safetensors file (", where=file) as caught:
         tensor_infos(model)
     assert len(str(caught.value)) < 400
-
-
-def test_fingerprint_changes_with_the_model(model, shards):
-    first = fingerprint(model)
-    assert fingerprint(model) == first == fingerprint(str(model))
-    rewrite(model, lambda tensors: tensors["classifier.bias"].add_(1))
-    second = fingerprint(model)
-    config = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(json.dumps(config | {"note": 1}))
-    third = fingerprint(model)
-    (model / "tokenizer.json").write_text("{}")
-    assert fingerprint(model) == third
-    os.utime(model / "model.safetensors", ns=(1, 1))
-    assert len({first, second, third, fingerprint(model), fingerprint(shards)}) == 5
-    (model / "config.json").unlink()
-    with raises(CheckpointError, "config.json", where=model):
-        fingerprint(model)
 
 
 class TestRequireSameTensors:

@@ -98,9 +98,11 @@ def test_check_refuses_what_merge_refuses(recipe, tmp_path):
 def test_check_of_a_merged_model(recipe, tmp_path):
     run("merge", recipe, tmp_path / "out", "--quiet")
     text = run("check", tmp_path / "out").stdout
-    assert text == f"{tmp_path / 'out'}: all 6 files are what was merged\n"
+    first, digest = text.splitlines()
+    assert first == f"{tmp_path / 'out'}: all 6 files that its manifest lists are what was merged"
     found = json.loads(run("check", tmp_path / "out", "--json").stdout)
     assert found["norms"]
+    assert digest.endswith(f" {found['fingerprint']}")
     with (tmp_path / "out" / "config.json").open("a") as stream:
         stream.write(" ")
     assert "['config.json']" in run("check", tmp_path / "out", code=2).stderr

@@ -19,6 +19,7 @@ from evaluations import evaluation, interval
 from fake_hub import TOKEN, Hub, fake_hub
 from markdown_it import MarkdownIt
 from refusals import refusal
+from seals import edited
 
 from mergekit_fair.checkpoints import trained_rows
 from mergekit_fair.cli import main
@@ -27,7 +28,7 @@ from mergekit_fair.errors import CheckpointError, ConfigError, MeasurementError
 
 @pytest.fixture(scope="module")
 def finished(swept: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished sweep with its model, a picture and a page."""
+    """A finished sweep with its model, and a picture and a page that nobody has drawn of it."""
     out = tmp_path_factory.mktemp("push") / "out"
     shutil.copytree(swept / "out", out)
     selected = out / "selected"
@@ -48,6 +49,17 @@ def asked(*arguments: object, code: int = 0) -> Any:
     assert found.exit_code == code, found.output
     assert "Traceback" not in found.output
     return found
+
+
+def evaluated(family: Path, model: Path, folder: Path) -> Path:
+    """A model's evaluation on the family's report rows."""
+    import tiny
+
+    data = folder / "data.yml"
+    data.write_text(yaml.safe_dump(tiny.data_block(family / "rows.csv")))
+    tasks = ("--tasks", "fair_adult_sex", "--data", data, "--max-length", 16, "--device", "cpu")
+    asked("eval", "--model", model, *tasks, "-o", folder / "e", "--split", "report", "--quiet")
+    return folder / "e" / "fair_adult_sex.json"
 
 
 def pushed(url: str, *arguments: object, token: str = TOKEN) -> subprocess.CompletedProcess[str]:
@@ -85,13 +97,19 @@ def test_a_sweep_goes_up_with_its_card(finished: Path, hub: Hub) -> None:
     assert hub.commits == [("me/fair-tiny", "main")]
     files = hub.repos["me/fair-tiny"]
     model = finished / "selected" / "model"
+    drawn = ("results.csv", "report.html", "curves.png", "pareto.png")
     expected = {path.name for path in model.iterdir() if path.name != trained_rows.FILE} | {
-        f"fairness/{name}" for name in ("results.json", "report.html", "pareto.png")
+        f"fairness/{name}" for name in ("results.json", *drawn)
     }
     assert set(files) == expected
     for name in ("model.safetensors", "config.json"):
         assert files[name] == (model / name).read_bytes()
-    assert files["fairness/pareto.png"] == (finished / "pareto.png").read_bytes()
+    assert files["fairness/results.json"] == (finished / "results.json").read_bytes()
+    for name in (
+        "pareto.png",
+        "report.html",
+    ):  # of the results that were checked, not what lay there
+        assert files[f"fairness/{name}"] != (finished / name).read_bytes()
     dry = asked("push", finished, "me/fair-tiny", "--dry-run", "--quiet").stdout
     assert dry.startswith(files["README.md"].decode())
     assert "scores" not in " ".join(files)
@@ -132,31 +150,32 @@ def test_the_card_has_the_figures_of_the_report_rows(finished: Path) -> None:
     assert f"{len(results['points'])} models were measured on validation rows" in body
 
 
-def changed(finished: Path, folder: Path, **changes: Any) -> str:
-    """The card's body after results.json was changed."""
-    shutil.copytree(finished, folder)
-    results = json.loads((folder / "results.json").read_text())
-    results |= changes
-    (folder / "results.json").write_text(json.dumps(results))
-    card: str = asked("push", folder, "me/fair-tiny", "--dry-run", "--quiet").stdout
+def changed(finished: Path, **changes: Any) -> str:
+    """The card's body for results that say something else."""
+    from mergekit_fair.report.card import card_of_sweep
+    from mergekit_fair.sweep.results import SweepResults
+
+    content = json.loads((finished / "results.json").read_text()) | changes
+    results = SweepResults.model_validate(content)
+    card = card_of_sweep(results, name="m", recipe="", config={}, pictures=[])
     return card.split("---\n", 2)[2]
 
 
-def test_what_spoils_the_figures_comes_first(finished: Path, tmp_path: Path) -> None:
-    body = changed(finished, tmp_path / "a", selected_on="report")
+def test_what_spoils_the_figures_comes_first(finished: Path) -> None:
+    body = changed(finished, selected_on="report")
     assert body.index("selected on the report rows") < body.index("## Fairness")
-    body = changed(finished, tmp_path / "b", report_opened_for_another_selection=True)
+    body = changed(finished, report_opened_for_another_selection=True)
     assert body.index("opened before for another choice") < body.index("## Fairness")
     assert "opened once" not in body
 
 
-def test_text_of_others_is_shown_and_not_obeyed(finished: Path, tmp_path: Path) -> None:
+def test_text_of_others_is_shown_and_not_obeyed(finished: Path) -> None:
     results = json.loads((finished / "results.json").read_text())
     bad = "a|b](http://x) <script>_1_</script> *c*\n# d"
     line = next(x for x in results["report"] if x["id"] == results["selected"]["id"])
     group = line["evaluation"]["groups"].pop("blue")
     line["evaluation"]["groups"][bad] = group
-    body = changed(finished, tmp_path / "a", report=results["report"], warnings=[bad])
+    body = changed(finished, report=results["report"], warnings=[bad])
     seen = bad.replace("\n", " ")
     assert seen in [row[0] for table in tables(body) for row in table]
     parsed = MarkdownIt("commonmark").enable("table").parse(body)
@@ -196,20 +215,15 @@ def test_a_recipe_cannot_end_its_block() -> None:
 def test_a_model_goes_up_with_its_evaluations(
     family: Path, finished: Path, tmp_path: Path, hub: Hub
 ) -> None:
-    import tiny
-
-    data = tmp_path / "data.yml"
-    data.write_text(yaml.safe_dump(tiny.data_block(family / "rows.csv")))
     model = finished / "selected" / "model"
-    tasks = ("--tasks", "fair_adult_sex", "--data", data, "--max-length", 16, "--device", "cpu")
-    asked("eval", "--model", model, *tasks, "-o", tmp_path / "e", "--split", "report", "--quiet")
-    evaluation = tmp_path / "e" / "fair_adult_sex.json"
+    evaluation = evaluated(family, model, tmp_path)
     done = pushed(hub.url, model, "me/m", "--evaluation", evaluation, "--revision", "v1")
     assert done.returncode == 0, done.stderr
     assert hub.commits == [("me/m", "v1")]
     files = hub.repos["me/m"]
     assert files["fairness/fair_adult_sex.json"] == evaluation.read_bytes()
     card = files["README.md"].decode()
+    assert json.loads(evaluation.read_bytes())["fingerprint"]["model"] in card
     assert "fair_adult_sex, report rows; brackets are 95 % intervals" in card
     assert "How it was chosen" not in card
     twice = ("--evaluation", evaluation, "--evaluation", evaluation)
@@ -227,14 +241,13 @@ def test_a_merged_adapter_goes_up(family: Path, tmp_path: Path) -> None:
     recipe, out = tmp_path / "recipe.yml", tmp_path / "out"
     recipe.write_text(yaml.safe_dump({**raw, "parameters": {"lambda": 0.3}, "dtype": "float32"}))
     asked("merge", recipe, out, "--adapter", "--quiet")
-    content = evaluation({"acc": 0.8, "dpd": 0.1, "eod": 0.1}, model=str(out))
-    (tmp_path / "t.json").write_text(json.dumps(content))
-    shown = asked("push", out, "me/m", "--dry-run", "--evaluation", tmp_path / "t.json").stdout
+    measured = evaluated(family, out, tmp_path)
+    shown = asked("push", out, "me/m", "--dry-run", "--evaluation", measured).stdout
     assert "library_name: peft\n" in shown
     assert " adapter_config.json\n" in shown
     assert " adapter_model.safetensors\n" in shown
     (out / "adapter_model.safetensors").unlink()
-    push = ["push", out, "me/m", "--evaluation", tmp_path / "t.json"]
+    push = ["push", out, "me/m", "--evaluation", measured]
     refusal(push, CheckpointError, "1 files", where=out)
 
 
@@ -255,22 +268,22 @@ def test_what_cannot_be_pushed_is_said(finished: Path, tmp_path: Path) -> None:
     refusal(["push", folder, "me/m"], CheckpointError, "1 files")
     shutil.rmtree(folder / "selected" / "model")
     refusal(["push", folder, "me/m"], CheckpointError, "is not there")
-    results = json.loads((folder / "results.json").read_text())
-    results["selected"] |= {"id": None, "label": None}
-    (folder / "results.json").write_text(json.dumps(results))
+    unchosen = {"id": None, "label": None}
+    edited(folder / "results.json", lambda c: c["selected"].update(unchosen), sealed_again=True)
     refusal(["push", folder, "me/m"], CheckpointError, "could be chosen")
 
 
 def test_files_in_folders_go_up(finished: Path, tmp_path: Path) -> None:
     """Such as the modules of a sentence encoder; and what was merged of them is checked."""
-    from mergekit_fair.merging.model_files import write_manifest
+    from mergekit_fair.merging.model_files import read_manifest, write_manifest
 
     folder = shutil.copytree(finished, tmp_path / "out")
     model = folder / "selected" / "model"
+    inputs = read_manifest(model)["inputs"]
     for name in ("1_Pooling/config.json", "2_Dense/model.safetensors", ".cache/private"):
         (model / name).parent.mkdir()
         (model / name).write_text("{}")
-    write_manifest(model, {}, {})
+    write_manifest(model, inputs, {})
     shown = asked("push", folder, "me/m", "--dry-run", "--quiet").stdout
     assert " 1_Pooling/config.json\n" in shown
     assert " 2_Dense/model.safetensors\n" in shown
@@ -278,7 +291,7 @@ def test_files_in_folders_go_up(finished: Path, tmp_path: Path) -> None:
     (model / "1_Pooling" / "config.json").write_text("{ }")
     refusal(["push", folder, "me/m"], CheckpointError, got=["1_Pooling/config.json"])
     (model / "model.safetensors").unlink()
-    write_manifest(model, {}, {})
+    write_manifest(model, inputs, {})
     refusal(["push", folder, "me/m"], CheckpointError, "weights", where=model)
 
 

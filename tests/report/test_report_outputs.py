@@ -167,9 +167,12 @@ def test_without_matplotlib_the_extra_is_named(
         draw_sweep(results, tmp_path)
 
 
+NEW = ("schema_version", "budget", "measuring", "inputs")
+
+
 def test_results_of_version_0_1_are_read(results: SweepResults, tmp_path: Path) -> None:
     """They named no version, no budget, and other stages that are gone."""
-    old = {k: v for k, v in results.to_dict().items() if k not in ("schema_version", "budget")}
+    old = {k: v for k, v in results.to_dict().items() if k not in NEW}
     for point in (*old["points"], *old["report"]):
         for key in ("schema_version", "limit", "model_args", "used_by_selection"):
             point["evaluation"].pop(key, None)

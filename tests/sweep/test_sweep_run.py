@@ -230,7 +230,7 @@ def test_two_writers_and_a_damaged_line_are_refused(tmp_path: Path) -> None:
     head = {"id": "a", "kind": "merge", "label": "a", "settings": {}, "split": "validation"}
     content = {**head, "lambda": 0.5, "lambda_eff": None, "error": "NaN"}
     result = PointResult.model_validate(content)
-    store.append(result, np.zeros(3, dtype=np.float32))
+    store.append(result, np.zeros(3, dtype=np.float32), {})
     store.close()
     (tmp_path / "points.jsonl").write_text('{"id": 1,\n{"id": "b", "split": "validation"}\n')
     with pytest.raises(SweepError, match=r"points\.jsonl:1: is not a JSON line"):

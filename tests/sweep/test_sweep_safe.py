@@ -10,10 +10,13 @@ import pytest
 import tiny
 from click.testing import CliRunner
 from gaps import evaluated
+from refusals import raises
+from seals import edited
 
 from mergekit_fair.cli import main
-from mergekit_fair.errors import ConfigError
+from mergekit_fair.errors import ConfigError, SweepError
 from mergekit_fair.progress import Silent
+from mergekit_fair.sweep.checked_folder import require_proof
 from mergekit_fair.sweep.results import SweepResults
 from mergekit_fair.sweep.runner import run_sweep
 from mergekit_fair.sweep.store import Store
@@ -41,8 +44,16 @@ def injecting(tolerance: float, **more: Any) -> dict[str, Any]:
 def test_with_a_tolerance_of_nearly_everything_groups_are_added_greedily(
     family: Path, tmp_path: Path
 ) -> None:
-    results, _ = swept_with(family, tmp_path, inject=injecting(0.99), select={})
+    results, out = swept_with(family, tmp_path, inject=injecting(0.99), select={})
     transfer = results["transfer"]
+    assert require_proof(out).to_dict() == results
+
+    def worse(content: dict[str, Any]) -> None:
+        content["transfer"]["change"]["harm"]["value"][0][0] = 0.25
+
+    edited(out / "results.json", worse, sealed_again=True)
+    with raises(SweepError, got=0.25, where=out / "results.json"):
+        require_proof(out)
     assert [v["status"] for v in transfer["verdicts"]] == ["safe", "safe"]
     assert [one["group"] for one in transfer["screening"]] == transfer["injected"]
     injected = [line for line in results["points"] if line["kind"] == "injection"]

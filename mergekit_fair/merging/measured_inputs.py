@@ -1,0 +1,136 @@
+"""The models that a chosen recipe was measured with: what is merged of it is what was measured.
+
+A sweep writes into the `fairness` block of the recipe that it has chosen the point's id and the
+fingerprint of every model. The id digests recipe and fingerprints, so that neither can change
+without it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from mergekit_fair.checkpoints.fingerprint import model_fingerprint
+from mergekit_fair.errors import RecipeError
+from mergekit_fair.merging.recipe import Recipe
+from mergekit_fair.merging.recipe_keys import MEASURED
+from mergekit_fair.schema import parse_yaml_loosely
+
+
+@dataclass(frozen=True)
+class MeasuredInputs:
+    """What the figures of a chosen recipe depend on.
+
+    Attributes:
+        point: the id of the point of the sweep.
+        kind: of that point.
+        measuring: a digest of data, task, settings and seed.
+        inputs: model, as the recipe names it → its fingerprint's digest.
+    """
+
+    point: str
+    kind: str
+    measuring: str
+    inputs: Mapping[str, str]
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Self | None:
+        """What a recipe says about itself; None for a recipe that no sweep has chosen.
+
+        Raises:
+            RecipeError: it says a part of it, or it is not the recipe that was measured.
+        """
+        raw, _ = parse_yaml_loosely(recipe.source, recipe.where)  # folders as they are written
+        block = raw.get("fairness")
+        said = (
+            {key: block[key] for key in MEASURED if key in block} if isinstance(block, dict) else {}
+        )
+        if not said:
+            return None
+        where = f"{recipe.where}: fairness"
+        inputs = said.get("inputs")
+        if len(said) < len(MEASURED) or not isinstance(inputs, dict):
+            raise RecipeError(
+                "does not say what was measured", where=where, allowed=MEASURED, fix=_WITHOUT
+            )
+        found = cls(
+            str(said["point"]),
+            str(said["kind"]),
+            str(said["measuring"]),
+            {str(model): str(digest) for model, digest in inputs.items()},
+        )
+        if found.point != point_id(found.kind, raw, found.inputs, found.measuring):
+            raise RecipeError(
+                "is of another recipe: this one was changed after it was measured",
+                where=where,
+                got=found.point,
+                fix=_WITHOUT,
+            )
+        return found
+
+
+_WITHOUT = "take the recipe that the sweep has written, or leave out its fairness block"
+
+
+def point_id(
+    kind: str,
+    recipe: Mapping[str, Any] | None,
+    inputs: Mapping[str, str],
+    measuring: str,
+    baseline: str | None = None,
+) -> str:
+    """16 hexadecimal digits: a digest of everything that a point's numbers depend on.
+
+    Args:
+        kind: of the point.
+        recipe: what is merged, whose `fairness` block does not count; None for a baseline.
+        inputs: model → its fingerprint's digest.
+        measuring: a digest of data, task, settings and seed.
+        baseline: its label, for two baselines of one folder are two points.
+    """
+    raw = None if recipe is None else {k: v for k, v in recipe.items() if k != "fairness"}
+    content = {
+        "kind": kind,
+        "recipe": raw,
+        "models": dict(inputs),
+        "measuring": measuring,
+        **({} if baseline is None else {"baseline": baseline}),
+    }
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def require_measured(recipe: Recipe, folders: Mapping[str, Path]) -> dict[str, str]:
+    """Check that the models of a chosen recipe are those that it was measured with.
+
+    Args:
+        recipe: of any origin; nothing is checked of one that no sweep has chosen.
+        folders: model → where it lies.
+
+    Returns:
+        Model → its fingerprint's digest; empty without a check.
+
+    Raises:
+        RecipeError: the recipe was changed, or a model was, or is another one.
+        CheckpointError: a file that cannot be read.
+    """
+    measured = MeasuredInputs.of(recipe)
+    if measured is None:
+        return {}
+    known = {Path(model).resolve(): digest for model, digest in measured.inputs.items()}
+    prints = {model: model_fingerprint(folder).digest for model, folder in folders.items()}
+    for model, folder in folders.items():
+        if known.get(folder.resolve()) != prints[model]:
+            raise RecipeError(
+                "is not the model that was measured: its files have changed since",
+                where=f"{recipe.where}: {model}",
+                got=prints[model][:16],
+                allowed=str(known.get(folder.resolve()))[:16],
+                fix="run the sweep again, which measures what is there now; or leave out the "
+                "recipe's fairness block",
+            )
+    return prints

@@ -1,0 +1,255 @@
+"""A finished sweep's folder, read again: what it says is what its saved scores give.
+
+Files that say the same thing are compared with each other, and figures are computed again: those
+of the chosen point and of the report rows with their intervals, of all other points the values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mergekit_fair.errors import FairError, SweepError
+from mergekit_fair.evaluation.evidence import first_difference
+from mergekit_fair.evaluation.predictions import Predictions
+from mergekit_fair.merging.measured_inputs import MeasuredInputs
+from mergekit_fair.merging.recipe import Recipe
+from mergekit_fair.merging.recipe_keys import without_measurement
+from mergekit_fair.schema import dump_yaml, parse_yaml_loosely, read_text
+from mergekit_fair.sweep.differences import differences
+from mergekit_fair.sweep.figures_again import (
+    answered,
+    require_figures,
+    require_threshold,
+    settings_of,
+)
+from mergekit_fair.sweep.record import INJECTED, PointResult
+from mergekit_fair.sweep.results import DifferenceRecord, SweepResults, TransferRecord
+from mergekit_fair.sweep.store import POINTS, Key, Store, read_points, read_rows, read_scores
+from mergekit_fair.sweep.transfer_matrix import transfer_matrix
+from mergekit_fair.sweep.verdicts import judged
+
+_AGAIN = "run `mergekit-fair sweep SWEEP -o {}` again: finished points are kept"
+_SHOWN = ("acc", "dpd", "eod", "selection_rate")
+
+
+def checked_results(folder: Path) -> tuple[SweepResults, str | None]:
+    """results.json, of which everything was checked that can be.
+
+    Returns:
+        The results; and a sentence where nothing could be checked: an older version wrote them.
+
+    Raises:
+        SweepError: names the file that was changed or damaged, or the figure that is not what the
+            saved scores give.
+    """
+    results = SweepResults.load(folder)
+    if results.measuring is None:
+        return results, (
+            f"{folder}: results of an older version, which say nothing of what they were made of; "
+            "they were not checked"
+        )
+    lines, _ = read_points(folder)
+    for split, points in ((results.selected_on, results.points), ("report", results.report)):
+        for point in points:
+            _require_line(folder, lines.get((point.id, split)), point)
+    whole = {(point.id, "report") for point in results.report}
+    whole.add((str(results.selected.id), results.selected_on))
+    used = {key: lines[key] for key in _keys(results)}
+    _require_figures(folder, used, whole, results.selected_on)
+    _require_choice(folder, results)
+    _require_comparison(folder, results)
+    _require_transfer(folder, results)
+    return results, None
+
+
+def require_proof(folder: Path) -> SweepResults:
+    """As `checked_results`, and it must be possible to check.
+
+    Raises:
+        SweepError: as there, or results of an older version.
+    """
+    results, doubt = checked_results(folder)
+    if doubt is not None:
+        raise SweepError(
+            "is of an older version, and says nothing of what it was made of",
+            where=folder / "results.json",
+            fix=f"run `mergekit-fair sweep SWEEP -o {folder}` again",
+        )
+    return results
+
+
+def require_stored(store: Store, selected_on: str) -> None:
+    """Check what a sweep that goes on has found in its folder: values of every finished point.
+
+    Args:
+        store: of the folder.
+        selected_on: the split that thresholds are set on.
+
+    Raises:
+        SweepError: as `checked_results`.
+    """
+    _require_figures(store.folder, store.lines, set(), selected_on)
+
+
+def selected_recipe(recipe: Mapping[str, Any], results: SweepResults) -> str:
+    """A chosen point's recipe; a `fairness` block says how it was chosen and what it measured.
+
+    Raises:
+        SweepError: the chosen point is a baseline.
+    """
+    point = next(item for item in results.points if item.id == results.selected.id)
+    if not recipe:
+        raise SweepError("a baseline has no recipe", where=point.label)
+    provenance: dict[str, Any] = {
+        "tool": "mergekit-fair",
+        "task": results.task,
+        "rule": results.selected.rule,
+        "selected_on": results.selected_on,
+        "feasible": results.selected.feasible,
+    }
+    for split, measured in ((results.selected_on, results.points), ("report", results.report)):
+        result = next(item for item in measured if item.id == point.id)
+        if result.evaluation is not None:
+            provenance[split] = {name: result.value(name) for name in _SHOWN}
+    named = [recipe.get("base_model"), *(item["model"] for item in recipe.get("models") or ())]
+    provenance |= {
+        "point": point.id,
+        "kind": point.kind,
+        "measuring": results.measuring,
+        "inputs": {str(model): results.inputs[str(model)] for model in named if model},
+    }
+    return dump_yaml({**recipe, "fairness": provenance})
+
+
+def _keys(results: SweepResults) -> list[Key]:
+    of_points = [(point.id, results.selected_on) for point in results.points]
+    return [*of_points, *((point.id, "report") for point in results.report)]
+
+
+def _require_line(folder: Path, line: PointResult | None, point: PointResult) -> None:
+    """An entry of results.json is a line of points.jsonl."""
+    if line is None:
+        raise SweepError(
+            f"has no line of {point.label} on {point.split} rows, which results.json reports on",
+            where=folder / POINTS,
+            fix=_AGAIN.format(folder),
+        )
+    if line.public(point.refused).to_dict() != point.to_dict():
+        raise SweepError(
+            f"says something else of {point.label} on {point.split} rows than {POINTS}",
+            where=folder / "results.json",
+            fix=_AGAIN.format(folder),
+        )
+
+
+def _require_figures(
+    folder: Path, lines: Mapping[Key, PointResult], whole: set[Key], selected_on: str
+) -> None:
+    """Every line is what its scores and rows give."""
+    known = {}
+    for key, line in lines.items():
+        scores = read_scores(folder, line)
+        if line.rows not in known:
+            known[line.rows] = read_rows(folder, line)
+        rows = known[line.rows]
+        require_figures(line, rows, scores, where=folder / POINTS, whole=key in whole)
+        kept = None if line.split == selected_on else lines.get((line.id, selected_on))
+        is_known = line.split == selected_on or kept is not None
+        if line.evaluation is not None and is_known:
+            require_threshold(line, kept, rows, scores, where=folder / POINTS)
+
+
+def _require_choice(folder: Path, results: SweepResults) -> None:
+    """selected/recipe.yml is the recipe of the chosen point, with what results.json says of it."""
+    if results.selected.id is None:
+        return
+    path = folder / "selected" / "recipe.yml"
+    fix = f"{_AGAIN.format(folder)}, and the recipe is written again"
+    try:
+        recipe = Recipe.from_text(read_text(path), str(path))
+        measured = MeasuredInputs.of(recipe)
+        raw, _ = parse_yaml_loosely(recipe.source, path)
+        expected = selected_recipe(without_measurement(raw), results)
+    except (FairError, LookupError, StopIteration) as error:
+        raise SweepError(
+            f"is not the recipe of the chosen point: {error}", where=path, fix=fix
+        ) from error
+    is_chosen = measured is not None and measured.point == results.selected.id
+    if not is_chosen or expected != recipe.source:
+        raise SweepError("is not the recipe of the chosen point", where=path, fix=fix)
+
+
+def _require_comparison(folder: Path, results: SweepResults) -> None:
+    """The differences to the baselines are those of the report rows' scores."""
+    chosen = results.chosen
+    if chosen is None or chosen.evaluation is None or not results.comparison:
+        return
+    against = {
+        "random vectors" if point.kind == "control" else point.label: point
+        for point in results.report
+        if point.id != chosen.id
+    }
+    answers = {name: _predictions(folder, point, results) for name, point in against.items()}
+    own = _predictions(folder, chosen, results)
+    found = differences(own, answers, settings_of(chosen))
+    _require_same(folder, _plain(found), _plain(results.comparison), "comparison")
+
+
+def _require_transfer(folder: Path, results: SweepResults) -> None:
+    """The matrix of safe injection, and its verdicts, are those of the steps' scores."""
+    transfer = results.transfer
+    steps = {} if transfer is None else _steps(results, transfer)
+    if transfer is None or not steps:
+        return
+    heads = [point.label.partition(" + ")[0] for point in steps.values()]
+    target = next(p for p in results.points if p.kind == "baseline" and p.label == heads[0])
+    rows, settings = _predictions(folder, target, results), settings_of(target)
+    found = transfer_matrix(
+        rows.labels,
+        rows.predicted,
+        {name: _predictions(folder, step, results).predicted for name, step in steps.items()},
+        rows.groups,
+        step=transfer.step,
+        confidence=settings.confidence,
+        min_group_size=settings.min_group_size,
+        exclude=rows.excluded,
+        seed=settings.seed,
+    )
+    expected = judged(found, transfer.tolerance).to_dict()
+    said = transfer.to_dict()
+    for key in ("groups", "change", "verdicts", "injected"):
+        _require_same(folder, expected[key], said[key], f"transfer.{key}")
+
+
+def _steps(results: SweepResults, transfer: TransferRecord) -> dict[str, PointResult]:
+    """Group → the point that injects its vector alone, by the matrix's step."""
+    found = {}
+    for point in results.points:
+        injected = {k: v for k, v in point.settings.items() if k.startswith(INJECTED)}
+        if point.kind == "injection" and list(injected.values()) == [transfer.step]:
+            found[next(iter(injected)).removeprefix(INJECTED)] = point
+    return {name: found[name] for name in transfer.injected if name in found}
+
+
+def _predictions(folder: Path, point: PointResult, results: SweepResults) -> Predictions:
+    """What a point answered to the deciding task."""
+    rows, scores = read_rows(folder, point), read_scores(folder, point)
+    return answered(rows, scores, list(point.evaluations) or None)[results.task]
+
+
+def _plain(differences: Mapping[str, Mapping[str, DifferenceRecord]]) -> dict[str, Any]:
+    return {name: {m: each.to_dict() for m, each in of.items()} for name, of in differences.items()}
+
+
+def _require_same(folder: Path, expected: Any, said: Any, place: str) -> None:
+    if difference := first_difference(expected, said, place):
+        place, value, got = difference
+        raise SweepError(
+            f"says another {place} than the scores give",
+            where=folder / "results.json",
+            got=got,
+            allowed="undefined" if value is None else value,
+            fix=_AGAIN.format(folder),
+        )
