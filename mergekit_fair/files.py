@@ -327,7 +327,7 @@ def beside(name: str, file: str | Path, where: object) -> str:
         ConfigError: there are two different ones.
     """
     path, there = Path(name), Path(file).parent / name
-    if name.startswith("~") or path.is_absolute() or not there.exists():
+    if not name or name.startswith("~") or path.is_absolute() or not there.exists():
         return name
     if not path.exists():
         return os.path.normpath(there)
