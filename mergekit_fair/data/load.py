@@ -93,6 +93,7 @@ def load_rows(spec: DataSpec, *, as_01: bool = False) -> Rows:
         warnings=(
             *table.attrs.get("notes", ()),
             *left_out,
+            *_copies(frame),
             *_no_texts(inputs, spec),
             *rule.warnings,
             *groups.warnings,
@@ -120,6 +121,18 @@ def _rows_that_count(
         frame, first, ties = merge_units(frame, spec.one_row_per, spec.columns_read, named, where)
         ids, notes = ids[first], notes + ties
     return frame, ids, notes
+
+
+def _copies(frame: pd.DataFrame) -> list[str]:
+    """A note where rows equal another one in every column."""
+    by_value = frame.map(str) if (frame.dtypes == object).any() else frame
+    copies = int(by_value.duplicated().sum())
+    if not copies:
+        return []
+    return [
+        f"copies: {copies} of {len(frame)} rows equal an earlier row in every column; where they "
+        "are the same case and not another one, intervals are too narrow"
+    ]
 
 
 def _kept_rows(frame: pd.DataFrame, conditions: tuple[Condition, ...], where: str) -> np.ndarray:

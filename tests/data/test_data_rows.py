@@ -214,7 +214,8 @@ def test_codes_in_words(spec):
 
 
 def test_texts_that_programs_write_for_nothing_are_said(spec):
-    rows = [(["nan", "N/A", "no", "x"][i % 4], i % 2, "ab"[i // 2 % 2], "train") for i in range(8)]
+    texts = ["nan", "nan", "N/A", "N/A", "no", "x", "y", "z"]
+    rows = [(text, i % 2, "ab"[i // 2 % 2], "train") for i, text in enumerate(texts)]
     found = load_rows(spec(rows, splits={"column": "split", "names": {"train": "train"}}))
     assert found.warnings == (
         "text: 'nan' (2), 'N/A' (2) are read as texts; `keep` can leave their rows out",

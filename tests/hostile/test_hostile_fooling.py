@@ -1,7 +1,7 @@
 """Attempts to look fair: each ends in an error or a flag, never in a silent 0.
 
 The cache of another model, and models that lm-eval's `hf` would give a random head, are in
-`tests/harness/test_harness_lm_cache.py`, `_guard.py` and `_command.py`.
+`tests/evaluation/test_evaluation_lm_cache.py`, `_guard.py` and `_command.py`.
 """
 
 from __future__ import annotations
@@ -116,10 +116,11 @@ def test_several_groups_a_row(evaluated: Any) -> None:
 
 
 def test_rows_that_stand_twice(evaluated: Any) -> None:
-    """They share a split: nothing leaks."""
+    """They share a split, since they are dealt by their inputs; that they are copies is said."""
     result, _ = evaluated(rows=lambda rows: [*rows, *rows])
     assert result.exit_code == 0, result.output
     assert "identical inputs in two splits" not in result.stdout
+    assert "rows equal an earlier row in every column" in " ".join(result.stdout.split())
 
 
 @pytest.mark.parametrize(
