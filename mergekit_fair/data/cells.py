@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -36,6 +37,8 @@ NOTHING = frozenset(
         "-1.#qnan",
     ]
 ) | {"", "#n/a n/a"}
+# Short enough for a float to tell all of them apart.
+_NUMBER = re.compile(r"[+-]?(?=[0-9.]{1,15}$)([0-9]+\.?[0-9]*|\.[0-9]+)")
 _NESTED = (list, dict, tuple, set, np.ndarray, bytes, bytearray, memoryview)
 
 
@@ -161,13 +164,13 @@ def counted(values: Iterable[str] | Mapping[str, int], most: int = 5) -> str:
 
 
 def variants(counts: Mapping[str, int]) -> list[list[str]]:
-    """Values that differ only in case, blanks, quotes around them or invisible characters.
+    """Values that differ only in case, blanks, quotes, invisible characters, or as numbers do.
 
     Returns:
         Of each such set its values, the most frequent one first.
 
-    >>> variants({"male ": 1, "Female": 2, "Male": 3})
-    [['Male', 'male ']]
+    >>> variants({"male ": 1, "Female": 2, "Male": 3, "1": 5, "1.0": 4})
+    [['1', '1.0'], ['Male', 'male ']]
     """
     alike: dict[str, list[str]] = {}
     for value in sorted(counts, key=lambda value: (-counts[value], value)):
@@ -179,7 +182,8 @@ def bare(value: str) -> str:
     """What variants of a value have in common."""
     plain = unicodedata.normalize("NFKC", value).casefold()
     seen = "".join(letter for letter in plain if unicodedata.category(letter) != "Cf")
-    return " ".join(seen.strip("\"' ").split())
+    words = " ".join(seen.strip("\"' ").split())
+    return f"{float(words) + 0:.15g}" if _NUMBER.fullmatch(words) else words
 
 
 def listed(values: list[str], rows: np.ndarray) -> str:

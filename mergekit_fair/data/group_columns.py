@@ -195,7 +195,7 @@ def _items(cell: Any, separator: str | None) -> list[str] | None:
         if cell and not separator:
             return None
         if is_bracketed(cell):
-            if '"' in cell or "'" in cell:
+            if cell[0].isalpha() or '"' in cell or "'" in cell:
                 return None
             cell = cell[1:-1]
         return [item for part in cell.split(separator) if (item := part.strip())]

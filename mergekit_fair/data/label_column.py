@@ -75,7 +75,7 @@ def _refuse_variants(covered: Mapping[str, int], positive: tuple[str, ...], wher
         if bare(value) in known:
             raise DataError(
                 f"{value!r} ({covered[value]} rows) would be negative, and differs from the "
-                f"positive {known[bare(value)]!r} only in case, blanks or quotes",
+                f"positive {known[bare(value)]!r} only in case, blanks, quotes or digits",
                 where=where,
                 fix="name it in `positive:` or in `negative:`",
             )

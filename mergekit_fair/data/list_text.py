@@ -6,16 +6,21 @@ import ast
 import io
 import json
 import math
+import re
 import tokenize
 from typing import Any
 
+# How Python writes a collection that no brackets alone stand for, such as `set()`.
+_NAMED = re.compile(r"(?:array|frozenset|list|set|tuple|Index)\((.*)\)", re.DOTALL)
+_OPTION = re.compile(r",\s*dtype=[^\[\](){}]*$")
 _CLOSING = {"[": "]", "(": ")", "{": "}"}
 _WORDS = {"None": None, "nan": math.nan, "True": True, "False": False}
 
 
 def is_bracketed(text: str) -> bool:
     """Whether the text begins and ends as a list does."""
-    return len(text) > 1 and _CLOSING.get(text[0]) == text[-1]
+    plain = len(text) > 1 and _CLOSING.get(text[0]) == text[-1]
+    return plain or bool(_NAMED.fullmatch(text))
 
 
 def read_list(text: str) -> list[Any] | None:
@@ -23,8 +28,12 @@ def read_list(text: str) -> list[Any] | None:
 
     >>> [read_list(text) for text in ('["a", "b"]', "['a', None]", "['a' 'b']", "[a, b]")]
     [['a', 'b'], ['a', None], ['a', 'b'], None]
+    >>> [read_list(text) for text in ("set()", "array(['a'], dtype=object)", "frozenset({'a'})")]
+    [[], ['a'], ['a']]
     """
     text = text.strip()
+    if named := _NAMED.fullmatch(text):
+        text = _OPTION.sub("", named[1].strip()) or "[]"
     if not is_bracketed(text):
         return None
     try:

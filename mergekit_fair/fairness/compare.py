@@ -31,6 +31,7 @@ from mergekit_fair.fairness.labels import (
 from mergekit_fair.fairness.measure_warnings import (
     draw_warnings,
     interval_warnings,
+    nameless_warnings,
     weightless_warnings,
 )
 from mergekit_fair.fairness.metrics import COMPARED, HEADLINE, metric_values
@@ -160,6 +161,7 @@ class Paired:
         ]
         warnings = (
             *weightless_warnings(self.patterns.weightless),
+            *nameless_warnings(self.patterns.names),
             *undefined,
             *interval_warnings(differences),
             *draw_warnings(self.settings),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import ceil
 
 import numpy as np
@@ -20,12 +20,15 @@ _GAPS_AND_RATIOS = (
     ", ".join(metric.title for metric in METRICS.values() if isinstance(metric, Gap))
     + " and the ratios"
 )
+# Texts that str() makes of nothing, casefolded.
+_NO_NAMES = frozenset(["", "nan", "na", "n/a", "<na>", "nat", "none", "null"])
 
 
 def measurement_warnings(samples: Samples, intervals: Mapping[str, Interval]) -> Iterator[str]:
     """All warnings of a measurement: the table's, the groups', the intervals', the settings'."""
     names, rows = samples.table.groups, samples.rows
     yield from weightless_warnings(samples.table.weightless)
+    yield from nameless_warnings(names)
     yield from _missing_predictions(samples)
     yield from _table_warnings(samples)
     yield from _undefined_metrics(intervals)
@@ -140,6 +143,16 @@ def weightless_warnings(rows: int) -> Iterator[str]:
     """Warn about rows that stand for nobody."""
     if rows:
         yield f"{rows} rows have weight 0: left out"
+
+
+def nameless_warnings(names: Iterable[str]) -> Iterator[str]:
+    """Warn about groups that are called as programs write a missing value."""
+    for name in names:
+        if name.strip().casefold() in _NO_NAMES:
+            yield (
+                f"group {name!r} is called as a missing value is written: if it is one, "
+                "give None or an empty list for its rows"
+            )
 
 
 def interval_warnings(intervals: Mapping[str, Interval]) -> Iterator[str]:

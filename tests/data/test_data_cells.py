@@ -142,7 +142,15 @@ def test_what_is_no_parquet_file(tmp_path, content):
     [
         *[("Male", "male"), ("a b", "a\u00a0b"), ("é", "e\u0301"), ("x", " x"), ("x", "x\u200b")],
         *[("f", '"f"'), ("Straße", "STRASSE"), ("１", "1"), ("a  b", "a b"), ("ﬁ", "fi")],
+        *[("1", "1.0"), ("1", "01"), ("0.5", ".50"), ("-2", "-2.0"), ("0", "-0")],
     ],
 )
 def test_variants_of_a_name(pair):
     assert variants({pair[0]: 2, pair[1]: 1, "other": 5}) == [list(pair)]
+
+
+@pytest.mark.parametrize(
+    "pair", [("1", "10"), ("1.2.3", "1.2.30"), ("1e3", "1000"), ("9" * 16, "9" * 15 + "8")]
+)
+def test_other_numbers_are_other_names(pair):
+    assert variants({pair[0]: 2, pair[1]: 1}) == []

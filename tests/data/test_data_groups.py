@@ -170,6 +170,8 @@ WRITTEN = {
     "numpy": "['f' 'black']",
     "tuple": "('f', 'black')",
     "set": "{'f', 'black'}",
+    "frozenset": "frozenset({'f', 'black'})",
+    "array": "array(['f', 'black'], dtype=object)",
     "gaps": "['f', None, 'black', nan]",
 }
 
@@ -177,7 +179,7 @@ WRITTEN = {
 @pytest.mark.parametrize("text", WRITTEN.values(), ids=WRITTEN)
 @pytest.mark.parametrize("separator", [None, ",", ";"])
 def test_lists_that_went_through_text(text, separator):
-    found = groups({"ids": [text, "[]", "['m']", "()"]}, list="ids", separator=separator)
+    found = groups({"ids": [text, "[]", "['m']", "()", "set()"]}, list="ids", separator=separator)
     assert members(found) == {"black": [0], "f": [0], "m": [2]}
     assert not [note for note in found.warnings if "name no group" in note]
 
@@ -195,7 +197,16 @@ def test_what_is_no_list_as_text(text):
         groups({"ids": ["['a']", text]}, list="ids")
 
 
-@pytest.mark.parametrize("cell", [["a"], "['a', 'b']", '["a"]', "[]", np.array(["a"])])
+@pytest.mark.parametrize("text", ["array([a, b])", "frozenset({a})", "array(['a', ..., 'z'])"])
+@pytest.mark.parametrize("separator", [None, ","])
+def test_no_separator_cuts_a_list_with_a_name(text, separator):
+    with raises(DataError, "row 1", where="groups.list 'ids'", got=text):
+        groups({"ids": ["a", text]}, list="ids", separator=separator or "a")
+
+
+@pytest.mark.parametrize(
+    "cell", [["a"], "['a', 'b']", '["a"]', "[]", np.array(["a"]), "set()", "frozenset({'a'})"]
+)
 def test_lists_are_not_read_as_one_category(cell):
     with raises(DataError, where="data set 'x', groups.column", fix="list"):
         groups({"g": pd.Series(["x", cell], dtype=object)}, column="g")

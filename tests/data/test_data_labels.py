@@ -111,6 +111,10 @@ def test_the_rest_does_not_cover_a_variant_of_a_positive(value):
     assert labels(["yes", "no", value], **rule).tolist() == [1, 0, 0]
 
 
+def test_nor_another_writing_of_a_positive_number():
+    refuses(["1", "0", "1.0"], "'1.0'", "(1 rows)", positive="1", negative="*")
+
+
 @pytest.mark.parametrize("value", [float("inf"), "inf", "1e999", 10**400])
 def test_a_threshold_needs_finite_numbers(value):
     refuses([4, 3, value], "1 of 3 values are not numbers", "row 2", ge=3.5)

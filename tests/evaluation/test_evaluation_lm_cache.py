@@ -82,7 +82,7 @@ def test_other_weights_are_refused(folder: Path, tmp_path: Path) -> None:
     [
         ({"max_length": 8}, "max_length"),
         ({"dtype": "bfloat16"}, "dtype"),
-        ({"choice_map": "no:1;yes:0"}, "choice_map"),
+        ({"choice_map": "no:0;yes:1"}, "choice_map"),
         ({"text_field": "comment"}, "text_field"),
         ({"add_bos_token": True}, "add_bos_token"),
     ],

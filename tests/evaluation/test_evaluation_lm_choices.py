@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from refusals import raises
 
 from mergekit_fair.errors import ConfigError
 from mergekit_fair.evaluation.lm.choices import Choices
@@ -40,13 +41,20 @@ def test_labels_match_exactly_or_not_at_all() -> None:
 
 def test_numbers_and_colons_are_choices_too() -> None:
     assert Choices({"0": 0, "1": 1}, 2).of(["0", " 1"]) == {"0": 0, " 1": 1}
-    assert Choices({"0": 0, "1": 1}, 2, {0: 1, 1: 0}).of(["0", "1"]) == {"0": 1, "1": 0}
+    assert Choices({"a": 0, "b": 1}, 2, {0: 1, 1: 0}).of(["0", "1"]) == {"0": 1, "1": 0}
     assert Choices(LABELS, 2, "a:b:0;c:1").of(["a:b"]) == {"a:b": 0}
     with pytest.raises(ConfigError, match=r"""'\{"pretrained": "…", "choice_map": \{"a, b": 0"""):
         Choices(LABELS, 2).of(["a, b", "c"])
 
 
-def test_with_a_map_labels_are_not_looked_at() -> None:
+@pytest.mark.parametrize("labels", [{"no": 1, "yes": 0}, {"No ": 1, "Yes": 0}, {"YES": 0, "b": 1}])
+def test_a_map_does_not_contradict_labels(labels: dict[str, int]) -> None:
+    with raises(ConfigError, where="choice_map", got=labels, fix="config.json"):
+        Choices(labels, 2, "no:0;yes:1")
+    assert Choices(labels, 2, "no:1;yes:0").of(["no", "yes"]) == {"no": 1, "yes": 0}
+
+
+def test_with_a_map_labels_are_no_choices() -> None:
     with pytest.raises(ConfigError, match="does not say which class 'YES' is") as caught:
         Choices(LABELS, 2, "no:0;yes:1").of(["no", "YES"])
     assert "The task's choices are ['no', 'YES']; name each of them." in str(caught.value)

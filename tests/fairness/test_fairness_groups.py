@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from mergekit_fair.errors import MeasurementError
-from mergekit_fair.fairness import Groups, cross
+from mergekit_fair.fairness import Groups, compare, cross, measure
 
 
 def test_one_label_per_row():
@@ -195,3 +195,10 @@ def test_cross_refuses_what_is_ambiguous():
     second = Groups.of([["b × c", "c"]], 1)
     with pytest.raises(MeasurementError, match="two groups have the same name"):
         cross(first, second)
+
+
+@pytest.mark.parametrize("name", ["None", "<NA>", "NaT", "", "null", "nan"])
+def test_a_group_called_as_nothing_is_warned_about(name):
+    y, groups = [0, 1, 0, 1], ["a", "b", name, "a"]
+    for found in (measure(y, y, groups, draws=50), compare(y, y, y, groups, draws=50)):
+        assert any(warning.startswith(f"group {name!r} is called") for warning in found.warnings)

@@ -63,11 +63,12 @@ class Choices:
         labels: the model's label2id.
         n_classes: C.
         choice_map: choice → class, its number or its label: a mapping, or text such as
-            `no:0;yes:1` (lm-eval splits its `--model_args` at commas). With it, labels are not
-            looked at.
+            `no:0;yes:1` (lm-eval splits its `--model_args` at commas). It names what labels leave
+            open; what a label says (in any case), it may not contradict.
 
     Raises:
-        ConfigError: not a map, or one that names a class twice or a class that is not there.
+        ConfigError: not a map, or one that names a class twice, a class that is not there, or
+            another class than the label of that name.
     """
 
     def __init__(self, labels: Mapping[str, int], n_classes: int, choice_map: Any = None) -> None:
@@ -85,6 +86,7 @@ class Choices:
         }
         if self._is_given and len(set(self.classes.values())) < len(self.classes):
             raise ConfigError("names a class twice", where="choice_map", got=self.classes)
+        _refuse_contradictions(self.classes, self._labels)
 
     def of(self, choices: Iterable[str]) -> dict[str, int]:
         """Choice as the task has it → class; spaces around a choice do not count.
@@ -156,6 +158,21 @@ def _pairs(choice_map: Any) -> dict[str, Any]:
     if not pairs or len(pairs) < len(listed):
         raise _bad("names a choice twice" if pairs else "names no choice", choice_map)
     return pairs
+
+
+def _refuse_contradictions(classes: Mapping[str, int], labels: Mapping[str, int]) -> None:
+    """One map is for all models that are measured, and one of them may have the other order."""
+    named = {name.strip().casefold(): index for name, index in labels.items()}
+    for choice, index in classes.items():
+        if named.get(choice.casefold(), index) != index:
+            raise ConfigError(
+                f"says that {choice!r} is class {index}, and the model that it is class "
+                f"{named[choice.casefold()]}",
+                where="choice_map",
+                got=dict(labels),
+                fix="leave it out for this model, or correct id2label and label2id in its "
+                "config.json, whichever is wrong",
+            )
 
 
 def _bad(problem: str, got: Any) -> ConfigError:
