@@ -125,7 +125,7 @@ def _rows_that_count(
 
 def _copies(frame: pd.DataFrame) -> list[str]:
     """A note where rows equal another one in every column."""
-    by_value = frame.map(str) if frame.select_dtypes("object").shape[1] else frame
+    by_value = frame.map(str) if "object" in set(map(str, frame.dtypes)) else frame
     copies = int(by_value.duplicated().sum())
     if not copies:
         return []
