@@ -21,20 +21,29 @@ def stock(base, members, method, **parameters):
 
 @pytest.mark.parametrize("density", [0.2, 0.5, 1.0])
 @pytest.mark.parametrize("normalize", [True, False])
-def test_ties_is_mergekits_ties(add, density, normalize):
+@pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0), (1.0, 0.5, 2.5), (1.0, -0.5, 0.0)])
+def test_ties_is_mergekits_ties(add, density, normalize, weights):
     base, members = drawn()
+    weights = dict(zip(members, weights, strict=True))
     ours = add(
         base,
         members,
+        weights,
         lambda_=0.7,
         density=density,
         sign_election="sum",
         normalize="mean" if normalize else "sum",
     )
     theirs = stock(
-        base, members, "ties", density=density, weight=1.0, normalize=normalize, **{"lambda": 0.7}
+        base,
+        members,
+        "ties",
+        density=density,
+        weight=weights,
+        normalize=normalize,
+        **{"lambda": 0.7},
     )
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-7)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=3e-7)
 
 
 def test_count_elects_the_sign_of_most(add):

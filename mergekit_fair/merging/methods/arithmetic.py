@@ -230,13 +230,18 @@ def _median(vectors: torch.Tensor) -> torch.Tensor:
 
 
 def _elected(vectors: Callable[[], Iterator[torch.Tensor]], formula: Formula) -> torch.Tensor:
-    """TIES: Σ of the elements that have the elected sign; a tie elects plus, as in mergekit."""
+    """TIES: Σ of the elements that have the elected sign; a tie elects plus, as in mergekit.
+
+    A mean divides by the sum of the weights of those elements (1 where it is 0), as mergekit does.
+    """
     is_count = formula.election == Election.COUNT
     votes = _total(v.sign() if is_count else v for v in vectors())
     elected = torch.where(votes >= 0, 1.0, -1.0).to(votes.dtype)
     total, agreeing = torch.zeros_like(votes), torch.zeros_like(votes)
-    for vector in vectors():
+    for term, vector in zip(formula.terms, vectors(), strict=True):
         agrees = vector.sign() == elected
         total.add_(vector.mul_(agrees))
-        agreeing.add_(agrees)
-    return total.div_(agreeing.clamp_(min=1)) if formula.is_mean else total
+        agreeing.add_(agrees, alpha=term.weight)
+    if not formula.is_mean:
+        return total
+    return total.div_(torch.where(agreeing == 0, 1.0, agreeing))

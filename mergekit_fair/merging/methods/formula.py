@@ -69,7 +69,7 @@ class Formula:
         terms: in an order that does not depend on the recipe's.
         scale: λ and all that is multiplied with it.
         threshold: ρ of `agreement`.
-        is_mean: with an election, divide by the number of vectors that agree.
+        is_mean: with an election, divide by the weights of the vectors that agree.
         rescale: of a sparse vector, to the L1 norm that it had.
     """
 
