@@ -46,7 +46,7 @@ class SubgroupTaskAddition(TaskVectorMethod):
     demographic group; λ moves the base along the sum of the subgroup vectors.
     Inputs: the base model and one model per subgroup, tensors of any one shape.
     Key parameters: `lambda`, `normalize`; `density`, `sparsify` and `sign_election` make it TIES
-    or DARE (arXiv 2306.01708, 2311.03099), where `mean` divides by the weights of the groups that agree.
+    or DARE (arXiv 2306.01708, 2311.03099), where `mean` divides by the weights that agree.
     Numerics: float64, rounded once. Groups are summed in the order of their names, so the order in
     the recipe changes nothing. λ = 0 returns the base bit for bit.
     Source: "On Fairness of Task Arithmetic", arXiv 2505.24262.
