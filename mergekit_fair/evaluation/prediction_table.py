@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from mergekit_fair.data.list_text import read_list
 from mergekit_fair.data.table import read_table
 from mergekit_fair.errors import ConfigError, DataError
 from mergekit_fair.evaluation.predictions import Predictions
+from mergekit_fair.evaluation.sample_files import require_each_once
 from mergekit_fair.fairness.groups import Groups
 from mergekit_fair.fairness.labels import UNANSWERED
 from mergekit_fair.schema import parse
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _CROSS = "*"
+# `quotes: none`, a key of a source, which is an option of the command, too.
+_KEY = re.compile(r"`(format|separator|quotes|decimal|encoding)(?::( [^`]+))?`")
 _ONES = frozenset(("1", "1.0", "true", "True", "TRUE"))
 _ZEROS = frozenset(("0", "0.0", "false", "False", "FALSE"))
 
@@ -98,7 +102,7 @@ def read_rows_of(
     Raises:
         ConfigError: a column is not named that has to be, or is though samples name it.
         DataError: no such file or column, or cells that are not what they should be.
-        MeasurementError: samples of a task that measures no fairness.
+        MeasurementError: samples of a task that measures no fairness, or of several filters.
     """
     if not path.is_file():
         is_folder = path.is_dir()
@@ -108,7 +112,8 @@ def read_rows_of(
             allowed=sorted(found.name for found in path.glob("samples_*.jsonl")) or None,
             fix="name a file in it" if is_folder else "check the path",
         )
-    frame = read_table(parse(Source, {"path": str(path), **(source or {})}, path))
+    with _options():
+        frame = read_table(parse(Source, {"path": str(path), **(source or {})}, path))
     if _are_samples(frame):
         if columns.given:
             raise ConfigError(
@@ -148,6 +153,7 @@ def _of_samples(path: Path, frame: pd.DataFrame) -> TableRows:
         {key: value for key, value in record.items() if not _is_nan(value)}
         for record in frame.to_dict("records")
     ]
+    require_each_once(records, path)
     predictions = Predictions.of_samples(path.name, records)
     return TableRows(
         labels=predictions.labels,
@@ -279,6 +285,21 @@ def _weights(frame: pd.DataFrame, name: str, where: str) -> NDArray[np.float64]:
             allowed="finite numbers, 0 or more",
         )
     return values
+
+
+@contextmanager
+def _options() -> Iterator[None]:
+    """Errors that speak of how a source is described say instead which option to type."""
+    try:
+        yield
+    except (ConfigError, DataError) as error:
+        raise type(error)(
+            _KEY.sub(r"--\1\2", error.problem),
+            where=error.where,
+            got=error.got,
+            allowed=error.allowed,
+            fix=error.fix and _KEY.sub(r"--\1\2", error.fix),
+        ) from error
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,25 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
             says; samples of several filters.
     """
     samples = list(_lines(path))
+    require_each_once(samples, path)
+    for line, sample in enumerate(samples, start=1):
+        said = sample.get("doc_hash")
+        if said is not None and said != _digest(sample["doc"]):
+            raise ConfigError(
+                f"the document of line {line} is not the one that was evaluated",
+                where=path,
+                got=sample["doc_id"],
+                fix=_AGAIN,
+            )
+    return samples
+
+
+def require_each_once(samples: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """No document has two answers, which would count twice.
+
+    Raises:
+        ConfigError: names the two lines.
+    """
     numbers: dict[tuple[Any, Any], int] = {}
     for line, sample in enumerate(samples, start=1):
         first = numbers.setdefault((sample["doc_id"], sample.get("filter")), line)
@@ -103,15 +122,6 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
                 got=sample["doc_id"],
                 fix=_AGAIN,
             )
-        said = sample.get("doc_hash")
-        if said is not None and said != _digest(sample["doc"]):
-            raise ConfigError(
-                f"the document of line {line} is not the one that was evaluated",
-                where=path,
-                got=sample["doc_id"],
-                fix=_AGAIN,
-            )
-    return samples
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -348,6 +348,25 @@ def test_more_refusals(frame: pd.DataFrame, tmp_path: Path) -> None:
     refusal(["measure", none, *options, "--weight", "w"], DataError, where="'w'")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "option"),
+    [
+        ("t.json", b"{}", "--format csv"),
+        ("t.csv", b'y,p,g\n1,1,"a\n0,1,b\n', "--quotes none"),
+        ("t.csv", "y,p,g\n1,1,\u00e9\n".encode("latin-1"), "--encoding"),
+        ("t.csv", "y,p,g\n1,1,a\n".encode("utf-16-le"), "--encoding utf-16-le"),
+    ],
+)
+def test_how_a_file_is_read_is_advised_as_options(
+    name: str, content: bytes, option: str, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    kind = ConfigError if name == "t.json" else DataError
+    arguments = ["--label", "y", "--prediction", "p", "--groups", "g"]
+    assert option in str(refusal(["measure", path, *arguments], kind))
+
+
 def samples(rows: int = 40) -> list[dict[str, Any]]:
     """As stock lm-eval writes them, of a task of two choices."""
     rng = np.random.default_rng(1)
@@ -386,6 +405,14 @@ def test_samples_need_no_options(tmp_path: Path) -> None:
     strict = found(path, "--threshold", "0.9")["metrics"]["selection_rate"]["value"]
     assert strict == pytest.approx(np.mean(np.array(gaps) >= np.log(9)))
     refusal(["measure", path, "--label", "y"], ConfigError, where=path, got=["--label"])
+
+
+def test_a_document_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "samples_task.jsonl"
+    made = samples()
+    for again, kind in (({}, ConfigError), ({"filter": "strict"}, MeasurementError)):
+        path.write_text("".join(json.dumps(sample) + "\n" for sample in [*made, made[3] | again]))
+        refusal(["measure", path], kind, *([] if again else ["line 41", "line 4"]))
 
 
 def test_samples_of_another_task_are_refused(tmp_path: Path) -> None:
