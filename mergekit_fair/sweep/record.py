@@ -200,11 +200,17 @@ class PointResult(PlannedPoint):
         }
 
     def marks(self, task: str | None = None) -> list[str]:
-        """`degenerate`, `saturated`, or why it was refused: what qualifies its numbers."""
+        """`degenerate`, `saturated`, rows it was trained on, or why it was refused: what qualifies
+        its numbers.
+        """
         evaluation = self.evaluations.get(task) if task else self.evaluation
-        marks = [] if evaluation is None else ["degenerate"] * evaluation.degenerate
-        marks += [SATURATED] * bool(evaluation is not None and evaluation.saturated)
-        return marks + ([self.refused] if self.refused else [])
+        refused = [self.refused] if self.refused else []
+        if evaluation is None:
+            return refused
+        marks = ["degenerate"] * evaluation.degenerate + [SATURATED] * bool(evaluation.saturated)
+        if evaluation.trained_rows:
+            marks.append(f"trained on {evaluation.trained_rows:,} of the rows")
+        return marks + refused
 
     def public(self, refused: str | None = None) -> PointResult:
         """Without its seconds, and with why it may not be chosen, if so."""

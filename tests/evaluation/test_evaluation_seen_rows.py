@@ -282,12 +282,14 @@ def test_a_sweep_refuses_or_counts(family: Path, tmp_path: Path) -> None:
     evaluate = {**evaluate, "allow_trained_rows": True}
     tiny.write_sweep(family, tmp_path / "sweep.yml", evaluate=evaluate, **changes)
     results = json.loads(_asked(*words, "--json").stdout)
+    table = _asked(*words).stdout
     for split, points in (("validation", results["points"]), ("report", results["report"])):
         count = expected(family, load_spec(block), split)
         for point in points:
             assert point["evaluation"]["trained_rows"] == count
             said = point["evaluation"]["warnings"]
             assert any(f"{count} of these" in text for text in said)
+        assert table.count(f"trained on {count} of the rows") == len(points)
 
 
 def test_compare_looks_at_samples_that_say_nothing(family: Path, tmp_path: Path) -> None:
