@@ -113,7 +113,7 @@ def notes(task: str, paths: Mapping[str, Path]) -> list[str]:
     """What a reader should know of where the predictions come from.
 
     That a file is one of several runs; and what `eval` has said of the model: rows that chose it
-    or that it was trained on, and texts that were cut, at lengths that differ.
+    or that it was trained on, texts that were cut, and lengths and thresholds that differ.
 
     Args:
         task: its name.
@@ -141,7 +141,18 @@ def notes(task: str, paths: Mapping[str, Path]) -> list[str]:
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
         said.append(f"texts are cut at lengths that differ (max_length: {listed})")
+    cutoffs = {name: getattr(each, "threshold", None) for name, each in evaluations.items()}
+    if len(set(cutoffs.values())) > 1:
+        listed = ", ".join(
+            f"{name} {0.5 if cutoff is None else cutoff:g}" for name, cutoff in cutoffs.items()
+        )
+        said.append(f"1 is predicted from thresholds on that differ ({listed})")
     return said
+
+
+def _cutoff(evaluation: Evaluation | PreferenceEvaluation | None) -> float:
+    cutoff = evaluation.threshold if isinstance(evaluation, Evaluation) else None
+    return 0.5 if cutoff is None else cutoff
 
 
 def _beside(path: Path, task: str) -> Evaluation | PreferenceEvaluation | None:

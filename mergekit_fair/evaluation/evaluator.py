@@ -172,14 +172,15 @@ class Evaluator:
         """Choice → class, by a classifier's configuration or the request's `choice_map`.
 
         Raises:
-            ConfigError: a choice is none of its labels.
+            ConfigError: a choice is none of its labels, or `choice_map` contradicts them.
         """
         from mergekit_fair.evaluation.lm.choices import Choices, class_names
 
         config = model_config(model, trust_remote_code=self._trusts)
         choice_map = self.request.model_args.get("choice_map")
-        choices = Choices(class_names(config, model), config.num_labels, choice_map)
+        names = class_names(config, model)
         try:
+            choices = Choices(names, config.num_labels, choice_map)
             if text := choices.left_out(self._choices):
                 self._notes[f"{model}: {text}"] = None
             return choices.of(self._choices)

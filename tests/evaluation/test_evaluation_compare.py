@@ -184,6 +184,7 @@ def test_what_eval_said_of_a_model_is_repeated(tmp_path: Path) -> None:
         "first": {"max_length": 64},
         "other": {
             "max_length": 128,
+            "threshold": 0.3,
             "truncated": json.loads(json.dumps(truncated).replace(": 0}", ": 0.0}")),
             "trained_rows": 7,
             "used_by_selection": {"task": "t", "split": "validation", "rule": "maximize acc"},
@@ -193,7 +194,13 @@ def test_what_eval_said_of_a_model_is_repeated(tmp_path: Path) -> None:
         content = {"schema_version": 2, **evaluation({"acc": 0.5}, **said[folder.name])}
         (folder / "t.json").write_text(json.dumps(content))
     notes = compared(first, other)["notes"]
-    for words in ("maximize acc", "7 of these rows", "were cut", "first 64, other 128"):
+    for words in (
+        "maximize acc",
+        "7 of these rows",
+        "were cut",
+        "first 64, other 128",
+        "0.5, other 0.3",
+    ):
         assert sum(words in text for text in notes) == 1
     result = CliRunner().invoke(main, ["compare", str(first), str(other)])
     assert all(f"warning: {text}" in result.stdout for text in notes)

@@ -125,6 +125,9 @@ def test_classes_without_names_are_not_guessed(
         evaluator(spec).open(str(nameless), "cpu").score("validation")
     named = evaluator(spec, model_args={"max_length": 16, "choice_map": {"no": 0, "yes": 1}})
     named.require_classes(str(nameless), [], [str(nameless)])
+    swapped = renamed(family / "run" / "fft", tmp_path / "swapped", {0: "yes", 1: "no"})
+    with raises(ConfigError, where=swapped, got={"yes": 0, "no": 1}):  # one map is for all
+        named.require_classes(str(nameless), [], [str(nameless), str(swapped)])
     scores = named.open(str(nameless), "cpu").score("validation")["tiny"]
     expected = evaluator(spec).open(str(family / "run" / "fft"), "cpu").score("validation")["tiny"]
     assert np.array_equal(scores, expected)

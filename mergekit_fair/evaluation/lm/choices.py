@@ -166,8 +166,8 @@ def _refuse_contradictions(classes: Mapping[str, int], labels: Mapping[str, int]
     for choice, index in classes.items():
         if named.get(choice.casefold(), index) != index:
             raise ConfigError(
-                f"says that {choice!r} is class {index}, and the model that it is class "
-                f"{named[choice.casefold()]}",
+                f"{choice!r} is class {index} in choice_map, and class {named[choice.casefold()]} "
+                "by the model's labels",
                 where="choice_map",
                 got=dict(labels),
                 fix="leave it out for this model, or correct id2label and label2id in its "
