@@ -18,7 +18,8 @@ from mergekit_fair.schema import suggestion
 if TYPE_CHECKING:
     import pandas as pd
 
-# What programs write for nothing, casefolded: pandas' `na_values`, and what str() makes of NaT.
+# What programs write for nothing, casefolded: pandas' `na_values`, what str() makes of NaT, and \N
+# of MySQL, PostgreSQL and Hive.
 NOTHING = frozenset(
     [
         "nan",
@@ -35,6 +36,8 @@ NOTHING = frozenset(
         "-1.#ind",
         "1.#qnan",
         "-1.#qnan",
+        "\\n",
+        "(null)",
     ]
 ) | {"", "#n/a n/a"}
 # Short enough for a float to tell all of them apart.

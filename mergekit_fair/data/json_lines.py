@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +14,14 @@ from mergekit_fair.schema import parse_json
 if TYPE_CHECKING:
     import pandas as pd
 
+_HALF = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")  # one of two that make a character
+
 
 def read_json_lines(path: Path, encoding: str | None) -> pd.DataFrame:
     """The table; a key that a line lacks is a missing cell.
 
     Raises:
-        DataError: a line that is no JSON object, or that has a key twice.
+        DataError: a line that is no JSON object, that has a key twice, or half of a character.
     """
     import pandas as pd
 
@@ -34,9 +38,24 @@ def read_json_lines(path: Path, encoding: str | None) -> pd.DataFrame:
             if not isinstance(record, dict):
                 kind = type(record).__name__
                 raise DataError(f"line {number} is not a JSON object", where=path, got=kind)
+            if half := _HALF.search(line):
+                _refuse_halves(record, path, number, half[0])
             records.append(record)
     # dtype object: a missing value must not turn the integers of its column into floats.
     return pd.DataFrame(records, dtype=object)
+
+
+def _refuse_halves(record: dict[str, Any], path: Path, number: int, shown: str) -> None:
+    """Half of a character that JSON writes as two, without the other: no text can hold it."""
+    try:
+        json.dumps(record, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"line {number} holds half a character",
+            where=path,
+            got=shown,
+            fix="remove it: a text was cut inside an emoji, or the like",
+        ) from error
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

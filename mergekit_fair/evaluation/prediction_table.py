@@ -212,7 +212,7 @@ def _negatives(
 ) -> Iterator[str]:
     """What `--positive` made 0."""
     if columns.positive:
-        words = texts(frame[columns.label])
+        words = texts(column(frame, str(columns.label), "--label"))
         others = counted(words[row] for row in np.flatnonzero(labels == 0))
         yield f"--label {columns.label}: 0 is every other value: {others}"
 
@@ -223,7 +223,7 @@ def _predictions(frame: pd.DataFrame, columns: PredictionColumns, where: str) ->
     cells = column(frame, name, f"{where}, --prediction")
     words, empty = texts(cells), missing(cells)
     ones, zeros = _ONES, _ZEROS
-    labels = frozenset(texts(frame[columns.label]))
+    labels = frozenset(texts(column(frame, str(columns.label), where)))
     said = {word for word, gone in zip(words, empty, strict=True) if not gone}
     # The labels' own words first: where 0 is the positive label, a 0 predicts it.
     if columns.positive and (said <= labels or labels & (_ONES | _ZEROS)):
@@ -246,16 +246,20 @@ def _groups(frame: pd.DataFrame, wanted: Sequence[str], where: str) -> tuple[Gro
     """The groups of all columns, and what to know of them."""
     found: dict[str, NDArray[np.bool_]] = {}
     notes: list[str] = []
-    for entry in wanted:
-        parts = [entry] if entry in frame.columns else [p.strip() for p in entry.split(_CROSS)]
-        for part in parts:
-            column(frame, part, f"{where}, --groups", nested=True)
+    split = {
+        entry: [entry] if entry in frame.columns else [p.strip() for p in entry.split(_CROSS)]
+        for entry in wanted
+    }
+    crosses = sum(len(parts) > 1 for parts in split.values())  # whose names may be the same
+    for entry, parts in split.items():
+        cells = [column(frame, part, f"{where}, --groups", nested=True) for part in parts]
         block: dict[str, Any] = {"column": parts if len(parts) > 1 else parts[0]}
-        if len(parts) == 1 and _holds_lists(frame[entry]):
+        if len(parts) == 1 and _holds_lists(cells[0]):
             block = {"list": entry}
         with _advice("name columns that hold groups"):
             of_entry = read_groups(frame, parse(GroupColumns, block, where), where)
-        prefix = f"{entry}=" if len(wanted) > 1 and len(parts) == 1 else ""
+        is_prefixed = len(split) > 1 and (len(parts) == 1 or crosses > 1)
+        prefix = f"{entry}=" if is_prefixed else ""
         names = [f"{prefix}{name}" for name in of_entry.names]
         found |= dict(zip(names, of_entry.matrix.T, strict=True))
         # Behind the semicolon stands what to write in a data description.

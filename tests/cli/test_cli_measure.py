@@ -367,6 +367,25 @@ def test_how_a_file_is_read_is_advised_as_options(
     assert option in str(refusal(["measure", path, *arguments], kind))
 
 
+def test_intersections_of_one_name_are_two_groups(frame: pd.DataFrame, tmp_path: Path) -> None:
+    other = np.roll(frame["sex"].to_numpy(), 1)
+    path = changed(frame, tmp_path, now=frame["sex"], then=other)
+    options = ("--label", "y", "--prediction", "guess", "--groups")
+    groups = found(path, *options, "now*race,then*race")["groups"]
+    for entry in ("now*race", "then*race"):
+        alone = found(path, *options, entry)["groups"]
+        assert {name: groups[f"{entry}={name}"] for name in alone} == alone
+    assert len(groups) == 2 * len(alone)
+
+
+def test_a_column_that_stands_twice(frame: pd.DataFrame, tmp_path: Path) -> None:
+    options = (*BASE, "--prediction", "guess")
+    once = found(changed(frame, tmp_path), *options)
+    twice = pd.concat([frame, frame[["y", "guess", "sex"]]], axis=1)
+    twice.to_csv(tmp_path / "twice.csv", index=False)
+    assert found(tmp_path / "twice.csv", *options)["metrics"] == once["metrics"]
+
+
 def samples(rows: int = 40) -> list[dict[str, Any]]:
     """As stock lm-eval writes them, of a task of two choices."""
     rng = np.random.default_rng(1)

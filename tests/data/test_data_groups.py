@@ -132,7 +132,7 @@ def test_what_is_wrong_with_groups_is_said(table, spec, where, shows):
 
 
 @pytest.mark.parametrize(
-    "word", ["nan", "NaN", "NA", "n/a", "null", "None", "<NA>", np.str_("nan")]
+    "word", ["nan", "NaN", "NA", "n/a", "null", "None", "<NA>", np.str_("nan"), r"\N"]
 )
 def test_words_for_nothing_are_no_groups(word):
     table = {"g": ["f", "m", word, None, "f"], "ids": [["f"], ["m", word], [word], None, "f"]}

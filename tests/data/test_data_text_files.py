@@ -152,3 +152,11 @@ def test_metadata_may_name_a_compressed_file(tmp_path):
     (tmp_path / "a.txt.gz").write_bytes(b"")
     with raises(DataError, got=str(tmp_path / "a.txt.gz")):
         replacement(str(tmp_path / "a.txt.gz"), "task")
+
+
+def test_half_a_character_is_named(read, tmp_path):
+    whole = read(b'{"text": "\\ud83d\\ude00"}\n{"text": "\\\\ud83d"}\n', "a.jsonl")
+    assert whole == ["\U0001f600", "\\ud83d"]
+    for half in (b'"\\ud83d"', b'["\\uDE00 \\ud83d"]'):
+        with raises(DataError, "line 2", where=tmp_path / "a.jsonl"):
+            read(b'{"text": 0}\n{"text": ' + half + b"}\n", "a.jsonl")
