@@ -16,7 +16,7 @@ from mergekit_fair.files import is_file_name, write_together
 
 RESULTS = "lm_eval.json"
 _SAMPLES, _ROWS = "samples_{}.jsonl", "rows_{}.csv"
-_COLUMNS = ("id", "split", "label", "groups", "prediction", "score", "weight")
+_COLUMNS = ("id", "split", "label", "groups", "prediction", GAP, "weight")
 
 
 def require_free(out: Path, *, overwrite: bool) -> None:
@@ -79,7 +79,7 @@ def rows_table(samples: Sequence[Mapping[str, Any]], split: str) -> str:
     """A csv of the rows that were measured; `mergekit-fair measure` reads it.
 
     Columns: id (row number in the source), split, label (0 or 1), groups (a JSON list), prediction
-    (0, 1, or empty without an answer), score (a classifier's logit₁ − logit₀) and weight. A text
+    (0, 1, or empty without an answer), logit_gap (logit₁ − logit₀ of a classifier), weight. A text
     that a spreadsheet would run begins with an apostrophe.
 
     Args:
@@ -88,7 +88,7 @@ def rows_table(samples: Sequence[Mapping[str, Any]], split: str) -> str:
 
     >>> doc = {"id": 7, "label": 1, "groups": ["=a"], "split": "report"}
     >>> print(rows_table([{"doc_id": 0, "doc": doc, "dpd": (0, 1, ["=a"])}], "report"), end="")
-    id,split,label,groups,prediction,score,weight
+    id,split,label,groups,prediction,logit_gap,weight
     7,report,1,"[""=a""]",0,,
     """
     buffer = io.StringIO()

@@ -43,7 +43,9 @@ def _body(
 ) -> list[str]:
     scores, threshold = measured.scores, measured.threshold
     parts = [title]
-    parts += [] if threshold is None else [f"1 is predicted from a score of {threshold:.6g} on"]
+    if threshold is not None:
+        of = "probability" if isinstance(measured, Evaluation) else "score"
+        parts.append(f"1 is predicted from a {of} of {threshold:.6g} on")
     parts += [_metrics(measured, matched), "", _groups(measured), ""]
     parts += [_against(measured.against), ""] if measured.against is not None else []
     parts += [*_scores(scores), ""] if scores is not None else []

@@ -311,7 +311,7 @@ def test_the_rows_as_a_table(family: Path, data: Path, tmp_path: Path) -> None:
     table = table.loc[rows.ids.tolist()]
     assert table["label"].tolist() == rows.labels.tolist()
     assert set(table["split"]) == {"validation"}
-    assert ((table["score"] > 0).astype(int) == table["prediction"]).all()
+    assert ((table["logit_gap"] > 0).astype(int) == table["prediction"]).all()
     groups = [json.loads(cell) for cell in table["groups"]]
     measured = measure(rows.labels, table["prediction"].to_numpy(), groups).to_dict()
     for name in ("acc", "dpd", "eod"):

@@ -63,7 +63,7 @@ def test_scores_are_in_the_evaluation_and_in_its_table(
     assert (of_file["metrics"], of_file["scores"]) == (evaluation["metrics"], quality)
     assert "threshold" not in evaluation
     columns = ("--label", "label", "--prediction", "prediction", "--groups", "groups")
-    of_rows = measured(tmp_path / rows_name(TASK), *columns, "--score", "score")
+    of_rows = measured(tmp_path / rows_name(TASK), *columns, "--score", "logit_gap")
     assert of_rows["metrics"] == evaluation["metrics"]
     assert of_rows["scores"]["auc"] == quality["auc"]
 
