@@ -64,8 +64,8 @@ def parse_recipe(text: str, where: str) -> tuple[dict[str, Any], tuple[str, ...]
             got=count,
             fix="remove the lines `---` that nothing follows"
             if filled < 2
-            else f"run mergekit-fair exec mergekit-multi {where} --intermediate-dir DIR "
-            "--out-path OUT",
+            else f"run `mergekit-fair exec mergekit-multi {where} --intermediate-dir DIR "
+            "--out-path OUT`",
         ) from error
     if repeated and is_own(str(raw.get("merge_method"))):
         parse_yaml(text, where)

@@ -99,7 +99,8 @@ def test_an_evaluation(is_there: bool, fault: Any, tmp_path: Path, monkeypatch: 
     if is_there:
         out.mkdir(parents=True)
         (out / "notes.txt").write_text("mine")
-    finished = SimpleNamespace(samples={}, results={"results": {"a": "b" * 99}})
+    results = {"results": {"a": "b" * 99}}
+    finished = SimpleNamespace(model="m", arguments={}, samples={}, results=results)
     monkeypatch.setattr("mergekit_fair.evaluation.eval_run.run_tasks", lambda *_: finished)
     monkeypatch.setattr("mergekit_fair.evaluation.eval_run.measure_run", lambda *_, **__: {})
     words = ["eval", "--model", "m", "--tasks", "t", "-o", str(out), "--quiet"]

@@ -17,6 +17,7 @@ from refusals import raises
 from mergekit_fair.cli.failures import failures_told
 from mergekit_fair.cli.upload import require_name, send
 from mergekit_fair.errors import ConfigError
+from mergekit_fair.report.publishing import Upload
 
 JSON, HTML = "application/json", "text/html"
 ANSWERS: dict[str, tuple[int, str, bytes]] = {
@@ -87,9 +88,9 @@ def server() -> Iterator[ThreadingHTTPServer]:
 def refused(tmp_path: Path) -> str:
     """The one message of an upload that must fail."""
     (tmp_path / "model.safetensors").write_bytes(b"weights")
-    files = {"model.safetensors": tmp_path / "model.safetensors"}
+    files: dict[str, Path | bytes] = {"model.safetensors": tmp_path / "model.safetensors"}
     with pytest.raises(click.ClickException) as caught, failures_told():
-        send(files, "---\ntags: []\n---\n", "me/m", private=True, revision=None)
+        send(Upload("---\ntags: []\n---\n", files), "me/m", private=True, revision=None)
     message = caught.value.format_message()
     assert "\n" not in message
     assert message.isprintable()
@@ -151,7 +152,7 @@ def test_a_token_that_is_odd(token: str, point_at: Any, monkeypatch: pytest.Monk
     monkeypatch.setenv("HF_TOKEN", token)
     point_at("http://127.0.0.1:1")
     with raises(ConfigError, where="HF_TOKEN") as caught:
-        send({}, "", "me/m", private=True, revision=None)
+        send(Upload("", {}), "me/m", private=True, revision=None)
     assert not {word for word in token.split() if word in str(caught.value)}
 
 
