@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+_COPIES = 0.01  # a smaller share of whole copies moves no interval
+
+
 def load_rows(spec: DataSpec, *, as_01: bool = False) -> Rows:
     """Read a data set. The rows keep the order of the source; rows of no split are left out.
 
@@ -124,10 +127,10 @@ def _rows_that_count(
 
 
 def _copies(frame: pd.DataFrame) -> list[str]:
-    """A note where rows equal another one in every column."""
+    """A note where rows equal another one in every column, and more do than alike people would."""
     by_value = frame.map(str) if "object" in set(map(str, frame.dtypes)) else frame
     copies = int(by_value.duplicated().sum())
-    if not copies:
+    if copies < _COPIES * len(frame):
         return []
     return [
         f"copies: {copies} of {len(frame)} rows equal an earlier row in every column; where they "
