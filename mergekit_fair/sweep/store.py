@@ -92,7 +92,7 @@ class Store:
         digests = {"scores": _sha256(content), "rows": _sha256(text.encode())}
         result = result.model_copy(update=digests)
         file = _rows_file(self.folder, result)
-        if not file.is_file():
+        if not file.is_file() or _sha256(file.read_bytes()) != result.rows:
             write_atomic(file, text)
         line = json.dumps(sealed(result.to_dict()), ensure_ascii=False) + "\n"
         with self._path.open("a", encoding="utf-8") as stream:
@@ -145,7 +145,12 @@ def read_scores(folder: Path, result: PointResult) -> Scores:
     Raises:
         SweepError: they are gone, or are not what was measured.
     """
-    content = _checked(folder, result, _scores_file(folder, result), result.scores)
+    content = _checked(
+        _scores_file(folder, result),
+        result.scores,
+        fix=f"remove the line of {result.id} on {result.split} from {folder / POINTS}, and "
+        "run the sweep again, which measures that point again",
+    )
     return np.asarray(np.load(io.BytesIO(content), allow_pickle=False))
 
 
@@ -155,19 +160,23 @@ def read_rows(folder: Path, result: PointResult) -> dict[str, Predictions]:
     Raises:
         SweepError: they are gone, or are not what was measured.
     """
-    content = _checked(folder, result, _rows_file(folder, result), result.rows)
+    content = _checked(
+        _rows_file(folder, result),
+        result.rows,
+        fix=f"remove all lines on {result.split} rows from {folder / POINTS}, which need this "
+        "file, and run the sweep again, which measures their points again",
+    )
     return read_rows_text(content.decode())
 
 
-def _checked(folder: Path, result: PointResult, file: Path, digest: str | None) -> bytes:
+def _checked(file: Path, digest: str | None, *, fix: str) -> bytes:
     """What a file holds, which must be what the point's line says."""
     content = file.read_bytes() if file.is_file() else None
     if content is None or _sha256(content) != digest:
         raise SweepError(
             "is gone" if content is None else "was changed since the sweep has written it",
             where=file,
-            fix=f"remove the line of {result.id} on {result.split} from {folder / POINTS}, and "
-            "run the sweep again, which measures that point again",
+            fix=fix,
         )
     return content
 

@@ -252,6 +252,19 @@ def test_what_was_changed_is_named(finished: Finished, name: str) -> None:
     assert caught.value.fix
 
 
+def test_the_advice_about_rows_mends_them(finished: Finished) -> None:
+    """All lines that need them are measured again, and so the file is written again."""
+    flip(next((finished.out / "rows").glob("report-*.json")), 30)
+    with pytest.raises(FairError) as caught:
+        require_proof(finished.out)
+    assert "all lines on report rows" in str(caught.value.fix)
+    points = finished.out / "points.jsonl"
+    lines = points.read_text().splitlines(keepends=True)
+    points.write_text("".join(line for line in lines if json.loads(line)["split"] != "report"))
+    run_sweep(load_sweep(finished.sweep), finished.out, Silent())
+    require_proof(finished.out)
+
+
 @pytest.mark.parametrize("name", ["a figure by hand", "a bit of scores", "a label", "another λ"])
 def test_both_commands_say_so(finished: Finished, name: str) -> None:
     """In one message, and nothing is written."""
