@@ -18,7 +18,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.envi
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # No test may leave anything in the user's cache, nor find something there.
-os.environ["MERGEKIT_FAIR_CACHE"] = tempfile.mkdtemp(prefix="mergekit-fair-tests-")
+_CACHE = tempfile.TemporaryDirectory(prefix="mergekit-fair-tests-")
+os.environ["MERGEKIT_FAIR_CACHE"] = _CACHE.name
 
 REDDITBIAS = Path(__file__).parents[2] / "shared" / "data" / "redditbias" / "redditbias.csv"
 

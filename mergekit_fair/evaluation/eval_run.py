@@ -118,7 +118,11 @@ def run_tasks(
     return EvaluationRun(
         *(request, model, split, samples, results, scorer.arguments, tasks.warnings),
         seen=seen.counts(models, split),
-        remarks=(*(text for each in models for text in seen.remarks(each)), *scorer.notes(split)),
+        remarks=(
+            *evaluator.code_left_out(models),
+            *(text for each in models for text in seen.remarks(each)),
+            *scorer.notes(split),
+        ),
         max_length=scorer.max_length,
         is_cut={name: is_cut for name, is_cut in cut.items() if is_cut is not None},
     )

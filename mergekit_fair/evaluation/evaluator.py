@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mergekit_fair.checkpoints.folder import read_config
 from mergekit_fair.compat.lm_eval import set_torch_model
 from mergekit_fair.errors import CheckpointError, ConfigError
 from mergekit_fair.evaluation.advice import option
@@ -192,6 +193,17 @@ class Evaluator:
                 allowed=error.allowed,
                 fix=error.fix,
             ) from error
+
+    def code_left_out(self, models: Sequence[str]) -> tuple[str, ...]:
+        """What is said of models whose own code is not run, since nobody trusts it."""
+        if self._trusts:
+            return ()
+        return tuple(
+            f"{model} brings code of its own, which is not run: it is measured as transformers "
+            "knows its architecture"
+            for model in models
+            if (Path(model) / "config.json").is_file() and "auto_map" in read_config(Path(model))
+        )
 
     @property
     def _trusts(self) -> bool:

@@ -156,6 +156,7 @@ class _Run:
             warnings=[
                 *runner.evaluator.warnings,
                 *thresholds.warnings,
+                *runner.evaluator.code_left_out(self.planner.models()),
                 *(text for model in self.planner.models() for text in runner.seen.remarks(model)),
                 *_length_notes(results, self.planner.models()),
             ],

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner
 from refusals import refusal
 from tiny import write_sweep
@@ -85,3 +86,26 @@ def test_an_evaluation_runs_code_where_it_is_trusted(odd: Path, tmp_path: Path) 
     result = CliRunner().invoke(main, [*words, "--trust-remote-code"])
     assert result.exit_code == 0, result.output
     assert (tmp_path / "eval" / "fair_adult_sex.json").is_file()
+
+
+def test_code_that_is_left_out_is_said(family: Path, tmp_path: Path) -> None:
+    """transformers knows the architecture, so that the model runs without the code it brings."""
+    model = tmp_path / "model"
+    shutil.copytree(family / "run" / "fft", model)
+    config = json.loads((model / "config.json").read_text())
+    config["auto_map"] = {"AutoConfig": "odd.OddConfig"}
+    (model / "config.json").write_text(json.dumps(config))
+    (model / "odd.py").write_text(CODE.format(ran=str(tmp_path / "ran")))
+    command = ["eval", "--model", str(model), "--data", str(data_file(family, tmp_path))]
+    result = CliRunner().invoke(main, [*command, "-o", str(tmp_path / "out"), "--quiet"])
+    assert result.exit_code == 0, result.output
+    assert "brings code of its own, which is not run" in " ".join(result.output.split())
+    assert not (tmp_path / "ran").exists()
+
+
+def data_file(family: Path, folder: Path) -> Path:
+    """The family's data description as a file of its own."""
+    block = yaml.safe_load((family / "train.yml").read_text())["data"]
+    path = folder / "data.yml"
+    path.write_text(yaml.safe_dump(block))
+    return path
