@@ -27,13 +27,13 @@ def test_two_processes_train_one_family(family: Path, tmp_path: Path) -> None:
     )
     assert finished.returncode == 0, finished.stderr[-3000:]
     runs = json.loads((out / "train.json").read_text())["runs"]
-    # 240 rows in batches of 16 on two processes: 8 steps an epoch, two epochs.
+    # 253 rows in batches of 16 on two processes: 8 steps an epoch, two epochs.
     assert {name: run["steps"] for name, run in runs.items() if "steps" in run} == {
         "fft": 16,
         "lora": 16,
         "groups/blue": 16,
         "groups/green": 16,
     }
-    assert finished.stderr.count("fft: fft, 240 rows") == 1  # one process reports
+    assert finished.stderr.count("fft: fft, 253 rows") == 1  # one process reports
     assert set(load_tensors(out / "fft")) == set(load_tensors(out / "base"))
     assert not (out / ".work").exists()
