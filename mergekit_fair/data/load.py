@@ -97,7 +97,7 @@ def load_rows(spec: DataSpec, *, as_01: bool = False) -> Rows:
             *table.attrs.get("notes", ()),
             *left_out,
             *_copies(frame),
-            *_no_texts(inputs, spec),
+            *_no_texts(inputs, frame, spec.text),
             *rule.warnings,
             *groups.warnings,
             *leaks,
@@ -213,10 +213,17 @@ def _rendered(frame: pd.DataFrame, text: TextInput, where: str) -> list[str]:
     return rendered
 
 
-def _no_texts(inputs: list[str], spec: DataSpec) -> Iterator[str]:
-    """Said of texts such as "nan", which programs write for a missing one."""
-    if spec.text and (words := [text for text in inputs if reads_as_nothing(text)]):
+def _no_texts(inputs: list[str], frame: pd.DataFrame, text: TextInput | None) -> Iterator[str]:
+    """Said of texts such as "nan", which programs write for a missing one, and of gaps in them."""
+    if text is None:
+        return
+    if words := [item for item in inputs if reads_as_nothing(item)]:
         yield f"text: {counted(words)} are read as texts; `keep` can leave their rows out"
+    explained = text.values or {}
+    for name in dict.fromkeys(name for _, name in text.pieces() if name):
+        gaps = sum(not cell.strip() for cell in texts(column(frame, name, "text")))
+        if gaps and name not in explained:
+            yield f"text: column {name!r} is empty in {gaps} of {len(frame)} rows"
 
 
 def _in_words(cells: list[str], name: str, meaning: dict[str, str] | None, where: str) -> list[str]:

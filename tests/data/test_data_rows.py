@@ -223,6 +223,14 @@ def test_texts_that_programs_write_for_nothing_are_said(spec):
     assert found.inputs[0] == "nan"
 
 
+def test_gaps_in_a_template_are_said(spec):
+    rows = [("" if i < 2 else f"t{i}", i % 2, "ab"[i // 2 % 2], "train") for i in range(8)]
+    splits = {"column": "split", "names": {"train": "train"}}
+    found = load_rows(spec(rows, splits=splits, text="{text} years old"))
+    assert found.inputs[0] == " years old"
+    assert "text: column 'text' is empty in 2 of 8 rows" in found.warnings
+
+
 def test_what_is_known_of_rows_goes_with_them(spec):
     rows = [
         (f"t{i}", "yes" if i % 2 else "no", ["Male", "male", "f", "NA"][i // 2], "train")
