@@ -7,7 +7,7 @@ mergekit takes `a/b` for a name of the Hub even where that folder exists, splits
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,19 +57,7 @@ def references(
             parts = [str(base_text), *parts]
         return _reference([str((folders or {}).get(part, part)) for part in parts])
 
-    def changed(value: Any, key: str = "", *, is_tokenizer: bool = False) -> Any:
-        if isinstance(value, list):
-            return [changed(item, is_tokenizer=is_tokenizer) for item in value]
-        if isinstance(value, dict):
-            inside = is_tokenizer or key == "tokenizer"
-            return {name: changed(item, name, is_tokenizer=inside) for name, item in value.items()}
-        is_source = key == "tokenizer_source" or (is_tokenizer and key == "source")
-        if isinstance(value, str) and (key in _MODELS or (is_source and value not in _WORDS)):
-            return reference(value, key)
-        return value
-
-    copy: dict[str, Any] = changed(dict(raw))
-    return copy
+    return _with_models(raw, reference)
 
 
 def found_beside(raw: Mapping[str, Any], file: str) -> dict[str, Any]:
@@ -83,6 +71,19 @@ def found_beside(raw: Mapping[str, Any], file: str) -> dict[str, Any]:
         ConfigError: a path stands for one folder here and for another one beside the file.
     """
 
+    def found(text: str, key: str) -> str:
+        return "+".join(beside(part, file, f"{file}: {key}") for part in _parts(text))
+
+    copy = _with_models(raw, found)
+    block = copy.get("fairness")
+    if isinstance(block, dict) and isinstance(report := block.get("report"), str):
+        copy["fairness"] = {**block, "report": beside(report, file, f"{file}: fairness.report")}
+    return copy
+
+
+def _with_models(raw: Mapping[str, Any], change: Callable[[str, str], Any]) -> dict[str, Any]:
+    """A copy of a recipe in which every model's name is what `change(name, key)` gives."""
+
     def changed(value: Any, key: str = "", *, is_tokenizer: bool = False) -> Any:
         if isinstance(value, list):
             return [changed(item, is_tokenizer=is_tokenizer) for item in value]
@@ -90,17 +91,11 @@ def found_beside(raw: Mapping[str, Any], file: str) -> dict[str, Any]:
             inside = is_tokenizer or key == "tokenizer"
             return {name: changed(item, name, is_tokenizer=inside) for name, item in value.items()}
         is_source = key == "tokenizer_source" or (is_tokenizer and key == "source")
-        if not isinstance(value, str) or value in _WORDS:
-            return value
-        if key in _MODELS or is_source:
-            return "+".join(beside(part, file, f"{file}: {key}") for part in _parts(value))
+        if isinstance(value, str) and (key in _MODELS or (is_source and value not in _WORDS)):
+            return change(value, key)
         return value
 
-    copy: dict[str, Any] = changed(dict(raw))
-    block = copy.get("fairness")
-    if isinstance(block, dict) and isinstance(report := block.get("report"), str):
-        copy["fairness"] = {**block, "report": beside(report, file, f"{file}: fairness.report")}
-    return copy
+    return {name: changed(item, name) for name, item in raw.items()}
 
 
 def local_path(reference: str) -> str:

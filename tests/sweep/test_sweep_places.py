@@ -18,6 +18,7 @@ from mergekit_fair.cli import main
 from mergekit_fair.errors import ConfigError
 from mergekit_fair.files import beside
 from mergekit_fair.merging.recipe import Recipe
+from mergekit_fair.merging.references import found_beside
 from mergekit_fair.sweep.sweep_config import load_sweep
 from mergekit_fair.training.train_config import load_train_config
 
@@ -108,6 +109,17 @@ def test_a_training_file_and_its_model(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     with raises(ConfigError, where="study/train.yml: model", got="encoder"):
         load_train_config("study/train.yml")
+
+
+def test_a_model_that_is_called_as_a_word_of_tokenizers(tmp_path: Path) -> None:
+    """`base` and `union` are words under tokenizer_source alone; as models they are folders."""
+    for name in ("base", "union"):
+        (tmp_path / name).mkdir()
+    raw = {"base_model": "base", "models": [{"model": "union"}], "tokenizer_source": "union"}
+    found = found_beside(raw, str(tmp_path / "r.yml"))
+    assert found["base_model"] == str(tmp_path / "base")
+    assert found["models"] == [{"model": str(tmp_path / "union")}]
+    assert found["tokenizer_source"] == "union"
 
 
 def test_reports_and_tokenizers_lie_beside_a_recipe_too(
