@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import datasets
 
 EVALUATED = ("validation", "report")
+# What of a document is no question to a model: it says how the answers are read.
+READ_BY = ("excluded", "cluster")
 SEED = 0  # of the order
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from mergekit_fair.compat.lm_eval import load_task_yaml
 from mergekit_fair.data import DataSpec, load_rows
 from mergekit_fair.errors import ConfigError, DataError
-from mergekit_fair.evaluation.documents import picture_bytes
+from mergekit_fair.evaluation.documents import READ_BY, picture_bytes
 from mergekit_fair.evaluation.predictions import Predictions, weights_of
 from mergekit_fair.evaluation.tasks import process_results, split_dataset
 from mergekit_fair.fairness.labels import UNANSWERED
@@ -158,12 +158,19 @@ class PreparedTask:
                 }
 
     def content(self) -> Iterator[bytes]:
-        """All that decides what models answer: version, requests, documents and pictures."""
+        """All that decides what models answer: version, requests, documents and pictures.
+
+        How the answers are read, such as the groups that decide no maximum, is no part of it.
+        """
         version = getattr(self.task, "VERSION", None)
         arguments = [[request.args[:2] for request in row] for row in self.requests]
         docs = [doc for _, doc in self.docs]
+        if self.is_two_class:
+            asked = [{k: v for k, v in doc.items() if k not in READ_BY} for doc in docs]
+        else:
+            asked = docs
         yield json.dumps(
-            [self.name, version, arguments, docs], sort_keys=True, default=str
+            [self.name, version, arguments, asked], sort_keys=True, default=str
         ).encode()
         yield from map(picture_bytes, docs)
 

@@ -23,12 +23,12 @@ from mergekit_fair.schema import parse_yaml_loosely
 
 @dataclass(frozen=True)
 class MeasuredInputs:
-    """What the figures of a chosen recipe depend on.
+    """What the scores of a chosen recipe's model depend on.
 
     Attributes:
         point: the id of the point of the sweep.
         kind: of that point.
-        measuring: a digest of data, task, settings and seed.
+        measuring: a digest of what models were asked, and how they were run.
         inputs: model, as the recipe names it → its fingerprint's digest.
     """
 
@@ -81,16 +81,19 @@ def point_id(
     recipe: Mapping[str, Any] | None,
     inputs: Mapping[str, str],
     measuring: str,
-    baseline: str | None = None,
+    **apart: str | int,
 ) -> str:
-    """16 hexadecimal digits: a digest of everything that a point's numbers depend on.
+    """16 hexadecimal digits: a digest of everything that a point's scores depend on.
+
+    How they are read (reference, group sizes, confidence, ...) is no part of it: the same scores
+    are read again in another way.
 
     Args:
         kind: of the point.
         recipe: what is merged, whose `fairness` block does not count; None for a baseline.
         inputs: model → its fingerprint's digest.
-        measuring: a digest of data, task, settings and seed.
-        baseline: its label, for two baselines of one folder are two points.
+        measuring: a digest of what models are asked, and how they are run.
+        apart: what else tells it from other points, such as the seed of random vectors.
     """
     raw = None if recipe is None else {k: v for k, v in recipe.items() if k != "fairness"}
     content = {
@@ -98,7 +101,7 @@ def point_id(
         "recipe": raw,
         "models": dict(inputs),
         "measuring": measuring,
-        **({} if baseline is None else {"baseline": baseline}),
+        **apart,
     }
     text = json.dumps(content, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

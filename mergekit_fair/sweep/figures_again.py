@@ -43,15 +43,13 @@ def answered(
 
 
 def settings_of(result: PointResult) -> MetricSettings:
-    """How a point was measured."""
-    evaluation, measured = result.require_measured(), result.measured_with or MeasuredPoint()
-    return MetricSettings(
-        reference=evaluation.reference,
-        confidence=evaluation.confidence,
-        min_group_size=measured.min_group_size,
-        seed=measured.seed,
-        against=measured.against,
-    )
+    """How a measured point was read."""
+    return _read_with(result).settings
+
+
+def _read_with(result: PointResult) -> MeasuredPoint:
+    assert result.measured_with is not None  # `read_points` knows no line with figures without it
+    return result.measured_with
 
 
 def require_figures(
@@ -107,6 +105,8 @@ def _values(
     metrics = {name: undefined_to_none(value) for name, value in values.items()}
     found: dict[str, object] = {
         "n": len(predictions),
+        "reference": settings.reference,
+        "confidence": settings.confidence,
         "metrics": {
             name: each.to_dict() | {"value": metrics.get(name)}
             for name, each in said.metrics.items()
@@ -128,13 +128,13 @@ def _whole(
     result: PointResult, said: Evaluation, predictions: Predictions, settings: MetricSettings
 ) -> dict[str, object]:
     """All keys that measuring gives; not what it is about, nor warnings."""
-    matched, measured = said.level_matched, result.measured_with or MeasuredPoint()
+    matched, saturation = said.level_matched, _read_with(result).saturation
     found = evaluate(
         predictions,
         settings,
         model=said.model,
         split=said.split,
-        level=None if matched is None else Level(matched.to, matched.rate, measured.saturation),
+        level=None if matched is None else Level(matched.to, matched.rate, saturation),
         threshold=None if matched is None else matched.threshold,
     ).to_dict()
     about = {*Evaluated.model_fields, "warnings"}

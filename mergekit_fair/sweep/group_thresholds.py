@@ -6,7 +6,6 @@ model does not.
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,9 +16,12 @@ from numpy.typing import NDArray
 
 from mergekit_fair.evaluation.evaluate import evaluate
 from mergekit_fair.evaluation.predictions import Predictions, Scores
+from mergekit_fair.evaluation.saved_rows import rows_digest
+from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.fairness.labels import UNANSWERED
+from mergekit_fair.schema import digest_of_json
 from mergekit_fair.sweep.point_runner import PointRunner
-from mergekit_fair.sweep.record import PointResult
+from mergekit_fair.sweep.record import PlannedPoint, PointResult
 from mergekit_fair.sweep.sweep_config import SweepConfig
 
 CONSTRAINTS = {"dpd": "demographic_parity", "eod": "equalized_odds"}
@@ -128,7 +130,7 @@ class ThresholdedBaseline:
         rows = runner.predictions(baseline)
         fitted = {
             f"{name} + thresholds ({short})": (
-                _point_id(baseline, constraint, config.seed),
+                _point_id(baseline, constraint, runner.settings.excluding(rows.excluded)),
                 GroupThresholds(constraint, rows, config.seed),
             )
             for short, constraint in CONSTRAINTS.items()
@@ -154,22 +156,22 @@ class ThresholdedBaseline:
             return []
         store, found = self._runner.store, []
         for label, predictions in self.predictions(split).items():
-            done = store.results(split).get(self._fitted[label][0])
-            found.append(done or self._stored(self._runner, label, predictions, split))
+            planned = _planned(self._fitted[label][0], label)
+            done = store.results(split).get(planned.id)
+            rows = self._runner.labels(split)[predictions.task]
+            digest = rows_digest({predictions.task: rows})
+            if done is None or not self._runner.is_current(done, planned, digest):
+                done = self._stored(self._runner, planned, predictions, split)
+            found.append(done)
         return found
 
     def _stored(
-        self, runner: PointRunner, label: str, predictions: Predictions, split: str
+        self, runner: PointRunner, planned: PlannedPoint, predictions: Predictions, split: str
     ) -> PointResult:
         result = PointResult(
-            id=self._fitted[label][0],
-            kind="thresholds",
-            label=label,
-            settings={},
-            lambda_=None,
-            lambda_eff=None,
+            **vars(planned),
             split=split,
-            evaluation=evaluate(predictions, runner.settings, model=label, split=split),
+            evaluation=evaluate(predictions, runner.settings, model=planned.label, split=split),
             measured_with=runner.measured_with,
         )
         return runner.store.append(
@@ -177,9 +179,16 @@ class ThresholdedBaseline:
         )
 
 
-def _point_id(baseline: str, constraint: str, seed: int) -> str:
-    """16 hex digits, from the id of the baseline's point."""
-    return hashlib.sha256(f"{baseline}:{constraint}:{seed}".encode()).hexdigest()[:16]
+def _point_id(baseline: str, constraint: str, settings: MetricSettings) -> str:
+    """16 hex digits, from the id of the baseline's point and all that a fit may depend on."""
+    fit = (settings.reference, settings.min_group_size, sorted(settings.exclude), settings.seed)
+    return digest_of_json([baseline, constraint, *fit])[:16]
+
+
+def _planned(point: str, label: str) -> PlannedPoint:
+    return PlannedPoint(
+        id=point, kind="thresholds", label=label, settings={}, lambda_=None, lambda_eff=None
+    )
 
 
 def _patterns(predictions: Predictions) -> NDArray[np.str_]:

@@ -1,28 +1,40 @@
-"""Points become results: what is finished is read, the rest is run, measured and stored."""
+"""Points become results: what is finished is read, the rest is run, measured and stored.
+
+Scores are what is measured; figures are read from them, anew where a finished point was read
+with other settings than are asked for.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Protocol
 
 import numpy as np
 
-from mergekit_fair.evaluation.evaluate import Level, evaluate
+from mergekit_fair.evaluation.evaluate import Level, counted, evaluate, versions
 from mergekit_fair.evaluation.evaluator import Evaluator
 from mergekit_fair.evaluation.predictions import Predictions, Scores
+from mergekit_fair.evaluation.saved_rows import rows_digest
 from mergekit_fair.evaluation.seen_rows import SeenRows, told
 from mergekit_fair.fairness import MetricSettings
-from mergekit_fair.progress import Progress
+from mergekit_fair.fairness.measure import estimate_table
+from mergekit_fair.progress import Progress, bar
 from mergekit_fair.sweep.figures_again import answered
 from mergekit_fair.sweep.points import Point, unique
-from mergekit_fair.sweep.record import MeasuredPoint, PointResult
+from mergekit_fair.sweep.record import MeasuredPoint, PlannedPoint, PointResult
 from mergekit_fair.sweep.results import BudgetRecord
-from mergekit_fair.sweep.store import Store
+from mergekit_fair.sweep.store import ReadStore
 from mergekit_fair.sweep.sweep_config import Sweep
 from mergekit_fair.sweep.worker import Outcome, PointJob, PointWorker
+
+_OWN = "mergekit-fair"  # among the versions: figures of another one are computed again
+_READ_AGAIN = (
+    "finished points were read with other settings: their figures are computed again from their "
+    "scores, and no model is run for them"
+)
 
 
 class Executor(Protocol):
@@ -85,7 +97,7 @@ class TimeBudget:
         return self.minutes is not None and self.clock() - self._start >= 60 * self.minutes
 
 
-@dataclass
+@dataclass(eq=False)
 class PointRunner:
     """The one place where points are run.
 
@@ -100,7 +112,7 @@ class PointRunner:
     """
 
     evaluator: Evaluator
-    store: Store
+    store: ReadStore
     settings: MetricSettings
     progress: Progress
     split: str
@@ -112,6 +124,7 @@ class PointRunner:
     saturation: float = 0.1
     require_unchanged: Callable[[], None] = lambda: None
     _executor: Executor | None = field(default=None, init=False)
+    _is_told: bool = field(default=False, init=False)
 
     @cached_property
     def seen(self) -> SeenRows:
@@ -141,6 +154,7 @@ class PointRunner:
         Points of the selection's split that the budget leaves out are not among them.
         """
         split = split or self.split
+        self._read_again(unique(points), split)
         done = self.store.results(split)
         jobs = self._jobs([p for p in unique(points) if p.id not in done], split)
         first = next(jobs, None)
@@ -158,13 +172,67 @@ class PointRunner:
 
     @property
     def measured_with(self) -> MeasuredPoint:
-        """What a point says of how it was measured, beside its evaluations."""
-        return MeasuredPoint(
-            min_group_size=self.settings.min_group_size,
-            seed=self.settings.seed,
-            against=self.settings.against,
-            saturation=self.saturation,
-        )
+        """What a point says of how it was read."""
+        return MeasuredPoint.by(self.settings, self.saturation)
+
+    def is_current(self, said: PointResult, planned: PlannedPoint, rows: str) -> bool:
+        """Whether a finished point says what it would say if it were measured now.
+
+        Args:
+            said: as it was stored.
+            planned: what is written about it now.
+            rows: digest of those that its scores are of.
+        """
+        about = {name: getattr(said, name) for name in PlannedPoint.model_fields}
+        if about != vars(planned) or said.rows != rows:
+            return False
+        if said.evaluation is None:
+            return True
+        if said.measured_with != self.measured_with:
+            return False
+        levels = self.levels or said.levels(self.saturation)
+        thresholds = self._thresholds(said.id, said.split)
+        for task, each in said.evaluations.items():
+            if each.versions.get(_OWN) != versions()[_OWN]:
+                return False
+            matched, level = each.level_matched, levels[task]
+            if matched is not None and (
+                (matched.to, matched.rate) != (level.to, level.rate)
+                or matched.threshold != thresholds.get(task, matched.threshold)
+            ):
+                return False
+        return True
+
+    def _read_again(self, points: Sequence[Point], split: str) -> None:
+        """Compute the figures of finished points again where other ones are asked for."""
+        done, rows = self.store.results(split), self.labels(split)
+        digest = self._digest(split)
+        old = [
+            point
+            for point in points
+            if point.id in done and not self.is_current(done[point.id], point.planned, digest)
+        ]
+        if not old:
+            return
+        if not self._is_told:
+            self.progress.say(_READ_AGAIN)
+            self._is_told = True
+        with bar(self.progress, f"{split}: figures from scores", len(old)) as advance:
+            for point in old:
+                said = done[point.id]
+                outcome = _as_if_run(said, rows, self.store.scores(point.id, split))
+                result, _ = self._result(point, split, outcome)
+                result = result.model_copy(update={"scores": said.scores})
+                self.store.append(result, None, rows)
+                advance(1)
+
+    @cache  # noqa: B019 (lives as long as the sweep)
+    def _digest(self, split: str) -> str:
+        return rows_digest(self.labels(split))
+
+    def _thresholds(self, point: str, split: str) -> Mapping[str, float]:
+        """Task → the threshold that was set on the rows that are selected on, kept for others."""
+        return {} if split == self.split else self.store.results(self.split)[point].thresholds
 
     @property
     def budget_record(self) -> BudgetRecord | None:
@@ -199,9 +267,7 @@ class PointRunner:
             n = sum(map(len, labels.values()))
             failed = PointResult(**vars(planned), split=split, error=outcome.error)
             return failed, np.full(n, np.nan, dtype=np.float32)
-        # Thresholds are set on the rows that are selected on, and kept for others.
-        is_own = split == self.split
-        thresholds = {} if is_own else self.store.results(self.split)[point.id].thresholds
+        thresholds = self._thresholds(point.id, split)
         seen, evaluations = self.seen.counts(point.models, split), {}
         for task, rows in labels.items():
             predictions = rows.with_scores(outcome.scores[task])
@@ -214,8 +280,12 @@ class PointRunner:
                 level=level,
                 threshold=thresholds.get(task),
             )
-            lengths = {"max_length": outcome.max_length, "truncated": outcome.truncated.get(task)}
-            evaluation = evaluation.model_copy(update=lengths)
+            of_run = {
+                "max_length": outcome.max_length,
+                "truncated": outcome.truncated.get(task),
+                "versions": dict(outcome.versions),
+            }
+            evaluation = evaluation.model_copy(update=of_run)
             evaluations[task] = told(evaluation, seen.get(task), len(rows))
         first, *others = evaluations
         result = PointResult(
@@ -229,9 +299,30 @@ class PointRunner:
         return result, np.concatenate([outcome.scores[task] for task in labels])
 
     def _own_level(self, label: str, predictions: Predictions) -> Level:
-        """The selection rate of these predictions."""
-        rate = predictions.selection_rate
+        """The selection rate of these predictions, to the last digit as they are measured."""
+        rate = estimate_table(counted(predictions), self.settings)["selection_rate"]
         return Level(label, 0.0 if np.isnan(rate) else rate, self.saturation)
+
+
+def _as_if_run(said: PointResult, rows: Mapping[str, Predictions], scores: Scores) -> Outcome:
+    """A finished point as it came from its worker.
+
+    Args:
+        said: as it was stored.
+        rows: that its scores are of, of every task.
+        scores: of them.
+    """
+    ends = np.cumsum([len(each) for each in rows.values()])
+    first = said.evaluation
+    truncated = {task: each.truncated for task, each in said.evaluations.items()}
+    return Outcome(
+        dict(zip(rows, np.split(scores, ends[:-1]), strict=True)),
+        error=said.error,
+        seconds=said.seconds or 0.0,
+        max_length=None if first is None else first.max_length,
+        truncated={task: cut for task, cut in truncated.items() if cut is not None},
+        versions={**(first.versions if first else {}), _OWN: versions()[_OWN]},
+    )
 
 
 def _chained(first: PointJob, others: Iterator[PointJob]) -> Iterator[PointJob]:

@@ -1,4 +1,4 @@
-"""The plan of a sweep: its points, each with an id that digests all that its numbers depend on."""
+"""The plan of a sweep: its points, each with an id that digests all that its scores depend on."""
 
 from __future__ import annotations
 
@@ -146,14 +146,12 @@ class Planner:
 
     Attributes:
         options: mergekit's, by which models are opened.
-        measuring: a digest of data, tasks, settings and seed.
+        measuring: a digest of what models are asked, and how they are run.
     """
 
     def __init__(self, sweep: Sweep, data: str, progress: Progress | None = None) -> None:
         self._sweep = sweep
-        unmeasured = {"data", "device", "allow_trained_rows"}
-        evaluate = sweep.config.evaluate.model_dump(mode="json", exclude=unmeasured)
-        about = {"data": data, "evaluate": evaluate, "seed": sweep.config.seed}
+        about = {"data": data, "evaluate": sweep.config.evaluate.asked()}
         self.measuring = digest_of_json(about)
         self._prints = {model: _fingerprint(model, progress) for model in self.models()}
         _require_fitting(self.models()[0], *sweep.config.baselines.values())
@@ -283,12 +281,17 @@ class Planner:
         model: str | None = None,
     ) -> Point:
         used = [model] if model else _models(recipe)
+        apart: dict[str, str | int] = {}
+        if model:
+            apart["baseline"] = label  # two baselines of one folder are two points
+        if kind == "control":
+            apart["seed"] = self._sweep.config.seed  # of its vectors
         digest = point_id(
             kind,
             recipe.raw if recipe else None,
             {name: self._prints[name].digest for name in used},
             self.measuring,
-            baseline=label if model else None,  # two baselines of one folder are two points
+            **apart,
         )
         injected = [float(v) for key, v in settings.items() if key.startswith(INJECTED)]
         coefficients = None if recipe is None else self._coefficients(recipe)

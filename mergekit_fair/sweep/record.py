@@ -22,7 +22,7 @@ from pydantic import (
 
 from mergekit_fair.errors import FairError, SweepError
 from mergekit_fair.evaluation.evaluate import Evaluation, Level, MeasuredWith
-from mergekit_fair.fairness import HEADLINE
+from mergekit_fair.fairness import HEADLINE, MetricSettings
 from mergekit_fair.fairness.intervals import Interval, Number
 from mergekit_fair.files import text_of
 from mergekit_fair.schema import Record, parse_json, unsealed
@@ -75,7 +75,7 @@ class PlannedPoint(SweepRecord):
     """One model to measure, as plan.json lists it.
 
     Attributes:
-        id: 16 hex digits, a digest of everything that its numbers depend on.
+        id: 16 hex digits, a digest of everything that its scores depend on.
         label: unique within the sweep.
         settings: λ and the like that this point sets.
         lambda_: its λ, where one number says it.
@@ -95,15 +95,31 @@ class PlannedPoint(SweepRecord):
 
 
 class MeasuredPoint(MeasuredWith):
-    """Settings that a point's figures depend on and that its evaluations do not say.
+    """All settings by which a point's scores were read; other ones read them again.
 
     Attributes:
         saturation: see `Level`.
     """
 
-    min_group_size: int = 1
-    seed: int = 0
-    saturation: float = 0.1
+    reference: str
+    confidence: float
+    saturation: float
+
+    @classmethod
+    def by(cls, settings: MetricSettings, saturation: float) -> Self:
+        """As these settings read."""
+        return cls(
+            reference=settings.reference,
+            confidence=settings.confidence,
+            min_group_size=settings.min_group_size,
+            seed=settings.seed,
+            against=settings.against,
+            saturation=saturation,
+        )
+
+    @property
+    def settings(self) -> MetricSettings:
+        return MetricSettings(**self.model_dump(exclude={"saturation"}))
 
 
 class PointResult(PlannedPoint):
@@ -115,7 +131,7 @@ class PointResult(PlannedPoint):
         error: why nothing could be measured.
         seconds: of weights and forward passes; not in results.json, which depends on no machine.
         refused: why it may not be chosen although it was measured.
-        measured_with: by which the figures are computed again from scores and rows.
+        measured_with: by which the figures were computed from scores and rows.
         scores, rows: SHA-256 of the files of both; None before version 0.2.
     """
 

@@ -208,7 +208,8 @@ class SweepResults(SweepRecord):
         comparison: baseline → metric → chosen minus it, on the report rows.
         budget: None unless something was left out.
         inputs: model → its fingerprint's digest; empty before version 0.2.
-        measuring: a digest of data, tasks, settings and seed; None before version 0.2.
+        measuring: a digest of what models were asked and how they were run; None before version
+            0.2. How the scores are read stands with every point (`measured_with`).
     """
 
     optional = ("inputs", "measuring")

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -24,10 +25,69 @@ POINTS = "points.jsonl"
 Key = tuple[str, str]
 
 
-class Store:
+class ReadStore:
+    """The finished points of a sweep's folder, which is not written to: what is added stays here.
+
+    Raises:
+        SweepError: as `read_points`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._results, self._size = read_points(folder)
+        self._added: dict[Key, bytes] = {}
+
+    @property
+    def lines(self) -> Mapping[Key, PointResult]:
+        """Everything that is finished."""
+        return self._results
+
+    def results(self, split: str) -> dict[str, PointResult]:
+        """Point id → its result, of the points that are finished on a split."""
+        return {point: result for (point, of), result in self._results.items() if of == split}
+
+    def scores(self, point: str, split: str) -> Scores:
+        """The scores of a finished point: of the first task's rows, then of the next one's.
+
+        Raises:
+            SweepError: as `read_scores`.
+        """
+        added = self._added.get((point, split))
+        return _loaded(added) if added else read_scores(self.folder, self._results[point, split])
+
+    def append(
+        self, result: PointResult, scores: Scores | None, rows: Mapping[str, Predictions]
+    ) -> PointResult:
+        """Add a finished point, its scores, and the rows that they are of.
+
+        Args:
+            result: a point's; another one of the same point and split takes its place.
+            scores: None: those that lie there, whose digest the result has.
+            rows: of every task.
+
+        Returns:
+            The result with the digests of both.
+        """
+        text, content = rows_text(rows), None if scores is None else _content(scores)
+        digests = {"rows": _sha256(text.encode())}
+        if content is not None:
+            digests["scores"] = _sha256(content)
+        result = result.model_copy(update=digests)
+        self._keep(result, content, text)
+        self._results[result.id, result.split] = result
+        return result
+
+    def _keep(self, result: PointResult, scores: bytes | None, rows: str) -> None:
+        del rows
+        if scores is not None:
+            self._added[result.id, result.split] = scores
+
+
+class Store(ReadStore):
     """A sweep's folder, by one writer at a time.
 
-    `points.jsonl` has a line a point and split; `scores/<id>-<split>.npy` its scores, and
+    `points.jsonl` has a line a point and split, and one more where it was read again with other
+    settings: the last one counts. `scores/<id>-<split>.npy` are its scores, and
     `rows/<split>-<digest>.json` the rows that they are of. A line has the digests of both files,
     and its own.
 
@@ -46,12 +106,11 @@ class Store:
         self._lock = lock_folder(folder)
         for name in ("scores", "rows"):
             (folder / name).mkdir(exist_ok=True)
-        self.folder = folder
         self._path = folder / POINTS
         try:
-            self._results, size = read_points(folder)
-            if self._path.is_file() and size < self._path.stat().st_size:
-                os.truncate(self._path, size)
+            super().__init__(folder)
+            if self._path.is_file() and self._size < self._path.stat().st_size:
+                os.truncate(self._path, self._size)
         except SweepError:
             self._lock.close()
             raise
@@ -59,58 +118,28 @@ class Store:
     def close(self) -> None:
         self._lock.close()
 
-    @property
-    def lines(self) -> Mapping[Key, PointResult]:
-        """Everything that is finished."""
-        return self._results
-
-    def results(self, split: str) -> dict[str, PointResult]:
-        """Point id → its result, of the points that are finished on a split."""
-        return {point: result for (point, of), result in self._results.items() if of == split}
-
-    def scores(self, point: str, split: str) -> Scores:
-        """The scores of a finished point: of the first task's rows, then of the next one's.
-
-        Raises:
-            SweepError: as `read_scores`.
-        """
-        return read_scores(self.folder, self._results[point, split])
-
-    def append(
-        self, result: PointResult, scores: Scores, rows: Mapping[str, Predictions]
-    ) -> PointResult:
-        """Add a finished point, its scores, and the rows that they are of.
-
-        Returns:
-            The result with the digests of both.
-        """
-        buffer = io.BytesIO()
-        np.save(buffer, scores)
-        content = buffer.getvalue()
-        write_atomic(_scores_file(self.folder, result), content)
-        text = rows_text(rows)
-        digests = {"scores": _sha256(content), "rows": _sha256(text.encode())}
-        result = result.model_copy(update=digests)
+    def _keep(self, result: PointResult, scores: bytes | None, rows: str) -> None:
+        """In files."""
+        if scores is not None:
+            write_atomic(_scores_file(self.folder, result), scores)
         file = _rows_file(self.folder, result)
         if not file.is_file() or _sha256(file.read_bytes()) != result.rows:
-            write_atomic(file, text)
+            write_atomic(file, rows)
         line = json.dumps(sealed(result.to_dict()), ensure_ascii=False) + "\n"
         with self._path.open("a", encoding="utf-8") as stream:
             stream.write(line)
             stream.flush()
             os.fsync(stream.fileno())
-        self._results[result.id, result.split] = result
-        return result
 
 
 def read_points(folder: Path) -> tuple[dict[Key, PointResult], int]:
     """The finished points of a sweep's folder, and how many bytes of `points.jsonl` they take.
 
-    Half a line at the end is left out, and so are lines without a digest: another version has
-    written them, and their points are measured again.
+    Half a line at the end is left out. Of several lines of a point and split the last one counts.
 
     Raises:
-        SweepError: names the line that is damaged, or was edited.
+        SweepError: names the line that is damaged, was edited, or that another version has
+            written.
     """
     path = folder / POINTS
     if not path.is_file():
@@ -121,6 +150,12 @@ def read_points(folder: Path) -> tuple[dict[Key, PointResult], int]:
     for number, text in enumerate(complete.split(b"\n")[:-1], 1):
         try:
             line, is_whole = unsealed(parse_json(text.decode("utf-8")))
+            if is_whole is not False and _is_earlier(line, is_whole):
+                raise SweepError(
+                    "is of an earlier version of mergekit-fair, which gave points other ids",
+                    where=f"{path}:{number}",
+                    fix="choose another folder for -o, where all points are measured",
+                )
             result = PointResult.model_validate(line)
             if is_whole is False:
                 raise ValueError("was changed since the sweep has written it")
@@ -134,9 +169,17 @@ def read_points(folder: Path) -> tuple[dict[Key, PointResult], int]:
                 where=f"{path}:{number}",
                 fix="remove that line; its point is measured again",
             ) from error
-        if is_whole:
-            results[result.id, result.split] = result
+        results[result.id, result.split] = result
     return results, len(complete)
+
+
+def _is_earlier(line: Any, is_sealed: bool | None) -> bool:
+    """Whether a line has no digest, or its figures do not say by what settings they were read."""
+    if not isinstance(line, dict):
+        return False
+    read = line.get("measured_with")
+    says_all = isinstance(read, dict) and "reference" in read
+    return not is_sealed or ("evaluation" in line and not says_all)
 
 
 def read_scores(folder: Path, result: PointResult) -> Scores:
@@ -151,7 +194,7 @@ def read_scores(folder: Path, result: PointResult) -> Scores:
         fix=f"remove the line of {result.id} on {result.split} from {folder / POINTS}, and "
         "run the sweep again, which measures that point again",
     )
-    return np.asarray(np.load(io.BytesIO(content), allow_pickle=False))
+    return _loaded(content)
 
 
 def read_rows(folder: Path, result: PointResult) -> dict[str, Predictions]:
@@ -187,6 +230,16 @@ def _scores_file(folder: Path, result: PointResult) -> Path:
 
 def _rows_file(folder: Path, result: PointResult) -> Path:
     return folder / "rows" / f"{result.split}-{str(result.rows)[:16]}.json"
+
+
+def _content(scores: Scores) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, scores)
+    return buffer.getvalue()
+
+
+def _loaded(content: bytes) -> Scores:
+    return np.asarray(np.load(io.BytesIO(content), allow_pickle=False))
 
 
 def _sha256(content: bytes) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -42,6 +42,12 @@ class Evaluate(Strict):
         allow_trained_rows: as in `eval`.
     """
 
+    # What says how scores are read, and where; scores are the same without it.
+    _READING: ClassVar = {
+        *("reference", "min_group_size", "confidence", "saturation"),
+        *("device", "allow_trained_rows"),
+    }
+
     tasks: list[str] = []
     data: DataSpec | str | None = None
     question: str | None = None
@@ -63,6 +69,10 @@ class Evaluate(Strict):
     def trusts_remote_code(self) -> bool:
         """Whether models may bring code of their own, which is then run."""
         return bool(self.model_args.get("trust_remote_code"))
+
+    def asked(self) -> dict[str, Any]:
+        """What decides the scores of a model, beside its own content and that of the data."""
+        return self.model_dump(mode="json", exclude={"data", *self._READING})
 
     @model_validator(mode="after")
     def _either(self) -> Evaluate:

@@ -13,6 +13,7 @@ from mergekit.options import MergeOptions
 from mergekit_fair.checkpoints.assign import assign_weights, can_assign_in_place
 from mergekit_fair.errors import CheckpointError, ScoreError
 from mergekit_fair.evaluation.classifier import resolve_device
+from mergekit_fair.evaluation.evaluate import versions
 from mergekit_fair.evaluation.evaluator import Evaluator
 from mergekit_fair.evaluation.predictions import Scores
 from mergekit_fair.evaluation.truncation import Truncation
@@ -40,6 +41,7 @@ class Outcome:
         seconds: of the weights and of the forward passes.
         max_length: tokens that the model was given of a text; None of pictures.
         truncated: task → the rows that are longer.
+        versions: of the packages that it depends on.
     """
 
     scores: Mapping[str, Scores] = field(default_factory=dict)
@@ -47,6 +49,7 @@ class Outcome:
     seconds: float = 0.0
     max_length: int | None = None
     truncated: Mapping[str, Truncation] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=versions)
 
 
 class PointWorker:

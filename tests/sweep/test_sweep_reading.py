@@ -1,0 +1,159 @@
+"""How scores are read is no part of a point: other settings read them again and run no model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from refusals import raises
+from seals import edited_line
+
+from mergekit_fair.errors import SweepError
+from mergekit_fair.progress import Silent
+from mergekit_fair.sweep.checked_folder import require_proof
+from mergekit_fair.sweep.point_runner import LocalExecutor
+from mergekit_fair.sweep.points import Planner
+from mergekit_fair.sweep.results import SweepResults
+from mergekit_fair.sweep.runner import run_sweep
+from mergekit_fair.sweep.store import POINTS, ReadStore
+from mergekit_fair.sweep.sweep_config import load_sweep
+
+# All that can be said of reading; the seed is also of random vectors, where there are some.
+OTHERS = {"reference": "one_vs_rest", "min_group_size": 20, "confidence": 0.9, "saturation": 0.03}
+STAGES: dict[str, dict[str, Any]] = {
+    "grid, controls, search, the worst group": {
+        "grid": {"lambda": [0.5]},
+        "search": {"method": "random", "budget": 1},
+    },
+    "safe groups, and another seed": {
+        "grid": {"lambda": [0.3]},
+        "controls": [],
+        "inject": {"target": "fft", "groups": "safe", "lambda": [0.2], "tolerance": 0.99},
+    },
+}
+
+
+class Idle(LocalExecutor):
+    """Runs no model."""
+
+    def run(self, jobs: Any) -> Iterator[Any]:
+        raise AssertionError(f"a model is run: {[job.point.label for job in jobs]}")
+
+
+@pytest.fixture(scope="module")
+def rows(family: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The family's rows, some of which are in a third group."""
+    head, *lines = (family / "rows.csv").read_text().splitlines()
+    third = [
+        line.rpartition(",")[0] + ",grey" if number % 5 == 0 else line
+        for number, line in enumerate(lines)
+    ]
+    path = tmp_path_factory.mktemp("rows") / "rows.csv"
+    path.write_text("\n".join([head, *third]) + "\n")
+    return path
+
+
+def write(path: Path, family: Path, rows: Path, *, others: bool = False, **changes: Any) -> Path:
+    """A sweep file; with other settings of reading, if they are asked for."""
+    data = tiny.data_block(rows)
+    data["groups"]["exclude"] = ["grey"] if others else []
+    evaluate = {"data": data, "max_length": 16, "device": "cpu", **(OTHERS if others else {})}
+    settings = {"evaluate": evaluate, "thresholds": "fft", "select": {}, **changes}
+    return tiny.write_sweep(family, path, **settings)
+
+
+def run(path: Path, out: Path, executor: Any = LocalExecutor) -> SweepResults:
+    return run_sweep(load_sweep(path), out, Silent(), executor)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_other_settings_end_as_if_they_had_been_the_first_ones(
+    family: Path, rows: Path, tmp_path: Path, stage: str
+) -> None:
+    """To the byte, on both splits, with every setting changed at once; and after a kill."""
+    changes, out = STAGES[stage], tmp_path / "out"
+    path = write(tmp_path / "sweep.yml", family, rows, **changes)
+    before = run(path, out)
+    lines = (out / POINTS).read_bytes().splitlines(keepends=True)
+    seed = {"seed": 3} if "seed" in stage else {}
+    write(path, family, rows, others=True, **changes, **seed)
+    again = run(path, out, Idle)
+    read = (out / POINTS).read_bytes().splitlines(keepends=True)
+    assert read[: len(lines)] == lines
+    assert len(read) == 2 * len(lines)  # each once more
+    run(path, tmp_path / "whole")
+    whole = (tmp_path / "whole" / "results.json").read_bytes()
+    assert (out / "results.json").read_bytes() == whole
+    assert again.points[0].value("dpd") != before.points[0].value("dpd")
+    require_proof(out)
+    (out / POINTS).write_bytes(b"".join(read[: len(lines) + 5]) + read[-1][:30])
+    run(path, out, Idle)
+    assert (out / "results.json").read_bytes() == whole
+
+
+def test_another_level_is_read_from_the_scores(family: Path, rows: Path, tmp_path: Path) -> None:
+    """Of a baseline that comes first from now on: it alone is run."""
+    models = family / "run"
+    changes = {"grid": {"lambda": [0.5]}, "inject": None, "controls": [], "thresholds": None}
+    path, out = tmp_path / "sweep.yml", tmp_path / "out"
+    write(path, family, rows, baselines={"lora": str(models / "lora")}, **changes)
+    run(path, out)
+    both = {name: str(models / name) for name in ("lora", "fft")}
+    write(path, family, rows, baselines=both, **changes)
+    ran: list[str] = []
+
+    class Listed(LocalExecutor):
+        def run(self, jobs: Any) -> Iterator[Any]:
+            for job, outcome in super().run(jobs):
+                ran.append(job.point.label)
+                yield job, outcome
+
+    results = run(path, out, Listed)
+    assert ran == ["fft", "fft"]
+    matched = [p.evaluations["tiny"].level_matched for p in (*results.points, *results.report)]
+    assert {each.to for each in matched if each} == {"fft"}
+    run(path, tmp_path / "whole")
+    whole = (tmp_path / "whole" / "results.json").read_bytes()
+    assert (out / "results.json").read_bytes() == whole
+
+
+def test_the_seed_tells_random_vectors_apart_and_nothing_else(
+    family: Path, rows: Path, tmp_path: Path
+) -> None:
+    path, ids = tmp_path / "sweep.yml", []
+    for seed in (0, 1):
+        write(path, family, rows, seed=seed)
+        planner = Planner(load_sweep(path), "the same rows")
+        ids.append({point.id: point.kind for point in [*planner.baselines(), *planner.merges()]})
+    first, second = ids
+    assert {first[name] for name in first.keys() & second.keys()} == {"baseline", "merge"}
+    assert {first[name] for name in first.keys() - second.keys()} == {"control"}
+
+
+def test_lines_of_an_earlier_version_are_refused(swept_before: Path) -> None:
+    """Whose ids digested settings, too: they are neither used nor silently measured again."""
+    with raises(SweepError, "earlier version", where=f"{POINTS}:1", fix="another folder"):
+        ReadStore(swept_before)
+
+
+@pytest.fixture(params=["no digest", "not all settings"])
+def swept_before(swept: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """The folder of a sweep of version 0.1, or of one on the way to 0.2."""
+    shutil.copy(swept / "out" / POINTS, tmp_path)
+    if request.param == "no digest":
+        first = json.loads((tmp_path / POINTS).read_text().splitlines()[0])
+        del first["digest"]
+        (tmp_path / POINTS).write_text(json.dumps(first) + "\n")
+    else:
+        edited_line(
+            tmp_path / POINTS,
+            0,
+            lambda line: [line["measured_with"].pop(key) for key in ("reference", "confidence")],
+            sealed_again=True,
+        )
+    return tmp_path
