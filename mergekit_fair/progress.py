@@ -39,6 +39,26 @@ class Silent:
         pass
 
 
+class Bars(Silent):
+    """Shows the bars of another one, and says nothing.
+
+    Args:
+        shown: what has the bars.
+    """
+
+    def __init__(self, shown: Progress) -> None:
+        self._shown = shown
+
+    def start(self, label: str, total: int) -> None:
+        self._shown.start(label, total)
+
+    def advance(self, units: int) -> None:
+        self._shown.advance(units)
+
+    def stop(self) -> None:
+        self._shown.stop()
+
+
 @contextmanager
 def bar(progress: Progress, label: str, total: int) -> Iterator[Callable[[int], None]]:
     """A bar while the block runs; yields `advance`."""

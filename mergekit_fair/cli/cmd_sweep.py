@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 @click.command("sweep")
 @click.argument("sweep_file", metavar="SWEEP", type=click.Path(path_type=Path))
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Folder to make.")
-@click.option("--dry-run", is_flag=True, help="Print the plan; run two batches for the time.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Print the plan, and what of it OUT already holds; run two batches for the time.",
+)
 @click.option(
     "--executor",
     type=click.Choice(["local", "ray"]),
@@ -76,7 +80,6 @@ def command(
     from mergekit_fair.cli.terminal import Terminal, quiet_libraries
 
     quiet_libraries(quiet=quiet)
-    from mergekit_fair.sweep.runner import plan_sweep
     from mergekit_fair.sweep.sweep_config import load_sweep
 
     sweep = load_sweep(sweep_file)
@@ -87,8 +90,9 @@ def command(
         progress.say(f"warning: {warning}")
     if dry_run:
         from mergekit_fair.report.outputs import plan_text
+        from mergekit_fair.sweep.forecast import plan_sweep
 
-        plan = plan_sweep(sweep, progress)
+        plan = plan_sweep(sweep, progress, out)
         if as_json:
             echo_json(plan.to_dict())
         else:

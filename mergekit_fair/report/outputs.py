@@ -20,7 +20,7 @@ from mergekit_fair.report.sweep_tables import (
     verdicts_table,
 )
 from mergekit_fair.report.tables import as_text
-from mergekit_fair.sweep.points import SweepPlan
+from mergekit_fair.sweep.points import LeftRecord, SweepPlan
 from mergekit_fair.sweep.record import PointResult
 from mergekit_fair.sweep.results import SweepResults, TransferRecord
 
@@ -94,7 +94,8 @@ def transfer_text(transfer: TransferRecord) -> str:
 
 
 def plan_text(plan: SweepPlan) -> str:
-    """The plan of a sweep whose base was timed, for `--dry-run`."""
+    """The plan of a sweep, for `--dry-run`."""
+    finished = set() if plan.left is None else set(plan.left.finished)
     later = {
         "of the search": plan.search_budget,
         "of the worst group, named once the baseline is measured": (
@@ -105,17 +106,43 @@ def plan_text(plan: SweepPlan) -> str:
     more = "".join(f", {count} {what}" for what, count in later.items() if count)
     lines = [
         f"{len(plan.points)} points{more}",
-        *(f"  {point.id}  {point.kind:<9} {one_line(point.label)}" for point in plan.points),
+        *(
+            f"  {point.id}  {point.kind:<9} {one_line(point.label)}"
+            + (" (measured)" if point.id in finished else "")
+            for point in plan.points
+        ),
         f"{len(plan.models)} models, {plan.bytes_read / 1e6:,.0f} MB; "
         f"{plan.memory_bytes / 1e6:,.0f} MB of memory, or as much as there is",
         *(f"  {one_line(model)}" for model in plan.models),
         f"{plan.rows['validation']} validation rows a point, "
         f"{plan.rows['report']} report rows for the chosen point and the baselines",
-        f"{plan.forward_passes:,} forward passes, about {plan.estimated_minutes or 0:.1f} minutes "
-        f"by two batches of the base ({plan.seconds_per_point or 0:.1f} s a point)",
+        f"{plan.forward_passes:,} forward passes{_duration(plan.estimated_minutes)}"
+        + ("" if plan.seconds_per_point is None else _timed(plan.seconds_per_point)),
+        *([] if plan.left is None else [left_text(plan.left)]),
         *(f"warning: {one_line(text)}" for text in plan.warnings),
     ]
     return "\n".join(lines)
+
+
+def left_text(left: LeftRecord) -> str:
+    """What a folder that holds finished points still needs."""
+    finished = f"{len(left.finished)} points are measured"
+    if not left.forward_passes:
+        return f"{finished}, and the report rows: no forward pass is left"
+    points = f"{left.points} points" if left.points else "report rows"
+    most = "at most " if left.at_most else ""
+    return (
+        f"{finished}; left: {points}, {most}{left.forward_passes:,} forward passes"
+        f"{_duration(left.minutes)}"
+    )
+
+
+def _duration(minutes: float | None) -> str:
+    return "" if minutes is None else f", about {minutes:.1f} minutes"
+
+
+def _timed(seconds: float) -> str:
+    return f" by two batches of the base ({seconds:.1f} s a point)"
 
 
 _OPTIMISTIC = (

@@ -26,7 +26,7 @@ from mergekit_fair.sweep.figures_again import (
 )
 from mergekit_fair.sweep.record import INJECTED, PointResult
 from mergekit_fair.sweep.results import DifferenceRecord, SweepResults, TransferRecord
-from mergekit_fair.sweep.store import POINTS, Key, Store, read_points, read_rows, read_scores
+from mergekit_fair.sweep.store import POINTS, Key, ReadStore, read_points, read_rows, read_scores
 from mergekit_fair.sweep.transfer_matrix import transfer_matrix
 from mergekit_fair.sweep.verdicts import judged
 
@@ -80,7 +80,7 @@ def require_proof(folder: Path) -> SweepResults:
     return results
 
 
-def require_stored(store: Store, selected_on: str) -> None:
+def require_stored(store: ReadStore, selected_on: str) -> None:
     """Check what a sweep that goes on has found in its folder: values of every finished point.
 
     Args:

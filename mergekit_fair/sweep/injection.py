@@ -86,7 +86,7 @@ def _inject_safely(
         str(one["group"]): planner.injection({str(one["group"]): config.step}) for one in order
     }
     if len(runner.measure(list(steps.values()))) < len(steps):
-        runner.unfinished.append("safe injection: no verdicts")
+        runner.unfinished["safe injection: no verdicts"] = most_added(len(steps), sweep.inject_grid)
         refused = {step.id: "no verdict" for step in steps.values()}
         return Injected([*steps.values()], refused=refused)
     target = baselines[config.target]
@@ -106,6 +106,11 @@ def _inject_safely(
         transfer=transfer,
         refused={**unsafe, **greedy.refused},
     )
+
+
+def most_added(groups: int, lambdas: Sequence[float]) -> int:
+    """Points that a greedy search over so many safe groups measures at most."""
+    return len(lambdas) * groups * (groups + 1) // 2
 
 
 def _screened(planner: Planner, groups: Mapping[str, str], config: Inject) -> list[dict[str, Any]]:
@@ -174,7 +179,8 @@ class _Greedy:
             results = self.runner.measure(points)
             chosen = self._chosen([result for result in results if result.evaluation is not None])
             if len(results) < len(points):
-                self.runner.unfinished.append("safe injection: further groups")
+                further = most_added(len(left) - 1, self.sweep.inject_grid)
+                self.runner.unfinished["safe injection: further groups"] = further
                 return
             if chosen is None:
                 return

@@ -106,7 +106,7 @@ class PointRunner:
         budget: once it is spent no point of that split is started.
         levels: task → the selection rate that level-matched figures are measured at.
         left_out: labels of points that the budget has left out, in order.
-        unfinished: stages that it has cut short, in words.
+        unfinished: stages that it has cut short, in words → further points, at most.
         saturation: see `Level`.
         require_unchanged: called before anything is stored; raises if a model was written to.
     """
@@ -120,7 +120,7 @@ class PointRunner:
     budget: TimeBudget = field(default_factory=TimeBudget)
     levels: Mapping[str, Level] | None = None
     left_out: dict[str, None] = field(default_factory=dict)
-    unfinished: list[str] = field(default_factory=list)
+    unfinished: dict[str, int] = field(default_factory=dict)
     saturation: float = 0.1
     require_unchanged: Callable[[], None] = lambda: None
     _executor: Executor | None = field(default=None, init=False)
@@ -240,7 +240,9 @@ class PointRunner:
         if self.budget.minutes is None or not (self.left_out or self.unfinished):
             return None
         return BudgetRecord(
-            minutes=self.budget.minutes, left_out=list(self.left_out), unfinished=self.unfinished
+            minutes=self.budget.minutes,
+            left_out=list(self.left_out),
+            unfinished=list(self.unfinished),
         )
 
     def _jobs(self, points: Sequence[Point], split: str) -> Iterator[PointJob]:

@@ -320,6 +320,24 @@ class Planner:
         return recipe_coefficients(recipe)
 
 
+class LeftRecord(SweepRecord):
+    """What a sweep has not run yet, in a folder that holds finished points.
+
+    Attributes:
+        finished: ids of its points that are measured on the split that is selected on.
+        points: how many are not.
+        forward_passes: rows that are still run, report rows included.
+        at_most: what they are depends on figures that are not known yet; it may be fewer.
+        minutes: None where nothing was timed.
+    """
+
+    finished: list[str]
+    points: int
+    forward_passes: int
+    at_most: bool
+    minutes: float | None = None
+
+
 class SweepPlan(SweepRecord):
     """The content of plan.json: what a sweep would read, hold and run.
 
@@ -332,9 +350,10 @@ class SweepPlan(SweepRecord):
         forward_passes: rows that are run: every point on the split that is selected on; baselines,
             the choice and its random control on the report rows.
         seconds_per_point, estimated_minutes: where two batches of the base were timed.
+        left: of all this; None where nothing is finished yet.
     """
 
-    optional = ("seconds_per_point", "estimated_minutes")
+    optional = ("seconds_per_point", "estimated_minutes", "left")
 
     schema_version: int = SCHEMA_VERSION
     sweep: str
@@ -351,6 +370,7 @@ class SweepPlan(SweepRecord):
     warnings: list[str]
     seconds_per_point: float | None = None
     estimated_minutes: float | None = None
+    left: LeftRecord | None = None
 
     @classmethod
     def of(cls, sweep: Sweep, evaluator: Evaluator, planner: Planner) -> SweepPlan:

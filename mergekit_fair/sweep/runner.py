@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from mergekit_fair.sweep.comparing import choose
 from mergekit_fair.sweep.definable import require_definable
 from mergekit_fair.sweep.differences import differences
 from mergekit_fair.sweep.group_thresholds import ThresholdedBaseline
-from mergekit_fair.sweep.injection import inject
+from mergekit_fair.sweep.injection import Injected, inject
 from mergekit_fair.sweep.point_runner import (
+    Executor,
     ExecutorFactory,
     LocalExecutor,
     PointRunner,
@@ -29,33 +30,10 @@ from mergekit_fair.sweep.point_runner import (
 )
 from mergekit_fair.sweep.points import Planner, Point, SweepPlan, unique
 from mergekit_fair.sweep.record import SCHEMA_VERSION, PointResult, to_json
-from mergekit_fair.sweep.results import DifferenceRecord, LevelRecord, SweepResults
+from mergekit_fair.sweep.results import Choice, DifferenceRecord, LevelRecord, SweepResults
 from mergekit_fair.sweep.selection import Rule
-from mergekit_fair.sweep.store import Store
+from mergekit_fair.sweep.store import ReadStore, Store
 from mergekit_fair.sweep.sweep_config import Sweep
-
-
-def plan_sweep(sweep: Sweep, probe: Progress | None = None) -> SweepPlan:
-    """What a sweep would do; measures nothing.
-
-    Args:
-        sweep: from `load_sweep`.
-        probe: run two batches of the base model, and add `seconds_per_point` and
-            `estimated_minutes`; told what is done.
-
-    Raises:
-        CheckpointError, ConfigError, DataError, RecipeError: whatever would stop the sweep.
-    """
-    evaluator, planner = _prepared(sweep, probe)
-    plan = SweepPlan.of(sweep, evaluator, planner)
-    if probe is None:
-        return plan
-    local = LocalExecutor(sweep, evaluator, planner.models()[0], probe)
-    size = sweep.config.evaluate.batch_size
-    seconds = local.worker.probe("validation", size if isinstance(size, int) else 64)
-    total = seconds * plan.forward_passes / plan.rows["validation"]
-    times = {"seconds_per_point": round(seconds, 2), "estimated_minutes": round(total / 60, 2)}
-    return plan.model_copy(update=times)
 
 
 def run_sweep(
@@ -81,58 +59,97 @@ def run_sweep(
     Raises:
         SweepError: the budget is spent before the baselines are measured.
     """
-    evaluator, planner = _prepared(sweep, progress)
+    evaluator, planner = prepared(sweep, progress)
     plan = SweepPlan.of(sweep, evaluator, planner)
     store = Store(out)
-    evaluate = sweep.config.evaluate
-    runner = PointRunner(
+    run = SweepRun.of(
+        sweep,
+        planner,
         evaluator,
         store,
-        MetricSettings(
-            reference=evaluate.reference,
-            confidence=evaluate.confidence,
-            min_group_size=evaluate.min_group_size,
-            seed=sweep.config.seed,
-        ),
         progress,
-        split=sweep.config.select.split,
         make_executor=lambda: make_executor(sweep, evaluator, planner.models()[0], progress),
         budget=budget or TimeBudget(),
-        saturation=evaluate.saturation,
-        require_unchanged=planner.require_unchanged,
     )
+    runner = run.runner
     try:
         require_stored(store, runner.split)
         write_atomic(out / "plan.json", to_json(plan.to_dict()))
         for warning in evaluator.warnings:
             progress.say(f"warning: {warning}")
-        return _Run(sweep, planner, runner).run()
+        return run.run()
     finally:
         runner.close()
         store.close()
 
 
-@dataclass
-class _Run:
+@dataclass(frozen=True)
+class Candidates:
+    """What is measured on the split that is selected on, before anything is chosen.
+
+    Attributes:
+        baselines: name → result.
+        level: the selection rate that level-matched figures are measured at.
+        points: merges, searched and injected ones.
+        results: of the baselines, then of the points.
+        injected: what the second stage says.
+    """
+
+    baselines: dict[str, PointResult]
+    level: Level
+    points: list[Point]
+    results: list[PointResult]
+    injected: Injected
+
+
+@dataclass(frozen=True)
+class SweepRun:
+    """The stages of a sweep, one after the other."""
+
     sweep: Sweep
     planner: Planner
     runner: PointRunner
 
+    @classmethod
+    def of(
+        cls,
+        sweep: Sweep,
+        planner: Planner,
+        evaluator: Evaluator,
+        store: ReadStore,
+        progress: Progress,
+        *,
+        make_executor: Callable[[], Executor],
+        budget: TimeBudget,
+    ) -> SweepRun:
+        """Of a sweep that is read and checked."""
+        evaluate = sweep.config.evaluate
+        runner = PointRunner(
+            evaluator,
+            store,
+            MetricSettings(
+                reference=evaluate.reference,
+                confidence=evaluate.confidence,
+                min_group_size=evaluate.min_group_size,
+                seed=sweep.config.seed,
+            ),
+            progress,
+            split=sweep.config.select.split,
+            make_executor=make_executor,
+            budget=budget,
+            saturation=evaluate.saturation,
+            require_unchanged=planner.require_unchanged,
+        )
+        return cls(sweep, planner, runner)
+
     def run(self) -> SweepResults:
+        """All of them."""
         runner, config = self.runner, self.sweep.config
-        baselines, level = self._baselines()
-        by_name = {result.label: result for result in baselines}
-        merges = self.planner.merges()
-        runner.measure(merges)
-        searched = self._searched(by_name)
-        injected = inject(self.sweep, self.planner, runner, by_name)
-        points = unique([*merges, *searched, *injected.points])
-        results = [*baselines, *runner.measure(points)]
-        thresholds = ThresholdedBaseline.fit(config, runner, by_name)
-        allowed = [result for result in results if result.id not in injected.refused]
-        choice = choose(runner, allowed, Rule.of(config.select, by_name))
-        chosen = next((point for point in points if point.id == choice.id), None)
-        control = self._control(chosen)
+        candidates = self.candidates()
+        results, injected, level = candidates.results, candidates.injected, candidates.level
+        thresholds = ThresholdedBaseline.fit(config, runner, candidates.baselines)
+        choice, chosen = self.choice(candidates)
+        control = self.control(chosen)
         known = {result.id for result in results}
         results += [result for result in runner.measure(control) if result.id not in known]
         done = runner.store.results(runner.split)
@@ -168,6 +185,26 @@ class _Run:
         self._write(chosen, sweep_results)
         return sweep_results
 
+    def candidates(self) -> Candidates:
+        """Measure baselines and points, as far as the budget goes."""
+        baselines, level = self._baselines()
+        by_name = {result.label: result for result in baselines}
+        merges = self.planner.merges()
+        self.runner.measure(merges)
+        searched = self._searched(by_name)
+        injected = inject(self.sweep, self.planner, self.runner, by_name)
+        points = unique([*merges, *searched, *injected.points])
+        results = [*baselines, *self.runner.measure(points)]
+        return Candidates(by_name, level, points, results, injected)
+
+    def choice(self, candidates: Candidates) -> tuple[Choice, Point | None]:
+        """By the rule, and the chosen point, if there is one."""
+        refused, rule = candidates.injected.refused, self.sweep.config.select
+        allowed = [result for result in candidates.results if result.id not in refused]
+        choice = choose(self.runner, allowed, Rule.of(rule, candidates.baselines))
+        chosen = (point for point in candidates.points if point.id == choice.id)
+        return choice, next(chosen, None)
+
     def _baselines(self) -> tuple[list[PointResult], Level]:
         """Their results, and the selection rate that level-matched figures are measured at."""
         runner, points = self.runner, self.planner.baselines()
@@ -202,11 +239,15 @@ class _Run:
 
         return search(self.sweep, self.planner, self.runner, baselines)
 
-    def _control(self, chosen: Point | None) -> list[Point]:
+    def control(self, chosen: Point | None) -> list[Point]:
         """The chosen point with random vectors: without it nobody knows what the subgroups' did."""
         if chosen is None or "random" not in self.sweep.config.controls:
             return []
         return [self.planner.control_of(chosen)]
+
+    def on_report(self, chosen: Point | None) -> list[Point]:
+        """The points that the report rows are opened for, beside the chosen one's control."""
+        return [*self.planner.baselines(), *([chosen] if chosen else [])]
 
     def _report(
         self, chosen: Point | None, control: list[Point], thresholds: ThresholdedBaseline
@@ -218,7 +259,7 @@ class _Run:
             for point, result in runner.store.results("report").items()
             if result.kind not in ("baseline", "control", "thresholds")
         }
-        needed = [*baselines, *([chosen] if chosen else [])]
+        needed = self.on_report(chosen)
         results = runner.measure([*needed, *control], "report")
         for result in results[: len(needed)]:
             result.require_measured()
@@ -255,7 +296,7 @@ def _length_notes(results: Sequence[PointResult], models: Sequence[str]) -> list
     return length_notes(next(iter(lengths), None), truncated, models)
 
 
-def _prepared(sweep: Sweep, progress: Progress | None = None) -> tuple[Evaluator, Planner]:
+def prepared(sweep: Sweep, progress: Progress | None = None) -> tuple[Evaluator, Planner]:
     """Everything that can be checked before the first forward pass is checked here."""
     if sweep.config.search is not None:
         from mergekit_fair.sweep.search.search_stage import require_possible

@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import ValidationError
@@ -31,6 +31,8 @@ class ReadStore:
     Raises:
         SweepError: as `read_points`.
     """
+
+    is_written: ClassVar = False
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -95,6 +97,8 @@ class Store(ReadStore):
     line is appended and fsynced, and half a line at the end is cut off when the folder is opened
     again.
     """
+
+    is_written: ClassVar = True
 
     def __init__(self, folder: Path) -> None:
         """Open or make the folder.

@@ -10,8 +10,8 @@ import tiny
 from refusals import raises
 
 from mergekit_fair.errors import CheckpointError, ConfigError, RecipeError
+from mergekit_fair.sweep.forecast import plan_sweep
 from mergekit_fair.sweep.points import Planner
-from mergekit_fair.sweep.runner import plan_sweep
 from mergekit_fair.sweep.sweep_config import load_sweep
 
 

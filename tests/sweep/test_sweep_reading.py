@@ -10,12 +10,15 @@ from typing import Any
 
 import pytest
 import tiny
+from click.testing import CliRunner
 from refusals import raises
 from seals import edited_line
 
+from mergekit_fair.cli import main
 from mergekit_fair.errors import SweepError
 from mergekit_fair.progress import Silent
 from mergekit_fair.sweep.checked_folder import require_proof
+from mergekit_fair.sweep.forecast import plan_sweep
 from mergekit_fair.sweep.point_runner import LocalExecutor
 from mergekit_fair.sweep.points import Planner
 from mergekit_fair.sweep.results import SweepResults
@@ -157,3 +160,51 @@ def swept_before(swept: Path, tmp_path: Path, request: pytest.FixtureRequest) ->
             sealed_again=True,
         )
     return tmp_path
+
+
+def test_a_dry_run_counts_what_is_there(swept: Path, tmp_path: Path) -> None:
+    """At any moment of a sweep, as it would go on."""
+    out, sweep = tmp_path / "out", load_sweep(swept / "sweep.yml")
+    shutil.copytree(swept / "out", out)
+    lines = (out / POINTS).read_bytes().splitlines(keepends=True)
+    splits = [json.loads(line)["split"] for line in lines]
+    selected = splits.count("validation")
+    assert plan_sweep(sweep, out=tmp_path / "nothing").left is None
+    for done in (1, 4, selected - 1, selected, len(lines) - 1):
+        (out / POINTS).write_bytes(b"".join(lines[:done]))
+        plan = plan_sweep(sweep, out=out)
+        left = plan.left
+        assert left is not None
+        assert len(left.finished) == min(done, selected)
+        passes = sum(plan.rows[split] for split in splits[done:])
+        assert left.at_most == (done < selected - 1)  # the last is the control of what is chosen
+        assert left.points >= selected - done
+        is_right = left.forward_passes >= passes if left.at_most else left.forward_passes == passes
+        assert is_right, (done, left.forward_passes, passes)
+        assert left.forward_passes < plan.forward_passes
+
+
+@pytest.mark.parametrize("confidence", [0.95, 0.9])
+def test_a_dry_run_of_a_finished_sweep_runs_and_writes_nothing(
+    family: Path, swept: Path, tmp_path: Path, confidence: float
+) -> None:
+    """Nor where figures will be read in another way."""
+    evaluate = {"data": tiny.data_block(family / "rows.csv"), "max_length": 16, "device": "cpu"}
+    path = tiny.write_sweep(
+        family, tmp_path / "sweep.yml", evaluate={**evaluate, "confidence": confidence}
+    )
+    out = swept / "out"
+    before = {file: (file.stat().st_mtime_ns, file.stat().st_size) for file in out.rglob("*")}
+    command = ["sweep", str(path), "-o", str(out), "--dry-run", "--quiet"]
+    plan = json.loads(CliRunner().invoke(main, [*command, "--json"]).stdout)
+    points = json.loads((out / "results.json").read_text())["points"]
+    assert plan["left"] == {
+        "finished": sorted(point["id"] for point in points),
+        **{"points": 0, "forward_passes": 0, "at_most": False, "minutes": 0.0},
+    }
+    assert "seconds_per_point" not in plan  # no model was loaded
+    shown = CliRunner().invoke(main, command).stdout
+    assert "no forward pass is left" in shown
+    assert shown.count("(measured)") == len(plan["points"])
+    after = {file: (file.stat().st_mtime_ns, file.stat().st_size) for file in out.rglob("*")}
+    assert after == before

@@ -51,10 +51,11 @@ def search(
         results = runner.measure(new)
         points += new
         if len(results) < len(new):  # what comes next depends on what the budget left out
-            runner.unfinished.append(f"search: {config.budget - len(points)} further points")
+            further = config.budget - len(points)
+            runner.unfinished[f"search: {further} further points"] = further
             break
         history += [Observation.of(x, r, rule) for x, r in zip(asked, results, strict=True)]
-    if config.method == "optuna":
+    if config.method == "optuna" and runner.store.is_written:
         write_journal(space, rule, history, runner.store.folder / "optuna.log")
     return points
 
