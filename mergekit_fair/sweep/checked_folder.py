@@ -60,6 +60,7 @@ def checked_results(folder: Path) -> tuple[SweepResults, str | None]:
     _require_figures(folder, used, whole, results.selected_on)
     _require_choice(folder, results)
     _require_comparison(folder, results)
+    _require_thresholds(folder, results)
     _require_transfer(folder, results)
     return results, None
 
@@ -195,6 +196,20 @@ def _require_comparison(folder: Path, results: SweepResults) -> None:
     own = _predictions(folder, chosen, results)
     found = differences(own, answers, settings_of(chosen))
     _require_same(folder, _plain(found), _plain(results.comparison), "comparison")
+
+
+def _require_thresholds(folder: Path, results: SweepResults) -> None:
+    """What thresholds by group have changed is what both points' scores give."""
+    points = {(point.label, point.split): point for point in [*results.points, *results.report]}
+    for label, record in results.thresholds.items():
+        for split, said in record.change.items():
+            pair = [points.get((name, split)) for name in (record.source, label)]
+            source, own = (_predictions(folder, point, results) for point in pair if point)
+            found = differences(own, {"source": source}, settings_of(points[label, split]))
+            place = f"thresholds.{label}.change.{split}"
+            _require_same(
+                folder, _plain(found)["source"], _plain({"source": said})["source"], place
+            )
 
 
 def _require_transfer(folder: Path, results: SweepResults) -> None:

@@ -1,57 +1,85 @@
 """The baseline that merging has to beat: thresholds by group on a model's scores.
 
-They cost no forward pass, and need to know the group of everybody they decide on, which a merged
+They cost no forward pass, and need to know the groups of everybody they decide on, which a merged
 model does not.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mergekit_fair.evaluation.evaluate import evaluate
+from mergekit_fair.errors import MeasurementError
+from mergekit_fair.evaluation.evaluate import counted, evaluate
 from mergekit_fair.evaluation.predictions import Predictions, Scores
 from mergekit_fair.evaluation.saved_rows import rows_digest
 from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.fairness.labels import UNANSWERED
+from mergekit_fair.fairness.measure import estimate_table
+from mergekit_fair.fairness.rates import is_degenerate
 from mergekit_fair.schema import digest_of_json
+from mergekit_fair.sweep.differences import differences
+from mergekit_fair.sweep.group_offsets import (
+    SHARES,
+    GroupOffsets,
+    counting,
+    deciding_groups,
+    fit_offsets,
+)
 from mergekit_fair.sweep.point_runner import PointRunner
 from mergekit_fair.sweep.record import PlannedPoint, PointResult
+from mergekit_fair.sweep.results import DifferenceRecord, ThresholdsRecord
 from mergekit_fair.sweep.sweep_config import SweepConfig
 
-CONSTRAINTS = {"dpd": "demographic_parity", "eod": "equalized_odds"}
+CONSTRAINTS: dict[Literal["dpd", "eod"], str] = {
+    "dpd": "demographic_parity",
+    "eod": "equalized_odds",
+}
+# Of the way in which thresholds are fitted: another one makes other points.
+_VERSION = 2
 NOTE = "group thresholds need the group label of every row at prediction time; merged models do not"
-_REST = "(rest)"
+
+
+class Thresholds(Protocol):
+    """Decides by scores and groups."""
+
+    @property
+    def groups(self) -> Collection[str]:
+        """Those that have a threshold of their own."""
+        ...
+
+    def scores(self, predictions: Predictions) -> Scores:
+        """Above 0 where 1 is predicted, NaN where nothing is: (n,)."""
+        ...
 
 
 class GroupThresholds:
     """fairlearn's `ThresholdOptimizer` over logit gaps: accuracy subject to one constraint.
 
-    Rows that carry several groups, or none, are a group of their own; combinations without both
-    labels on the fitted rows are pooled. Predictions are drawn where the optimum is a mixture of
-    two thresholds, with a fixed seed. Source: Hardt et al., arXiv 1610.02413.
+    For groups that do not overlap. Rows in none, or in a group that is too small, keep the model's
+    own threshold. Predictions are drawn where the optimum is a mixture of two thresholds, with a
+    fixed seed. Source: Hardt et al., arXiv 1610.02413.
 
     Args:
         constraint: `demographic_parity` or `equalized_odds`.
-        fitted: predictions with logit gaps, of the split that is selected on.
+        rows: predictions with logit gaps, of the split that is selected on.
+        groups: those that get thresholds, two or more; each with rows of both labels.
         seed: of the drawn predictions.
     """
 
-    def __init__(self, constraint: str, fitted: Predictions, seed: int) -> None:
+    def __init__(
+        self, constraint: str, rows: Predictions, groups: Sequence[str], seed: int
+    ) -> None:
         from fairlearn.postprocessing import ThresholdOptimizer
 
-        self._seed = seed
-        patterns = _patterns(fitted)
-        usable = [name for name in np.unique(patterns) if _has_both(fitted, patterns == name)]
-        self._known = frozenset(map(str, usable))
-        names = self._names(patterns)
-        rows = _answered(fitted) & np.isin(names, self._fit_names(fitted, names))
-        self._trained = frozenset(map(str, np.unique(names[rows])))
+        self._seed, self.groups = seed, tuple(groups)
+        names = self._names(rows)
+        fitted = names != ""
         self._optimizer = ThresholdOptimizer(
             estimator=_scores_as_model(),
             constraints=constraint,
@@ -62,14 +90,13 @@ class GroupThresholds:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about an estimator that was never fitted
             self._optimizer.fit(
-                _column(fitted, rows), fitted.labels[rows], sensitive_features=names[rows]
+                _column(rows, fitted), rows.labels[fitted], sensitive_features=names[fitted]
             )
 
     def scores(self, predictions: Predictions) -> Scores:
-        """+inf where 1 is predicted, −inf where 0; a group that was not fitted keeps the model's
-        own predictions, and NaN stays NaN."""
-        names = self._names(_patterns(predictions))
-        rows = _answered(predictions) & np.isin(names, list(self._trained))
+        """+inf where 1 is predicted, −inf where 0, NaN without an answer."""
+        names = self._names(predictions)
+        rows = names != ""
         scores = np.where(predictions.predicted == 1, np.inf, -np.inf)
         scores[predictions.predicted == UNANSWERED] = np.nan
         if rows.any():
@@ -79,12 +106,13 @@ class GroupThresholds:
             scores[rows] = np.where(np.asarray(predicted) == 1, np.inf, -np.inf)
         return scores
 
-    def _names(self, patterns: NDArray[np.str_]) -> NDArray[np.str_]:
-        return np.where(np.isin(patterns, list(self._known)), patterns, _REST)
-
-    @staticmethod
-    def _fit_names(fitted: Predictions, names: NDArray[np.str_]) -> list[str]:
-        return [str(n) for n in np.unique(names) if _has_both(fitted, names == n)]
+    def _names(self, predictions: Predictions) -> NDArray[np.str_]:
+        """The group of every row that is decided on by group, "" for others."""
+        names = np.full(len(predictions), "", dtype=object)
+        for name in self.groups:
+            if name in predictions.groups:
+                names[predictions.groups[name] & counting(predictions)] = name
+        return names.astype(str)
 
 
 def _scores_as_model() -> Any:
@@ -105,17 +133,94 @@ def _scores_as_model() -> Any:
     return Margins()
 
 
-@dataclass
-class ThresholdedBaseline:
-    """A baseline under each constraint; nothing where the sweep asks for none.
+def _column(predictions: Predictions, rows: NDArray[np.bool_]) -> Any:
+    if predictions.logit_gaps is None:
+        raise MeasurementError("has no scores to put thresholds on", where=predictions.task)
+    return predictions.logit_gaps[rows].reshape(-1, 1)
+
+
+def fit(gap: Literal["dpd", "eod"], rows: Predictions, settings: MetricSettings) -> Thresholds:
+    """Thresholds by group that make a gap smaller on the rows that they are fitted on.
+
+    fairlearn's `GroupThresholds` where no row is in two of the groups and all count alike, else
+    `GroupOffsets`, of which the share that leaves the smallest gap is kept.
+
+    Args:
+        gap: `dpd` or `eod`.
+        rows: of the split that is selected on.
+        settings: which gap it is, and who decides it.
+
+    Raises:
+        MeasurementError: fewer than two groups decide, or no thresholds make the gap smaller
+            without predicting hardly anything but one class.
+    """
+    groups = deciding_groups(gap, rows, settings)
+    if rows.is_weighted or not _are_disjoint(rows, groups):
+        offsets = fit_offsets(gap, rows, settings)
+        found: list[Thresholds] = [offsets.times(share) for share in SHARES]
+    else:
+        least = settings.min_group_size if gap == "eod" else 1
+        both = [name for name in groups if min(_rows_by_label(rows, name)) >= least]
+        fits = len(both) >= 2
+        found = [GroupThresholds(CONSTRAINTS[gap], rows, both, settings.seed)] if fits else []
+    own = _gap(gap, rows, rows.scores, settings)
+    left = [_gap(gap, rows, each.scores(rows), settings) for each in found]
+    best = min(range(len(found)), key=lambda index: left[index], default=None)
+    if best is None or not left[best] < own:
+        raise MeasurementError(
+            f"no thresholds by group make the {gap.upper()} smaller on the rows that they are "
+            "fitted on",
+            where=rows.task,
+            got=None if best is None else round(left[best], 3),
+            allowed=f"below {own:.3f}",
+        )
+    return found[best]
+
+
+def _gap(gap: str, rows: Predictions, scores: Scores, settings: MetricSettings) -> float:
+    """As a point is measured; infinite where predictions are degenerate or it is undefined."""
+    table = counted(rows.with_scores(scores))
+    value = estimate_table(table, settings.excluding(rows.excluded))[gap]
+    unusable = bool(is_degenerate(table.counts.overall)) or np.isnan(value)
+    return float("inf") if unusable else value
+
+
+def _are_disjoint(rows: Predictions, groups: Sequence[str]) -> bool:
+    return bool((np.sum([rows.groups[name] for name in groups], axis=0) <= 1).all())
+
+
+def _rows_by_label(rows: Predictions, group: str) -> list[int]:
+    labels = rows.labels[rows.groups[group] & counting(rows)]
+    return [int((labels == label).sum()) for label in (0, 1)]
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """Thresholds for one gap.
 
     Attributes:
-        warnings: what they need.
+        gap: `dpd` or `eod`.
+        planned: the point that they make.
+        thresholds: that decide.
+    """
+
+    gap: Literal["dpd", "eod"]
+    planned: PlannedPoint
+    thresholds: Thresholds
+
+
+@dataclass
+class ThresholdedBaseline:
+    """A baseline with thresholds by group, for each gap; nothing where the sweep asks for none.
+
+    Attributes:
+        warnings: what they need, how they treat rows of several groups and groups that are too
+            small, and why there are none for a gap.
     """
 
     _runner: PointRunner | None = None
-    _baseline: str = ""
-    _fitted: Mapping[str, tuple[str, GroupThresholds]] = field(default_factory=dict)
+    _source: PointResult | None = None
+    _fitted: Mapping[str, Fitted] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
     @classmethod
@@ -126,93 +231,113 @@ class ThresholdedBaseline:
         name = config.thresholds
         if name is None:
             return cls()
-        baseline = baselines[name].id
-        rows = runner.predictions(baseline)
-        fitted = {
-            f"{name} + thresholds ({short})": (
-                _point_id(baseline, constraint, runner.settings.excluding(rows.excluded)),
-                GroupThresholds(constraint, rows, config.seed),
-            )
-            for short, constraint in CONSTRAINTS.items()
-        }
-        return cls(runner, baseline, fitted, [NOTE])
+        source, settings = baselines[name], runner.settings
+        rows = runner.predictions(source.id)
+        fitted, said = {}, [NOTE]
+        for gap in CONSTRAINTS:
+            label = f"{name} + thresholds ({gap})"
+            try:
+                thresholds = fit(gap, rows, settings)
+            except MeasurementError as error:
+                said.append(f"{label} is left out: {error}")
+                continue
+            point = _planned(label, source.id, gap, settings.excluding(rows.excluded))
+            fitted[label] = Fitted(gap, point, thresholds)
+            said += _remarks(label, name, thresholds, rows)
+        return cls(runner, source, fitted, said)
 
     def predictions(self, split: str) -> dict[str, Predictions]:
         """Label → predictions on a split."""
-        if self._runner is None:
+        if self._runner is None or self._source is None:
             return {}
-        rows = self._runner.predictions(self._baseline, split)
+        rows = self._runner.predictions(self._source.id, split)
         done = self._runner.store.results(split)
         return {
-            label: self._runner.predictions(point, split)
-            if point in done
-            else rows.with_scores(thresholds.scores(rows))
-            for label, (point, thresholds) in self._fitted.items()
+            label: self._runner.predictions(each.planned.id, split)
+            if each.planned.id in done
+            else rows.with_scores(each.thresholds.scores(rows))
+            for label, each in self._fitted.items()
         }
 
     def results(self, split: str) -> list[PointResult]:
         """Measured on a split and stored; the report rows only once they may be opened."""
-        if self._runner is None:
+        runner = self._runner
+        if runner is None:
             return []
-        store, found = self._runner.store, []
+        if split != runner.split:  # its level-matched threshold is set on the selection's rows
+            self.results(runner.split)
+        found = []
         for label, predictions in self.predictions(split).items():
-            planned = _planned(self._fitted[label][0], label)
-            done = store.results(split).get(planned.id)
-            rows = self._runner.labels(split)[predictions.task]
-            digest = rows_digest({predictions.task: rows})
-            if done is None or not self._runner.is_current(done, planned, digest):
-                done = self._stored(self._runner, planned, predictions, split)
+            planned = self._fitted[label].planned
+            done = runner.store.results(split).get(planned.id)
+            digest = rows_digest({predictions.task: runner.labels(split)[predictions.task]})
+            if done is None or not runner.is_current(done, planned, digest):
+                done = _stored(runner, planned, predictions, split)
             found.append(done)
         return found
 
-    def _stored(
-        self, runner: PointRunner, planned: PlannedPoint, predictions: Predictions, split: str
-    ) -> PointResult:
-        result = PointResult(
-            **vars(planned),
-            split=split,
-            evaluation=evaluate(predictions, runner.settings, model=planned.label, split=split),
-            measured_with=runner.measured_with,
-        )
-        return runner.store.append(
-            result, predictions.scores, {predictions.task: runner.labels(split)[predictions.task]}
-        )
+    def records(self, splits: Collection[str]) -> dict[str, ThresholdsRecord]:
+        """Label → whose scores, and what the thresholds have changed, on these splits."""
+        if self._runner is None or self._source is None:
+            return {}
+        changes: dict[str, dict[str, dict[str, DifferenceRecord]]] = {
+            label: {} for label in self._fitted
+        }
+        for split in sorted(splits, reverse=True):  # validation first
+            own = self._runner.predictions(self._source.id, split)
+            for label, predictions in self.predictions(split).items():
+                changes[label][split] = change_of(own, predictions, self._runner.settings)
+        return {
+            label: ThresholdsRecord(source=self._source.label, gap=each.gap, change=changes[label])
+            for label, each in self._fitted.items()
+        }
 
 
-def _point_id(baseline: str, constraint: str, settings: MetricSettings) -> str:
-    """16 hex digits, from the id of the baseline's point and all that a fit may depend on."""
+def _stored(
+    runner: PointRunner, planned: PlannedPoint, predictions: Predictions, split: str
+) -> PointResult:
+    task = predictions.task
+    kept = None if split == runner.split else runner.store.results(runner.split)[planned.id]
+    evaluation = evaluate(
+        predictions,
+        runner.settings,
+        model=planned.label,
+        split=split,
+        level=None if runner.levels is None else runner.levels[task],
+        threshold=None if kept is None else kept.thresholds.get(task),
+    )
+    result = PointResult(
+        **vars(planned), split=split, evaluation=evaluation, measured_with=runner.measured_with
+    )
+    return runner.store.append(result, predictions.scores, {task: runner.labels(split)[task]})
+
+
+def change_of(
+    source: Predictions, thresholded: Predictions, settings: MetricSettings
+) -> dict[str, DifferenceRecord]:
+    """Thresholds minus their own source on the same rows, paired: metric → difference."""
+    return differences(thresholded, {"source": source}, settings)["source"]
+
+
+def _remarks(label: str, source: str, thresholds: Thresholds, rows: Predictions) -> Iterator[str]:
+    if isinstance(thresholds, GroupOffsets):
+        yield (
+            f"{label}: every group has an offset to {source}'s threshold; a row of several groups "
+            "gets their sum, a row of none keeps the threshold"
+        )
+    without = [n for n in rows.groups if n not in (*thresholds.groups, *rows.excluded)]
+    if without:
+        yield f"{label}: {source}'s own threshold is kept for {', '.join(without)}: too few rows"
+
+
+def _planned(label: str, source: str, gap: str, settings: MetricSettings) -> PlannedPoint:
+    """Its id comes from that of the source's point and all that a fit may depend on."""
     fit = (settings.reference, settings.min_group_size, sorted(settings.exclude), settings.seed)
-    return digest_of_json([baseline, constraint, *fit])[:16]
-
-
-def _planned(point: str, label: str) -> PlannedPoint:
     return PlannedPoint(
-        id=point, kind="thresholds", label=label, settings={}, lambda_=None, lambda_eff=None
+        id=digest_of_json([source, gap, *fit, _VERSION])[:16],
+        kind="thresholds",
+        label=label,
+        settings={},
+        lambda_=None,
+        lambda_eff=None,
     )
-
-
-def _patterns(predictions: Predictions) -> NDArray[np.str_]:
-    groups = dict(sorted(predictions.groups.items()))
-    columns = [np.where(inside, f"{name}|", "") for name, inside in groups.items()]
-    patterns = np.full(len(predictions), "", dtype=object)
-    for column in columns:
-        patterns = patterns + column.astype(object)
-    return patterns.astype(str)
-
-
-def _has_both(predictions: Predictions, rows: NDArray[np.bool_]) -> bool:
-    labels = predictions.labels[rows & _answered(predictions)]
-    return bool(len(labels)) and 0 < labels.sum() < len(labels)
-
-
-def _answered(predictions: Predictions) -> NDArray[np.bool_]:
-    if predictions.logit_gaps is None:
-        return np.zeros(len(predictions), dtype=bool)
-    return ~np.isnan(predictions.logit_gaps)
-
-
-def _column(predictions: Predictions, rows: NDArray[np.bool_]) -> Any:
-    gaps = (
-        predictions.logit_gaps if predictions.logit_gaps is not None else np.zeros(len(predictions))
-    )
-    return gaps[rows].reshape(-1, 1)

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from mergekit_fair.errors import SweepError
 from mergekit_fair.fairness.intervals import Interval, Number
+from mergekit_fair.fairness.metrics import LOWER_IS_BETTER
 from mergekit_fair.files import write_atomic
 from mergekit_fair.schema import sealed
 from mergekit_fair.sweep.record import (
@@ -183,6 +184,33 @@ class DifferenceRecord(SweepRecord):
         return self.adjusted_p_value is not None and self.adjusted_p_value <= 1 - confidence
 
 
+class ThresholdsRecord(SweepRecord):
+    """Thresholds by group on a baseline's scores.
+
+    Attributes:
+        source: whose scores.
+        gap: `dpd` or `eod`, which they are fitted to make smaller.
+        change: split → metric → thresholds minus source, paired.
+    """
+
+    source: str
+    gap: Literal["dpd", "eod"]
+    change: dict[str, dict[str, DifferenceRecord]]
+
+    @property
+    def worse(self) -> tuple[str, ...]:
+        """The metrics in which they are worse than their own source on some split, beyond noise:
+        who beats the thresholds there has beaten less than the source."""
+        metrics = dict.fromkeys(name for of in self.change.values() for name in of)
+        return tuple(m for m in metrics if any(_is_worse(m, of[m]) for of in self.change.values()))
+
+
+def _is_worse(metric: str, change: DifferenceRecord) -> bool:
+    if change.low is None or change.high is None:
+        return False
+    return change.low > 0 if metric in LOWER_IS_BETTER else change.high < 0
+
+
 class BudgetRecord(SweepRecord):
     """A time budget that was spent before everything was measured.
 
@@ -206,13 +234,14 @@ class SweepResults(SweepRecord):
         report: on the report rows: baselines, the choice, its control, group thresholds.
         report_opened_for_another_selection: the report rows are no longer untouched.
         comparison: baseline → metric → chosen minus it, on the report rows.
+        thresholds: label of thresholds by group → what they are and have changed; empty without.
         budget: None unless something was left out.
         inputs: model → its fingerprint's digest; empty before version 0.2.
         measuring: a digest of what models were asked and how they were run; None before version
             0.2. How the scores are read stands with every point (`measured_with`).
     """
 
-    optional = ("inputs", "measuring")
+    optional = ("inputs", "measuring", "thresholds")
 
     schema_version: int = 1
     sweep: str
@@ -227,6 +256,7 @@ class SweepResults(SweepRecord):
     report: list[PointResult]
     report_opened_for_another_selection: bool
     comparison: dict[str, dict[str, DifferenceRecord]]
+    thresholds: dict[str, ThresholdsRecord] = {}
     budget: BudgetRecord | None = None
     warnings: list[str]
     versions: dict[str, str]

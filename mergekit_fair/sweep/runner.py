@@ -168,6 +168,7 @@ class SweepRun:
             selected=choice,
             worst_group=injected.worst_group,
             transfer=injected.transfer,
+            thresholds=thresholds.records({runner.split, *(p.split for p in report["report"])}),
             **report,
             budget=runner.budget_record,
             warnings=[
@@ -341,15 +342,10 @@ def _require_no_weights(sweep: Sweep, evaluator: Evaluator) -> None:
         ConfigError: rows of the deciding task count for more or less than others.
     """
     config = sweep.config
-    counting = {
-        "thresholds": config.thresholds is not None,
-        "search.method: surrogate": config.search is not None
-        and config.search.method == "surrogate",
-    }
-    asked = [name for name, is_asked in counting.items() if is_asked]
-    if asked and evaluator.labels(config.select.split)[evaluator.tasks[0]].is_weighted:
+    is_surrogate = config.search is not None and config.search.method == "surrogate"
+    if is_surrogate and evaluator.labels(config.select.split)[evaluator.tasks[0]].is_weighted:
         raise ConfigError(
             "takes no weights of rows, which these data have",
-            where=f"{sweep.where}: {asked[0]}",
-            fix="leave it out (of a search: method: random or optuna), or `weight` of the data",
+            where=f"{sweep.where}: search.method: surrogate",
+            fix="use method: random or optuna, or leave out `weight` of the data",
         )
