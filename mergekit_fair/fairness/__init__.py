@@ -12,6 +12,7 @@ numpy only; knows no model. One idea a file:
     intervals        interval kinds, the simultaneous Wilson band, what is drawn from a table
     metric_kinds     kinds of metrics: how each is computed, and its interval
     metrics          THE table: every metric, how it is called and read
+    deciding         which groups make a gap or a minimum
     uncertainty      how sure a gap is: bias, other intervals, permuted group labels
     measurement      the result of one evaluation, written and read
     against          signed differences from one chosen group

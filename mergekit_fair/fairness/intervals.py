@@ -303,10 +303,10 @@ def rate_limits(rates: Sequence[Rate], samples: Samples) -> list[Limits]:
     Returns:
         Empty where fewer than two groups have one of the rates: then nothing is compared.
     """
-    comparable, confidence = samples.eligible.comparable, samples.settings.confidence
-    groups = samples.counts.groups[comparable]
-    squares = None if samples.squares is None else samples.squares.groups[comparable]
-    counted = [rate.pairs(groups, squares) for rate in rates]
+    counted, confidence = [], samples.settings.confidence
+    for rate, decides in zip(rates, samples.eligible.comparable(rates), strict=True):
+        squares = None if samples.squares is None else samples.squares.groups[decides]
+        counted.append(rate.pairs(samples.counts.groups[decides], squares))
     if any(len(pairs) < 2 for pairs in counted):
         return []
     m = sum(len(pairs) for pairs in counted)

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from mergekit_fair.fairness.against import differences_against
 from mergekit_fair.fairness.counts import CountTable
+from mergekit_fair.fairness.deciding import deciding_groups
 from mergekit_fair.fairness.eligible_groups import EligibleGroups
 from mergekit_fair.fairness.intervals import Samples, undefined_to_none
 from mergekit_fair.fairness.measure_warnings import measurement_warnings
@@ -23,7 +24,6 @@ from mergekit_fair.fairness.measurement import (
 )
 from mergekit_fair.fairness.metrics import GROUP_RATES, HEADLINE_GAPS, METRICS, metric_values
 from mergekit_fair.fairness.rates import (
-    Mask,
     Rate,
     Values,
     against_rest,
@@ -120,6 +120,7 @@ def measure_table(table: CountTable, settings: MetricSettings | None = None) -> 
     }
     return Measurement(
         n=table.n,
+        n_pos=int(samples.rows.overall[1].sum()),
         weighted=table.weights is not None,
         unanswered=int(samples.rows.overall[..., 2].sum()),
         reference=settings.reference,
@@ -135,9 +136,10 @@ def measure_table(table: CountTable, settings: MetricSettings | None = None) -> 
         to_overall=_gaps(samples, "to_overall"),
         labels=LabelRates(
             base_rate=undefined_to_none(float(base_rate(overall))),
-            dpd=_gap((base_rate,), samples, samples.eligible.deciding, settings.reference),
+            dpd=_gap_of_labels(samples),
         ),
         groups=_group_rates(samples),
+        deciding=deciding_groups(samples),
         against=(
             None if settings.against is None else differences_against(samples, settings.against)
         ),
@@ -180,18 +182,19 @@ def estimate_table(table: CountTable, settings: MetricSettings | None = None) ->
     return {name: float(value) for name, value in values.items()}
 
 
-def _gap(rates: Sequence[Rate], samples: Samples, eligible: Mask, reference: str) -> float | None:
-    return undefined_to_none(float(gap_of(rates, samples.counts, eligible, reference)))
+def _gap_of_labels(samples: Samples) -> float | None:
+    """The labels have one, however many predictions are missing."""
+    rates, reference = (base_rate,), samples.reference
+    decides = samples.eligible.sizes.deciding(rates, reference)
+    return undefined_to_none(float(gap_of(rates, samples.counts, decides, reference)))
 
 
 def _gaps(samples: Samples, reference: str) -> Gaps:
-    comparable = samples.eligible.comparable
-    return Gaps(
-        **{
-            name: _gap(metric.rates, samples, comparable, reference)
-            for name, metric in HEADLINE_GAPS.items()
-        }
-    )
+    values = {
+        name: float(metric.values(samples.counts, samples.eligible, reference))
+        for name, metric in HEADLINE_GAPS.items()
+    }
+    return Gaps(**{name: undefined_to_none(value) for name, value in values.items()})
 
 
 def _one_vs_rest(samples: Samples) -> OneVsRest:
@@ -216,7 +219,8 @@ def _one_vs_rest(samples: Samples) -> OneVsRest:
 
 def _summary(rates: Sequence[Rate], samples: Samples) -> GapSummary:
     reference = "one_vs_rest"
-    deviation = np.abs(deviations(rates, samples.counts, samples.eligible.comparable, reference))
+    decides = samples.eligible.comparable(rates, reference)
+    deviation = np.abs(deviations(rates, samples.counts, decides, reference))
     worst = gap(deviation, reference)
     # Two groups that share out the rows always tie: the first name wins, in any order of groups.
     names = zip(samples.table.groups, largest(deviation.swapaxes(-1, -2)), strict=True)

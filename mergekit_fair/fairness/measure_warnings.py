@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from math import ceil
 
-import numpy as np
-
-from mergekit_fair.fairness.eligible_groups import MAX_UNANSWERED
-from mergekit_fair.fairness.grouped import Counts, Grouped
+from mergekit_fair.fairness.eligible_groups import MAX_UNANSWERED, GroupSizes
+from mergekit_fair.fairness.grouped import Counts
 from mergekit_fair.fairness.intervals import MAX_UNDEFINED, Interval, Samples
 from mergekit_fair.fairness.metric_kinds import Gap
 from mergekit_fair.fairness.metrics import METRICS
-from mergekit_fair.fairness.rates import EOD_RATES, deviations, is_degenerate, unanswered_rate
+from mergekit_fair.fairness.rates import EOD_RATES, is_degenerate, unanswered_rate
 from mergekit_fair.fairness.settings import MetricSettings
 from mergekit_fair.fairness.uncertainty import MAX_ROWS
 
@@ -26,13 +24,15 @@ _NO_NAMES = frozenset(["", "nan", "na", "n/a", "<na>", "nat", "none", "null"])
 
 def measurement_warnings(samples: Samples, intervals: Mapping[str, Interval]) -> Iterator[str]:
     """All warnings of a measurement: the table's, the groups', the intervals', the settings'."""
-    names, rows = samples.table.groups, samples.rows
+    names = samples.table.groups
     yield from weightless_warnings(samples.table.weightless)
     yield from nameless_warnings(names)
     yield from _missing_predictions(samples)
     yield from _table_warnings(samples)
     yield from _undefined_metrics(intervals)
-    yield from _group_warnings(names, rows, samples.settings.min_group_size)
+    yield from _group_warnings(samples)
+    yield from small_group_warnings(samples.eligible.sizes, samples.reference)
+    yield from _against_few(samples)
     yield from interval_warnings(intervals)
     yield from draw_warnings(samples.settings)
     if samples.table.n >= MAX_ROWS:
@@ -57,7 +57,7 @@ def _missing_predictions(samples: Samples) -> Iterator[str]:
         f"{missing} of {overall.sum()} rows have no usable prediction"
         f"{f' ({whose})' if whose else ''}: wrong for accuracy, left out of rates"
     )
-    if eligible.deciding.any() and not eligible.comparable.any():
+    if eligible.deciding.any() and not eligible.is_answered:
         shares = unanswered_rate(samples.counts.groups)[eligible.deciding]
         largest = max(shares.max(), unanswered_rate(samples.counts.overall))
         yield (
@@ -89,15 +89,13 @@ def _table_warnings(samples: Samples) -> Iterator[str]:
         if not deciding.any():
             yield "no usable group: worst-group accuracy is undefined"
         return
-    if eligible.comparable.any():  # else said already
+    if eligible.is_answered:  # else said already
         yield from _incomparable(samples)
 
 
 def _incomparable(samples: Samples) -> Iterator[str]:
     """Warn about an EOD that is undefined although DPD is not."""
-    deciding, reference = samples.eligible.deciding, samples.reference
-    defined = np.isfinite(deviations(EOD_RATES, samples.counts, deciding, reference))
-    tpr, fpr = (bool(line.any()) for line in defined)
+    tpr, fpr = (line.any() for line in samples.eligible.comparable(EOD_RATES, samples.reference))
     if not tpr and not fpr:
         yield "EOD is undefined: neither TPR nor FPR can be compared between two usable groups"
     elif not tpr:
@@ -114,29 +112,94 @@ def _undefined_metrics(intervals: Mapping[str, Interval]) -> Iterator[str]:
             yield f"{name} is undefined: {METRICS[name].undefined}"
 
 
-def _group_warnings(names: tuple[str, ...], rows: Grouped, min_group_size: int) -> Iterator[str]:
-    """Warn about single groups: rates that are undefined, and groups that are too small."""
+def _group_warnings(samples: Samples) -> Iterator[str]:
+    """Warn about single groups: rates that are undefined."""
+    rows, sizes = samples.rows, samples.eligible.sizes
     overall = rows.overall
-    for name, counts in zip(names, rows.groups, strict=True):
-        n = int(counts.sum())
-        if n == 0:
+    for name, counts, excluded in zip(sizes.names, rows.groups, sizes.excluded, strict=True):
+        if not counts.any():
             yield f"group {name!r} has no rows: its rates are undefined, left out of every gap"
             continue
-        if n < min_group_size:
-            yield (
-                f"group {name!r} has {n} rows, min_group_size is {min_group_size}: "
-                "reported, decides no maximum"
-            )
         if not counts[:, :2].any():
             yield f"group {name!r} has no usable prediction: its rates are undefined"
+        elif excluded:
+            yield from _missing_class(f"group {name!r}", counts, "not in EOD anyway")
         else:
-            yield from _missing_class(f"group {name!r}", counts, "left out of EOD")
+            yield from _unanswered_class(name, counts)
         rest = overall - counts
         if not rest.any():
             yield f"group {name!r} holds every row: its one-vs-rest gaps are undefined"
         elif overall[1].any() and overall[0].any() and rest[:, :2].any():
             effect = f"left out of the one-vs-rest EOD of {name!r}"
             yield from _missing_class(f"the rest of group {name!r}", rest, effect)
+
+
+def small_group_warnings(
+    sizes: GroupSizes, reference: str = "between_groups", where: str = ""
+) -> Iterator[str]:
+    """Warn, once, about all groups that have too few rows for one of their rates to decide.
+
+    Args:
+        sizes: how many rows the groups have.
+        reference: the rest of a group is looked at where gaps are those to it.
+        where: which rows, such as "validation rows".
+    """
+    small = [
+        f"{name!r} ({said})"
+        for name, said in _too_few(sizes, with_rest=reference == "one_vs_rest").items()
+    ]
+    if small:
+        yield (
+            f"{f'{where}: ' * bool(where)}too few rows to decide a gap (min_group_size "
+            f"{sizes.least}): {', '.join(small)}"
+        )
+
+
+def _too_few(sizes: GroupSizes, *, with_rest: bool) -> dict[str, str]:
+    """Group → what there is too little of; excluded groups and those without rows are left out."""
+    found = {}
+    for name, inside, outside, excluded in zip(
+        sizes.names, sizes.inside.tolist(), sizes.outside.tolist(), sizes.excluded, strict=True
+    ):
+        if excluded or not sum(inside):
+            continue
+        said = _few(inside, sizes.least, "")
+        if not said and with_rest:
+            said = _few(outside, sizes.least, " outside it")
+        if said:
+            found[name] = said
+    return found
+
+
+def _few(by_label: list[int], least: int, of: str) -> str:
+    """What there are fewer than `least` of: rows, or positive or negative ones; "" if nothing."""
+    negative, positive = by_label
+    if negative + positive < least:
+        none = ", none positive" if not positive else ", none negative" if not negative else ""
+        return f"{_rows(negative + positive)}{of}{none}"
+    few = [
+        f"{_rows(count, name)}{of}: too few for {rate}"
+        for count, name, rate in ((positive, "positive", "TPR"), (negative, "negative", "FPR"))
+        if count < least
+    ]
+    return ", ".join(few)
+
+
+def _rows(count: int, kind: str = "") -> str:
+    return f"{count}{f' {kind}' * bool(kind)} row{'s' * (count != 1)}"
+
+
+def _against_few(samples: Samples) -> Iterator[str]:
+    """Warn where the group that all others are compared with is a small one."""
+    name, sizes = samples.settings.against, samples.eligible.sizes
+    if name not in sizes.names:
+        return
+    n = int(sizes.inside[sizes.names.index(name)].sum())
+    if n < sizes.least:
+        yield (
+            f"every difference from {name!r} rests on its {_rows(n)}, fewer than min_group_size "
+            f"{sizes.least}"
+        )
 
 
 def weightless_warnings(rows: int) -> Iterator[str]:
@@ -180,6 +243,15 @@ def draw_warnings(settings: MetricSettings) -> Iterator[str]:
             f"{settings.confidence}: use "
             f"{needed:,} or more"
         )
+
+
+def _unanswered_class(name: str, counts: Counts) -> Iterator[str]:
+    for label, label_name, rate in ((1, "positives", "TPR"), (0, "negatives", "FPR")):
+        if counts[label].any() and not counts[label, :2].any():
+            yield (
+                f"group {name!r} has no {label_name} with a usable prediction: {rate} undefined, "
+                "and EOD with it if the group is large enough to decide"
+            )
 
 
 def _missing_class(who: str, counts: Counts, effect: str) -> Iterator[str]:

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import ConfigDict, Field, StrictFloat, model_serializer, model_validator
 
+from mergekit_fair.fairness.deciding import Deciding
 from mergekit_fair.fairness.intervals import Interval, Number
 from mergekit_fair.fairness.metrics import GROUP_RATES
 from mergekit_fair.schema import Record, nearest
 
-_UNSAID = ("weighted", "against")
+_UNSAID = ("n_pos", "weighted", "against", "deciding")
 Limits = Annotated[tuple[StrictFloat, StrictFloat], Field(strict=False)]  # JSON knows lists only
 
 
@@ -129,7 +130,7 @@ class Measurement(Record):
     """Metrics of one predictor on one set of rows.
 
     Attributes:
-        n: number of rows.
+        n, n_pos: number of rows, and of those with a positive label; None before version 0.2.
         weighted: rates are shares of the rows' weights; written only where they are. Weights that
             are all equal are none.
         unanswered: rows without a usable prediction.
@@ -141,11 +142,14 @@ class Measurement(Record):
         between_groups, one_vs_rest, to_overall: DPD and EOD under each reference.
         labels: share of positive labels, and the DPD of the labels themselves.
         groups: rates by group, excluded and small groups included.
+        deciding: gap or minimum → the groups that make it. Of the gaps and of worst-group accuracy,
+            where they are defined.
         against: differences from a chosen group; written only where one was chosen.
         warnings: why something is undefined or left out.
     """
 
     n: int
+    n_pos: int | None = None
     weighted: bool = False
     unanswered: int
     reference: str
@@ -158,6 +162,7 @@ class Measurement(Record):
     to_overall: Gaps
     labels: LabelRates
     groups: dict[str, GroupRates]
+    deciding: dict[str, Deciding] = {}
     against: Against | None = None
     warnings: Annotated[tuple[str, ...], Field(strict=False)]
 
@@ -168,4 +173,8 @@ class Measurement(Record):
 
 def without_unsaid(fields: dict[str, Any]) -> dict[str, Any]:
     """What a measurement writes: what there is nothing to say about is left out."""
-    return {name: value for name, value in fields.items() if value or name not in _UNSAID}
+    return {
+        name: value
+        for name, value in fields.items()
+        if name not in _UNSAID or not (value is None or value is False or value == {})
+    }

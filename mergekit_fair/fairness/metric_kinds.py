@@ -33,6 +33,7 @@ from mergekit_fair.fairness.intervals import (
     wilson,
 )
 from mergekit_fair.fairness.rates import (
+    Mask,
     Rate,
     Values,
     deviations,
@@ -138,11 +139,15 @@ class Gap(Metric):
     rates: tuple[Rate, ...]
 
     def values(self, counts: Grouped, eligible: EligibleGroups, reference: str) -> Values:
-        return gap_of(self.rates, counts, eligible.comparable, reference)
+        return gap_of(self.rates, counts, eligible.comparable(self.rates, reference), reference)
 
     def deviations(self, samples: Samples, counts: Grouped) -> Values:
         """What the gap of counts is the size of."""
-        return deviations(self.rates, counts, samples.eligible.comparable, samples.reference)
+        return deviations(self.rates, counts, self.comparable(samples), samples.reference)
+
+    def comparable(self, samples: Samples) -> Mask:
+        """bool (R, G), whose rates it compares."""
+        return samples.eligible.comparable(self.rates, samples.reference)
 
     def interval(self, samples: Samples) -> Interval:
         reference = samples.reference
@@ -185,7 +190,7 @@ class Ratio(Metric):
 
     def values(self, counts: Grouped, eligible: EligibleGroups, reference: str) -> Values:
         del reference
-        return ratio_of(self.rates, counts, eligible.comparable)
+        return ratio_of(self.rates, counts, eligible.comparable(self.rates))
 
     def interval(self, samples: Samples) -> Interval:
         value, ends = self.value(samples), ratio_band(rate_limits(self.rates, samples))

@@ -31,7 +31,9 @@ from mergekit_fair.fairness.rates import (
 _NO_ROWS = "no row has a usable prediction"
 _NO_POSITIVES = "no row with a positive label has a usable prediction"
 _NO_NEGATIVES = "no row with a negative label has a usable prediction"
-_NO_PAIR = "fewer than two eligible groups have the rate, or too many predictions are missing"
+_NO_PAIR = (
+    "fewer than two groups have enough rows to decide it, or too many predictions are missing"
+)
 
 _ROWS: tuple[Metric, ...] = (
     Proportion(
@@ -151,7 +153,7 @@ _ROWS: tuple[Metric, ...] = (
         description="predictive parity difference, the gap of P(y = 1 | ŷ = 1)",
         better="lower",
         rates=(positive_predictive_value,),
-        undefined="fewer than two eligible groups have a row that is predicted positive",
+        undefined="a group that decides has no row that is predicted positive",
         compared=True,
         explained_where="dpd",
     ),

@@ -262,12 +262,13 @@ class _View:
         settings: MetricSettings,
         rng: np.random.Generator,
     ) -> _View:
-        comparable, reference = eligible.comparable, settings.reference
+        reference = settings.reference
         smooth = smoothed(table)
         again = resampled(table, smooth, settings.draws, rng)
         tables = table.counts, drawn, again, summed(table, smooth)
         view = cls({}, {}, {}, {})
         for key, metric in HEADLINE_GAPS.items():
+            comparable = eligible.comparable(metric.rates, reference)
             value, sample, smooth_sample, centre = (
                 deviations(metric.rates, counts, comparable, reference) for counts in tables
             )

@@ -22,8 +22,8 @@ defined. Where fairlearn gives a group without positives a TPR of 0, it is left 
 
 Common arguments:
     counts: `Grouped`, of one table or of many. Where rows are weighted they are weights.
-    eligible: bool (G,), the groups that may decide a maximum or enter a mean. It belongs to the
-        data set, and stays fixed over bootstrap replicates.
+    eligible: bool (G,), or (R, G) with a line for each rate: the groups that may decide a maximum
+        or enter a mean. It belongs to the data set, and stays fixed over bootstrap replicates.
     reference: one of `settings.REFERENCES`; `one_vs_rest` stands for its worst group.
 """
 
@@ -52,6 +52,8 @@ class Rate:
     Attributes:
         symbol: what it estimates, e.g. `P(ŷ = 1 | y = 1)`.
         part, whole: numbers of rows of counts (..., 2, 3) -> (...).
+        labels: of the rows that it says something about, whatever is predicted for them: their
+            number decides whether a group's rate may decide a gap.
 
     >>> counts = np.array([[[50, 10, 0], [5, 35, 0]]])
     >>> true_positive_rate(counts)
@@ -61,6 +63,7 @@ class Rate:
     symbol: str
     part: Callable[[Counts], NDArray[Any]]
     whole: Callable[[Counts], NDArray[Any]]
+    labels: tuple[int, ...] = (0, 1)
 
     def __call__(self, counts: Counts) -> Values:
         return _ratio(self.part(counts), self.whole(counts))
@@ -105,11 +108,11 @@ accuracy = Rate("P(ŷ = y)", lambda c: c[..., 0, 0] + c[..., 1, 1], _size)
 unanswered_rate = Rate("P(no usable ŷ)", lambda c: _size(c) - _answered(c), _size)
 base_rate = Rate("P(y = 1)", lambda c: c[..., 1, :].sum(axis=-1), _size)
 selection_rate = Rate("P(ŷ = 1)", _selected, _answered)
-true_positive_rate = Rate("P(ŷ = 1 | y = 1)", lambda c: c[..., 1, 1], _positive)
+true_positive_rate = Rate("P(ŷ = 1 | y = 1)", lambda c: c[..., 1, 1], _positive, (1,))
 false_positive_rate = Rate(
-    "P(ŷ = 1 | y = 0)", lambda c: c[..., 0, 1], lambda c: c[..., 0, 0] + c[..., 0, 1]
+    "P(ŷ = 1 | y = 0)", lambda c: c[..., 0, 1], lambda c: c[..., 0, 0] + c[..., 0, 1], (0,)
 )
-false_negative_rate = Rate("P(ŷ = 0 | y = 1)", lambda c: c[..., 1, 0], _positive)
+false_negative_rate = Rate("P(ŷ = 0 | y = 1)", lambda c: c[..., 1, 0], _positive, (1,))
 positive_predictive_value = Rate("P(y = 1 | ŷ = 1)", lambda c: c[..., 1, 1], _selected)
 
 DPD_RATES = (selection_rate,)
@@ -143,14 +146,14 @@ def deviations(rates: Sequence[Rate], counts: Grouped, eligible: Mask, reference
     Rates themselves for `between_groups`, else rates minus those of the rest or of all rows.
 
     Returns:
-        (..., R, G), one line per rate. NaN for groups that may not decide and undefined rates,
-        and for a whole line where fewer than two eligible groups have the rate.
+        (..., R, G), one line per rate. NaN for groups that may not decide and undefined rates.
 
     Raises:
         MeasurementError: an unknown reference.
     """
     check_reference(reference)
-    return np.stack([_deviation(rate, counts, eligible, reference) for rate in rates], axis=-2)
+    lines = np.stack([_deviation(rate, counts, reference) for rate in rates], axis=-2)
+    return np.where(eligible, lines, np.nan)
 
 
 def gap(deviation: Values, reference: str) -> Values:
@@ -236,15 +239,13 @@ def mean(gaps: Values) -> Values:
     return _ratio(np.where(defined, gaps, 0.0).sum(axis=-1), defined.sum(axis=-1))
 
 
-def _deviation(rate: Rate, counts: Grouped, eligible: Mask, reference: str) -> Values:
-    rates = rate(counts.groups)
-    deviation = rates
+def _deviation(rate: Rate, counts: Grouped, reference: str) -> Values:
     if reference == "one_vs_rest":
-        deviation = _against_rest(rate, counts)
-    elif reference == "to_overall":
-        deviation = rates - rate(counts.overall)[..., np.newaxis]
-    enough = (np.isfinite(rates) & eligible).sum(axis=-1, keepdims=True) >= 2
-    return np.where(eligible & enough, deviation, np.nan)
+        return _against_rest(rate, counts)
+    rates = rate(counts.groups)
+    if reference == "to_overall":
+        return rates - rate(counts.overall)[..., np.newaxis]
+    return rates
 
 
 def _against_rest(rate: Rate, counts: Grouped) -> Values:

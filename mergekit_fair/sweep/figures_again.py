@@ -13,7 +13,7 @@ from mergekit_fair.evaluation.evaluate import (
     evaluate,
     level_threshold,
 )
-from mergekit_fair.evaluation.evidence import first_difference
+from mergekit_fair.evaluation.evidence import as_far_as_said, first_difference
 from mergekit_fair.evaluation.predictions import Predictions, Scores
 from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.fairness.intervals import undefined_to_none
@@ -85,7 +85,7 @@ def require_figures(
             _whole(result, said, of_task, settings) if whole else _values(said, of_task, settings)
         )
         content = said.to_dict()
-        for key, value in found.items():
+        for key, value in as_far_as_said(found, content).items():
             if difference := first_difference(value, content.get(key), key):
                 place, expected, got = difference
                 raise _different(

@@ -241,7 +241,7 @@ class _Study:
         self, number: int, values: dict[str, Values], ends: dict[str, Ends]
     ) -> dict[str, tuple[Values, Values, Values]]:
         """Everything but accuracy is undefined where a model leaves too many rows unanswered."""
-        is_answered = all(self.deciding[at].comparable.any() for at in (0, number))
+        is_answered = all(self.deciding[at].is_answered for at in (0, number))
         if is_answered or not self.usable.any():
             return {key: (value, *ends[key]) for key, value in values.items()}
         nothing = np.full(len(self.usable), np.nan)
@@ -255,7 +255,7 @@ class _Study:
         if not self.usable.any():
             notes.append("no group decides: all are excluded or below min_group_size")
         for name, deciding in zip(("the target", *order), self.deciding, strict=True):
-            if self.usable.any() and not deciding.comparable.any():
+            if self.usable.any() and not deciding.is_answered:
                 notes.append(
                     f"{name} leaves more than {MAX_UNANSWERED:.0%} of a group or of all rows "
                     "unanswered: every rate but accuracy is undefined"

@@ -177,7 +177,8 @@ def test_every_method_has_a_recipe_and_every_recipe_merges(family, tmp_path):
     steps = {f"groups/{name}": {"steps": 10 + index} for index, name in enumerate(GROUPS)}
     (place / "train.json").write_text(json.dumps({"runs": steps}))
     gaps = {name: {"dpd": 0.1, "eod": 0.1 * index} for index, name in enumerate(GROUPS)}
-    evaluation = {"groups": {name: {"n": 100} for name in GROUPS}, "one_vs_rest": {"groups": gaps}}
+    sizes = {name: {"n": 100, "n_pos": 50} for name in GROUPS}
+    evaluation = {"n": 200, "n_pos": 100, "groups": sizes, "one_vs_rest": {"groups": gaps}}
     line = {"kind": "baseline", "label": "fft", "evaluation": evaluation}
     (place / "sweep").mkdir()
     (place / "sweep" / "results.json").write_text(json.dumps({"points": [line]}))

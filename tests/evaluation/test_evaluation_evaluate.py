@@ -86,12 +86,14 @@ def test_worst_group_is_the_largest_mean_of_dpd_and_eod() -> None:
     gaps = {"a": (0.1, 0.5), "b": (0.4, 0.1), "other": (0.9, 0.9), "c": (None, None)}
     evaluation = {
         "one_vs_rest": {"groups": {k: {"dpd": d, "eod": e} for k, (d, e) in gaps.items()}},
-        "groups": {name: {"n": 100} for name in gaps},
+        "groups": {name: {"n": 100, "n_pos": 50} for name in gaps},
+        "n": 400,
+        "n_pos": 200,
     }
     name, harms = worst_group(evaluation, candidates=gaps, excluded={"other"})
     assert name == "a"
     assert harms == {"a": pytest.approx(0.3), "b": pytest.approx(0.25)}
-    evaluation["groups"]["a"]["n"] = 5
+    evaluation["groups"]["a"]["n_pos"] = 5
     assert worst_group(evaluation, candidates=gaps, excluded={"other"}, min_group_size=6)[0] == "b"
     with pytest.raises(MeasurementError, match="no candidate group has a defined DPD and EOD"):
         worst_group(evaluation, candidates={"c"})

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from refusals import raises
 
 from mergekit_fair.errors import MeasurementError
-from mergekit_fair.fairness import CountTable
+from mergekit_fair.fairness import CountTable, estimate
 from mergekit_fair.fairness.grouped import Grouped
 from mergekit_fair.fairness.rates import DPD_RATES, EOD_RATES, against_rest, gap_of
 from mergekit_fair.fairness.settings import REFERENCES
@@ -101,11 +101,11 @@ def test_overlapping_groups_equal_a_loop(reference, seed):
 
 @pytest.mark.parametrize("reference", REFERENCES)
 def test_fewer_than_two_usable_groups_is_nan(reference):
-    counts = counted([0, 1, 0, 1, 0], [0, 1, 1, 1, 1], ["a", "a", "b", "b", None])
+    rows = [0, 1, 0, 1, 0], [0, 1, 1, 1, 1], ["a", "a", "b", "b", None]
     for metric in ALL:
-        assert value(metric, counts, reference) > 0
-        for usable in ([True, False], [False, False]):
-            assert np.isnan(value(metric, counts, reference, usable))
+        assert estimate(*rows, reference=reference)[metric] > 0
+        for excluded in (["a"], ["a", "b"]):
+            assert np.isnan(estimate(*rows, reference=reference, exclude=excluded)[metric])
 
 
 def test_unusable_groups_decide_nothing():
@@ -123,11 +123,11 @@ def test_undefined_rates_are_left_out_and_never_zero():
     # An FPR alone is no EOD, when a single group has positives ...
     rows = [0, 1, 0, 0], [0, 1, 1, 0], ["a", "a", "b", "b"]
     for reference in REFERENCES:
-        assert np.isnan(value("eod", counted(*rows), reference))
+        assert np.isnan(estimate(*rows, reference=reference)["eod"])
     # ... nor when one group has positives only, the other negatives only.
     rows = [1, 1, 0, 0], [1, 0, 1, 0], ["a", "a", "b", "b"]
     for reference in REFERENCES:
-        assert np.isnan(value("eod", counted(*rows), reference))
+        assert np.isnan(estimate(*rows, reference=reference)["eod"])
 
 
 def test_one_vs_rest_per_group():

@@ -37,8 +37,9 @@ def test_the_json(rows):
     y_true, y_pred, groups = rows
     result = measure(*rows, draws=200).to_dict()
     assert list(result) == [
-        "n", "unanswered", "reference", "confidence", "degenerate", "metrics", "uncertainty",
-        "between_groups", "one_vs_rest", "to_overall", "labels", "groups", "warnings",
+        "n", "n_pos", "unanswered", "reference", "confidence", "degenerate", "metrics",
+        "uncertainty", "between_groups", "one_vs_rest", "to_overall", "labels", "groups",
+        "deciding", "warnings",
     ]  # fmt: skip
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     assert result["n"] == 400
@@ -112,8 +113,8 @@ def test_a_constant_predictor_is_degenerate(rows, constant):
         assert 0.0 < interval["high"] < 0.1  # other rows might be predicted otherwise
     assert result["metrics"]["bal_acc"]["value"] == 0.5
     of_selected = [
-        "predictive_parity is undefined: fewer than two eligible groups have a row that is "
-        "predicted positive",
+        "predictive_parity is undefined: a group that decides has no row that is predicted "
+        "positive",
         "dp_ratio is undefined: no row of any group is predicted positive",
         "eo_ratio is undefined: TPR and FPR are 0 in every group that has them",
     ]
@@ -150,7 +151,10 @@ def test_a_group_without_positives_is_left_out_of_tpr():
     result = measure(y_true, y_pred, ["a"] * 60 + ["b"] * 60 + ["x"] * 30, draws=50).to_dict()
     assert result["groups"]["x"]["tpr"] is None
     assert result["metrics"]["eod"]["value"] == pytest.approx(1 / 3)
-    assert "group 'x' has no positives: TPR undefined, left out of EOD" in result["warnings"]
+    assert (
+        "too few rows to decide a gap (min_group_size 1): 'x' (0 positive rows: too few for TPR)"
+        in result["warnings"]
+    )
 
 
 HALF = "EOD is undefined: {} cannot be compared between two usable groups"
@@ -194,10 +198,7 @@ def test_small_and_excluded_groups_are_reported_but_decide_nothing():
     assert result["metrics"]["worst_group_acc"]["value"] == 39 / 40
     assert result["one_vs_rest"]["dpd"]["worst_group"] in ("a", "b")
     assert result["one_vs_rest"]["groups"]["tiny"]["dpd"] > 0.4
-    assert (
-        "group 'tiny' has 4 rows, min_group_size is 5: reported, decides no maximum"
-        in result["warnings"]
-    )
+    assert "too few rows to decide a gap (min_group_size 5): 'tiny' (4 rows)" in result["warnings"]
 
 
 def test_an_empty_mask_and_one_class_of_labels():

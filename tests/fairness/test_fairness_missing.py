@@ -164,8 +164,8 @@ def test_the_few_positives_unanswered():
         "undefined" in result["warnings"]
     )
     assert (
-        "group 'a' has no positives with a usable prediction: TPR undefined, left out of EOD"
-        in result["warnings"]
+        "group 'a' has no positives with a usable prediction: TPR undefined, and EOD with it if "
+        "the group is large enough to decide" in result["warnings"]
     )
     assert (
         "EOD is undefined: TPR cannot be compared between two usable groups" in result["warnings"]

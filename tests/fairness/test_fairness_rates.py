@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mergekit_fair.fairness import rates
-from mergekit_fair.fairness.eligible_groups import EligibleGroups
+from mergekit_fair.fairness.eligible_groups import EligibleGroups, GroupSizes
 from mergekit_fair.fairness.grouped import Grouped
 from mergekit_fair.fairness.metrics import METRICS
 
@@ -43,8 +43,10 @@ def test_worst_group_accuracy():
     groups = np.stack([COUNTS, EMPTY, np.array([[1, 9], [0, 0]])])
 
     def worst(groups, *deciding):
-        mask = np.array(deciding, dtype=bool)
-        eligible = EligibleGroups(mask, mask)
+        excluded = ~np.array(deciding, dtype=bool)
+        rows = groups.sum(axis=-1)
+        sizes = GroupSizes(tuple("abc")[: len(groups)], rows, rows, excluded, 0)
+        eligible = EligibleGroups(sizes, groups, is_answered=True)
         counts = Grouped(groups, groups.sum(axis=0))
         return METRICS["worst_group_acc"].values(counts, eligible, "between_groups")
 

@@ -44,12 +44,18 @@ def unanswered(rows):
     return share(rows, lambda _, p: p is None)
 
 
+def deciding(rows, names, kind):
+    """Who has a row of a label that a rate of this kind is about."""
+    labels = {1: [1], 2: [0]}.get(kind, [0, 1])
+    return [g for g in names if any(g in r[2] and r[0] in labels for r in rows)]
+
+
 def gap_of_rate(rows, names, kind, reference):
-    """Largest difference of one rate; NaN unless two groups have it."""
+    """Largest difference of one rate; NaN unless two groups decide it, and all of these have it."""
     inside = {g: rates([r for r in rows if g in r[2]])[kind] for g in names}
     outside = {g: rates([r for r in rows if g not in r[2]])[kind] for g in names}
-    defined = [g for g in names if not math.isnan(inside[g])]
-    if len(defined) < 2:
+    defined = deciding(rows, names, kind)
+    if len(defined) < 2 or any(math.isnan(inside[g]) for g in defined):
         return NAN
     if reference == "between_groups":
         pairs = [(inside[g], inside[h]) for g in defined for h in defined]
@@ -65,12 +71,11 @@ def largest(values):
 
 
 def ratio_of(rows, names, kinds):
-    """The smallest ratio of rates above 0; NaN unless two groups have each of the rates."""
+    """The smallest ratio of rates above 0; NaN unless two groups decide each of the rates."""
     ratios = []
     for kind in kinds:
-        found = [rates([r for r in rows if g in r[2]])[kind] for g in names]
-        found = [rate for rate in found if not math.isnan(rate)]
-        if len(found) < 2:
+        found = [rates([r for r in rows if g in r[2]])[kind] for g in deciding(rows, names, kind)]
+        if len(found) < 2 or any(map(math.isnan, found)):
             return NAN
         if max(found) > 0:
             ratios.append(min(found) / max(found))

@@ -61,12 +61,14 @@ def test_rates_by_group_follow_their_table(rows: Any) -> None:
 
 @pytest.mark.parametrize("reference", REFERENCES)
 def test_a_metric_of_many_tables_is_that_of_each(reference: str) -> None:
-    from mergekit_fair.fairness.eligible_groups import EligibleGroups
+    from mergekit_fair.fairness.eligible_groups import EligibleGroups, GroupSizes
 
     rng = np.random.default_rng(2)
     groups = rng.integers(0, 4, (30, 3, 2, 3))
     overall = groups.sum(axis=1) + rng.integers(0, 3, (30, 2, 3))
-    eligible = EligibleGroups(np.array([True, True, False]), np.array([True, True, False]))
+    rows = np.full((3, 2), 9)
+    sizes = GroupSizes(("a", "b", "c"), rows, rows, np.array([False, False, True]), 1)
+    eligible = EligibleGroups(sizes, np.ones((3, 2, 3)), is_answered=True)
     for metric in METRICS.values():
         together = metric.values(Grouped(groups, overall), eligible, reference)
         alone = [

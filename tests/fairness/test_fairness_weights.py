@@ -384,6 +384,6 @@ def test_weights_of_predictions_decide_their_shares() -> None:
 def test_a_measurement_says_that_it_is_weighted() -> None:
     rows = Rows(0)
     found = measure(rows.y, rows.a, rows.groups, weights=rows.weights, draws=10)
-    assert list(found.to_dict())[:2] == ["n", "weighted"]
+    assert list(found.to_dict())[:3] == ["n", "n_pos", "weighted"]
     assert type(found).from_dict(found.to_dict()) == found
     assert "weighted" not in measure(rows.y, rows.a, rows.groups, draws=10).to_dict()

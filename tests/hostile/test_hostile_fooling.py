@@ -98,7 +98,7 @@ def test_a_group_without_positives(evaluated: Any) -> None:
     assert result.exit_code == 0, result.output
     assert evaluation["groups"]["green"]["tpr"] is None
     assert evaluation["metrics"]["equal_opportunity"]["value"] is None
-    assert "group 'green' has no positives: TPR undefined, left out of EOD" in result.stdout
+    assert "'green' (0 positive rows: too few for TPR)" in result.stdout
     assert evaluation["metrics"]["eod"]["value"] is None
     assert "EOD is undefined: TPR cannot be compared between two usable groups" in result.stdout
 

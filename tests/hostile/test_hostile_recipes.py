@@ -332,7 +332,8 @@ def test_recipes_with_a_mistake(scene, change, expected):
 
 
 GROUPS = {"Female": {"dpd": 0.1, "eod": 0.2}, "Male": {"dpd": 0.3, "eod": None}}
-GOOD = {"one_vs_rest": {"groups": GROUPS}, "groups": {"Female": {"n": 5}, "Male": {"n": 7}}}
+SIZES = {"Female": {"n": 5, "n_pos": 2}, "Male": {"n": 7, "n_pos": 3}}
+GOOD = {"one_vs_rest": {"groups": GROUPS}, "groups": SIZES, "n": 12, "n_pos": 5}
 
 
 def text(**changes):
@@ -346,7 +347,7 @@ REPORTS = {
         [
             RecipeError,
             "HERE/report.json",
-            "(Expecting ',' delimiter: line 1 column 150 (char 149))",
+            "(Expecting ',' delimiter: line 1 column 195 (char 194))",
         ],
     ),
     "deep": ("[" * 100_000, [RecipeError, "HERE/report.json", "(it is nested too deeply)"]),
@@ -357,7 +358,7 @@ REPORTS = {
         [RecipeError, "HERE/report.json", "(one_vs_rest and groups)"],
     ),
     "words": (
-        text(groups={"Female": {"n": "5"}, "Male": {"n": 7}}),
+        text(groups=SIZES | {"Female": {"n": "5", "n_pos": 2}}),
         [RecipeError, "HERE/report.json", "(one_vs_rest and groups)"],
     ),
     "nan": (

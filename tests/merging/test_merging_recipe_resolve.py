@@ -16,7 +16,11 @@ def evaluation(split="validation", sizes=(100, 200, 50), **gaps):
     gaps = {"Female": (0.1, 0.3), "Male": (0.1, 0.2), "Other": (0.9, 0.9)} | gaps
     return {
         "split": split,
-        "groups": {name: {"n": size} for name, size in zip(GROUPS, sizes, strict=True)},
+        "n": 2 * sum(sizes),
+        "n_pos": sum(sizes),
+        "groups": {
+            name: {"n": 2 * size, "n_pos": size} for name, size in zip(GROUPS, sizes, strict=True)
+        },
         "one_vs_rest": {
             "groups": {name: {"dpd": dpd, "eod": eod} for name, (dpd, eod) in gaps.items()}
         },

@@ -12,7 +12,7 @@ from mergekit.merge_methods import BasePolicy, InputContract, MergeMethodSpec, P
 from mergekit.merge_methods.base import ParameterSpec
 
 from mergekit_fair.errors import MeasurementError, RecipeError
-from mergekit_fair.fairness.eligible_groups import worst_group
+from mergekit_fair.fairness.eligible_groups import positives_of, worst_group
 from mergekit_fair.merging.methods.formula import Formula, Term
 from mergekit_fair.merging.methods.members import distinct_groups, members_by_role, parameters_of
 from mergekit_fair.merging.methods.shared_parameters import HEAD, LAMBDA, SPARSE, GroupName
@@ -270,10 +270,10 @@ def _evaluation(raw: dict[str, Any], report: str) -> dict[str, Any]:
 
 
 def _is_evaluation(content: Any) -> bool:
-    """Whether every group has its number of rows, and its DPD and EOD or null."""
+    """Whether every group has its numbers of rows, and its DPD and EOD or null."""
     try:
-        return all(
-            type(content["groups"][name]["n"]) is int
+        return positives_of(content) is not None and all(
+            all(type(content["groups"][name][key]) is int for key in ("n", "n_pos"))
             and all(gaps[key] is None or 0 <= gaps[key] <= 1 for key in ("dpd", "eod"))
             for name, gaps in content["one_vs_rest"]["groups"].items()
         )
