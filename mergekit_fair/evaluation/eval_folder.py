@@ -26,11 +26,14 @@ def require_free(out: Path, *, overwrite: bool) -> None:
         ConfigError: one lies there.
     """
     if not overwrite and (found := sorted(_of_evaluation(out))):
+        samples = next((path for path in found if path.suffix == ".jsonl"), None)
+        again = f"; `mergekit-fair measure {samples}` reads it with other settings"
         raise ConfigError(
             "holds an evaluation already",
             where=out,
             got=[path.name for path in found[:4]],
-            fix="choose another folder, or pass --overwrite, which replaces it",
+            fix="choose another folder, or pass --overwrite, which replaces it"
+            + (again if samples else ""),
         )
 
 

@@ -332,6 +332,13 @@ def test_an_evaluation_is_never_replaced_without_a_word(
     for changed in ((), ("--limit", 10), ("--split", "report"), ("--tasks", "fair_adult_sex")):
         words = evaluating(family, out, *block, *changed, model="lora")
         refusal(words, ConfigError, where=out, fix="--overwrite")
+    # To read it in another way no model has to be run, and so it says.
+    error = refusal(words, ConfigError, fix="mergekit-fair measure")
+    command = str(error.fix).split("`")[1].split()[1:]
+    again = json.loads(run(*command, "--confidence", 0.9, "--json").stdout)
+    said = json.loads((out / "tiny.json").read_text())
+    assert again["metrics"]["dpd"]["value"] == said["metrics"]["dpd"]["value"]
+    assert again["metrics"]["dpd"] != said["metrics"]["dpd"]
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     # Replaced: nothing of the old one stays beside the new one, nor goes what is none of its.
     tasks = ("--tasks", "fair_adult_sex", "--limit", 10, "--overwrite")

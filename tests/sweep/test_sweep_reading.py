@@ -138,6 +138,25 @@ def test_the_seed_tells_random_vectors_apart_and_nothing_else(
     assert {first[name] for name in first.keys() - second.keys()} == {"control"}
 
 
+def test_what_another_release_has_read_is_read_again(swept: Path, tmp_path: Path) -> None:
+    """Its intervals may be others; what ran the model stays said."""
+    shutil.copytree(swept / "out", tmp_path / "out")
+
+    def older(line: dict[str, Any]) -> None:
+        line["evaluation"]["versions"] |= {"mergekit-fair": "0.1.9", "torch": "1.0"}
+        line["evaluation"]["metrics"]["acc"]["low"] = 0.0
+
+    edited_line(tmp_path / "out" / POINTS, 2, older, sealed_again=True)
+    results = run(swept / "sweep.yml", tmp_path / "out", Idle)
+    before = SweepResults.load(swept / "out")
+    point = json.loads((tmp_path / "out" / POINTS).read_text().splitlines()[2])["id"]
+    found, expected = (next(p for p in r.points if p.id == point) for r in (results, before))
+    assert found.interval("acc") == expected.interval("acc")
+    assert found.evaluation is not None
+    assert expected.evaluation is not None
+    assert found.evaluation.versions == {**expected.evaluation.versions, "torch": "1.0"}
+
+
 def test_lines_of_an_earlier_version_are_refused(swept_before: Path) -> None:
     """Whose ids digested settings, too: they are neither used nor silently measured again."""
     with raises(SweepError, "earlier version", where=f"{POINTS}:1", fix="another folder"):
