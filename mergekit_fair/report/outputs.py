@@ -128,7 +128,7 @@ def left_text(left: LeftRecord) -> str:
     """What a folder that holds finished points still needs."""
     finished = f"{len(left.finished)} points are measured"
     if not left.forward_passes:
-        return f"{finished}, and the report rows: no forward pass is left"
+        return f"{finished}: no forward pass is left"
     points = f"{left.points} points" if left.points else "report rows"
     most = "at most " if left.at_most else ""
     return (
