@@ -39,7 +39,7 @@ def command(out: Path, quiet: bool) -> None:
     Example:
       mergekit-fair demo -o demo-run
     """
-    from mergekit_fair.cli.cmd_sweep import require_choice, sweep_and_report
+    from mergekit_fair.cli.cmd_sweep import exit_by_choice, sweep_and_report
     from mergekit_fair.cli.terminal import Timed, quiet_libraries, terminal_width
 
     begin = time.monotonic()
@@ -58,9 +58,9 @@ def command(out: Path, quiet: bool) -> None:
     sweep = load_sweep(out / "sweep.yml")
     results = sweep_and_report(sweep, out / "sweep", progress, write_model=True)
     echo(summary_text(results, terminal_width()))
-    require_choice(results, out / "sweep")
-    echo(_files(out))
+    echo(_files(out, is_chosen=results.selected.id is not None))
     echo(f"{(time.monotonic() - begin) / 60:.1f} minutes")
+    exit_by_choice(results)
 
 
 def copy_recipes(out: Path) -> None:
@@ -98,14 +98,17 @@ def _costs(config: Any, out: Path) -> tuple[float, dict[str, float]]:
     return len(runs) * steps * step + evaluation, costs
 
 
-def _files(out: Path) -> str:
+def _files(out: Path, *, is_chosen: bool) -> str:
+    selected = [
+        f"Merged model {out / 'sweep' / 'selected' / 'model'}",
+        f"Its recipe   {out / 'sweep' / 'selected' / 'recipe.yml'}",
+    ]
     return "\n".join(
         [
             "",
             f"Page         {out / 'sweep' / 'report.html'}",
             f"Pictures     {out / 'sweep' / 'curves.png'}  {out / 'sweep' / 'pareto.png'}",
             f"Numbers      {out / 'sweep' / 'results.csv'}  {out / 'sweep' / 'results.json'}",
-            f"Merged model {out / 'sweep' / 'selected' / 'model'}",
-            f"Its recipe   {out / 'sweep' / 'selected' / 'recipe.yml'}",
+            *(selected if is_chosen else ["No merge is written: see above."]),
         ]
     )

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mergekit_fair.cli.terminal import echo, echo_json, terminal_width
-from mergekit_fair.errors import SweepError
 
 if TYPE_CHECKING:
     from mergekit_fair.progress import Progress
     from mergekit_fair.sweep.point_runner import ExecutorFactory
     from mergekit_fair.sweep.results import SweepResults
     from mergekit_fair.sweep.sweep_config import Sweep
+
+
+KEEPS_THE_BASELINE = 3  # the exit code of a sweep that keeps the baseline
 
 
 @click.command("sweep")
@@ -50,6 +52,11 @@ if TYPE_CHECKING:
     help="Start no further point after so many minutes; choose among what is measured.",
 )
 @click.option("--trust-remote-code", is_flag=True, help="Run code that models bring along.")
+@click.option(
+    "--write-best",
+    is_flag=True,
+    help="Where no point is chosen, write the merge that comes nearest to it, marked so.",
+)
 @click.option("--no-write", is_flag=True, help="Write no merged model, only its recipe.")
 @click.option("--json", "as_json", is_flag=True, help="Print results.json instead of tables.")
 @click.option("--quiet", is_flag=True, help="No progress.")
@@ -63,18 +70,23 @@ def command(
     executor: str,
     max_minutes: float | None,
     trust_remote_code: bool,
+    write_best: bool,
     **cluster: Any,
 ) -> None:
     """Measure points of a grid or search, choose on validation rows, report once on untouched rows.
 
     Writes points.jsonl, results.csv, results.json, report.html, pictures, selected/recipe.yml and
-    selected/model into OUT. The same command again goes on where it was killed, or where
+    selected/model into OUT. Where no merge satisfies the rule, or all that do are worse than the
+    baseline, nothing is selected: the baseline is kept, and report rows stay closed.
+
+    Exit codes: 0, a point is chosen; 3, none is, and everything is written; 2, bad input; 1, a
+    failure. The same command again goes on where it was killed, or where
     --max-minutes were spent: then without, or with more, it ends as if it had never stopped.
 
     \b
     Example:
       mergekit-fair sweep recipes/adult_sex/sweep.yml -o runs/adult_sex/sweep
-      mergekit-fair sweep sweep.yml -o out --max-minutes 30
+      mergekit-fair sweep sweep.yml -o out --max-minutes 30 || test $? = 3
       mergekit-fair sweep sweep.yml -o out --executor ray --workers 4 --gpus 1
     """
     from mergekit_fair.cli.terminal import Terminal, quiet_libraries
@@ -100,7 +112,13 @@ def command(
         return
     make = _on_ray(**cluster) if executor == "ray" else None
     results = sweep_and_report(
-        sweep, out, progress, write_model=not no_write, make=make, max_minutes=max_minutes
+        sweep,
+        out,
+        progress,
+        write_model=not no_write,
+        write_best=write_best,
+        make=make,
+        max_minutes=max_minutes,
     )
     if as_json:
         echo_json(results.sealed())
@@ -109,7 +127,7 @@ def command(
 
         echo(summary_text(results, terminal_width()))
         echo(f"\n{out}")
-    require_choice(results, out)
+    exit_by_choice(results)
 
 
 def _on_ray(workers: int, cpus: int, gpus: float, ray_address: str | None) -> Any:
@@ -131,6 +149,7 @@ def sweep_and_report(
     progress: Progress,
     *,
     write_model: bool,
+    write_best: bool = False,
     make: ExecutorFactory | None = None,
     max_minutes: float | None = None,
 ) -> SweepResults:
@@ -138,42 +157,36 @@ def sweep_and_report(
     from mergekit_fair.report.outputs import write_outputs
     from mergekit_fair.sweep.point_runner import LocalExecutor, TimeBudget
     from mergekit_fair.sweep.runner import run_sweep
+    from mergekit_fair.sweep.selected import FOLDER, MODEL, RECIPE, is_merged, put_aside
 
     budget = TimeBudget(max_minutes)
-    results = run_sweep(sweep, out, progress, make or LocalExecutor, budget)
+    results = run_sweep(sweep, out, progress, make or LocalExecutor, budget, write_best=write_best)
     write_outputs(results, out, progress)
-    if write_model and results.selected.id is not None:
-        _write_model(out / "selected", progress, trusts=sweep.config.evaluate.trusts_remote_code)
-    elif (out / "selected" / "model").is_dir():
-        progress.say(f"{out / 'selected' / 'model'}: of an earlier run, not of this choice")
+    selected = out / FOLDER
+    if not is_merged(selected):
+        if write_model and (selected / RECIPE).is_file():
+            _write_model(selected, progress, trusts=sweep.config.evaluate.trusts_remote_code)
+        else:
+            put_aside(selected / MODEL, progress)
     return results
 
 
-def require_choice(results: SweepResults, out: Path) -> None:
-    """Fail, after everything is written and shown, when no point could be chosen."""
+def exit_by_choice(results: SweepResults) -> None:
+    """Exit with code 3, after everything is written and shown, where no point is chosen."""
     if results.selected.id is None:
-        is_cut = results.budget is not None
-        raise SweepError(
-            results.selected.reason,
-            where=out,
-            fix="give more minutes: the same command goes on"
-            if is_cut
-            else "train longer or use another grid; results.csv has every point",
-        )
+        raise click.exceptions.Exit(KEEPS_THE_BASELINE)
 
 
 def _write_model(folder: Path, progress: Progress, *, trusts: bool) -> None:
-    """Merge selected/recipe.yml into selected/model, unless exactly that is there."""
+    """Merge selected/recipe.yml into selected/model."""
     from mergekit.options import MergeOptions
 
     from mergekit_fair.merging.program import MergeSettings
     from mergekit_fair.merging.recipe import Recipe
     from mergekit_fair.merging.to_disk import merge_to_folder
+    from mergekit_fair.sweep.selected import MODEL, RECIPE
 
-    recipe, model = folder / "recipe.yml", folder / "model"
-    written = model / "mergekit_config.yml"
-    if written.is_file() and written.read_text() == recipe.read_text():
-        return
+    recipe, model = folder / RECIPE, folder / MODEL
     options: Any = MergeOptions(quiet=True, trust_remote_code=trusts)
     merge_to_folder(Recipe.load(recipe), model, options, MergeSettings(overwrite=True))
     progress.say(f"merged model: {model}")

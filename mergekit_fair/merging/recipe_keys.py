@@ -26,6 +26,7 @@ MEASURED = ("point", "kind", "measuring", "inputs")
 FAIRNESS = (
     *("report", "min_group_size", "exclude"),
     *("tool", "task", "rule", "selected_on", "feasible", "validation"),
+    "not_chosen",
     *MEASURED,
 )
 

@@ -168,6 +168,7 @@ def _rendered(
         verdicts=verdicts,
         pictures=pictures,
         budget=budget,
+        not_met=merge.get("not_chosen") or _not_met(results),
         fingerprint=fingerprint,
         results=results if is_sweep else None,
         evaluation=evaluation,
@@ -176,6 +177,11 @@ def _rendered(
         sizes=_sizes(evaluation),
         warnings=_warnings(own, results),
     )
+
+
+def _not_met(results: SweepResults) -> str | None:
+    """Why a sweep's rule does not hold of its choice; None if it does."""
+    return None if results.selected.feasible else results.selected.reason
 
 
 def _merge(recipe: str) -> dict[str, Any]:
@@ -189,7 +195,12 @@ def _merge(recipe: str) -> dict[str, Any]:
         if isinstance(item, Mapping)
     ]
     groups = [str(each["group"]) for each in parameters if "group" in each]
+    block = content.get("fairness")
+    said = block.get("not_chosen") if isinstance(block, Mapping) else None
     return {
+        "not_chosen": f"the sweep that measured this merge did not choose it: {said}"
+        if said
+        else None,
         "method": str(content.get("merge_method")),
         "base": str(content.get("base_model") or ""),
         "groups": groups,

@@ -9,7 +9,7 @@ from mergekit_fair.escaping import one_line
 from mergekit_fair.files import write_atomic
 from mergekit_fair.progress import Progress
 from mergekit_fair.report.figures import draw_sweep
-from mergekit_fair.report.page import budget_text, write_page
+from mergekit_fair.report.page import CLOSED, budget_text, capitalised, write_page
 from mergekit_fair.report.sweep_tables import (
     added_text,
     brief_points_table,
@@ -28,6 +28,7 @@ _DIFFERENCES = (
     "Chosen minus the baselines, on the same report rows (paired intervals; ! leaves out 0; p is "
     "corrected for several comparisons)"
 )
+_OPENED = "Report rows, opened once for the chosen model, its random control and the baselines"
 _WIDTH = 180  # of lines, where nobody says how wide the terminal is
 
 
@@ -60,10 +61,12 @@ def summary_text(results: SweepResults, width: int | None = None) -> str:
         f"{one_line(level.to)}, {level.rate:.3f})",
         table(results.points),
         *(["", transfer_text(results.transfer)] if results.transfer else []),
-        f"\nRule: {one_line(chosen.rule)}.\nChosen: {one_line(chosen.reason)}.",
-        "\nReport rows, opened once for the chosen model, its random control and the baselines",
-        table(results.report),
+        f"\nRule: {one_line(chosen.rule)}.\n{capitalised(one_line(chosen.sentence))}.",
     ]
+    if chosen.id is None:
+        parts.append(f"\n{CLOSED}")
+    else:
+        parts += [f"\n{_OPENED}", table(results.report)]
     if split == "report":
         parts.insert(0, _OPTIMISTIC)
     if (unfinished := budget_text(results)) is not None:

@@ -24,6 +24,7 @@ from mergekit_fair.report.sweep_tables import (
 from mergekit_fair.report.tables import Table
 from mergekit_fair.sweep.record import PointResult
 from mergekit_fair.sweep.results import SweepResults, TransferRecord, tasks_of
+from mergekit_fair.sweep.selected import FOLDER, NOT_CHOSEN, RECIPE
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -50,7 +51,14 @@ _FORCED = (
 _REOPENED = (
     "The report split was opened before for another choice: its figures are no longer untouched."
 )
-_LONGEST = 20  # labels of left-out points that a sentence names
+
+
+CLOSED = "Report rows stay closed: no point is chosen, so that a later choice finds them untouched."
+
+
+def capitalised(text: str) -> str:
+    """With a capital letter at its beginning, and no other changed."""
+    return text[:1].upper() + text[1:]
 
 
 def budget_text(results: SweepResults) -> str | None:
@@ -58,14 +66,10 @@ def budget_text(results: SweepResults) -> str | None:
     budget = results.budget
     if budget is None:
         return None
-    labels = budget.left_out
-    shown = ", ".join(labels[:_LONGEST]) + (", …" if len(labels) > _LONGEST else "")
-    points = f"{len(labels)} point{'s' * (len(labels) != 1)} ({shown})" if labels else ""
-    left_out = "; ".join([*([points] if points else []), *budget.unfinished])
     return (
         f"{budget.minutes:g} minutes were spent before everything was measured. Left out: "
-        f"{left_out}. The choice is among what is measured; the same command with more minutes "
-        "goes on."
+        f"{budget.left_out_text}. The choice is among what is measured; the same command with more "
+        "minutes goes on."
     )
 
 
@@ -122,7 +126,9 @@ def _view(results: SweepResults, folder: Path) -> dict[str, Any]:
     return {
         "results": results,
         "chosen": chosen,
-        "title": f"{results.task}: {chosen.label or 'no point could be chosen'}",
+        "title": f"{results.task}: {chosen.label or chosen.headline}",
+        "headline": capitalised(chosen.headline),
+        "closed": CLOSED if chosen.id is None else None,
         "verdicts": verdict(results).splitlines(),
         "banners": _banners(results),
         "budget": budget_text(results),
@@ -138,7 +144,7 @@ def _view(results: SweepResults, folder: Path) -> dict[str, Any]:
         "worst": None if worst is None else worst_table(worst),
         "transfer": None if transfer is None else _transfer(transfer),
         "warnings": _warnings(results),
-        "recipe": _recipe(folder) if chosen.id is not None else None,
+        "recipe": _recipe(folder, is_chosen=chosen.id is not None),
         "sweep": shlex.quote(results.sweep),
     }
 
@@ -216,6 +222,8 @@ def _why_no_pictures(results: SweepResults, folder: Path) -> str | None:
     return f"Not in the folder: {', '.join(missing)}. mergekit-fair report DIR draws them."
 
 
-def _recipe(folder: Path) -> str | None:
-    path = folder / "selected" / "recipe.yml"
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+def _recipe(folder: Path, *, is_chosen: bool) -> str | None:
+    """Of the choice; without one that of a merge which says so, and of no earlier choice."""
+    path = folder / FOLDER / RECIPE
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    return text if text and (is_chosen or text.startswith(NOT_CHOSEN)) else None

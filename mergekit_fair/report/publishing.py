@@ -22,6 +22,7 @@ from mergekit_fair.report.card import card_of_evaluations, card_of_sweep
 from mergekit_fair.report.outputs import write_outputs
 from mergekit_fair.schema import parse_json
 from mergekit_fair.sweep.checked_folder import require_proof as require_proof_of_sweep
+from mergekit_fair.sweep.selected import FOLDER, MODEL, RECIPE, is_merged
 
 CARD = "README.md"
 _ADAPTER = "adapter_config.json"  # an adapter has it in the place of config.json
@@ -64,13 +65,15 @@ def upload_of_sweep(folder: Path, name: str, scratch: Path, progress: Progress) 
     results = require_proof_of_sweep(folder)
     if results.selected.id is None:
         raise CheckpointError(
-            "no point of this sweep could be chosen, so that there is no model to upload",
+            f"no point of this sweep is chosen ({results.selected.headline}), so that there is no "
+            "model to upload, and no figures of report rows",
             where=folder,
+            fix="measure a model that you want to upload all the same with `mergekit-fair eval`, "
+            "and give --evaluation",
         )
-    model, recipe = folder / "selected" / "model", folder / "selected" / "recipe.yml"
+    model, recipe = folder / FOLDER / MODEL, folder / FOLDER / RECIPE
     again = f"run `mergekit-fair merge {recipe} {model} --overwrite`"
-    written = model / _RECIPE
-    if not written.is_file() or written.read_bytes() != recipe.read_bytes():
+    if not is_merged(folder / FOLDER):
         raise CheckpointError(
             "is not there, or not the model that was chosen", where=model, fix=again
         )

@@ -6,9 +6,12 @@ of the chosen point and of the report rows with their intervals, of all other po
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from mergekit_fair.errors import FairError, SweepError
 from mergekit_fair.evaluation.evidence import first_difference
@@ -16,7 +19,8 @@ from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.merging.measured_inputs import MeasuredInputs
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.recipe_keys import without_measurement
-from mergekit_fair.schema import dump_yaml, parse_yaml_loosely, read_text
+from mergekit_fair.schema import parse_yaml_loosely, read_text
+from mergekit_fair.sweep.comparing import Noise
 from mergekit_fair.sweep.differences import differences
 from mergekit_fair.sweep.figures_again import (
     answered,
@@ -24,14 +28,16 @@ from mergekit_fair.sweep.figures_again import (
     require_threshold,
     settings_of,
 )
+from mergekit_fair.sweep.limits import Select
 from mergekit_fair.sweep.record import INJECTED, PointResult
 from mergekit_fair.sweep.results import DifferenceRecord, SweepResults, TransferRecord
+from mergekit_fair.sweep.selected import FOLDER, RECIPE, selected_recipe
+from mergekit_fair.sweep.selection import Nearness, Rule
 from mergekit_fair.sweep.store import POINTS, Key, ReadStore, read_points, read_rows, read_scores
 from mergekit_fair.sweep.transfer_matrix import transfer_matrix
 from mergekit_fair.sweep.verdicts import judged
 
 _AGAIN = "run `mergekit-fair sweep SWEEP -o {}` again: finished points are kept"
-_SHOWN = ("acc", "dpd", "eod", "selection_rate")
 
 
 def checked_results(folder: Path) -> tuple[SweepResults, str | None]:
@@ -55,10 +61,12 @@ def checked_results(folder: Path) -> tuple[SweepResults, str | None]:
         for point in points:
             _require_line(folder, lines.get((point.id, split)), point)
     whole = {(point.id, "report") for point in results.report}
-    whole.add((str(results.selected.id), results.selected_on))
+    selected = results.selected.id or results.selected.best_merge
+    whole.add((str(selected), results.selected_on))
     used = {key: lines[key] for key in _keys(results)}
     _require_figures(folder, used, whole, results.selected_on)
     _require_choice(folder, results)
+    _require_recipe(folder, results)
     _require_comparison(folder, results)
     _require_thresholds(folder, results)
     _require_transfer(folder, results)
@@ -92,36 +100,6 @@ def require_stored(store: ReadStore, selected_on: str) -> None:
         SweepError: as `checked_results`.
     """
     _require_figures(store.folder, store.lines, set(), selected_on)
-
-
-def selected_recipe(recipe: Mapping[str, Any], results: SweepResults) -> str:
-    """A chosen point's recipe; a `fairness` block says how it was chosen and what it measured.
-
-    Raises:
-        SweepError: the chosen point is a baseline.
-    """
-    point = next(item for item in results.points if item.id == results.selected.id)
-    if not recipe:
-        raise SweepError("a baseline has no recipe", where=point.label)
-    provenance: dict[str, Any] = {
-        "tool": "mergekit-fair",
-        "task": results.task,
-        "rule": results.selected.rule,
-        "selected_on": results.selected_on,
-        "feasible": results.selected.feasible,
-    }
-    for split, measured in ((results.selected_on, results.points), ("report", results.report)):
-        result = next(item for item in measured if item.id == point.id)
-        if result.evaluation is not None:
-            provenance[split] = {name: result.value(name) for name in _SHOWN}
-    named = [recipe.get("base_model"), *(item["model"] for item in recipe.get("models") or ())]
-    provenance |= {
-        "point": point.id,
-        "kind": point.kind,
-        "measuring": results.measuring,
-        "inputs": {str(model): results.inputs[str(model)] for model in named if model},
-    }
-    return dump_yaml({**recipe, "fairness": provenance})
 
 
 def _keys(results: SweepResults) -> list[Key]:
@@ -163,23 +141,57 @@ def _require_figures(
 
 
 def _require_choice(folder: Path, results: SweepResults) -> None:
-    """selected/recipe.yml is the recipe of the chosen point, with what results.json says of it."""
-    if results.selected.id is None:
+    """The choice is the one that the rule makes of the points."""
+    said = results.selected
+    if said.select is None:  # an older version's, which chose by another rule
         return
-    path = folder / "selected" / "recipe.yml"
+    points = [point for point in results.points if point.refused is None]
+    baselines = {point.label: point for point in points if point.kind == "baseline"}
+    try:
+        rule = Rule.of(Select.model_validate(said.select), baselines)
+    except (ValidationError, LookupError) as error:
+        raise SweepError(
+            "says a rule that cannot be read",
+            where=folder / "results.json",
+            got=said.select,
+            fix=_AGAIN.format(folder),
+        ) from error
+
+    def measure(tied: Sequence[PointResult]) -> Nearness:
+        """As it was measured: the models may be gone."""
+        known = {point.id: said.distances.get(point.label, math.inf) for point in tied}
+        return Nearness(known, said.nearest or "")
+
+    def answers(point: PointResult) -> Mapping[str, Predictions]:
+        rows, scores = read_rows(folder, point), read_scores(folder, point)
+        return answered(rows, scores, list(point.evaluations))
+
+    found = rule.choose(points, tied=Noise(rule, answers), measure=measure, budget=results.budget)
+    _require_same(folder, found.to_dict(), said.to_dict(), "selected")
+
+
+def _require_recipe(folder: Path, results: SweepResults) -> None:
+    """selected/recipe.yml is the recipe of the chosen point, with what results.json says of it;
+    where none is chosen there is none, or that of the best merge, which says so."""
+    point = results.selected.id or results.selected.best_merge
+    path = folder / FOLDER / RECIPE
+    if results.selected.id is None and not path.is_file():
+        return
     fix = f"{_AGAIN.format(folder)}, and the recipe is written again"
+    problem = "is not the recipe of the chosen point"
+    if results.selected.id is None:
+        fix = f"{_AGAIN.format(folder)}, which puts it aside"
+        problem = f"is there, although this sweep has chosen no point ({results.selected.headline})"
     try:
         recipe = Recipe.from_text(read_text(path), str(path))
         measured = MeasuredInputs.of(recipe)
         raw, _ = parse_yaml_loosely(recipe.source, path)
         expected = selected_recipe(without_measurement(raw), results)
     except (FairError, LookupError, StopIteration) as error:
-        raise SweepError(
-            f"is not the recipe of the chosen point: {error}", where=path, fix=fix
-        ) from error
-    is_chosen = measured is not None and measured.point == results.selected.id
+        raise SweepError(f"{problem}: {error}", where=path, fix=fix) from error
+    is_chosen = measured is not None and measured.point == point
     if not is_chosen or expected != recipe.source:
-        raise SweepError("is not the recipe of the chosen point", where=path, fix=fix)
+        raise SweepError(problem, where=path, fix=fix)
 
 
 def _require_comparison(folder: Path, results: SweepResults) -> None:

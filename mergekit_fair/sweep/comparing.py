@@ -2,48 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.fairness.metrics import COMPARED
 from mergekit_fair.sweep.differences import compared
-from mergekit_fair.sweep.point_runner import PointRunner
+from mergekit_fair.sweep.figures_again import settings_of
 from mergekit_fair.sweep.record import PointResult
-from mergekit_fair.sweep.results import Choice
 from mergekit_fair.sweep.selection import Rule
 
-_DRAWS = 2000
+# A finished point → task → what it answered.
+Answers = Callable[[PointResult], Mapping[str, Predictions]]
+# How far an end of an interval may lie beyond 0 by rounding.
+_ROUNDING = 1e-12
 
 
-def choose(runner: PointRunner, points: Sequence[PointResult], rule: Rule) -> Choice:
-    """The rule's choice among measured points, ties within noise going to the smaller λ."""
-    return rule.choose(
-        points, tied=lambda top, others: within_noise(runner, top, others, rule.maximize)
-    )
+@dataclass(frozen=True)
+class Noise:
+    """Says whose objective cannot be told from a better point's (`selection.Tied`).
+
+    Each pair is compared by itself, by the paired interval of `compare`, so that a third point
+    changes nothing. Points whose difference in the metric has no interval are told by their values.
+    """
+
+    rule: Rule
+    answers: Answers
+
+    def __call__(self, better: PointResult, others: Sequence[PointResult]) -> set[str]:
+        """Ids of the others whose interval of the difference reaches 0."""
+        task, _, name = self.rule.objective.rpartition("/")
+        block, _, metric = name.rpartition(".")
+        if metric not in COMPARED:
+            return set()
+        task = task or better.require_measured().task
+        first = self.answers(better)[task]
+        settings, tied = settings_of(better), set()
+        for point in others:
+            second = self.answers(point)[task]
+            gap = compared(
+                first,
+                _predicted(second, point, task, is_matched=bool(block)),
+                _predicted(first, better, task, is_matched=bool(block)),
+                settings,
+            ).metrics[metric]
+            end = gap.high if self.rule.is_minimised else gap.low
+            if end is None or (-end if self.rule.is_minimised else end) <= _ROUNDING:
+                tied.add(point.id)
+        return tied
 
 
-def within_noise(
-    runner: PointRunner, top: PointResult, others: Sequence[PointResult], objective: str
-) -> set[str]:
-    """Ids of the others whose objective cannot be told from the top's: the interval of `compare`
-    for top − other reaches 0. Each pair by itself, so that a third point changes nothing."""
-    task, _, name = objective.rpartition("/")
-    block, _, metric = name.rpartition(".")
-    # Rows of other tasks are not paired here, and some metrics are not compared at all.
-    if (task and task != runner.task) or metric not in COMPARED:
-        return set()
-    of_top = _predictions(runner, top, is_matched=bool(block))
-    tied = set()
-    for point in others:
-        of_point = _predictions(runner, point, is_matched=bool(block))
-        gap = compared(runner.rows, of_point, of_top, runner.settings).metrics[metric]
-        if gap.low is None or gap.low <= 0:
-            tied.add(point.id)
-    return tied
-
-
-def _predictions(runner: PointRunner, point: PointResult, *, is_matched: bool) -> Any:
-    predictions = runner.predictions(point.id)
+def _predicted(predictions: Predictions, point: PointResult, task: str, *, is_matched: bool) -> Any:
     if not is_matched or predictions.logit_gaps is None:
         return predictions.predicted
-    return predictions.predict_at(point.thresholds[runner.task]).predicted
+    return predictions.predict_at(point.thresholds[task]).predicted

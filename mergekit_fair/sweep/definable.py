@@ -10,7 +10,7 @@ import numpy as np
 from mergekit_fair.errors import SweepError
 from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.fairness import METRICS, estimate
-from mergekit_fair.sweep.selection import Select
+from mergekit_fair.sweep.limits import Select
 from mergekit_fair.sweep.sweep_config import Evaluate
 
 
@@ -29,7 +29,7 @@ def require_definable(
     """
     first = next(iter(tasks))
     known: dict[str, frozenset[str]] = {}
-    for metric in (select.maximize, *select.subject_to):
+    for metric in select.metrics:
         task, _, name = metric.rpartition("/")
         task, name = task or first, name.rpartition(".")[2]
         if task not in known:

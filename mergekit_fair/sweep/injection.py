@@ -11,7 +11,7 @@ from typing import Any
 
 from mergekit_fair.fairness.eligible_groups import worst_group
 from mergekit_fair.progress import Silent
-from mergekit_fair.sweep.comparing import choose
+from mergekit_fair.sweep.comparing import Noise
 from mergekit_fair.sweep.point_runner import PointRunner
 from mergekit_fair.sweep.points import Planner, Point
 from mergekit_fair.sweep.record import PointResult
@@ -200,5 +200,4 @@ class _Greedy:
         harmful = {verdict.group for verdict in judgements if verdict.status == "unsafe"}
         self.refused |= {stepped[label].id: "harms a group" for label in harmful}
         allowed = [result for result in results if result.label not in harmful]
-        choice = choose(self.runner, allowed, self.rule)
-        return next((result for result in allowed if result.id == choice.id), None)
+        return self.rule.best(allowed, tied=Noise(self.rule, self.runner.answers))

@@ -165,6 +165,10 @@ class PointRunner:
         done = self.store.results(split)
         return [done[point.id] for point in points if point.id in done]
 
+    def answers(self, point: PointResult) -> Mapping[str, Predictions]:
+        """Task → what a finished point answered, on the split that it was measured on."""
+        return answered(self.labels(point.split), self.store.scores(point.id, point.split))
+
     def predictions(self, point: str, split: str | None = None) -> Predictions:
         """What a finished point answered to the deciding task, by its id."""
         split = split or self.split

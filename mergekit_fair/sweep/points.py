@@ -294,7 +294,7 @@ class Planner:
             **apart,
         )
         injected = [float(v) for key, v in settings.items() if key.startswith(INJECTED)]
-        coefficients = None if recipe is None else self._coefficients(recipe)
+        coefficients = None if recipe is None else self.coefficients(recipe)
         effective, size = (
             (sum(injected), sum(map(abs, injected)))
             if injected
@@ -314,7 +314,8 @@ class Planner:
         )
         return Point(planned, recipe, model)
 
-    def _coefficients(self, recipe: Recipe) -> Coefficients:
+    def coefficients(self, recipe: Recipe) -> Coefficients:
+        """What a recipe adds up."""
         if is_own(recipe.method):
             return self._plans.plan(recipe).of(recipe).coefficients
         return recipe_coefficients(recipe)

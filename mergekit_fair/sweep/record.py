@@ -22,7 +22,7 @@ from pydantic import (
 
 from mergekit_fair.errors import FairError, SweepError
 from mergekit_fair.evaluation.evaluate import Evaluation, Level, MeasuredWith
-from mergekit_fair.fairness import HEADLINE, MetricSettings
+from mergekit_fair.fairness import HEADLINE, METRICS, MetricSettings
 from mergekit_fair.fairness.intervals import Interval, Number
 from mergekit_fair.files import text_of
 from mergekit_fair.schema import Record, parse_json, unsealed
@@ -186,7 +186,7 @@ class PointResult(PlannedPoint):
         if evaluation is None:
             return Interval()
         if not block:
-            return evaluation.metrics.get(key, Interval())
+            return evaluation.metrics.get(key) or _point_value(evaluation, key)
         matched = evaluation.level_matched
         return Interval() if matched is None else matched.__pydantic_extra__.get(key, Interval())
 
@@ -240,6 +240,16 @@ class PointResult(PlannedPoint):
         names = {"acc": "acc", "dpd": "dpd", "eod": "eod", "selection_rate": "selected"}
         shown = [f"{short} {_number(self.value(name))}" for name, short in names.items()]
         return head + ", ".join([*shown, *self.marks()])
+
+
+def _point_value(evaluation: Evaluation, name: str) -> Interval:
+    """Of a metric that has no interval; its count stands beside the metrics."""
+    metric = METRICS.get(name)
+    if metric is None or not metric.is_point or not evaluation.n:
+        return Interval()
+    count = evaluation.unanswered
+    # Of rows that count for more or less than others the share is not known, unless it is 0.
+    return Interval() if count and evaluation.weighted else Interval(value=count / evaluation.n)
 
 
 def to_json(value: Mapping[str, Any]) -> str:

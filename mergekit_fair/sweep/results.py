@@ -22,6 +22,7 @@ from mergekit_fair.sweep.record import (
     to_json,
 )
 
+_LONGEST = 20  # labels of left-out points that a sentence names
 _RUN_AGAIN = "run `mergekit-fair sweep SWEEP -o {}` again; points that this version knows are kept"
 
 
@@ -33,27 +34,54 @@ class LevelRecord(SweepRecord):
 
 
 class Choice(SweepRecord):
-    """The chosen point.
+    """The chosen point, or the baseline that is kept.
 
     Attributes:
-        label, id: of the point; None if there is no candidate at all.
-        feasible: it satisfies every constraint; if not, no candidate does and this one comes
-            nearest.
+        label, id: of the chosen point; None if none is.
+        kept: the baseline that nothing better than was found; None if a point is chosen, if there
+            is no baseline, or if a budget of time has left out what might be better.
+        feasible: a point is chosen, and satisfies every constraint; older versions chose one that
+            does not, too.
         rule: the rule in words, with the limits' values.
         reason: one sentence: why this point, or why none.
         candidates: how many points took part, and how many of those satisfied the constraints.
-        best: label of the point with the highest value, where a tie went to another one.
-        ties: labels of the points that could not be told from the best, the best included.
+        best: label of the point with the best value, where a tie went to another one.
+        ties: labels of the merges that could not be told from the best.
+        nearest: what the tie went by, in words; None without one.
+        distances: label → distance from the reference baseline, of the ties.
+        best_merge: where none is chosen, id of the point that comes nearest to being so.
+        select: the sweep file's block, by which the choice is made again; None of older versions.
     """
+
+    optional = ("kept", "nearest", "distances", "best_merge", "select")
 
     label: str | None
     id: str | None
+    kept: str | None = None
     feasible: bool
     rule: str
     reason: str
     candidates: Annotated[tuple[int, int], Field(strict=False)]
     best: str | None = None
     ties: Names
+    nearest: str | None = None
+    distances: dict[str, float] = {}
+    best_merge: str | None = None
+    select: dict[str, Any] | None = None
+
+    @property
+    def headline(self) -> str:
+        """`chosen: λ=0.4`, `keep fft`, or that nothing is chosen."""
+        if self.label is not None:
+            return f"chosen: {self.label}"
+        return "nothing is chosen" if self.kept is None else f"keep {self.kept}"
+
+    @property
+    def sentence(self) -> str:
+        """The headline and the reason, without a full stop."""
+        if self.label is not None:
+            return f"chosen: {self.reason}"
+        return f"{self.headline}: {self.reason}"
 
 
 class WorstRecord(SweepRecord):
@@ -223,6 +251,14 @@ class BudgetRecord(SweepRecord):
     minutes: float
     left_out: list[str]
     unfinished: list[str]
+
+    @property
+    def left_out_text(self) -> str:
+        """`2 points (λ=0.7, λ=0.8); search: 12 further points`."""
+        count, labels = len(self.left_out), self.left_out[:_LONGEST]
+        shown = ", ".join(labels) + (", …" if count > _LONGEST else "")
+        points = f"{count} point{'s' * (count != 1)} ({shown})" if count else ""
+        return "; ".join([*([points] if points else []), *self.unfinished])
 
 
 class SweepResults(SweepRecord):

@@ -15,10 +15,11 @@ from mergekit_fair.evaluation.truncation import length_notes
 from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.files import write_atomic
 from mergekit_fair.progress import Progress
-from mergekit_fair.sweep.checked_folder import require_stored, selected_recipe
-from mergekit_fair.sweep.comparing import choose
+from mergekit_fair.sweep.checked_folder import require_stored
+from mergekit_fair.sweep.comparing import Noise
 from mergekit_fair.sweep.definable import require_definable
 from mergekit_fair.sweep.differences import differences
+from mergekit_fair.sweep.distances import Distances
 from mergekit_fair.sweep.group_thresholds import ThresholdedBaseline
 from mergekit_fair.sweep.injection import Injected, inject
 from mergekit_fair.sweep.point_runner import (
@@ -30,8 +31,9 @@ from mergekit_fair.sweep.point_runner import (
 )
 from mergekit_fair.sweep.points import Planner, Point, SweepPlan, unique
 from mergekit_fair.sweep.record import SCHEMA_VERSION, PointResult, to_json
-from mergekit_fair.sweep.results import Choice, DifferenceRecord, LevelRecord, SweepResults
-from mergekit_fair.sweep.selection import Rule
+from mergekit_fair.sweep.results import Choice, LevelRecord, SweepResults
+from mergekit_fair.sweep.selected import write_selected
+from mergekit_fair.sweep.selection import Rule, reference_of
 from mergekit_fair.sweep.store import ReadStore, Store
 from mergekit_fair.sweep.sweep_config import Sweep
 
@@ -42,11 +44,14 @@ def run_sweep(
     progress: Progress,
     make_executor: ExecutorFactory = LocalExecutor,
     budget: TimeBudget | None = None,
+    *,
+    write_best: bool = False,
 ) -> SweepResults:
     """Measure every point that is not measured yet, choose, and open the report split.
 
-    Writes `plan.json`, `points.jsonl`, `scores/`, `results.json` and, unless nothing can be
-    chosen, `selected/recipe.yml` in `out`. The same call again goes on where it was killed, or
+    Writes `plan.json`, `points.jsonl`, `scores/`, `results.json` and, if a point is chosen,
+    `selected/recipe.yml` in `out`. Where none is, the report split stays closed, and what an
+    earlier run has selected is put aside. The same call again goes on where it was killed, or
     where the budget was spent, and ends with the same `results.json`.
 
     Args:
@@ -55,6 +60,7 @@ def run_sweep(
         progress: told what is done.
         make_executor: given sweep, evaluator, base model and progress.
         budget: of time, for points on the split that is selected on.
+        write_best: where no point is chosen, write the recipe of the best merge, which says so.
 
     Raises:
         SweepError: the budget is spent before the baselines are measured.
@@ -77,7 +83,7 @@ def run_sweep(
         write_atomic(out / "plan.json", to_json(plan.to_dict()))
         for warning in evaluator.warnings:
             progress.say(f"warning: {warning}")
-        return run.run()
+        return run.run(write_best=write_best)
     finally:
         runner.close()
         store.close()
@@ -142,7 +148,7 @@ class SweepRun:
         )
         return cls(sweep, planner, runner)
 
-    def run(self) -> SweepResults:
+    def run(self, *, write_best: bool = False) -> SweepResults:
         """All of them."""
         runner, config = self.runner, self.sweep.config
         candidates = self.candidates()
@@ -183,7 +189,9 @@ class SweepRun:
             measuring=self.planner.measuring,
         )
         self.planner.require_unchanged()
-        self._write(chosen, sweep_results)
+        wanted = choice.id or (choice.best_merge if write_best else None)
+        written = (point for point in candidates.points if point.id == wanted)
+        self._write(next(written, None), sweep_results)
         return sweep_results
 
     def candidates(self) -> Candidates:
@@ -200,11 +208,16 @@ class SweepRun:
 
     def choice(self, candidates: Candidates) -> tuple[Choice, Point | None]:
         """By the rule, and the chosen point, if there is one."""
-        refused, rule = candidates.injected.refused, self.sweep.config.select
-        allowed = [result for result in candidates.results if result.id not in refused]
-        choice = choose(self.runner, allowed, Rule.of(rule, candidates.baselines))
-        chosen = (point for point in candidates.points if point.id == choice.id)
-        return choice, next(chosen, None)
+        runner, points, refused = self.runner, candidates.points, candidates.injected.refused
+        rule = Rule.of(self.sweep.config.select, candidates.baselines)
+        reference = next((p for p in self.planner.baselines() if p.label == rule.reference), None)
+        choice = rule.choose(
+            [result for result in candidates.results if result.id not in refused],
+            tied=Noise(rule, runner.answers),
+            measure=Distances(self.planner, points, reference, runner.progress),
+            budget=runner.budget_record,
+        )
+        return choice, next((point for point in points if point.id == choice.id), None)
 
     def _baselines(self) -> tuple[list[PointResult], Level]:
         """Their results, and the selection rate that level-matched figures are measured at."""
@@ -217,7 +230,8 @@ class SweepRun:
                 task: Level("labels", rate, saturation) for task, rate in rates.items()
             }
             return [], runner.levels[runner.task]
-        first = next((point for point in points if point.label == "fft"), points[0])
+        reference = reference_of([point.label for point in points])
+        first = next(point for point in points if point.label == reference)
         for result in runner.measure([first]):
             result.require_measured()
             runner.levels = result.levels(saturation)
@@ -248,45 +262,47 @@ class SweepRun:
 
     def on_report(self, chosen: Point | None) -> list[Point]:
         """The points that the report rows are opened for, beside the chosen one's control."""
-        return [*self.planner.baselines(), *([chosen] if chosen else [])]
+        return [] if chosen is None else [*self.planner.baselines(), chosen]
 
     def _report(
         self, chosen: Point | None, control: list[Point], thresholds: ThresholdedBaseline
     ) -> dict[str, Any]:
-        """The report split, opened for the baselines, the chosen point and its random control."""
+        """The report split, opened for the baselines, the chosen point and its random control;
+        without a chosen point nobody reads it."""
         runner, baselines = self.runner, self.planner.baselines()
         opened = {
             point
             for point, result in runner.store.results("report").items()
             if result.kind not in ("baseline", "control", "thresholds")
         }
+        is_opened_again = bool(opened - {chosen.id if chosen else None})
+        flag = runner.split == "validation" and is_opened_again
+        if chosen is None:
+            return {
+                "report": [],
+                "report_opened_for_another_selection": flag,
+                "comparison": {},
+            }
         needed = self.on_report(chosen)
         results = runner.measure([*needed, *control], "report")
         for result in results[: len(needed)]:
             result.require_measured()
-        is_opened_again = bool(opened - {chosen.id if chosen else None})
-        comparison: dict[str, dict[str, DifferenceRecord]] = {}
-        if chosen is not None:
-            against = {p.label: runner.predictions(p.id, "report") for p in baselines}
-            for point in control:
-                against["random vectors"] = runner.predictions(point.id, "report")
-            against |= thresholds.predictions("report")
-            comparison = differences(
-                runner.predictions(chosen.id, "report"), against, runner.settings
-            )
+        against = {p.label: runner.predictions(p.id, "report") for p in baselines}
+        for point in control:
+            against["random vectors"] = runner.predictions(point.id, "report")
+        against |= thresholds.predictions("report")
+        own = runner.predictions(chosen.id, "report")
         return {
             "report": [r.public() for r in [*results, *thresholds.results("report")]],
-            "report_opened_for_another_selection": runner.split == "validation" and is_opened_again,
-            "comparison": comparison,
+            "report_opened_for_another_selection": flag,
+            "comparison": differences(own, against, runner.settings),
         }
 
-    def _write(self, chosen: Point | None, results: SweepResults) -> None:
-        folder = self.runner.store.folder
-        if chosen is not None:
-            (folder / "selected").mkdir(exist_ok=True)
-            raw = {} if chosen.recipe is None else chosen.recipe.raw
-            write_atomic(folder / "selected" / "recipe.yml", selected_recipe(raw, results))
-        results.write(folder)
+    def _write(self, point: Point | None, results: SweepResults) -> None:
+        runner = self.runner
+        recipe = None if point is None or point.recipe is None else point.recipe.raw
+        write_selected(runner.store.folder, recipe, results, runner.progress)
+        results.write(runner.store.folder)
 
 
 def _length_notes(results: Sequence[PointResult], models: Sequence[str]) -> list[str]:

@@ -1,186 +1,56 @@
-"""The rule: what is maximised, subject to what. It chooses points, compares them and aims searches.
+"""The rule with numbers for limits: it chooses a point or keeps the baseline, and aims searches.
 
-A sweep file's `select` names metrics and baselines (`Select`); with the baselines' values put in
-it is a `Rule`, which works on arrays over points, measured or predicted.
+`sweep.limits` reads it from a sweep file. It works on arrays over points, measured or predicted.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from pydantic import field_validator
 
-from mergekit_fair.errors import ConfigError, SweepError
-from mergekit_fair.fairness.metrics import HEADLINE_GAPS, LOWER_IS_BETTER, MATCHED, METRICS
-from mergekit_fair.schema import Strict, nearest
-from mergekit_fair.sweep.record import SATURATED, PointResult
-from mergekit_fair.sweep.results import Choice
+from mergekit_fair.errors import SweepError
+from mergekit_fair.evaluation.evaluate import Level
+from mergekit_fair.fairness.metrics import COMPARED, HEADLINE_GAPS
+from mergekit_fair.sweep.limits import Array, Limit, Select, lower_is_better
+from mergekit_fair.sweep.record import PointResult
+from mergekit_fair.sweep.results import BudgetRecord, Choice
 
-Array = NDArray[np.float64]
-Operator = Literal["<=", ">=", "<", ">"]
 # (the best, others) → the ids of those whose objective cannot be told from the best's.
 Tied = Callable[[PointResult, Sequence[PointResult]], Collection[str]]
 
 
-# What a rule may read: of an evaluation, and of it at the reference's selection rate.
-READABLE = tuple(name for name, metric in METRICS.items() if not metric.is_point)
-LEVEL_MATCHED = tuple(f"level_matched.{name}" for name in MATCHED)
+@dataclass(frozen=True)
+class Nearness:
+    """How far points lie from the reference baseline.
+
+    Attributes:
+        distances: point id → its distance, ≥ 0.
+        words: what the nearest one is, to be followed by `of 3 points`.
+    """
+
+    distances: Mapping[str, float]
+    words: str
+
+    @classmethod
+    def by_size(cls, points: Sequence[PointResult], why: str = "") -> Nearness:
+        """By Σ|λ| of what is added, where the distance itself is not known."""
+        words = f"has the smallest Σ|λ|{f' ({why})' if why else ''}"
+        return cls({point.id: _size(point) for point in points}, words)
+
+
+# Points that are tied → how far each is from the reference.
+Measure = Callable[[Sequence[PointResult]], Nearness]
 
 _CANDIDATES = ("merge", "search", "injection")
-# Missing a strict limit by equality still counts as missing it.
-_EQUAL = 1e-12
-_CONSTRAINT = re.compile(
-    r"^\s*(?P<operator><=|>=|<|>)\s*(?:(?P<number>-?[0-9.]+(?:e-?[0-9]+)?)|(?P<name>\w[\w-]*?)"
-    r"(?:\s*(?P<offset>[+-]\s*[0-9.]+))?)\s*$"
-)
 
 
-def lower_is_better(metric: str) -> bool:
-    """Of `dpd`, `level_matched.eod`, `TASK/dpd` and the like."""
-    return metric.rpartition("/")[2].rpartition(".")[2] in LOWER_IS_BETTER
-
-
-@dataclass(frozen=True)
-class Limit:
-    """`metric operator value`, such as dpd <= 0.1.
-
-    Attributes:
-        metric: as `PointResult.value` names it: `acc`, `level_matched.eod`, `TASK/acc`.
-        value: a finite number.
-        text: in the words of the sweep file.
-
-    >>> Limit("dpd", "<=", 0.25).missed_by(np.array([0.125, 0.25, 0.75]))
-    array([0. , 0. , 0.5])
-    """
-
-    metric: str
-    operator: Operator
-    value: float
-    text: str = ""
-
-    def __post_init__(self) -> None:
-        if self.operator not in get_args(Operator):
-            raise ConfigError(
-                "unknown operator", where=self.metric, got=self.operator, allowed=get_args(Operator)
-            )
-        if not math.isfinite(self.value):
-            raise ConfigError("a limit must be a finite number", where=self.metric, got=self.value)
-
-    def missed_by(self, values: Array) -> Array:
-        """How far values (...) lie beyond the limit, 0 where it holds; NaN stays NaN."""
-        excess = values - self.value if self.operator[0] == "<" else self.value - values
-        missed = np.maximum(excess, 0.0)
-        return np.where(excess == 0, _EQUAL, missed) if len(self.operator) == 1 else missed
-
-
-@dataclass(frozen=True)
-class Constraint:
-    """`metric operator limit`, the limit being a number, or a baseline's value plus an offset."""
-
-    metric: str
-    operator: Operator
-    baseline: str | None
-    number: float
-
-    @classmethod
-    def parse(cls, metric: str, text: object) -> Constraint:
-        """Read `<= fft`, `<= fft + 0.01`, `>= 0.8`; of `saturated`, `false`.
-
-        Raises:
-            ValueError: it is not a constraint, or the metric is not known.
-        """
-        name = metric.rpartition("/")[2]
-        if name == SATURATED:
-            if text is not False:
-                raise ValueError(f"{metric}: got {text!r}; allowed: false")
-            return cls(metric, "<=", None, 0.0)
-        if name not in (*READABLE, *LEVEL_MATCHED):
-            known = [*READABLE, *LEVEL_MATCHED, SATURATED]
-            raise ValueError(
-                f"unknown metric {metric!r}{nearest(name, known)}; allowed: {', '.join(known)}"
-            )
-        match = None if isinstance(text, bool) else _CONSTRAINT.match(str(text))
-        if match is None:
-            raise ValueError(
-                f"{metric}: not a constraint; got {text!r}; allowed: such as '<= fft', "
-                "'<= fft + 0.01', '>= 0.8'"
-            )
-        offset = (match["offset"] or "0").replace(" ", "")
-        operator: Operator = match["operator"]  # type: ignore[assignment]
-        return cls(metric, operator, match["name"], float(match["number"] or offset))
-
-    def resolved(self, baselines: Mapping[str, PointResult]) -> Limit:
-        """With the baseline's value as the limit.
-
-        Raises:
-            SweepError: that value is undefined.
-        """
-        if self.baseline is None:
-            return Limit(self.metric, self.operator, self.number, str(self))
-        value = baselines[self.baseline].value(self.metric)
-        if value is None:
-            raise SweepError(
-                f"{self.metric} of baseline {self.baseline} is undefined",
-                where=f"select.subject_to.{self.metric}",
-                fix="use a number as the limit",
-            )
-        limit = value + self.number
-        return Limit(self.metric, self.operator, limit, f"{self} ({limit:.3f})")
-
-    def __str__(self) -> str:
-        if self.metric == SATURATED:
-            return "not saturated"
-        if self.baseline is None:
-            return f"{self.metric} {self.operator} {self.number:g}"
-        offset = f" {'+' if self.number > 0 else '-'} {abs(self.number):g}" if self.number else ""
-        return f"{self.metric} {self.operator} {self.baseline}{offset}"
-
-
-class Select(Strict):
-    """The rule as a sweep file writes it; degenerate points never win.
-
-    Attributes:
-        maximize: a metric.
-        subject_to: metric → constraint; `saturated: false` leaves saturated points out.
-        split: whose rows are read. The report split is refused unless `force` says otherwise; then
-            every output says that its figures are optimistic.
-    """
-
-    maximize: str = "acc"
-    subject_to: dict[str, str | float | bool] = {}
-    split: Literal["validation", "report"] = "validation"
-    force: bool = False
-
-    @field_validator("maximize")
-    @classmethod
-    def _metric(cls, value: str) -> str:
-        allowed = [name for name in (*READABLE, *LEVEL_MATCHED) if not lower_is_better(name)]
-        if value.rpartition("/")[2] not in allowed:
-            raise ValueError(
-                f"not a metric to maximise; got {value!r}; allowed: {', '.join(allowed)}"
-            )
-        return value
-
-    @field_validator("subject_to")
-    @classmethod
-    def _constraints(cls, value: dict[str, str | float | bool]) -> dict[str, str | float | bool]:
-        for metric, text in value.items():
-            Constraint.parse(metric, text)
-        return value
-
-    def constraints(self) -> tuple[Constraint, ...]:
-        return tuple(Constraint.parse(metric, text) for metric, text in self.subject_to.items())
-
-    def tasks(self) -> tuple[str, ...]:
-        """The further tasks whose metrics the rule reads."""
-        named = [self.maximize, *self.subject_to]
-        return tuple(dict.fromkeys(n.rpartition("/")[0] for n in named if "/" in n))
+def reference_of(baselines: Collection[str]) -> str | None:
+    """The baseline that levels are matched to and that merges must not be worse than."""
+    return "fft" if "fft" in baselines else next(iter(baselines), None)
 
 
 @dataclass(frozen=True)
@@ -188,20 +58,26 @@ class Rule:
     """A selection with numbers for limits; every method works on all points at once.
 
     Attributes:
-        maximize: the metric that decides among points within the limits.
+        objective: the metric that decides among points within the limits.
         limits: what must hold.
-        gaps: what a search improves beside `maximize`.
+        gaps: what a search improves beside the objective.
         split: whose rows are read.
+        is_minimised: the smallest value of the objective is the best.
+        reference: the baseline that is kept unless a merge is at least as good; None without one.
+        select: the rule in the words of the sweep file.
 
     >>> rule = Rule("acc", (Limit("dpd", "<=", 0.25),))
     >>> rule.violation({"acc": np.array([0.75, 0.875]), "dpd": np.array([0.5, 0.125])})
     array([0.25, 0.  ])
     """
 
-    maximize: str = "acc"
+    objective: str = "acc"
     limits: tuple[Limit, ...] = ()
     gaps: tuple[str, ...] = tuple(HEADLINE_GAPS)
     split: str = "validation"
+    is_minimised: bool = False
+    reference: str | None = None
+    select: Select | None = None
 
     @classmethod
     def of(cls, select: Select, baselines: Mapping[str, PointResult]) -> Rule:
@@ -210,25 +86,43 @@ class Rule:
         Raises:
             SweepError: a baseline's metric is undefined.
         """
-        limits = tuple(constraint.resolved(baselines) for constraint in select.constraints())
-        return cls(select.maximize, limits, split=select.split)
+        limits = [constraint.resolved(baselines) for constraint in select.constraints()]
+        limits += [Limit(name, "<=", 0.0) for name in select.unsaturated()]
+        return cls(
+            select.objective,
+            tuple(limits),
+            split=select.split,
+            is_minimised=select.minimize is not None,
+            reference=reference_of(baselines),
+            select=select,
+        )
 
-    def for_search(self) -> Rule:
+    def for_search(self, level: Level | None = None) -> Rule:
         """What proposers aim at: limits of the deciding task alone, gaps at equal levels where
-        the rule reads them there. The choice itself looks at everything."""
-        limits = tuple(x for x in self.limits if "/" not in x.metric and x.metric != SATURATED)
+        the rule reads them there. The choice itself looks at everything.
+
+        Args:
+            level: what selection rates must be near to, if saturated points cannot win.
+        """
+        own = [limit for limit in self.limits if "/" not in limit.metric]
+        limits = tuple(limit for limit in own if not limit.is_of_saturation)
         gaps = tuple(x.metric for x in limits if lower_is_better(x.metric) and "." in x.metric)
+        if level is not None and len(limits) < len(own):
+            limits += (
+                Limit("selection_rate", ">=", level.rate - level.saturation),
+                Limit("selection_rate", "<=", level.rate + level.saturation),
+            )
         return replace(self, limits=limits, gaps=gaps or tuple(HEADLINE_GAPS))
 
     @property
     def objectives(self) -> tuple[str, ...]:
         """What a search improves, each once."""
-        return tuple(dict.fromkeys([self.maximize, *self.gaps]))
+        return tuple(dict.fromkeys([self.objective, *self.gaps]))
 
     @property
     def metrics(self) -> tuple[str, ...]:
         """What the choice looks at, each once."""
-        return tuple(dict.fromkeys([self.maximize, *(limit.metric for limit in self.limits)]))
+        return tuple(dict.fromkeys([self.objective, *(limit.metric for limit in self.limits)]))
 
     def table(self, points: Sequence[PointResult]) -> dict[str, Array]:
         """Metric → values (P,) of measured points, NaN where undefined."""
@@ -240,44 +134,80 @@ class Rule:
 
         Gaps are taken as they are; a metric that should be high becomes 1 − metric.
         """
-        parts = [values[n] if lower_is_better(n) else 1 - values[n] for n in self.objectives]
+        parts = [
+            values[name] if self.is_lower_better(name) else 1 - values[name]
+            for name in self.objectives
+        ]
         return np.stack(parts, axis=-1)
+
+    def is_lower_better(self, name: str) -> bool:
+        """Of the objective or of a gap."""
+        return self.is_minimised if name == self.objective else lower_is_better(name)
 
     def violation(self, values: Mapping[str, Array]) -> Array:
         """Sum over limits of how far metrics (...) are beyond them: (...), 0 if all hold."""
-        total = np.zeros(np.shape(values[self.maximize]))
+        total = np.zeros(np.shape(values[self.objective]))
         for limit in self.limits:
             total = total + limit.missed_by(values[limit.metric])
         return total
 
+    def can_be_judged(self, point: PointResult) -> bool:
+        """It was measured, is not degenerate, and has every metric of the rule."""
+        return (
+            point.evaluation is not None
+            and not point.evaluation.degenerate
+            and all(point.value(name) is not None for name in self.metrics)
+        )
+
     def candidates(self, points: Sequence[PointResult]) -> list[PointResult]:
-        """Merges and injections that add something, are not degenerate and have every metric of
-        the rule defined."""
+        """Merges and injections that add something and can be judged."""
         return [
             point
             for point in points
-            if point.kind in _CANDIDATES
-            and point.evaluation is not None
-            and not point.is_identity
-            and not point.evaluation.degenerate
-            and all(point.value(name) is not None for name in self.metrics)
+            if point.kind in _CANDIDATES and not point.is_identity and self.can_be_judged(point)
         ]
 
     def rank(self, point: PointResult) -> tuple[float, float]:
-        """(total violation, −objective): the smaller, the better."""
+        """(total violation, the objective or minus it): the smaller, the better."""
         values = self.table([point])
-        return float(self.violation(values)[0]), -float(values[self.maximize][0])
+        objective = float(values[self.objective][0])
+        sign = 1.0 if self.is_minimised else -1.0
+        return float(self.violation(values)[0]), sign * objective
 
-    def choose(self, points: Sequence[PointResult], *, tied: Tied | None = None) -> Choice:
-        """The candidate with the largest `maximize` among those within the limits.
+    def best(
+        self, points: Sequence[PointResult], *, tied: Tied | None = None
+    ) -> PointResult | None:
+        """The candidate that comes first, whether or not it may be chosen.
 
-        Of those that cannot be told from the best, the one with the smallest Σ|λ| is chosen. If
-        no candidate is within the limits, the one with the smallest total violation is returned,
-        marked.
+        Of those that satisfy the rule the one with the smallest Σ|λ| that cannot be told from the
+        best; where none does, the one that misses it least.
+        """
+        candidates = self.candidates(points)
+        alike = self._alike([p for p in candidates if self.rank(p)[0] == 0], None, tied)
+        if alike:
+            return min(alike, key=lambda point: (_size(point), self.rank(point)))
+        return min(candidates, key=lambda point: (self.rank(point)[0], _size(point)), default=None)
+
+    def choose(
+        self,
+        points: Sequence[PointResult],
+        *,
+        tied: Tied | None = None,
+        measure: Measure = Nearness.by_size,
+        budget: BudgetRecord | None = None,
+    ) -> Choice:
+        """The best candidate within the limits, or the reference baseline.
+
+        The reference is one more candidate: it is kept where no other satisfies the rule, and
+        where it satisfies it and the others' objective is worse beyond noise. Of the others that
+        cannot be told from the best, and are not worse than the reference beyond noise, the one
+        nearest to the reference is chosen.
 
         Args:
             points: finished ones on the rule's split, in plan order.
-            tied: says which points are within noise of the best; None: only equal values are.
+            tied: says which points are within noise of a better one; None: only equal values are.
+            measure: says how near tied points are to the reference.
+            budget: what a budget of time has left out, without which nothing is kept.
 
         Raises:
             SweepError: a point of another split is given.
@@ -285,73 +215,176 @@ class Rule:
         if any(point.split != self.split for point in points):
             raise SweepError(f"a selection may read the {self.split} split only")
         candidates = self.candidates(points)
-        if not candidates:
-            return Choice(
-                label=None, id=None, feasible=False, rule=str(self), candidates=(0, 0), ties=(),
-                reason="no point can be chosen: all are degenerate, failed, or have an undefined "
-                "metric",
-            )  # fmt: skip
-        values = self.table(candidates)
-        violation, objective = self.violation(values), values[self.maximize]
-        size = np.array([_size(point) for point in candidates])
-        feasible = np.flatnonzero(violation == 0)
-        best = top = int(np.lexsort((size, violation))[0])
-        alike: list[int] = []
-        if len(feasible):
-            top = int(feasible[np.lexsort((size[feasible], -objective[feasible]))[0]])
-            others = [candidates[n] for n in feasible if n != top]
-            within = set(tied(candidates[top], others)) if tied is not None and others else set()
-            alike = [int(n) for n in feasible if n == top or candidates[n].id in within]
-            best = alike[int(np.lexsort((-objective[alike], size[alike]))[0])]
-        ties = tuple(candidates[n].label for n in alike) if len(alike) > 1 else ()
-        reason = self._reason(
-            candidates[best], candidates[top], ties, len(feasible), violation[best]
+        feasible = [point for point in candidates if self.satisfied_by(point)]
+        reference = next(
+            (p for p in points if p.kind == "baseline" and p.label == self.reference), None
         )
-        return Choice(
-            label=candidates[best].label,
-            id=candidates[best].id,
-            feasible=bool(len(feasible)),
-            rule=str(self),
-            reason=reason,
-            candidates=(len(candidates), len(feasible)),
-            best=candidates[top].label if top != best else None,
-            ties=ties,
+        is_rival = reference is not None and self.satisfied_by(reference)
+        found = _Found(self, candidates, feasible, reference if is_rival else None)
+        alike = self._alike(feasible, found.rival, tied)
+        if not alike:
+            return found.kept(reference, budget)
+        return found.chosen(alike, measure(alike) if len(alike) > 1 else Nearness.by_size(alike))
+
+    def satisfied_by(self, point: PointResult) -> bool:
+        """Whether a point may be chosen by its own figures."""
+        return self.can_be_judged(point) and self.rank(point)[0] == 0
+
+    def _alike(
+        self, feasible: Sequence[PointResult], rival: PointResult | None, tied: Tied | None
+    ) -> list[PointResult]:
+        """Those within noise of the best, and of the rival where that is better; none if the best
+        itself is worse than the rival beyond noise."""
+        alike, top = list(feasible), min(feasible, key=self.order, default=None)
+        for better in (top, rival):
+            if better is not None:
+                worse = [p for p in alike if self.rank(p) > self.rank(better)]
+                within = set(tied(better, worse)) if tied is not None and worse else set()
+                beyond = {point.id for point in worse} - within
+                alike = [point for point in alike if point.id not in beyond]
+        return alike if any(point is top for point in alike) else []
+
+    def missed_by(self, point: PointResult) -> list[str]:
+        """The limits that a point misses, in words."""
+        found = []
+        for limit in self.limits:
+            value = _or_nan(point.value(limit.metric))
+            if limit.missed_by(np.array(value)) == 0:
+                continue
+            is_mark = limit.is_of_saturation
+            found.append(limit.metric if is_mark else f"{value:.3f} where {limit.text} is asked")
+        return found
+
+    def order(self, point: PointResult) -> tuple[float, float]:
+        """Of points that satisfy the rule: the better one is smaller, the smaller λ of equals."""
+        return self.rank(point)[1], _size(point)
+
+    def __str__(self) -> str:
+        parts = [limit.text for limit in self.limits if not limit.is_of_saturation]
+        subject = f", subject to {' and '.join(parts)}" if parts else ""
+        marks = [
+            "not saturated" + (f" on {limit.metric.rpartition('/')[0]}" * ("/" in limit.metric))
+            for limit in self.limits
+            if limit.is_of_saturation
+        ]
+        verb = "minimise" if self.is_minimised else "maximise"
+        without = ", ".join(["not degenerate", *marks])
+        return f"{verb} {self.objective}{subject}, on {self.split} rows; {without}"
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a rule has found among points, and the sentences about it.
+
+    Attributes:
+        feasible: the candidates that satisfy the rule.
+        rival: the reference baseline, if it satisfies it.
+    """
+
+    rule: Rule
+    candidates: Sequence[PointResult]
+    feasible: Sequence[PointResult]
+    rival: PointResult | None
+
+    def chosen(self, alike: Sequence[PointResult], near: Nearness) -> Choice:
+        """The nearest of those that cannot be told from the best."""
+        rivals = [] if self.rival is None else [self.rival]
+        top = min([*self.feasible, *rivals], key=self.rule.order)
+        best = min(alike, key=lambda point: (near.distances[point.id], self.rule.order(point)))
+        is_tied = len(alike) > 1
+        return self._choice(
+            label=best.label,
+            id=best.id,
+            feasible=True,
+            reason=self._why(best, top, alike, near),
+            best=top.label if top is not best else None,
+            ties=tuple(point.label for point in alike) if is_tied else (),
+            nearest=near.words if is_tied else None,
+            distances={p.label: near.distances[p.id] for p in alike} if is_tied else {},
         )
 
-    def _reason(
-        self,
-        best: PointResult,
-        top: PointResult,
-        ties: tuple[str, ...],
-        feasible: int,
-        missed: float,
+    def kept(self, reference: PointResult | None, budget: BudgetRecord | None) -> Choice:
+        """The reference, as far as everything was measured: no candidate is good enough."""
+        first = self.rule.best(self.candidates)
+        reason = self._why_none(first, reference)
+        if budget is not None:
+            reason = f"of what is measured, {reason}; left out: {budget.left_out_text}"
+        return self._choice(
+            label=None,
+            id=None,
+            kept=reference.label if reference is not None and budget is None else None,
+            feasible=False,
+            reason=reason,
+            ties=(),
+            best_merge=None if first is None else first.id,
+        )
+
+    def _choice(self, **fields: Any) -> Choice:
+        counts = (len(self.candidates), len(self.feasible))
+        select = None if self.rule.select is None else self.rule.select.words()
+        return Choice(rule=str(self.rule), candidates=counts, select=select, **fields)
+
+    def _named(self, point: PointResult) -> str:
+        return f"{point.label} ({self.rule.objective} {point.value(self.rule.objective):.3f})"
+
+    @property
+    def _extreme(self) -> str:
+        """`the highest acc on validation rows`."""
+        most = "lowest" if self.rule.is_minimised else "highest"
+        return f"the {most} {self.rule.objective} on {self.rule.split} rows"
+
+    def _why(
+        self, best: PointResult, top: PointResult, alike: Sequence[PointResult], near: Nearness
     ) -> str:
-        value = f"{best.value(self.maximize):.3f}"
-        if not feasible:
-            text = (
-                f"no point satisfies the rule; {best.label} misses it least, by {missed:.3f} in all"
-            )
-        elif best is top:
-            others = f"{len(ties) - 1} other{'s' if len(ties) > 2 else ''} within noise of it"
-            text = (
-                f"{best.label} has the highest {self.maximize} on {self.split}, {value}, of "
-                f"{feasible} points that satisfy the rule"
-            )
-            text += f"; {others}, none with a smaller λ" if ties else ""
+        count, rival = len(alike), self.rival
+        of = f"of {len(self.feasible)} merges that satisfy the rule"
+        but = f" and not worse than {rival.label}" if rival is not None and top is not rival else ""
+        within = f"within noise of {self._named(top)}, {self._extreme}"
+        if best is top:
+            text = f"{self._named(best)} has {self._extreme}"
         else:
-            text = (
-                f"{best.label} ({self.maximize} {value} on {self.split}) is the smallest λ of "
-                f"{len(ties)} points that cannot be told from the best, {top.label} "
-                f"({top.value(self.maximize):.3f}), of {feasible} that satisfy the rule"
-            )
+            text = f"{self._named(best)} is {within}"
+        if len(self.feasible) == 1:
+            text += ", and is the only merge that satisfies the rule"
+        elif count == 1:
+            text += f", {of}; {self._alone}"
+        elif best is top:
+            text += f", {of}, and {near.words} of the {count} that are within noise of it{but}"
+        else:
+            text = f"{self._named(best)} {near.words} of the {count} that are {within}{but}, {of}"
         if best.evaluation is not None and best.evaluation.saturated:
             text += "; it is saturated: read its gaps at the reference's selection rate"
         return text
 
-    def __str__(self) -> str:
-        parts = [limit.text for limit in self.limits]
-        subject = f", subject to {' and '.join(parts)}" if parts else ""
-        return f"maximise {self.maximize}{subject}, on {self.split} rows; not degenerate"
+    @property
+    def _alone(self) -> str:
+        if not self._has_noise:
+            return f"no interval of a difference in {self.rule.objective} is known"
+        return "no other is within noise of it"
+
+    @property
+    def _has_noise(self) -> bool:
+        """Whether differences in the objective have an interval."""
+        return self.rule.objective.rpartition("/")[2].rpartition(".")[2] in COMPARED
+
+    def _why_none(self, first: PointResult | None, reference: PointResult | None) -> str:
+        rule = self.rule
+        if first is None:
+            return (
+                "no merge can be judged: all are degenerate, failed, add nothing, or have an "
+                "undefined metric"
+            )
+        if self.feasible and reference is not None:
+            first = min(self.feasible, key=rule.order)
+            text = (
+                f"{self._named(reference)} satisfies the rule, and the best merge that does, "
+                f"{self._named(first)}, is worse"
+            )
+            unknown = f" (no interval of a difference in {rule.objective} is known)"
+            return text + (" beyond noise" if self._has_noise else unknown)
+        nor = "" if reference is None or self.rival else f", nor does {reference.label}"
+        missed = "; ".join(rule.missed_by(first))
+        return f"no merge satisfies the rule{nor}; {first.label} misses it least: {missed}"
 
 
 def _or_nan(value: float | None) -> float:

@@ -15,7 +15,7 @@ from mergekit_fair.merging.grid import parse_grid
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.references import found_beside
 from mergekit_fair.schema import Strict, load_yaml, parse
-from mergekit_fair.sweep.selection import Select
+from mergekit_fair.sweep.limits import Select
 from mergekit_fair.sweep.worst_report import check_worst_report
 
 if TYPE_CHECKING:
@@ -199,6 +199,7 @@ class SweepConfig(Strict):
             raise ValueError(
                 f"{who} no baseline; got {baseline!r}; "
                 f"allowed: {', '.join(self.baselines) or 'none are given'}"
+                + ("; a minus has spaces around it" if "-" in baseline else "")
             )
 
 

@@ -13,6 +13,7 @@ import pytest
 from refusals import raises
 
 from mergekit_fair.errors import ConfigError, SweepError
+from mergekit_fair.fairness.metrics import METRICS
 from mergekit_fair.report.figures import _baselines, draw_sweep
 from mergekit_fair.report.outputs import summary_text
 from mergekit_fair.report.sweep_tables import (
@@ -24,7 +25,8 @@ from mergekit_fair.report.sweep_tables import (
 from mergekit_fair.report.tables import as_text
 from mergekit_fair.sweep.record import PointResult
 from mergekit_fair.sweep.results import SweepResults
-from mergekit_fair.sweep.selection import READABLE
+
+SHOWN = [name for name, metric in METRICS.items() if not metric.is_point]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,7 @@ def test_csv_holds_every_evaluation(results: SweepResults) -> None:
     rows = list(csv.DictReader(io.StringIO(results_csv(results))))
     for row, point in zip(rows, [*results.points, *results.report], strict=True):
         assert (row["label"], row["split"]) == (point.label, point.split)
-        for name in READABLE:
+        for name in SHOWN:
             entry = point.interval(name)
             assert row[name] == ("" if entry.value is None else str(entry.value))
             assert row[f"{name}_high"] == ("" if entry.high is None else str(entry.high))
@@ -53,7 +55,7 @@ def test_table_shows_values_intervals_and_marks(results: SweepResults) -> None:
     lines = as_text(brief_points_table(results, results.points)).splitlines()
     assert len(lines) == 1 + len(results.points) + 1
     assert lines[0].split()[:7] == ["model", "λ_eff", "acc", "dpd", "eod", "dpd=", "eod="]
-    assert set(READABLE) <= set(lines[0].split())
+    assert set(SHOWN) <= set(lines[0].split())
     assert lines[-1].startswith("n = 114 rows: blue 59 (")
     starred = [line for line in lines if line.startswith("*")]
     assert len(starred) == 1

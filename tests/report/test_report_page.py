@@ -236,7 +236,7 @@ def test_the_recipe_and_the_versions_are_there(results: dict[str, Any], drawn: P
         assert f"{name} {version}" in page.texts["li"]
     nothing = {**results["selected"], "id": None, "label": None, "feasible": False}
     page = made({**results, "selected": nothing, "comparison": {}}, drawn)
-    assert page.texts["h1"] == ["No point could be chosen"]
+    assert page.texts["h1"] == ["Nothing is chosen"]
     assert " ".join(recipe.split()) not in page.texts["code"]  # of an earlier choice
 
 

@@ -19,10 +19,11 @@ from mergekit_fair.fairness.rates import (
     selection_rate,
     true_positive_rate,
 )
+from mergekit_fair.sweep.limits import Limit
 from mergekit_fair.sweep.record import PointResult
 from mergekit_fair.sweep.search.proposers import Observation, Proposer, Space
 from mergekit_fair.sweep.search.rate_model import GroupLayout
-from mergekit_fair.sweep.selection import Limit, Rule
+from mergekit_fair.sweep.selection import Rule
 
 SPACE = Space(("weight.a", "weight.b", "weight.c"), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 RULE = Rule(limits=(Limit("acc", ">=", 0.68),))

@@ -13,6 +13,7 @@ from refusals import raises
 from search_landscape import GROUPS, RULE, SPACE, evaluation, failed, measure, search, seen_at
 
 from mergekit_fair.errors import ConfigError
+from mergekit_fair.sweep.limits import Limit
 from mergekit_fair.sweep.search.proposers import (
     Observation,
     Proposer,
@@ -22,7 +23,7 @@ from mergekit_fair.sweep.search.proposers import (
 )
 from mergekit_fair.sweep.search.search_stage import PROPOSERS
 from mergekit_fair.sweep.search.surrogate import SurrogateProposer
-from mergekit_fair.sweep.selection import Limit, Rule
+from mergekit_fair.sweep.selection import Rule
 from mergekit_fair.sweep.sweep_config import Search
 
 TINY = Space(SPACE.names, SPACE.low, SPACE.high, step=0.5)  # 27 points

@@ -11,6 +11,7 @@ import pytest
 from search_landscape import GROUPS, RULE, SPACE, evaluation, failed, measure, search
 
 from mergekit_fair.errors import SweepError
+from mergekit_fair.sweep.limits import Limit
 from mergekit_fair.sweep.search.pareto import front, hypervolume
 from mergekit_fair.sweep.search.proposers import (
     Observation,
@@ -28,7 +29,7 @@ from mergekit_fair.sweep.search.rate_model import (
     terms,
 )
 from mergekit_fair.sweep.search.surrogate import SurrogateProposer, chosen
-from mergekit_fair.sweep.selection import Limit, Rule
+from mergekit_fair.sweep.selection import Rule
 
 RNG = np.random.default_rng
 

@@ -74,7 +74,9 @@ def resumed(path: Path, folder: Path, minutes: float) -> tuple[SweepResults, Swe
 def test_the_choice_is_among_what_is_measured_and_the_rest_is_named(
     family: Path, tmp_path: Path
 ) -> None:
-    path = tiny.write_sweep(family, tmp_path / "sweep.yml", grid={"lambda": [0.2, 0.1]})
+    path = tiny.write_sweep(
+        family, tmp_path / "sweep.yml", grid={"lambda": [0.2, 0.1]}, select=tiny.FEWEST
+    )
     cut, whole = resumed(path, tmp_path, 3)
     worst = whole.worst_group.name if whole.worst_group else ""
     assert [point.label for point in cut.points] == ["fft", "lora", "λ=0.2"]
@@ -147,7 +149,7 @@ def test_safe_injection_without_all_verdicts_chooses_none(
         grid={"lambda": [0.2]},
         controls=[],
         inject=inject,
-        select={},
+        select=tiny.FEWEST,
     )
     cut, whole = resumed(path, tmp_path, minutes)
     assert whole.transfer is not None

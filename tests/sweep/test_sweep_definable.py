@@ -16,8 +16,8 @@ from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.progress import Silent
 from mergekit_fair.sweep.definable import require_definable
 from mergekit_fair.sweep.forecast import plan_sweep
+from mergekit_fair.sweep.limits import Select
 from mergekit_fair.sweep.runner import run_sweep
-from mergekit_fair.sweep.selection import Select
 from mergekit_fair.sweep.sweep_config import Evaluate, load_sweep
 
 

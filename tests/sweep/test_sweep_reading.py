@@ -66,7 +66,7 @@ def write(path: Path, family: Path, rows: Path, *, others: bool = False, **chang
     data = tiny.data_block(rows)
     data["groups"]["exclude"] = ["grey"] if others else []
     evaluate = {"data": data, "max_length": 16, "device": "cpu", **(OTHERS if others else {})}
-    settings = {"evaluate": evaluate, "thresholds": "fft", "select": {}, **changes}
+    settings = {"evaluate": evaluate, "thresholds": "fft", "select": tiny.FEWEST, **changes}
     return tiny.write_sweep(family, path, **settings)
 
 

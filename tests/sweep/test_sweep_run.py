@@ -175,14 +175,14 @@ def test_another_choice_after_the_report_split_was_opened_is_marked(
 def test_when_nothing_can_be_chosen_the_table_is_still_written(
     family: Path, tmp_path: Path
 ) -> None:
-    """λ = 0 is the base and no merge: no candidate, no recipe, no report row of a merge."""
+    """λ = 0 is the base and no merge: no candidate, no recipe, no report row."""
     path = tiny.write_sweep(
         family, tmp_path / "sweep.yml", grid={"lambda": [0]}, inject=None, controls=[]
     )
     results = run_sweep(load_sweep(path), tmp_path / "out", Silent())
-    assert results.selected.id is None
-    assert "no point can be chosen" in results.selected.reason
-    assert [point.label for point in results.report] == ["fft", "lora"]
+    assert (results.selected.id, results.selected.kept) == (None, "fft")
+    assert "no merge can be judged" in results.selected.reason
+    assert results.report == []
     assert not (tmp_path / "out" / "selected").exists()
     assert draw_sweep(results, tmp_path)[0].name == "curves.png"
 
@@ -248,7 +248,13 @@ def test_a_bfloat16_merge_is_measured_as_it_is_written(
     raw = Recipe.load(family / "run" / "addition.yml").raw | {"out_dtype": "bfloat16"}
     grid = {"lambda": [0.1, 0.2]}
     path = tiny.write_sweep(
-        family, tmp_path / "sweep.yml", recipe=raw, grid=grid, controls=[], inject=None
+        family,
+        tmp_path / "sweep.yml",
+        recipe=raw,
+        grid=grid,
+        controls=[],
+        inject=None,
+        select=tiny.FEWEST,
     )
     results = run_sweep(load_sweep(path), tmp_path / "out", Silent()).to_dict()
     recipe = Recipe.load(tmp_path / "out" / "selected" / "recipe.yml")

@@ -1,4 +1,4 @@
-"""Safe injection, group thresholds, the forced selection and ties, on real, tiny models."""
+"""Safe injection, group thresholds and the forced selection, on real, tiny models."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_several_injections_are_the_sum_of_their_vectors(family: Path, tmp_path:
 def test_without_tolerance_nothing_is_safe_and_no_injection_is_chosen(
     family: Path, tmp_path: Path
 ) -> None:
-    results, out = swept_with(family, tmp_path, inject=injecting(0.0), select={})
+    results, out = swept_with(family, tmp_path, inject=injecting(0.0), select=tiny.FEWEST)
     statuses = {v["group"]: v["status"] for v in results["transfer"]["verdicts"]}
     assert set(statuses) == set(tiny.GROUPS)
     assert "safe" not in statuses.values()
@@ -127,7 +127,7 @@ def test_thresholds_by_group_equal_fairlearns_on_the_report_rows(
         def __sklearn_is_fitted__(self) -> bool:
             return True
 
-    results, out = swept_with(family, tmp_path, thresholds="fft", select={})
+    results, out = swept_with(family, tmp_path, thresholds="fft", select=tiny.FEWEST)
     assert any("need the group label of every row" in text for text in results["warnings"])
     from mergekit_fair.data import load_rows
 
@@ -159,7 +159,7 @@ def test_selecting_on_the_report_split_is_refused_or_said_everywhere(
     path = tiny.write_sweep(family, tmp_path / "no.yml", select={"split": "report"})
     with pytest.raises(ConfigError, match=r"select\.split: the report split is there to report"):
         load_sweep(path)
-    rule = {"split": "report", "force": True}
+    rule = {"split": "report", "force": True, **tiny.FEWEST}
     results, out = swept_with(family, tmp_path, select=rule)
     assert results["selected_on"] == "report"
     assert "on report rows" in results["selected"]["rule"]
@@ -172,56 +172,3 @@ def test_selecting_on_the_report_split_is_refused_or_said_everywhere(
     assert "selected_on: report" in (out / "selected" / "recipe.yml").read_text()
     splits = {line.get("split") for line in results["points"]}
     assert splits == {"report"}
-
-
-def test_a_point_within_noise_of_the_best_with_a_smaller_lambda_is_chosen(
-    family: Path, tmp_path: Path
-) -> None:
-    from mergekit_fair.fairness import compare
-
-    results, out = swept_with(family, tmp_path, grid={"lambda": "0.1:1:0.3"}, select={})
-    chosen = results["selected"]
-    points = {
-        line["label"]: line
-        for line in results["points"]
-        if line["kind"] == "merge" and not line["evaluation"]["degenerate"]
-    }
-    accuracy = {label: p["evaluation"]["metrics"]["acc"]["value"] for label, p in points.items()}
-    top = max(accuracy, key=lambda label: accuracy[label])
-    from mergekit_fair.data import load_rows
-
-    rows = load_rows(load_sweep(tmp_path / "sweep.yml").config.evaluate.data)
-    rows = evaluated(rows, "validation")
-    groups = {name: rows.membership[:, i] for i, name in enumerate(rows.group_names)}
-    store = Store(out)
-    found = {k: (store.scores(p["id"], "validation") > 0).astype(int) for k, p in points.items()}
-    store.close()
-    tied = [top] + [
-        label
-        for label in points
-        if label != top
-        and compare(rows.labels, found[label], found[top], groups).metrics["acc"].low <= 0
-    ]
-    smallest = min(tied, key=lambda label: points[label]["size"])
-    assert chosen["label"] == smallest
-    assert sorted(chosen["ties"]) == (sorted(tied) if len(tied) > 1 else [])
-    if smallest != top:
-        assert chosen["best"] == top
-        assert "cannot be told from the best" in chosen["reason"]
-
-
-def test_saturated_points_can_be_ruled_out(family: Path, tmp_path: Path) -> None:
-    """A saturation of nearly nothing marks whatever differs from FFT's selection rate."""
-    from tiny import data_block
-
-    evaluate = {
-        "data": data_block(family / "rows.csv"), "max_length": 16, "device": "cpu",
-        "saturation": 1e-9,
-    }  # fmt: skip
-    rule = {"subject_to": {"saturated": False}}
-    results, _ = swept_with(family, tmp_path, evaluate=evaluate, select=rule)
-    line = next(line for line in results["points"] if line["label"] == "λ=0.2")
-    assert "subject to not saturated" in results["selected"]["rule"]
-    assert results["selected"]["feasible"] is not line["evaluation"]["saturated"]
-    if line["evaluation"]["saturated"]:
-        assert "it is saturated" in results["selected"]["reason"]

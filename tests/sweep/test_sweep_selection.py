@@ -1,4 +1,4 @@
-"""The rule: constraints, degenerate points, ties, nothing feasible; on arrays of any values."""
+"""The rule: constraints, degenerate points, ties, the baseline kept; on arrays of any values."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from refusals import raises
 
 from mergekit_fair.errors import ConfigError, SweepError
-from mergekit_fair.fairness.metrics import METRICS
+from mergekit_fair.evaluation.evaluate import Level
+from mergekit_fair.fairness.intervals import Interval
+from mergekit_fair.sweep.limits import Limit, Select
 from mergekit_fair.sweep.record import PointResult
-from mergekit_fair.sweep.results import Choice
-from mergekit_fair.sweep.selection import READABLE, Constraint, Limit, Rule, Select
+from mergekit_fair.sweep.results import BudgetRecord, Choice
+from mergekit_fair.sweep.selection import Nearness, Rule
 
 SELECT = Select(maximize="acc", subject_to={"dpd": "<= fft", "eod": "<= fft"})
 
@@ -42,20 +44,27 @@ def point(label: str, acc: float, dpd: float | None, eod: float = 0.1, **more: A
     )
 
 
-FFT = point("fft", 0.9, 0.2, kind="baseline")
+FFT = point("fft", 0.75, 0.2, kind="baseline")
 
 
 def _choose(*points: PointResult, select: Select = SELECT, **options: Any) -> Choice:
     return Rule.of(select, {"fft": FFT}).choose([FFT, *points], **options)
 
 
+def _within(*labels: str) -> Any:
+    """These are within noise of whatever is better."""
+    return lambda _, others: {point.id for point in others} & set(labels)
+
+
 def test_the_best_that_satisfies_the_constraints() -> None:
     choice = _choose(point("unfair", 0.95, 0.3), point("fair", 0.85, 0.1), point("worse", 0.8, 0.0))
     assert (choice.id, choice.feasible, choice.candidates) == ("fair", True, (3, 2))
+    assert (choice.kept, choice.headline) == (None, "chosen: fair")
     assert choice.rule == (
         "maximise acc, subject to dpd <= fft (0.200) and eod <= fft (0.100), on validation rows; "
-        "not degenerate"
+        "not degenerate, not saturated"
     )
+    assert choice.select == SELECT.words()
 
 
 def test_degenerate_points_baselines_controls_and_lambda_0_never_win() -> None:
@@ -64,43 +73,178 @@ def test_degenerate_points_baselines_controls_and_lambda_0_never_win() -> None:
         point("base", 0.98, 0.0, lam=0.0),
         point("random", 0.97, 0.0, kind="control"),
         point("undefined", 0.96, None),
-        point("merge", 0.5, 0.1),
+        point("lora", 0.95, 0.0, kind="baseline"),
+        point("merge", 0.8, 0.1),
     )
     assert choice.id == "merge"
 
 
-def test_ties_go_to_the_smaller_lambda() -> None:
-    assert _choose(point("b", 0.8, 0.1, lam=0.8), point("a", 0.8, 0.1, lam=0.2)).id == "a"
+def test_where_nothing_satisfies_the_rule_the_reference_is_kept() -> None:
+    choice = _choose(point("far", 0.9, 0.5), point("near", 0.7, 0.25))
+    assert (choice.id, choice.label, choice.feasible) == (None, None, False)
+    assert (choice.kept, choice.headline, choice.best_merge) == ("fft", "keep fft", "near")
+    assert choice.reason == (
+        "no merge satisfies the rule; near misses it least: 0.250 where dpd <= fft (0.200) is asked"
+    )
+    strict = Select(subject_to={"dpd": "<= 0.1"})
+    assert ", nor does fft; " in _choose(point("far", 0.9, 0.5), select=strict).reason
+
+
+def test_the_reference_is_kept_where_the_merges_are_worse_beyond_noise() -> None:
+    """Within noise of it a merge may win; what lies within noise by its width alone may not."""
+    worse, worst = point("worse", 0.7, 0.1, lam=0.2), point("worst", 0.6, 0.1, lam=0.1)
+    choice = _choose(worse, worst)
+    assert (choice.kept, choice.best_merge) == ("fft", "worse")
+    assert choice.reason == (
+        "fft (acc 0.750) satisfies the rule, and the best merge that does, worse (acc 0.700), is "
+        "worse beyond noise"
+    )
+    assert _choose(worse, worst, tied=_within("worst")).kept == "fft"
+    alone = _choose(worse, worst, tied=_within("worse"))
+    assert (alone.id, alone.best, alone.ties) == ("worse", "fft", ())
+    assert alone.reason == (
+        "worse (acc 0.700) is within noise of fft (acc 0.750), the highest acc on validation rows, "
+        "of 2 merges that satisfy the rule; no other is within noise of it"
+    )
+    both = _choose(worse, worst, tied=_within("worse", "worst"))
+    assert (both.id, both.ties) == ("worst", ("worse", "worst"))
+
+
+def test_a_reference_that_misses_the_rule_rules_nobody_out() -> None:
+    strict = Select(subject_to={"dpd": "<= 0.15"})
+    assert _choose(point("fair", 0.6, 0.1), select=strict).id == "fair"
+
+
+def test_a_tie_with_the_best_is_not_worse_than_the_reference() -> None:
+    """`b` is within noise of the top, and worse than FFT beyond noise."""
+    points = point("top", 0.8, 0.1, lam=0.8), point("b", 0.7, 0.1, lam=0.1)
+
+    def tied(better: PointResult, others: Any) -> set[str]:
+        return {p.id for p in others} if better.id == "top" else set()
+
+    choice = _choose(*points, tied=tied)
+    assert (choice.id, choice.ties) == ("top", ())
+
+
+def test_ties_go_to_the_nearest() -> None:
     points = (
         point("top", 0.8, 0.1, lam=0.8),
-        point("low", 0.7, 0.1),
+        point("low", 0.77, 0.1),
         point("a", 0.79, 0.1, lam=0.2),
     )
-    choice = _choose(*points, tied=lambda top, others: {top.id, "a"} & {p.id for p in others})
+    choice = _choose(*points, tied=_within("a"))
     assert (choice.id, choice.best, choice.ties) == ("a", "top", ("top", "a"))
-    assert "a (acc 0.790 on validation) is the smallest λ of 2 points" in choice.reason
+    assert (choice.distances, choice.nearest) == (
+        {"top": 0.8, "a": 0.2},
+        "has the smallest Σ|λ|",
+    )
+    assert choice.reason == (
+        "a (acc 0.790) has the smallest Σ|λ| of the 2 that are within noise of top (acc 0.800), "
+        "the highest acc on validation rows and not worse than fft, of 3 merges that satisfy the "
+        "rule"
+    )
+    asked = []
+
+    def measure(tied: Any) -> Nearness:
+        asked.append([point.id for point in tied])
+        return Nearness({"top": 1.0, "a": 2.0}, "is the nearest to fft in weights")
+
+    choice = _choose(*points, tied=_within("a"), measure=measure)
+    assert (choice.id, choice.best) == ("top", None)
+    assert "and is the nearest to fft in weights of the 2 that are within noise" in choice.reason
+    assert asked == [["top", "a"]]
+    _choose(*points, measure=measure)  # nothing is tied, nothing is measured
+    assert len(asked) == 1
 
 
-def test_nothing_feasible_is_said_and_the_nearest_is_taken() -> None:
-    choice = _choose(point("far", 0.9, 0.5), point("near", 0.7, 0.25))
-    assert (choice.id, choice.feasible) == ("near", False)
-    assert "no point satisfies the rule; near misses it least, by 0.050" in choice.reason
+def test_equal_values_are_tied() -> None:
+    assert _choose(point("b", 0.8, 0.1, lam=0.8), point("a", 0.8, 0.1, lam=0.2)).id == "a"
+    equal = point("a", 0.75, 0.1)
+    assert _choose(equal).id == "a"  # as good as FFT
 
 
-def test_a_saturated_choice_is_said_and_can_be_ruled_out() -> None:
-    saturated, plain = point("a", 0.8, 0.1, saturated=True), point("b", 0.7, 0.1)
-    assert "it is saturated: read its gaps" in _choose(saturated).reason
-    assert "saturated" not in _choose(plain).reason
-    without = Select(subject_to={"saturated": False})
-    choice = _choose(saturated, plain, select=without)
-    assert (choice.id, choice.candidates) == ("b", (2, 1))
-    assert "subject to not saturated" in choice.rule
+def test_saturated_points_win_where_the_rule_lets_them() -> None:
+    saturated, plain = point("a", 0.9, 0.1, saturated=True), point("b", 0.8, 0.1)
+    for select in (SELECT, Select(subject_to={"saturated": False})):
+        choice = _choose(saturated, plain, select=select)
+        assert (choice.id, choice.candidates) == ("b", (2, 1))
+        assert choice.rule.endswith("not degenerate, not saturated")
+        alone = _choose(saturated, select=select)
+        assert alone.kept == "fft"
+        assert alone.reason.endswith("a misses it least: saturated")
+    choice = _choose(saturated, plain, select=Select(subject_to={"saturated": True}))
+    assert (choice.id, choice.rule[-14:]) == ("a", "not degenerate")
+    assert "it is saturated: read its gaps" in choice.reason
 
 
-def test_no_candidate_is_said() -> None:
-    choice = _choose(point("constant", 0.9, 0.0, degenerate=True))
-    assert (choice.id, choice.feasible, choice.candidates) == (None, False, (0, 0))
-    assert "no point can be chosen: all are degenerate" in choice.reason
+def test_the_least_of_a_metric_may_be_asked_for() -> None:
+    select = Select(minimize="eod", subject_to={"acc": ">= 0.9 * fft", "dpd": "<= 0.5 * fft + 0.1"})
+    points = (
+        point("low", 0.6, 0.0, 0.0),
+        point("unfair", 0.9, 0.21, 0.0),
+        point("best", 0.7, 0.2, 0.02),
+        point("tied", 0.8, 0.1, 0.05, lam=0.1),
+        point("worse", 0.9, 0.1, 0.09),
+    )
+    choice = _choose(*points, select=select)
+    assert (choice.id, choice.candidates) == ("best", (5, 3))
+    assert choice.rule.startswith(
+        "minimise eod, subject to acc >= 0.9 * fft (0.675) and dpd <= 0.5 * fft + 0.1 (0.200), on"
+    )
+    assert "best (eod 0.020) has the lowest eod" in choice.reason
+    assert _choose(*points, select=select, tied=_within("tied")).id == "tied"
+    kept = _choose(point("worse", 0.9, 0.1, 0.2), select=select)
+    assert (kept.kept, kept.best_merge) == ("fft", "worse")
+
+
+def test_without_an_interval_the_sentence_says_so() -> None:
+    select = Select(maximize="dp_ratio")
+    a, b, fft = (point(name, 0.8, 0.1) for name in ("a", "b", "fft"))
+    for each, value in ((a, 0.7), (b, 0.6), (fft, 0.65)):
+        assert each.evaluation is not None
+        each.evaluation.metrics["dp_ratio"] = Interval(value=value)
+    fft = fft.model_copy(update={"kind": "baseline"})
+    rule = Rule.of(select, {"fft": fft})
+    unknown = "no interval of a difference in dp_ratio is known"
+    assert rule.choose([fft, a, b]).reason.endswith(unknown)
+    assert f"is worse ({unknown})" in rule.choose([fft, b]).reason
+
+
+def test_what_has_no_interval_has_a_value_all_the_same() -> None:
+    select = Select(minimize="unanswered")
+    some, none = point("some", 0.9, 0.1), point("none", 0.8, 0.1)
+    assert some.evaluation is not None
+    some = some.model_copy(
+        update={"evaluation": some.evaluation.model_copy(update={"unanswered": 2})}
+    )
+    assert some.value("unanswered") == 0.25
+    assert _choose(some, none, select=select).id == "none"
+
+
+def test_nobody_to_choose_or_to_keep_is_said() -> None:
+    constant = point("constant", 0.9, 0.0, degenerate=True)
+    choice = _choose(constant)
+    assert (choice.id, choice.kept, choice.candidates) == (None, "fft", (0, 0))
+    assert choice.reason.startswith("no merge can be judged: all are degenerate")
+    choice = Rule.of(Select(), {}).choose([constant])
+    assert (choice.kept, choice.headline) == (None, "nothing is chosen")
+
+
+def test_a_budget_of_time_keeps_nothing() -> None:
+    """What was left out might be better."""
+    budget = BudgetRecord(minutes=1, left_out=["λ=0.7"], unfinished=["search: 3 further points"])
+    choice = _choose(point("far", 0.9, 0.5), budget=budget)
+    assert (choice.id, choice.kept) == (None, None)
+    assert choice.reason.startswith("of what is measured, no merge satisfies the rule")
+    assert choice.reason.endswith("left out: 1 point (λ=0.7); search: 3 further points")
+    assert _choose(point("fair", 0.85, 0.1), budget=budget).id == "fair"
+
+
+@pytest.mark.parametrize("names", [["lora", "fft"], ["other", "lora"]])
+def test_the_reference_is_fft_or_else_the_first(names: list[str]) -> None:
+    baselines = {name: point(name, 0.9, 0.2, kind="baseline") for name in names}
+    choice = Rule.of(Select(), baselines).choose([*baselines.values(), point("a", 0.8, 0.1)])
+    assert choice.kept == ("fft" if "fft" in names else names[0])
 
 
 def test_an_undefined_limit_is_an_error() -> None:
@@ -112,33 +256,6 @@ def test_an_undefined_limit_is_an_error() -> None:
 def test_rows_of_another_split_are_refused() -> None:
     with raises(SweepError, "validation"):
         _choose(point("a", 0.9, 0.1, split="report"))
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("<= fft", Constraint("dpd", "<=", "fft", 0.0)),
-        (" < fft+0.01 ", Constraint("dpd", "<", "fft", 0.01)),
-        (">= fft - 0.02", Constraint("dpd", ">=", "fft", -0.02)),
-        ("> 1e-3", Constraint("dpd", ">", None, 0.001)),
-        ("<= sub-group", Constraint("dpd", "<=", "sub-group", 0.0)),
-    ],
-)
-def test_constraints_are_read(text: str, expected: Constraint) -> None:
-    assert Constraint.parse("dpd", text) == expected
-
-
-def test_any_metric_of_the_table_can_be_read_and_the_better_when_higher_maximised() -> None:
-    for name in READABLE:
-        Constraint.parse(f"other/{name}", "<= 0.5")
-        if METRICS[name].better == "lower":
-            with pytest.raises(ValueError, match="not a metric to maximise"):
-                Select(maximize=name)
-        else:
-            Select(maximize=name)
-    for name in ("epd", "level_matched.tpr"):
-        with pytest.raises(ValueError, match="unknown metric"):
-            Constraint.parse(name, "<= 0.5")
 
 
 def test_limits_are_checked() -> None:
@@ -163,10 +280,24 @@ def test_arrays_of_points_are_judged_as_each_point_alone(pairs: list[tuple[float
 
 
 def test_a_search_aims_at_the_same_rule() -> None:
-    limits = {"level_matched.dpd": "<= 0.1", "other/eod": "<= 0.2", "saturated": False}
+    limits = {"level_matched.dpd": "<= 0.1", "other/eod": "<= 0.2"}
     rule = Rule.of(Select(subject_to=limits), {}).for_search()
     assert [limit.metric for limit in rule.limits] == ["level_matched.dpd"]
     assert rule.objectives == ("acc", "level_matched.dpd")
     assert Rule.of(SELECT, {"fft": FFT}).for_search().objectives == ("acc", "dpd", "eod")
     values = {"acc": np.array([0.75]), "dpd": np.array([0.25]), "eod": np.array([0.5])}
     assert Rule().to_minimise(values).tolist() == [[0.25, 0.25, 0.5]]
+    least = Rule.of(Select(minimize="eod", subject_to={"acc": [">= 0.5", "<= 0.9"]}), {})
+    assert least.for_search().objectives == ("eod", "dpd")
+    assert least.to_minimise(values).tolist() == [[0.5, 0.25]]
+    rates = Rule(objective="selection_rate", is_minimised=True, gaps=())
+    assert rates.to_minimise({"selection_rate": np.array([0.25])}).tolist() == [[0.25]]
+
+
+def test_a_search_stays_near_the_level_unless_saturated_points_may_win() -> None:
+    level = Level("fft", 0.5, 0.125)
+    aim = Rule.of(SELECT, {"fft": FFT}).for_search(level)
+    limits = [(x.operator, x.value) for x in aim.limits if x.metric == "selection_rate"]
+    assert limits == [(">=", 0.375), ("<=", 0.625)]
+    free = Rule.of(Select(subject_to={"saturated": True}), {}).for_search(level)
+    assert free.limits == ()

@@ -75,7 +75,7 @@ def test_a_sweep_over_two_tasks_has_the_numbers_of_eval(
         baselines={"fft": str(family / "run" / "fft")},
         controls=[],
         inject=None,
-        select={"maximize": "acc", "subject_to": {"fair_adult_race/acc": ">= 0.1"}},
+        select={"subject_to": {"fair_adult_race/acc": ">= 0.1", "saturated": True}},
     )
     results = run_sweep(load_sweep(path), tmp_path / "out", Silent()).to_dict()
     assert results["selected"]["label"] == "λ=0.3"

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mergekit_fair.errors import ConfigError
+from mergekit_fair.sweep.limits import Array
 from mergekit_fair.sweep.record import PointResult
 from mergekit_fair.sweep.search.pareto import front
-from mergekit_fair.sweep.selection import Array, Rule
+from mergekit_fair.sweep.selection import Rule
 
 Block = Mapping[str, float | None]
 Coordinates = tuple[float, ...]

@@ -20,8 +20,9 @@ from scipy.special import expit
 
 from mergekit_fair.errors import ConfigError, SweepError
 from mergekit_fair.fairness.rates import RARE, Mask, max_min_gap, smallest
+from mergekit_fair.sweep.limits import Array
 from mergekit_fair.sweep.search.proposers import Block, Coordinates, Observation, Space
-from mergekit_fair.sweep.selection import Array, Rule
+from mergekit_fair.sweep.selection import Rule
 
 # What can be composed from selection rates, TPR and FPR.
 COMPOSED = (

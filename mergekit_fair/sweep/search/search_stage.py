@@ -39,7 +39,8 @@ def search(
     if config is None:
         return []
     space = Space.of(sweep.ranges)
-    rule = Rule.of(sweep.config.select, baselines).for_search()
+    level = (runner.levels or {}).get(runner.task)
+    rule = Rule.of(sweep.config.select, baselines).for_search(level)
     proposer = PROPOSERS[config.method](space, rule, sweep.config.seed, _layout(runner))
     points: list[Point] = []
     history: list[Observation] = []
@@ -70,7 +71,7 @@ def require_possible(sweep: Sweep, config: Search) -> None:
         require_optuna()
     reference, select = sweep.config.evaluate.reference, sweep.config.select
     if config.method == "surrogate":
-        other = [name for name in (select.maximize, *select.subject_to) if "." in name]
+        other = [name for name in select.metrics if "." in name]
         if reference != "between_groups" or other:
             raise ConfigError(
                 f"{config.method} models gaps between groups at the model's own threshold",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from mergekit_fair.sweep.limits import Array
 from mergekit_fair.sweep.search.pareto import contribution, front
 from mergekit_fair.sweep.search.proposers import (
     Coordinates,
@@ -21,7 +22,7 @@ from mergekit_fair.sweep.search.proposers import (
     start,
 )
 from mergekit_fair.sweep.search.rate_model import GroupLayout, RateModel, check_composed
-from mergekit_fair.sweep.selection import Array, Rule
+from mergekit_fair.sweep.selection import Rule
 
 # Standard deviations of perturbations, as shares of a range: near, and very near.
 _SPREADS = (0.1, 0.03)

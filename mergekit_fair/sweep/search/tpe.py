@@ -24,7 +24,7 @@ from mergekit_fair.sweep.search.proposers import (
     start,
     start_length,
 )
-from mergekit_fair.sweep.selection import Rule, lower_is_better
+from mergekit_fair.sweep.selection import Rule
 
 STUDY = "mergekit-fair"
 
@@ -98,7 +98,7 @@ def write_journal(space: Space, rule: Rule, history: Sequence[Observation], path
             backend = optuna.storages.journal.JournalFileBackend(str(fresh))
             storage = optuna.storages.JournalStorage(backend)
             study = _study(optuna, rule, study_name=STUDY, storage=storage)
-            study.set_metric_names([_axis(name) for name in rule.objectives])
+            study.set_metric_names([_axis(name, rule) for name in rule.objectives])
             study.add_trials(_trials(optuna, space, history))
         fresh.replace(path)
 
@@ -163,5 +163,5 @@ def _trials(optuna: Any, space: Space, history: Sequence[Observation]) -> list[A
     return trials
 
 
-def _axis(name: str) -> str:
-    return name if lower_is_better(name) else f"1 - {name}"
+def _axis(name: str, rule: Rule) -> str:
+    return name if rule.is_lower_better(name) else f"1 - {name}"
