@@ -107,6 +107,30 @@ def test_other_settings_end_as_if_they_had_been_the_first_ones(
     assert times(out) == files
 
 
+@pytest.mark.slow
+def test_a_search_that_reads_other_figures_keeps_what_is_right(
+    family: Path, rows: Path, tmp_path: Path
+) -> None:
+    """It asks as if these figures had been the first ones; what is no part of it is not shown."""
+    search = {"method": "surrogate", "budget": 16}
+    changes = {"grid": {}, "controls": [], "inject": None, "search": search}
+    path = tmp_path / "sweep.yml"
+    evaluate = {"data": tiny.data_block(rows), "max_length": 16, "device": "cpu"}
+    found = {}
+    for size in (1, 30):  # the third group has about 23 rows
+        evaluate["min_group_size"] = size
+        write(path, family, rows, evaluate=evaluate, **changes)
+        found[size] = run(path, tmp_path / "out")
+    whole, ended = run(path, tmp_path / "whole").to_dict(), found[30].to_dict()
+    flag = "report_opened_for_another_selection"  # it was, unless the choice is the same
+    is_other = found[1].selected.id not in (None, found[30].selected.id)
+    assert (whole.pop(flag), ended.pop(flag)) == (False, is_other)
+    assert ended == whole
+    asked = {size: {p.id for p in results.points} for size, results in found.items()}
+    assert asked[1] & asked[30]
+    assert asked[1] != asked[30]
+
+
 def measured(lines: list[bytes]) -> list[tuple[str, str]]:
     """Ids and splits of the points that a model was run for."""
     found = [json.loads(line) for line in lines]
