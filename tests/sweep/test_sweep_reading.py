@@ -92,6 +92,7 @@ def test_other_settings_end_as_if_they_had_been_the_first_ones(
     assert read[: len(lines)] == lines
     # Each once more; thresholds by group are fitted anew, for groups that may be others.
     assert measured(read[len(lines) :]) == measured(lines)
+    assert {split for _, split in measured(lines)} == {"validation", "report"}
     run(path, tmp_path / "whole")
     whole = (tmp_path / "whole" / "results.json").read_bytes()
     assert (out / "results.json").read_bytes() == whole
@@ -269,3 +270,25 @@ def test_a_dry_run_of_a_finished_sweep_runs_and_writes_nothing(
     assert "no forward pass is left" in shown
     assert shown.count("(measured)") == len(plan["points"])
     assert times(out) == before
+
+
+def test_a_dry_run_counts_no_report_rows_where_nothing_will_be_chosen(
+    family: Path, swept: Path, tmp_path: Path
+) -> None:
+    """They stay closed; with a choice they are counted for it, its control and the baselines."""
+    (tmp_path / "out").mkdir()
+    found = {}
+    for split, rule in (("both", ">= 0.1"), ("validation", ">= 0.1"), ("validation", ">= 0.999")):
+        path = tiny.write_sweep(
+            family, tmp_path / "sweep.yml", select={"maximize": "acc", "subject_to": {"acc": rule}}
+        )
+        for name in ("scores", "rows"):
+            shutil.copytree(swept / "out" / name, tmp_path / "out" / name, dirs_exist_ok=True)
+        lines = (swept / "out" / POINTS).read_text().splitlines(keepends=True)
+        kept = [line for line in lines if split in ("both", json.loads(line)["split"])]
+        (tmp_path / "out" / POINTS).write_text("".join(kept))
+        left = plan_sweep(load_sweep(path), out=tmp_path / "out").left
+        assert left is not None
+        found[split, rule] = left.forward_passes
+    assert found["validation", ">= 0.999"] == 0
+    assert found["validation", ">= 0.1"] > found["both", ">= 0.1"]
