@@ -10,6 +10,7 @@ from typing import Any
 from mergekit_fair.escaping import Raw, in_markdown, one_line, printable
 from mergekit_fair.evaluation.evaluate import Evaluation
 from mergekit_fair.report.page import budget_text, template
+from mergekit_fair.report.power_text import power_sentence
 from mergekit_fair.report.sweep_tables import (
     comparison_table,
     groups_table,
@@ -164,6 +165,7 @@ def _rendered(
         tables=[(table.caption, as_markdown(table), table.foot) for table in tables],
         groups=[(table.caption, as_markdown(table)) for table in groups],
         comparison=comparison,
+        detectable=None if results.detectable is None else power_sentence(results.detectable),
         confidence=f"{results.confidence * 100:.4g} %",
         verdicts=verdicts,
         pictures=pictures,

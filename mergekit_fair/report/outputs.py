@@ -10,6 +10,7 @@ from mergekit_fair.files import write_atomic
 from mergekit_fair.progress import Progress
 from mergekit_fair.report.figures import draw_sweep
 from mergekit_fair.report.page import CLOSED, budget_text, capitalised, write_page
+from mergekit_fair.report.power_text import power_sentence, power_table
 from mergekit_fair.report.sweep_tables import (
     added_text,
     brief_points_table,
@@ -74,6 +75,8 @@ def summary_text(results: SweepResults, width: int | None = None) -> str:
     if results.comparison:
         differences = as_text(comparison_table(results.comparison), width)
         parts += ["", _DIFFERENCES, differences, verdict(results)]
+    if results.detectable is not None and (shown := power_sentence(results.detectable)):
+        parts.append(shown)
     if results.report_opened_for_another_selection:
         parts.append(
             "\nwarning: the report split was opened before for another choice; its figures are "
@@ -124,6 +127,9 @@ def plan_text(plan: SweepPlan) -> str:
         *([] if plan.left is None else [left_text(plan.left)]),
         *(f"warning: {one_line(text)}" for text in plan.warnings),
     ]
+    if plan.detectable:
+        table = power_table(plan.detectable)
+        lines += [f"\n{table.caption}:", as_text(table)]
     return "\n".join(lines)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mergekit_fair.escaping import printable
 from mergekit_fair.files import write_atomic
+from mergekit_fair.report.power_text import power_table
 from mergekit_fair.report.sweep_tables import (
     added_text,
     comparison_table,
@@ -137,6 +138,7 @@ def _view(results: SweepResults, folder: Path) -> dict[str, Any]:
         "reference": "" if evaluation is None else evaluation.reference,
         "report": _tables(results, results.report),
         "comparison": comparison_table(results.comparison),
+        "detectable": _detectable(results),
         "pictures": _pictures(results, folder),
         "pictures_missing": _why_no_pictures(results, folder),
         "points": _tables(results, results.points),
@@ -147,6 +149,14 @@ def _view(results: SweepResults, folder: Path) -> dict[str, Any]:
         "recipe": _recipe(folder, is_chosen=chosen.id is not None),
         "sweep": shlex.quote(results.sweep),
     }
+
+
+def _detectable(results: SweepResults) -> Table | None:
+    """What the report rows can show."""
+    found = results.detectable
+    return (
+        power_table({"report": found}) if found is not None and (found.dpd or found.eod) else None
+    )
 
 
 def _banners(results: SweepResults) -> list[str]:

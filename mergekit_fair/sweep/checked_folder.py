@@ -31,6 +31,7 @@ from mergekit_fair.sweep.figures_again import (
 from mergekit_fair.sweep.limits import Select
 from mergekit_fair.sweep.record import INJECTED, PointResult
 from mergekit_fair.sweep.results import DifferenceRecord, SweepResults, TransferRecord
+from mergekit_fair.sweep.sample_size import of_report
 from mergekit_fair.sweep.selected import FOLDER, RECIPE, selected_recipe
 from mergekit_fair.sweep.selection import Nearness, Rule
 from mergekit_fair.sweep.store import POINTS, Key, ReadStore, read_points, read_rows, read_scores
@@ -208,6 +209,18 @@ def _require_comparison(folder: Path, results: SweepResults) -> None:
     own = _predictions(folder, chosen, results)
     found = differences(own, answers, settings_of(chosen))
     _require_same(folder, _plain(found), _plain(results.comparison), "comparison")
+    if results.detectable is not None:
+        shown = of_report(
+            own,
+            settings_of(chosen),
+            results.points,
+            lambda point: _predictions(folder, point, results),
+            reference=results.level.to,
+            chosen=chosen.id,
+            comparisons=len(answers),
+        )
+        expected = None if shown is None else shown.to_dict()
+        _require_same(folder, expected, results.detectable.to_dict(), "detectable")
 
 
 def _require_thresholds(folder: Path, results: SweepResults) -> None:

@@ -19,6 +19,7 @@ from mergekit_fair.checkpoints.reader import open_folder
 from mergekit_fair.errors import CheckpointError, ConfigError
 from mergekit_fair.evaluation.evaluator import Evaluator
 from mergekit_fair.evaluation.model_inputs import same_tokenizer
+from mergekit_fair.fairness.power import Detectable
 from mergekit_fair.merging.config_checks import differing_settings
 from mergekit_fair.merging.grid import MOST_POINTS
 from mergekit_fair.merging.measured_inputs import point_id
@@ -38,6 +39,7 @@ from mergekit_fair.sweep.record import (
     PointKind,
     SweepRecord,
 )
+from mergekit_fair.sweep.sample_size import planned
 from mergekit_fair.sweep.sweep_config import Sweep
 
 _MEASURE_APART = "leave it out of the baselines, and measure it with `mergekit-fair eval`"
@@ -350,11 +352,12 @@ class SweepPlan(SweepRecord):
         rows: split → rows, of all tasks.
         forward_passes: rows that are run: every point on the split that is selected on; baselines,
             the choice and its random control on the report rows.
+        detectable: split → the smallest gaps and differences that its rows can show.
         seconds_per_point, estimated_minutes: where two batches of the base were timed.
         left: of all this; None where nothing is finished yet.
     """
 
-    optional = ("seconds_per_point", "estimated_minutes", "left")
+    optional = ("detectable", "seconds_per_point", "estimated_minutes", "left")
 
     schema_version: int = SCHEMA_VERSION
     sweep: str
@@ -369,6 +372,7 @@ class SweepPlan(SweepRecord):
     rows: dict[str, int]
     forward_passes: int
     warnings: list[str]
+    detectable: dict[str, Detectable] = {}
     seconds_per_point: float | None = None
     estimated_minutes: float | None = None
     left: LeftRecord | None = None
@@ -401,6 +405,11 @@ class SweepPlan(SweepRecord):
             rows=rows,
             forward_passes=passes + (len(config.baselines) + 1 + control) * rows["report"],
             warnings=list(evaluator.warnings),
+            detectable=planned(
+                {split: evaluator.labels(split)[evaluator.tasks[0]] for split in rows},
+                config.evaluate.settings(config.seed),
+                len(config.baselines) + control + (2 if config.thresholds else 0),
+            ),
         )
 
 

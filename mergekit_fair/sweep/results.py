@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field, model_validator
 from mergekit_fair.errors import SweepError
 from mergekit_fair.fairness.intervals import Interval, Number
 from mergekit_fair.fairness.metrics import LOWER_IS_BETTER
+from mergekit_fair.fairness.power import Detectable
 from mergekit_fair.files import write_atomic
 from mergekit_fair.schema import sealed
 from mergekit_fair.sweep.record import (
@@ -271,13 +272,14 @@ class SweepResults(SweepRecord):
         report_opened_for_another_selection: the report rows are no longer untouched.
         comparison: baseline → metric → chosen minus it, on the report rows.
         thresholds: label of thresholds by group → what they are and have changed; empty without.
+        detectable: the smallest gaps and differences that the report rows can show.
         budget: None unless something was left out.
         inputs: model → its fingerprint's digest; empty before version 0.2.
         measuring: a digest of what models were asked and how they were run; None before version
             0.2. How the scores are read stands with every point (`measured_with`).
     """
 
-    optional = ("inputs", "measuring", "thresholds")
+    optional = ("inputs", "measuring", "thresholds", "detectable")
 
     schema_version: int = 1
     sweep: str
@@ -293,6 +295,7 @@ class SweepResults(SweepRecord):
     report_opened_for_another_selection: bool
     comparison: dict[str, dict[str, DifferenceRecord]]
     thresholds: dict[str, ThresholdsRecord] = {}
+    detectable: Detectable | None = None
     budget: BudgetRecord | None = None
     warnings: list[str]
     versions: dict[str, str]

@@ -12,7 +12,6 @@ from mergekit_fair.evaluation.evaluate import Level, versions
 from mergekit_fair.evaluation.evaluator import SPLITS, Evaluator
 from mergekit_fair.evaluation.seen_rows import SeenRows
 from mergekit_fair.evaluation.truncation import length_notes
-from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.files import write_atomic
 from mergekit_fair.progress import Progress
 from mergekit_fair.sweep.checked_folder import require_stored
@@ -32,6 +31,7 @@ from mergekit_fair.sweep.point_runner import (
 from mergekit_fair.sweep.points import Planner, Point, SweepPlan, unique
 from mergekit_fair.sweep.record import SCHEMA_VERSION, PointResult, to_json
 from mergekit_fair.sweep.results import Choice, LevelRecord, SweepResults
+from mergekit_fair.sweep.sample_size import of_report
 from mergekit_fair.sweep.selected import write_selected
 from mergekit_fair.sweep.selection import Rule, reference_of
 from mergekit_fair.sweep.store import ReadStore, Store
@@ -133,12 +133,7 @@ class SweepRun:
         runner = PointRunner(
             evaluator,
             store,
-            MetricSettings(
-                reference=evaluate.reference,
-                confidence=evaluate.confidence,
-                min_group_size=evaluate.min_group_size,
-                seed=sweep.config.seed,
-            ),
+            evaluate.settings(sweep.config.seed),
             progress,
             split=sweep.config.select.split,
             make_executor=make_executor,
@@ -176,6 +171,15 @@ class SweepRun:
             transfer=injected.transfer,
             thresholds=thresholds.records({runner.split, *(p.split for p in report["report"])}),
             **report,
+            detectable=of_report(
+                runner.labels("report")[runner.task],
+                runner.settings,
+                results,
+                lambda point: runner.predictions(point.id),
+                reference=level.to,
+                chosen=choice.id,
+                comparisons=len(report["comparison"]),
+            ),
             budget=runner.budget_record,
             warnings=[
                 *runner.evaluator.warnings,

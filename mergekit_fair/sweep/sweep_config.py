@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from mergekit_fair.data import DataSpec, spec_inside
 from mergekit_fair.errors import ConfigError
+from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.files import beside
 from mergekit_fair.merging.grid import parse_grid
 from mergekit_fair.merging.recipe import Recipe
@@ -81,6 +82,15 @@ class Evaluate(Strict):
         if self.tasks and self.question is not None:
             raise ValueError("question is for data; tasks have their own")
         return self
+
+    def settings(self, seed: int) -> MetricSettings:
+        """How predictions are measured."""
+        return MetricSettings(
+            reference=self.reference,
+            confidence=self.confidence,
+            min_group_size=self.min_group_size,
+            seed=seed,
+        )
 
     def request(self) -> EvaluationRequest:
         """As `eval` runs it.

@@ -70,6 +70,11 @@ def test_dry_run_prints_the_plan_and_makes_nothing(swept: Path, tmp_path: Path) 
     assert not (tmp_path / "out").exists()
     plan = json.loads(CliRunner().invoke(main, [*arguments, "--json"]).stdout)
     assert len({point["id"] for point in plan["points"]}) == 7
+    assert "The smallest gap that these rows can show" in run.output
+    shown = plan["detectable"]
+    assert (shown["validation"]["n"], shown["report"]["n"]) == (114, 113)
+    assert {one["group"] for one in shown["report"]["dpd"]} <= {"blue", "green"}
+    assert shown["report"]["assumed"]["agreement"] == 0.9
 
 
 @pytest.mark.parametrize("command", ["train", "sweep"])

@@ -220,6 +220,18 @@ def test_differences_and_groups_hold_the_numbers_of_results_json(
     assert served[f"{worst['name']} worst served"] == [value_text(harm)]
 
 
+def test_the_page_says_what_report_rows_can_show(results: dict[str, Any], drawn: Path) -> None:
+    page, shown = made(results, drawn), results["detectable"]
+    rows = page.tables["The smallest gap that these rows can show"][2:]
+    expected = [
+        (one["group"], f"{one['rows']:,}") for name in ("dpd", "eod") for one in shown[name]
+    ]
+    assert [(row[1], row[2]) for row in rows] == expected
+    fft = next(point for point in results["points"] if point["label"] == "fft")
+    rate = fft["evaluation"]["metrics"]["selection_rate"]["value"]
+    assert shown["assumed"]["selection_rate"] == rate  # measured, on other rows
+
+
 def test_pictures_lie_in_the_page(results: dict[str, Any], drawn: Path) -> None:
     images = made(results, drawn).all("img")
     content = [base64.b64decode(img["src"].partition(",")[2]) for img in images]
