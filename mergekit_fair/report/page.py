@@ -34,17 +34,18 @@ _TEMPLATES = Path(__file__).parent / "templates"
 _PICTURES = {
     "curves": (
         "Accuracy, DPD, EOD and selection rate over λ",
-        "Bands are intervals, dashed lines the baselines, the star is the chosen point.",
+        "Bands are intervals, dashed lines the baselines{star}.",
     ),
     "pareto": (
         "Accuracy against DPD and against EOD",
-        "Upper left is better; squares are the baselines, the star is the chosen point.",
+        "Upper left is better; squares are the baselines{star}.",
     ),
     "transfer": (
         "What each injected vector changes in each group",
         "Red is worse for the group; bold numbers have an interval that leaves out 0.",
     ),
 }
+_STAR = ", the star is the chosen point"
 _FORCED = (
     "Selected on the report split (select.force): every figure of the chosen model is optimistic, "
     "and no untouched rows are left to report on."
@@ -214,6 +215,7 @@ def _pictures(results: SweepResults, folder: Path) -> list[dict[str, str]]:
         path = folder / f"{name}.svg"
         if path.is_file():
             title, reading = _PICTURES[name]
+            reading = reading.format(star=_STAR if results.selected.id is not None else "")
             content = base64.b64encode(path.read_bytes()).decode("ascii")
             pictures.append({"name": name, "title": title, "reading": reading, "content": content})
     return pictures
