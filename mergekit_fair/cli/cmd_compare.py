@@ -40,8 +40,9 @@ def command(
 ) -> None:
     """Compare evaluations of models on the same rows: every B minus A, paired, with intervals.
 
-    A and B are folders that `eval` or `lm_eval --log_samples` has written. With several B, or
-    several metrics, significance is corrected for their number (Holm).
+    A and B are folders that `eval` or `lm_eval --log_samples` has written. `!` marks what may be
+    claimed: corrected for the number of models, tasks and metrics (Holm), and of a gap what holds
+    at equal selection rates, too.
 
     \b
     Example:
@@ -51,6 +52,7 @@ def command(
     from mergekit_fair.evaluation.compare_runs import compare_folders
     from mergekit_fair.fairness import MetricSettings
     from mergekit_fair.report.evaluation_text import comparison_text, marks_text
+    from mergekit_fair.report.verdict_text import MARKED
 
     settings = MetricSettings(reference, confidence, min_group_size, seed=seed)
     comparisons = compare_folders(baseline, others, settings, tasks)
@@ -64,6 +66,6 @@ def command(
             echo(one_line(f"warning: {text}"))
     if not quiet:
         echo(
-            f"[low, high]: paired {confidence * 100:g} % intervals; !: still significant after "
-            "Holm's correction over models and acc, dpd, eod"
+            f"[low, high]: paired {confidence * 100:g} % intervals; acc=, dpd=, eod=: at the "
+            f"selection rate of A, on these rows; !: {MARKED}"
         )

@@ -13,17 +13,16 @@ from numpy.typing import NDArray
 from mergekit_fair.errors import ConfigError, MeasurementError
 from mergekit_fair.evaluation.evaluate import (
     Evaluation,
-    Level,
     PreferenceEvaluation,
-    evaluate,
     read_evaluation,
 )
 from mergekit_fair.evaluation.evidence import require_samples
+from mergekit_fair.evaluation.paired_models import PairedModels, paired_models
 from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.evaluation.sample_files import earlier_runs, read_samples, sample_files
 from mergekit_fair.evaluation.seen_rows import seen_in_samples
 from mergekit_fair.fairness import HEADLINE, MetricSettings
-from mergekit_fair.fairness.compare import Paired
+from mergekit_fair.fairness.claims import OwnFigures, are_apart, judged
 
 
 def compare_folders(
@@ -34,12 +33,13 @@ def compare_folders(
     Args:
         baseline: folder of `mergekit-fair eval`, or of lm-eval with `--log_samples`.
         others: the same of other models.
-        settings: how to measure; the number of draws grows with the number of tests.
+        settings: how to measure; Holm's correction is over all models and tasks, and the number of
+            draws grows with theirs.
         tasks: only these; empty for all.
 
     Returns:
-        task → `n`, `baseline`, `models` (name → metric → value, low, high, p_value,
-        adjusted_p_value, significant), `warnings`, `marks` (see `marks`) and `notes` (see `notes`).
+        task → `n`, `baseline`, `models` (name → metric → `JudgedDifference`), `warnings`, `marks`
+        (see `marks`) and `notes` (see `notes`).
 
     Raises:
         ConfigError: no samples there, those of several models, or no common task.
@@ -59,18 +59,29 @@ def compare_folders(
         )
     compared = {}
     for task in wanted:
-        for paths in files.values():
-            require_samples(paths[task])
-        answers = {
-            names[folder]: read_predictions(task, paths[task]) for folder, paths in files.items()
+        paths = {names[folder]: its[task] for folder, its in files.items()}
+        for path in paths.values():
+            require_samples(path)
+        answers = {name: read_predictions(task, path) for name, path in paths.items()}
+        tests = len(wanted) * len(others) * len(HEADLINE)
+        compared[task] = _paired(answers, names[baseline], settings, tests)
+    pairs = {(task, name): of for task in wanted for name, of in compared[task].evidence.items()}
+    found = judged(pairs, settings.confidence)
+    return {
+        task: {
+            "n": of_task.n,
+            **({"weighted": True} if of_task.is_weighted else {}),
+            "baseline": names[baseline],
+            "models": {
+                name: {metric: each.to_dict() for metric, each in found[task, name].items()}
+                for name in of_task.evidence
+            },
+            "warnings": of_task.warnings,
+            "marks": marks(of_task.own, names[baseline]),
+            "notes": notes(task, {names[folder]: its[task] for folder, its in files.items()}),
         }
-        paths_of = {names[folder]: paths[task] for folder, paths in files.items()}
-        compared[task] = {
-            **_compared(answers, names[baseline], settings),
-            "marks": marks(answers, names[baseline], settings),
-            "notes": notes(task, paths_of),
-        }
-    return compared
+        for task, of_task in compared.items()
+    }
 
 
 def read_predictions(task: str, path: Path) -> Predictions:
@@ -81,32 +92,6 @@ def read_predictions(task: str, path: Path) -> Predictions:
         MeasurementError: samples of a task that measures no fairness.
     """
     return Predictions.of_samples(task, read_samples(path))
-
-
-def marks(
-    answers: Mapping[str, Predictions], baseline: str, settings: MetricSettings
-) -> dict[str, dict[str, Any]]:
-    """Model → what qualifies its gaps: its selection rate, `degenerate` and `saturated`.
-
-    Args:
-        answers: model → its predictions.
-        baseline: whose selection rate is the level: a model is saturated that selects more than
-            0.1 more or fewer.
-        settings: how to measure.
-    """
-    found: dict[str, dict[str, Any]] = {}
-    for name, predictions in answers.items():
-        measured = evaluate(predictions, settings, model=name, split="")
-        found[name] = {
-            "selection_rate": measured.metrics["selection_rate"].value,
-            "degenerate": measured.degenerate,
-        }
-    level = found[baseline]["selection_rate"]
-    for entry in found.values():
-        rate = entry["selection_rate"]
-        is_known = rate is not None and level is not None
-        entry["saturated"] = bool(abs(rate - level) > Level.saturation) if is_known else None
-    return found
 
 
 def notes(task: str, paths: Mapping[str, Path]) -> list[str]:
@@ -173,32 +158,31 @@ def _names(folders: list[Path]) -> dict[Path, str]:
     raise ConfigError("the same folder stands twice", where="compare", got=list(map(str, folders)))
 
 
-def _compared(
-    answers: dict[str, Predictions], baseline: str, settings: MetricSettings
-) -> dict[str, Any]:
+def _paired(
+    answers: Mapping[str, Predictions], baseline: str, settings: MetricSettings, tests: int
+) -> PairedModels:
     first = answers[baseline]
-    aligned = {
-        name: _like(first, predictions, name, baseline) for name, predictions in answers.items()
-    }
-    settings = settings.excluding(first.excluded).for_tests(len(HEADLINE) * (len(aligned) - 1))
-    predictions = {name: of_model.predicted for name, of_model in aligned.items()}
-    paired = Paired.of(first.labels, predictions, first.groups, settings, first.weights)
-    compared = paired.against(baseline)
-    models = compared.to_dict()
-    for name, metrics in models.items():
-        for metric, entry in metrics.items():
-            entry["significant"] = compared.significant(name, metric)
-    warnings = [
-        f"{name}: {text}"
-        for name, comparison in compared.differences.items()
-        for text in comparison.warnings
-    ]
+    aligned = {name: _like(first, of, name, baseline) for name, of in answers.items()}
+    pairs = {name: (baseline, name) for name in aligned if name != baseline}
+    return paired_models(aligned, pairs, settings, tests=tests)
+
+
+def marks(own: Mapping[str, OwnFigures], baseline: str) -> dict[str, dict[str, Any]]:
+    """Model → what qualifies its differences: its selection rate, its gaps with their intervals,
+    `degenerate`, and `saturated`: it selects over 0.1 more or fewer than the baseline; None where
+    one of the rates is unknown.
+    """
+    level = own[baseline].selection_rate
     return {
-        "n": len(paired.labels),
-        **({"weighted": True} if paired.patterns.weights is not None else {}),
-        "baseline": baseline,
-        "models": models,
-        "warnings": warnings,
+        name: {
+            "selection_rate": figures.selection_rate,
+            "degenerate": figures.degenerate,
+            "saturated": None
+            if None in (figures.selection_rate, level)
+            else are_apart(figures.selection_rate, level),
+            **{gap: interval.to_dict() for gap, interval in figures.gaps.items()},
+        }
+        for name, figures in own.items()
     }
 
 
@@ -233,7 +217,8 @@ def _like(first: Predictions, other: Predictions, name: str, baseline: str) -> P
             where=f"{first.task}: {name} and {baseline}",
             fix="evaluate both with the same version of the task",
         )
-    return replace(first, predicted=other.predicted[order], logit_gaps=None)
+    gaps = None if other.logit_gaps is None else other.logit_gaps[order]
+    return replace(first, predicted=other.predicted[order], logit_gaps=gaps)
 
 
 def _same_weights(first: Predictions, other: Predictions, order: NDArray[np.intp]) -> bool:

@@ -25,6 +25,7 @@ from mergekit_fair.fairness import (
     matching_threshold,
     measure_table,
 )
+from mergekit_fair.fairness.claims import SATURATION, are_apart
 from mergekit_fair.fairness.intervals import Interval, Samples
 from mergekit_fair.fairness.measurement import without_unsaid
 from mergekit_fair.fairness.metrics import MATCHED
@@ -50,7 +51,7 @@ class Level:
 
     to: str
     rate: float
-    saturation: float = 0.1
+    saturation: float = SATURATION
 
 
 class MatchedMetrics(Record):
@@ -226,7 +227,7 @@ def evaluate(
     matched, saturated = None, None
     if level is not None and predictions.logit_gaps is not None and rate is not None:
         matched = _level_matched(predictions, settings, level, threshold)
-        saturated = bool(abs(rate - level.rate) > level.saturation)
+        saturated = are_apart(rate, level.rate, level.saturation)
     return Evaluation.model_construct(
         **dict(measured),
         model=model,

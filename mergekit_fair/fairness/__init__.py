@@ -18,6 +18,7 @@ numpy only; knows no model. One idea a file:
     against          signed differences from one chosen group
     measure          one predictor → measurement, with measure_warnings
     compare          predictors on the same rows: paired differences, Holm's correction
+    claims           what may be said of two models: THE rules of marks, significance and ties
     one_vs_rest      classes and labels as binary views: macro and worst
     scores           range of mean scores; thresholds that match a selection rate
     jackknife        statistics of weighted rows, their covariances, ranges of them

@@ -16,9 +16,9 @@ from mergekit_fair.report.sweep_tables import (
     groups_table,
     ordered_metrics,
     points_table,
-    verdict,
 )
 from mergekit_fair.report.tables import as_markdown
+from mergekit_fair.report.verdict_text import MARKED, verdict
 from mergekit_fair.schema import parse_yaml_loosely
 from mergekit_fair.sweep.record import PointResult
 from mergekit_fair.sweep.results import Choice, LevelRecord, SweepResults, tasks_of
@@ -166,6 +166,7 @@ def _rendered(
         groups=[(table.caption, as_markdown(table)) for table in groups],
         comparison=comparison,
         detectable=None if results.detectable is None else power_sentence(results.detectable),
+        marked=MARKED,
         confidence=f"{results.confidence * 100:.4g} %",
         verdicts=verdicts,
         pictures=pictures,

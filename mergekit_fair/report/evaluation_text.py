@@ -8,11 +8,18 @@ from mergekit_fair.escaping import one_line
 from mergekit_fair.evaluation.evaluate import Evaluation, MatchedMetrics, PreferenceEvaluation
 from mergekit_fair.evaluation.measure_file import FileMeasurement
 from mergekit_fair.fairness import Measurement, ScoreQuality
+from mergekit_fair.fairness.claims import LEVEL, JudgedDifference
 from mergekit_fair.fairness.intervals import Interval
 from mergekit_fair.fairness.measurement import Against
-from mergekit_fair.fairness.metrics import GROUP_RATES
-from mergekit_fair.report.sweep_tables import group_columns, group_rows, ordered_metrics
+from mergekit_fair.fairness.metrics import GROUP_RATES, HEADLINE_GAPS
+from mergekit_fair.report.sweep_tables import (
+    difference_titles,
+    group_columns,
+    group_rows,
+    ordered_metrics,
+)
 from mergekit_fair.report.tables import Row, Table, as_text, interval_text, value_text
+from mergekit_fair.report.verdict_text import difference_cell, withheld_text
 
 
 def evaluation_text(evaluation: Evaluation | PreferenceEvaluation) -> str:
@@ -108,37 +115,53 @@ def _signed(interval: Interval) -> str:
 
 
 def comparison_text(task: str, compared: dict[str, Any], baseline: str, n: int) -> str:
-    """Every model minus the baseline on the same rows; `!` marks what is significant.
+    """Every model minus the baseline on the same rows; `!` marks what is claimed, and sentences
+    below say why other differences that leave out 0 are not.
 
     Args:
         task: its name.
-        compared: model → metric → value, low, high, p_value, adjusted_p_value, significant.
-        baseline: whose figures are subtracted.
+        compared: model → metric → a `JudgedDifference` in JSON.
+        baseline: whose figures are subtracted; at its selection rate, too (`dpd=`).
         n: rows.
     """
-    names = [metric.name for metric in ordered_metrics() if metric.compared]
-    rows = []
-    for model, gaps in compared.items():
-        entries = [(_interval(gaps[name]), gaps[name]["significant"]) for name in names]
-        texts = [f"{interval_text(gap, '+')}{' !' * bool(is_shown)}" for gap, is_shown in entries]
-        rows.append([model, *texts])
-    table = Table.plain(["", *names], rows)
-    title = one_line(f"{task}: minus {baseline}, on the same {n} rows")
-    return f"{title}\n{as_text(table)}"
+    keys = list(difference_titles(compared.values()))
+    names = [f"{key.removeprefix(LEVEL)}=" if key.startswith(LEVEL) else key for key in keys]
+    models = {
+        model: {key: JudgedDifference.from_dict(gap) for key, gap in gaps.items()}
+        for model, gaps in compared.items()
+    }
+    rows = [
+        Row(model, [difference_cell(gaps.get(key), with_p=False) for key in keys])
+        for model, gaps in models.items()
+    ]
+    withheld = [
+        f"{model}, not claimed: {text}"
+        for model, gaps in models.items()
+        if (text := withheld_text(gaps))
+    ]
+    title = f"{task}: minus {baseline}, on the same {n} rows"
+    table = as_text(Table("", "", names, [("", rows)]))
+    return "\n".join([one_line(title), table, *map(one_line, withheld)])
 
 
 def marks_text(marks: dict[str, dict[str, Any]]) -> str:
-    """What qualifies the gaps of every model of a comparison: whom it selects, and its marks.
+    """What qualifies the differences of every model of a comparison: whom it selects, its own
+    gaps, and its marks.
 
     Args:
-        marks: model → selection_rate, degenerate, saturated.
+        marks: model → selection_rate, degenerate, saturated, dpd, eod.
     """
     names = ("degenerate", "saturated")
     rows = [
-        [model, value_text(entry["selection_rate"]), *("yes" if entry[n] else "–" for n in names)]
+        [
+            model,
+            value_text(entry["selection_rate"]),
+            *(interval_text(Interval.from_dict(entry[gap])) for gap in HEADLINE_GAPS),
+            *("yes" if entry[name] else "–" for name in names),
+        ]
         for model, entry in marks.items()
     ]
-    return as_text(Table.plain(["", "selects", *names], rows))
+    return as_text(Table.plain(["", "selects", *HEADLINE_GAPS, *names], rows))
 
 
 def other_text(task: str, results: dict[str, Any]) -> str:
@@ -229,7 +252,3 @@ def _rest(measured: Measurement) -> str:
     labels = measured.labels
     others.append(f"labels: positive {value_text(labels.base_rate)}, dpd {value_text(labels.dpd)}")
     return one_line("; ".join(others))
-
-
-def _interval(entry: dict[str, Any]) -> Interval:
-    return Interval(value=entry["value"], low=entry["low"], high=entry["high"])

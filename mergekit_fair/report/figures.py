@@ -13,8 +13,7 @@ from mergekit_fair.escaping import one_line
 from mergekit_fair.evaluation.evaluate import Evaluation
 from mergekit_fair.fairness.metrics import METRICS
 from mergekit_fair.files import write_together
-from mergekit_fair.report.sweep_tables import CHANGES, group_labels
-from mergekit_fair.report.tables import interval_cell
+from mergekit_fair.report.sweep_tables import CHANGES, WORSE, group_labels, transfer_cell
 from mergekit_fair.sweep.record import PointResult
 from mergekit_fair.sweep.results import SweepResults, TransferRecord
 
@@ -30,8 +29,6 @@ _SERIES = {
 _COLOURS = ("k", "C2", "C4", "C5", "C7", "C9")
 _LINES, _MARKERS = ("--", "-.", ":", (0, (1, 3))), ("s", "D", "^", "v")
 _VERDICTS = {"safe": "C2", "unsafe": "C3", "unproven": "0.4"}
-# Which way a change is worse for the group.
-_WORSE = {"harm": 1.0, "acc": -1.0}
 
 # No random ids in the files; a `$` in a group's name is a dollar, no formula.
 _STYLE: dict[str, Any] = {
@@ -250,8 +247,8 @@ def _errors(point: PointResult, name: str) -> dict[str, Any]:
 def draw_transfer(transfer: TransferRecord, folder: Path) -> list[Path]:
     """Write `transfer.png` and `transfer.svg`: changes of harm and of accuracy; red is worse.
 
-    Numbers are bold and marked `!` where the interval leaves out 0; the verdict stands beside the
-    row.
+    Numbers are bold and marked `!` where they are harms that make the vector unsafe; the verdict
+    stands beside the row.
 
     Args:
         transfer: as `mergekit_fair.sweep.verdicts.judged` gives it.
@@ -275,9 +272,12 @@ def _transfer(figure: Any, transfer: TransferRecord) -> None:
     panels = figure.subplots(1, 2, sharey=True)
     names = [f"+ {transfer.step:g} {group}" for group in transfer.injected]
     for axes, (key, title) in zip(panels, CHANGES.items(), strict=True):
-        matrix, sign = transfer.change[key], _WORSE[key]
+        matrix, sign = transfer.change[key], WORSE[key]
         shown = [[matrix.at(g, h) for h in range(len(transfer.groups))] for g in range(len(names))]
-        cells = [[interval_cell(entry, sign="+") for entry in row] for row in shown]
+        cells = [
+            [transfer_cell(transfer, key, g, h) for h in range(len(transfer.groups))]
+            for g in range(len(names))
+        ]
         picture = _heat(
             axes,
             [[None if x.value is None else sign * x.value for x in row] for row in shown],
@@ -294,10 +294,9 @@ def _transfer(figure: Any, transfer: TransferRecord) -> None:
         )  # fmt: skip
     bar = figure.colorbar(picture, ax=list(panels), shrink=0.9, location="right")
     bar.set_label("worse for the group →")
-    level = f"{transfer.interval_level * 100:.4g} %"
     figure.suptitle(
-        f"injected vector (rows) against group (columns); bold!: the {level} interval leaves out "
-        f"0; tolerance {transfer.tolerance:g}"
+        "injected vector (rows) against group (columns); bold!: harm beyond the tolerance, "
+        f"{transfer.tolerance:g}, which makes the vector unsafe"
     )
 
 

@@ -17,17 +17,16 @@ from mergekit_fair.report.sweep_tables import (
     comparison_table,
     results_csv,
     transfer_tables,
-    verdict,
     verdicts_table,
 )
 from mergekit_fair.report.tables import as_text
+from mergekit_fair.report.verdict_text import MARKED, verdict
 from mergekit_fair.sweep.points import LeftRecord, SweepPlan
 from mergekit_fair.sweep.record import PointResult
 from mergekit_fair.sweep.results import SweepResults, TransferRecord
 
 _DIFFERENCES = (
-    "Chosen minus the baselines, on the same report rows (paired intervals; ! leaves out 0; p is "
-    "corrected for several comparisons)"
+    f"Chosen minus the baselines, on the same report rows (paired intervals; !: {MARKED})"
 )
 _OPENED = "Report rows, opened once for the chosen model, its random control and the baselines"
 _WIDTH = 180  # of lines, where nobody says how wide the terminal is
@@ -89,7 +88,8 @@ def transfer_text(transfer: TransferRecord) -> str:
     """What each injection changes in each group, then its verdict with the reason."""
     head = (
         f"injections at λ = {transfer.step:g}, changes against the target on the same rows "
-        f"({transfer.interval_level * 100:.4g} % intervals, paired; ! leaves out 0)"
+        f"({transfer.interval_level * 100:.4g} % intervals, paired; !: harm beyond the tolerance, "
+        "which makes the vector unsafe)"
     )
     tables = [f"{one_line(t.caption)}\n{as_text(t)}" for t in transfer_tables(transfer)]
     verdicts = f"verdicts, tolerance {transfer.tolerance:g}\n{as_text(verdicts_table(transfer))}"

@@ -18,11 +18,11 @@ from mergekit_fair.report.sweep_tables import (
     groups_table,
     points_table,
     transfer_tables,
-    verdict,
     verdicts_table,
     worst_table,
 )
 from mergekit_fair.report.tables import Table
+from mergekit_fair.report.verdict_text import MARKED, verdict
 from mergekit_fair.sweep.record import PointResult
 from mergekit_fair.sweep.results import SweepResults, TransferRecord, tasks_of
 from mergekit_fair.sweep.selected import FOLDER, NOT_CHOSEN, RECIPE
@@ -42,7 +42,7 @@ _PICTURES = {
     ),
     "transfer": (
         "What each injected vector changes in each group",
-        "Red is worse for the group; bold numbers have an interval that leaves out 0.",
+        "Red is worse for the group; bold numbers are harms that make a vector unsafe.",
     ),
 }
 _STAR = ", the star is the chosen point"
@@ -140,6 +140,7 @@ def _view(results: SweepResults, folder: Path) -> dict[str, Any]:
         "report": _tables(results, results.report),
         "comparison": comparison_table(results.comparison),
         "detectable": _detectable(results),
+        "marked": MARKED,
         "pictures": _pictures(results, folder),
         "pictures_missing": _why_no_pictures(results, folder),
         "points": _tables(results, results.points),

@@ -7,14 +7,19 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mergekit_fair.escaping import in_spreadsheet, one_line
-from mergekit_fair.fairness import Measurement
+from mergekit_fair.escaping import in_spreadsheet
+from mergekit_fair.fairness import HEADLINE, Measurement
+from mergekit_fair.fairness.claims import LEVEL
 from mergekit_fair.fairness.metric_kinds import Metric
 from mergekit_fair.fairness.metrics import GROUP_RATES, HEADLINE_GAPS, MATCHED, METRICS
-from mergekit_fair.report.tables import Cell, Row, Table, interval_cell, interval_text, value_text
+from mergekit_fair.report.tables import Cell, Row, Table, interval_cell, value_text
+from mergekit_fair.report.verdict_text import difference_cell
+from mergekit_fair.sweep.differences import compared_as
 from mergekit_fair.sweep.record import PointResult
 from mergekit_fair.sweep.results import DifferenceRecord, SweepResults, TransferRecord, WorstRecord
 
+# Changes of a transfer matrix, and which way they are worse for the group.
+WORSE = {"harm": 1, "acc": -1}
 CHANGES = {"harm": "change of the mean of one-vs-rest DPD and EOD", "acc": "change of accuracy"}
 
 
@@ -129,28 +134,34 @@ def _foot(points: Iterable[PointResult], task: str) -> str:
 
 def comparison_table(comparison: Mapping[str, Mapping[str, DifferenceRecord]]) -> Table:
     """Chosen minus each baseline on the same rows; p corrected where several were looked at."""
-    metrics = [metric for metric in ordered_metrics() if metric.compared]
+    titles = difference_titles(comparison.values())
     rows = [
-        Row(f"minus {name}", [_difference(gaps.get(metric.name)) for metric in metrics])
+        Row(f"minus {name}", [difference_cell(gaps.get(key)) for key in titles])
         for name, gaps in comparison.items()
     ]
+    is_matched = any(key.startswith(LEVEL) for key in titles)
     return Table(
         caption="Chosen minus baseline, paired on the report rows",
         corner="chosen",
-        columns=[metric.title for metric in metrics],
+        columns=list(titles.values()),
         sections=[("", rows)],
-        needed=sum(metric.headline for metric in metrics),
+        foot="Level matched: both at the baseline's selection rate, on these rows." * is_matched,
+        needed=sum(key.removeprefix(LEVEL) in HEADLINE for key in titles),
     )
 
 
-def _difference(gap: DifferenceRecord | None) -> Cell:
-    if gap is None:
-        return Cell("–")
-    cell, p = interval_cell(gap, sign="+"), gap.adjusted_p_value
-    if p is None:
-        return cell
-    shown = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-    return Cell(cell.text, f"{cell.note} {shown}".strip(), cell.strong)
+def difference_titles(gaps: Iterable[Mapping[str, object]]) -> dict[str, str]:
+    """Key → title of a column of differences: the headline, the same at equal selection rates
+    where any pair has them, and the rest.
+    """
+    compared = [metric for metric in ordered_metrics() if metric.compared]
+    known = {key for each in gaps for key in each}
+    matched = {f"{LEVEL}{name}": f"{METRICS[name].title}, level matched" for name in HEADLINE}
+    return {
+        **{metric.name: metric.title for metric in compared if metric.headline},
+        **{key: title for key, title in matched.items() if key in known},
+        **{metric.name: metric.title for metric in compared if not metric.headline},
+    }
 
 
 def groups_table(points: Sequence[PointResult], task: str) -> Table:
@@ -209,17 +220,28 @@ def transfer_tables(transfer: TransferRecord) -> list[Table]:
     """Injected vectors (rows) against groups of rows (columns); brackets: decides no verdict."""
     tables = []
     for key, title in CHANGES.items():
-        matrix = transfer.change[key]
         rows = [
             Row(
                 f"+ {name}",
-                [interval_cell(matrix.at(g, h), sign="+") for h in range(len(transfer.groups))],
+                [transfer_cell(transfer, key, g, h) for h in range(len(transfer.groups))],
             )
             for g, name in enumerate(transfer.injected)
         ]
         caption = title[0].upper() + title[1:]
         tables.append(Table(caption, "injected vector", group_labels(transfer), [("", rows)]))
     return tables
+
+
+def transfer_cell(transfer: TransferRecord, key: str, g: int, h: int) -> Cell:
+    """What injecting the g-th vector does to the h-th group; strong where the verdict is that it
+    is unsafe, and this is a harm beyond the tolerance.
+    """
+    entry = transfer.change[key].at(g, h)
+    worst = entry.low if WORSE[key] > 0 else entry.high
+    is_harm = worst is not None and WORSE[key] * worst > transfer.tolerance
+    decides = list(transfer.groups.values())[h].decides
+    is_unsafe = transfer.verdicts[g].status == "unsafe"
+    return interval_cell(entry, "+", strong=is_unsafe and decides and is_harm)
 
 
 def added_text(transfer: TransferRecord) -> str:
@@ -233,75 +255,49 @@ def group_labels(transfer: TransferRecord) -> list[str]:
     return [text if decides else f"({text})" for text, decides in texts.items()]
 
 
-def verdict(results: SweepResults) -> str:
-    """One sentence a baseline: what was won and lost with what confidence, or that nothing was.
-
-    A difference holds where its Holm-adjusted p-value is at most 1 − confidence and its interval
-    leaves out 0. On a selection's own rows the sentence says so.
-    """
-    label = str(results.selected.label)
-    sentences = [
-        _sentence(label, baseline, gaps, results.confidence)
-        for baseline, gaps in results.comparison.items()
-    ]
-    if results.selected_on == "report":
-        sentences.append("These are the rows that it was selected on: the figures are optimistic.")
-    return "\n".join(map(one_line, sentences))
-
-
-def _sentence(
-    label: str, baseline: str, gaps: Mapping[str, DifferenceRecord], confidence: float
-) -> str:
-    """`λ=0.4: EOD −0.031 [−0.049, −0.012] against fft at accuracy −0.002 [−0.008, +0.004].`"""
-    better = {m.name: -1 if m.better == "lower" else 1 for m in ordered_metrics() if m.headline}
-    held = [key for key in better if gaps[key].holds(confidence)]
-    won = [key for key in held if (gaps[key].value or 0.0) * better[key] > 0]
-    lost = [key for key in held if key not in won]
-    rest = [key for key in better if key not in held]
-    if won:
-        rest_at = [key for key in rest if key == "acc" or "acc" in won]
-        parts = [f"{_named(gaps, won)} against {baseline}"]
-        if rest_at:
-            parts.append(f"at {_named(gaps, rest_at)}")
-        if lost:
-            parts.append(f"but lost: {_named(gaps, lost)}")
-        return f"{label}: {' '.join(parts)}."
-    if lost:
-        return f"{label}: nothing was won against {baseline}, and lost: {_named(gaps, lost)}."
-    *titles, last = (METRICS[key].title for key in better)
-    return (
-        f"{label}: nothing was won against {baseline}; no difference in {', '.join(titles)} or "
-        f"{last} can be told from noise ({_named(gaps, list(better))})."
-    )
-
-
-def _named(gaps: Mapping[str, DifferenceRecord], keys: Sequence[str]) -> str:
-    return ", ".join(f"{METRICS[key].title} {interval_text(gaps[key], sign='+')}" for key in keys)
-
-
 def results_csv(results: SweepResults) -> str:
-    """Every point as one CSV row, by the deciding task; undefined values are empty."""
-    parts = {"": "value", "_low": "low", "_high": "high"}
+    """Every point as one CSV row, by the deciding task; undefined values are empty.
+
+    Rows of the report split end with what the chosen point differs from them by.
+    """
     names = [metric.name for metric in ordered_metrics()]
     matched = [f"level_matched_{name}" for name in MATCHED]
     columns = ["id", "kind", "label", "split", "lambda", "lambda_eff", "selected"]
-    columns += [f"{name}{suffix}" for name in names for suffix in parts]
-    columns += [*matched, "degenerate", "saturated", "error"]
+    columns += [f"{name}{suffix}" for name in names for suffix in _PARTS]
+    columns += [*matched, "degenerate", "saturated", "error", *_difference_columns({})]
     out = io.StringIO()
     writer = csv.DictWriter(out, columns, lineterminator="\n")
     writer.writeheader()
-    for point in [*results.points, *results.report]:
-        row: dict[str, Any] = {name: getattr(point, name) for name in ("id", "kind", "label")}
-        row |= {"split": point.split, "lambda": point.lambda_, "lambda_eff": point.lambda_eff}
-        row |= {"selected": point.id == results.selected.id, "error": point.error}
-        evaluation = point.evaluation
-        if evaluation is not None:
-            row |= {"degenerate": evaluation.degenerate, "saturated": evaluation.saturated}
-            row |= {
-                f"{name}{suffix}": getattr(point.interval(name), part)
-                for name in names
-                for suffix, part in parts.items()
-            }
-            row |= {name: point.value(name.replace("matched_", "matched.")) for name in matched}
-        writer.writerow({name: in_spreadsheet(value) for name, value in row.items()})
+    for points, comparison in ((results.points, {}), (results.report, results.comparison)):
+        for point in points:
+            row: dict[str, Any] = {name: getattr(point, name) for name in ("id", "kind", "label")}
+            row |= {"split": point.split, "lambda": point.lambda_, "lambda_eff": point.lambda_eff}
+            row |= {"selected": point.id == results.selected.id, "error": point.error}
+            evaluation = point.evaluation
+            if evaluation is not None:
+                row |= {"degenerate": evaluation.degenerate, "saturated": evaluation.saturated}
+                for name in names:
+                    row |= _columns(name, point.interval(name))
+                row |= {name: point.value(name.replace("matched_", "matched.")) for name in matched}
+            row |= _difference_columns(comparison.get(compared_as(point.kind, point.label), {}))
+            writer.writerow({name: in_spreadsheet(value) for name, value in row.items()})
     return out.getvalue()
+
+
+_PARTS = {"": "value", "_low": "low", "_high": "high"}
+
+
+def _columns(name: str, entry: object) -> dict[str, Any]:
+    return {f"{name}{suffix}": getattr(entry, part, None) for suffix, part in _PARTS.items()}
+
+
+def _difference_columns(gaps: Mapping[str, DifferenceRecord]) -> dict[str, Any]:
+    """`chosen_minus_dpd`, its limits and whether it is claimed; `chosen_minus_level_matched_dpd`;
+    the same of accuracy and EOD.
+    """
+    found: dict[str, Any] = {}
+    for name in HEADLINE:
+        found |= _columns(f"chosen_minus_{name}", gaps.get(name))
+        found[f"chosen_minus_{name}_claimed"] = getattr(gaps.get(name), "claimed", None)
+        found |= _columns(f"chosen_minus_level_matched_{name}", gaps.get(f"{LEVEL}{name}"))
+    return found

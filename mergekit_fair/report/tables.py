@@ -18,7 +18,7 @@ class Cell:
     Attributes:
         text: the number, or words.
         note: shown small.
-        strong: the interval leaves out 0; bold, or marked `!` in text.
+        strong: it is claimed (`fairness.claims`); bold, or marked `!` in text. Nothing else is.
     """
 
     text: str
@@ -99,19 +99,17 @@ def value_text(value: float | None, sign: str = "") -> str:
     return "–" if value is None else f"{value:{sign}.3f}"
 
 
-def interval_cell(entry: IntervalLike, sign: str = "") -> Cell:
-    """`0.123 [0.100, 0.150]`; signed numbers are strong where their interval leaves out 0."""
+def interval_cell(entry: IntervalLike, sign: str = "", *, strong: bool = False) -> Cell:
+    """`0.123 [0.100, 0.150]`."""
     if entry.value is None or entry.low is None or entry.high is None:
         return Cell(value_text(entry.value, sign))
     note = f"[{value_text(entry.low, sign)}, {value_text(entry.high, sign)}]"
-    is_strong = bool(sign) and (entry.low > 0 or entry.high < 0)
-    return Cell(value_text(entry.value, sign), note, is_strong)
+    return Cell(value_text(entry.value, sign), note, strong)
 
 
 def interval_text(entry: IntervalLike, sign: str = "") -> str:
-    """As `interval_cell`, without a mark."""
-    cell = interval_cell(entry, sign)
-    return f"{cell.text} {cell.note}".rstrip()
+    """The same as text."""
+    return str(interval_cell(entry, sign))
 
 
 def as_text(table: Table, width: int | None = None) -> str:

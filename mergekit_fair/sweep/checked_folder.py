@@ -16,12 +16,13 @@ from pydantic import ValidationError
 from mergekit_fair.errors import FairError, SweepError
 from mergekit_fair.evaluation.evidence import first_difference
 from mergekit_fair.evaluation.predictions import Predictions
+from mergekit_fair.fairness.claims import SATURATION
 from mergekit_fair.merging.measured_inputs import MeasuredInputs
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.recipe_keys import without_measurement
 from mergekit_fair.schema import parse_yaml_loosely, read_text
 from mergekit_fair.sweep.comparing import Noise
-from mergekit_fair.sweep.differences import differences
+from mergekit_fair.sweep.differences import compared_as, differences
 from mergekit_fair.sweep.figures_again import (
     answered,
     require_figures,
@@ -201,13 +202,16 @@ def _require_comparison(folder: Path, results: SweepResults) -> None:
     if chosen is None or chosen.evaluation is None or not results.comparison:
         return
     against = {
-        "random vectors" if point.kind == "control" else point.label: point
+        compared_as(point.kind, point.label): point
         for point in results.report
         if point.id != chosen.id
     }
     answers = {name: _predictions(folder, point, results) for name, point in against.items()}
     own = _predictions(folder, chosen, results)
-    found = differences(own, answers, settings_of(chosen))
+    measured = chosen.measured_with
+    saturation = SATURATION if measured is None else measured.saturation
+    worse = {label: change.worse for label, change in results.thresholds.items()}
+    found = differences(own, answers, settings_of(chosen), saturation, worse=worse)
     _require_same(folder, _plain(found), _plain(results.comparison), "comparison")
     if results.detectable is not None:
         shown = of_report(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
+from mergekit_fair.evaluation.paired_models import paired_models
 from mergekit_fair.evaluation.predictions import Predictions
-from mergekit_fair.fairness import HEADLINE, Comparison, MetricSettings, holm
+from mergekit_fair.fairness import HEADLINE, Comparison, MetricSettings
+from mergekit_fair.fairness.claims import SATURATION, judged
 from mergekit_fair.fairness.compare import Paired
 from mergekit_fair.sweep.results import DifferenceRecord
 
@@ -15,34 +17,44 @@ _DRAWS = 2000
 
 
 def differences(
-    chosen: Predictions, baselines: Mapping[str, Predictions], settings: MetricSettings
+    chosen: Predictions,
+    baselines: Mapping[str, Predictions],
+    settings: MetricSettings,
+    saturation: float = SATURATION,
+    worse: Mapping[str, Collection[str]] | None = None,
 ) -> dict[str, dict[str, DifferenceRecord]]:
-    """Chosen minus each baseline on the same report rows, paired.
+    """Chosen minus each baseline on the same report rows, paired, and what is claimed of it.
 
-    `adjusted_p_value` is corrected (Holm) for every baseline and headline metric looked at.
+    Args:
+        chosen, baselines: predictions of the same rows in the same order.
+        settings: how to measure.
+        saturation: selection rates further apart than this are not equal.
+        worse: baseline → metrics in which it is worse than what it was made of; who beats it
+            there has won nothing.
 
     Returns:
-        Baseline → metric → difference.
+        Baseline → metric → difference; `level_matched.dpd` and the like at the baseline's
+        selection rate. Holm's correction is over every baseline and headline metric.
     """
-    draws = max(_DRAWS, _needed(len(baselines), settings.confidence))
-    found = {
-        name: compared(chosen, answers.predicted, chosen.predicted, settings, draws).to_dict()
-        for name, answers in baselines.items()
+    if not baselines:
+        return {}
+    models = {"chosen": chosen} | {f"minus {name}": of for name, of in baselines.items()}
+    pairs = {name: (f"minus {name}", "chosen") for name in baselines}
+    tests = len(HEADLINE) * len(pairs)
+    paired = paired_models(models, pairs, settings, tests=tests, saturation=saturation)
+    evidence = {
+        name: found.with_worse_a((worse or {}).get(name, ()))
+        for name, found in paired.evidence.items()
     }
-    p_values = {
-        (name, metric): p_value
-        for name, gaps in found.items()
-        for metric in HEADLINE
-        if (p_value := gaps[metric]["p_value"]) is not None
-    }
-    adjusted = holm(p_values)
     return {
-        name: {
-            metric: DifferenceRecord(**gap, adjusted_p_value=adjusted.get((name, metric)))
-            for metric, gap in gaps.items()
-        }
-        for name, gaps in found.items()
+        name: {metric: DifferenceRecord(**each.to_dict()) for metric, each in gaps.items()}
+        for name, gaps in judged(evidence, settings.confidence).items()
     }
+
+
+def compared_as(kind: str, label: str) -> str:
+    """The name under which a point of the report rows stands in a comparison."""
+    return "random vectors" if kind == "control" else label
 
 
 def compared(
@@ -53,8 +65,3 @@ def compared(
     both = {"a": before, "b": after}
     paired = Paired.of(rows.labels, both, rows.groups, settings, rows.weights)
     return paired.difference("a", "b")
-
-
-def _needed(baselines: int, confidence: float) -> int:
-    """Draws without which no corrected p-value could be small, as in `compare_many`."""
-    return round(10 * baselines * len(HEADLINE) / (1 - confidence))

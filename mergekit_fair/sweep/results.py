@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from mergekit_fair.errors import SweepError
 from mergekit_fair.fairness.intervals import Interval, Number
-from mergekit_fair.fairness.metrics import LOWER_IS_BETTER
+from mergekit_fair.fairness.metrics import HEADLINE, LOWER_IS_BETTER
 from mergekit_fair.fairness.power import Detectable
 from mergekit_fair.files import write_atomic
 from mergekit_fair.schema import sealed
@@ -196,21 +196,25 @@ class TransferRecord(SweepRecord):
 
 
 class DifferenceRecord(SweepRecord):
-    """Chosen minus a baseline on the same rows; the corrected p-value where it was looked at."""
+    """Chosen minus a baseline on the same rows, and what may be said of it (`fairness.claims`).
 
-    optional = ("adjusted_p_value",)
+    Attributes:
+        adjusted_p_value: of the claim, after Holm's correction; None where none is looked for.
+        claimed: it was won, or lost; None: by a version that had other rules.
+        withheld: why it is not claimed although its interval leaves out 0.
+        near_0: both models' own gaps may be 0.
+    """
+
+    optional = ("adjusted_p_value", "claimed", "withheld", "near_0")
 
     value: Number
     low: Number
     high: Number
     p_value: Number = None
     adjusted_p_value: Number = None
-
-    def holds(self, confidence: float) -> bool:
-        """Significant after correction, with an interval that leaves out 0."""
-        if self.low is None or self.high is None or self.low * self.high <= 0:
-            return False
-        return self.adjusted_p_value is not None and self.adjusted_p_value <= 1 - confidence
+    claimed: bool | None = None
+    withheld: str | None = None
+    near_0: bool | None = None
 
 
 class ThresholdsRecord(SweepRecord):
@@ -228,14 +232,15 @@ class ThresholdsRecord(SweepRecord):
 
     @property
     def worse(self) -> tuple[str, ...]:
-        """The metrics in which they are worse than their own source on some split, beyond noise:
-        who beats the thresholds there has beaten less than the source."""
-        metrics = dict.fromkeys(name for of in self.change.values() for name in of)
-        return tuple(m for m in metrics if any(_is_worse(m, of[m]) for of in self.change.values()))
+        """Of accuracy, DPD and EOD those in which they are worse than their own source on some
+        split, beyond noise: who beats the thresholds there has beaten less than the source."""
+        changes = self.change.values()
+        return tuple(name for name in HEADLINE if any(_is_worse(name, of) for of in changes))
 
 
-def _is_worse(metric: str, change: DifferenceRecord) -> bool:
-    if change.low is None or change.high is None:
+def _is_worse(metric: str, changes: Mapping[str, DifferenceRecord]) -> bool:
+    change = changes.get(metric)
+    if change is None or change.low is None or change.high is None:
         return False
     return change.low > 0 if metric in LOWER_IS_BETTER else change.high < 0
 

@@ -17,7 +17,7 @@ from mergekit_fair.progress import Progress
 from mergekit_fair.sweep.checked_folder import require_stored
 from mergekit_fair.sweep.comparing import Noise
 from mergekit_fair.sweep.definable import require_definable
-from mergekit_fair.sweep.differences import differences
+from mergekit_fair.sweep.differences import compared_as, differences
 from mergekit_fair.sweep.distances import Distances
 from mergekit_fair.sweep.group_thresholds import ThresholdedBaseline
 from mergekit_fair.sweep.injection import Injected, inject
@@ -169,7 +169,6 @@ class SweepRun:
             selected=choice,
             worst_group=injected.worst_group,
             transfer=injected.transfer,
-            thresholds=thresholds.records({runner.split, *(p.split for p in report["report"])}),
             **report,
             detectable=of_report(
                 runner.labels("report")[runner.task],
@@ -286,20 +285,29 @@ class SweepRun:
                 "report": [],
                 "report_opened_for_another_selection": flag,
                 "comparison": {},
+                "thresholds": thresholds.records({runner.split}),
             }
         needed = self.on_report(chosen)
         results = runner.measure([*needed, *control], "report")
         for result in results[: len(needed)]:
             result.require_measured()
-        against = {p.label: runner.predictions(p.id, "report") for p in baselines}
-        for point in control:
-            against["random vectors"] = runner.predictions(point.id, "report")
-        against |= thresholds.predictions("report")
-        own = runner.predictions(chosen.id, "report")
+        changes = thresholds.records({runner.split, "report"})
+        others = {
+            compared_as(point.kind, point.label): runner.predictions(point.id, "report")
+            for point in [*baselines, *control]
+        }
+        comparison = differences(
+            runner.predictions(chosen.id, "report"),
+            others | thresholds.predictions("report"),
+            runner.settings,
+            runner.saturation,
+            worse={label: change.worse for label, change in changes.items()},
+        )
         return {
             "report": [r.public() for r in [*results, *thresholds.results("report")]],
             "report_opened_for_another_selection": flag,
-            "comparison": differences(own, against, runner.settings),
+            "comparison": comparison,
+            "thresholds": changes,
         }
 
     def _write(self, point: Point | None, results: SweepResults) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from refusals import raises
 
 from mergekit_fair.errors import ConfigError, MeasurementError
-from mergekit_fair.evaluation.compare_runs import _compared
+from mergekit_fair.evaluation.compare_runs import _paired
 from mergekit_fair.evaluation.evaluate import Level, evaluate, measure_preferences
 from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.fairness import MetricSettings
@@ -93,16 +93,16 @@ def test_preferences_are_weighed() -> None:
 def test_compared_runs_have_the_same_weights() -> None:
     first, second = predictions(0), predictions(1)
     second = replace(first, predicted=second.predicted, logit_gaps=None)
-    found = _compared({"a": first, "b": second}, "a", SETTINGS)
-    plain = _compared({"a": repeated(first), "b": _repeated_like(first, second)}, "a", SETTINGS)
-    assert found["weighted"] is True
-    assert "weighted" not in plain
-    for name, entry in plain["models"]["b"].items():
-        assert found["models"]["b"][name]["value"] == entry["value"]
+    found = _paired({"a": first, "b": second}, "a", SETTINGS, 3)
+    same = {"a": repeated(first), "b": _repeated_like(first, second)}
+    plain = _paired(same, "a", SETTINGS, 3)
+    assert (found.is_weighted, plain.is_weighted) == (True, False)
+    for name, entry in plain.evidence["b"].own.items():
+        assert found.evidence["b"].own[name].value == entry.value
     assert first.weights is not None
     for weights in (None, first.weights + 1):
         with raises(MeasurementError, "other labels, groups or weights"):
-            _compared({"a": first, "b": replace(second, weights=weights)}, "a", SETTINGS)
+            _paired({"a": first, "b": replace(second, weights=weights)}, "a", SETTINGS, 3)
 
 
 def _repeated_like(first: Predictions, second: Predictions) -> Predictions:

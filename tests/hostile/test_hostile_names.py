@@ -66,7 +66,7 @@ def test_on_a_terminal(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(table.splitlines()) == 3
     texts = [table, evaluation_text(measured(name)), summary_text(swept(name))]
     gaps = {
-        metric: {"value": 0.1, "low": 0.0, "high": 0.2, "significant": True}
+        metric: {"value": 0.1, "low": 0.01, "high": 0.2, "withheld": name}
         for metric in swept(name).comparison[name]
     }
     texts.append(comparison_text(name, {name: gaps}, name, 8))
@@ -174,7 +174,8 @@ def test_in_a_spreadsheet(name: str) -> None:
     for row in rows[1:]:
         for cell in row:
             assert is_harmless(cell)
-            assert not cell.strip().startswith(("=", "+", "-", "@", "\uff1d"))
+            is_number = re.fullmatch(r"-?[0-9.]+", cell) is not None
+            assert is_number or not cell.strip().startswith(("=", "+", "-", "@", "\uff1d"))
     label = rows[1][rows[0].index("label")]
     assert label.removeprefix("'") == one_line(name)
 

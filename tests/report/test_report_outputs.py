@@ -20,11 +20,12 @@ from mergekit_fair.report.sweep_tables import (
     brief_points_table,
     comparison_table,
     results_csv,
-    verdict,
 )
 from mergekit_fair.report.tables import as_text
+from mergekit_fair.report.verdict_text import verdict
+from mergekit_fair.sweep.differences import compared_as
 from mergekit_fair.sweep.record import PointResult
-from mergekit_fair.sweep.results import SweepResults
+from mergekit_fair.sweep.results import DifferenceRecord, SweepResults
 
 SHOWN = [name for name, metric in METRICS.items() if not metric.is_point]
 
@@ -93,33 +94,82 @@ def test_comparison_is_signed(results: SweepResults) -> None:
     assert f"{gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]" in text
 
 
-def test_verdict_names_only_differences_that_hold_after_correction(results: SweepResults) -> None:
-    def gap(
-        value: float | None, low: float | None, high: float | None, adjusted: float = 0.001
-    ) -> dict[str, Any]:
-        ends = {"value": value, "low": low, "high": high}
-        return {**ends, "p_value": 0.001, "adjusted_p_value": adjusted}
+def gap(value: float | None, low: float | None, high: float | None, **claim: Any) -> dict[str, Any]:
+    ends = {"value": value, "low": low, "high": high}
+    return {**ends, "p_value": 0.001, "adjusted_p_value": 0.001, "claimed": False, **claim}
 
+
+CLAIMED = {"claimed": True}
+
+
+def test_verdict_calls_won_and_lost_what_is_claimed_and_nothing_else(
+    results: SweepResults,
+) -> None:
     none = {"acc": gap(0.1, -0.1, 0.2), "dpd": gap(None, None, None), "eod": gap(0.0, 0.0, 0.0)}
-    some = {"acc": gap(0.0, -0.1, 0.1), "dpd": gap(-0.1, -0.2, -0.05), "eod": gap(0.1, 0.02, 0.3)}
-    many = {"acc": gap(0.1, 0.01, 0.2, 0.06), "dpd": none["dpd"], "eod": none["eod"]}
-    won = {"acc": gap(0.1, 0.01, 0.2), "dpd": none["dpd"], "eod": none["eod"]}
-    comparison = {"fft": none, "lora": some, "sft": many, "xft": won}
+    some = {
+        "acc": gap(0.0, -0.1, 0.1),
+        "dpd": gap(-0.1, -0.2, -0.05, **CLAIMED),
+        "eod": gap(0.1, 0.02, 0.3, **CLAIMED),
+        "level_matched.dpd": gap(-0.08, -0.1, -0.04),
+    }
+    many = {**none, "acc": gap(0.1, 0.01, 0.2, withheld="p = 0.06 after it")}
+    kept = {**some, "dpd": gap(-0.1, -0.2, -0.05, withheld="is gone")}
+    won = {**none, "acc": gap(0.1, 0.01, 0.2, **CLAIMED), "dpd": kept["dpd"]}
+    comparison = {"fft": none, "lora": some, "sft": many, "gone": kept, "xft": won}
     chosen = {**results.selected.to_dict(), "label": "λ=0.4"}
     results = changed(results, comparison=comparison, selected=chosen)
-    noise = "no difference in accuracy, DPD or EOD can be told from noise"
+    noise = "can be told from noise"
     equal = "EOD +0.000 [+0.000, +0.000]"
     assert verdict(results).splitlines() == [
-        f"λ=0.4: nothing was won against fft; {noise} (accuracy +0.100 [-0.100, +0.200], DPD –, "
-        f"{equal}).",
-        "λ=0.4: DPD -0.100 [-0.200, -0.050] against lora at accuracy +0.000 [-0.100, +0.100] but "
-        "lost: EOD +0.100 [+0.020, +0.300].",
-        f"λ=0.4: nothing was won against sft; {noise} (accuracy +0.100 [+0.010, +0.200], DPD –, "
-        f"{equal}).",
-        f"λ=0.4: accuracy +0.100 [+0.010, +0.200] against xft at DPD –, {equal}.",
+        f"λ=0.4: nothing was won against fft; no difference in accuracy, DPD or EOD {noise} "
+        f"(accuracy +0.100 [-0.100, +0.200], DPD –, {equal}).",
+        "λ=0.4: DPD -0.100 [-0.200, -0.050] (at equal selection rates -0.080 [-0.100, -0.040]) "
+        "against lora at accuracy +0.000 [-0.100, +0.100] but lost: EOD +0.100 [+0.020, +0.300].",
+        f"λ=0.4: nothing was won against sft; no difference in DPD or EOD {noise} (DPD –, {equal})."
+        " Not claimed: accuracy +0.100 [+0.010, +0.200]: p = 0.06 after it.",
+        "λ=0.4: nothing was won against gone, and lost: EOD +0.100 [+0.020, +0.300]. Not claimed: "
+        "DPD -0.100 [-0.200, -0.050] (at equal selection rates -0.080 [-0.100, -0.040]): is gone.",
+        f"λ=0.4: accuracy +0.100 [+0.010, +0.200] against xft at {equal}. Not claimed: DPD -0.100 "
+        "[-0.200, -0.050]: is gone.",
     ]
     forced = verdict(changed(results, selected_on="report"))
     assert forced.endswith("the rows that it was selected on: the figures are optimistic.")
+
+
+def test_differences_of_an_older_version_are_called_neither(results: SweepResults) -> None:
+    old = {name: {**gap(-0.1, -0.2, -0.05), "claimed": None} for name in ("acc", "dpd", "eod")}
+    text = verdict(changed(results, comparison={"fft": old}))
+    assert "an older version" in text
+    assert "-0.1" not in text
+    assert "!" not in as_text(comparison_table({"fft": changed_gaps(old)}))
+
+
+def changed_gaps(gaps: dict[str, Any]) -> dict[str, DifferenceRecord]:
+    return {name: DifferenceRecord.model_validate(one) for name, one in gaps.items()}
+
+
+def test_a_difference_is_marked_where_it_is_claimed(results: SweepResults) -> None:
+    """Not where its interval leaves out 0, and figures of single models never are."""
+    near = gap(-0.1, -0.2, -0.05, withheld="rests on gaps near 0", near_0=True)
+    gaps = {"acc": gap(-0.1, -0.2, -0.05, **CLAIMED), "dpd": near, "eod": gap(0.1, 0.05, 0.2)}
+    row = as_text(comparison_table({"fft": changed_gaps(gaps)})).splitlines()[1]
+    assert row.count("!") == 1
+    assert "-0.100 [-0.200, -0.050] p = 0.001!" in row
+    assert "gaps near 0" in row
+    points = as_text(brief_points_table(results, [*results.points, *results.report]))
+    assert "!" not in points
+
+
+def test_csv_holds_the_differences(results: SweepResults) -> None:
+    rows = list(csv.DictReader(io.StringIO(results_csv(results))))
+    found = {row["label"]: row for row in rows if row["split"] == "report"}
+    for name, gaps in results.comparison.items():
+        label = next(p.label for p in results.report if compared_as(p.kind, p.label) == name)
+        assert found[label]["chosen_minus_eod"] == str(gaps["eod"].value)
+        assert found[label]["chosen_minus_eod_claimed"] == str(gaps["eod"].claimed)
+        level = gaps["level_matched.dpd"]
+        assert found[label]["chosen_minus_level_matched_dpd_high"] == str(level.high)
+    assert sum(row["chosen_minus_acc"] != "" for row in rows) == len(results.comparison) > 1
 
 
 def test_pictures_are_drawn_and_repeat_byte_for_byte(results: SweepResults, tmp_path: Path) -> None:

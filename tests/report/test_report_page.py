@@ -20,8 +20,9 @@ from mergekit_fair.fairness.intervals import Interval
 from mergekit_fair.fairness.metrics import GROUP_RATES
 from mergekit_fair.report.figures import draw_sweep, draw_transfer
 from mergekit_fair.report.page import write_page
-from mergekit_fair.report.sweep_tables import ordered_metrics, verdict
+from mergekit_fair.report.sweep_tables import difference_titles, ordered_metrics
 from mergekit_fair.report.tables import interval_text, value_text
+from mergekit_fair.report.verdict_text import verdict
 from mergekit_fair.sweep.results import SweepResults, TransferRecord
 
 VOID = {"meta", "img"}
@@ -199,10 +200,12 @@ def test_differences_and_groups_hold_the_numbers_of_results_json(
     page = made(results, drawn)
     paired = body(page.tables["Chosen minus baseline, paired on the report rows"])
     for name, gaps in results["comparison"].items():
-        names = [metric.name for metric in ordered_metrics() if metric.compared]
+        names = difference_titles([gaps])
+        assert len(names) == sum(metric.compared for metric in ordered_metrics()) + 3
         expected = [interval_text(entry(gaps[key]), sign="+") for key in names]
         for place, key in enumerate(("acc", "dpd", "eod")):
             expected[place] += f" p = {gaps[key]['adjusted_p_value']:.3f}"
+            expected[place] += " gaps near 0" * gaps[key].get("near_0", False)
         assert paired[f"minus {name}"] == expected
     rows = page.tables["tiny, report rows, by group"]
     at = 1
