@@ -12,8 +12,8 @@ from mergekit_fair.report.tables import Cell, IntervalLike, interval_cell, inter
 from mergekit_fair.sweep.results import SweepResults
 
 MARKED = (
-    "claimed: it holds after Holm's correction over everything compared here and accuracy, DPD and "
-    "EOD; a gap's also at equal selection rates, and where a gap is not near 0"
+    "what may be claimed: of accuracy, DPD and EOD, after Holm's correction over all of them here; "
+    "of a gap what also holds at equal selection rates, and does not rest on gaps near 0"
 )
 
 
