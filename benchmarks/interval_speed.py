@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from tables import ratios
 
 from mergekit_fair.fairness import CountTable, Groups, compare, measure
-from mergekit_fair.fairness.intervals import resampled as redrawn
 from mergekit_fair.fairness.metrics import HEADLINE_GAPS
 from mergekit_fair.fairness.rates import gap_of
+from mergekit_fair.fairness.smoothing import resampled as redrawn
 
 DRAWS = 10_000
 REPEATS = 7
@@ -66,7 +66,7 @@ class Rows:
 
 def bootstrap(table: CountTable, draws: int, seed: int) -> dict[str, NDArray[np.float64]]:
     """Replicates of DPD and EOD from counts: (draws,) each."""
-    drawn = redrawn(table, table.cells, draws, seed)
+    drawn = redrawn(table, draws, seed)
     usable = np.ones(len(table.groups), dtype=np.bool_)
     return {name: gap_of(metric.rates, drawn, usable) for name, metric in HEADLINE_GAPS.items()}
 

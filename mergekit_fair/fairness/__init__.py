@@ -5,10 +5,12 @@ numpy only; knows no model. One idea a file:
     settings         reference, confidence, group size, exclusions, seed, draws: one record
     labels, groups   0/1 labels and predictions, who belongs to which group: read and checked
     weights          what rows count for
+    clusters         rows that are not independent: drawn as a whole; design effects
     counts, joint    rows counted by (membership pattern, y, ŷ), or by several columns
     grouped          sums by group: of a table, and of its bootstrap draws in blocks
     rates            rates on counts, and gaps of rates under three references
     eligible_groups  which groups may decide a maximum; the worst-served one
+    smoothing        what is drawn from a table, and from one that has a little of everything
     intervals        interval kinds, the simultaneous Wilson band, what is drawn from a table
     metric_kinds     kinds of metrics: how each is computed, and its interval
     metrics          THE table: every metric, how it is called and read

@@ -13,7 +13,7 @@ import numpy as np
 
 from mergekit_fair.errors import MeasurementError
 from mergekit_fair.fairness.eligible_groups import MAX_UNANSWERED
-from mergekit_fair.fairness.intervals import Ends, Interval, Samples, wilson
+from mergekit_fair.fairness.intervals import Interval, Samples
 from mergekit_fair.fairness.measurement import Against
 from mergekit_fair.fairness.metrics import GROUP_RATES
 from mergekit_fair.fairness.rates import Rate, accuracy, unanswered_rate
@@ -55,20 +55,22 @@ def differences_against(samples: Samples, reference: str) -> Against:
 
 def _shares(samples: Samples, row: int) -> dict[str, Share | None]:
     """The rates of one group; None where undefined."""
-    counts = samples.counts.groups[row : row + 1]
-    squares = None if samples.squares is None else samples.squares.groups[row : row + 1]
+    mine = slice(row, row + 1)
+    counts = samples.counts.groups[mine]
     is_answered = not unanswered_rate(counts)[0] > MAX_UNANSWERED
     shares = {}
     for name, rate in _RATES.items():
-        value, pairs = float(rate(counts)[0]), rate.pairs(counts, squares)
-        is_known = bool(pairs) and (is_answered or rate is accuracy)
-        shares[name] = (value, *_limits(value, *pairs[0], samples)) if is_known else None
+        value, limits = (
+            float(rate(counts)[0]),
+            samples.limits(rate, mine, samples.settings.confidence),
+        )
+        is_known = bool(limits) and (is_answered or rate is accuracy)
+        shares[name] = _share(value, *limits[0]) if is_known else None
     return shares
 
 
-def _limits(value: float, part: float, whole: float, samples: Samples) -> Ends:
-    low, high = wilson(part, whole, samples.settings.confidence)
-    return min(low, value), max(high, value)
+def _share(value: float, low: float, high: float) -> Share:
+    return value, min(low, value), max(high, value)
 
 
 def _difference(group: Share | None, reference: Share | None) -> Interval:

@@ -10,6 +10,7 @@ from math import fsum
 
 import numpy as np
 
+from mergekit_fair.fairness.clusters import Codes
 from mergekit_fair.fairness.jackknife import Estimate, moves_of_mean
 from mergekit_fair.fairness.rates import Mask, Values
 
@@ -17,7 +18,11 @@ _SPLITTER = 2.0**27 + 1  # cuts a float64 into halves whose products are exact (
 
 
 def calibration(
-    probabilities: Values, positive: Mask, weights: Values, chosen: Mask
+    probabilities: Values,
+    positive: Mask,
+    weights: Values,
+    chosen: Mask,
+    clusters: Codes | None = None,
 ) -> Estimate | None:
     """mean(p) − mean(y) of some rows, in [−1, 1]; None without rows.
 
@@ -26,6 +31,7 @@ def calibration(
         positive: bool (n,), the labels.
         weights: float64 (n,), greater than 0.
         chosen: bool (n,), the rows that count.
+        clusters: (n,), what each row belongs to; None: each is its own.
     """
     rows = np.flatnonzero(chosen)
     if not rows.size:
@@ -35,7 +41,7 @@ def calibration(
     moves = np.zeros(len(weights))
     moves[rows] = moves_of_mean(excess - value, mine)
     negatives = float(mine[~positive[rows]].sum() / mine.sum())
-    return Estimate(value, negatives, moves, (rows.size,))
+    return Estimate.of_rows(value, negatives, moves, (rows,), clusters)
 
 
 def weighted_mean(values: Values, weights: Values) -> float:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mergekit_fair.errors import MeasurementError
+from mergekit_fair.fairness.clusters import Clusters, Codes, Spread, cluster_codes
 from mergekit_fair.fairness.grouped import Counts, Grouped, Sums, group_counts, total
 from mergekit_fair.fairness.groups import Groups, read_only
 from mergekit_fair.fairness.labels import (
@@ -41,6 +42,7 @@ class CountTable:
             as "no prediction is missing".
         weights: float64 (P,), what every row of a pattern counts for, > 0; None: all alike.
         weightless: rows that were left out because their weight is 0.
+        clusters: what is resampled, its C = 6 P kinds of rows are the cells; None: single rows.
 
     Raises:
         MeasurementError: no rows, other shapes, or cells that are not counts.
@@ -51,6 +53,7 @@ class CountTable:
     cells: Counts
     weights: Weights | None = None
     weightless: int = 0
+    clusters: Clusters | None = None
 
     def __post_init__(self) -> None:
         _check_patterns(self.patterns, self.groups)
@@ -60,7 +63,12 @@ class CountTable:
 
     @classmethod
     def tally(
-        cls, y_true: ArrayLike, y_pred: ArrayLike, groups: Any, weights: ArrayLike | None = None
+        cls,
+        y_true: ArrayLike,
+        y_pred: ArrayLike,
+        groups: Any,
+        weights: ArrayLike | None = None,
+        clusters: Any = None,
     ) -> CountTable:
         """Count rows.
 
@@ -69,28 +77,33 @@ class CountTable:
             y_pred: shape (n,), predictions, likewise; None or NaN where there is none.
             groups: a `Groups`, or anything that `Groups.of` reads.
             weights: shape (n,), what each row counts for: finite, >= 0; None: all alike.
+            clusters: shape (n,), what each row belongs to, as `cluster_codes` reads it.
 
         Raises:
-            MeasurementError: labels, groups or weights that no metric is defined on.
+            MeasurementError: labels, groups, weights or clusters that no metric is defined on.
 
         >>> table = CountTable.tally([0, 0, 1, 1], [0, 1, 1, None], ["a", "b", "a", "a"])
         >>> table.groups, table.cells.tolist()
         (('a', 'b'), [[[0, 1, 0], [0, 0, 0]], [[1, 0, 0], [0, 1, 1]]])
         """
-        return cls.of_codes(
-            binary_labels(y_true, "y_true"), binary_predictions(y_pred, "y_pred"), groups, weights
-        )
+        codes = binary_labels(y_true, "y_true"), binary_predictions(y_pred, "y_pred")
+        return cls.of_codes(*codes, groups, weights, clusters)
 
     @classmethod
     def of_codes(
-        cls, truth: Column, predicted: Column, groups: Any, weights: ArrayLike | None = None
+        cls,
+        truth: Column,
+        predicted: Column,
+        groups: Any,
+        weights: ArrayLike | None = None,
+        clusters: Any = None,
     ) -> CountTable:
         """Count rows whose labels and predictions are codes already: no copy, no loop over rows.
 
         Args:
             truth: shape (n,), integers 0 and 1.
             predicted: shape (n,), integers 0, 1 and `UNANSWERED`.
-            groups, weights: as in `tally`.
+            groups, weights, clusters: as in `tally`.
 
         Raises:
             MeasurementError: another code, or as `tally`.
@@ -98,11 +111,11 @@ class CountTable:
         labels = checked_codes(truth, (0, 1), "y_true")
         answers = checked_codes(predicted, (0, 1, UNANSWERED), "y_pred")
         same_length(labels, answers, "y_pred")
-        patterns = Patterns.of(groups, len(labels), weights)
+        patterns = Patterns.of(groups, len(labels), weights, clusters)
         code = (patterns.of_row * 2 + labels[patterns.rows]) * 3 + answers[patterns.rows]
         size = len(patterns.membership)
         cells = np.bincount(code, minlength=size * 6).reshape(size, 2, 3).astype(np.int64)
-        return patterns.table(cells)
+        return patterns.table(cells, patterns.clustered(code, size * 6))
 
     @property
     def n(self) -> int:
@@ -127,6 +140,16 @@ class CountTable:
         """The same of squared weights, for effective numbers of rows; None without weights."""
         return None if self.weights is None else self._summed(self.weights**2)
 
+    @property
+    def spread(self) -> Spread | None:
+        """How the sums of clusters vary, of all rows and of each group; None without clusters."""
+        if self.clusters is None:
+            return None
+        weights = np.ones(len(self.patterns)) if self.weights is None else self.weights
+        lines = (line * weights for line in (np.ones_like(weights), *self.patterns.T))
+        every = np.arange(self.cells.size)
+        return Spread.of(self.clusters, (line[every // 6] for line in lines), every % 6)
+
     def _summed(self, weights: Weights | None) -> Grouped:
         if weights is None:
             return self.rows
@@ -145,6 +168,7 @@ class Patterns:
         rows: what picks the m rows that count from arrays of n.
         of_row: (m,), the pattern of each.
         weightless: n − m.
+        codes: (m,), the cluster of each; None: every row is its own.
     """
 
     names: tuple[str, ...]
@@ -153,18 +177,21 @@ class Patterns:
     rows: NDArray[np.intp] | slice
     of_row: NDArray[np.intp]
     weightless: int
+    codes: Codes | None = None
 
     @classmethod
-    def of(cls, groups: Any, n: int, weights: ArrayLike | None = None) -> Patterns:
-        """Of n rows: anything that `Groups.of` reads, and weights or None.
+    def of(
+        cls, groups: Any, n: int, weights: ArrayLike | None = None, clusters: Any = None
+    ) -> Patterns:
+        """Of n rows: what `Groups.of` reads, and weights or None, and clusters or None.
 
         Patterns are ordered by group name and then weight, whatever the order of rows and groups.
 
         Raises:
-            MeasurementError: other rows, or weights that no row can have.
+            MeasurementError: other rows, or weights or clusters that no row can have.
         """
         members, weighted = groups_of(groups, n), Weighted.of(weights, n)
-        rows = weighted.rows
+        rows, codes = weighted.rows, cluster_codes(clusters, n)
         if weighted.weightless:
             members = Groups(members.names, members.membership[rows])
         membership, of_row = distinct_patterns(members)
@@ -176,11 +203,18 @@ class Patterns:
             )
             membership, found = membership[of_row[first]], weighted.weights[first]
             of_row = inverse.reshape(-1)
-        return cls(members.names, membership, found, rows, of_row, weighted.weightless)
+        if codes is not None and weighted.weightless:
+            codes = cluster_codes(codes[rows], len(of_row))
+        return cls(members.names, membership, found, rows, of_row, weighted.weightless, codes)
 
-    def table(self, cells: Counts) -> CountTable:
+    def clustered(self, kind: NDArray[np.integer[Any]], kinds: int) -> Clusters | None:
+        """The clusters of these rows, of which (m,) says what each is; None without any."""
+        return None if self.codes is None else Clusters.of(self.codes, kind, kinds)
+
+    def table(self, cells: Counts, clusters: Clusters | None = None) -> CountTable:
         """The table of these rows by [pattern, y, ŷ]."""
-        return CountTable(self.names, self.membership, cells, self.weights, self.weightless)
+        weights = self.weights, self.weightless
+        return CountTable(self.names, self.membership, cells, *weights, clusters)
 
 
 def groups_of(groups: Any, n: int) -> Groups:

@@ -1,8 +1,9 @@
 """Sums by group: of one table, and of thousands of draws in blocks.
 
-A draw is one multinomial over C kinds of rows; what is kept of it are the sums by group, label and
-prediction. Draws are made and summed a block at a time, so that memory grows with draws × groups
-and not with draws × kinds. The random numbers do not depend on the size of a block.
+A draw is one multinomial over C kinds of rows, or over clusters of rows; what is kept of it are
+the sums by group, label and prediction. Draws are made and summed a block at a time, so that memory
+grows with draws × groups and not with draws × kinds. The random numbers do not depend on the size
+of a block.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mergekit_fair.fairness.clusters import Clusters
 
 # Whole rows; floats where predictions are smoothed or rows are weighted.
 Counts = NDArray[np.int64] | NDArray[np.float64]
@@ -109,23 +112,33 @@ class Sums:
 
 
 def drawn_sums(
-    counts: Counts, sums: Sequence[Sums], draws: int, seed: int | np.random.Generator
+    counts: Counts,
+    sums: Sequence[Sums],
+    draws: int,
+    seed: int | np.random.Generator,
+    clusters: Clusters | None = None,
 ) -> list[Grouped]:
-    """Bootstrap draws of whole rows, summed in each of several ways: a list of (draws, ...).
+    """Bootstrap draws of whole rows or clusters, summed in several ways: a list of (draws, ...).
 
     Args:
         counts: (C,), how many rows there are of each kind, none 0; floats from `smoothed`.
         sums: all see the same draws.
-        draws: number of replicates; each has as many rows as the table.
+        draws: number of replicates; each has as many rows as the table, or one cluster fewer.
         seed: of `numpy.random.default_rng`. A generator goes on from where it is.
+        clusters: what is drawn, of the same kinds; None: every row by itself.
     """
     rng = np.random.default_rng(seed)
+    further = [] if clusters is None else rng.spawn(1)
     n = round(float(counts.sum()))
-    at_once = max(1, _AT_ONCE // len(counts))
+    at_once = max(1, _AT_ONCE // (len(counts) if clusters is None else clusters.widest))
     summed = [by_group.empty(draws) for by_group in sums]
     for start in range(0, draws, at_once):
-        drawn = rng.multinomial(n, counts / n, size=min(at_once, draws - start))
-        columns = drawn.T.astype(np.float64, order="C")
+        size = min(at_once, draws - start)
+        if clusters is None:
+            drawn = rng.multinomial(n, counts / n, size=size)
+            columns = drawn.T.astype(np.float64, order="C")
+        else:
+            columns = clusters.drawn([rng, *further], size)
         for by_group, into in zip(sums, summed, strict=True):
             by_group.write(columns, into, start)
     return [by_group.shaped(into) for by_group, into in zip(sums, summed, strict=True)]

@@ -37,23 +37,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import NormalDist
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
+from mergekit_fair.fairness.clusters import Spread, widened
 from mergekit_fair.fairness.counts import CountTable
 from mergekit_fair.fairness.eligible_groups import EligibleGroups
-from mergekit_fair.fairness.grouped import Counts, Grouped, Sums, drawn_sums, group_counts, total
-from mergekit_fair.fairness.rates import Mask, Rate, Values
+from mergekit_fair.fairness.grouped import Counts, Grouped
+from mergekit_fair.fairness.rates import Rate, Values
 from mergekit_fair.fairness.settings import MetricSettings
+from mergekit_fair.fairness.smoothing import Smoothed, resampled
 from mergekit_fair.schema import Record
 
 Number = float | None
 Ends = tuple[float, float]
 Limits = list[tuple[float, float]]
 
+_EACH_CELL = np.eye(6).reshape(6, 2, 3)  # one row in each cell
 MAX_UNDEFINED = 0.05  # largest share of replicates that may be undefined
 
 
@@ -92,6 +96,7 @@ class Samples:
         drawn: bootstrap draws of `counts`, (draws, ...).
         smooth: counts of the `smoothed` table.
         smooth_drawn: bootstrap draws of these.
+        spread: how the sums of clusters vary; None without clusters.
     """
 
     table: CountTable
@@ -103,6 +108,7 @@ class Samples:
     drawn: Grouped
     smooth: Grouped
     smooth_drawn: Grouped
+    spread: Spread | None
 
     @classmethod
     def of(cls, table: CountTable, settings: MetricSettings) -> Samples:
@@ -112,8 +118,8 @@ class Samples:
             MeasurementError: an unknown group is excluded.
         """
         eligible = EligibleGroups.of(table, settings)
-        drawn = resampled(table, table.cells, settings.draws, settings.seed)
-        smooth = smoothed(table)
+        spread = table.spread
+        smooth = Smoothed.of(table, spread)
         return cls(
             table=table,
             settings=settings,
@@ -121,9 +127,10 @@ class Samples:
             rows=table.rows,
             counts=table.counts,
             squares=table.squares,
-            drawn=drawn,
-            smooth=summed(table, smooth),
-            smooth_drawn=resampled(table, smooth, settings.draws, settings.seed),
+            drawn=resampled(table, settings.draws, settings.seed),
+            smooth=smooth.summed(table),
+            smooth_drawn=smooth.resampled(table, settings.draws, settings.seed),
+            spread=spread,
         )
 
     @property
@@ -131,57 +138,40 @@ class Samples:
         """What gaps compare with."""
         return self.settings.reference
 
+    @cached_property
+    def confidence(self) -> float:
+        """By which quantiles of draws are taken; of few clusters above that of the settings."""
+        nominal = float(self.settings.confidence)
+        if self.spread is None:
+            return nominal
+        return widened(nominal, float(self.spread.sizes(np.ones(6))[0]))
 
-def summed(table: CountTable, cells: Counts) -> Grouped:
-    """Other cells (P, 2, 3) of a table, such as smoothed ones, by group and over all."""
-    if table.weights is None:
-        return Grouped(group_counts(cells, table.patterns), total(cells))
-    counts, sums = Sums.of_cells(cells, table.patterns, table.weights)
-    return sums.of(counts)
+    def limits(self, rate: Rate, groups: Any, confidence: float) -> list[Ends]:
+        """Wilson's of a rate of some groups, of each that has it; or, for None, of all rows.
 
-
-def resampled(
-    table: CountTable, cells: Counts, draws: int, seed: int | np.random.Generator
-) -> Grouped:
-    """Bootstrap draws from a table's cells or others (P, 2, 3), as in `drawn_sums`."""
-    counts, sums = Sums.of_cells(cells, table.patterns, table.weights)
-    return drawn_sums(counts, [sums], draws, seed)[0]
-
-
-def smoothed(table: CountTable) -> Values:
-    """Counts with predictions pulled towards one half, by about one row a group and label.
-
-    Of the answered rows of a (pattern, y) pair, k with ŷ = 1 of m become m·(k + a/2) / (m + a),
-    with a = 1 where the groups are a partition (Jeffreys' prior). Where groups overlap, a is the
-    share of the pair in the smallest of its groups: the a of a group add up to at least one row,
-    to exactly one in the smallest, and to at most one for each group that it overlaps and itself.
-    Rows in no group stay as they are. A group whose few rows all agree has an error, which its
-    bootstrap replicates cannot show. The size of a group of weighted rows is (Σw)² / Σw².
-
-    Returns:
-        float64 (P, 2, 3) with the same totals of (pattern, y).
-    """
-    answered = table.cells[..., :2].sum(axis=-1).astype(np.float64)
-    extra = of_smallest_group(answered, table.patterns, table.weights)
-    shrunk = table.cells.astype(np.float64)
-    scale = np.divide(answered, answered + extra, out=np.ones_like(answered), where=answered > 0)
-    shrunk[..., :2] = (shrunk[..., :2] + extra[..., np.newaxis] / 2) * scale[..., np.newaxis]
-    return shrunk
+        Args:
+            groups: what picks them from arrays (G, ...).
+            confidence: of each, in (0, 1).
+        """
+        squares = None if self.squares is None else _picked(self.squares, groups)
+        pairs = rate.pairs(_picked(self.counts, groups), squares)
+        if self.spread is None:
+            return [wilson(part, whole, confidence) for part, whole in pairs]
+        lines = [0] if groups is None else np.arange(1, 1 + len(self.table.groups))[groups]
+        parts, wholes = rate.part(_EACH_CELL), rate.whole(_EACH_CELL)
+        clusters = self.spread.sizes(wholes)[lines]
+        rows = self.spread.effective_rows(parts, wholes)[lines]
+        found = []
+        for (part, whole), most, size in zip(
+            pairs, rows[rows > 0].tolist(), clusters[rows > 0].tolist(), strict=True
+        ):
+            share, least = part / whole, min(whole, most)
+            found.append(wilson(share * least, least, widened(confidence, size)))
+        return found
 
 
-def of_smallest_group(rows: Values, patterns: Mask, weights: Values | None) -> Values:
-    """(P, 2), of rows (P, 2) by pattern and label the share in the smallest group of the pattern.
-
-    0 where there are no rows or no group. The size of a group of weighted rows is (Σw)² / Σw².
-    """
-    members = patterns.T.astype(np.float64)
-    if weights is None:
-        sizes = members @ rows
-    else:
-        sums, squares = (members @ (rows * w[:, np.newaxis]) for w in (weights, weights**2))
-        sizes = np.divide(sums**2, squares, out=np.zeros_like(sums), where=squares > 0)
-    mine = np.where(patterns[:, :, np.newaxis], sizes, np.inf).min(axis=1, initial=np.inf)
-    return np.divide(rows, mine, out=np.zeros_like(rows), where=rows > 0)
+def _picked(counts: Grouped, groups: Any) -> Counts:
+    return counts.overall[np.newaxis] if groups is None else counts.groups[groups]
 
 
 def wilson(successes: float, n: float, confidence: float) -> Ends:
@@ -303,14 +293,17 @@ def rate_limits(rates: Sequence[Rate], samples: Samples) -> list[Limits]:
     Returns:
         Empty where fewer than two groups have one of the rates: then nothing is compared.
     """
-    counted, confidence = [], samples.settings.confidence
-    for rate, decides in zip(rates, samples.eligible.comparable(rates), strict=True):
-        squares = None if samples.squares is None else samples.squares.groups[decides]
-        counted.append(rate.pairs(samples.counts.groups[decides], squares))
-    if any(len(pairs) < 2 for pairs in counted):
+    deciding, confidence = samples.eligible.comparable(rates), samples.settings.confidence
+    wholes = [
+        rate.whole(samples.counts.groups[decides]) > 0
+        for rate, decides in zip(rates, deciding, strict=True)
+    ]
+    if any(has.sum() < 2 for has in wholes):
         return []
-    m = sum(len(pairs) for pairs in counted)
-    return [[wilson(k, n, confidence ** (1 / m)) for k, n in pairs] for pairs in counted]
+    each = confidence ** (1 / sum(has.sum() for has in wholes))
+    return [
+        samples.limits(rate, decides, each) for rate, decides in zip(rates, deciding, strict=True)
+    ]
 
 
 def gap_band(limits: list[Limits]) -> Ends | None:

@@ -1,7 +1,8 @@
 """Statistics of weighted rows, and how far each moves when a row is left out.
 
 The sum of the squared moves is the jackknife's variance of a statistic, that of products its
-covariance with another one: no resampling, and every row is read once. Rows that all agree move
+covariance with another one: no resampling, and every row is read once. Of clusters the moves of
+their rows are added up first. Rows that all agree move
 nothing, though the next row might not agree; so half a row more is added, which is a 1 and a 0 in
 equal parts. `benchmarks/score_intervals.py` measures how often the intervals are right.
 """
@@ -12,7 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
+from mergekit_fair.fairness.clusters import Codes, widened
 from mergekit_fair.fairness.intervals import Ends, Interval, around, conservative, wilson
 from mergekit_fair.fairness.rates import Values, max_min_gap
 from mergekit_fair.fairness.settings import MetricSettings
@@ -27,15 +30,39 @@ class Estimate:
     Attributes:
         value: the statistic.
         share: in [0, 1], what is uncertain in it.
-        moves: float64 (n,), how far it moves when a row comes back that was left out; 0 for rows
-            that it does not read.
-        sizes: how many rows it reads, of each kind that it needs.
+        moves: float64 (n,), how far it moves when a row, or a cluster, comes back that was left
+            out; 0 for those that it does not read.
+        sizes: how many rows it reads, or effective clusters, of each kind that it needs.
+        is_clustered: whether they are clusters.
     """
 
     value: float
     share: float
     moves: Values
-    sizes: tuple[int, ...]
+    sizes: tuple[float, ...]
+    is_clustered: bool = False
+
+    @classmethod
+    def of_rows(
+        cls,
+        value: float,
+        share: float,
+        moves: Values,
+        kinds: Sequence[NDArray[np.intp]],
+        codes: Codes | None = None,
+    ) -> Estimate:
+        """Of n rows.
+
+        Args:
+            kinds: the rows that it reads, of each kind that it needs.
+            codes: (n,), the cluster of each row; None: each is its own.
+        """
+        if codes is None:
+            return cls(value, share, moves, tuple(len(kind) for kind in kinds))
+        of_clusters = np.asarray(np.bincount(codes, moves), dtype=np.float64)
+        scale = np.sqrt(len(of_clusters) / (len(of_clusters) - 1))
+        sizes = tuple(_effective(np.bincount(codes[kind])) for kind in kinds)
+        return cls(value, share, of_clusters * scale, sizes, True)
 
     @property
     def extra(self) -> float:
@@ -48,9 +75,16 @@ class Estimate:
         variance = float(self.moves @ self.moves) + self.extra
         spread = self.share * (1 - self.share) + sum(1 / size for size in self.sizes) / 4
         rows = spread / variance
+        if self.is_clustered:
+            confidence = widened(confidence, min(self.sizes))
         low, high = (end - self.share for end in wilson(self.share * rows, rows, confidence))
         value = self.value
         return Interval(value=value, low=value + min(low, 0.0), high=value + max(high, 0.0))
+
+
+def _effective(sizes: NDArray[np.intp]) -> float:
+    """How many clusters of equal size would be as good as those of these sizes (Kish 1965)."""
+    return float(sizes.sum()) ** 2 / float((sizes.astype(np.float64) ** 2).sum())
 
 
 def moves_of_mean(deviations: Values, weights: Values) -> Values:
@@ -87,12 +121,16 @@ def range_interval(
     """
     if len(values) < 2:
         return Interval()
+    first = estimate_of(0)
+    confidence = settings.confidence
+    if first.is_clustered:
+        n, confidence = len(first.moves), widened(confidence, len(first.moves))
     factor = np.linalg.cholesky(_covariance(estimate_of, len(values), n))
     draws = np.random.default_rng(settings.seed).standard_normal((settings.draws, len(values)))
     errors = draws @ factor.T
     samples = max_min_gap(np.array(values) + errors), max_min_gap(errors)
     gap = max(values) - min(values)
-    return around(gap, samples, _unsmoothed, settings.confidence, (0.0, highest))
+    return around(gap, samples, _unsmoothed, confidence, (0.0, highest))
 
 
 def _unsmoothed(value: float, drawn: Values, errors: Values, confidence: float) -> Ends:

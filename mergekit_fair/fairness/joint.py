@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mergekit_fair.fairness.clusters import Clusters
 from mergekit_fair.fairness.counts import Column, CountTable, Patterns
 from mergekit_fair.fairness.grouped import Counts, Grouped, Sums, drawn_sums
 
@@ -29,22 +30,28 @@ class JointTable:
         pattern: shape (C,), the pattern of each combination.
         columns: int64, shape (C, k), its values.
         counts: int64, shape (C,), how many rows have it.
+        clusters: what is resampled, of these C kinds of rows; None: single rows.
     """
 
     patterns: Patterns
     pattern: NDArray[np.intp]
     columns: NDArray[np.int64]
     counts: Counts
+    clusters: Clusters | None = None
 
     @classmethod
     def tally(
-        cls, columns: Sequence[Column], groups: object, weights: ArrayLike | None = None
+        cls,
+        columns: Sequence[Column],
+        groups: object,
+        weights: ArrayLike | None = None,
+        clusters: object = None,
     ) -> JointTable:
         """Count rows by pattern and columns (k arrays of n integers ≥ 0).
 
         Combinations are ordered by pattern and values, whatever the order of rows.
         """
-        patterns = Patterns.of(groups, len(columns[0]), weights)
+        patterns = Patterns.of(groups, len(columns[0]), weights, clusters)
         counted = [np.asarray(column)[patterns.rows] for column in columns]
         code = patterns.of_row.astype(np.int64)
         for column in counted:
@@ -52,10 +59,16 @@ class JointTable:
             if (int(code.max()) + 1) * size > _LARGEST_CODE:
                 code = np.unique(code, return_inverse=True)[1].reshape(-1)
             code = code * size + column
-        _, first, counts = np.unique(code, return_index=True, return_counts=True)
+        _, first, kind, counts = np.unique(
+            code, return_index=True, return_inverse=True, return_counts=True
+        )
         values = np.stack([column[first] for column in counted], axis=1)
         return cls(
-            patterns, patterns.of_row[first], values.astype(np.int64), counts.astype(np.int64)
+            patterns,
+            patterns.of_row[first],
+            values.astype(np.int64),
+            counts.astype(np.int64),
+            patterns.clustered(kind.reshape(-1), len(first)),
         )
 
     @property
@@ -76,12 +89,13 @@ class JointTable:
             view: labels (C,), 0 or 1, and predictions (C,), 0, 1 or UNANSWERED.
         """
         size = len(self.patterns.membership)
-        cells = np.zeros(size * 6, dtype=np.int64)
-        np.add.at(cells, self.pattern * 6 + _cell(view), self.counts)
-        return self.patterns.table(cells.reshape(size, 2, 3))
+        cells, place = np.zeros(size * 6, dtype=np.int64), self.pattern * 6 + _cell(view)
+        np.add.at(cells, place, self.counts)
+        merged = None if self.clusters is None else self.clusters.merged(place, cells.size)
+        return self.patterns.table(cells.reshape(size, 2, 3), merged)
 
     def resampled(self, views: Sequence[View], draws: int, seed: int) -> list[Grouped]:
-        """Bootstrap draws of whole rows, summed by group for each view.
+        """Bootstrap draws of whole rows, or clusters of them, summed by group for each view.
 
         Args:
             views: as in `table`; all see the same draws.
@@ -90,7 +104,7 @@ class JointTable:
         """
         membership, weights = self.patterns.membership, self.patterns.weights
         sums = [Sums(membership, weights, self.pattern, _cell(view)) for view in views]
-        return drawn_sums(self.counts, sums, draws, seed)
+        return drawn_sums(self.counts, sums, draws, seed, self.clusters)
 
 
 def _cell(view: View) -> NDArray[np.int64]:

@@ -45,6 +45,7 @@ def measure(
     groups: Any,
     *,
     weights: ArrayLike | None = None,
+    clusters: Any = None,
     reference: str = "between_groups",
     confidence: float = 0.95,
     min_group_size: int = 1,
@@ -55,8 +56,8 @@ def measure(
 ) -> Measurement:
     """Measure accuracy, DPD, EOD and their intervals for binary predictions.
 
-    Rows are taken to be independent: copies of an example, such as translations or several prompts
-    for it, make every interval too narrow.
+    Rows are taken to be independent unless `clusters` says otherwise: copies of an example, such as
+    translations, several prompts or fillings of a template, make every interval too narrow.
 
     Args:
         y_true: shape (n,), labels, integers or booleans 0 and 1.
@@ -68,6 +69,9 @@ def measure(
         weights: shape (n,), what each row counts for, such as the weights of a survey: finite,
             >= 0; None: all alike. Rates are shares of weight, and rows are resampled with their
             weights. `n` and `min_group_size` count rows. A row of weight 0 is left out.
+        clusters: shape (n,), what each row belongs to that is sampled as a whole: the template, the
+            author; texts or numbers, None for a row of its own. Whole clusters are resampled. With
+            few of them, or few in a group, limits are those of Student's t; there is a warning.
         reference: what `metrics["dpd"]` and `["eod"]` compare with: `between_groups`
             (max − min), `one_vs_rest` (its worst group) or `to_overall`. The other
             references are reported too, without intervals.
@@ -101,7 +105,8 @@ def measure(
     True
     """
     settings = MetricSettings(reference, confidence, min_group_size, exclude, seed, draws, against)
-    return measure_table(CountTable.tally(y_true, y_pred, groups, weights), settings)
+    table = CountTable.tally(y_true, y_pred, groups, weights, clusters)
+    return measure_table(table, settings)
 
 
 def measure_table(table: CountTable, settings: MetricSettings | None = None) -> Measurement:
@@ -122,6 +127,7 @@ def measure_table(table: CountTable, settings: MetricSettings | None = None) -> 
         n=table.n,
         n_pos=int(samples.rows.overall[1].sum()),
         weighted=table.weights is not None,
+        clusters=None if table.clusters is None else len(table.clusters),
         unanswered=int(samples.rows.overall[..., 2].sum()),
         reference=settings.reference,
         confidence=float(settings.confidence),

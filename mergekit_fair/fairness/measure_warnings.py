@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from math import ceil
 
+from mergekit_fair.fairness.clusters import FEW, Spread
+from mergekit_fair.fairness.counts import CountTable
 from mergekit_fair.fairness.eligible_groups import MAX_UNANSWERED, GroupSizes
 from mergekit_fair.fairness.grouped import Counts
 from mergekit_fair.fairness.intervals import MAX_UNDEFINED, Interval, Samples
@@ -12,7 +14,7 @@ from mergekit_fair.fairness.metric_kinds import Gap
 from mergekit_fair.fairness.metrics import METRICS
 from mergekit_fair.fairness.rates import EOD_RATES, is_degenerate, unanswered_rate
 from mergekit_fair.fairness.settings import MetricSettings
-from mergekit_fair.fairness.uncertainty import MAX_ROWS
+from mergekit_fair.fairness.uncertainty import MAX_ROWS, cluster_members
 
 _GAPS_AND_RATIOS = (
     ", ".join(metric.title for metric in METRICS.values() if isinstance(metric, Gap))
@@ -35,6 +37,7 @@ def measurement_warnings(samples: Samples, intervals: Mapping[str, Interval]) ->
     yield from _against_few(samples)
     yield from interval_warnings(intervals)
     yield from draw_warnings(samples.settings)
+    yield from cluster_warnings(samples.table, samples.spread)
     if samples.table.n >= MAX_ROWS:
         yield f"{MAX_ROWS:,} rows or more: gaps under permuted group labels are not drawn"
 
@@ -199,6 +202,24 @@ def _against_few(samples: Samples) -> Iterator[str]:
         yield (
             f"every difference from {name!r} rests on its {_rows(n)}, fewer than min_group_size "
             f"{sizes.least}"
+        )
+
+
+def cluster_warnings(table: CountTable, spread: Spread | None) -> Iterator[str]:
+    """Warn about few clusters, of all rows or of a group, and about what is not drawn of them."""
+    if spread is None:
+        return
+    total, *of_groups = spread.present.tolist()
+    names = zip(table.groups, of_groups, strict=True)
+    few = [f"{name!r} ({count})" for name, count in names if 0 < count < FEW]
+    if total < FEW:
+        yield f"{total} clusters, fewer than {FEW}: intervals are a rough guide"
+    elif few:
+        yield f"fewer than {FEW} clusters, intervals are a rough guide: {', '.join(few)}"
+    if cluster_members(table) is None:
+        yield (
+            "some clusters have rows of several groups: nothing says which rows could change "
+            "places, and gaps under permuted group labels are not drawn"
         )
 
 

@@ -11,7 +11,7 @@ from mergekit_fair.fairness.intervals import Interval, Number
 from mergekit_fair.fairness.metrics import GROUP_RATES
 from mergekit_fair.schema import Record, nearest
 
-_UNSAID = ("n_pos", "weighted", "against", "deciding")
+_UNSAID = ("n_pos", "weighted", "clusters", "against", "deciding")
 Limits = Annotated[tuple[StrictFloat, StrictFloat], Field(strict=False)]  # JSON knows lists only
 
 
@@ -133,6 +133,7 @@ class Measurement(Record):
         n, n_pos: number of rows, and of those with a positive label; None before version 0.2.
         weighted: rates are shares of the rows' weights; written only where they are. Weights that
             are all equal are none.
+        clusters: how many of them are resampled; written only where rows are not single.
         unanswered: rows without a usable prediction.
         reference: what `metrics["dpd"]` and `metrics["eod"]` compare with.
         confidence: of every interval.
@@ -151,6 +152,7 @@ class Measurement(Record):
     n: int
     n_pos: int | None = None
     weighted: bool = False
+    clusters: int | None = None
     unanswered: int
     reference: str
     confidence: float

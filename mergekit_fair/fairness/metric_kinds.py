@@ -30,7 +30,6 @@ from mergekit_fair.fairness.intervals import (
     percentile,
     rate_limits,
     ratio_band,
-    wilson,
 )
 from mergekit_fair.fairness.rates import (
     Mask,
@@ -110,10 +109,7 @@ class Proportion(Metric):
         value = self.value(samples)
         if np.isnan(value):
             return Interval()
-        overall, squares = samples.counts.overall, samples.squares
-        of_squares = None if squares is None else squares.overall[np.newaxis]
-        [(part, whole)] = self.rate.pairs(overall[np.newaxis], of_squares)
-        low, high = wilson(part, whole, samples.settings.confidence)
+        [(low, high)] = samples.limits(self.rate, None, samples.settings.confidence)
         return Interval(value=value, low=min(low, value), high=max(high, value))
 
 
@@ -129,7 +125,7 @@ class Smooth(Metric):
 
     def interval(self, samples: Samples) -> Interval:
         drawn = self.function(samples.drawn.overall)
-        return around(self.value(samples), (drawn,), percentile, samples.settings.confidence)
+        return around(self.value(samples), (drawn,), percentile, samples.confidence)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +152,7 @@ class Gap(Metric):
         smooth = self.deviations(samples, samples.smooth_drawn)
         errors = smooth - self.deviations(samples, samples.smooth)
         sizes = tuple(gap(deviation, reference) for deviation in (drawn, smooth, errors))
-        return around(value, sizes, conservative, samples.settings.confidence)
+        return around(value, sizes, conservative, samples.confidence)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,8 +174,7 @@ class Minimum(Metric):
             smallest(np.where(deciding, smooth, np.nan)),
             largest(np.where(deciding, losses, np.nan)),
         )
-        confidence = samples.settings.confidence
-        return around(self.value(samples), parts, conservative_minimum, confidence)
+        return around(self.value(samples), parts, conservative_minimum, samples.confidence)
 
 
 @dataclass(frozen=True, kw_only=True)

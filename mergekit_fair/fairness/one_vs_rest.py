@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import Field, model_serializer
 
 from mergekit_fair.errors import MeasurementError
+from mergekit_fair.fairness.clusters import Spread, widened
 from mergekit_fair.fairness.counts import CountTable
 from mergekit_fair.fairness.eligible_groups import EligibleGroups
 from mergekit_fair.fairness.grouped import Grouped
@@ -30,9 +31,6 @@ from mergekit_fair.fairness.intervals import (
     Interval,
     around,
     conservative,
-    resampled,
-    smoothed,
-    summed,
     wilson,
 )
 from mergekit_fair.fairness.joint import JointTable, View
@@ -50,6 +48,7 @@ from mergekit_fair.fairness.measurement import Measurement, without_unsaid
 from mergekit_fair.fairness.metrics import HEADLINE_GAPS
 from mergekit_fair.fairness.rates import Values, deviations, gap, largest, mean
 from mergekit_fair.fairness.settings import MetricSettings, SettingOptions
+from mergekit_fair.fairness.smoothing import Smoothed
 from mergekit_fair.schema import Record
 
 
@@ -58,7 +57,7 @@ class MultiMeasurement(Record):
 
     Attributes:
         n: number of rows.
-        weighted: as in `Measurement`.
+        weighted, clusters: as in `Measurement`.
         acc: share of rows with every view right: the correct class, or all labels correct.
         macro, worst: `dpd` and `eod`: their mean and their maximum over the views. A view
             whose gap is undefined is left out.
@@ -69,6 +68,7 @@ class MultiMeasurement(Record):
 
     n: int
     weighted: bool = False
+    clusters: int | None = None
     acc: Interval
     macro: dict[str, Interval]
     worst: dict[str, Interval]
@@ -88,6 +88,7 @@ def measure_classes(
     *,
     classes: Sequence[Hashable] | None = None,
     weights: ArrayLike | None = None,
+    clusters: Any = None,
     **settings: Unpack[SettingOptions],
 ) -> MultiMeasurement:
     """Measure a multi-class predictor, every class against the others.
@@ -99,7 +100,7 @@ def measure_classes(
         groups: as in `measure`.
         classes: all classes; default: those that occur in y_true, sorted. A prediction that is
             none of them counts as no usable prediction, with a warning.
-        weights: as in `measure`.
+        weights, clusters: as in `measure`.
         settings: reference, confidence, min_group_size, exclude, seed, draws of `measure`.
 
     Raises:
@@ -132,7 +133,7 @@ def measure_classes(
         np.array([code[label] for label in truth]),
         np.array([code.get(label, len(names)) for label in predicted]),
     ]
-    label, answer = (joint := JointTable.tally(columns, groups, weights)).columns.T
+    label, answer = (joint := JointTable.tally(columns, groups, weights, clusters)).columns.T
 
     def view(index: int) -> View:
         missing = answer == len(names)
@@ -149,6 +150,7 @@ def measure_labels(
     groups: Any,
     *,
     weights: ArrayLike | None = None,
+    clusters: Any = None,
     **settings: Unpack[SettingOptions],
 ) -> MultiMeasurement:
     """Measure a multi-label predictor, every label by itself.
@@ -156,7 +158,7 @@ def measure_labels(
     Args:
         y_true: label → shape (n,), 0 and 1; a data frame with a column per label is one, too.
         y_pred: the same labels → shape (n,), 0 and 1; None or NaN where there is none.
-        groups, weights: as in `measure`.
+        groups, weights, clusters: as in `measure`.
         settings: reference, confidence, min_group_size, exclude, seed, draws of `measure`.
 
     Raises:
@@ -183,7 +185,7 @@ def measure_labels(
         ]
         same_length(columns[0], columns[-2], f"y_true[{name!r}]")
         same_length(columns[0], columns[-1], f"y_pred[{name!r}]")
-    joint = JointTable.tally(columns, groups, weights)
+    joint = JointTable.tally(columns, groups, weights, clusters)
     truth, predicted = joint.columns[:, 0::2], joint.columns[:, 1::2]
     view_of = dict(zip(ordered, zip(truth.T, predicted.T, strict=True), strict=True))
     views = {str(name): view_of[name] for name in names}
@@ -223,6 +225,7 @@ def measure_views(
     return MultiMeasurement(
         n=joint.n,
         weighted=joint.patterns.weights is not None,
+        clusters=None if joint.clusters is None else len(joint.clusters),
         acc=_share(joint, correct, confidence),
         macro=macro,
         worst=worst,
@@ -240,6 +243,11 @@ def _share(joint: JointTable, correct: NDArray[np.bool_], confidence: float) -> 
     if joint.patterns.weights is not None:
         whole = whole**2 / float((weights * joint.weights).sum())
         part = value * whole
+    if joint.clusters is not None:
+        is_right, every = np.eye(6)[1], np.ones(6)
+        spread = Spread.of(joint.clusters, iter([joint.weights]), correct.astype(np.intp))
+        whole = min(whole, float(spread.effective_rows(is_right, every)[0]))
+        part, confidence = value * whole, widened(confidence, float(spread.sizes(every)[0]))
     low, high = wilson(part, whole, confidence)
     return Interval(value=value, low=min(low, value), high=max(high, value))
 
@@ -263,9 +271,9 @@ class _View:
         rng: np.random.Generator,
     ) -> _View:
         reference = settings.reference
-        smooth = smoothed(table)
-        again = resampled(table, smooth, settings.draws, rng)
-        tables = table.counts, drawn, again, summed(table, smooth)
+        smooth = Smoothed.of(table, table.spread)
+        again = smooth.resampled(table, settings.draws, rng)
+        tables = table.counts, drawn, again, smooth.summed(table)
         view = cls({}, {}, {}, {})
         for key, metric in HEADLINE_GAPS.items():
             comparable = eligible.comparable(metric.rates, reference)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mergekit_fair.fairness.clusters import Codes
 from mergekit_fair.fairness.jackknife import Estimate, moves_of_mean
 from mergekit_fair.fairness.rates import Mask, Values
 
@@ -30,12 +31,14 @@ class RankedRows:
         positive: bool (n,), the labels.
         weights: float64 (n,), greater than 0.
         members: bool (n, G).
+        clusters: (n,), what each belongs to; None: each is its own.
     """
 
     rank: NDArray[np.intp]
     positive: Mask
     weights: Values
     members: Mask
+    clusters: Codes | None = None
 
     def overall(self) -> Estimate | None:
         """AUC of all rows; None without a row of a class, here as below."""
@@ -74,7 +77,7 @@ class RankedRows:
         moves = np.zeros(len(self.rank))
         for rows, wins in ((above, won / (2 * to_win)), (below, 1 - lost / (2 * to_lose))):
             moves[rows] = moves_of_mean(wins - value, self.weights[rows])
-        return Estimate(value, value, moves, (above.size, below.size))
+        return Estimate.of_rows(value, value, moves, (above, below), self.clusters)
 
     def _below(self, others: NDArray[np.intp], rows: NDArray[np.intp]) -> Values:
         """Of each row: twice the weight of others with lower scores, once that of equal ones."""

@@ -98,6 +98,7 @@ def score_quality(
     *,
     probabilities: ArrayLike | None = None,
     weights: ArrayLike | None = None,
+    clusters: Any = None,
     confidence: float = 0.95,
     min_group_size: int = 1,
     exclude: Collection[str] = (),
@@ -115,6 +116,7 @@ def score_quality(
         probabilities: shape (n,), the chance of 1 that each score means, in [0, 1]; None where
             scores mean none, and calibration is undefined.
         weights: shape (n,), of the rows, finite and not negative; None: 1 each.
+        clusters: shape (n,), what each row belongs to, as in `measure`; None: each is its own.
         confidence: of the intervals, in (0, 1).
         min_group_size: groups with fewer rows are reported, but decide no gap and no mean.
         exclude: names of groups that are reported, but decide none.
@@ -148,7 +150,7 @@ def score_quality(
         draws=draws,
     )
     labels = binary_labels(y_true, "y_true")
-    return measure_quality(labels, scores, groups, settings, probabilities, weights)
+    return measure_quality(labels, scores, groups, settings, probabilities, weights, clusters)
 
 
 def measure_quality(
@@ -158,10 +160,11 @@ def measure_quality(
     settings: MetricSettings,
     probabilities: ArrayLike | None = None,
     weights: ArrayLike | None = None,
+    clusters: Any = None,
 ) -> ScoreQuality:
     """As `score_quality`, of labels that are codes already; its gaps are max − min."""
     members = groups_of(groups, len(labels))
-    rows = ScoredRows.of(labels, scores, members, probabilities, weights)
+    rows = ScoredRows.of(labels, scores, members, probabilities, weights, clusters)
     decides = rows.deciding(settings)
     aucs = {
         name: _by_group(partial(auc_of, rows.ranked), decides, len(rows), settings)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mergekit_fair.errors import MeasurementError
 from mergekit_fair.fairness.calibration import calibration
+from mergekit_fair.fairness.clusters import cluster_codes
 from mergekit_fair.fairness.counts import distinct_patterns
 from mergekit_fair.fairness.eligible_groups import eligible_groups, is_answered
 from mergekit_fair.fairness.groups import Groups
@@ -50,6 +52,7 @@ class ScoredRows:
         groups: Groups,
         probabilities: ArrayLike | None,
         weights: ArrayLike | None,
+        clusters: Any = None,
     ) -> ScoredRows:
         """Read and check; arguments as of `score_quality`.
 
@@ -59,7 +62,7 @@ class ScoredRows:
         values = score_values(scores)
         same_length(labels, values, "scores")
         chances = _checked_chances(probabilities, np.isfinite(values))
-        weighted = Weighted.of(weights, len(labels))
+        weighted, codes = Weighted.of(weights, len(labels)), cluster_codes(clusters, len(labels))
         y, values, chances = labels[weighted.rows], values[weighted.rows], chances[weighted.rows]
         members = _by_name(Groups(groups.names, groups.membership[weighted.rows]))
         mine = np.ones(len(y)) if weighted.weights is None else weighted.weights
@@ -72,6 +75,7 @@ class ScoredRows:
             y[order] == 1,
             mine[order],
             members.membership[order],
+            None if codes is None else cluster_codes(codes[weighted.rows][order], len(order)),
         )
         return cls(
             members,
@@ -99,7 +103,8 @@ class ScoredRows:
             return None
         ranked = self.ranked
         chosen = np.ones(len(self), bool) if group is None else ranked.members[:, group]
-        return calibration(self.probabilities, ranked.positive, ranked.weights, chosen)
+        rows = self.probabilities, ranked.positive, ranked.weights, chosen
+        return calibration(*rows, ranked.clusters)
 
 
 def _checked_chances(probabilities: ArrayLike | None, known: Mask) -> Values:

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import Field, model_serializer
 
 from mergekit_fair.errors import MeasurementError
+from mergekit_fair.fairness.clusters import FEW, Codes, cluster_codes, times_drawn, widened
 from mergekit_fair.fairness.counts import groups_of
 from mergekit_fair.fairness.eligible_groups import (
     MAX_UNANSWERED,
@@ -50,7 +51,7 @@ class ScoreMeasurement(Record):
 
     Attributes:
         n: number of rows.
-        weighted: as in `Measurement`.
+        weighted, clusters: as in `Measurement`.
         unanswered: rows whose score is NaN or infinite; left out of the means.
         gap: max_g mean(s | g) − min_g mean(s | g), in units of the score, with its interval.
         means: group → mean score; None without a finite score.
@@ -60,6 +61,7 @@ class ScoreMeasurement(Record):
 
     n: int
     weighted: bool = False
+    clusters: int | None = None
     unanswered: int
     gap: Interval
     means: dict[str, Number]
@@ -76,6 +78,7 @@ def measure_scores(
     groups: Any,
     *,
     weights: ArrayLike | None = None,
+    clusters: Any = None,
     confidence: float = 0.95,
     min_group_size: int = 1,
     exclude: Collection[str] = (),
@@ -91,7 +94,8 @@ def measure_scores(
     Args:
         scores: shape (n,), numbers; None, NaN and infinite scores are counted and left out, and
             where they are more than 5 % of a deciding group or of all rows the gap is undefined.
-        groups, weights, confidence, min_group_size, exclude, seed, draws: as in `measure`.
+        groups, weights, clusters, confidence, min_group_size, exclude, seed, draws: as in
+            `measure`.
 
     Raises:
         MeasurementError: no numbers, no rows, or as `measure`.
@@ -109,7 +113,7 @@ def measure_scores(
         seed=seed,
         draws=draws,
     )
-    return measure_score_rows(scores, groups, settings, weights)
+    return measure_score_rows(scores, groups, settings, weights, clusters)
 
 
 def measure_score_rows(
@@ -117,9 +121,10 @@ def measure_score_rows(
     groups: Any,
     settings: MetricSettings,
     weights: ArrayLike | None = None,
+    clusters: Any = None,
 ) -> ScoreMeasurement:
     """As `measure_scores`; there is no reference but the groups themselves."""
-    rows = _Rows.of(scores, groups, weights)
+    rows = _Rows.of(scores, groups, weights, clusters)
     eligible = eligible_groups(rows.names, rows.sizes, settings)
     means = _means(rows.values, rows.membership, rows.weights[np.newaxis])[0]
     deciding = np.where(eligible & rows.is_comparable(eligible), means, np.nan)
@@ -127,12 +132,14 @@ def measure_score_rows(
     if np.isfinite(deciding).sum() >= 2:
         drawn = _resampled(rows, settings.draws, settings.seed)
         samples = max_min_gap(np.where(eligible, drawn, np.nan)), max_min_gap(drawn - deciding)
-        gap = around(
-            float(max_min_gap(deciding)), samples, _limits, settings.confidence, (0.0, np.inf)
-        )
+        confidence = settings.confidence
+        if rows.clusters is not None:
+            confidence = widened(confidence, rows.n_clusters)
+        gap = around(float(max_min_gap(deciding)), samples, _limits, confidence, (0.0, np.inf))
     return ScoreMeasurement(
         n=rows.n,
         weighted=rows.is_weighted,
+        clusters=rows.n_clusters or None,
         unanswered=rows.n - len(rows.values),
         gap=gap,
         means=dict(zip(rows.names, map(undefined_to_none, means.tolist()), strict=True)),
@@ -140,6 +147,7 @@ def measure_score_rows(
         warnings=(
             *weightless_warnings(rows.weightless),
             *_warnings(rows, eligible, gap),
+            *_few_clusters(rows),
             *draw_warnings(settings),
         ),
     )
@@ -205,6 +213,7 @@ class _Rows:
         shares: per group, then of all rows, the share of weight without a finite score.
         n: number of rows, those without a finite score included.
         weightless: rows of weight 0, which are not among them.
+        clusters: (m,), what each belongs to; None: each is its own.
     """
 
     names: tuple[str, ...]
@@ -217,12 +226,15 @@ class _Rows:
     shares: NDArray[np.float64]
     n: int
     weightless: int
+    clusters: Codes | None
 
     @classmethod
-    def of(cls, scores: ArrayLike, groups: Any, weights: ArrayLike | None = None) -> _Rows:
+    def of(cls, scores: ArrayLike, groups: Any, weights: ArrayLike | None, clusters: Any) -> _Rows:
         values = score_values(scores)
         members = groups_of(groups, len(values))
         weighted = Weighted.of(weights, len(values))
+        codes = cluster_codes(clusters, len(values))
+        codes = None if codes is None else codes[weighted.rows]
         values, inside = values[weighted.rows], members.membership[weighted.rows]
         counted = np.ones(len(values)) if weighted.weights is None else weighted.weights
         finite = np.isfinite(values)
@@ -243,7 +255,13 @@ class _Rows:
             np.divide(lost, sums, out=np.zeros_like(sums), where=sums > 0),
             len(values),
             weighted.weightless,
+            None if codes is None else cluster_codes(codes[finite][order], len(order)),
         )
+
+    @property
+    def n_clusters(self) -> int:
+        """0 where every row is its own."""
+        return 0 if self.clusters is None else int(self.clusters.max()) + 1
 
     def is_comparable(self, eligible: Mask) -> bool:
         """Whether few enough scores are missing in every deciding group and overall."""
@@ -266,8 +284,10 @@ def _means(
 
 
 def _resampled(rows: _Rows, draws: int, seed: int) -> NDArray[np.float64]:
-    """Group means of bootstrap samples of rows: (draws, G)."""
+    """Group means of bootstrap samples of rows or clusters: (draws, G)."""
     rng = np.random.default_rng(seed)
+    if rows.clusters is not None:
+        return _of_clusters(rows, rows.clusters, draws, rng)
     m = len(rows.values)
     at_once = max(1, _CHUNK // m)
     means = []
@@ -275,6 +295,21 @@ def _resampled(rows: _Rows, draws: int, seed: int) -> NDArray[np.float64]:
         picked = rng.integers(0, m, (min(at_once, draws - start), m))
         times = np.stack([np.bincount(pick, minlength=m) for pick in picked])
         means.append(_means(rows.values, rows.membership, times * rows.weights))
+    return np.concatenate(means)
+
+
+def _of_clusters(rows: _Rows, codes: Codes, draws: int, rng: np.random.Generator) -> Values:
+    """The same of clusters: what each adds to the groups' weights and scores is summed first."""
+    mass, size = rows.membership * rows.weights[:, np.newaxis], rows.n_clusters
+    held = [
+        np.stack([np.bincount(codes, column, size) for column in columns.T], axis=1)
+        for columns in (mass, mass * rows.values[:, np.newaxis])
+    ]
+    means, at_once = [], max(1, _CHUNK // size)
+    for start in range(0, draws, at_once):
+        times = times_drawn(rng, size, min(at_once, draws - start), size)
+        total, sums = (times @ of_clusters for of_clusters in held)
+        means.append(np.divide(sums, total, out=np.full(sums.shape, np.nan), where=total > 0))
     return np.concatenate(means)
 
 
@@ -300,6 +335,11 @@ def score_values(scores: ArrayLike, name: str = "scores") -> NDArray[np.float64]
             "needs one score per row", where=name, got=f"shape {values.shape}", allowed="(n,)"
         )
     return values
+
+
+def _few_clusters(rows: _Rows) -> Iterator[str]:
+    if 0 < rows.n_clusters < FEW:
+        yield f"{rows.n_clusters} clusters, fewer than {FEW}: intervals are a rough guide"
 
 
 def _warnings(rows: _Rows, eligible: Mask, gap: Interval) -> Iterator[str]:

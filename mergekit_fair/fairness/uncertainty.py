@@ -5,6 +5,11 @@ alike. For DPD the labels move over all rows; for EOD over the rows of each labe
 may differ in their share of positives and still have equal odds. What such permutations do to
 the counts is a multivariate hypergeometric draw: cost independent of the number of rows. A row's
 weight moves with its groups: right where weights were given to people before anybody predicted.
+
+Of clusters whose rows all are in the same groups, the groups of whole clusters move, among
+clusters of about as many rows: larger ones of another group would make a group less noisy than it
+is. Where a cluster has rows of several groups nothing says what may change places: nothing is
+drawn.
 """
 
 from __future__ import annotations
@@ -32,6 +37,8 @@ from mergekit_fair.fairness.rates import Values, gap, selection_rate
 
 MAX_ROWS = 10**9  # numpy draws from no larger hypergeometric distribution
 _AT_ONCE = 2**20  # dealt counts in memory at once
+_MOVES = 2**27  # clusters that change places, in all draws
+_LEAST_DRAWS = 200
 
 
 def gap_uncertainty(metric: Gap, samples: Samples, interval: Interval) -> Uncertainty:
@@ -56,9 +63,9 @@ def gap_uncertainty(metric: Gap, samples: Samples, interval: Interval) -> Uncert
     return Uncertainty(
         bias=float(defined.mean() - value) if known else None,
         standard_error=float(defined.std()) if known else None,
-        basic=_limits(value, drawn, basic, settings.confidence) if known else None,
+        basic=_limits(value, drawn, basic, samples.confidence) if known else None,
         bias_corrected=(
-            _limits(value, drawn, bias_corrected, settings.confidence) if known else None
+            _limits(value, drawn, bias_corrected, samples.confidence) if known else None
         ),
         band=None if interval.value is None else _band(metric, samples),
         null=chance,
@@ -109,6 +116,69 @@ def permuted(table: CountTable, draws: int, seed: int, *, within_labels: bool) -
     return Grouped(by_cell[:, 1 : 1 + n_groups], by_cell[:, 0], rest)
 
 
+def permuted_clusters(
+    table: CountTable, draws: int, seed: int, *, within_labels: bool
+) -> Grouped | None:
+    """As `permuted`, of whole clusters; None where one of them has rows of several groups.
+
+    Groups move among clusters that have from 2ᵏ to 2ᵏ⁺¹ rows (of that label). Of very many clusters
+    there are fewer draws, at least 200.
+    """
+    clusters, members = table.clusters, cluster_members(table)
+    if clusters is None or members is None:
+        return None
+    draws = min(draws, max(_LEAST_DRAWS, _MOVES // len(clusters)))
+    rng = np.random.default_rng(seed)
+    groups, inverse = np.unique(table.patterns[members], axis=0, return_inverse=True)
+    mine = np.repeat(inverse.reshape(-1), clusters.times)
+    lines = np.concatenate([np.ones((1, len(groups)), dtype=bool), groups.T, ~groups.T])
+    weights = np.ones(len(table.patterns)) if table.weights is None else table.weights
+    cells = np.arange(table.cells.size)
+    rows, held = (
+        np.repeat(clusters.sums(line, cells % 6), clusters.times, axis=0).reshape(-1, 2, 3)
+        for line in (np.ones(cells.size), weights[cells // 6])
+    )
+    summed = np.zeros((2, 3, len(lines), draws))
+    for label in (0, 1) if within_labels else (0,):
+        mass = held[:, label] if within_labels else held.sum(axis=1)
+        size = (rows[:, label] if within_labels else rows.sum(axis=1)).sum(axis=1)
+        for octave in np.unique(np.frexp(size[size > 0])[1]):
+            alike = np.flatnonzero((size > 0) & (np.frexp(size)[1] == octave))
+            dealt = _moved(mine[alike], mass[alike], len(groups), draws, rng)
+            summed[label] += np.einsum("lg,dga->ald", lines, dealt)
+    by_cell = summed.transpose(3, 2, 0, 1)
+    n_groups = groups.shape[1]
+    rest = None if table.weights is None else by_cell[:, 1 + n_groups :]
+    return Grouped(by_cell[:, 1 : 1 + n_groups], by_cell[:, 0], rest)
+
+
+def cluster_members(table: CountTable) -> NDArray[np.intp] | None:
+    """A pattern of each distinct content (D,) whose groups are those of all its rows; or None."""
+    if table.clusters is None:
+        return None
+    held = table.clusters.held
+    patterns = held.indices // 6
+    first = patterns[held.indptr[:-1]]
+    apart = table.patterns[patterns] != table.patterns[np.repeat(first, np.diff(held.indptr))]
+    return None if apart.any() else first
+
+
+def _moved(
+    mine: NDArray[np.intp], mass: Values, groups: int, draws: int, rng: np.random.Generator
+) -> Values:
+    """Sums (draws, groups, 3) of what clusters (K, 3) hold, after permuting whose they are."""
+    found = np.empty((draws, groups, 3))
+    at_once = max(1, _AT_ONCE // len(mine))
+    for start in range(0, draws, at_once):
+        count = min(at_once, draws - start)
+        places = rng.permuted(np.tile(mine, (count, 1)), axis=1)
+        places += groups * np.arange(count)[:, np.newaxis]
+        for answer in range(3):
+            sums = np.bincount(places.reshape(-1), np.tile(mass[:, answer], count), count * groups)
+            found[start : start + count, :, answer] = sums.reshape(count, groups)
+    return found
+
+
 def _lines(table: CountTable) -> Values:
     """(P, L), what a row of each pattern adds to all rows, to the groups, and to their rests."""
     everybody = np.ones((len(table.patterns), 1))
@@ -124,7 +194,10 @@ def _by_chance(metric: Gap, samples: Samples, value: float) -> PermutedGap | Non
         return None
     # A rate of all rows does not read y, and its groups are alike when labels move over all rows.
     within_labels = metric.rates != (selection_rate,)
-    counts = permuted(table, settings.draws, settings.seed, within_labels=within_labels)
+    move = permuted if table.clusters is None else permuted_clusters
+    counts = move(table, settings.draws, settings.seed, within_labels=within_labels)
+    if counts is None:
+        return None
     drawn = gap(metric.deviations(samples, counts), settings.reference)
     return permuted_gap(value, drawn, settings.confidence)
 

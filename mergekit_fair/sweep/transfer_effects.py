@@ -27,13 +27,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mergekit_fair.fairness.grouped import Counts, Grouped, Sums, drawn_sums
-from mergekit_fair.fairness.intervals import MAX_UNDEFINED, of_smallest_group
+from mergekit_fair.fairness.intervals import MAX_UNDEFINED
 from mergekit_fair.fairness.rates import (
     accuracy,
     false_positive_rate,
     selection_rate,
     true_positive_rate,
 )
+from mergekit_fair.fairness.smoothing import of_smallest_group
 
 Values = NDArray[np.float64]
 Ends = tuple[Values, Values]

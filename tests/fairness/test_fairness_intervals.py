@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from replicates import grouped, replicates
 
-from mergekit_fair.fairness import CountTable, intervals
+from mergekit_fair.fairness import CountTable, intervals, smoothing
 from mergekit_fair.fairness import grouped as grouped_module
 from mergekit_fair.fairness.rates import DPD_RATES, deviations, gap, gap_of
 
@@ -21,19 +21,19 @@ def test_draws_are_those_of_the_whole_table_whatever_fits_into_memory(monkeypatc
         for sparse in (0, 2**16):
             monkeypatch.setattr(grouped_module, "_SMALL", sparse)
             monkeypatch.setattr(grouped_module, "_SPARSE", 0.0 if sparse else 1.0)
-            drawn = intervals.resampled(table, cells, 40, seed=4)
+            drawn = smoothing.resampled(table, 40, seed=4)
             assert (drawn.groups == whole.groups).all()
             assert (drawn.overall == whole.overall).all()
             assert (drawn.rest == whole.rest).all()
     assert (drawn.overall.sum(axis=(1, 2)) == cells.sum()).all()
-    assert (intervals.resampled(table, cells, 40, seed=5).overall != drawn.overall).any()
+    assert (smoothing.resampled(table, 40, seed=5).overall != drawn.overall).any()
 
 
 def test_draws_go_on_from_a_generator():
     table = CountTable(("a",), np.ones((1, 1), dtype=bool), np.array([[[3, 5], [2, 9]]]))
     rng = np.random.default_rng(4)
-    parts = [intervals.resampled(table, table.cells, draws, rng).groups for draws in (20, 30)]
-    whole = intervals.resampled(table, table.cells, 50, seed=4).groups
+    parts = [smoothing.resampled(table, draws, rng).groups for draws in (20, 30)]
+    whole = smoothing.resampled(table, 50, seed=4).groups
     assert (np.concatenate(parts) == whole).all()
 
 

@@ -5,13 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mergekit_fair.fairness import CountTable, intervals
+from mergekit_fair.fairness import CountTable
 from mergekit_fair.fairness.grouped import group_counts
+from mergekit_fair.fairness.smoothing import Smoothed
 
 
 def smoothed(cells, patterns):
     table = CountTable(tuple(map(str, range(patterns.shape[1]))), patterns, cells)
-    return intervals.smoothed(table)
+    return Smoothed.of(table).cells
 
 
 def test_a_partition_gets_half_a_row_of_each_prediction():
