@@ -117,6 +117,7 @@ def plan_text(plan: SweepPlan) -> str:
             + (" (measured)" if point.id in finished else "")
             for point in plan.points
         ),
+        *([] if plan.search_start is None else [f"search: {plan.search_start}"]),
         f"{len(plan.models)} models, {plan.bytes_read / 1e6:,.0f} MB; "
         f"{plan.memory_bytes / 1e6:,.0f} MB of memory, or as much as there is",
         *(f"  {one_line(model)}" for model in plan.models),

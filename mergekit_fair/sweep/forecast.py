@@ -10,7 +10,7 @@ from mergekit_fair.progress import Bars, Progress, Silent
 from mergekit_fair.sweep.checked_folder import require_stored
 from mergekit_fair.sweep.point_runner import LocalExecutor, TimeBudget
 from mergekit_fair.sweep.points import LeftRecord, Planner, SweepPlan
-from mergekit_fair.sweep.runner import SweepRun, prepared
+from mergekit_fair.sweep.runner import SweepRun, planned, prepared
 from mergekit_fair.sweep.store import ReadStore
 from mergekit_fair.sweep.sweep_config import Sweep
 from mergekit_fair.sweep.worker import Outcome, PointJob
@@ -30,7 +30,7 @@ def plan_sweep(sweep: Sweep, probe: Progress | None = None, out: Path | None = N
             sweep.
     """
     evaluator, planner = prepared(sweep, probe)
-    plan = SweepPlan.of(sweep, evaluator, planner)
+    plan = planned(sweep, evaluator, planner)
     store = None if out is None else ReadStore(out)
     if store is not None and store.lines:
         left = _left(sweep, evaluator, planner, plan, store, probe or Silent())

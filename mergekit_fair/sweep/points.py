@@ -349,6 +349,7 @@ class SweepPlan(SweepRecord):
         memory_bytes: all checkpoints, the model and one sum of vectors; what does not fit into
             memory is read from disk for every point.
         points: those that are known before anything is measured.
+        search_start: how the search begins, in words; None without one.
         rows: split → rows, of all tasks.
         forward_passes: rows that are run: every point on the split that is selected on; baselines,
             the choice and its random control on the report rows.
@@ -357,7 +358,13 @@ class SweepPlan(SweepRecord):
         left: of all this; None where nothing is finished yet.
     """
 
-    optional = ("detectable", "seconds_per_point", "estimated_minutes", "left")
+    optional = (
+        "search_start",
+        "detectable",
+        "seconds_per_point",
+        "estimated_minutes",
+        "left",
+    )
 
     schema_version: int = SCHEMA_VERSION
     sweep: str
@@ -367,6 +374,7 @@ class SweepPlan(SweepRecord):
     memory_bytes: int
     points: list[PlannedPoint]
     search_budget: int
+    search_start: str | None = None
     injection_points_of_the_worst_group: int
     injection_points_of_safe_groups: int
     rows: dict[str, int]

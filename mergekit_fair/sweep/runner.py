@@ -66,7 +66,7 @@ def run_sweep(
         SweepError: the budget is spent before the baselines are measured.
     """
     evaluator, planner = prepared(sweep, progress)
-    plan = SweepPlan.of(sweep, evaluator, planner)
+    plan = planned(sweep, evaluator, planner)
     store = Store(out)
     run = SweepRun.of(
         sweep,
@@ -81,7 +81,7 @@ def run_sweep(
     try:
         require_stored(store, runner.split)
         write_atomic(out / "plan.json", to_json(plan.to_dict()))
-        for warning in evaluator.warnings:
+        for warning in plan.warnings:
             progress.say(f"warning: {warning}")
         return run.run(write_best=write_best)
     finally:
@@ -323,6 +323,16 @@ def _length_notes(results: Sequence[PointResult], models: Sequence[str]) -> list
     lengths = [evaluation.max_length for evaluation in measured.values()]
     truncated = {task: evaluation.truncated for task, evaluation in measured.items()}
     return length_notes(next(iter(lengths), None), truncated, models)
+
+
+def planned(sweep: Sweep, evaluator: Evaluator, planner: Planner) -> SweepPlan:
+    """The plan of a sweep that is read and checked, its search included."""
+    plan = SweepPlan.of(sweep, evaluator, planner)
+    if sweep.config.search is None:
+        return plan
+    from mergekit_fair.sweep.search.search_stage import with_search
+
+    return with_search(plan, sweep, planner)
 
 
 def prepared(sweep: Sweep, progress: Progress | None = None) -> tuple[Evaluator, Planner]:

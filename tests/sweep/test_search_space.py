@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,6 +51,29 @@ def test_sobol_covers_better_than_random() -> None:
     for seed in range(3):
         cells = {(int(4 * x), int(4 * y)) for x, y in unit.sobol(16, seed)}
         assert len(cells) >= 14  # uniform draws: about 10
+
+
+def test_points_near_the_target_add_up_to_about_one_vector() -> None:
+    eight = Space(tuple("abcdefgh"), (0.0,) * 8, (1.0,) * 8, size=(1.0,) * 8)
+    sizes = eight.sizes(eight.sobol(64, seed=0))
+    assert sizes.min() >= 0.5 - 0.04  # a step is rounded in each of eight settings
+    assert sizes.max() <= 1.25 + 0.04
+    assert np.ptp(sizes) > 0.5
+    wider = eight.sizes(eight.sobol(64, seed=0, reach=(2.0, 3.0)))
+    assert 2.0 - 0.04 <= wider.min() <= wider.max() <= 3.0 + 0.04
+    # A mean of eight is one vector where every weight is 1.
+    mean = replace(eight, size=(0.125,) * 8)
+    assert max(max(point) for point in mean.sobol(64, seed=0)) > 0.9
+    # Negative λs count by size; what is nearer already stays where it is.
+    both = Space(("a", "b"), (-1.0, -1.0), (1.0, 1.0), size=(1.0, 1.0))
+    assert both.sizes(both.sobol(64, seed=0)).max() <= 1.25 + 0.01
+    assert min(min(point) for point in both.sobol(64, seed=0)) < -0.4
+    small = Space(("a", "b"), (0.0, 0.0), (0.2, 0.2), size=(1.0, 1.0))
+    assert small.sobol(16, seed=0) == replace(small, size=None).sobol(16, seed=0)
+    # A box without 0 is drawn to the end that is nearest to it, and not out of the box.
+    far = Space(("a", "b"), (0.6, 0.9), (2.0, 2.0), size=(1.0, 1.0))
+    assert far.sobol(1, seed=0) == [(0.6, 0.9)]
+    assert math.isnan(CUBE.sizes([CUBE.low])[0])
 
 
 def test_a_small_space_is_exhausted() -> None:

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import tiny
+import yaml
 
 from mergekit_fair.errors import ConfigError, FairError
 from mergekit_fair.progress import Silent
+from mergekit_fair.sweep.forecast import plan_sweep
 from mergekit_fair.sweep.runner import run_sweep
 from mergekit_fair.sweep.sweep_config import load_sweep
 
@@ -115,7 +117,53 @@ def test_equal_levels_are_searched_by_optuna(family: Path, tmp_path: Path) -> No
     rule = {"maximize": "acc", "subject_to": {"level_matched.dpd": "<= 0.9"}}
     path = searching(family, tmp_path / "sweep.yml", "optuna", select=rule)
     results = run_sweep(load_sweep(path), tmp_path / "out", Silent()).to_dict()
-    assert results["selected"]["feasible"]
+    assert results["selected"]["candidates"][0] == BUDGETS["optuna"]
     text = (tmp_path / "out" / "optuna.log").read_text()
     assert "level_matched.dpd" in text
     json.dumps(results, allow_nan=False)
+
+
+def test_a_search_says_its_start_and_begins_with_the_grid(family: Path, tmp_path: Path) -> None:
+    search = {"method": "surrogate", "budget": 4}
+    grid = {"lambda": [0.0, 0.25, 0.5]}
+    # Every selection rate is near enough here, so that every point of the grid is known.
+    evaluate = tiny.write_sweep(family, tmp_path / "plain.yml")
+    block = yaml.safe_load(evaluate.read_text())["evaluate"] | {"saturation": 0.9}
+    path = searching(
+        family, tmp_path / "sweep.yml", "surrogate", search=search, grid=grid, evaluate=block
+    )
+    plan = plan_sweep(load_sweep(path))
+    assert plan.search_start is not None
+    assert "up to 3 points" in plan.search_start  # two settings
+    assert any("search.budget: of 4 points up to 3 are the start" in w for w in plan.warnings)
+    said = Recorded()
+    results = run_sweep(load_sweep(path), tmp_path / "out", said)
+    lines = "\n".join(said.texts)
+    assert "with 3 points of the grid" in lines
+    assert "search.budget" in lines
+    found = [point for point in results.points if point.kind == "search"]
+    assert len(found) == 4
+    # The grid spans one direction of two; what the first point adds is near the target.
+    assert 0.49 <= (found[0].lambda_l1 or 0) <= 1.26
+    known = {(0.0, 0.0), (0.25, 0.25), (0.5, 0.5)}
+    assert not known & {(p.settings["weight.blue"], p.settings["weight.green"]) for p in found}
+
+
+def test_a_budget_that_is_enough_is_not_warned_of(family: Path, tmp_path: Path) -> None:
+    for method, budget, is_warned in (("surrogate", 7, True), ("surrogate", 8, False),
+                                      ("random", 1, False)):  # fmt: skip
+        search = {"method": method, "budget": budget}
+        path = searching(family, tmp_path / "sweep.yml", method, search=search)
+        plan = plan_sweep(load_sweep(path))
+        assert any("search.budget" in text for text in plan.warnings) == is_warned
+
+
+class Recorded(Silent):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.texts.append(text)

@@ -23,6 +23,8 @@ from mergekit_fair.sweep.selection import Rule
 Block = Mapping[str, float | None]
 Coordinates = tuple[float, ...]
 
+# Σ_g |λ_g| of points near the target: from the least to the most.
+NEAR = (0.5, 1.25)
 # Sobol points drawn before a small space counts as exhausted, as a power of 2.
 _LARGEST_DRAW = 14
 
@@ -35,6 +37,7 @@ class Space:
         names: the G settings, such as ``weight.Female``.
         low, high: ends of each range, both included.
         step: resolution, so that λs are short decimals in recipes.
+        size: how much a unit of each setting adds, Σ_g |λ_g|; None where that is no such sum.
 
     Raises:
         ConfigError: no or repeated names, lengths that differ, an end that is not finite,
@@ -45,6 +48,7 @@ class Space:
     low: tuple[float, ...]
     high: tuple[float, ...]
     step: float = 0.01
+    size: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.names or len(set(self.names)) != len(self.names):
@@ -62,10 +66,12 @@ class Space:
             raise ConfigError("must be above 0", where="step", got=self.step)
 
     @classmethod
-    def of(cls, ranges: Mapping[str, tuple[float, float]]) -> Space:
+    def of(
+        cls, ranges: Mapping[str, tuple[float, float]], size: tuple[float, ...] | None = None
+    ) -> Space:
         """Of setting → (low, high)."""
         low, high = ([ends[at] for ends in ranges.values()] for at in (0, 1))
-        return cls(tuple(ranges), tuple(low), tuple(high))
+        return cls(tuple(ranges), tuple(low), tuple(high), size=size)
 
     @property
     def dimensions(self) -> int:
@@ -75,6 +81,11 @@ class Space:
     def snapped(self, point: ArrayLike) -> Coordinates:
         """The nearest point of the space, as short decimals: (G,) -> G floats."""
         return self.points(np.asarray(point, dtype=np.float64)[np.newaxis])[0]
+
+    def exact(self, point: ArrayLike) -> Coordinates:
+        """A point that need not be one of the space: (G,) -> G floats, without rounding errors."""
+        rounded: list[float] = (np.round(np.asarray(point, dtype=np.float64), 10) + 0.0).tolist()
+        return tuple(rounded)
 
     def points(self, array: ArrayLike) -> list[Coordinates]:
         """Every row's nearest point: (n, G) -> n points, in order, repeats included."""
@@ -95,23 +106,50 @@ class Space:
         low, high = np.asarray(self.low), np.asarray(self.high)
         return np.asarray(low + np.asarray(unit, dtype=np.float64) * (high - low))
 
+    def near(self, unit: ArrayLike, reach: tuple[float, float] = NEAR) -> list[Coordinates]:
+        """Points whose vectors add up to about one: (n, G + 1) in [0, 1] -> n points.
+
+        The first G coordinates are a point of the box. It is drawn towards 0, or the box's end
+        that is nearest to it, until Σ_g |λ_g| is what the last coordinate says, evenly between
+        the two ends of the reach; it is never pushed outwards. Each vector leads to a whole model
+        of the task, and so does their mean, where Σ_g λ_g = 1; a sum of several leads as many
+        times further. Where sizes are not known, it is a point of the box.
+        """
+        unit = np.asarray(unit, dtype=np.float64)
+        box = self.unscaled(unit[:, :-1])
+        if self.size is None:
+            return self.points(box)
+        origin = np.clip(0.0, self.low, self.high)
+        start, far = self.sizes(origin), self.sizes(box)
+        wanted = reach[0] + (reach[1] - reach[0]) * unit[:, -1]
+        is_far = far > np.maximum(wanted, start)
+        share = np.divide(wanted - start, far - start, out=np.ones(len(far)), where=is_far)
+        return self.points(origin + np.clip(share, 0.0, 1.0)[:, np.newaxis] * (box - origin))
+
+    def sizes(self, points: ArrayLike) -> Array:
+        """Σ_g |λ_g| of points (n, G): (n,); NaN where it is not known."""
+        points = np.asarray(points, dtype=np.float64).reshape(-1, self.dimensions)
+        if self.size is None:
+            return np.full(len(points), np.nan)
+        return np.asarray(np.abs(points) @ np.asarray(self.size))
+
     def random(self, count: int, rng: np.random.Generator) -> list[Coordinates]:
-        """``count`` uniform points, repeats included."""
+        """``count`` uniform points of the box, repeats included."""
         return self.points(self.unscaled(rng.random((count, self.dimensions))))
 
-    def sobol(self, count: int, seed: int) -> list[Coordinates]:
-        """The first ``count`` distinct points of a scrambled Sobol sequence.
+    def sobol(self, count: int, seed: int, reach: tuple[float, float] = NEAR) -> list[Coordinates]:
+        """The first ``count`` distinct points of a scrambled Sobol sequence, drawn `near`.
 
-        A longer call begins with a shorter one's points. Fewer come back when the space has
-        fewer. Source: Owen 1998, scipy.stats.qmc.Sobol.
+        A longer call begins with a shorter one's points. Fewer come back when there are fewer.
+        Source: Owen 1998, scipy.stats.qmc.Sobol.
         """
         from scipy.stats import qmc
 
         exponent = max(count, 2).bit_length()
         while True:
             rng = np.random.default_rng(seed)
-            unit = qmc.Sobol(self.dimensions, scramble=True, seed=rng).random_base2(exponent)
-            found = distinct(self.points(self.unscaled(unit)))
+            unit = qmc.Sobol(self.dimensions + 1, scramble=True, seed=rng).random_base2(exponent)
+            found = distinct(self.near(unit, reach))
             if len(found) >= count or exponent >= _LARGEST_DRAW:
                 return found[:count]
             exponent += 2
@@ -206,7 +244,7 @@ class Proposer(Protocol):
 
 @dataclass(frozen=True)
 class RandomProposer:
-    """Uniform points."""
+    """Points near the target, in uniform directions; see `Space.near`."""
 
     space: Space
     seed: int = 0
@@ -226,28 +264,16 @@ def seen(history: Sequence[Observation]) -> set[Coordinates]:
     return {observation.x for observation in history}
 
 
-def start(space: Space, seed: int, history: Sequence[Observation], count: int) -> list[Coordinates]:
-    """The next points of a quasi-random start of 2G + 2 points; none when it is over."""
-    length = start_length(space)
-    wanted = min(count, length - len(history))
-    if wanted <= 0:
-        return []
-    taken = seen(history)
-    return distinct(space.sobol(length + len(taken), seed), taken)[:wanted]
-
-
-def start_length(space: Space) -> int:
-    """2G + 2: enough for a model that is quadratic in each λ alone, and one to check it."""
-    return 2 * space.dimensions + 2
-
-
 def draw_new(
     space: Space, count: int, taken: set[Coordinates], rng: np.random.Generator
 ) -> list[Coordinates]:
-    """``count`` distinct uniform points outside ``taken``; fewer if the space has hardly more."""
+    """``count`` distinct points outside ``taken``: near the target, and where that is used up
+    anywhere; fewer if the space has hardly more."""
     found: list[Coordinates] = []
-    for _ in range(_ROUNDS):
-        found = distinct([*found, *space.random(count, rng)], taken)
+    for turn in range(2 * _ROUNDS):
+        is_near = turn < _ROUNDS
+        drawn = space.near(rng.random((count, space.dimensions + 1))) if is_near else []
+        found = distinct([*found, *(drawn or space.random(count, rng))], taken)
         if len(found) >= count:
             break
     return found[:count]

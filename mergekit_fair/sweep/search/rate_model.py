@@ -33,6 +33,8 @@ _RATES = ("selection_rate", "tpr", "fpr")
 # Prior standard deviations, in logits over half a range: λ may move a rate through its whole
 # range; curvature is smaller than slope until the data say otherwise.
 _INTERCEPT, _SLOPE, _CURVATURE = 10.0, 4.0, 2.0
+# How much a slope may differ from what all vectors have in common.
+_OWN = 2.0
 # The dispersion's prior: 1 (binomial), worth this many residuals.
 _PRIOR_RESIDUALS = 2.0
 # The dispersion and the coefficients need each other; this many turns settle both.
@@ -83,7 +85,7 @@ def terms(points: Array, observations: int) -> Array:
     return np.concatenate(parts, axis=1)
 
 
-def fit(design: Array, dimensions: int, rates: Array, rows: Array) -> Polynomial:
+def fit(design: Array, space: Space, rates: Array, rows: Array) -> Polynomial:
     """Weighted ridge fit with its posterior.
 
     scikit-learn's BayesianRidge cannot give it: its coefficients share one prior precision, which
@@ -92,14 +94,14 @@ def fit(design: Array, dimensions: int, rates: Array, rows: Array) -> Polynomial
 
     Args:
         design: (n, P) from `terms`, n ≥ 1.
-        dimensions: G.
+        space: of the points, for the prior.
         rates: (n,), in [0, 1], all defined.
         rows: (n,), rows that each rate is a share of, > 0.
     """
     hits = rates * rows + 0.5
     misses = (1 - rates) * rows + 0.5
     logits, weights = np.log(hits / misses), 1 / (1 / hits + 1 / misses)
-    ridge = np.diag(1 / _prior(design.shape[1], dimensions) ** 2)
+    ridge = np.linalg.inv(_prior(design.shape[1], space))
     information = (design.T * weights) @ design
     dispersion = 1.0
     for _ in range(_TURNS):
@@ -115,11 +117,23 @@ def fit(design: Array, dimensions: int, rates: Array, rows: Array) -> Polynomial
     return Polynomial(mean.astype(np.float64), root.astype(np.float64), dispersion)
 
 
-def _prior(count: int, dimensions: int) -> NDArray[np.float64]:
+def _prior(count: int, space: Space) -> NDArray[np.float64]:
+    """Covariance (P, P) of the coefficients before anything is seen.
+
+    Vectors of one task have much in common: what a rate does along one of them says what it does
+    along the others, as far as they are added.
+    """
+    dimensions = space.dimensions
     deviations = np.full(count, _CURVATURE)
     deviations[0] = _INTERCEPT
     deviations[1 : 1 + dimensions] = _SLOPE
-    return deviations
+    covariance = np.diag(deviations**2)
+    if space.size is not None:
+        reach = np.asarray(space.size) * (np.asarray(space.high) - np.asarray(space.low)) / 2
+        slopes = slice(1, 1 + dimensions)
+        covariance[slopes, slopes] = np.diag((_OWN * reach) ** 2)
+        covariance[slopes, slopes] += _SLOPE**2 * np.outer(reach, reach)
+    return covariance
 
 
 def check_composed(rule: Rule) -> None:
@@ -141,10 +155,12 @@ class GroupLayout:
 
     Attributes:
         deciding: groups that may decide a gap or worst-group accuracy; None: all.
+        least: rows that a rate which decides is at least a share of.
         is_partition: every row is in exactly one group.
     """
 
     deciding: tuple[str, ...] | None = None
+    least: int = 1
     is_partition: bool = False
 
 
@@ -190,7 +206,9 @@ class RateModel:
         blocks = [[_block(seen, line) for seen in measured] for line in lines]
         points = space.scaled([seen.x for seen in measured])
         fits = tuple(
-            tuple(_fitted(points, line, rate, rows) for rate, rows in enumerate(_rows(line[0])))
+            tuple(
+                _fitted(space, points, line, rate, rows) for rate, rows in enumerate(_rows(line[0]))
+            )
             for line in blocks
         )
         rows = np.array([_rows(line[0]) for line in blocks])
@@ -262,12 +280,12 @@ def composed(rates: Array, model: RateModel) -> dict[str, Array]:
     overall, total = _overall(rates, rows, model.groups.is_partition)
     right = correct.sum(axis=-1)
     accuracy = np.divide(right, rows[:, 0], out=np.full(right.shape, np.nan), where=rows[:, 0] > 0)
-    gaps = max_min_gap(np.swapaxes(np.where(deciding[:, np.newaxis], rates, np.nan), -1, -2))
+    gaps = max_min_gap(np.swapaxes(np.where(deciding, rates, np.nan), -1, -2))
     of_all = right.sum(axis=-1) if model.groups.is_partition else right[..., -1]
     return {
         "acc": of_all / total,
         "bal_acc": (overall[..., 1] + 1 - overall[..., 2]) / 2,
-        "worst_group_acc": smallest(np.where(deciding, accuracy, np.nan)),
+        "worst_group_acc": smallest(np.where(deciding[:, 0], accuracy, np.nan)),
         "selection_rate": overall[..., 0],
         "tpr": overall[..., 1],
         "fpr": overall[..., 2],
@@ -296,8 +314,10 @@ def _degenerate(selection_rate: Array, model: RateModel) -> Mask:
 
 
 def _deciding(model: RateModel) -> Mask:
+    """(L, 3): whose rate takes part in a gap."""
     names = model.groups.deciding
-    return np.array([line is not None and (names is None or line in names) for line in model.lines])
+    may = [line is not None and (names is None or line in names) for line in model.lines]
+    return np.array(may)[:, np.newaxis] & (model.rows >= model.groups.least)
 
 
 def _block(seen: Observation, line: str | None) -> Block:
@@ -309,11 +329,13 @@ def _rows(block: Mapping[str, float | None]) -> tuple[float, float, float]:
     return float(count), float(positive), float(count - positive)
 
 
-def _fitted(points: Array, line: Sequence[Block], rate: int, rows: float) -> Polynomial | None:
+def _fitted(
+    space: Space, points: Array, line: Sequence[Block], rate: int, rows: float
+) -> Polynomial | None:
     values = [block[_RATES[rate]] for block in line]
     usable = np.array([value is not None for value in values])
     if not usable.any() or rows <= 0:
         return None
     known = np.array([value for value in values if value is not None])
     design = terms(points, len(points))[usable]
-    return fit(design, points.shape[1], known, np.full(len(known), rows))
+    return fit(design, space, known, np.full(len(known), rows))

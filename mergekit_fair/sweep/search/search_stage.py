@@ -7,11 +7,19 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from mergekit_fair.errors import ConfigError
-from mergekit_fair.fairness.eligible_groups import eligible_groups
+from mergekit_fair.sweep.limits import Array
 from mergekit_fair.sweep.point_runner import PointRunner
-from mergekit_fair.sweep.points import Planner, Point
+from mergekit_fair.sweep.points import Planner, Point, SweepPlan
 from mergekit_fair.sweep.record import PointResult
-from mergekit_fair.sweep.search.proposers import Observation, Proposer, RandomProposer, Space
+from mergekit_fair.sweep.search.level_model import at_level, start_length
+from mergekit_fair.sweep.search.proposers import (
+    NEAR,
+    Coordinates,
+    Observation,
+    Proposer,
+    RandomProposer,
+    Space,
+)
 from mergekit_fair.sweep.search.rate_model import GroupLayout
 from mergekit_fair.sweep.search.surrogate import SurrogateProposer
 from mergekit_fair.sweep.search.tpe import OptunaProposer, require_optuna, write_journal
@@ -38,12 +46,14 @@ def search(
     config = sweep.config.search
     if config is None:
         return []
-    space = Space.of(sweep.ranges)
+    space = space_of(sweep, planner)
     level = (runner.levels or {}).get(runner.task)
     rule = Rule.of(sweep.config.select, baselines).for_search(level)
     proposer = PROPOSERS[config.method](space, rule, sweep.config.seed, _layout(runner))
     points: list[Point] = []
-    history: list[Observation] = []
+    known = [] if config.method == "random" else _known(space, planner, runner, rule)
+    runner.progress.say(f"search: {start_words(config, space, len(known))}")
+    history = list(known)
     while len(points) < config.budget:
         asked = proposer.ask(history, min(config.batch, config.budget - len(points)))
         if not asked:
@@ -59,6 +69,91 @@ def search(
     if config.method == "optuna" and runner.store.is_written:
         write_journal(space, rule, history, runner.store.folder / "optuna.log")
     return points
+
+
+def space_of(sweep: Sweep, planner: Planner) -> Space:
+    """The ranges, and what a unit of each setting adds."""
+    space = Space.of(sweep.ranges)
+    units = _units(space, planner)
+    if units is None:
+        return space
+    return Space.of(sweep.ranges, tuple(float(np.abs(column).sum()) for column in units.T))
+
+
+def with_search(plan: SweepPlan, sweep: Sweep, planner: Planner) -> SweepPlan:
+    """The plan, with how its search begins and what is wrong with its budget."""
+    config = sweep.config.search
+    if config is None:
+        return plan
+    space = space_of(sweep, planner)
+    doubt = budget_doubt(config, space)
+    warnings = [*plan.warnings, *([doubt] if doubt else [])]
+    return plan.model_copy(
+        update={"search_start": start_words(config, space), "warnings": warnings}
+    )
+
+
+def start_words(config: Search, space: Space, known: int = 0) -> str:
+    """How a search begins."""
+    near = (
+        f"Σ|λ| from {NEAR[0]:g} to {NEAR[1]:g}, about one vector in all"
+        if space.size is not None
+        else "the whole ranges"
+    )
+    if config.method == "random":
+        return f"{config.budget} random points, {near}"
+    grid = f" with {known} points of the grid that are at the level" if known else ""
+    return f"starts{grid} near the target ({near}) with up to {start_length(space)} points"
+
+
+def budget_doubt(config: Search, space: Space) -> str | None:
+    """What is wrong with a budget that is hardly more than the start; None if nothing is."""
+    start, curved = start_length(space), 2 * space.dimensions + 1
+    if config.method == "random" or config.budget >= start + curved:
+        return None
+    return (
+        f"search.budget: of {config.budget} points up to {min(start, config.budget)} are the start "
+        f"(one more than the {space.dimensions} settings), and what bends shows after {curved}; "
+        f"give at least {start + curved}, or search over fewer settings"
+    )
+
+
+def _known(space: Space, planner: Planner, runner: PointRunner, rule: Rule) -> list[Observation]:
+    """Points of the grid that are points of the space and at the level: nothing has to be run.
+
+    Those far from the level would bend the models of what is near it.
+    """
+    units, done = _units(space, planner), runner.store.results(runner.split)
+    found: dict[Coordinates, Observation] = {}
+    for point in planner.merges():
+        lambdas = _lambdas(planner, point)
+        result = done.get(point.id)
+        if units is None or lambdas is None or result is None or point.kind != "merge":
+            continue
+        wanted = np.array(list(lambdas.values()))
+        x = np.linalg.lstsq(units, wanted, rcond=None)[0]
+        if np.allclose(units @ x, wanted, rtol=0, atol=1e-9):
+            seen = Observation.of(space.exact(x), result, rule)
+            if at_level(rule, seen):
+                found.setdefault(seen.x, seen)
+    return list(found.values())
+
+
+def _units(space: Space, planner: Planner) -> Array | None:
+    """λ of every model for a unit of each setting: (models, G); None where they are not sums."""
+    columns = []
+    for unit in np.eye(space.dimensions).tolist():
+        settings = dict(zip(space.names, unit, strict=True))
+        lambdas = _lambdas(planner, planner.searched(settings))
+        if lambdas is None or not any(lambdas.values()):
+            return None
+        columns.append(list(lambdas.values()))
+    return np.array(columns).T
+
+
+def _lambdas(planner: Planner, point: Point) -> Mapping[str, float] | None:
+    """Model → λ_g of what a point adds; None where it is no such sum."""
+    return None if point.recipe is None else planner.coefficients(point.recipe).lambdas
 
 
 def require_possible(sweep: Sweep, config: Search) -> None:
@@ -82,10 +177,9 @@ def require_possible(sweep: Sweep, config: Search) -> None:
 
 
 def _layout(runner: PointRunner) -> GroupLayout:
-    rows = runner.rows
-    sizes = [inside.sum() for inside in rows.groups.values()]
-    settings = runner.settings.excluding(rows.excluded)
-    eligible = eligible_groups(tuple(rows.groups), sizes, settings)
-    deciding = tuple(name for name, decides in zip(rows.groups, eligible, strict=True) if decides)
-    counts = np.sum(list(rows.groups.values()), axis=0)
-    return GroupLayout(deciding, is_partition=bool((counts == 1).all()))
+    rows, counts = runner.rows, np.sum(list(runner.rows.groups.values()), axis=0)
+    return GroupLayout(
+        deciding=tuple(name for name in rows.groups if name not in rows.excluded),
+        least=runner.settings.min_group_size,
+        is_partition=bool((counts == 1).all()),
+    )

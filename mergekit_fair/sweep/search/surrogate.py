@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mergekit_fair.sweep.limits import Array
+from mergekit_fair.sweep.search.level_model import LevelModel, likely, start
 from mergekit_fair.sweep.search.pareto import contribution, front
 from mergekit_fair.sweep.search.proposers import (
     Coordinates,
@@ -19,7 +20,6 @@ from mergekit_fair.sweep.search.proposers import (
     feasible_front,
     generator,
     seen,
-    start,
 )
 from mergekit_fair.sweep.search.rate_model import GroupLayout, RateModel, check_composed
 from mergekit_fair.sweep.selection import Rule
@@ -34,12 +34,13 @@ _NEAREST = 5
 class SurrogateProposer:
     """Model the rates of every group, compose the metrics, ask where the front would grow most.
 
-    The first 2G + 2 points are quasi-random. Each later one draws the models' coefficients once
-    from their posterior, predicts objectives and violations of random candidates and of
-    perturbations of the best points, and takes the feasible candidate that adds most to the
-    hypervolume below (1, …, 1) of the feasible front; where none adds anything, the one that
-    misses the front by least; where none is feasible, the one with the least violation. Points
-    asked earlier in the same batch count with their predicted objectives.
+    The first points, G + 1 without a grid, lie near the target (`level_model.start`). Each later
+    one draws the models' coefficients once from their posterior, predicts objectives and violations
+    of random candidates, near the target and anywhere, and of perturbations of the best points;
+    leaves out those that are likely to be far from the level; and takes the feasible candidate
+    that adds most to the hypervolume below (1, …, 1) of the feasible front; where none adds
+    anything, the one that misses the front by least; where none is feasible, the one with the least
+    violation. Points asked earlier in the same batch count with their predicted objectives.
 
     Attributes:
         space: where to look.
@@ -70,16 +71,18 @@ class SurrogateProposer:
         Raises:
             SweepError: groups do not partition the rows and an observation has no overall rates.
         """
-        asked = start(self.space, self.seed, history, count)
+        asked = start(self.space, self.rule, self.seed, history, count)
         if len(asked) == count:
             return asked
         rng = generator(self.seed, history)
         model = RateModel.of(self.space, self.rule, self.groups, history)
         if model is None:
             return asked + draw_new(self.space, count - len(asked), seen(history) | set(asked), rng)
+        level = LevelModel.of(self.space, self.rule, history)
         known = [np.asarray(found.objectives) for found in feasible_front(history)]
         while len(asked) < count:
             candidates = self._candidates(history, seen(history) | set(asked), rng)
+            candidates = likely(level, candidates)
             if not candidates:
                 break
             objectives, violation = model.draw(rng).predict(candidates)
@@ -93,6 +96,7 @@ class SurrogateProposer:
         self, history: Sequence[Observation], taken: set[Coordinates], rng: np.random.Generator
     ) -> list[Coordinates]:
         points = self.space.random(self.candidates, rng)
+        points += self.space.near(rng.random((self.candidates, self.space.dimensions + 1)))
         centres = [found.x for found in best(history, _NEAREST)]
         if centres:
             width = np.asarray(self.space.high) - np.asarray(self.space.low)

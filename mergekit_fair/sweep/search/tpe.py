@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mergekit_fair.errors import ConfigError
+from mergekit_fair.sweep.search.level_model import LevelModel, likely, start
 from mergekit_fair.sweep.search.proposers import (
     Coordinates,
     Observation,
@@ -21,8 +22,6 @@ from mergekit_fair.sweep.search.proposers import (
     draw_new,
     generator,
     seen,
-    start,
-    start_length,
 )
 from mergekit_fair.sweep.selection import Rule
 
@@ -41,8 +40,8 @@ class OptunaProposer:
     """Multi-objective TPE with constraints, as ask and tell.
 
     The study is rebuilt from the history at every question, with a sampler seeded by the seed and
-    the history's length. The first 2G + 2 points are the same quasi-random start as those of the
-    surrogate.
+    the history's length. The start is that of the surrogate, and answers that are likely to be far
+    from the level are not measured.
 
     Attributes:
         space: where to look.
@@ -63,24 +62,28 @@ class OptunaProposer:
             ConfigError: Optuna is not installed.
         """
         optuna = require_optuna()
-        asked = start(self.space, self.seed, history, count)
+        asked = start(self.space, self.rule, self.seed, history, count)
         rng = generator(self.seed, history)
         with _quiet(optuna):
             sampler = optuna.samplers.TPESampler(
                 seed=int(rng.integers(2**31)),
                 multivariate=True,
-                n_startup_trials=start_length(self.space),
+                n_startup_trials=1,
             )
             study = _study(optuna, self.rule, sampler=sampler)
             study.add_trials(_trials(optuna, self.space, history))
             taken = seen(history) | set(asked)
-            for _ in range(_TRIES * (count - len(asked))):
-                if len(asked) == count:
+            level = LevelModel.of(self.space, self.rule, history)
+            while len(asked) < count:
+                answers = (
+                    study.ask(_distributions(optuna, self.space)).params for _ in range(_TRIES)
+                )
+                drawn = [self.space.snapped([a[n] for n in self.space.names]) for a in answers]
+                found = likely(level, distinct(drawn, taken))[:1]
+                if not found:
                     break
-                trial = study.ask(_distributions(optuna, self.space))
-                point = self.space.snapped([trial.params[name] for name in self.space.names])
-                asked += distinct([point], taken)
-                taken.add(point)
+                asked += found
+                taken.update(found)
         return asked + draw_new(self.space, count - len(asked), taken, rng)
 
 
