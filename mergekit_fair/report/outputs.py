@@ -126,6 +126,7 @@ def plan_text(plan: SweepPlan) -> str:
         f"{plan.forward_passes:,} forward passes{_duration(plan.estimated_minutes)}"
         + ("" if plan.seconds_per_point is None else _timed(plan.seconds_per_point)),
         *([] if plan.left is None else [left_text(plan.left)]),
+        *([one_line(str(plan.safe_injection))] if plan.safe_injection else []),
         *(f"warning: {one_line(text)}" for text in plan.warnings),
     ]
     if plan.detectable:

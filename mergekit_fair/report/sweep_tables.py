@@ -211,7 +211,8 @@ def worst_table(worst: WorstRecord) -> Table:
 
 def verdicts_table(transfer: TransferRecord) -> Table:
     """May a group's vector be injected, and why."""
-    rows = [Row(one.group, [Cell(one.status), Cell(one.reason)]) for one in transfer.verdicts]
+    judged = [*transfer.verdicts, *transfer.tried]
+    rows = [Row(one.group, [Cell(one.status), Cell(one.reason)]) for one in judged]
     columns = ["verdict", "reason"]
     return Table("Verdicts", "injected group", columns, [("", rows)], numeric=False)
 
@@ -227,7 +228,7 @@ def transfer_tables(transfer: TransferRecord) -> list[Table]:
             )
             for g, name in enumerate(transfer.injected)
         ]
-        caption = title[0].upper() + title[1:]
+        caption = title[0].upper() + title[1:] + (" (soft rates)" * (transfer.rates == "soft"))
         tables.append(Table(caption, "injected vector", group_labels(transfer), [("", rows)]))
     return tables
 

@@ -242,29 +242,29 @@ def _require_thresholds(folder: Path, results: SweepResults) -> None:
 
 
 def _require_transfer(folder: Path, results: SweepResults) -> None:
-    """The matrix of safe injection, and its verdicts, are those of the steps' scores."""
+    """The matrix of safe injection, and all verdicts, are those of the points' scores."""
     transfer = results.transfer
-    steps = {} if transfer is None else _steps(results, transfer)
-    if transfer is None or not steps:
+    if transfer is None:
         return
+    steps = _steps(results, transfer)
+    _require_same(folder, list(steps), transfer.injected, "transfer.injected")
+    by_label = {point.label: point for point in results.points}
+    tried = {one.group: by_label[one.group] for one in transfer.tried if one.group in by_label}
     heads = [point.label.partition(" + ")[0] for point in steps.values()]
     target = next(p for p in results.points if p.kind == "baseline" and p.label == heads[0])
-    rows, settings = _predictions(folder, target, results), settings_of(target)
-    found = transfer_matrix(
-        rows.labels,
-        rows.predicted,
-        {name: _predictions(folder, step, results).predicted for name, step in steps.items()},
-        rows.groups,
-        step=transfer.step,
-        confidence=settings.confidence,
-        min_group_size=settings.min_group_size,
-        exclude=rows.excluded,
-        seed=settings.seed,
-    )
-    expected = judged(found, transfer.tolerance).to_dict()
-    said = transfer.to_dict()
-    for key in ("groups", "change", "verdicts", "injected"):
-        _require_same(folder, expected[key], said[key], f"transfer.{key}")
+    before, settings = _predictions(folder, target, results), settings_of(target)
+
+    def found(points: Mapping[str, PointResult], step: float) -> dict[str, Any]:
+        after = {name: _predictions(folder, point, results) for name, point in points.items()}
+        matrix = transfer_matrix(before, after, settings, step=step)
+        return judged(matrix, transfer.tolerance).to_dict()
+
+    said, expected = transfer.to_dict(), found(steps, transfer.step)
+    for key in ("groups", "rates", "change", "hard", "verdicts"):
+        _require_same(folder, expected.get(key), said.get(key), f"transfer.{key}")
+    if said.get("tried"):
+        again = found(tried, 1.0)["verdicts"] if tried else []
+        _require_same(folder, again, said["tried"], "transfer.tried")
 
 
 def _steps(results: SweepResults, transfer: TransferRecord) -> dict[str, PointResult]:

@@ -9,13 +9,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.fairness.eligible_groups import worst_group
 from mergekit_fair.progress import Silent
 from mergekit_fair.sweep.comparing import Noise
+from mergekit_fair.sweep.outlook import outlook_of
 from mergekit_fair.sweep.point_runner import PointRunner
 from mergekit_fair.sweep.points import Planner, Point
 from mergekit_fair.sweep.record import PointResult
-from mergekit_fair.sweep.results import TransferRecord, WorstRecord
+from mergekit_fair.sweep.results import TransferRecord, Verdict, WorstRecord
 from mergekit_fair.sweep.selection import Rule
 from mergekit_fair.sweep.sweep_config import Inject, Sweep
 from mergekit_fair.sweep.transfer_matrix import Transfer, transfer_matrix
@@ -78,33 +80,39 @@ def _inject_safely(
     """One small step of every group, the transfer matrix, a verdict for each, then the search.
 
     Groups whose step is safe are added greedily: of all safe groups not yet added, at every λ, the
-    rule chooses one; as long as it gets better, the next is looked for on top of it. A point that
-    harms a group by more than the tolerance at its own λ is measured, shown and never chosen.
+    rule chooses one; as long as it gets better, the next is looked for on top of it. Every point
+    has a verdict of its own, at its own λ: what is not shown to be safe is measured, shown and
+    never chosen.
     """
     order = _screened(planner, sweep.recipe.groups(), config)
-    steps = {
-        str(one["group"]): planner.injection({str(one["group"]): config.step}) for one in order
-    }
+    names = [str(one["group"]) for one in order]
+    steps = {name: planner.injection({name: config.step}) for name in names}
+    target = runner.predictions(baselines[config.target].id)
+    outlook = outlook_of(target, runner.settings, config)
+    tolerance = outlook.tolerance
+    for text in outlook.warnings:
+        runner.progress.say(f"warning: {text}")
     if len(runner.measure(list(steps.values()))) < len(steps):
         runner.unfinished["safe injection: no verdicts"] = most_added(len(steps), sweep.inject_grid)
         refused = {step.id: "no verdict" for step in steps.values()}
         return Injected([*steps.values()], refused=refused)
-    target = baselines[config.target]
     matrix = _transfer(runner, target, steps, config.step)
-    judgements = verdicts(matrix, config.tolerance)
-    safe = [verdict.group for verdict in judgements if verdict.status == "safe"]
+    judgements = verdicts(matrix, tolerance)
     for verdict in judgements:
-        runner.progress.say(f"{verdict.group}: {verdict.status}. {verdict.reason}")
+        runner.progress.say(f"{verdict.group}: {verdict.status}: {verdict.reason}")
     greedy = _Greedy(
-        sweep, planner, runner, target, config, Rule.of(sweep.config.select, baselines)
+        sweep, planner, runner, target, tolerance, Rule.of(sweep.config.select, baselines)
     )
+    safe = [verdict.group for verdict in judgements if verdict.status == "safe"]
     greedy.run(safe, {name: steps[name] for name in safe})
-    unsafe = {steps[v.group].id: f"{v.status} step" for v in judgements if v.status != "safe"}
-    transfer = judged(matrix, config.tolerance, screening=order, added=greedy.added)
+    refused = {steps[v.group].id: v.status for v in judgements if v.status != "safe"}
+    known = {step.label for step in steps.values()}
+    tried = [verdict.to_dict() for label, verdict in greedy.tried.items() if label not in known]
+    transfer = judged(matrix, tolerance, screening=order, added=greedy.added, tried=tried)
     return Injected(
         [*steps.values(), *greedy.points],
         transfer=transfer,
-        refused={**unsafe, **greedy.refused},
+        refused={**refused, **greedy.refused},
     )
 
 
@@ -125,21 +133,10 @@ def _screened(planner: Planner, groups: Mapping[str, str], config: Inject) -> li
 
 
 def _transfer(
-    runner: PointRunner, target: PointResult, stepped: Mapping[str, Point], step: float
+    runner: PointRunner, target: Predictions, stepped: Mapping[str, Point], step: float
 ) -> Transfer:
-    rows = runner.rows
-    return transfer_matrix(
-        rows.labels,
-        runner.predictions(target.id).predicted,
-        {name: runner.predictions(point.id).predicted for name, point in stepped.items()},
-        rows.groups,
-        step=step,
-        weights=rows.weights,
-        confidence=runner.settings.confidence,
-        min_group_size=runner.settings.min_group_size,
-        exclude=rows.excluded,
-        seed=runner.settings.seed,
-    )
+    answers = {name: runner.predictions(point.id) for name, point in stepped.items()}
+    return transfer_matrix(target, answers, runner.settings, step=step)
 
 
 @dataclass
@@ -147,20 +144,31 @@ class _Greedy:
     """Adds safe groups one after the other.
 
     Attributes:
+        tolerance: largest harm of a point at its own λ.
         points: measured on the way.
-        refused: point id → why it may not be chosen.
+        tried: label → its verdict.
         added: group → λ, of the last accepted point.
     """
 
     sweep: Sweep
     planner: Planner
     runner: PointRunner
-    target: PointResult
-    config: Inject
+    target: Predictions
+    tolerance: float
     rule: Rule
     points: list[Point] = field(default_factory=list)
-    refused: dict[str, str] = field(default_factory=dict)
+    tried: dict[str, Verdict] = field(default_factory=dict)
     added: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """Point id → why it may not be chosen."""
+        ids = {point.label: point.id for point in self.points}
+        return {
+            ids[label]: verdict.status
+            for label, verdict in self.tried.items()
+            if verdict.status != "safe"
+        }
 
     def run(self, safe: Sequence[str], steps: Mapping[str, Point]) -> None:
         """Until no further group makes the rule's choice better, or the budget is spent."""
@@ -173,7 +181,8 @@ class _Greedy:
                 for point in [self.planner.injection({**self.added, name: value})]
             }
             if not self.added:
-                tried |= {p.id: (p, {name: self.config.step}) for name, p in steps.items()}
+                step = self.sweep.config.inject.step if self.sweep.config.inject else 0.0
+                tried |= {p.id: (p, {name: step}) for name, p in steps.items()}
             points = [point for point, _ in tried.values()]
             self.points += points
             results = self.runner.measure(points)
@@ -190,14 +199,12 @@ class _Greedy:
             left = [name for name in left if name not in self.added]
 
     def _chosen(self, results: Sequence[PointResult]) -> PointResult | None:
-        """By the rule, of the points that are not shown to harm a group at their own λ."""
+        """By the rule, of the points that are shown to be safe at their own λ."""
         if not results:
             return None
         points = {point.id: point for point in self.points}
         stepped = {result.label: points[result.id] for result in results}
-        matrix = _transfer(self.runner, self.target, stepped, 1.0)
-        judgements = verdicts(matrix, self.config.tolerance)
-        harmful = {verdict.group for verdict in judgements if verdict.status == "unsafe"}
-        self.refused |= {stepped[label].id: "harms a group" for label in harmful}
-        allowed = [result for result in results if result.label not in harmful]
+        judgements = verdicts(_transfer(self.runner, self.target, stepped, 1.0), self.tolerance)
+        self.tried |= {verdict.group: verdict for verdict in judgements}
+        allowed = [result for result in results if self.tried[result.label].status == "safe"]
         return self.rule.best(allowed, tied=Noise(self.rule, self.runner.answers))

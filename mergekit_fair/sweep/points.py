@@ -32,6 +32,7 @@ from mergekit_fair.merging.plan_cache import PlanCache
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.progress import Progress
 from mergekit_fair.schema import digest_of_json
+from mergekit_fair.sweep.outlook import Outlook, outlook_of
 from mergekit_fair.sweep.record import (
     INJECTED,
     SCHEMA_VERSION,
@@ -354,6 +355,7 @@ class SweepPlan(SweepRecord):
         forward_passes: rows that are run: every point on the split that is selected on; baselines,
             the choice and its random control on the report rows.
         detectable: split → the smallest gaps and differences that its rows can show.
+        safe_injection: what it can be expected to show with these rows.
         seconds_per_point, estimated_minutes: where two batches of the base were timed.
         left: of all this; None where nothing is finished yet.
     """
@@ -361,6 +363,7 @@ class SweepPlan(SweepRecord):
     optional = (
         "search_start",
         "detectable",
+        "safe_injection",
         "seconds_per_point",
         "estimated_minutes",
         "left",
@@ -381,6 +384,7 @@ class SweepPlan(SweepRecord):
     forward_passes: int
     warnings: list[str]
     detectable: dict[str, Detectable] = {}
+    safe_injection: Outlook | None = None
     seconds_per_point: float | None = None
     estimated_minutes: float | None = None
     left: LeftRecord | None = None
@@ -400,6 +404,7 @@ class SweepPlan(SweepRecord):
         later = _later_injections(sweep)
         control = 1 if "random" in config.controls else 0  # the chosen point's
         passes = (len(points) + budget + later + control) * rows[config.select.split]
+        outlook = _outlook(sweep, evaluator)
         return cls(
             sweep=sweep.where,
             tasks=list(evaluator.tasks),
@@ -412,13 +417,23 @@ class SweepPlan(SweepRecord):
             injection_points_of_safe_groups=later if inject and inject.groups == "safe" else 0,
             rows=rows,
             forward_passes=passes + (len(config.baselines) + 1 + control) * rows["report"],
-            warnings=list(evaluator.warnings),
             detectable=planned(
                 {split: evaluator.labels(split)[evaluator.tasks[0]] for split in rows},
                 config.evaluate.settings(config.seed),
                 len(config.baselines) + control + (2 if config.thresholds else 0),
             ),
+            warnings=[*evaluator.warnings, *(outlook.warnings if outlook else ())],
+            safe_injection=outlook,
         )
+
+
+def _outlook(sweep: Sweep, evaluator: Evaluator) -> Outlook | None:
+    """Of safe injection, from labels and groups alone."""
+    config = sweep.config
+    if config.inject is None or config.inject.groups != "safe":
+        return None
+    rows = evaluator.labels(config.select.split)[evaluator.tasks[0]]
+    return outlook_of(rows, config.evaluate.settings(config.seed), config.inject)
 
 
 def _later_injections(sweep: Sweep) -> int:

@@ -118,11 +118,13 @@ class Harm(SweepRecord):
     Attributes:
         group: h.
         kind: `harm`, the increase of (DPD_h + EOD_h) / 2, or `acc`, the decrease of accuracy.
+        rates: `soft`: of scores near the threshold; `hard`: of predictions.
         value, low, high: None where undefined.
     """
 
     group: str
     kind: Literal["harm", "acc"]
+    rates: Literal["soft", "hard"] = "hard"
     value: Number
     low: Number
     high: Number
@@ -130,7 +132,10 @@ class Harm(SweepRecord):
     @property
     def metric(self) -> str:
         """What has changed, in words."""
-        name = "mean of one-vs-rest DPD and EOD" if self.kind == "harm" else "accuracy"
+        soft = "soft " if self.rates == "soft" else ""
+        name = f"{soft}accuracy"
+        if self.kind == "harm":
+            name = f"mean of {soft}one-vs-rest DPD and EOD"
         return f"the {name} of {self.group}"
 
     def __str__(self) -> str:
@@ -144,13 +149,13 @@ class Harm(SweepRecord):
 
 
 class Verdict(SweepRecord):
-    """Whether one group's vector may be injected at the measured step.
+    """Whether one group's vector may be injected at the measured step, or a point be chosen.
 
     Attributes:
-        group: the injected g.
+        group: the injected g; the label of a point that injects several, or at another λ.
         status: `safe`: for every deciding group, the upper ends of both harms are within
-            tolerance; `unsafe`: a lower end is above it, so harm is shown; `unproven`: neither, or
-            a rate is undefined.
+            tolerance, and predictions show no harm; `unsafe`: a lower end is above it, so harm is
+            shown; `unproven`: neither, or a rate is undefined. Only what is safe may be chosen.
         reason: one sentence that names the worst group, its value and interval.
         worst: the effect that decides: of shown harms the one with the largest lower end, else
             the largest upper end, else what is undefined; None if no group decides.
@@ -166,20 +171,29 @@ class TransferRecord(SweepRecord):
     """A judged transfer matrix; what is not named is kept.
 
     Attributes:
-        change: metric → matrix, in metric units at `step`.
+        change: metric → matrix, in metric units at `step`; of soft rates or of predictions, as
+            `rates` says.
+        hard: the same of predictions, where `change` is of soft rates; at `hard_level`.
         added: group → λ, of the last point that the greedy search accepted.
+        tried: verdicts of the points of the greedy search beside the steps, each at its own λ.
     """
 
     model_config = ConfigDict(extra="allow")
+    optional = ("hard", "hard_level", "temperatures", "tried")
 
     step: float
     tolerance: float
     interval_level: float
     injected: list[str]
     groups: dict[str, ColumnRecord]
+    rates: Literal["soft", "hard"] = "hard"
     change: dict[str, MatrixRecord]
+    hard: dict[str, MatrixRecord] | None = None
+    hard_level: float | None = None
+    temperatures: dict[str, float] | None = None
     verdicts: list[Verdict]
     added: dict[str, float] = {}
+    tried: list[Verdict] = []
     warnings: list[str]
 
     @model_validator(mode="after")

@@ -130,15 +130,16 @@ class Inject(Strict):
             whose measured harm to any other is within `tolerance`, one after the other.
         lambda_: the λ to measure.
         step: λ at which harm is measured, for `safe`.
-        tolerance: largest harm to any group that is accepted at `step`: increase of the mean of
-            its one-vs-rest DPD and EOD, or loss of its accuracy.
+        tolerance: largest harm to any group that is accepted at a point's own λ: increase of the
+            mean of its one-vs-rest DPD and EOD, or loss of its accuracy; `auto`: the smallest that
+            the rows can be expected to show at `step`, which `--dry-run` prints.
     """
 
     target: str
     groups: Literal["worst", "safe"] | list[str] = "worst"
     lambda_: Any = Field("0.2:1:0.2", alias="lambda")
     step: Annotated[float, Field(gt=0, le=1)] = 0.1
-    tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.02
+    tolerance: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = 0.02
 
 
 class Search(Strict):

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from refusals import raises
+from transfers import matrix
 
 from mergekit_fair.errors import MeasurementError
 from mergekit_fair.evaluation.predictions import Predictions
@@ -24,7 +25,6 @@ from mergekit_fair.fairness import (
 from mergekit_fair.fairness.intervals import wilson
 from mergekit_fair.fairness.metric_kinds import Proportion
 from mergekit_fair.fairness.settings import REFERENCES
-from mergekit_fair.sweep.transfer_matrix import transfer_matrix
 
 
 class Rows:
@@ -127,11 +127,10 @@ def test_whole_weights_are_repeated_rows_everywhere_else(seed: int) -> None:
         assert left == pytest.approx(right, abs=1e-12)
     threshold = matching_threshold(rows.scores, 0.3, weights)
     assert threshold == matching_threshold(rows.scores[again], 0.3)
-    step: Any = {"step": 0.1, "draws": 10}
-    moved = transfer_matrix(rows.y, rows.a, {"w": rows.b}, rows.groups, weights=weights, **step)
-    repeated = transfer_matrix(y, a, {"w": rows.b[again]}, groups, **step)
-    for metric, value in moved.value.items():
-        np.testing.assert_array_equal(value, repeated.value[metric])
+    moved = matrix(rows.y, rows.a, {"w": rows.b}, rows.groups, weights=weights, step=0.1)
+    repeated = matrix(y, a, {"w": rows.b[again]}, groups, step=0.1)
+    for metric, value in moved.change.value.items():
+        np.testing.assert_allclose(value, repeated.change.value[metric], atol=1e-12)
 
 
 @pytest.mark.parametrize("weight", [1, 3.0, 0.1, 1e-30])
@@ -352,7 +351,7 @@ def test_what_is_no_weight(weights: Any, message: str) -> None:
         lambda: measure_classes(y, p, groups, weights=weights),
         lambda: measure_labels({"l": y}, {"l": p}, groups, weights=weights),
         lambda: matching_threshold([0.1, 0.2, 0.3, 0.4], 0.5, weights),
-        lambda: transfer_matrix(y, p, {"a": y}, groups, step=0.1, weights=weights),
+        lambda: matrix(y, p, {"a": y}, groups, step=0.1, weights=weights),
     ]
     for call in calls:
         with raises(MeasurementError, message, where="weights"):

@@ -97,7 +97,8 @@ def results(drawn: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def transfer() -> dict[str, Any]:
     """A measured transfer matrix: green's vector harms blue; other decides nothing."""
-    from mergekit_fair.sweep.transfer_matrix import transfer_matrix
+    from transfers import matrix
+
     from mergekit_fair.sweep.verdicts import judged
 
     rng = np.random.default_rng(0)
@@ -107,7 +108,7 @@ def transfer() -> dict[str, Any]:
     harmful = target.copy()
     harmful[groups["blue"] & (rng.random(2000) < 0.4)] = 1
     stepped = {"green": harmful, "blue": target.copy()}
-    found = transfer_matrix(y, target, stepped, groups, step=0.2, exclude=["other"], draws=200)
+    found = matrix(y, target, stepped, groups, step=0.2, exclude=["other"])
     return judged(found, 0.1, screening=[], added={"blue": 0.2}).to_dict()
 
 

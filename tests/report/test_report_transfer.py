@@ -4,12 +4,12 @@ import sys
 
 import numpy as np
 import pytest
+from transfers import matrix
 
 from mergekit_fair.errors import ConfigError
 from mergekit_fair.report.figures import draw_transfer
 from mergekit_fair.report.outputs import transfer_text
 from mergekit_fair.sweep.results import TransferRecord
-from mergekit_fair.sweep.transfer_matrix import transfer_matrix
 from mergekit_fair.sweep.verdicts import judged
 
 
@@ -28,8 +28,7 @@ def found():
     harmful[groups["Female"] & (rng.random(3000) < 0.4)] = 1
     stepped = {"Male": harmful, "Female": target.copy()}
     left_out = ["other", "no positives"]
-    matrix = transfer_matrix(y, target, stepped, groups, step=0.2, exclude=left_out, draws=400)
-    return judged(matrix, 0.1)
+    return judged(matrix(y, target, stepped, groups, step=0.2, exclude=left_out), 0.1)
 
 
 def test_table_says_what_json_says(found):
@@ -48,8 +47,8 @@ def test_table_says_what_json_says(found):
     assert row.endswith("–")  # no positives: the gap is undefined
     verdicts = text[text.index("verdicts, tolerance 0.1\n") :].splitlines()[2:4]
     assert [line.split()[:3] for line in verdicts] == [
-        ["Male", "unsafe", "Male"],
-        ["Female", "safe", "Female"],
+        ["Male", "unsafe", "the"],
+        ["Female", "safe", "at"],
     ]
 
 

@@ -41,19 +41,48 @@ def injecting(tolerance: float, **more: Any) -> dict[str, Any]:
     }
 
 
+def weighted(family: Path, folder: Path) -> dict[str, Any]:
+    """How the family's rows are measured, every third of which counts twice."""
+    head, *rows = (family / "rows.csv").read_text().splitlines()
+    lines = [f"{head},w", *(f"{row},{1 + (at % 3 == 0)}" for at, row in enumerate(rows))]
+    (folder / "weighted.csv").write_text("\n".join(lines) + "\n")
+    data = tiny.data_block(folder / "weighted.csv", weight="w")
+    return {"data": data, "max_length": 16, "device": "cpu", "min_group_size": 1}
+
+
 def test_with_a_tolerance_of_nearly_everything_groups_are_added_greedily(
     family: Path, tmp_path: Path
 ) -> None:
-    results, out = swept_with(family, tmp_path, inject=injecting(0.99), select={})
+    """Of weighted rows; all that the folder says of it is computed again by `require_proof`."""
+    results, out = swept_with(
+        family,
+        tmp_path,
+        inject=injecting(0.99),
+        select={},
+        evaluate=weighted(family, tmp_path),
+    )
     transfer = results["transfer"]
+    assert transfer["rates"] == "soft"
     assert require_proof(out).to_dict() == results
+    whole = (out / "results.json").read_bytes()
 
-    def worse(content: dict[str, Any]) -> None:
+    def matrix(content: dict[str, Any]) -> None:
         content["transfer"]["change"]["harm"]["value"][0][0] = 0.25
 
-    edited(out / "results.json", worse, sealed_again=True)
-    with raises(SweepError, got=0.25, where=out / "results.json"):
-        require_proof(out)
+    def predictions(content: dict[str, Any]) -> None:
+        content["transfer"]["hard"]["acc"]["low"][0][0] = 0.25
+
+    def further(content: dict[str, Any]) -> None:
+        content["transfer"]["tried"][0]["worst"]["high"] = 0.25
+
+    def step(content: dict[str, Any]) -> None:
+        content["transfer"]["step"] = 0.25
+
+    for change in (matrix, predictions, further, step):
+        (out / "results.json").write_bytes(whole)
+        edited(out / "results.json", change, sealed_again=True)
+        with raises(SweepError, where=out / "results.json"):
+            require_proof(out)
     assert [v["status"] for v in transfer["verdicts"]] == ["safe", "safe"]
     assert [one["group"] for one in transfer["screening"]] == transfer["injected"]
     injected = [line for line in results["points"] if line["kind"] == "injection"]
@@ -69,6 +98,43 @@ def test_with_a_tolerance_of_nearly_everything_groups_are_added_greedily(
     for line in injected:
         expected = sum(v for k, v in line["settings"].items() if k.startswith("inject."))
         assert line["size"] == pytest.approx(expected)
+
+
+def test_a_plan_says_what_can_be_shown(family: Path, tmp_path: Path) -> None:
+    from mergekit_fair.report.outputs import plan_text
+    from mergekit_fair.sweep.forecast import plan_sweep
+
+    plans = {}
+    for tolerance in (0.001, "auto"):
+        inject = injecting(tolerance)  # type: ignore[arg-type]
+        path = tiny.write_sweep(family, tmp_path / "sweep.yml", inject=inject)
+        plans[tolerance] = plan_sweep(load_sweep(path))
+    strict, auto = (plan.safe_injection for plan in plans.values())
+    assert strict is not None
+    assert auto is not None
+    assert set(strict.groups) == set(tiny.GROUPS)
+    assert all((group.rows_needed or 0) > group.n for group in strict.groups.values())
+    assert strict.warnings[0] in plans[0.001].warnings
+    assert auto.tolerance == auto.least_tolerance == strict.least_tolerance
+    assert auto.warnings == []
+    assert f"safe injection at λ = 0.1, tolerance {auto.tolerance:g}," in plan_text(plans["auto"])
+
+
+def test_what_is_not_shown_to_be_safe_at_its_own_strength_is_never_chosen(
+    family: Path, tmp_path: Path
+) -> None:
+    """Safe as a small step, unproven or unsafe when it is far larger."""
+    inject = injecting(0.1, step=0.001, **{"lambda": [1.0]})
+    results, _ = swept_with(family, tmp_path, inject=inject, select={})
+    assert {verdict["status"] for verdict in results["transfer"]["verdicts"]} == {"safe"}
+    tried = {verdict["group"]: verdict["status"] for verdict in results["transfer"]["tried"]}
+    large = {f"fft + 1 {group}" for group in tiny.GROUPS}
+    assert large <= set(tried)
+    points = {point["label"]: point for point in results["points"]}
+    for label in large:
+        assert points[label].get("refused") == (None if tried[label] == "safe" else tried[label])
+    assert "safe" not in {tried[label] for label in large}
+    assert results["selected"]["label"] not in large
 
 
 def test_several_injections_are_the_sum_of_their_vectors(family: Path, tmp_path: Path) -> None:
@@ -100,12 +166,13 @@ def test_without_tolerance_nothing_is_safe_and_no_injection_is_chosen(
     assert results["transfer"]["added"] == {}
     injected = [line for line in results["points"] if line["kind"] == "injection"]
     assert [line["refused"] for line in injected] == [
-        f"{statuses[g]} step" for g in results["transfer"]["injected"]
+        statuses[g] for g in results["transfer"]["injected"]
     ]
     assert results["selected"]["label"] == "λ=0.2"
     from mergekit_fair.report.outputs import summary_text
 
-    assert summary_text(SweepResults.load(out)).count(" step\n") == 2
+    shown = summary_text(SweepResults.load(out))
+    assert sum(shown.count(f" {status}\n") for status in ("unsafe", "unproven")) == 2
     assert all(verdict["reason"] for verdict in results["transfer"]["verdicts"])
     assert (out / "results.json").is_file()
 
