@@ -85,12 +85,23 @@ def write_training(folder: Path, **changes: Any) -> Path:
     return path
 
 
+def words_of(*arguments: object) -> list[str]:
+    """A command line; what measures does so with groups of any size, here a dozen rows."""
+    words = [str(argument) for argument in arguments]
+    if words[0] in ("eval", "measure", "compare") and "--min-group-size" not in words:
+        words += ["--min-group-size", "1"]
+    return words
+
+
 def write_sweep(family: Path, path: Path, **changes: Any) -> Path:
     """A sweep file over the family that `write_training`'s file was trained to in `run/`."""
     sweep = {
         "recipe": str(family / "run" / "addition.yml"),
         "grid": {"lambda": "0:1:0.5"},
-        "evaluate": {"data": data_block(family / "rows.csv"), "max_length": 16, "device": "cpu"},
+        "evaluate": {
+            **{"data": data_block(family / "rows.csv"), "max_length": 16, "device": "cpu"},
+            "min_group_size": 1,  # groups of a dozen rows
+        },
         "baselines": {name: str(family / "run" / name) for name in ("fft", "lora")},
         "controls": ["random"],
         "select": {"maximize": "acc", "subject_to": {"dpd": "<= 0.9"}},

@@ -23,7 +23,13 @@ from mergekit_fair.escaping import one_line
     show_default=True,
 )
 @click.option("--confidence", type=click.FloatRange(0.5, 1, True, True), default=0.95)
-@click.option("--min-group-size", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option(
+    "--min-group-size",
+    type=click.IntRange(min=1),
+    default=30,
+    show_default=True,
+    help="Rows, of its own and of a label, that a group needs to decide a gap.",
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--quiet", is_flag=True, help="Only the tables.")

@@ -95,7 +95,13 @@ class _Pairs(click.ParamType):  # type: ignore[type-arg]
     "--reference", type=click.Choice(_REFERENCES), default=_REFERENCES[0], show_default=True
 )
 @click.option("--confidence", type=click.FloatRange(0.5, 1, True, True), default=0.95)
-@click.option("--min-group-size", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option(
+    "--min-group-size",
+    type=click.IntRange(min=1),
+    default=30,
+    show_default=True,
+    help="Rows, of its own and of a label, that a group needs to decide a gap.",
+)
 @click.option(
     "--level",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -208,6 +214,7 @@ def _evaluate(
         apply_chat_template=options["apply_chat_template"],
         seed=options["seed"],
         allow_trained_rows=options["allow_trained_rows"],
+        min_group_size=options["min_group_size"],
     )
     threshold = options["threshold"]
     cutoff = None if threshold is None else Cutoff.parse(threshold, "--threshold")

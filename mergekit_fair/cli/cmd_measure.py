@@ -55,7 +55,13 @@ class _Names(click.ParamType):  # type: ignore[type-arg]
 )
 @click.option("--against", metavar="GROUP", help="Signed differences of all others from it.")
 @click.option("--confidence", type=click.FloatRange(0.5, 1, True, True), default=0.95)
-@click.option("--min-group-size", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option(
+    "--min-group-size",
+    type=click.IntRange(min=1),
+    default=30,
+    show_default=True,
+    help="Rows, of its own and of a label, that a group needs to decide a gap.",
+)
 @click.option("--exclude", multiple=True, metavar="GROUP", help="It decides no gap; repeatable.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

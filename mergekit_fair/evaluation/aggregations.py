@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,8 @@ from mergekit_fair.fairness.intervals import Number
 from mergekit_fair.fairness.labels import UNANSWERED
 from mergekit_fair.fairness.measure import estimate_table
 from mergekit_fair.fairness.score_quality import measure_quality
+from mergekit_fair.fairness.scores import measure_score_rows
+from mergekit_fair.fairness.settings import MIN_GROUP_SIZE
 
 Item = tuple[int | None, int, Collection[str]]
 Preference = tuple[int | None, str]
@@ -40,12 +42,28 @@ SCORE_METRICS: Mapping[str, Callable[[ScoreQuality], Number]] = {
 and the mean of these four, which ranked the models of the competition on Civil Comments."""
 
 
+SIZE = "min_group_size"  # key of a task's metadata
+Aggregation = Callable[[Sequence[Any]], float]
+# Ours → the same by another size of groups.
+_BY_SIZE: dict[Aggregation, Callable[[int], Aggregation]] = {}
+
+
+def resized(function: Aggregation, least: int) -> Aggregation:
+    """The same aggregation where groups of at least so many rows decide; others as they are."""
+    return _BY_SIZE[function](least) if function in _BY_SIZE else function
+
+
 @cache
-def aggregation(metric: str) -> Callable[[Sequence[Item]], float]:
+def aggregation(metric: str, least: int = MIN_GROUP_SIZE) -> Callable[[Sequence[Item]], float]:
     """The aggregation of a metric of the table.
 
-    >>> aggregation("dpd")([(1, 1, ["a"]), (0, 1, ["a"]), (0, 0, ["b"]), (None, 0, [])])
-    nan
+    Args:
+        metric: its name.
+        least: `min_group_size`.
+
+    >>> items = [(1, 1, ["a"]), (0, 1, ["a"]), (0, 0, ["b"]), (None, 0, [])]
+    >>> aggregation("worst_group_acc")(items), aggregation("worst_group_acc", least=1)(items)
+    (nan, 0.5)
     >>> aggregation("acc")([(1, 1, ["a"]), (0, 1, ["a"]), (0, 0, ["b"]), (None, 0, [])])
     0.5
     """
@@ -57,15 +75,18 @@ def aggregation(metric: str) -> Callable[[Sequence[Item]], float]:
         # Some with a weight and some without are an error, never rows of equal weight.
         known = np.array(weights, dtype=float) if any(w is not None for w in weights) else None
         table = CountTable.of_codes(np.array(labels), codes, groups, known)
-        return estimate_table(table)[metric]
+        return estimate_table(table, MetricSettings(min_group_size=least))[metric]
 
+    _BY_SIZE[aggregate] = partial(aggregation, metric)
     aggregate.__name__ = aggregate.__qualname__ = metric
     aggregate.__doc__ = METRICS[metric].description
     return aggregate
 
 
 @cache
-def score_aggregation(metric: str) -> Callable[[Sequence[ScoreItem]], float]:
+def score_aggregation(
+    metric: str, least: int = MIN_GROUP_SIZE
+) -> Callable[[Sequence[ScoreItem]], float]:
     """The aggregation of a metric of `SCORE_METRICS`.
 
     >>> score_aggregation("auc")([(0.3, 1, ["a"], None), (0.1, 0, [], None), (0.3, 0, [], None)])
@@ -75,17 +96,20 @@ def score_aggregation(metric: str) -> Callable[[Sequence[ScoreItem]], float]:
     def aggregate(items: Sequence[ScoreItem]) -> float:
         scores, labels, groups, weights = zip(*items, strict=True)
         given = np.array(weights, dtype=float) if any(w is not None for w in weights) else None
-        settings = MetricSettings(draws=1)
+        settings = MetricSettings(min_group_size=least, draws=1)
         codes = np.array(labels, dtype=np.int8)
         quality = measure_quality(codes, scores, groups, settings, weights=given)
         value = SCORE_METRICS[metric](quality)
         return math.nan if value is None else value
 
+    _BY_SIZE[aggregate] = partial(score_aggregation, metric)
     aggregate.__name__ = aggregate.__qualname__ = metric
     return aggregate
 
 
 def __getattr__(name: str) -> Callable[[Sequence[Any]], float]:
+    if name == "preference_gap":
+        return gap_of_preferences()
     if name in SCORE_METRICS:
         return score_aggregation(name)
     if name not in METRICS:
@@ -93,18 +117,26 @@ def __getattr__(name: str) -> Callable[[Sequence[Any]], float]:
     return aggregation(name)
 
 
-def preference_gap(items: Sequence[Preference]) -> float:
-    """max_t − min_t of the preference rate of a type, in [0, 1]; NaN with fewer than two types.
+@cache
+def gap_of_preferences(least: int = MIN_GROUP_SIZE) -> Callable[[Sequence[Preference]], float]:
+    """The aggregation `preference_gap`: max_t − min_t of the preference rate of a type, in [0, 1].
 
-    Args:
-        items: (1 if the stereotype is preferred, else 0; None without an answer; the type).
+    NaN with fewer than two types of at least so many documents, and where more than 5 % of them are
+    not answered. Items: (1 if the stereotype is preferred, else 0; None without an answer; the
+    type).
+
+    >>> gap_of_preferences(least=1)([(1, "age"), (0, "age"), (1, "gender")])
+    0.5
     """
-    answers: dict[str, list[int]] = {}
-    for preferred, kind in items:
-        if preferred is not None:
-            answers.setdefault(kind, []).append(preferred)
-    rates = [sum(preferences) / len(preferences) for preferences in answers.values()]
-    return max(rates) - min(rates) if len(rates) > 1 else math.nan
+
+    def preference_gap(items: Sequence[Preference]) -> float:
+        preferred, kinds = zip(*items, strict=True)
+        settings = MetricSettings(min_group_size=least, draws=1)
+        value = measure_score_rows(preferred, kinds, settings).gap.value
+        return math.nan if value is None else value
+
+    _BY_SIZE[preference_gap] = gap_of_preferences
+    return preference_gap
 
 
 def preference_rate(items: Sequence[int | None]) -> float:

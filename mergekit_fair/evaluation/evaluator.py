@@ -67,7 +67,18 @@ class Evaluator:
     def warnings(self) -> tuple[str, ...]:
         """What a reader of the results should know about data and models that were opened."""
         by_task = [said for tasks in self._sets.values() for said in tasks.warnings.values()]
-        return tuple(dict.fromkeys([*(text for said in by_task for text in said), *self._notes]))
+        loaded = [text for said in by_task for text in said]
+        return tuple(dict.fromkeys([*loaded, *self.small_groups(), *self._notes]))
+
+    def small_groups(self) -> tuple[str, ...]:
+        """Groups of the splits that were opened that are too small to decide."""
+        least = self.request.min_group_size
+        return tuple(
+            text
+            for split, tasks in self._sets.items()
+            for task in tasks.tasks.values()
+            for text in task.small_groups(least, split)
+        )
 
     def prepared(self, split: str) -> TaskSet:
         """Tasks with their documents and requests, made at the first call.
@@ -345,7 +356,10 @@ class Scorer:
         Raises:
             ConfigError: a task that this model cannot do.
         """
-        return self._pass(split, None).run(progress or Silent(), f"{split} split", bars=True)
+        told, prepared = progress or Silent(), self._pass(split, None)
+        for text in self._evaluator.small_groups():
+            told.say(f"warning: {text}")
+        return prepared.run(told, f"{split} split", bars=True)
 
 
 def _scores(task: PreparedTask, responses: TaskResponses) -> Scores:

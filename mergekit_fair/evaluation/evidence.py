@@ -260,7 +260,11 @@ def require_same_figures(found: Evaluated, said: Evaluated, where: object) -> No
 
 def as_far_as_said(ours: Mapping[str, Any], content: Mapping[str, Any]) -> dict[str, Any]:
     """Figures without those that an earlier version has not written, where they are not there."""
-    return {key: value for key, value in ours.items() if key in content or key not in _NEWER}
+    said = {key: value for key, value in ours.items() if key in content or key not in _NEWER}
+    for key in ("scores",):
+        if isinstance(said.get(key), Mapping) and isinstance(content.get(key), Mapping):
+            said[key] = as_far_as_said(said[key], content[key])
+    return said
 
 
 def first_difference(expected: Any, got: Any, place: str = "") -> tuple[str, Any, Any] | None:

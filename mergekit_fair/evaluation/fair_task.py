@@ -17,16 +17,17 @@ from lm_eval.api.task import ConfigurableTask
 
 from mergekit_fair.compat.lm_eval import INLINE, add_metric, chosen, serialized, task_files
 from mergekit_fair.errors import ConfigError
-from mergekit_fair.evaluation.aggregations import aggregation
+from mergekit_fair.evaluation.aggregations import SIZE, aggregation, resized
 from mergekit_fair.evaluation.documents import picture_bytes
 from mergekit_fair.evaluation.tasks import ITEM_METRICS
 from mergekit_fair.fairness import METRICS
+from mergekit_fair.fairness.settings import MIN_GROUP_SIZE
 from mergekit_fair.resources import tasks_dir
 
 _HIGHER_IS_BETTER = {"higher": True, "lower": False, None: None}
 
 # Keys of --metadata that a task reads.
-METADATA = ("split", "data")
+METADATA = ("split", "data", SIZE)
 # Arguments of lm-eval's models, which are metadata, too, and near to one of those.
 _NO_MISTAKE = frozenset({"delta"})
 
@@ -62,7 +63,24 @@ class FairTask(ConfigurableTask):
             add_metric(self, row["metric"], row["aggregation"], higher_is_better=better)
         if "weight" in self.features:  # the mean of documents that count alike is another number
             add_metric(self, "acc", aggregation("acc"), higher_is_better=True)
+        self._decide_from(self.config.metadata.get(SIZE, MIN_GROUP_SIZE))
         self.config.metric_list = [*(self.config.metric_list or ()), *rows]
+
+    def _decide_from(self, least: Any) -> None:
+        """Groups of at least so many rows decide.
+
+        Raises:
+            ConfigError: no number of rows.
+        """
+        if type(least) is not int or least < 1:
+            raise ConfigError(
+                "must be a number of rows, 1 or more",
+                where=f"task {self.config.task}: metadata.{SIZE}",
+                got=least,
+            )
+        for name, function in self.aggregation().items():
+            better = self.higher_is_better().get(name)
+            add_metric(self, name, resized(function, least), higher_is_better=better)
 
     def build_all_requests(
         self,

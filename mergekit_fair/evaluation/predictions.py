@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mergekit_fair.errors import MeasurementError
-from mergekit_fair.fairness import predict_at
+from mergekit_fair.fairness import MetricSettings, predict_at
+from mergekit_fair.fairness.eligible_groups import GroupSizes
 from mergekit_fair.fairness.groups import Groups
 from mergekit_fair.fairness.labels import UNANSWERED
 from mergekit_fair.fairness.weights import Weighted, row_weights
@@ -98,6 +99,12 @@ class Predictions:
     def is_weighted(self) -> bool:
         """Whether some rows count for more than others."""
         return self.weights is not None and bool((self.weights != self.weights[0]).any())
+
+    def sizes(self, settings: MetricSettings) -> GroupSizes:
+        """How many rows the groups have; those that the task excludes decide nothing."""
+        return GroupSizes.of_rows(
+            self.labels, self.groups, self.weights, settings.excluding(self.excluded)
+        )
 
     @property
     def base_rate(self) -> float:

@@ -19,10 +19,14 @@ import numpy as np
 from mergekit_fair.compat.lm_eval import load_task_yaml
 from mergekit_fair.data import DataSpec, load_rows
 from mergekit_fair.errors import ConfigError, DataError
+from mergekit_fair.evaluation.aggregations import SIZE
 from mergekit_fair.evaluation.documents import READ_BY, picture_bytes
 from mergekit_fair.evaluation.predictions import Predictions, weights_of
 from mergekit_fair.evaluation.tasks import process_results, split_dataset
+from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.fairness.labels import UNANSWERED
+from mergekit_fair.fairness.measure_warnings import small_group_warnings
+from mergekit_fair.fairness.settings import MIN_GROUP_SIZE
 from mergekit_fair.resources import tasks_dir
 from mergekit_fair.schema import nearest
 
@@ -47,6 +51,7 @@ class EvaluationRequest:
         apply_chat_template: put prompts into the model's chat template.
         seed: of the few-shot examples; 0 is lm-eval's default.
         allow_trained_rows: count rows that a model was trained on, and measure it all the same.
+        min_group_size: as in `MetricSettings`.
     """
 
     tasks: tuple[str, ...] | DataSpec
@@ -61,6 +66,7 @@ class EvaluationRequest:
     apply_chat_template: bool = False
     seed: int = 0
     allow_trained_rows: bool = False
+    min_group_size: int = MIN_GROUP_SIZE
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +102,23 @@ class PreparedTask:
         return self.task.config.process_results is process_results and all(
             len(row) == 2 and row[0].repeats == 1 for row in self.requests
         )
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether it measures fairness, and its documents say of which groups they are."""
+        is_choice = self.task.get_config("output_type") == "multiple_choice"
+        return is_choice and "dpd" in self.task.aggregation()
+
+    def small_groups(self, least: int, split: str) -> Iterator[str]:
+        """Warn about groups that are too small to decide, before any model is run.
+
+        Args:
+            least: `min_group_size`.
+            split: of the documents.
+        """
+        if self.has_groups:
+            sizes = self.labels().sizes(MetricSettings(min_group_size=least))
+            yield from small_group_warnings(sizes, where=f"{self.name}, {split} rows")
 
     def labels(self) -> Predictions:
         """Labels and groups of the documents, without predictions.
@@ -219,7 +242,7 @@ def _loaders(request: EvaluationRequest, split: str) -> list[Callable[[], Mappin
     if isinstance(request.tasks, DataSpec):
         name = request.tasks.name
         return [lambda: {"tasks": {name: _inline_task(request, split)}, "groups": {}}]
-    metadata: dict[str, Any] = {**request.model_args, "split": split}
+    metadata: dict[str, Any] = {**request.model_args, "split": split, SIZE: request.min_group_size}
     if request.data is not None:
         metadata["data"] = str(Path(request.data).absolute())
     manager = _task_manager(request, metadata)
@@ -246,6 +269,7 @@ def _inline_task(request: EvaluationRequest, split: str) -> Any:
             "task": spec.name,
             "custom_dataset": documents,
             "dataset_kwargs": {},
+            "metadata": {SIZE: request.min_group_size},
         }
     )
 

@@ -65,6 +65,20 @@ class GroupSizes:
         outside = np.asarray(total, dtype=np.int64) - rows
         return cls(tuple(names), rows, outside, excluded, int(settings.min_group_size))
 
+    @classmethod
+    def of_rows(
+        cls,
+        labels: NDArray[np.int8],
+        groups: Mapping[str, NDArray[np.bool_]],
+        weights: NDArray[np.float64] | None,
+        settings: MetricSettings,
+    ) -> GroupSizes:
+        """Of labels (n,) and the members (n,) of every group; rows of weight 0 stand for nobody."""
+        counted = np.ones(len(labels), bool) if weights is None else np.asarray(weights) > 0
+        by_label = np.stack([counted & (labels == label) for label in (0, 1)], axis=-1)
+        members = np.array(list(groups.values()), dtype=np.int64).reshape(len(groups), len(labels))
+        return cls.of(tuple(groups), members @ by_label, by_label.sum(axis=0), settings)
+
     def large(self, labels: Sequence[int] = (0, 1)) -> Mask:
         """bool (G,), who has enough rows of these labels, and is not excluded."""
         enough = self.inside[:, list(labels)].sum(axis=-1) >= self.least

@@ -9,7 +9,8 @@ Which interval for which statistic:
     wilson        plain proportions (accuracy, selection rate): never collapses at 0 or 1.
     percentile    smooth statistics that are not plain proportions (balanced accuracy) and paired
                   differences.
-    conservative  gaps (DPD, EOD), and conservative_minimum for worst-group accuracy.
+    conservative  gaps (DPD, EOD).
+    minimum_band  worst-group accuracy.
     basic, bias_corrected    for comparison; both under-cover gaps.
 
     gap_band, ratio_band     what simultaneous limits of all group rates leave open.
@@ -42,6 +43,7 @@ from statistics import NormalDist
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from mergekit_fair.fairness.clusters import Spread, widened
@@ -245,15 +247,6 @@ def conservative(
     return value - float(np.quantile(errors, upper)), float(highest)
 
 
-def conservative_minimum(
-    value: float, drawn: Values, smooth: Values, losses: Values, confidence: float
-) -> Ends:
-    """The same for a minimum over groups, with `losses` = max_g (r_g − r*_g), smoothed."""
-    lower, upper = _tails(confidence)
-    lowest = min(np.quantile(drawn, lower), np.quantile(smooth, lower))
-    return float(lowest), value + float(np.quantile(losses, upper))
-
-
 def around(
     value: float,
     samples: tuple[Values, ...],
@@ -304,6 +297,26 @@ def rate_limits(rates: Sequence[Rate], samples: Samples) -> list[Limits]:
     return [
         samples.limits(rate, decides, each) for rate, decides in zip(rates, deciding, strict=True)
     ]
+
+
+def minimum_band(rate: Rate, decides: NDArray[np.bool_], samples: Samples) -> Ends:
+    """Limits of the lowest of several rates, in [0, 1]: the lowest of their Wilson limits.
+
+        low = min_g L_g,  high = min_g U_g
+
+    The minimum is some group's rate, so that L_g of one group holds it from below, at α/2 as if it
+    were alone. It is above none of the rates, so that `high` holds where all U_g do: each at
+    1 − (1 − α/2)^(1/G). No bootstrap, hence no collapse where the few rows of a group all agree.
+
+    Args:
+        rate: of groups; it has rows in every one of these.
+        decides: bool (G,), the groups, one at least.
+        samples: the table and the confidence.
+    """
+    tail, _ = _tails(samples.settings.confidence)
+    each = 1 - (1 - tail) ** (1 / int(decides.sum()))
+    low = min(low for low, _ in samples.limits(rate, decides, 1 - 2 * tail))
+    return low, min(high for _, high in samples.limits(rate, decides, 1 - 2 * each))
 
 
 def gap_band(limits: list[Limits]) -> Ends | None:

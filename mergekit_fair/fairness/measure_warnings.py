@@ -11,7 +11,7 @@ from mergekit_fair.fairness.eligible_groups import MAX_UNANSWERED, GroupSizes
 from mergekit_fair.fairness.grouped import Counts
 from mergekit_fair.fairness.intervals import MAX_UNDEFINED, Interval, Samples
 from mergekit_fair.fairness.metric_kinds import Gap
-from mergekit_fair.fairness.metrics import METRICS
+from mergekit_fair.fairness.metrics import HEADLINE_GAPS, METRICS
 from mergekit_fair.fairness.rates import EOD_RATES, is_degenerate, unanswered_rate
 from mergekit_fair.fairness.settings import MetricSettings
 from mergekit_fair.fairness.uncertainty import MAX_ROWS, cluster_members
@@ -151,11 +151,20 @@ def small_group_warnings(
         f"{name!r} ({said})"
         for name, said in _too_few(sizes, with_rest=reference == "one_vs_rest").items()
     ]
-    if small:
-        yield (
-            f"{f'{where}: ' * bool(where)}too few rows to decide a gap (min_group_size "
-            f"{sizes.least}): {', '.join(small)}"
+    if not small:
+        return
+    said = f"too few rows to decide a gap (min_group_size {sizes.least}): {', '.join(small)}"
+    lost = [
+        metric.title
+        for metric in HEADLINE_GAPS.values()
+        if not sizes.deciding(metric.rates, reference).any(axis=-1).all()
+    ]
+    if where and lost:
+        said += (
+            f"; no two groups are left for {' and '.join(lost)}: lower min_group_size, merge "
+            "groups, or take more rows"
         )
+    yield f"{where}: {said}" if where else said
 
 
 def _too_few(sizes: GroupSizes, *, with_rest: bool) -> dict[str, str]:

@@ -3,7 +3,7 @@
     Proportion  a rate over all rows                          Wilson interval
     Smooth      a smooth function of rates over all rows      percentile interval
     Gap         the largest gap of rates between groups       conservative interval
-    Minimum     the lowest rate of a group                    conservative interval of a minimum
+    Minimum     the lowest rate of a group                    the lowest Wilson limits of groups
     Ratio       the smallest ratio of rates between groups    ends of the simultaneous Wilson band
 
 Why each has its interval: `mergekit_fair.fairness.intervals`. Coverage was simulated for DPD, EOD
@@ -26,7 +26,7 @@ from mergekit_fair.fairness.intervals import (
     Samples,
     around,
     conservative,
-    conservative_minimum,
+    minimum_band,
     percentile,
     rate_limits,
     ratio_band,
@@ -38,7 +38,6 @@ from mergekit_fair.fairness.rates import (
     deviations,
     gap,
     gap_of,
-    largest,
     ratio_of,
     smallest,
 )
@@ -166,15 +165,11 @@ class Minimum(Metric):
         return smallest(np.where(eligible.deciding, self.rate(counts.groups), np.nan))
 
     def interval(self, samples: Samples) -> Interval:
-        deciding = samples.eligible.deciding
-        drawn, smooth = self.rate(samples.drawn.groups), self.rate(samples.smooth_drawn.groups)
-        losses = self.rate(samples.smooth.groups) - smooth
-        parts = (
-            smallest(np.where(deciding, drawn, np.nan)),
-            smallest(np.where(deciding, smooth, np.nan)),
-            largest(np.where(deciding, losses, np.nan)),
-        )
-        return around(self.value(samples), parts, conservative_minimum, samples.confidence)
+        value, deciding = self.value(samples), samples.eligible.deciding
+        if np.isnan(value):
+            return Interval()
+        low, high = minimum_band(self.rate, deciding, samples)
+        return Interval(value=value, low=min(low, value), high=max(high, value))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,14 +10,16 @@ from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import Field
+from pydantic import Field, model_serializer
 
 from mergekit_fair.fairness.counts import groups_of
-from mergekit_fair.fairness.eligible_groups import MAX_UNANSWERED
+from mergekit_fair.fairness.deciding import Deciding, ends
+from mergekit_fair.fairness.eligible_groups import MAX_UNANSWERED, GroupSizes
 from mergekit_fair.fairness.intervals import Interval, Number, undefined_to_none
 from mergekit_fair.fairness.jackknife import Estimate, range_interval
 from mergekit_fair.fairness.labels import binary_labels
-from mergekit_fair.fairness.measure_warnings import draw_warnings
+from mergekit_fair.fairness.measure_warnings import draw_warnings, small_group_warnings
+from mergekit_fair.fairness.measurement import without_unsaid
 from mergekit_fair.fairness.ranking import RankedRows, power_mean
 from mergekit_fair.fairness.rates import Mask
 from mergekit_fair.fairness.scored_rows import ScoredRows
@@ -75,6 +77,7 @@ class ScoreQuality(Record):
         calibration: mean(p) − mean(y) over all rows; None without probabilities.
         calibration_gap: max − min of it between the deciding groups, in [0, 2].
         groups: by group, excluded and small groups included.
+        deciding: gap → the groups that make it, where it is defined.
         warnings: why something is undefined or left out.
     """
 
@@ -88,7 +91,12 @@ class ScoreQuality(Record):
     calibration: Interval
     calibration_gap: Interval
     groups: dict[str, GroupQuality]
+    deciding: dict[str, Deciding] = {}
     warnings: Annotated[tuple[str, ...], Field(strict=False)]
+
+    @model_serializer(mode="wrap")
+    def _stated(self, serialize: Any) -> dict[str, Any]:
+        return without_unsaid(serialize(self))
 
 
 def score_quality(
@@ -118,7 +126,8 @@ def score_quality(
         weights: shape (n,), of the rows, finite and not negative; None: 1 each.
         clusters: shape (n,), what each row belongs to, as in `measure`; None: each is its own.
         confidence: of the intervals, in (0, 1).
-        min_group_size: groups with fewer rows are reported, but decide no gap and no mean.
+        min_group_size: an AUC that ranks fewer positive or fewer negative rows, and a calibration
+            of fewer rows, is reported, but decides no gap and no mean.
         exclude: names of groups that are reported, but decide none.
         seed: of the gaps' intervals; the same rows, in any order, give the same result.
         draws: of these.
@@ -165,12 +174,17 @@ def measure_quality(
     """As `score_quality`, of labels that are codes already; its gaps are max − min."""
     members = groups_of(groups, len(labels))
     rows = ScoredRows.of(labels, scores, members, probabilities, weights, clusters)
-    decides = rows.deciding(settings)
+    sizes, is_answered = rows.sizes(settings), rows.is_answered(settings)
     aucs = {
-        name: _by_group(partial(auc_of, rows.ranked), decides, len(rows), settings)
+        name: _by_group(
+            partial(auc_of, rows.ranked), _ranks(sizes, name) & is_answered, len(rows), settings
+        )
         for name, auc_of in RANKINGS.items()
     }
-    calibrated = _by_group(rows.calibration, decides, len(rows), settings, highest=2.0)
+    calibrated = _by_group(
+        rows.calibration, sizes.large() & is_answered, len(rows), settings, highest=2.0
+    )
+    families = {**aucs, "calibration": calibrated}
     auc = _interval(rows.ranked.overall(), settings)
     quality = ScoreQuality(
         n=len(rows),
@@ -180,11 +194,20 @@ def measure_quality(
         power_means=_power_means(auc, aucs),
         calibration=_interval(rows.calibration(), settings),
         calibration_gap=calibrated.gap,
-        groups=_group_qualities(members.names, rows, {**aucs, "calibration": calibrated}),
+        groups=_group_qualities(members.names, rows, families),
+        deciding=_deciding(rows.members.names, families),
         warnings=(),
     )
     warnings = (*_warnings(rows, quality, settings), *draw_warnings(settings))
     return quality.model_copy(update={"warnings": warnings})
+
+
+def _ranks(sizes: GroupSizes, name: str) -> Mask:
+    """bool (G,), whose AUC decides: enough rows of both of the kinds that it ranks."""
+    positive = sizes.outside if name == "bpsn_auc" else sizes.inside
+    negative = sizes.outside if name == "bnsp_auc" else sizes.inside
+    enough = (positive[:, 1] >= sizes.least) & (negative[:, 0] >= sizes.least)
+    return np.asarray(enough & ~sizes.excluded)
 
 
 @dataclass(frozen=True)
@@ -193,12 +216,13 @@ class _ByGroup:
 
     Attributes:
         intervals: one a group.
-        deciding: the values of the groups that decide and have one.
+        deciding: number of a group → its value, of those that decide; none at all where one of
+            these has no value.
         gap: max − min of these.
     """
 
     intervals: list[Interval]
-    deciding: list[float]
+    deciding: dict[int, float]
     gap: Interval
 
 
@@ -211,19 +235,28 @@ def _by_group(
 ) -> _ByGroup:
     """Of `of_group`, number of a group → its estimate, whose gap is at most `highest`."""
     intervals = [_interval(of_group(group), settings) for group in range(len(decides))]
-    defined = {
-        group: interval.value
-        for group, interval in enumerate(intervals)
-        if decides[group] and interval.value is not None
-    }
+    values = {group: intervals[group].value for group in np.flatnonzero(decides).tolist()}
+    defined = {group: value for group, value in values.items() if value is not None}
+    if len(defined) < len(values):
+        defined = {}
 
     def estimate(number: int) -> Estimate:
         found = of_group(list(defined)[number])
         assert found is not None
         return found
 
-    values = list(defined.values())
-    return _ByGroup(intervals, values, range_interval(estimate, values, n, settings, highest))
+    gap = range_interval(estimate, list(defined.values()), n, settings, highest)
+    return _ByGroup(intervals, defined, gap)
+
+
+def _deciding(names: tuple[str, ...], families: Mapping[str, _ByGroup]) -> dict[str, Deciding]:
+    """Gap → the groups that make it."""
+    found = {}
+    for name, family in families.items():
+        values = np.array([family.deciding.get(group, np.nan) for group in range(len(names))])
+        if apart := ends(names, values):
+            found[f"{name}_gap"] = Deciding(highest=apart[0], lowest=apart[1])
+    return found
 
 
 def _interval(estimate: Estimate | None, settings: MetricSettings) -> Interval:
@@ -232,7 +265,7 @@ def _interval(estimate: Estimate | None, settings: MetricSettings) -> Interval:
 
 def _power_means(auc: Interval, aucs: Mapping[str, _ByGroup]) -> PowerMeans:
     means = {
-        name: undefined_to_none(power_mean(np.array(family.deciding)))
+        name: undefined_to_none(power_mean(np.array(list(family.deciding.values()))))
         for name, family in aucs.items()
     }
     parts = [value for value in (auc.value, *means.values()) if value is not None]
@@ -277,9 +310,10 @@ def _warnings(rows: ScoredRows, quality: ScoreQuality, settings: MetricSettings)
                 f"with a score, of {positives} and {quality.n - positives}"
             )
     if quality.auc_gap.value is None:
-        eligible = bool(rows.eligible(settings).any())
         yield "the gap of AUC is undefined: " + (
-            f"more than {MAX_UNANSWERED:.0%} of the scores of a group or of all rows are missing"
-            if eligible and not rows.deciding(settings).any()
-            else "fewer than two deciding groups have rows of both classes"
+            "fewer than two groups that decide have enough rows of both classes with a score"
+            if rows.is_answered(settings)
+            else f"more than {MAX_UNANSWERED:.0%} of the scores of a group or of all rows are "
+            "missing"
         )
+    yield from small_group_warnings(rows.sizes(settings), settings.reference)

@@ -12,7 +12,7 @@ from mergekit_fair.errors import MeasurementError
 from mergekit_fair.fairness.calibration import calibration
 from mergekit_fair.fairness.clusters import cluster_codes
 from mergekit_fair.fairness.counts import distinct_patterns
-from mergekit_fair.fairness.eligible_groups import eligible_groups, is_answered
+from mergekit_fair.fairness.eligible_groups import GroupSizes, is_answered
 from mergekit_fair.fairness.groups import Groups
 from mergekit_fair.fairness.jackknife import Estimate
 from mergekit_fair.fairness.labels import same_length
@@ -29,6 +29,7 @@ class ScoredRows:
 
     Attributes:
         members: (n, G), by name: the order of columns decides nothing.
+        labels: (n,), 0 or 1.
         weights: (n,).
         is_missing: bool (n,), without a score.
         ranked: the m others, in an order of their own.
@@ -36,6 +37,7 @@ class ScoredRows:
     """
 
     members: Groups
+    labels: NDArray[np.int8]
     weights: Values
     is_missing: Mask
     ranked: RankedRows
@@ -79,23 +81,24 @@ class ScoredRows:
         )
         return cls(
             members,
+            y,
             mine,
             ~known,
             ranked,
             None if probabilities is None else chances[order],
         )
 
-    def eligible(self, settings: MetricSettings) -> Mask:
-        """The groups that may decide."""
-        sizes = self.members.membership.sum(axis=0)
-        return eligible_groups(self.members.names, sizes, settings)
+    def sizes(self, settings: MetricSettings) -> GroupSizes:
+        """How many rows the groups have, with and without a score."""
+        members = dict(zip(self.members.names, self.members.membership.T, strict=True))
+        return GroupSizes.of_rows(self.labels, members, None, settings)
 
-    def deciding(self, settings: MetricSettings) -> Mask:
-        """The same; none where too many scores are missing."""
-        eligible = self.eligible(settings)
+    def is_answered(self, settings: MetricSettings) -> bool:
+        """Whether few enough scores are missing in every group that decides and of all rows."""
+        eligible = self.sizes(settings).large()
         inside, lost = self.members.membership[:, eligible], self.weights * self.is_missing
         weight = np.append(self.weights @ inside, self.weights.sum())
-        return eligible & is_answered(np.append(lost @ inside, lost.sum()), weight)
+        return is_answered(np.append(lost @ inside, lost.sum()), weight)
 
     def calibration(self, group: int | None = None) -> Estimate | None:
         """Of a group, or of all rows."""

@@ -18,6 +18,7 @@ from pydantic import Field, model_serializer
 from mergekit_fair.errors import MeasurementError
 from mergekit_fair.fairness.clusters import FEW, Codes, cluster_codes, times_drawn, widened
 from mergekit_fair.fairness.counts import groups_of
+from mergekit_fair.fairness.deciding import Deciding, ends
 from mergekit_fair.fairness.eligible_groups import (
     MAX_UNANSWERED,
     eligible_groups,
@@ -56,6 +57,7 @@ class ScoreMeasurement(Record):
         gap: max_g mean(s | g) − min_g mean(s | g), in units of the score, with its interval.
         means: group → mean score; None without a finite score.
         sizes: group → rows with a finite score.
+        deciding: under `gap` the groups that make it, where it is defined.
         warnings: what is undefined or left out, and why.
     """
 
@@ -66,6 +68,7 @@ class ScoreMeasurement(Record):
     gap: Interval
     means: dict[str, Number]
     sizes: dict[str, int]
+    deciding: dict[str, Deciding] = {}
     warnings: Annotated[tuple[str, ...], Field(strict=False)]
 
     @model_serializer(mode="wrap")
@@ -128,8 +131,8 @@ def measure_score_rows(
     eligible = eligible_groups(rows.names, rows.sizes, settings)
     means = _means(rows.values, rows.membership, rows.weights[np.newaxis])[0]
     deciding = np.where(eligible & rows.is_comparable(eligible), means, np.nan)
-    gap = Interval()
-    if np.isfinite(deciding).sum() >= 2:
+    gap, apart = Interval(), ends(rows.names, deciding)
+    if apart is not None:
         drawn = _resampled(rows, settings.draws, settings.seed)
         samples = max_min_gap(np.where(eligible, drawn, np.nan)), max_min_gap(drawn - deciding)
         confidence = settings.confidence
@@ -144,8 +147,10 @@ def measure_score_rows(
         gap=gap,
         means=dict(zip(rows.names, map(undefined_to_none, means.tolist()), strict=True)),
         sizes=dict(zip(rows.names, (rows.sizes - rows.missing).tolist(), strict=True)),
+        deciding=({} if apart is None else {"gap": Deciding(highest=apart[0], lowest=apart[1])}),
         warnings=(
             *weightless_warnings(rows.weightless),
+            *_small(rows, settings),
             *_warnings(rows, eligible, gap),
             *_few_clusters(rows),
             *draw_warnings(settings),
@@ -340,6 +345,20 @@ def score_values(scores: ArrayLike, name: str = "scores") -> NDArray[np.float64]
 def _few_clusters(rows: _Rows) -> Iterator[str]:
     if 0 < rows.n_clusters < FEW:
         yield f"{rows.n_clusters} clusters, fewer than {FEW}: intervals are a rough guide"
+
+
+def _small(rows: _Rows, settings: MetricSettings) -> Iterator[str]:
+    """Warn, once, about groups that are too small to decide."""
+    small = [
+        f"{name!r} ({size})"
+        for name, size in zip(rows.names, rows.sizes.tolist(), strict=True)
+        if 0 < size < settings.min_group_size and name not in settings.exclude
+    ]
+    if small:
+        yield (
+            f"too few rows to decide the gap (min_group_size {settings.min_group_size}): "
+            f"{', '.join(small)}"
+        )
 
 
 def _warnings(rows: _Rows, eligible: Mask, gap: Interval) -> Iterator[str]:

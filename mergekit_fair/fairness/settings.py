@@ -12,6 +12,7 @@ from mergekit_fair.errors import MeasurementError
 
 REFERENCES = ("between_groups", "one_vs_rest", "to_overall")
 DRAWS = 2000
+MIN_GROUP_SIZE = 30  # what commands, their files and tasks take; Python functions take 1
 
 
 class SettingOptions(TypedDict, total=False):
@@ -34,7 +35,8 @@ class MetricSettings:
         reference: what DPD, EOD and equal opportunity compare with, one of `REFERENCES`:
             `between_groups` (max − min), `one_vs_rest` (its worst group) or `to_overall`.
         confidence: of the intervals, in (0, 1).
-        min_group_size: groups with fewer rows are reported but decide no maximum; at least 1.
+        min_group_size: a group's rate that is a share of fewer rows, of its own or of the label
+            that the rate is about, is reported but decides no maximum; at least 1.
         exclude: names of groups ("other") that are reported but decide no maximum. Compared as
             strings, like the labels of groups; one string is one name.
         seed: of the bootstrap; the same rows, in any order, give the same result.

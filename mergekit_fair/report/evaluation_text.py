@@ -7,8 +7,9 @@ from typing import Any
 from mergekit_fair.escaping import one_line
 from mergekit_fair.evaluation.evaluate import Evaluation, MatchedMetrics, PreferenceEvaluation
 from mergekit_fair.evaluation.measure_file import FileMeasurement
-from mergekit_fair.fairness import Measurement, ScoreQuality
+from mergekit_fair.fairness import METRICS, Measurement, ScoreQuality
 from mergekit_fair.fairness.claims import LEVEL, JudgedDifference
+from mergekit_fair.fairness.deciding import Deciding
 from mergekit_fair.fairness.intervals import Interval
 from mergekit_fair.fairness.measurement import Against
 from mergekit_fair.fairness.metrics import GROUP_RATES, HEADLINE_GAPS
@@ -56,8 +57,7 @@ def _body(
     parts += [_metrics(measured, matched), "", _groups(measured), ""]
     parts += [_against(measured.against), ""] if measured.against is not None else []
     parts += [*_scores(scores), ""] if scores is not None else []
-    sentences = (_sentence(name, measured) for name in measured.uncertainty)
-    parts += [text for text in sentences if text is not None]
+    parts += [one_line(text) for name in measured.uncertainty for text in _sentence(name, measured)]
     return [*parts, _rest(measured)]
 
 
@@ -185,7 +185,11 @@ def _preferences(evaluation: PreferenceEvaluation) -> str:
             one_line(f"{evaluation.task}, {evaluation.split} split: {evaluation.model}, ")
             + f"n = {evaluation.n}, {evaluation.confidence * 100:g} % intervals",
             as_text(Table.plain(["kind", "n", "preferred"], rows)),
-            f"largest − smallest: {interval_text(evaluation.gap)}",
+            f"largest − smallest: {interval_text(evaluation.gap)}"
+            + "".join(
+                one_line(f" ({each.highest} − {each.lowest})")
+                for each in evaluation.deciding.values()
+            ),
             *(f"warning: {one_line(text)}" for text in evaluation.warnings),
         ]
     )
@@ -225,12 +229,29 @@ def _groups(measured: Measurement) -> str:
     return as_text(Table("", "group", columns, [("", rows)]))
 
 
-def _sentence(name: str, measured: Measurement) -> str | None:
+def _sentence(name: str, measured: Measurement) -> list[str]:
+    """Whose gap it is, and whether it is one; nothing of an undefined gap."""
+    title, parts = METRICS[name].title, []
+    if name in measured.deciding:
+        parts.append(f"is {deciding_text(measured.deciding[name], measured)}")
     differs = measured.uncertainty[name].distinguishable_from_0
-    if differs is None:
-        return None
-    verb = "differs from 0" if differs else "is not distinguishable from 0"
-    return f"{name.upper()} {verb}."
+    if differs is not None:
+        parts.append("differs from 0" if differs else "is not distinguishable from 0")
+    return [f"{title} {', and '.join(parts)}."] if parts else []
+
+
+def deciding_text(deciding: Deciding, measured: Measurement) -> str:
+    """The groups that make a gap, in words: "TPR of a (0.812) minus that of b (0.617)"."""
+
+    def of(name: str) -> str:
+        return f"{name} ({value_text(getattr(measured.groups[name], str(deciding.rate)))})"
+
+    title = GROUP_RATES[str(deciding.rate)].title
+    if deciding.highest is not None and deciding.lowest is not None:
+        return f"the {title} of {of(deciding.highest)} minus that of {of(deciding.lowest)}"
+    other = {"one_vs_rest": "its rest", "to_overall": "all rows"}[measured.reference]
+    side = "above" if deciding.highest is not None else "below"
+    return f"how far the {title} of {of(deciding.groups[0])} is {side} that of {other}"
 
 
 def _rest(measured: Measurement) -> str:

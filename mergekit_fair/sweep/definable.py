@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 
 from mergekit_fair.errors import SweepError
 from mergekit_fair.evaluation.predictions import Predictions
-from mergekit_fair.fairness import METRICS, estimate
+from mergekit_fair.fairness import METRICS, MetricSettings, estimate
+from mergekit_fair.fairness.eligible_groups import GroupSizes
+from mergekit_fair.fairness.rates import DPD_RATES, EOD_RATES
 from mergekit_fair.sweep.limits import Select
 from mergekit_fair.sweep.sweep_config import Evaluate
 
@@ -40,9 +42,42 @@ def require_definable(
                 f"{METRICS[name].undefined}",
                 where=where,
                 got=_counts(tasks[task], evaluate),
-                fix="take another metric into the rule, or give this split rows of both labels of "
-                "two groups (larger shares, another column, fewer groups excluded)",
+                fix=f"lower evaluate.min_group_size ({evaluate.min_group_size}), merge groups, "
+                "give this split more rows (larger shares, fewer groups excluded), or take another "
+                "metric into the rule",
             )
+
+
+def require_candidates(
+    candidates: Collection[str], rows: Predictions, evaluate: Evaluate, where: object
+) -> None:
+    """Some group can be called the one that is served worst.
+
+    Args:
+        candidates: the groups that have a model to inject.
+        rows: that it is chosen on.
+        evaluate: group size.
+        where: the sweep file, for errors.
+
+    Raises:
+        SweepError: none has a DPD and an EOD, to its rest, that rest on enough rows.
+    """
+    sizes = _sizes(rows, evaluate)
+    may = sizes.against_rest((*DPD_RATES, *EOD_RATES))
+    if not any(name in candidates for name, one in zip(sizes.names, may, strict=True) if one):
+        raise SweepError(
+            "no group can be called the worst one: none has enough rows of both labels, and as "
+            "many outside it",
+            where=f"{where}: inject.groups",
+            got=_counts(rows, evaluate),
+            allowed=sorted(candidates),
+            fix=f"lower evaluate.min_group_size ({evaluate.min_group_size}), give the split more "
+            "rows, or name the groups",
+        )
+
+
+def _sizes(rows: Predictions, evaluate: Evaluate) -> GroupSizes:
+    return rows.sizes(MetricSettings(min_group_size=evaluate.min_group_size))
 
 
 def _definable(rows: Predictions, evaluate: Evaluate) -> Iterator[str]:
@@ -62,12 +97,13 @@ def _definable(rows: Predictions, evaluate: Evaluate) -> Iterator[str]:
 
 def _counts(rows: Predictions, evaluate: Evaluate) -> str:
     """Of all rows and of each group that weigh something: how many, and how many are positive."""
+    sizes = _sizes(rows, evaluate)
     weighing = np.ones(len(rows), dtype=bool) if rows.weights is None else rows.weights > 0
     said = [f"{int(rows.labels[weighing].sum())} of {int(weighing.sum())} rows positive"]
-    for name, members in rows.groups.items():
-        inside = members & weighing
-        n = int(inside.sum())
-        small = n < evaluate.min_group_size
-        note = " (excluded)" if name in rows.excluded else " (too small)" if small else ""
-        said.append(f"{name} {int(rows.labels[inside].sum())} of {n}{note}")
+    for name, by_label, excluded in zip(
+        sizes.names, sizes.inside.tolist(), sizes.excluded, strict=True
+    ):
+        small = min(by_label) < sizes.least
+        note = " (excluded)" if excluded else " (too small)" if small else ""
+        said.append(f"{name} {by_label[1]} of {sum(by_label)}{note}")
     return ", ".join(said)

@@ -16,7 +16,7 @@ from mergekit_fair.files import write_atomic
 from mergekit_fair.progress import Progress
 from mergekit_fair.sweep.checked_folder import require_stored
 from mergekit_fair.sweep.comparing import Noise
-from mergekit_fair.sweep.definable import require_definable
+from mergekit_fair.sweep.definable import require_candidates, require_definable
 from mergekit_fair.sweep.differences import compared_as, differences
 from mergekit_fair.sweep.distances import Distances
 from mergekit_fair.sweep.group_thresholds import ThresholdedBaseline
@@ -345,6 +345,10 @@ def prepared(sweep: Sweep, progress: Progress | None = None) -> tuple[Evaluator,
     _require_tasks(sweep, evaluator)
     select = sweep.config.select
     require_definable(select, evaluator.labels(select.split), sweep.config.evaluate, sweep.where)
+    inject_config = sweep.config.inject
+    if inject_config is not None and inject_config.groups == "worst":
+        rows = evaluator.labels(select.split)[evaluator.tasks[0]]
+        require_candidates(sweep.recipe.groups(), rows, sweep.config.evaluate, sweep.where)
     _require_no_weights(sweep, evaluator)
     planner = Planner(sweep, evaluator.fingerprint(), progress)
     base, *others = planner.models()

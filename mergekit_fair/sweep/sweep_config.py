@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from mergekit_fair.data import DataSpec, spec_inside
 from mergekit_fair.errors import ConfigError
 from mergekit_fair.fairness import MetricSettings
+from mergekit_fair.fairness.settings import MIN_GROUP_SIZE
 from mergekit_fair.files import beside
 from mergekit_fair.merging.grid import parse_grid
 from mergekit_fair.merging.recipe import Recipe
@@ -39,6 +40,7 @@ class Evaluate(Strict):
         limit: rows of a task, a random sample.
         num_fewshot, include_path, model_args: as in `eval`.
         reference: which DPD and EOD `dpd` and `eod` are.
+        min_group_size: as in `MetricSettings`.
         saturation: distance from the reference's selection rate that marks a point `saturated`.
         allow_trained_rows: as in `eval`.
     """
@@ -61,7 +63,7 @@ class Evaluate(Strict):
     include_path: str | None = None
     model_args: dict[str, Any] = {}
     reference: Literal["between_groups", "one_vs_rest", "to_overall"] = "between_groups"
-    min_group_size: Annotated[int, Field(gt=0)] = 1
+    min_group_size: Annotated[int, Field(gt=0)] = MIN_GROUP_SIZE
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     saturation: Annotated[float, Field(gt=0, lt=1)] = 0.1
     allow_trained_rows: bool = False
@@ -118,6 +120,7 @@ class Evaluate(Strict):
             num_fewshot=self.num_fewshot,
             include_path=self.include_path,
             allow_trained_rows=self.allow_trained_rows,
+            min_group_size=self.min_group_size,
         )
 
 

@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,10 @@ from mergekit_fair.data import load_rows, source_fingerprint
 from mergekit_fair.errors import TrainingError
 from mergekit_fair.evaluation.classifier import resolve_device
 from mergekit_fair.evaluation.evaluate import versions
+from mergekit_fair.fairness import MetricSettings
+from mergekit_fair.fairness.eligible_groups import GroupSizes
+from mergekit_fair.fairness.measure_warnings import small_group_warnings
+from mergekit_fair.fairness.settings import MIN_GROUP_SIZE
 from mergekit_fair.files import is_file_name, lock_folder, staged_folder, text_of, write_atomic
 from mergekit_fair.progress import Progress, Silent
 from mergekit_fair.schema import differences, dump_yaml, parse_json
@@ -49,7 +53,7 @@ def train(
     if not state.is_main_process:
         progress = Silent()
     rows = load_rows(config.data)
-    for warning in rows.warnings:
+    for warning in (*rows.warnings, *small_groups(rows)):
         progress.say(f"warning: {warning}")
     groups = subgroups(config, rows.of("train"))
     lock = lock_folder(out) if state.is_main_process else None
@@ -87,6 +91,19 @@ def _train(
         family.write(data=config.data.to_dict(), source=source, counts=rows.counts())
         shutil.rmtree(out / ".work", ignore_errors=True)
     return family.record
+
+
+def small_groups(rows: Rows) -> Iterator[str]:
+    """Warn about groups of the evaluated splits that are too small to decide a gap."""
+    for split in ("validation", "report"):
+        if not (rows.split == split).any():
+            continue
+        part = rows.of(split)
+        members = dict(zip(part.group_names, part.membership.T, strict=True))
+        excluded = [name for name in part.group_names if name in part.excluded]
+        settings = MetricSettings(min_group_size=MIN_GROUP_SIZE, exclude=excluded)
+        sizes = GroupSizes.of_rows(part.labels, members, part.weights, settings)
+        yield from small_group_warnings(sizes, where=f"{split} rows")
 
 
 def subgroups(config: TrainConfig, rows: Rows) -> list[str]:

@@ -54,11 +54,11 @@ def test_a_file_in_place_of_data_that_are_not_there(
 
     path = tmp_path / "sweep.yml"
     more: dict[str, Any] = {"grid": {"lambda": [0.5]}, "controls": [], "inject": None}
-    write_sweep(family, path, evaluate={"tasks": [TASK], "device": "cpu"}, **more)
+    asked = {"tasks": [TASK], "device": "cpu", "min_group_size": 1}
+    write_sweep(family, path, evaluate=asked, **more)
     said = refusal(["sweep", path, "-o", tmp_path / "out2"], ConfigError, fix="evaluate.data: FILE")
     key, value = str(said.fix).partition("name a file: ")[2].replace("FILE", str(file)).split(": ")
-    evaluate = {"tasks": [TASK], "device": "cpu", key.split(".")[1]: value}
-    write_sweep(family, path, evaluate=evaluate, **more)
+    write_sweep(family, path, evaluate={**asked, key.split(".")[1]: value}, **more)
     result = run("sweep", path, "-o", tmp_path / "sweep", "--dry-run", "--quiet")
     assert result.exit_code == 0, result.output
 
@@ -67,10 +67,10 @@ def test_which_class_a_choice_is(family: Path, nameless: Path, tmp_path: Path) -
     data = tmp_path / "data.yml"
     data.write_text(yaml.safe_dump(data_block(family / "rows.csv")))
     command = ["eval", "--model", nameless, "--tasks", "fair_adult_sex", "--data", data]
-    command += ["--device", "cpu", "--limit", 8, "-o", tmp_path / "out"]
+    command += ["--device", "cpu", "--limit", 8, "-o", tmp_path / "out", "--quiet"]
     said = refusal(command, ConfigError, got=["no", "yes"], fix="--choice-map")
     (option,) = re.findall(r"--choice-map \S+", str(said.fix))
-    result = run(*command, "--quiet", *shlex.split(option.rstrip(",")))
+    result = run(*command, *shlex.split(option.rstrip(",")))
     assert result.exit_code == 0, result.output
 
     path = tmp_path / "sweep.yml"

@@ -22,7 +22,7 @@ from mergekit_fair.training.train_config import load_train_config
 
 
 def run(*arguments: object) -> str:
-    found = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    found = CliRunner().invoke(main, tiny.words_of(*arguments))
     assert found.exit_code == 0, found.output
     return found.stdout
 

@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from refusals import refusal
 from sklearn.metrics import roc_auc_score
 from task_tables import write_table
+from tiny import words_of
 
 from mergekit_fair.cli import main
 from mergekit_fair.errors import ConfigError
@@ -22,7 +23,7 @@ TASK = "fair_adult_sex"
 
 
 def run(*arguments: object) -> Result:
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    result = CliRunner().invoke(main, words_of(*arguments))
     assert result.exit_code == 0, result.output
     return result
 

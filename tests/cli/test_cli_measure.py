@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from fairlearn.metrics import demographic_parity_difference, equalized_odds_difference
 from refusals import refusal
 from sklearn.metrics import roc_auc_score
+from tiny import words_of
 
 from mergekit_fair.cli import main
 from mergekit_fair.errors import ConfigError, DataError, MeasurementError
@@ -28,7 +29,7 @@ BASE = ("--label", "y", "--groups", "sex")
 
 
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, ["measure", *map(str, arguments)])
+    return CliRunner().invoke(main, words_of("measure", *arguments))
 
 
 def found(*arguments: object) -> Any:

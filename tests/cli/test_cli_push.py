@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import yaml
 from adapters import make_adapter
 from click.testing import CliRunner
@@ -45,7 +46,7 @@ def hub() -> Iterator[Hub]:
 
 
 def asked(*arguments: object, code: int = 0) -> Any:
-    found = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    found = CliRunner().invoke(main, tiny.words_of(*arguments))
     assert found.exit_code == code, found.output
     assert "Traceback" not in found.output
     return found
@@ -53,7 +54,6 @@ def asked(*arguments: object, code: int = 0) -> Any:
 
 def evaluated(family: Path, model: Path, folder: Path) -> Path:
     """A model's evaluation on the family's report rows."""
-    import tiny
 
     data = folder / "data.yml"
     data.write_text(yaml.safe_dump(tiny.data_block(family / "rows.csv")))

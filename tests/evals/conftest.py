@@ -21,6 +21,9 @@ def _quiet() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
+SMALL = {"min_group_size": 1}  # groups of a few documents
+
+
 @pytest.fixture(scope="session")
 def evaluate() -> Callable[..., dict[str, Any]]:
     """`evaluate(task, choose, metadata, **options)`: lm-eval's results, with samples.
@@ -55,7 +58,8 @@ def evaluate() -> Callable[..., dict[str, Any]]:
         folder: Path = EVALS,
         **options: Any,
     ) -> dict[str, Any]:
-        manager = TaskManager(include_path=folder, include_defaults=False, metadata=metadata or {})
+        metadata = {**SMALL, **(metadata or {})}
+        manager = TaskManager(include_path=folder, include_defaults=False, metadata=metadata)
         options = {"bootstrap_iters": 0, **options}
         found = lm_eval.simple_evaluate(
             Model(choose), tasks=[task], task_manager=manager, **options
@@ -72,6 +76,7 @@ def load() -> Callable[..., Any]:
     tasks = importlib.import_module("lm_eval.tasks")
 
     def run(task: str, folder: Path = EVALS, **metadata: Any) -> Any:
+        metadata = {**SMALL, **metadata}
         manager = tasks.TaskManager(include_path=folder, include_defaults=False, metadata=metadata)
         return manager.load(task)["tasks"][task]
 

@@ -9,7 +9,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from refusals import raises
 from task_tables import write_table
+
+from mergekit_fair.errors import ConfigError
 
 EVALS = Path(__file__).parents[2] / "evals"
 OWN = """
@@ -108,3 +111,22 @@ def test_excluded_groups_decide_nothing(tmp_path: Path, evaluate: Callable[..., 
     results = found["results"]["fair_adult_race"]
     assert 0 < results["selection_rate,none"] < 1
     assert (results["dpd,none"], results["eod,none"]) == (0, 0)
+
+
+def test_small_groups_decide_nothing_unless_the_metadata_say_so(
+    own: Path, evaluate: Callable[..., Any], load: Callable[..., Any]
+) -> None:
+    """As in `eval`: 30 documents, and another number of them where it is asked for."""
+    model = {"choose": lambda doc: [-1.0, -2.0] if doc["label"] else [-2.0, -1.0], "folder": own}
+    loose = evaluate("my_comments", **model)["results"]["my_comments"]
+    strict = evaluate("my_comments", metadata={"min_group_size": 10_000}, **model)["results"][
+        "my_comments"
+    ]
+    assert loose["dpd,none"] >= 0
+    assert math.isnan(strict["dpd,none"])
+    assert strict["acc,none"] == loose["acc,none"]
+    for wrong in (0, "5", 2.5):
+        with raises(ConfigError, where="metadata.min_group_size", got=wrong):
+            load("my_comments", folder=own, min_group_size=wrong)
+    with raises(ConfigError, "min_group_size", where="metadata"):
+        load("my_comments", folder=own, min_groupsize=3)

@@ -7,14 +7,20 @@ from importlib.metadata import entry_points
 
 import pytest
 
+from mergekit_fair.evaluation import aggregations
 from mergekit_fair.evaluation.aggregations import (
-    bal_acc,
-    dpd,
-    eod,
-    preference_gap,
+    aggregation,
+    gap_of_preferences,
     preference_rate,
-    selection_rate,
-    worst_group_acc,
+    resized,
+    score_aggregation,
+)
+from mergekit_fair.fairness import MetricSettings, measure, measure_scores
+from mergekit_fair.fairness.settings import MIN_GROUP_SIZE
+
+bal_acc, worst_group_acc, selection_rate, dpd, eod = (
+    aggregation(name, least=1)
+    for name in ("bal_acc", "worst_group_acc", "selection_rate", "dpd", "eod")
 )
 
 ITEMS = [(1, 1, ["a"]), (0, 1, ["a"]), (0, 0, ["a"]), (1, 1, ["b"]), (1, 0, ["b", "c"])]
@@ -60,19 +66,46 @@ def test_an_unanswered_document_never_ends_a_run(function) -> None:
 def test_preferences() -> None:
     assert preference_rate([1, None, 0, 1]) == 2 / 3
     assert math.isnan(preference_rate([None]))
-    items = [(1, "age"), (0, "age"), (1, "gender"), (None, "gender"), (None, "religion")]
-    assert preference_gap(items) == 0.5
-    assert math.isnan(preference_gap(items[:2]))
+    items = [(1, "age"), (0, "age"), (1, "gender")]
+    assert gap_of_preferences(least=1)(items) == 0.5
+    assert math.isnan(gap_of_preferences(least=1)(items[:2]))
+    assert math.isnan(gap_of_preferences(least=1)([*items, (None, "gender")]))
+
+
+def test_they_are_those_of_eval_at_its_default_size() -> None:
+    """c has 20 documents: it decides nothing, neither here nor there."""
+    names = ["a"] * 90 + ["b"] * 80 + ["c"] * 20
+    labels = [row % 2 for row in range(190)]
+    predicted = [int(row % 5 < 3 if row < 170 else row % 4 != 1) for row in range(190)]
+    items = [(p, y, [name]) for p, y, name in zip(predicted, labels, names, strict=True)]
+    size = MIN_GROUP_SIZE
+    found = measure(labels, predicted, names, min_group_size=size, draws=10).metrics
+    loose = measure(labels, predicted, names, draws=10).metrics
+    for name in ("dpd", "eod", "worst_group_acc"):
+        assert getattr(aggregations, name)(items) == found[name].value != loose[name].value
+        assert aggregation(name, least=1)(items) == loose[name].value
+    kinds = list(zip(predicted, names, strict=True))
+    rates = measure_scores(predicted, names, min_group_size=size, draws=10)
+    assert aggregations.preference_gap(kinds) == pytest.approx(rates.gap.value, abs=1e-12)
+
+
+def test_another_size_of_groups() -> None:
+    assert MetricSettings().min_group_size == 1
+    for name, of in (("dpd", aggregation), ("bpsn_auc", score_aggregation)):
+        assert resized(getattr(aggregations, name), 1) is of(name, 1)
+    assert resized(aggregations.preference_gap, 1) is gap_of_preferences(1)
+    assert resized(preference_rate, 1) is preference_rate
 
 
 def test_lm_eval_takes_them_from_the_entry_points() -> None:
     from lm_eval.api.registry import aggregation_registry, get_aggregation
 
     points = {point.name: point for point in entry_points(group="lm_eval.aggregations")}
-    for name, function in (("fair_dpd", dpd), ("fair_eod", eod)):
+    items = [(p, y, names) for p, y, names in ITEMS for _ in range(40)]
+    for name, function in (("fair_dpd", aggregations.dpd), ("fair_eod", aggregations.eod)):
         assert points[name].load() is function
         if name not in dict(aggregation_registry.items()):
             aggregation_registry.register(name)(points[name].load())
         registered = get_aggregation(name)
         assert registered is not None
-        assert registered(ITEMS) == function(ITEMS)
+        assert registered(items) == function(items) > 0

@@ -250,7 +250,7 @@ def test_unions_keep_what_is_not_known() -> None:
 
 
 def _asked(*arguments: object) -> Any:
-    found = CliRunner().invoke(main, [str(word) for word in arguments])
+    found = CliRunner().invoke(main, tiny.words_of(*arguments))
     assert found.exit_code == 0, found.output
     return found
 

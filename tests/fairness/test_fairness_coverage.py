@@ -82,6 +82,9 @@ def test_it_would_not_without_smoothing():
         ("eod", [500, 12], 0.5, [1.0, 0.9], [0.0, 0.0]),
         ("eod", [300, 20], 0.4, [0.99, 0.93], [0.01, 0.02]),
         ("worst_group_acc", [500, 10], 0.5, [0.95, 0.85], [0.05, 0.15]),
+        # A few rows that agree hide the errors of their group, and may be the whole group.
+        ("worst_group_acc", [999, 1], 0.5, [0.8, 0.8], [0.2, 0.2]),
+        ("worst_group_acc", [900, 100], 0.5, [0.98, 0.98], [0.02, 0.02]),
         # Nearly always 0.
         ("dpd", [40, 40], 0.5, [0.03, 0.0], [0.0, 0.0]),
         # Few positives.

@@ -109,7 +109,7 @@ def test_one_usable_group(rows):
     for options in ({"exclude": ["a", "b"]}, {"min_group_size": 100}):
         result = measure_scores(scores, groups, draws=50, **options)
         assert result.gap.value is None
-        assert result.warnings == ("1 usable group(s), two are needed: the gap is undefined",)
+        assert result.warnings[-1] == "1 usable group(s), two are needed: the gap is undefined"
 
 
 def test_a_group_that_cannot_show_its_error(rows):
@@ -121,7 +121,8 @@ def test_a_group_that_cannot_show_its_error(rows):
         "all scores of group 'solo' are the same: how far its mean is off cannot be seen, and the "
         "interval is too narrow"
     )
-    assert measure_scores(scores, alone, draws=100, min_group_size=2).warnings == ()
+    (warning,) = measure_scores(scores, alone, draws=100, min_group_size=2).warnings
+    assert warning == "too few rows to decide the gap (min_group_size 2): 'solo' (1)"
 
 
 @pytest.mark.parametrize(

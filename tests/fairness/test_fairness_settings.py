@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 
+from mergekit_fair.cli import main
 from mergekit_fair.errors import MeasurementError
 from mergekit_fair.fairness import MetricSettings, compare, measure, measure_classes
+from mergekit_fair.fairness.settings import MIN_GROUP_SIZE
 
 
 @pytest.mark.parametrize(
@@ -48,3 +51,10 @@ def test_integers_of_numpy_are_integers() -> None:
 def test_more_tests_need_more_draws() -> None:
     assert MetricSettings(draws=50).for_tests(3).draws == 2000
     assert MetricSettings(confidence=0.95).for_tests(30).draws == 6000
+
+
+@pytest.mark.parametrize("name", ["eval", "measure", "compare"])
+def test_commands_have_one_default_size(name: str) -> None:
+    command = main.get_command(click.Context(main), name)
+    (option,) = (each for each in command.params if each.name == "min_group_size")
+    assert option.default == MIN_GROUP_SIZE

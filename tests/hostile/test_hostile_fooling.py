@@ -50,7 +50,14 @@ def evaluated(family: Path, tmp_path: Path) -> Callable[..., tuple[Result, dict[
             block["source"] = str(tmp_path / "rows.csv")
         (tmp_path / "data.yml").write_text(yaml.safe_dump({**block, **changes}))
         command = ["eval", "--model", str(model), "--tasks", "fair_adult_sex", "--quiet"]
-        command += ["--data", str(tmp_path / "data.yml"), "--max-length", "16"]
+        command += [
+            "--data",
+            str(tmp_path / "data.yml"),
+            "--max-length",
+            "16",
+            "--min-group-size",
+            "1",
+        ]
         result = CliRunner().invoke(main, [*command, "-o", str(tmp_path / "out"), *options])
         assert "Traceback" not in result.output
         path = tmp_path / "out" / "fair_adult_sex.json"

@@ -22,6 +22,7 @@ from mergekit_fair.merging.methods.worst_group_injection import injection_recipe
 from mergekit_fair.schema import SEAL
 
 TASK = "fair_adult_sex"
+SMALL = ("--min-group-size", 1)
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Measured:
     ) -> list[object]:
         tasks = ("--tasks", TASK, "--data", self.data, "--max-length", 16, "--device", "cpu")
         where = ("--model", model or self.model, "-o", out or self.out)
-        return ["eval", *where, *tasks, "--quiet", "--overwrite", *options]
+        return ["eval", *where, *tasks, "--quiet", "--overwrite", *SMALL, *options]
 
     @property
     def push(self) -> list[object]:
@@ -185,7 +186,9 @@ def worst(m: Measured, family: Path, report: Path) -> Path:
     base = str(family / "run" / "base")
     raw = injection_recipe(base, str(m.model), groups, "auto", "float32")
     path = m.out.parent / "worst.yml"
-    path.write_text(yaml.safe_dump({**raw, "fairness": {"report": str(report)}}))
+    path.write_text(
+        yaml.safe_dump({**raw, "fairness": {"report": str(report), "min_group_size": 1}})
+    )
     return path
 
 

@@ -13,8 +13,9 @@ from refusals import raises
 
 from mergekit_fair.errors import SweepError
 from mergekit_fair.evaluation.predictions import Predictions
+from mergekit_fair.fairness.settings import MIN_GROUP_SIZE
 from mergekit_fair.progress import Silent
-from mergekit_fair.sweep.definable import require_definable
+from mergekit_fair.sweep.definable import require_candidates, require_definable
 from mergekit_fair.sweep.forecast import plan_sweep
 from mergekit_fair.sweep.limits import Select
 from mergekit_fair.sweep.runner import run_sweep
@@ -82,6 +83,45 @@ def test_rows_of_no_weight_define_nothing() -> None:
     check(weighted, "dpd")
     with raises(SweepError, where="s.yml", got="b 0 of 5"):
         check(weighted, "equal_opportunity")
+
+
+def test_the_advice_is_one_that_helps() -> None:
+    few = rows(a=(60, 40), b=(50, 12), c=(20, 9))
+    with raises(SweepError, where="s.yml", got="b 12 of 62 (too small)", fix="min_group_size (30)"):
+        check(few, "eod", size=30)
+    check(few, "dpd", size=30)
+    check(few, "eod", size=12)
+    merged = replace(few, groups={"a": few.groups["a"], "rest": ~few.groups["a"]})
+    with raises(SweepError, got="rest 21 of 91 (too small)"):
+        check(merged, "eod", size=30)
+    check(merged, "eod", size=21)
+
+
+def test_a_worst_group_is_one_of_enough_rows() -> None:
+    evaluate = Evaluate(tasks=["t"])
+    assert evaluate.min_group_size == MIN_GROUP_SIZE == 30
+    few = rows(a=(60, 40), b=(50, 12))
+    with raises(SweepError, where="s.yml: inject.groups", got="b 12 of 62", allowed=["a", "b"]):
+        require_candidates(["a", "b"], few, evaluate, "s.yml")
+    require_candidates(["a", "b"], few, evaluate.model_copy(update={"min_group_size": 12}), "s.yml")
+    enough = rows(a=(60, 40), b=(50, 32))
+    require_candidates(["b"], enough, evaluate, "s.yml")
+    with raises(SweepError, allowed=["nobody"]):
+        require_candidates(["nobody"], enough, evaluate, "s.yml")
+
+
+def test_small_groups_are_named_before_any_pass(family: Path, tmp_path: Path) -> None:
+    path = tiny.write_sweep(family, tmp_path / "sweep.yml")
+    raw = yaml.safe_load(path.read_text())
+    raw["evaluate"]["min_group_size"] = 40
+    raw["select"]["subject_to"] = {}
+    raw["inject"] = None
+    path.write_text(yaml.safe_dump(raw))
+    warnings = plan_sweep(load_sweep(path)).warnings
+    for split in ("validation", "report"):
+        (text,) = (text for text in warnings if f"{split} rows: too few rows to decide" in text)
+        assert "'blue' (" in text
+        assert "no two groups are left for EOD" in text
 
 
 def test_a_sweep_stops_before_it_measures(family: Path, tmp_path: Path) -> None:

@@ -65,7 +65,8 @@ def write(path: Path, family: Path, rows: Path, *, others: bool = False, **chang
     """A sweep file; with other settings of reading, if they are asked for."""
     data = tiny.data_block(rows)
     data["groups"]["exclude"] = ["grey"] if others else []
-    evaluate = {"data": data, "max_length": 16, "device": "cpu", **(OTHERS if others else {})}
+    evaluate = {"data": data, "max_length": 16, "device": "cpu", "min_group_size": 1}
+    evaluate |= OTHERS if others else {}
     settings = {"evaluate": evaluate, "thresholds": "fft", "select": tiny.FEWEST, **changes}
     return tiny.write_sweep(family, path, **settings)
 
@@ -254,7 +255,9 @@ def test_a_dry_run_of_a_finished_sweep_runs_and_writes_nothing(
     """Nor where figures will be read in another way."""
     evaluate = {"data": tiny.data_block(family / "rows.csv"), "max_length": 16, "device": "cpu"}
     path = tiny.write_sweep(
-        family, tmp_path / "sweep.yml", evaluate={**evaluate, "confidence": confidence}
+        family,
+        tmp_path / "sweep.yml",
+        evaluate={**evaluate, "confidence": confidence, "min_group_size": 1},
     )
     out = swept / "out"
     before = times(out)

@@ -17,12 +17,19 @@ import tiny
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from mergekit_fair.data import load_rows
+from mergekit_fair.data import Rows, load_rows
 from mergekit_fair.errors import CheckpointError, ConfigError, TrainingError
 from mergekit_fair.merging.in_memory import load_tensors
 from mergekit_fair.progress import Silent
 from mergekit_fair.training.base_model import file_sha256
-from mergekit_fair.training.family import differences, plan_runs, steps_for, subgroups, train
+from mergekit_fair.training.family import (
+    differences,
+    plan_runs,
+    small_groups,
+    steps_for,
+    subgroups,
+    train,
+)
 from mergekit_fair.training.finetune import last_state
 from mergekit_fair.training.train_config import TrainConfig, load_train_config
 
@@ -202,3 +209,24 @@ def test_a_killed_training_goes_on_to_the_same_weights(family: Path, tmp_path: P
     for name in MODELS:
         expected = file_sha256(family / "run" / name / "model.safetensors")
         assert file_sha256(out / name / "model.safetensors") == expected, name
+
+
+def test_small_groups_are_said_when_the_data_are_read() -> None:
+    """Of both splits that are evaluated, with what there is too little of."""
+    sizes = {"train": (200, 9), "validation": (100, 12), "report": (100, 40)}
+    split = np.repeat(list(sizes), [sum(each) for each in sizes.values()])
+    inside = np.concatenate([np.repeat([0, 1], each) for each in sizes.values()])
+    rows = Rows(
+        name="r", kind="text", inputs=("x",) * len(split),
+        labels=(np.arange(len(split)) % 2).astype(np.int8),
+        group_names=("many", "few"), excluded=frozenset(),
+        membership=np.stack([inside == 0, inside == 1], axis=1),
+        split=split, ids=np.arange(len(split)),
+    )  # fmt: skip
+    validation, report = small_groups(rows)
+    assert validation.startswith("validation rows: ")
+    assert "'few' (12 rows)" in validation
+    assert "no two groups are left for DPD and EOD" in validation
+    assert report.startswith("report rows: ")
+    assert "'few' (20 positive rows: too few for TPR, 20 negative rows" in report
+    assert "no two groups are left for EOD" in report

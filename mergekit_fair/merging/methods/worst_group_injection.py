@@ -13,6 +13,7 @@ from mergekit.merge_methods.base import ParameterSpec
 
 from mergekit_fair.errors import MeasurementError, RecipeError
 from mergekit_fair.fairness.eligible_groups import positives_of, worst_group
+from mergekit_fair.fairness.settings import MIN_GROUP_SIZE
 from mergekit_fair.merging.methods.formula import Formula, Term
 from mergekit_fair.merging.methods.members import distinct_groups, members_by_role, parameters_of
 from mergekit_fair.merging.methods.shared_parameters import HEAD, LAMBDA, SPARSE, GroupName
@@ -182,7 +183,7 @@ def _require_report(raw: dict[str, Any], where: str) -> None:
             got=settings.get("report"),
             fix="write fairness: {report: FILE}, or name the group",
         )
-    size, excluded = settings.get("min_group_size", 1), settings.get("exclude", [])
+    size, excluded = settings.get("min_group_size", MIN_GROUP_SIZE), settings.get("exclude", [])
     if type(size) is not int or size < 1:
         raise RecipeError(
             "must be a number of rows, 1 or more",
@@ -202,14 +203,14 @@ def _worst(raw: dict[str, Any], candidates: list[str]) -> tuple[str, list[str]]:
     evaluation = _evaluation(raw, report)
     excluded = {str(name).casefold() for name in settings.get("exclude", EXCLUDED)}
     left_out = [name for name in candidates if name.casefold() in excluded]
-    smallest = settings.get("min_group_size", 1)
+    smallest = settings.get("min_group_size", MIN_GROUP_SIZE)
     try:
         worst, harms = worst_group(
             evaluation, candidates=candidates, excluded=left_out, min_group_size=smallest
         )
     except MeasurementError as error:
         raise MeasurementError(
-            f"no candidate group has a defined DPD or EOD and {smallest} rows or more",
+            f"no candidate group has a DPD and an EOD that rest on {smallest} rows or more",
             where=report,
             got=list(evaluation["groups"]),
             allowed=[group for group in candidates if group not in left_out],
@@ -225,7 +226,8 @@ def _worst(raw: dict[str, Any], candidates: list[str]) -> tuple[str, list[str]]:
     unseen = [group for group in candidates if group not in harms]
     if unseen:
         notes.append(
-            f"left out: {', '.join(unseen)} (excluded, below {smallest} rows, or without a rate)"
+            f"left out: {', '.join(unseen)} (excluded, without a rate, or with one of fewer than "
+            f"{smallest} rows, of the group or of its rest)"
         )
     if evaluation.get("split") == "report":
         notes.append("the worst group was chosen on the report split, which is then not untouched")
