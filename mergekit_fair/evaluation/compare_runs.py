@@ -21,7 +21,7 @@ from mergekit_fair.evaluation.paired_models import PairedModels, paired_models
 from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.evaluation.sample_files import earlier_runs, read_samples, sample_files
 from mergekit_fair.evaluation.seen_rows import seen_in_samples
-from mergekit_fair.fairness import HEADLINE, MetricSettings
+from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.fairness.claims import OwnFigures, are_apart, judged
 
 
@@ -33,8 +33,7 @@ def compare_folders(
     Args:
         baseline: folder of `mergekit-fair eval`, or of lm-eval with `--log_samples`.
         others: the same of other models.
-        settings: how to measure; Holm's correction is over all models and tasks, and the number of
-            draws grows with theirs.
+        settings: how to measure; Holm's correction is over all models and tasks.
         tasks: only these; empty for all.
 
     Returns:
@@ -63,8 +62,7 @@ def compare_folders(
         for path in paths.values():
             require_samples(path)
         answers = {name: read_predictions(task, path) for name, path in paths.items()}
-        tests = len(wanted) * len(others) * len(HEADLINE)
-        compared[task] = _paired(answers, names[baseline], settings, tests)
+        compared[task] = _paired(answers, names[baseline], settings)
     pairs = {(task, name): of for task in wanted for name, of in compared[task].evidence.items()}
     found = judged(pairs, settings.confidence)
     return {
@@ -159,12 +157,12 @@ def _names(folders: list[Path]) -> dict[Path, str]:
 
 
 def _paired(
-    answers: Mapping[str, Predictions], baseline: str, settings: MetricSettings, tests: int
+    answers: Mapping[str, Predictions], baseline: str, settings: MetricSettings
 ) -> PairedModels:
     first = answers[baseline]
     aligned = {name: _like(first, of, name, baseline) for name, of in answers.items()}
     pairs = {name: (baseline, name) for name in aligned if name != baseline}
-    return paired_models(aligned, pairs, settings, tests=tests)
+    return paired_models(aligned, pairs, settings)
 
 
 def marks(own: Mapping[str, OwnFigures], baseline: str) -> dict[str, dict[str, Any]]:

@@ -19,6 +19,7 @@ from mergekit_fair.fairness.claims import SATURATION, Evidence, OwnFigures, are_
 from mergekit_fair.fairness.compare import Paired
 from mergekit_fair.fairness.counts import Column
 from mergekit_fair.fairness.intervals import Number
+from mergekit_fair.fairness.metrics import COMPARED, MATCHED
 
 _Name = tuple[str, str | None]  # a model, and whose selection rate it is brought to
 
@@ -47,7 +48,6 @@ def paired_models(
     pairs: Mapping[str, tuple[str, str]],
     settings: MetricSettings,
     *,
-    tests: int,
     saturation: float = SATURATION,
 ) -> PairedModels:
     """Compare models two by two.
@@ -56,7 +56,6 @@ def paired_models(
         models: name → predictions of the same rows in the same order.
         pairs: name of a pair → names of a and b; b − a is computed.
         settings: how to measure; the groups that the task excludes are added.
-        tests: that all of this and what is judged with it are; p-values are drawn finely enough.
         saturation: selection rates further apart than this are not equal.
 
     Raises:
@@ -71,14 +70,20 @@ def paired_models(
         first.labels,
         {number[name]: column for name, column in columns.items()},
         first.members,
-        settings.for_tests(tests),
+        settings,
         first.weights,
     )
     evidence, warnings = {}, []
     for name, (a, b) in pairs.items():
         at_own, *levels = (
-            paired.difference(number[x], number[y]) if x in number and y in number else None
-            for x, y in (((a, None), (b, None)), ((a, None), (b, a)), ((a, b), (b, None)))
+            paired.difference(number[x], number[y], metrics)
+            if x in number and y in number
+            else None
+            for x, y, metrics in (
+                ((a, None), (b, None), COMPARED),
+                ((a, None), (b, a), MATCHED),
+                ((a, b), (b, None), MATCHED),
+            )
         )
         assert at_own is not None
         at_a, at_b = (None if each is None else each.metrics for each in levels)

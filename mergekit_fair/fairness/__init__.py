@@ -21,6 +21,9 @@ numpy only; knows no model. One idea a file:
     measure          one predictor → measurement, with measure_warnings
     compare          predictors on the same rows: paired differences, Holm's correction
     claims           what may be said of two models: THE rules of marks, significance and ties
+    pair             joint cells of two predictors, their draws, the difference in every metric
+    inversion        interval and p-value of the difference of two extremes, by test inversion
+    extremes         statistics that are the largest of many contrasts
     one_vs_rest      classes and labels as binary views: macro and worst
     scores           range of mean scores; thresholds that match a selection rate
     jackknife        statistics of weighted rows, their covariances, ranges of them
@@ -33,7 +36,6 @@ numpy only; knows no model. One idea a file:
 from mergekit_fair.fairness.compare import (
     Comparison,
     Comparisons,
-    Difference,
     compare,
     compare_many,
     holm,
@@ -44,6 +46,7 @@ from mergekit_fair.fairness.measure import estimate, measure, measure_table
 from mergekit_fair.fairness.measurement import Measurement
 from mergekit_fair.fairness.metrics import HEADLINE, METRICS
 from mergekit_fair.fairness.one_vs_rest import MultiMeasurement, measure_classes, measure_labels
+from mergekit_fair.fairness.pair import Difference
 from mergekit_fair.fairness.score_quality import ScoreQuality, score_quality
 from mergekit_fair.fairness.scores import (
     ScoreMeasurement,

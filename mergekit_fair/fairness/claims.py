@@ -26,10 +26,11 @@ from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self, TypeVar
 
-from mergekit_fair.fairness.compare import Difference, holm
+from mergekit_fair.fairness.compare import holm
 from mergekit_fair.fairness.counts import CountTable
 from mergekit_fair.fairness.intervals import Interval, Number, Samples, undefined_to_none
 from mergekit_fair.fairness.metrics import HEADLINE, HEADLINE_GAPS, LOWER_IS_BETTER
+from mergekit_fair.fairness.pair import Difference
 from mergekit_fair.fairness.rates import base_rate, is_degenerate, selection_rate
 from mergekit_fair.fairness.settings import MetricSettings
 

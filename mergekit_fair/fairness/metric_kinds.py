@@ -20,6 +20,7 @@ from typing import Literal
 import numpy as np
 
 from mergekit_fair.fairness.eligible_groups import EligibleGroups
+from mergekit_fair.fairness.extremes import Extreme, Magnitude, RateRange, Shortfall
 from mergekit_fair.fairness.grouped import Counts, Grouped
 from mergekit_fair.fairness.intervals import (
     Interval,
@@ -128,10 +129,39 @@ class Smooth(Metric):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gap(Metric):
+class Extremal(Metric):
+    """A metric that one or two groups decide: the largest of many contrasts of rates."""
+
+    sign = 1.0  # of the metric in its `Extreme`
+
+    @abstractmethod
+    def numbers(self, counts: Grouped, eligible: EligibleGroups, reference: str) -> Values:
+        """What it is the extreme of, (..., R, G); NaN where a group does not take part."""
+
+    @abstractmethod
+    def group_rates(self, counts: Grouped) -> Values:
+        """The rates that these numbers belong to, (..., R, G)."""
+
+    @abstractmethod
+    def extreme(self, sizes: tuple[int, ...], reference: str) -> Extreme:
+        """The statistic of so many numbers of each rate."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gap(Extremal):
     """The largest gap of rates between groups, under one of the three references."""
 
     rates: tuple[Rate, ...]
+
+    def numbers(self, counts: Grouped, eligible: EligibleGroups, reference: str) -> Values:
+        taking_part = eligible.comparable(self.rates, reference)
+        return deviations(self.rates, counts, taking_part, reference)
+
+    def group_rates(self, counts: Grouped) -> Values:
+        return np.stack([rate(counts.groups) for rate in self.rates], axis=-2)
+
+    def extreme(self, sizes: tuple[int, ...], reference: str) -> Extreme:
+        return RateRange(sizes) if reference == "between_groups" else Magnitude(sizes)
 
     def values(self, counts: Grouped, eligible: EligibleGroups, reference: str) -> Values:
         return gap_of(self.rates, counts, eligible.comparable(self.rates, reference), reference)
@@ -155,10 +185,22 @@ class Gap(Metric):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Minimum(Metric):
+class Minimum(Extremal):
     """The lowest rate of a group that may decide it."""
 
     rate: Rate
+    sign = -1.0
+
+    def numbers(self, counts: Grouped, eligible: EligibleGroups, reference: str) -> Values:
+        del reference
+        return np.where(eligible.deciding, self.rate(counts.groups), np.nan)[..., np.newaxis, :]
+
+    def group_rates(self, counts: Grouped) -> Values:
+        return self.rate(counts.groups)[..., np.newaxis, :]
+
+    def extreme(self, sizes: tuple[int, ...], reference: str) -> Extreme:
+        del reference
+        return Shortfall(sizes)
 
     def values(self, counts: Grouped, eligible: EligibleGroups, reference: str) -> Values:
         del reference

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from math import ceil
 from numbers import Integral
 from typing import Any, TypedDict
 
@@ -78,15 +77,6 @@ class MetricSettings:
     def excluding(self, names: Collection[str]) -> MetricSettings:
         """The same settings with these groups left out of every maximum."""
         return replace(self, exclude=names)
-
-    def for_tests(self, tests: int) -> MetricSettings:
-        """The same settings with enough draws for so many tests.
-
-        With fewer than 10 · tests / (1 − confidence), hardly a p-value that is corrected for
-        their number could be small.
-        """
-        needed = ceil(10 * tests / (1 - self.confidence))
-        return replace(self, draws=max(DRAWS, needed))
 
 
 def check_reference(reference: str) -> None:

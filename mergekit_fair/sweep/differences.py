@@ -8,12 +8,10 @@ from typing import Any
 
 from mergekit_fair.evaluation.paired_models import paired_models
 from mergekit_fair.evaluation.predictions import Predictions
-from mergekit_fair.fairness import HEADLINE, Comparison, MetricSettings
+from mergekit_fair.fairness import Comparison, MetricSettings
 from mergekit_fair.fairness.claims import SATURATION, judged
 from mergekit_fair.fairness.compare import Paired
 from mergekit_fair.sweep.results import DifferenceRecord
-
-_DRAWS = 2000
 
 
 def differences(
@@ -40,8 +38,7 @@ def differences(
         return {}
     models = {"chosen": chosen} | {f"minus {name}": of for name, of in baselines.items()}
     pairs = {name: (f"minus {name}", "chosen") for name in baselines}
-    tests = len(HEADLINE) * len(pairs)
-    paired = paired_models(models, pairs, settings, tests=tests, saturation=saturation)
+    paired = paired_models(models, pairs, settings, saturation=saturation)
     evidence = {
         name: found.with_worse_a((worse or {}).get(name, ()))
         for name, found in paired.evidence.items()
@@ -57,11 +54,9 @@ def compared_as(kind: str, label: str) -> str:
     return "random vectors" if kind == "control" else label
 
 
-def compared(
-    rows: Predictions, before: Any, after: Any, settings: MetricSettings, draws: int = _DRAWS
-) -> Comparison:
+def compared(rows: Predictions, before: Any, after: Any, settings: MetricSettings) -> Comparison:
     """The second answers minus the first, paired."""
-    settings = replace(settings, exclude=rows.excluded, draws=draws)
+    settings = replace(settings, exclude=rows.excluded)
     both = {"a": before, "b": after}
     paired = Paired.of(rows.labels, both, rows.groups, settings, rows.weights)
     return paired.difference("a", "b")

@@ -32,7 +32,7 @@ def without_scores(model: Predictions) -> Predictions:
 
 
 def pair(a: Predictions, b: Predictions) -> PairedModels:
-    return paired_models({"a": a, "b": b}, {"b": ("a", "b")}, SETTINGS, tests=len(HEADLINE))
+    return paired_models({"a": a, "b": b}, {"b": ("a", "b")}, SETTINGS)
 
 
 def found(a: Predictions, b: Predictions) -> dict[str, JudgedDifference]:
@@ -133,8 +133,8 @@ def test_weights_count_as_repeated_rows() -> None:
 def test_each_model_is_measured_once_and_others_change_no_difference() -> None:
     models = {"a": rows(), "b": rows(1.0), "c": rows(apart=0.3)}
     pairs = {name: ("a", name) for name in "bc"}
-    both = paired_models(models, pairs, SETTINGS, tests=6)
-    alone = paired_models({n: models[n] for n in "ab"}, {"b": ("a", "b")}, SETTINGS, tests=6)
+    both = paired_models(models, pairs, SETTINGS)
+    alone = paired_models({n: models[n] for n in "ab"}, {"b": ("a", "b")}, SETTINGS)
     assert both.evidence["b"] == alone.evidence["b"]
     assert list(both.own) == ["a", "b", "c"]
     assert both.own["a"].gaps["dpd"].value == pytest.approx(0.25, abs=0.1)

@@ -44,14 +44,27 @@ def test_pairing_narrows_the_interval(rows):
     assert paired["high"] - paired["low"] < 0.85 * width
 
 
-def test_same_predictions_differ_by_exactly_nothing(rows):
+def test_same_predictions_differ_by_nothing_that_can_be_seen(rows):
+    """n rows of which none differs do not show that none ever will: the rule of three."""
     y_true, a, _, groups = rows
-    result = compare(y_true, a, a, groups, draws=50)
-    assert all(
-        value == {"value": 0.0, "low": 0.0, "high": 0.0, "p_value": 1.0}
-        for value in result.to_dict().values()
-    )
-    assert "acc is the same in every bootstrap draw: its interval has no width" in result.warnings
+    result = compare(y_true, a, a, groups, draws=400).to_dict()
+    for found in result.values():
+        assert (found["value"], found["p_value"]) == (0.0, 1.0)
+        assert found["low"] == -found["high"] < 0
+    assert 0.5 / len(a) < result["acc"]["high"] < 6 / len(a)
+    assert result["dpd"]["high"] < 0.03
+
+
+@pytest.mark.parametrize("changed", [3, 4, 5, 8])
+def test_a_few_rows_that_differ_are_no_proof(changed):
+    """All to one side: as the sign test says, 2 / 2**changed, and not the share of draws."""
+    y_true = np.ones(600, dtype=int)
+    worse = np.ones(600, dtype=int)
+    worse[:changed] = 0
+    found = compare(y_true, y_true, worse, ["a", "b"] * 300).metrics["acc"]
+    sign_test = 2 / 2**changed
+    assert 0.7 * sign_test <= found.p_value <= 4 * sign_test
+    assert (found.high < 0) == (found.p_value <= 0.05) == (sign_test <= 0.05)
 
 
 def test_swapping_flips_the_sign_and_row_order_is_free(rows):
@@ -65,6 +78,28 @@ def test_swapping_flips_the_sign_and_row_order_is_free(rows):
     order = np.random.default_rng(1).permutation(len(y_true))
     shuffled = compare(y_true[order], a[order], b[order], groups[order], draws=50)
     assert shuffled.to_dict() == forward
+
+
+@pytest.mark.parametrize("reference", ["between_groups", "one_vs_rest", "to_overall"])
+def test_limits_and_p_value_are_one_test(reference):
+    """p ≤ 1 − confidence exactly where the interval leaves out 0, for every metric."""
+    rng = np.random.default_rng(3)
+    for trial in range(6):
+        n = int(rng.integers(40, 900))
+        y_true, groups = (
+            rng.integers(0, 2, n),
+            rng.choice(list("abcd"), n, p=[0.5, 0.3, 0.15, 0.05]),
+        )
+        a = np.where(rng.random(n) < 0.8, y_true, rng.integers(0, 2, n))
+        b = np.where(
+            rng.random(n) < 0.2 + 0.05 * trial, rng.random(n) < 0.2 + 0.3 * (groups == "b"), a
+        )
+        for confidence in (0.8, 0.95):
+            options = {"reference": reference, "confidence": confidence, "draws": 200}
+            for name, found in compare(y_true, a, b.astype(int), groups, **options).metrics.items():
+                if found.low is not None:
+                    leaves_out_0 = found.low > 0 or found.high < 0
+                    assert leaves_out_0 == (found.p_value <= 1 - confidence), (name, found)
 
 
 def test_undefined_differences(rows):

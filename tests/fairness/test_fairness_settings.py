@@ -48,11 +48,6 @@ def test_integers_of_numpy_are_integers() -> None:
     assert MetricSettings(min_group_size=np.int64(3), draws=np.int32(10)).min_group_size == 3
 
 
-def test_more_tests_need_more_draws() -> None:
-    assert MetricSettings(draws=50).for_tests(3).draws == 2000
-    assert MetricSettings(confidence=0.95).for_tests(30).draws == 6000
-
-
 @pytest.mark.parametrize("name", ["eval", "measure", "compare"])
 def test_commands_have_one_default_size(name: str) -> None:
     command = main.get_command(click.Context(main), name)

@@ -1,0 +1,260 @@
+"""Two predictors of the same rows: joint cells, their draws, and the difference in every metric.
+
+    Extremal metrics (DPD, EOD, worst-group accuracy)   test inversion, `inversion.inverted`
+    all others (accuracy, selection rate, …)            value minus quantiles of the errors
+
+Errors are those of bootstrap draws of whole rows, both predictions together, from a table in which
+every group and label has about one row more of each kind of answer: where all of a group's few
+rows agree, plain draws agree too, and a difference of a few rows would seem to be certain. Rates
+over all rows have one such row in all (Agresti & Min 2005).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mergekit_fair.fairness.counts import Patterns
+from mergekit_fair.fairness.eligible_groups import EligibleGroups
+from mergekit_fair.fairness.grouped import Counts, Grouped, Sums, drawn_sums
+from mergekit_fair.fairness.intervals import MAX_UNDEFINED, Interval, Number
+from mergekit_fair.fairness.inversion import ExtremeEstimate, Test, inverted, shifted
+from mergekit_fair.fairness.metric_kinds import Extremal, Metric
+from mergekit_fair.fairness.metrics import COMPARED, METRICS
+from mergekit_fair.fairness.rates import Values
+from mergekit_fair.fairness.settings import MetricSettings
+from mergekit_fair.fairness.smoothing import of_smallest_group
+
+_NEVER = 1e-9
+_KINDS = 18  # y, ŷ of the first and ŷ of the second
+
+
+class Difference(Interval):
+    """A difference b − a in [−1, 1] with its interval, and the p-value of "it is 0"."""
+
+    p_value: Number = None
+
+
+@dataclass(frozen=True, eq=False)
+class PairedCells:
+    """The joint cells of two predictors, in an order of their own.
+
+    Attributes:
+        patterns: groups and weights of the rows.
+        cells: int64 (P, 2, 3, 3): rows by [pattern, y, ŷ of the first, ŷ of the second].
+        sign: 1 if the second minus the first is asked for, −1 for the first minus the second, 0
+            if changing places changes no cell: then both are the same question.
+    """
+
+    patterns: Patterns
+    cells: NDArray[np.int64]
+    sign: int
+
+    @classmethod
+    def of(cls, patterns: Patterns, labels: Any, a: Any, b: Any) -> PairedCells:
+        """The cells decide which is the first, so that (a, b) and (b, a) are drawn alike.
+
+        Args:
+            patterns: of the m rows.
+            labels, a, b: int8 (m,), labels and two columns of predictions.
+        """
+        size = len(patterns.membership)
+        code = ((patterns.of_row * 2 + labels) * 3 + a) * 3 + b
+        cells = np.bincount(code, minlength=size * _KINDS).reshape(size, 2, 3, 3)
+        swapped = cells.swapaxes(-1, -2)
+        apart = (cells - swapped).reshape(-1)
+        sign = int(np.sign(apart[np.flatnonzero(apart)[:1]]).sum())
+        return cls(patterns, np.ascontiguousarray(swapped) if sign < 0 else cells, sign)
+
+    def differences(
+        self, settings: MetricSettings, names: Sequence[str] = COMPARED
+    ) -> dict[str, Difference]:
+        """b minus a of every compared metric, or of some."""
+        tables = [self.patterns.table(self.cells.sum(axis=axis)) for axis in (-1, -2)]
+        eligible = [EligibleGroups.of(table, settings) for table in tables]
+        by_group = _Draws.of(self.patterns, smoothed_pairs(self.cells, self.patterns), settings)
+        everybody, cells = _ungrouped(self.patterns, self.cells)
+        over_all = _Draws.of(everybody, _smoothed(cells, _share_of_all(cells)), settings)
+        found = {}
+        for name in names:
+            metric, reference = METRICS[name], settings.reference
+            first, second = (
+                float(metric.values(table.counts, who, reference))
+                for table, who in zip(tables, eligible, strict=True)
+            )
+            value = second - first
+            draws = by_group if isinstance(metric, Extremal) else over_all
+            test = None
+            if np.isfinite(value):
+                counts = [table.counts for table in tables]
+                test = draws.test(metric, counts, eligible, value, settings)
+            found[name] = _turned(_difference(value, test), self.sign)
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Draws:
+    """A smoothed table of two predictors, and bootstrap draws of it: of the first, the second."""
+
+    smooth: tuple[Grouped, Grouped]
+    drawn: tuple[Grouped, Grouped]
+
+    @classmethod
+    def of(cls, patterns: Patterns, cells: Counts, settings: MetricSettings) -> _Draws:
+        """Of cells (P, 2, 3, 3)."""
+        flat: Values = np.ascontiguousarray(cells, dtype=np.float64).reshape(-1)
+        kinds = np.flatnonzero(flat)
+        counts = flat[kinds]
+        pattern, label = kinds // _KINDS, kinds // 9 % 2 * 3
+        sums = [
+            Sums(patterns.membership, patterns.weights, pattern, label + answer)
+            for answer in (kinds // 3 % 3, kinds % 3)
+        ]
+        first, second = drawn_sums(counts, sums, settings.draws, settings.seed)
+        smooth = sums[0].of(counts), sums[1].of(counts)
+        return cls(smooth, (first, second))
+
+    def test(
+        self,
+        metric: Metric,
+        counts: list[Grouped],
+        eligible: list[EligibleGroups],
+        value: float,
+        settings: MetricSettings,
+    ) -> Test | None:
+        """Limits and p-value; None where too many draws are undefined."""
+        if isinstance(metric, Extremal):
+            return self._inverted(metric, counts, eligible, settings)
+        of_both = zip(self.smooth, self.drawn, eligible, strict=True)
+        first, second = (
+            metric.values(drawn, who, settings.reference)
+            - metric.values(smooth, who, settings.reference)
+            for smooth, drawn, who in of_both
+        )
+        errors = second - first
+        defined = errors[np.isfinite(errors)]
+        if len(defined) < (1 - MAX_UNDEFINED) * len(errors):
+            return None
+        return shifted(value, defined, settings.confidence)
+
+    def _inverted(
+        self,
+        metric: Extremal,
+        counts: list[Grouped],
+        eligible: list[EligibleGroups],
+        settings: MetricSettings,
+    ) -> Test | None:
+        models = [
+            _numbers(metric, *model, settings.reference)
+            for model in zip(counts, self.smooth, self.drawn, eligible, strict=True)
+        ]
+        defined = np.all([np.isfinite(errors).all(axis=0) for *_, errors in models], axis=0)
+        if defined.sum() < (1 - MAX_UNDEFINED) * len(defined):
+            return None
+        first, second = (
+            ExtremeEstimate(
+                metric.extreme(sizes, settings.reference),
+                values,
+                errors[:, defined] - errors[:, defined].mean(axis=1, keepdims=True),
+                rates,
+                rates - smooth,
+            )
+            for sizes, values, rates, smooth, errors in models
+        )
+        low, high, p_value = inverted(first, second, settings.confidence)
+        return (low, high, p_value) if metric.sign > 0 else (-high, -low, p_value)
+
+
+def smoothed_pairs(cells: Counts, patterns: Patterns) -> Values:
+    """Counts with about half a row more a group, label and pair of answers.
+
+    Args:
+        cells: (P, 2, 3, 3), by pattern, y, and both predictions.
+        patterns: groups and weights.
+
+    Returns:
+        float64, of the same shape, with the same totals of (pattern, y). Of m rows that both have
+        answered, a/2 are added to each of the four pairs of answers and all are scaled to m again.
+        a is the share of the (pattern, y) pair in the smallest of its groups, so that the a of a
+        group add up to one row at least; 0 for rows in no group.
+    """
+    answered = cells[..., :2, :2].sum(axis=(-2, -1)).astype(np.float64)
+    return _smoothed(cells, of_smallest_group(answered, patterns.membership, patterns.weights))
+
+
+def _share_of_all(cells: Counts) -> Values:
+    """(P, 2), each pattern's share of all rows of the label."""
+    answered = cells[..., :2, :2].sum(axis=(-2, -1)).astype(np.float64)
+    total = answered.sum(axis=0)
+    return np.divide(answered, total, out=np.zeros_like(answered), where=total > 0)
+
+
+def _smoothed(cells: Counts, extra: Values) -> Values:
+    """With extra/2 (P, 2) in each pair of answers, totals as they were."""
+    answered = cells[..., :2, :2].sum(axis=(-2, -1)).astype(np.float64)
+    scale = np.divide(
+        answered, answered + 2 * extra, out=np.ones_like(answered), where=answered > 0
+    )
+    found = cells.astype(np.float64)
+    found[..., :2, :2] += extra[..., np.newaxis, np.newaxis] / 2
+    found[..., :2, :2] *= scale[..., np.newaxis, np.newaxis]
+    return found
+
+
+def _ungrouped(patterns: Patterns, cells: Counts) -> tuple[Patterns, Counts]:
+    """The same rows without their groups."""
+    if patterns.weights is None:
+        weights, of_pattern = None, np.zeros(len(cells), dtype=np.intp)
+    else:
+        weights, of_pattern = np.unique(patterns.weights, return_inverse=True)
+    size = 1 if weights is None else len(weights)
+    summed = np.zeros((size, *cells.shape[1:]), dtype=np.int64)
+    np.add.at(summed, of_pattern.reshape(-1), cells)
+    nobody = np.zeros((size, 0), dtype=np.bool_)
+    return Patterns((), nobody, weights, slice(0), np.zeros(0, dtype=np.intp), 0), summed
+
+
+def _numbers(
+    metric: Extremal,
+    counts: Grouped,
+    smooth: Grouped,
+    drawn: Grouped,
+    eligible: EligibleGroups,
+    reference: str,
+) -> tuple[tuple[int, ...], Values, Values, Values, Values]:
+    """How many numbers of each rate are defined; these, their smoothed rates, smoothed, errors."""
+    values, pulled, replicates = (
+        metric.numbers(each, eligible, reference) for each in (counts, smooth, drawn)
+    )
+    known = np.isfinite(values) & np.isfinite(pulled)
+    # Where nobody has answered nothing is added, and there is no error either.
+    rates = np.clip(metric.group_rates(smooth), _NEVER, 1 - _NEVER)
+    errors = (replicates - pulled)[..., known]
+    sizes = tuple(int(n) for n in known.sum(axis=-1) if n)
+    return sizes, values[known], rates[known], pulled[known], np.ascontiguousarray(errors.T)
+
+
+def _difference(value: float, test: Test | None) -> Difference:
+    if np.isnan(value):
+        return Difference()
+    if test is None:
+        return Difference(value=value, dropped=1.0)
+    low, high, p_value = test
+    low, high = min(max(low, -1.0), value), max(min(high, 1.0), value)
+    return Difference(value=value, low=low, high=high, p_value=p_value)
+
+
+def _turned(found: Difference, sign: int) -> Difference:
+    """A difference the other way round for −1; for 0 one that is its own opposite."""
+    if sign == 1 or found.value is None:
+        return found
+    low, high = found.low, found.high
+    if low is not None and high is not None:
+        low, high = (-high, -low) if sign else ((low - high) / 2, (high - low) / 2)
+    # 0.0 − x: no difference is written as −0.0.
+    parts = {"value": 0.0 - found.value, "low": low, "high": high}
+    return found.model_copy(update=parts)
