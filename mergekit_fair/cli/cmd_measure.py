@@ -41,6 +41,7 @@ class _Names(click.ParamType):  # type: ignore[type-arg]
     help="Columns whose values are groups; A*B: their intersections.",
 )
 @click.option("--weight", metavar="COLUMN", help="What a row counts for.")
+@click.option("--cluster", metavar="COLUMN", help="What a row is sampled with: template, author.")
 @click.option("--positive", multiple=True, metavar="VALUE", help="Labels that are 1; repeatable.")
 @click.option("--format", type=click.Choice(FORMATS), help="Of the file; else by its name.")
 @click.option("--separator", metavar="CHARACTER", help="Between cells of a csv.")
@@ -99,7 +100,7 @@ def command(file: Path, **options: Any) -> None:
             where=file,
             fix="leave one of them out",
         )
-    names = ("label", "prediction", "score", "groups", "weight", "positive")
+    names = ("label", "prediction", "score", "groups", "weight", "cluster", "positive")
     columns = PredictionColumns(**{name: options[name] for name in names})
     written = ("format", "separator", "quotes", "decimal", "encoding")
     rows = read_rows_of(file, columns, {name: options[name] for name in written})

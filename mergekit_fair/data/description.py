@@ -28,7 +28,7 @@ from mergekit_fair.schema import Strict, load_yaml, parse
 
 
 class DataSpec(Strict):
-    """One data set: its source, the rows that count, their input, label, groups, splits, weight."""
+    """One data set: source, rows that count, their input, label, groups, split, weight, cluster."""
 
     name: Text
     source: Source
@@ -40,6 +40,7 @@ class DataSpec(Strict):
     groups: GroupColumns
     splits: Splits
     weight: Text | None = None
+    cluster: Text | None = None
 
     @field_validator("source", mode="before")
     @classmethod
@@ -71,10 +72,10 @@ class DataSpec(Strict):
 
     @property
     def columns_read(self) -> frozenset[str]:
-        """The columns that input, label, groups, splits and weights are read from."""
+        """The columns that input, label, groups, splits, weights and clusters are read from."""
         named = {self.label.column, self.groups.list_, *self.groups.crossed}
         named |= {self.splits.column, self.splits.by}
-        named |= {self.weight, *(self.groups.columns or {}).values()}
+        named |= {self.weight, self.cluster, *(self.groups.columns or {}).values()}
         if self.text:
             named |= {self.text.column, *(name for _, name in self.text.pieces())}
         if self.image:

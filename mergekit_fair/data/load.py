@@ -20,6 +20,11 @@ from mergekit_fair.data.cells import (
     scores,
     texts,
 )
+from mergekit_fair.data.cluster_column import (
+    cluster_codes_of,
+    clusters_apart,
+    read_cluster_keys,
+)
 from mergekit_fair.data.description import DataSpec
 from mergekit_fair.data.group_columns import read_groups
 from mergekit_fair.data.images import image_file
@@ -79,7 +84,13 @@ def load_rows(spec: DataSpec, *, as_01: bool = False) -> Rows:
     labels = rule.values
     groups = read_groups(frame, spec.groups, where)
     keys = row_keys(inputs, "image" if spec.image else "text")
-    split = assign_splits(frame, spec.splits, keys, labels, groups.matrix, where, as_01=as_01)
+    codes, dealt = None, None
+    if spec.cluster:
+        names, known = read_cluster_keys(frame, spec.cluster, where)
+        codes, dealt = cluster_codes_of(names, known, ids), np.where(known, names, keys)
+    split = assign_splits(
+        frame, spec.splits, keys, labels, groups.matrix, where, clusters=dealt, as_01=as_01
+    )
     split, leaks = check_leaks(keys, split, spec.splits, f"{where}, splits")
     weights = read_weights(frame, spec.weight, split, where) if spec.weight else None
     rows = Rows(
@@ -93,6 +104,7 @@ def load_rows(spec: DataSpec, *, as_01: bool = False) -> Rows:
         split=split,
         ids=ids,
         weights=weights,
+        clusters=codes,
         warnings=(
             *table.attrs.get("notes", ()),
             *left_out,
@@ -101,6 +113,7 @@ def load_rows(spec: DataSpec, *, as_01: bool = False) -> Rows:
             *rule.warnings,
             *groups.warnings,
             *leaks,
+            *(() if codes is None else clusters_apart(codes, split)),
         ),
         spec=spec,
     ).take(split != UNUSED)

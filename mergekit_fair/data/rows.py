@@ -34,6 +34,7 @@ class Rows:
         split: str (n,): train, validation or report.
         ids: int64 (n,): row number in the source, from 0.
         weights: float64 (n,), finite and >= 0, how much each row counts for; None: all alike.
+        clusters: int64 (n,), equal for rows that are sampled together; None: each is its own.
         warnings: what a reader of the results should know about the data set.
         spec: the description that they were read by; None if they were made otherwise.
 
@@ -63,6 +64,7 @@ class Rows:
     split: np.ndarray
     ids: np.ndarray
     weights: np.ndarray | None = None
+    clusters: np.ndarray | None = None
     warnings: tuple[str, ...] = ()
     spec: DataSpec | None = None
 
@@ -81,6 +83,7 @@ class Rows:
             split=self.split[chosen],
             ids=self.ids[chosen],
             weights=None if self.weights is None else self.weights[chosen],
+            clusters=None if self.clusters is None else self.clusters[chosen],
         )
 
     def of(self, split: str) -> Rows:
@@ -152,8 +155,8 @@ class Rows:
     def fingerprint(self) -> str:
         """sha256 (hex) of the content: equal for equal rows, wherever their files are.
 
-        Covers inputs (of images: the files' bytes), labels, groups, membership, split, ids and
-        weights, but not the data set's name and warnings. Reads every image file.
+        Covers inputs (of images: the files' bytes), labels, groups, membership, split, ids,
+        weights and clusters, but not the data set's name and warnings. Reads every image file.
         """
         digest = hashlib.sha256()
 
@@ -170,6 +173,8 @@ class Rows:
         add("\n".join(self.split.tolist()).encode())
         if self.weights is not None:
             add(np.asarray(self.weights, dtype="<f8").tobytes())
+        if self.clusters is not None:
+            add(np.asarray(self.clusters, dtype="<i8").tobytes())
         for item in self.inputs:
             add(item.encode("utf-8", "surrogatepass") if self.kind == "text" else _image(item))
         return digest.hexdigest()

@@ -1,10 +1,11 @@
 """Which split a row is in: as a column says, or by a hash of the row; and leaks.
 
 A row is dealt by its own key alone: no other row, and no order, decides where it goes, so that
-rows which are appended, removed or sorted move none, and rows of equal inputs share a split. Its
-place u in [0, 1) is the hash of key and seed; train is u < a, validation follows, and report is
-u ≥ 1 − c for shares a, b and c. A larger share keeps what the smaller one had. Labels and groups
-are in proportion as by chance: k rows of n are share · n ± √(share (1 − share) n).
+rows which are appended, removed or sorted move none, and rows of equal inputs share a split. Of
+rows that belong to a cluster its key is dealt, so that they share one, too. The place u in [0, 1)
+is the hash of key and seed; train is u < a, validation follows, and report is u ≥ 1 − c for shares
+a, b and c. A larger share keeps what the smaller one had. Labels and groups are in proportion as by
+chance: k rows of n are share · n ± √(share (1 − share) n).
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ def assign_splits(
     membership: np.ndarray,
     where: str,
     *,
+    clusters: Keys | None = None,
     as_01: bool = False,
 ) -> np.ndarray:
     """The split of every row, str (n,): train, validation, report, or "" for an unused row.
@@ -40,6 +42,7 @@ def assign_splits(
         keys: uint64 (n,), of the inputs.
         labels: int8 (n,).
         membership: bool (n, G).
+        clusters: uint64 (n,), keys that are dealt in the place of inputs; `by` comes first.
         as_01: deal and limit as version 0.1 did.
 
     Raises:
@@ -47,7 +50,9 @@ def assign_splits(
     """
     where = f"{where}, splits"
     strata = stratify(labels, membership)
-    by_key = text_keys(_clusters(frame, spec.by, where)) if spec.by else keys
+    by_key = keys if clusters is None else clusters
+    if spec.by:
+        by_key = text_keys(_units(frame, spec.by, where))
     split = np.full(len(frame), UNUSED, dtype="<U10")
     is_dealt = np.full(len(frame), spec.shares is not None)
     if spec.column:
@@ -69,7 +74,7 @@ def assign_splits(
     return split
 
 
-def _clusters(frame: pd.DataFrame, name: str, where: str) -> list[str]:
+def _units(frame: pd.DataFrame, name: str, where: str) -> list[str]:
     cells = column(frame, name, f"{where}.by")
     if (gaps := np.flatnonzero(missing(cells))).size:
         raise DataError(

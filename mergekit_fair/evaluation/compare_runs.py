@@ -188,7 +188,7 @@ def _like(first: Predictions, other: Predictions, name: str, baseline: str) -> P
     """The other's predictions in the first's order.
 
     Raises:
-        MeasurementError: they are of other rows, labels, groups or weights.
+        MeasurementError: they are of other rows, labels, groups, weights or clusters.
     """
     row_of = {key: row for row, key in enumerate(other.keys)}
     if set(first.keys) != set(row_of):
@@ -207,11 +207,11 @@ def _like(first: Predictions, other: Predictions, name: str, baseline: str) -> P
             np.array_equal(other.groups[name][order], mask) for name, mask in first.groups.items()
         )
         and other.excluded == first.excluded
-        and _same_weights(first, other, order)
+        and _same_sampling(first, other, order)
     )
     if not same:
         raise MeasurementError(
-            "the same rows have other labels, groups or weights",
+            "the same rows have other labels, groups, weights or clusters",
             where=f"{first.task}: {name} and {baseline}",
             fix="evaluate both with the same version of the task",
         )
@@ -219,7 +219,8 @@ def _like(first: Predictions, other: Predictions, name: str, baseline: str) -> P
     return replace(first, predicted=other.predicted[order], logit_gaps=gaps)
 
 
-def _same_weights(first: Predictions, other: Predictions, order: NDArray[np.intp]) -> bool:
-    if first.weights is None or other.weights is None:
-        return first.weights is other.weights
-    return np.array_equal(other.weights[order], first.weights)
+def _same_sampling(first: Predictions, other: Predictions, order: NDArray[np.intp]) -> bool:
+    return all(
+        one is two if one is None or two is None else np.array_equal(two[order], one)
+        for one, two in ((first.weights, other.weights), (first.clusters, other.clusters))
+    )

@@ -2,7 +2,7 @@
 
 A document has: id (row number in the source), text or image (a path), prompt, label (0 or 1),
 groups, excluded (those of its groups that decide no maximum), split, and, where the data have
-weights, weight.
+them, weight and cluster (a number).
 """
 
 from __future__ import annotations
@@ -174,6 +174,8 @@ def documents(
     }
     if chosen.weights is not None:
         types["weight"] = (datasets.Value("float64"), chosen.weights.tolist())
+    if chosen.clusters is not None:
+        types["cluster"] = (datasets.Value("int64"), chosen.clusters.tolist())
     return datasets.Dataset.from_dict(
         {name: values for name, (_, values) in types.items()},
         features=datasets.Features({name: kind for name, (kind, _) in types.items()}),

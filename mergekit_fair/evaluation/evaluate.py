@@ -13,7 +13,12 @@ import numpy as np
 from pydantic import ConfigDict, Field, model_serializer
 
 from mergekit_fair.errors import MeasurementError
-from mergekit_fair.evaluation.predictions import Predictions, require_one_filter, weights_of
+from mergekit_fair.evaluation.predictions import (
+    Predictions,
+    clusters_of,
+    require_one_filter,
+    weights_of,
+)
 from mergekit_fair.evaluation.truncation import Truncation
 from mergekit_fair.fairness import (
     METRICS,
@@ -262,6 +267,7 @@ def _scores(predictions: Predictions, settings: MetricSettings) -> ScoreQuality 
         settings,
         predictions.probabilities,
         predictions.weights,
+        predictions.clusters,
     )
 
 
@@ -276,7 +282,7 @@ def level_threshold(predictions: Predictions, rate: float) -> float:
 def counted(predictions: Predictions) -> CountTable:
     """Rows by group, label and prediction."""
     rows = predictions.labels, predictions.predicted, predictions.members
-    return CountTable.of_codes(*rows, predictions.weights)
+    return CountTable.of_codes(*rows, predictions.weights, predictions.clusters)
 
 
 @cache
@@ -305,8 +311,9 @@ def measure_preferences(
     require_one_filter(task, samples)
     items = [sample[ITEM] for sample in samples]
     preferred = np.array([np.nan if value is None else float(value) for value, _ in items])
-    weights = weights_of(samples, task)
-    measured = measure_score_rows(preferred, [kind for _, kind in items], settings, weights)
+    kinds = [kind for _, kind in items]
+    sampled = weights_of(samples, task), clusters_of(samples, task)
+    measured = measure_score_rows(preferred, kinds, settings, *sampled)
     return PreferenceEvaluation(
         **dict(measured),
         model=model,

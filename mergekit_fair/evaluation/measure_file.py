@@ -68,11 +68,12 @@ def measure_file(
     threshold, predicted = rows.threshold, rows.predicted
     if cutoff is not None or predicted is None:
         threshold, predicted = _predicted(path, rows, cutoff)
-    table = CountTable.of_codes(rows.labels, predicted, rows.groups, rows.weights)
+    sampled = rows.weights, rows.clusters
+    table = CountTable.of_codes(rows.labels, predicted, rows.groups, *sampled)
     measured = measure_table(table, settings)
     quality = None
     if rows.scores is not None:
-        arguments = rows.scores, rows.groups, settings, rows.probabilities, rows.weights
+        arguments = rows.scores, rows.groups, settings, rows.probabilities, *sampled
         quality = measure_quality(rows.labels, *arguments)
     return FileMeasurement.model_construct(
         **dict(measured) | {"warnings": (*rows.warnings, *measured.warnings)},

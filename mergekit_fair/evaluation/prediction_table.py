@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mergekit_fair.data.blocks import GroupColumns, Label, Source
 from mergekit_fair.data.cells import column, counted, listed, missing, scores, texts
+from mergekit_fair.data.cluster_column import cluster_codes_of, read_cluster_keys
 from mergekit_fair.data.group_columns import read_groups
 from mergekit_fair.data.label_column import Labels, read_labels
 from mergekit_fair.data.list_text import read_list
@@ -46,6 +47,7 @@ class PredictionColumns:
         groups: columns, each of whose values is a group; `a*b` for the intersections of two. With
             several columns a group is called `column=value`.
         weight: what a row counts for.
+        cluster: what a row belongs to that is sampled as a whole; empty: it is by itself.
         positive: the label's values that are 1; all others are 0.
     """
 
@@ -54,6 +56,7 @@ class PredictionColumns:
     score: str | None = None
     groups: tuple[str, ...] = ()
     weight: str | None = None
+    cluster: str | None = None
     positive: tuple[str, ...] = ()
 
     @property
@@ -74,6 +77,7 @@ class TableRows:
         groups: of the rows.
         excluded: names of groups that decide no maximum.
         weights: float64 (n,), or None.
+        clusters: int64 (n,), or None.
         threshold: on probabilities, that the predictions were made with; None if it is not said.
         warnings: what a reader of the figures should know.
     """
@@ -85,6 +89,7 @@ class TableRows:
     groups: Groups
     excluded: tuple[str, ...] = ()
     weights: NDArray[np.float64] | None = None
+    clusters: NDArray[np.int64] | None = None
     threshold: float | None = None
     warnings: tuple[str, ...] = field(default=())
 
@@ -163,6 +168,7 @@ def _of_samples(path: Path, frame: pd.DataFrame) -> TableRows:
         groups=predictions.members,
         excluded=predictions.excluded,
         weights=predictions.weights,
+        clusters=predictions.clusters,
         threshold=predictions.threshold,
     )
 
@@ -191,6 +197,7 @@ def _of_table(path: Path, frame: pd.DataFrame, columns: PredictionColumns) -> Ta
         probabilities=chances,
         groups=groups,
         weights=_weights(frame, columns.weight, where) if columns.weight else None,
+        clusters=_clusters(frame, columns.cluster, where) if columns.cluster else None,
         warnings=(*_negatives(frame, columns, labels), *notes),
     )
 
@@ -289,6 +296,12 @@ def _weights(frame: pd.DataFrame, name: str, where: str) -> NDArray[np.float64]:
             allowed="finite numbers, 0 or more",
         )
     return values
+
+
+def _clusters(frame: pd.DataFrame, name: str, where: str) -> NDArray[np.int64]:
+    column(frame, name, f"{where}, --cluster")
+    keys, known = read_cluster_keys(frame, name, where)
+    return cluster_codes_of(keys, known, np.arange(len(frame), dtype=np.int64))
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mergekit_fair.data.row_keys import text_keys
 from mergekit_fair.errors import MeasurementError
 from mergekit_fair.fairness import MetricSettings, predict_at
 from mergekit_fair.fairness.eligible_groups import GroupSizes
@@ -38,6 +39,7 @@ class Predictions:
             classifier's logit₁ − logit₀, a language model's log p(1) − log p(0). None for a task
             whose choices are not the two classes.
         weights: float64 (n,), what each row counts for; None: all alike.
+        clusters: int64 (n,), equal for rows that are sampled together; None: each is its own.
         threshold: 1 is predicted where P(1) is at least this; None: where the gap is above 0.
     """
 
@@ -49,6 +51,7 @@ class Predictions:
     excluded: tuple[str, ...]
     logit_gaps: NDArray[np.float64] | None = None
     weights: NDArray[np.float64] | None = None
+    clusters: NDArray[np.int64] | None = None
     threshold: float | None = None
 
     def __len__(self) -> int:
@@ -81,6 +84,7 @@ class Predictions:
             groups={name: np.array([name in row for row in names]) for name in every},
             excluded=tuple(sorted(excluded)),
             weights=weights_of(samples, task),
+            clusters=clusters_of(samples, task),
         )
         gaps = _gaps_of_samples(samples)
         if gaps is None:
@@ -223,6 +227,30 @@ def weights_of(samples: Sequence[Mapping[str, Any]], task: str) -> NDArray[np.fl
             fix="evaluate all of them with the same data description",
         )
     return row_weights(weights, len(weights))
+
+
+def clusters_of(samples: Sequence[Mapping[str, Any]], task: str) -> NDArray[np.int64] | None:
+    """The clusters that samples' documents carry, numbers or texts; None if none does.
+
+    Raises:
+        MeasurementError: some documents have the key and some do not.
+    """
+    docs = [sample.get("doc") or {} for sample in samples]
+    missing = [row for row, doc in enumerate(docs) if "cluster" not in doc]
+    if len(missing) == len(docs):
+        return None
+    if missing:
+        raise MeasurementError(
+            f"{len(missing)} of {len(docs)} samples have no `cluster`, the first in row "
+            f"{missing[0]}",
+            where=task,
+            fix="evaluate all of them with the same data description",
+        )
+    names = [doc["cluster"] for doc in docs]
+    if all(type(name) is int for name in names):
+        return np.array(names, dtype=np.int64)
+    written = [f"\0row {row}" if name is None else str(name) for row, name in enumerate(names)]
+    return (text_keys(written) >> np.uint64(1)).astype(np.int64)
 
 
 def _gaps_of_samples(samples: Sequence[Mapping[str, Any]]) -> NDArray[np.float64] | None:

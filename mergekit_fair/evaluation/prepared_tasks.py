@@ -21,7 +21,7 @@ from mergekit_fair.data import DataSpec, load_rows
 from mergekit_fair.errors import ConfigError, DataError
 from mergekit_fair.evaluation.aggregations import SIZE
 from mergekit_fair.evaluation.documents import READ_BY, picture_bytes
-from mergekit_fair.evaluation.predictions import Predictions, weights_of
+from mergekit_fair.evaluation.predictions import Predictions, clusters_of, weights_of
 from mergekit_fair.evaluation.tasks import process_results, split_dataset
 from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.fairness.labels import UNANSWERED
@@ -144,6 +144,7 @@ class PreparedTask:
     def _labels_of_docs(self) -> Predictions:
         docs = [doc for _, doc in self.docs]
         names = sorted({name for doc in docs for name in doc["groups"]})
+        said = [{"doc": doc} for doc in docs]
         return Predictions(
             task=self.name,
             keys=tuple(doc_id for doc_id, _ in self.docs),
@@ -152,7 +153,8 @@ class PreparedTask:
             groups={name: np.array([name in doc["groups"] for doc in docs]) for name in names},
             excluded=tuple(sorted({name for doc in docs for name in doc["excluded"]})),
             logit_gaps=np.full(len(docs), np.nan),
-            weights=weights_of([{"doc": doc} for doc in docs], self.name),
+            weights=weights_of(said, self.name),
+            clusters=clusters_of(said, self.name),
         )
 
     def samples(self, responses: Sequence[Any]) -> Iterator[dict[str, Any]]:

@@ -39,6 +39,8 @@ def rows_text(tasks: Mapping[str, Predictions]) -> str:
         }
         if rows.weights is not None:
             content[name]["weights"] = rows.weights.tolist()
+        if rows.clusters is not None:
+            content[name]["clusters"] = rows.clusters.tolist()
     return json.dumps(content, ensure_ascii=True)
 
 
@@ -69,4 +71,5 @@ def _read(name: str, rows: Mapping[str, Any]) -> Predictions:
         },
         excluded=tuple(rows["excluded"]),
         weights=np.array(rows["weights"], dtype=float) if "weights" in rows else None,
+        clusters=np.array(rows["clusters"], dtype=np.int64) if "clusters" in rows else None,
     )

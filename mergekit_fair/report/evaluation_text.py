@@ -68,7 +68,8 @@ def _warnings(measured: Evaluation | FileMeasurement) -> list[str]:
 
 
 def _marks(measured: Measurement, *, saturated: bool = False) -> str:
-    marks = ["weighted"] * measured.weighted + ["degenerate"] * measured.degenerate
+    marks = [] if measured.clusters is None else [f"{measured.clusters} clusters"]
+    marks += ["weighted"] * measured.weighted + ["degenerate"] * measured.degenerate
     marks += ["saturated"] * saturated
     return f" [{', '.join(marks)}]" if marks else ""
 

@@ -101,7 +101,7 @@ def test_compared_runs_have_the_same_weights() -> None:
         assert found.evidence["b"].own[name].value == entry.value
     assert first.weights is not None
     for weights in (None, first.weights + 1):
-        with raises(MeasurementError, "other labels, groups or weights"):
+        with raises(MeasurementError, "other labels, groups, weights or clusters"):
             _paired({"a": first, "b": replace(second, weights=weights)}, "a", SETTINGS, 3)
 
 
