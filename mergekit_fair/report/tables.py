@@ -26,7 +26,7 @@ class Cell:
     strong: bool = False
 
     def __str__(self) -> str:
-        return f"{self.text} {self.note}".rstrip() + ("!" if self.strong else "")
+        return f"{self.text} {self.note}".rstrip() + (" !" if self.strong else "")
 
 
 @dataclass(frozen=True)

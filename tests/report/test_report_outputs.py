@@ -154,7 +154,7 @@ def test_a_difference_is_marked_where_it_is_claimed(results: SweepResults) -> No
     gaps = {"acc": gap(-0.1, -0.2, -0.05, **CLAIMED), "dpd": near, "eod": gap(0.1, 0.05, 0.2)}
     row = as_text(comparison_table({"fft": changed_gaps(gaps)})).splitlines()[1]
     assert row.count("!") == 1
-    assert "-0.100 [-0.200, -0.050] p = 0.001!" in row
+    assert "-0.100 [-0.200, -0.050] p = 0.001 !" in row
     assert "gaps near 0" in row
     points = as_text(brief_points_table(results, [*results.points, *results.report]))
     assert "!" not in points

@@ -28,10 +28,10 @@ TABLE = Table(
 def test_text() -> None:
     assert as_text(TABLE).splitlines() == [
         "   group   n   acc",
-        "   Female  7   +0.500 [+0.250, +0.750]!",
+        "   Female  7   +0.500 [+0.250, +0.750] !",
         "   others",
-        "*  Male    13  –                         chosen",
-        "   x                                     the scores are NaN",
+        "*  Male    13  –                          chosen",
+        "   x                                      the scores are NaN",
         "n = 20.",
     ]
 

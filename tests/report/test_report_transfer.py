@@ -40,7 +40,7 @@ def test_table_says_what_json_says(found):
     assert f"(other n={found.groups['other'].n})" in text
     for key in ("harm", "acc"):
         entry = found.change[key].at(0, 0)
-        assert f"{entry.value:+.3f} [{entry.low:+.3f}, {entry.high:+.3f}]!" in text
+        assert f"{entry.value:+.3f} [{entry.low:+.3f}, {entry.high:+.3f}] !" in text
     quiet = found.change["acc"].at(1, 0)
     assert f"+0.000 [{quiet.low:+.3f}, {quiet.high:+.3f}] " in text
     row = next(line for line in lines if line.startswith("+ Male"))
@@ -50,6 +50,17 @@ def test_table_says_what_json_says(found):
         ["Male", "unsafe", "the"],
         ["Female", "safe", "at"],
     ]
+
+
+def test_marks_are_the_harms_of_the_verdict(found):
+    """Not what leaves out 0: within the tolerance, or of a group that decides nothing."""
+    assert found.change["harm"].at(0, 0).low > 0.1
+    text = transfer_text(changed(found, tolerance=0.9))
+    assert "] !" not in text
+    safe = [{**one.to_dict(), "status": "unproven"} for one in found.verdicts]
+    assert "] !" not in transfer_text(changed(found, verdicts=safe))
+    groups = {n: {**g.to_dict(), "decides": False} for n, g in found.groups.items()}
+    assert "] !" not in transfer_text(changed(found, groups=groups))
 
 
 def test_warnings_are_in_the_table(found):

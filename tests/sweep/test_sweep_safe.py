@@ -235,7 +235,7 @@ def test_selecting_on_the_report_split_is_refused_or_said_everywhere(
     )
     assert shown.exit_code == 0, shown.output
     assert shown.stdout.startswith("SELECTED ON THE REPORT SPLIT (select.force): every figure")
-    assert shown.stdout.rstrip().splitlines()[-3].startswith("These are the rows that it was")
+    assert "\nThese are the rows that it was selected on" in shown.stdout
     assert "selected_on: report" in (out / "selected" / "recipe.yml").read_text()
     splits = {line.get("split") for line in results["points"]}
     assert splits == {"report"}
