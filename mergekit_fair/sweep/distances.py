@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -60,16 +61,13 @@ class Distances:
         heads = {_head_policy(recipes[point.id]) for point in tied}
         if len(heads) > 1:
             return Nearness.by_size(tied, "their heads are merged in different ways")
-        base = self.planner.models()[0]
-        models = list(
-            dict.fromkeys([*(m for step in steps.values() for m in step), reference.model])
-        )
-        models = [model for model in models if model != base]
+        base, own = _place(self.planner.models()[0]), _place(reference.model)
+        models = sorted({own, *(model for step in steps.values() for model in step)} - {base})
         try:
             gram = self._gram(base, models, next(iter(heads)))
         except FairError as error:
             return Nearness.by_size(tied, f"the task vectors cannot be measured: {error.problem}")
-        away = np.array([float(model == reference.model) for model in models])
+        away = np.array([float(model == own) for model in models])
         return Nearness(
             {
                 point: displacement(gram, np.array([step.get(m, 0.0) for m in models]) - away)
@@ -83,8 +81,11 @@ class Distances:
         coefficients = self.planner.coefficients(recipe)
         if coefficients.lambdas is None:
             return None
-        weights = dict(coefficients.lambdas)
-        weights[coefficients.start] = weights.get(coefficients.start, 0.0) + 1.0  # the base's is 0
+        weights = {
+            _place(coefficients.start): 1.0
+        }  # of the base's vector, which is 0, or a target's
+        for model, value in coefficients.lambdas.items():
+            weights[_place(model)] = weights.get(_place(model), 0.0) + value
         return weights
 
     def _gram(self, base: str, models: Sequence[str], heads: str) -> np.ndarray:
@@ -95,6 +96,11 @@ class Distances:
         raw["parameters"]["head"] = heads
         recipe = Recipe.from_mapping(raw, "distances of the tied points")
         return recipe_vectors(recipe, self.planner.options, self.progress).geometry.gram
+
+
+def _place(model: str) -> str:
+    """The same text for a folder however it is written: mergekit puts `./` before some."""
+    return str(Path(model).resolve()) if Path(model).exists() else model
 
 
 def _head_policy(recipe: Recipe | None) -> str:

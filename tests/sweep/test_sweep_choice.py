@@ -265,6 +265,33 @@ def test_a_tie_goes_to_the_point_nearest_the_baseline(family: Path, folder: Path
     assert "is the nearest to fft in weights of the" in selected.reason
 
 
+def test_distances_do_not_depend_on_how_folders_are_written(
+    family: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Relative to the working directory, where mergekit puts `./` before a name."""
+    select = {"minimize": "eod", "subject_to": {"acc": ">= 0.5 * fft", "saturated": True}}
+    expected = chosen_by(family, folder, select).selected
+    assert len(expected.distances) > 1
+    inject = {"target": "fft", "groups": ["blue"], "lambda": [0.1]}
+    raw = Recipe.load(family / "run" / "addition.yml").raw
+    monkeypatch.chdir(family)
+    path = written(
+        family,
+        folder / "relative.yml",
+        recipe=yaml.safe_load(yaml.safe_dump(raw).replace(f"{family}/", "")),
+        baselines={"fft": "run/../run/fft", "lora": "run/lora"},
+        select=select,
+        inject=inject,
+    )
+    found = run_sweep(load_sweep(path), folder / "relative", Silent()).selected
+    assert found.nearest == "is the nearest to fft in weights"
+    same = found.distances.keys() & expected.distances.keys()
+    assert {label: found.distances[label] for label in same} == pytest.approx(
+        {label: expected.distances[label] for label in same}, rel=1e-9
+    )
+    assert same
+
+
 def test_where_distances_are_not_known_the_smallest_lambda_is_said_to_decide(
     family: Path, tmp_path: Path
 ) -> None:
