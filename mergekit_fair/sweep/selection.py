@@ -338,7 +338,9 @@ class _Found:
     ) -> str:
         count, rival = len(alike), self.rival
         of = f"of {len(self.feasible)} merges that satisfy the rule"
-        but = f" and not worse than {rival.label}" if rival is not None and top is not rival else ""
+        but = (
+            f", and not worse than {rival.label}" if rival is not None and top is not rival else ""
+        )
         within = f"within noise of {self._named(top)}, {self._extreme}"
         if best is top:
             text = f"{self._named(best)} has {self._extreme}"

@@ -140,7 +140,7 @@ def test_ties_go_to_the_nearest() -> None:
     )
     assert choice.reason == (
         "a (acc 0.790) has the smallest Σ|λ| of the 2 that are within noise of top (acc 0.800), "
-        "the highest acc on validation rows and not worse than fft, of 3 merges that satisfy the "
+        "the highest acc on validation rows, and not worse than fft, of 3 merges that satisfy the "
         "rule"
     )
     asked = []
