@@ -40,15 +40,14 @@ from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.fairness import METRICS, MetricSettings
 from mergekit_fair.fairness.measure import estimate_table
 from mergekit_fair.progress import Silent
-from mergekit_fair.report import sweep_tables
+from mergekit_fair.report import outputs
 from mergekit_fair.sweep import point_runner, runner
 from mergekit_fair.sweep.point_runner import PointRunner, TimeBudget
 from mergekit_fair.sweep.points import Point
 from mergekit_fair.sweep.record import INJECTED, PlannedPoint
 from mergekit_fair.sweep.results import SweepResults
-from mergekit_fair.sweep.selection import Constraint
 from mergekit_fair.sweep.store import Store
-from mergekit_fair.sweep.sweep_config import Sweep, SweepConfig
+from mergekit_fair.sweep.sweep_config import Select, Sweep, SweepConfig
 from mergekit_fair.sweep.worker import Outcome, PointJob
 
 CONFIG: dict[str, Any] = {
@@ -162,12 +161,24 @@ class Scorer:
 
     def run(self, jobs: Iterable[PointJob]) -> Iterator[tuple[PointJob, Outcome]]:
         for job in jobs:
-            number = int.from_bytes(job.point.label.encode()[-8:], "little") % 2**31
-            scores = self.drawn.scores(self.planner.levels[job.point.id], job.split, number)
-            yield job, Outcome({TASK: scores.astype("float32")})
+            yield job, Outcome({TASK: self.scores(job.point.id, job.split)})
+
+    def scores(self, point: str, split: str) -> Any:
+        number = int(point, 16) % (2**31 - 1)
+        return self.drawn.scores(self.planner.levels[point], split, number).astype("float32")
 
     def close(self) -> None:
         return None
+
+
+class Runner(PointRunner):
+    """It measures nothing on the rows that show the truth."""
+
+    def predictions(self, point: str, split: str | None = None) -> Predictions:
+        if split != TRUTH:
+            return super().predictions(point, split)
+        scorer: Any = self.make_executor()
+        return self.labels(TRUTH)[TASK].with_scores(scorer.scores(point, TRUTH))
 
 
 Base: Any = getattr(runner, "SweepRun", None) or runner._Run  # type: ignore[attr-defined]
@@ -185,10 +196,7 @@ class Run(Base):  # type: ignore[misc]
 
     def _gains(self, chosen: Point, thresholds: Any, baseline: str, metric: str) -> float:
         """How much better the chosen point truly is than thresholds."""
-        self.runner.measure(self.planner.baselines()[:1], TRUTH)
-        rows = self.runner.labels(TRUTH)[TASK]
-        _, outcome = next(self.runner.make_executor().run([PointJob(chosen, TRUTH)]))
-        both = thresholds.predictions(TRUTH)[baseline], rows.with_scores(outcome.scores[TASK])
+        both = thresholds.predictions(TRUTH)[baseline], self.runner.predictions(chosen.id, TRUTH)
         theirs, its = (
             estimate_table(counted(answers), self.runner.settings)[metric] for answers in both
         )
@@ -207,10 +215,11 @@ def rule(population: Population, number: int) -> dict[str, Any]:
     last, fewest = population.levels[2], {"selection_rate": f"<= {1.3 * population.levels[2]:.3f}"}
     other = fewest if last < population.levels[0] else SMALLER_GAP
     limits: dict[str, Any] = {**(README, other)[asked]}
-    with contextlib.suppress(ValueError):  # which older versions cannot say
-        Constraint.parse("saturated", is_any)
-        limits["saturated"] = is_any
-    return {"maximize": "acc", "subject_to": limits}
+    select = {"maximize": "acc", "subject_to": {**limits, "saturated": is_any}}
+    with contextlib.suppress(ValueError):
+        Select.model_validate(select)
+        return select
+    return {"maximize": "acc", "subject_to": limits}  # an older version: saturated points may win
 
 
 def simulated(population: Population, seed: tuple[int, ...]) -> tuple[SweepResults, Any]:
@@ -225,7 +234,7 @@ def simulated(population: Population, seed: tuple[int, ...]) -> tuple[SweepResul
     with tempfile.TemporaryDirectory(dir=fast) as folder:
         store = Store(Path(folder))
         settings = MetricSettings(min_group_size=MIN_GROUP_SIZE, seed=seed[-1])
-        points = PointRunner(
+        points = Runner(
             evaluator,
             store,
             settings,
@@ -251,10 +260,11 @@ def wins(results: SweepResults) -> list[tuple[str, str, float]]:
     won = []
     for baseline, gaps in results.comparison.items():
         for name, gap in gaps.items():
-            claimed = getattr(gap, "claimed", None)
-            if claimed is None:  # of a version without it
+            if hasattr(gap, "claimed"):
+                claimed = bool(gap.claimed)
+            else:  # an older version
                 claimed = gap.holds(results.confidence)
-            sign = -1 if METRICS[name].better == "lower" else 1
+            sign = -1 if METRICS[name.rpartition(".")[2]].better == "lower" else 1
             if claimed and (gap.value or 0.0) * sign > 0:
                 won.append((baseline, name, float(gap.value or 0.0)))
     return won
@@ -264,7 +274,7 @@ def printed_wins(results: SweepResults) -> list[str]:
     """The sentences of the terminal, the page and the card that say a win."""
     if not results.comparison:
         return []
-    lines = sweep_tables.verdict(results).splitlines()
+    lines = outputs.verdict(results).splitlines()
     return [line for line in lines if " against " in line and "othing was won" not in line]
 
 

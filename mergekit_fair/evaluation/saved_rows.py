@@ -32,7 +32,7 @@ def rows_text(tasks: Mapping[str, Predictions]) -> str:
             "keys": list(rows.keys),
             "labels": rows.labels.tolist(),
             "groups": {
-                group: "".join("1" if each else "0" for each in inside.tolist())
+                group: np.where(inside, b"1", b"0").tobytes().decode()
                 for group, inside in rows.groups.items()
             },
             "excluded": list(rows.excluded),
