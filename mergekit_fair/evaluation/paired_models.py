@@ -72,6 +72,7 @@ def paired_models(
         first.members,
         settings,
         first.weights,
+        first.clusters,
     )
     evidence, warnings = {}, []
     for name, (a, b) in pairs.items():

@@ -162,6 +162,12 @@ class Clusters:
         """Numbers that one draw needs at once."""
         return max(len(self), *self.held.shape)
 
+    @property
+    def content(self) -> tuple[bytes, ...]:
+        """What tells them from others: equal for equal contents."""
+        parts = self.times, self.held.indptr, self.held.indices, self.held.data
+        return tuple(np.asarray(part).tobytes() for part in parts)
+
     def of_kinds(self, kinds: NDArray[np.intp]) -> Clusters:
         """The same clusters, of these kinds of rows alone."""
         added, chance = (
@@ -278,6 +284,12 @@ class Spread:
         variance += _ones_and_zeros(rates) / 2 / one**2
         return np.where(known, (rates * (1 - rates) + 1 / (4 * one)) / variance, 0.0)
 
+    def overall_effect(self) -> float:
+        """How many rows are worth one in the accuracy of all rows, at least 1."""
+        right, every = np.eye(6)[0] + np.eye(6)[4], np.ones(6)
+        rows = float(self.totals[0] @ every)
+        return max(1.0, rows / float(self.effective_rows(right, every)[0]))
+
     def design_effects(self) -> Values:
         """Of selection in each group by label, less that of all rows: (G, 2), at least 1.
 
@@ -310,6 +322,17 @@ class Spread:
 def _ones_and_zeros(rates: Values) -> Values:
     """The mean square of a 1 and a 0 about a rate."""
     return np.asarray((rates**2 + (1 - rates) ** 2) / 2)
+
+
+def students(p_value: float, clusters: int) -> float:
+    """A two-sided p-value of a normal deviate as one of Student's t of so many clusters, less one.
+
+    >>> round(students(0.05, 11), 4), round(students(0.05, 10**9), 4)
+    (0.0784, 0.05)
+    """
+    from scipy.special import ndtri, stdtr
+
+    return min(1.0, float(2 * stdtr(max(clusters - 1, 1), ndtri(p_value / 2))))
 
 
 def widened(confidence: float, clusters: float) -> float:

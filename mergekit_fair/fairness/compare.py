@@ -117,20 +117,21 @@ class Paired:
         groups: Any,
         settings: MetricSettings,
         weights: ArrayLike | None = None,
+        clusters: Any = None,
     ) -> Paired:
         """Of rows whose labels and predictions are codes.
 
         Args:
             truth: shape (n,), integers 0 and 1.
             predictions: name → shape (n,), integers 0, 1 and `UNANSWERED`.
-            groups, weights: as in `measure`.
+            groups, weights, clusters: as in `measure`.
             settings: how to measure.
 
         Raises:
             MeasurementError: another code, other rows, or as `measure`.
         """
         labels = checked_codes(truth, (0, 1), "y_true")
-        patterns = Patterns.of(groups, len(labels), weights)
+        patterns = Patterns.of(groups, len(labels), weights, clusters)
         answers = {}
         for name, column in predictions.items():
             codes = checked_codes(column, (0, 1, UNANSWERED), name)
@@ -178,6 +179,7 @@ def compare(
     groups: Any,
     *,
     weights: ArrayLike | None = None,
+    clusters: Any = None,
     reference: str = "between_groups",
     confidence: float = 0.95,
     min_group_size: int = 1,
@@ -200,8 +202,8 @@ def compare(
         y_true: shape (n,), labels 0 and 1.
         y_pred_a, y_pred_b: shape (n,), predictions 0 and 1 of the same rows in the same order;
             None or NaN where there is none.
-        groups, weights, reference, confidence, min_group_size, exclude, seed, draws: as in
-            `measure`.
+        groups, weights, clusters, reference, confidence, min_group_size, exclude, seed, draws: as
+            in `measure`.
 
     Returns:
         A `Comparison`; a difference is undefined (None) where either metric is.
@@ -219,7 +221,7 @@ def compare(
     """
     settings = MetricSettings(reference, confidence, min_group_size, exclude, seed, draws)
     predictions = {"y_pred_a": y_pred_a, "y_pred_b": y_pred_b}
-    paired = _paired(y_true, predictions, groups, settings, weights)
+    paired = _paired(y_true, predictions, groups, settings, weights, clusters)
     return paired.difference("y_pred_a", "y_pred_b")
 
 
@@ -230,6 +232,7 @@ def compare_many(
     *,
     baseline: str,
     weights: ArrayLike | None = None,
+    clusters: Any = None,
     reference: str = "between_groups",
     confidence: float = 0.95,
     min_group_size: int = 1,
@@ -242,8 +245,8 @@ def compare_many(
     Args:
         predictions: name → predictions (n,) as in `compare`; at least two.
         baseline: the name that the others are compared with.
-        y_true, groups, weights, reference, confidence, min_group_size, exclude, seed, draws: as in
-            `compare`.
+        y_true, groups, weights, clusters, reference, confidence, min_group_size, exclude, seed: as
+            in `compare`.
 
     Raises:
         MeasurementError: an unknown baseline, nothing to compare, or as `compare`.
@@ -266,7 +269,7 @@ def compare_many(
             got=f"baseline {baseline!r}",
             allowed=list(predictions),
         )
-    return _paired(y_true, predictions, groups, settings, weights).against(baseline)
+    return _paired(y_true, predictions, groups, settings, weights, clusters).against(baseline)
 
 
 def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
@@ -295,7 +298,8 @@ def _paired(
     groups: Any,
     settings: MetricSettings,
     weights: ArrayLike | None,
+    clusters: Any,
 ) -> Paired:
     truth = binary_labels(y_true, "y_true")
     codes = {name: binary_predictions(predicted, name) for name, predicted in predictions.items()}
-    return Paired.of(truth, codes, groups, settings, weights)
+    return Paired.of(truth, codes, groups, settings, weights, clusters)

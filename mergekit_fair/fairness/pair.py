@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mergekit_fair.fairness.clusters import Clusters, students
 from mergekit_fair.fairness.counts import Patterns
 from mergekit_fair.fairness.eligible_groups import EligibleGroups
 from mergekit_fair.fairness.grouped import Counts, Grouped, Sums, drawn_sums
@@ -27,7 +28,7 @@ from mergekit_fair.fairness.metric_kinds import Extremal, Metric
 from mergekit_fair.fairness.metrics import COMPARED, METRICS
 from mergekit_fair.fairness.rates import Values
 from mergekit_fair.fairness.settings import MetricSettings
-from mergekit_fair.fairness.smoothing import of_smallest_group
+from mergekit_fair.fairness.smoothing import of_smallest_group, pattern_effects
 
 _NEVER = 1e-9
 _KINDS = 18  # y, ŷ of the first and ŷ of the second
@@ -47,12 +48,14 @@ class PairedCells:
         patterns: groups and weights of the rows.
         cells: int64 (P, 2, 3, 3): rows by [pattern, y, ŷ of the first, ŷ of the second].
         sign: 1 if the second minus the first is asked for, −1 for the first minus the second, 0
-            if changing places changes no cell: then both are the same question.
+            if changing places changes nothing: then both are the same question.
+        clusters: what is resampled, of these cells; None: single rows.
     """
 
     patterns: Patterns
     cells: NDArray[np.int64]
     sign: int
+    clusters: Clusters | None = None
 
     @classmethod
     def of(cls, patterns: Patterns, labels: Any, a: Any, b: Any) -> PairedCells:
@@ -63,12 +66,19 @@ class PairedCells:
             labels, a, b: int8 (m,), labels and two columns of predictions.
         """
         size = len(patterns.membership)
-        code = ((patterns.of_row * 2 + labels) * 3 + a) * 3 + b
+        code, other = (
+            ((patterns.of_row * 2 + labels) * 3 + first) * 3 + second
+            for first, second in ((a, b), (b, a))
+        )
         cells = np.bincount(code, minlength=size * _KINDS).reshape(size, 2, 3, 3)
         swapped = cells.swapaxes(-1, -2)
         apart = (cells - swapped).reshape(-1)
         sign = int(np.sign(apart[np.flatnonzero(apart)[:1]]).sum())
-        return cls(patterns, np.ascontiguousarray(swapped) if sign < 0 else cells, sign)
+        here, there = (patterns.clustered(each, cells.size) for each in (code, other))
+        if sign == 0 and here is not None and there is not None:
+            sign = int(here.content > there.content) - int(here.content < there.content)
+        chosen = np.ascontiguousarray(swapped) if sign < 0 else cells
+        return cls(patterns, chosen, sign, there if sign < 0 else here)
 
     def differences(
         self, settings: MetricSettings, names: Sequence[str] = COMPARED
@@ -76,9 +86,9 @@ class PairedCells:
         """b minus a of every compared metric, or of some."""
         tables = [self.patterns.table(self.cells.sum(axis=axis)) for axis in (-1, -2)]
         eligible = [EligibleGroups.of(table, settings) for table in tables]
-        by_group = _Draws.of(self.patterns, smoothed_pairs(self.cells, self.patterns), settings)
-        everybody, cells = _ungrouped(self.patterns, self.cells)
-        over_all = _Draws.of(everybody, _smoothed(cells, _share_of_all(cells)), settings)
+        by_group, over_all = self._draws(settings)
+        size = None if self.clusters is None else len(self.clusters)
+        settings = settings if size is None else settings.of_clusters(size)
         found = {}
         for name in names:
             metric, reference = METRICS[name], settings.reference
@@ -92,8 +102,42 @@ class PairedCells:
             if np.isfinite(value):
                 counts = [table.counts for table in tables]
                 test = draws.test(metric, counts, eligible, value, settings)
+            if test is not None and size is not None:
+                test = (*test[:2], students(test[2], size))
             found[name] = _turned(_difference(value, test), self.sign)
         return found
+
+    def _draws(self, settings: MetricSettings) -> tuple[_Draws, _Draws]:
+        """For gaps of groups, and for rates over all rows, which read no groups."""
+        everybody, cells, place = _ungrouped(self.patterns, self.cells)
+        share, over_all = _smallest_shares(self.cells, self.patterns), _share_of_all(cells)
+        if self.clusters is None:
+            return (
+                _Draws.of(self.patterns, _smoothed(self.cells, share), settings),
+                _Draws.of(everybody, _smoothed(cells, over_all), settings),
+            )
+        effect, of_all = self._design_effects()
+        merged = self.clusters.merged(place, cells.size)
+        return (
+            _Draws.of_clusters(self.patterns, self.cells, share, effect, self.clusters, settings),
+            _Draws.of_clusters(everybody, cells, over_all, of_all, merged, settings),
+        )
+
+    def _design_effects(self) -> tuple[Values, Values]:
+        """By pattern and label (P, 2), and of all rows: the larger one of both predictors."""
+        assert self.clusters is not None
+        kinds = np.arange(self.cells.size)
+        by_pattern, of_all = [], []
+        for answer in (kinds // 3 % 3, kinds % 3):
+            place = kinds // 9 * 3 + answer
+            merged = self.clusters.merged(place, len(self.cells) * 6)
+            cells = np.bincount(place, self.cells.reshape(-1)).astype(np.int64)
+            table = self.patterns.table(cells.reshape(-1, 2, 3), merged)
+            spread = table.spread
+            assert spread is not None
+            by_pattern.append(pattern_effects(table, spread))
+            of_all.append(spread.overall_effect())
+        return np.max(by_pattern, axis=0), np.full((1, 2), max(of_all))
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +151,41 @@ class _Draws:
     def of(cls, patterns: Patterns, cells: Counts, settings: MetricSettings) -> _Draws:
         """Of cells (P, 2, 3, 3)."""
         flat: Values = np.ascontiguousarray(cells, dtype=np.float64).reshape(-1)
+        return cls._of(patterns, flat, None, settings)
+
+    @classmethod
+    def of_clusters(
+        cls,
+        patterns: Patterns,
+        cells: Counts,
+        share: Values,
+        effect: Values,
+        clusters: Clusters,
+        settings: MetricSettings,
+    ) -> _Draws:
+        """Of cells (P, 2, 3, 3): as many rows more as are worth `share` (P, 2) independent ones.
+
+        Args:
+            effect: (P or 1, 2), how many are worth one.
+        """
+        smooth = _smoothed(cells, share * effect)
+        scale = _scale(cells, share * effect)[..., np.newaxis, np.newaxis]
+        scales, added, chance = np.ones(cells.shape), np.zeros(cells.shape), np.zeros(cells.shape)
+        scales[..., :2, :2] = scale
+        added[..., :2, :2] = scale * effect[..., np.newaxis, np.newaxis]
+        chance[..., :2, :2] = share[..., np.newaxis, np.newaxis] / 2
+        drawn = clusters.with_rows(*(part.reshape(-1) for part in (scales, added, chance)))
+        flat: Values = np.ascontiguousarray(smooth).reshape(-1)
+        return cls._of(patterns, flat, drawn, settings)
+
+    @classmethod
+    def _of(
+        cls,
+        patterns: Patterns,
+        flat: Values,
+        clusters: Clusters | None,
+        settings: MetricSettings,
+    ) -> _Draws:
         kinds = np.flatnonzero(flat)
         counts = flat[kinds]
         pattern, label = kinds // _KINDS, kinds // 9 % 2 * 3
@@ -114,7 +193,8 @@ class _Draws:
             Sums(patterns.membership, patterns.weights, pattern, label + answer)
             for answer in (kinds // 3 % 3, kinds % 3)
         ]
-        first, second = drawn_sums(counts, sums, settings.draws, settings.seed)
+        of_kinds = None if clusters is None else clusters.of_kinds(kinds)
+        first, second = drawn_sums(counts, sums, settings.draws, settings.seed, of_kinds)
         smooth = sums[0].of(counts), sums[1].of(counts)
         return cls(smooth, (first, second))
 
@@ -182,8 +262,12 @@ def smoothed_pairs(cells: Counts, patterns: Patterns) -> Values:
         a is the share of the (pattern, y) pair in the smallest of its groups, so that the a of a
         group add up to one row at least; 0 for rows in no group.
     """
+    return _smoothed(cells, _smallest_shares(cells, patterns))
+
+
+def _smallest_shares(cells: Counts, patterns: Patterns) -> Values:
     answered = cells[..., :2, :2].sum(axis=(-2, -1)).astype(np.float64)
-    return _smoothed(cells, of_smallest_group(answered, patterns.membership, patterns.weights))
+    return of_smallest_group(answered, patterns.membership, patterns.weights)
 
 
 def _share_of_all(cells: Counts) -> Values:
@@ -195,18 +279,21 @@ def _share_of_all(cells: Counts) -> Values:
 
 def _smoothed(cells: Counts, extra: Values) -> Values:
     """With extra/2 (P, 2) in each pair of answers, totals as they were."""
-    answered = cells[..., :2, :2].sum(axis=(-2, -1)).astype(np.float64)
-    scale = np.divide(
-        answered, answered + 2 * extra, out=np.ones_like(answered), where=answered > 0
-    )
+    scale = _scale(cells, extra)
     found = cells.astype(np.float64)
     found[..., :2, :2] += extra[..., np.newaxis, np.newaxis] / 2
     found[..., :2, :2] *= scale[..., np.newaxis, np.newaxis]
     return found
 
 
-def _ungrouped(patterns: Patterns, cells: Counts) -> tuple[Patterns, Counts]:
-    """The same rows without their groups."""
+def _scale(cells: Counts, extra: Values) -> Values:
+    """(P, 2), by which rows and what is added to them become as many as they were."""
+    answered = cells[..., :2, :2].sum(axis=(-2, -1)).astype(np.float64)
+    return np.divide(answered, answered + 2 * extra, out=np.ones_like(answered), where=answered > 0)
+
+
+def _ungrouped(patterns: Patterns, cells: Counts) -> tuple[Patterns, Counts, NDArray[np.intp]]:
+    """The same rows without their groups, and where each cell goes."""
     if patterns.weights is None:
         weights, of_pattern = None, np.zeros(len(cells), dtype=np.intp)
     else:
@@ -215,7 +302,9 @@ def _ungrouped(patterns: Patterns, cells: Counts) -> tuple[Patterns, Counts]:
     summed = np.zeros((size, *cells.shape[1:]), dtype=np.int64)
     np.add.at(summed, of_pattern.reshape(-1), cells)
     nobody = np.zeros((size, 0), dtype=np.bool_)
-    return Patterns((), nobody, weights, slice(0), np.zeros(0, dtype=np.intp), 0), summed
+    every = np.arange(cells.size)
+    place = of_pattern.reshape(-1)[every // _KINDS] * _KINDS + every % _KINDS
+    return Patterns((), nobody, weights, slice(0), np.zeros(0, dtype=np.intp), 0), summed, place
 
 
 def _numbers(

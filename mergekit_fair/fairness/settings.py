@@ -8,6 +8,7 @@ from numbers import Integral
 from typing import Any, TypedDict
 
 from mergekit_fair.errors import MeasurementError
+from mergekit_fair.fairness.clusters import widened
 
 REFERENCES = ("between_groups", "one_vs_rest", "to_overall")
 DRAWS = 2000
@@ -73,6 +74,10 @@ class MetricSettings:
         _at_least(1, self.draws, "draws", fix=f"use {DRAWS}")
         names = [self.exclude] if isinstance(self.exclude, str) else self.exclude
         object.__setattr__(self, "exclude", tuple(str(name) for name in names))
+
+    def of_clusters(self, clusters: int) -> MetricSettings:
+        """The same settings with a confidence that leaves room for Student's t of few clusters."""
+        return replace(self, confidence=min(widened(self.confidence, clusters), 1 - 2**-53))
 
     def excluding(self, names: Collection[str]) -> MetricSettings:
         """The same settings with these groups left out of every maximum."""

@@ -56,10 +56,8 @@ class Smoothed:
     def of(cls, table: CountTable, spread: Spread | None = None) -> Smoothed:
         """Of a table, and of how its clusters' sums vary."""
         answered = table.cells[..., :2].sum(axis=-1).astype(np.float64)
-        sizes = _group_sizes(answered, table.patterns, table.weights)
-        share = _shares(answered, table.patterns, sizes)
-        effects = np.ones_like(sizes) if spread is None else spread.design_effects()
-        each = _of_smallest(effects, table.patterns, sizes)
+        share = of_smallest_group(answered, table.patterns, table.weights)
+        each = np.ones_like(share) if spread is None else pattern_effects(table, spread)
         extra = share * each
         scale = np.divide(
             answered, answered + extra, out=np.ones_like(answered), where=answered > 0
@@ -85,6 +83,13 @@ class Smoothed:
     def resampled(self, table: CountTable, draws: int, seed: Seed) -> Grouped:
         """Bootstrap draws, as in `drawn_sums`."""
         return _resampled(table, self.cells, self.clusters, draws, seed)
+
+
+def pattern_effects(table: CountTable, spread: Spread) -> Values:
+    """(P, 2), the design effect of the smallest group of each pattern, by label."""
+    answered = table.cells[..., :2].sum(axis=-1).astype(np.float64)
+    sizes = _group_sizes(answered, table.patterns, table.weights)
+    return _of_smallest(spread.design_effects(), table.patterns, sizes)
 
 
 def of_smallest_group(rows: Values, patterns: Mask, weights: Values | None) -> Values:

@@ -58,5 +58,5 @@ def compared(rows: Predictions, before: Any, after: Any, settings: MetricSetting
     """The second answers minus the first, paired."""
     settings = replace(settings, exclude=rows.excluded)
     both = {"a": before, "b": after}
-    paired = Paired.of(rows.labels, both, rows.groups, settings, rows.weights)
+    paired = Paired.of(rows.labels, both, rows.groups, settings, rows.weights, rows.clusters)
     return paired.difference("a", "b")
