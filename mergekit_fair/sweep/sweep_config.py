@@ -175,8 +175,8 @@ class SweepConfig(Strict):
     """A sweep file; see INTERFACE "Sweep file".
 
     Attributes:
-        thresholds: a baseline; group thresholds are put on its scores (fairlearn's
-            ThresholdOptimizer), which need the group labels at prediction time.
+        thresholds: a baseline; group thresholds are put on its scores, which need the group labels
+            at prediction time (`sweep.group_thresholds`).
     """
 
     recipe: Any

@@ -115,6 +115,18 @@ def test_other_metrics_and_deciding_groups() -> None:
     assert {"acc", "dpd", "eod"} <= set(COMPOSED)
 
 
+def test_rates_of_few_rows_decide_no_gap() -> None:
+    """Positive rows are 400, 300, 250; negative ones 600, 500, 750."""
+    groups = evaluation((0.3, 0.6, 0.4))["groups"]
+    layout = GroupLayout(least=260)  # a group's TPR is left out, but not its other rates
+    tpr, fpr = ({name: block[key] for name, block in groups.items()} for key in ("tpr", "fpr"))
+    assert _with(layout, "equal_opportunity") == pytest.approx(abs(tpr["a"] - tpr["b"]))
+    widest = max(fpr.values()) - min(fpr.values())
+    assert _with(layout, "eod") == pytest.approx(max(abs(tpr["a"] - tpr["b"]), widest))
+    assert _with(layout, "dpd") == pytest.approx(_with(GroupLayout(), "dpd"))
+    assert math.isnan(_with(GroupLayout(least=350), "eod"))
+
+
 def test_a_fitted_model_predicts_new_points() -> None:
     history = [measure(x) for x in SPACE.sobol(30, 0)]
     new = SPACE.sobol(60, 0)[30:]

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import tiny
 import yaml
+from search_landscape import evaluation, result
 
 from mergekit_fair.errors import ConfigError, FairError
 from mergekit_fair.progress import Silent
 from mergekit_fair.sweep.forecast import plan_sweep
+from mergekit_fair.sweep.limits import Limit
+from mergekit_fair.sweep.points import Planner
 from mergekit_fair.sweep.runner import run_sweep
+from mergekit_fair.sweep.search.search_stage import _known, space_of
+from mergekit_fair.sweep.selection import Rule
 from mergekit_fair.sweep.sweep_config import load_sweep
 
 BUDGETS = {"random": 4, "optuna": 8, "surrogate": 8}
@@ -156,6 +162,31 @@ def test_a_budget_that_is_enough_is_not_warned_of(family: Path, tmp_path: Path) 
         path = searching(family, tmp_path / "sweep.yml", method, search=search)
         plan = plan_sweep(load_sweep(path))
         assert any("search.budget" in text for text in plan.warnings) == is_warned
+
+
+@pytest.mark.parametrize(("normalize", "unit"), [("sum", 1.0), ("mean", 0.5)])
+def test_points_of_a_grid_are_points_of_the_search(
+    family: Path, tmp_path: Path, normalize: str, unit: float
+) -> None:
+    recipe = yaml.safe_load((family / "run" / "addition.yml").read_text())
+    recipe["base_model"] = str(family / "run" / recipe["base_model"])
+    for model in recipe["models"]:
+        model["model"] = str(family / "run" / model["model"])
+    recipe["parameters"] |= {"normalize": normalize}
+    recipe["models"][0]["parameters"]["weight"] = 0.5  # of blue, wherever the grid does not say it
+    grid = {"lambda": [0.2, 1.0], "weight.green": [0.5, 2.0]}
+    path = searching(family, tmp_path / "sweep.yml", "surrogate", grid=grid, recipe=recipe)
+    sweep = load_sweep(path)
+    planner = Planner(sweep, "")
+    space = space_of(sweep, planner)
+    assert space.size == pytest.approx((unit, unit))
+    measured = {point.id: result(evaluation((0.3, 0.6, 0.4))) for point in planner.merges()}
+    store = SimpleNamespace(results=lambda split: measured)  # noqa: ARG005
+    runner: Any = SimpleNamespace(store=store, split="validation")
+    found = {seen.x for seen in _known(space, planner, runner, Rule())}
+    assert found == {(0.1, 0.1), (0.1, 0.4), (0.5, 0.5), (0.5, 2.0)}
+    strict = Rule("acc", (Limit("selection_rate", "<=", 0.01),))
+    assert _known(space, planner, runner, strict) == []  # none is at this level
 
 
 class Recorded(Silent):
