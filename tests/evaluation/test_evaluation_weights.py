@@ -93,16 +93,16 @@ def test_preferences_are_weighed() -> None:
 def test_compared_runs_have_the_same_weights() -> None:
     first, second = predictions(0), predictions(1)
     second = replace(first, predicted=second.predicted, logit_gaps=None)
-    found = _paired({"a": first, "b": second}, "a", SETTINGS, 3)
+    found = _paired({"a": first, "b": second}, "a", SETTINGS)
     same = {"a": repeated(first), "b": _repeated_like(first, second)}
-    plain = _paired(same, "a", SETTINGS, 3)
+    plain = _paired(same, "a", SETTINGS)
     assert (found.is_weighted, plain.is_weighted) == (True, False)
     for name, entry in plain.evidence["b"].own.items():
         assert found.evidence["b"].own[name].value == entry.value
     assert first.weights is not None
     for weights in (None, first.weights + 1):
         with raises(MeasurementError, "other labels, groups, weights or clusters"):
-            _paired({"a": first, "b": replace(second, weights=weights)}, "a", SETTINGS, 3)
+            _paired({"a": first, "b": replace(second, weights=weights)}, "a", SETTINGS)
 
 
 def _repeated_like(first: Predictions, second: Predictions) -> Predictions:
