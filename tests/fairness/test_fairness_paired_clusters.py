@@ -1,4 +1,4 @@
-"""Two models on the same clusters: whole ones are resampled, and p-values know how few there are."""
+"""Two models on the same clusters: whole ones are resampled; p-values know how few there are."""
 
 from __future__ import annotations
 
