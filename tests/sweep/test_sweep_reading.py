@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from seals import edited_line
 
 from mergekit_fair.cli import main
 from mergekit_fair.errors import SweepError
+from mergekit_fair.evaluation.evaluator import Evaluator
 from mergekit_fair.progress import Silent
 from mergekit_fair.sweep.checked_folder import require_proof
 from mergekit_fair.sweep.forecast import plan_sweep
@@ -295,3 +297,20 @@ def test_a_dry_run_counts_no_report_rows_where_nothing_will_be_chosen(
         found[split, rule] = left.forward_passes
     assert found["validation", ">= 0.999"] == 0
     assert found["validation", ">= 0.1"] > found["both", ">= 0.1"]
+
+
+def test_what_is_asked_knows_nothing_of_how_answers_are_read(
+    family: Path, rows: Path, tmp_path: Path
+) -> None:
+    """Groups that decide nothing, and clusters, change no id; other labels and texts do."""
+    path = write(tmp_path / "sweep.yml", family, rows)
+    evaluator = Evaluator(load_sweep(path).config.evaluate.request())
+    (task,) = evaluator.prepared("validation").tasks.values()
+
+    def content(**changes: Any) -> list[bytes]:
+        docs = [(number, {**doc, **changes}) for number, doc in task.docs]
+        return list(replace(task, docs=docs).content())
+
+    assert content(excluded=["grey"], cluster=7) == content()
+    assert content(label=1) != content()
+    assert content(text="another") != content()
