@@ -23,6 +23,7 @@ from mergekit_fair.evaluation.sample_files import earlier_runs, read_samples, sa
 from mergekit_fair.evaluation.seen_rows import seen_in_samples
 from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.fairness.claims import OwnFigures, are_apart, judged
+from mergekit_fair.fairness.measure_warnings import small_group_warnings
 
 
 def compare_folders(
@@ -56,12 +57,14 @@ def compare_folders(
             allowed=sorted(common) or None,
             fix="evaluate the models on the same tasks",
         )
-    compared = {}
+    compared, small = {}, {}
     for task in wanted:
         paths = {names[folder]: its[task] for folder, its in files.items()}
         for path in paths.values():
             require_samples(path)
         answers = {name: read_predictions(task, path) for name, path in paths.items()}
+        sizes = answers[names[baseline]].sizes(settings)
+        small[task] = list(small_group_warnings(sizes, settings.reference))
         compared[task] = _paired(answers, names[baseline], settings)
     pairs = {(task, name): of for task in wanted for name, of in compared[task].evidence.items()}
     found = judged(pairs, settings.confidence)
@@ -74,7 +77,7 @@ def compare_folders(
                 name: {metric: each.to_dict() for metric, each in found[task, name].items()}
                 for name in of_task.evidence
             },
-            "warnings": of_task.warnings,
+            "warnings": [*small[task], *of_task.warnings],
             "marks": marks(of_task.own, names[baseline]),
             "notes": notes(task, {names[folder]: its[task] for folder, its in files.items()}),
         }
@@ -179,6 +182,7 @@ def marks(own: Mapping[str, OwnFigures], baseline: str) -> dict[str, dict[str, A
             if None in (figures.selection_rate, level)
             else are_apart(figures.selection_rate, level),
             **{gap: interval.to_dict() for gap, interval in figures.gaps.items()},
+            "deciding": {gap: each.to_dict() for gap, each in figures.deciding.items()},
         }
         for name, figures in own.items()
     }

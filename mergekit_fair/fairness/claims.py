@@ -23,11 +23,12 @@ All of it is symmetric: b − a is claimed exactly where a − b is, with the sa
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self, TypeVar
 
 from mergekit_fair.fairness.compare import holm
 from mergekit_fair.fairness.counts import CountTable
+from mergekit_fair.fairness.deciding import Deciding, deciding_groups
 from mergekit_fair.fairness.intervals import Interval, Number, Samples, undefined_to_none
 from mergekit_fair.fairness.metrics import HEADLINE, HEADLINE_GAPS, LOWER_IS_BETTER
 from mergekit_fair.fairness.pair import Difference
@@ -74,6 +75,7 @@ class OwnFigures:
         gaps: `dpd` and `eod` with their intervals, at the model's own threshold.
         worse: the metrics in which it is worse than what it was made of, as thresholds by group
             may be than the model whose scores they cut.
+        deciding: gap → the groups that make it.
     """
 
     selection_rate: Number
@@ -81,6 +83,7 @@ class OwnFigures:
     one_sided: bool
     gaps: Mapping[str, Interval]
     worse: frozenset[str] = frozenset()
+    deciding: Mapping[str, Deciding] = field(default_factory=dict)
 
     @classmethod
     def of(cls, table: CountTable, settings: MetricSettings) -> Self:
@@ -93,6 +96,7 @@ class OwnFigures:
             degenerate=bool(is_degenerate(overall)),
             one_sided=rate < ONE_SIDED * share or 1 - rate < ONE_SIDED * (1 - share),
             gaps={name: metric.interval(samples) for name, metric in HEADLINE_GAPS.items()},
+            deciding={k: v for k, v in deciding_groups(samples).items() if k in HEADLINE_GAPS},
         )
 
 

@@ -150,19 +150,26 @@ def marks_text(marks: dict[str, dict[str, Any]]) -> str:
     gaps, and its marks.
 
     Args:
-        marks: model → selection_rate, degenerate, saturated, dpd, eod.
+        marks: model → selection_rate, degenerate, saturated, dpd, eod, deciding.
     """
     names = ("degenerate", "saturated")
     rows = [
         [
             model,
             value_text(entry["selection_rate"]),
-            *(interval_text(Interval.from_dict(entry[gap])) for gap in HEADLINE_GAPS),
+            *(_own_gap(entry, gap) for gap in HEADLINE_GAPS),
             *("yes" if entry[name] else "–" for name in names),
         ]
         for model, entry in marks.items()
     ]
     return as_text(Table.plain(["", "selects", *HEADLINE_GAPS, *names], rows))
+
+
+def _own_gap(entry: dict[str, Any], gap: str) -> str:
+    """Its interval, and the groups that make it: the higher rate first."""
+    names = Deciding.from_dict(entry["deciding"].get(gap, {})).groups
+    made = f" {' − '.join(names)}" if names else ""
+    return f"{interval_text(Interval.from_dict(entry[gap]))}{made}"
 
 
 def other_text(task: str, results: dict[str, Any]) -> str:

@@ -176,6 +176,18 @@ def test_marks_of_every_model(tmp_path: Path) -> None:
     assert "saturated" in printed
 
 
+def test_the_groups_of_every_gap_are_named_and_small_ones_said_once(tmp_path: Path) -> None:
+    folders = [write(tmp_path / "first"), write(tmp_path / "other", lambda row: row % 5 % 2)]
+    found = compared(*folders)
+    for mark in found["marks"].values():
+        assert set(mark["deciding"]["dpd"]) == {"rate", "highest", "lowest"}
+    command = ["compare", *map(str, folders)]
+    printed = CliRunner().invoke(main, [*command, "--min-group-size", "1"]).stdout
+    assert " a − b" in printed or " b − a" in printed
+    few = CliRunner().invoke(main, [*command, "--min-group-size", "1000"]).stdout
+    assert few.count("too few rows to decide a gap (min_group_size 1000)") == 1
+
+
 def test_what_eval_said_of_a_model_is_repeated(tmp_path: Path) -> None:
     first, other = write(tmp_path / "first"), write(tmp_path / "other")
     cut = {"n": 6, "share": 0.1}
