@@ -2,6 +2,7 @@
 
 import json
 import time
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -481,3 +482,34 @@ def test_eight_by_eight_groups_take_seconds():
     # About half a second when nothing else runs; the rest is for slow machines.
     assert time.process_time() - start < 6
     assert found.change.value["harm"].shape == (8, 8)
+
+
+@pytest.mark.parametrize(
+    ("harm", "status", "least", "most"),
+    [(0.0, "safe", 32, 40), (0.03, "safe", 0, 4), (0.1, "unsafe", 32, 40)],
+)
+def test_verdicts_where_the_truth_is_known(harm, status, least, most):
+    """`benchmarks/safe_injection.py` in small: idle, harmful by the tolerance, and by far more.
+
+    Scores are N(±0.9, 1), those of A 0.3 higher; all move by N(0, 0.1²), those of A by a shift.
+    """
+    rng, normal = np.random.default_rng(9), NormalDist()
+
+    def gap(shift, spread):
+        of_a, others = ([normal.cdf((centre + at) / spread) for centre in (-0.9, 0.9)]
+                        for at in (0.3 + shift, 0.0))  # fmt: skip
+        apart = np.subtract(of_a, others)
+        return (abs(apart.mean()) + np.abs(apart).max()) / 2
+
+    moved = np.hypot(1, 0.1)
+    shifts = np.linspace(0, 1, 2001)
+    increase = np.array([gap(shift, moved) for shift in shifts]) - gap(0, 1)
+    shift = shifts[np.searchsorted(increase, harm)] if harm else 0.0
+    found = 0
+    for _ in range(40):
+        y, in_a = rng.integers(0, 2, 1000), rng.random(1000) < 0.4
+        z = (2 * y - 1) * 0.9 + 0.3 * in_a + rng.normal(size=1000)
+        after = z + shift * in_a + 0.1 * rng.normal(size=1000)
+        matrix_of = matrix(y, z, {"A": after}, {"A": in_a, "B": ~in_a}, step=0.1)
+        found += verdicts(matrix_of, 0.03)[0].status == status
+    assert least <= found <= most
