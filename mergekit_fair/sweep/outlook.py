@@ -4,9 +4,11 @@ A step of λ is taken to move every row's score by λ times the spread of scores
 as far as group vectors at λ = 1 typically move scores, and without any effect on a group. Then
 
     half-width of h = z · se     se of the contrast of h with the largest error (`transfer_effects`)
-    least tolerance = (z + 1) · se
+    least tolerance = (z + 2) · se
 
-with which such a vector is called safe for h about four times in five. Errors shrink with
+which leaves room for what is added by chance over several groups whose gaps may grow either way: in
+simulations such vectors are called safe nine times in ten where the tolerance is met, and three
+times in five where it is just not (`benchmarks/safe_injection.py`). Errors shrink with
 n^(−0.4), as τ shrinks with n^(−0.2): the rows that a tolerance needs are
 n · (least tolerance / tolerance)^2.5. Without scores yet, their density at the threshold is taken
 to be 0.3 per spread, as that of a normal half to one standard deviation from its mean.
@@ -33,7 +35,7 @@ from mergekit_fair.sweep.transfer_effects import (
 from mergekit_fair.sweep.transfer_matrix import paired_rows
 
 _DENSITY = 0.3  # of scores at the threshold, per spread
-_MARGIN = 1.0  # standard errors: four times in five less than this is added by chance
+_MARGIN = 2.0  # standard errors, for what chance adds
 _POWER = 2.5
 
 
