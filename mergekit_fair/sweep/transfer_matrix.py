@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from mergekit_fair.errors import MeasurementError
 from mergekit_fair.evaluation.predictions import Predictions
+from mergekit_fair.fairness.clusters import cluster_codes
 from mergekit_fair.fairness.counts import CountTable
 from mergekit_fair.fairness.eligible_groups import MAX_UNANSWERED, EligibleGroups
 from mergekit_fair.fairness.rates import DPD_RATES, EOD_RATES, Mask, Values, is_degenerate
@@ -201,7 +202,9 @@ def paired_rows(rows: Predictions, settings: MetricSettings) -> PairedRows:
     # Groups that decide nothing are shown with all that is known of them.
     usable = np.stack([sizes.against_rest([rate]) for rate in _RATES]) | ~sizes.large()
     weights = np.ones(len(labels)) if weighted.weights is None else weighted.weights
-    return PairedRows(labels, members, weights, None, sizes.large(), usable)
+    clusters = None if rows.clusters is None else rows.clusters[weighted.rows]
+    codes = cluster_codes(clusters, len(labels))
+    return PairedRows(labels, members, weights, codes, sizes.large(), usable)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 from statistics import NormalDist
 
 import numpy as np
@@ -21,6 +22,7 @@ from mergekit_fair.sweep.transfer_effects import (
     spread_of_scores,
     temperature,
 )
+from mergekit_fair.sweep.transfer_matrix import transfer_matrix
 from mergekit_fair.sweep.verdicts import judged, verdicts
 
 STEP = 0.2
@@ -205,6 +207,13 @@ def test_clusters_of_rows_count_as_one():
     for metric, ends in found(4, np.repeat(np.arange(800), 4)).items():
         assert ends == pytest.approx(once[metric], abs=1e-12)
     assert found(4, None)["acc"][2] < once["acc"][2]
+    of_rows = answers(rows.y, rows.groups)
+    before, after = of_rows.with_scores(z), {"A": of_rows.with_scores(moved)}
+    codes = np.arange(800) // 4
+    wide = transfer_matrix(replace(before, clusters=codes), after, MetricSettings(), step=STEP)
+    plain = transfer_matrix(before, after, MetricSettings(), step=STEP)
+    assert not np.array_equal(wide.change.high["acc"], plain.change.high["acc"])
+    np.testing.assert_array_equal(wide.change.value["harm"], plain.change.value["harm"])
 
 
 def test_weights_are_rows():
