@@ -31,8 +31,8 @@ Floats = NDArray[np.float64]
 POWER = 0.8  # share of samples in which what can be shown is shown
 _SAMPLES = 2000
 _STEPS = 11  # of halving: gaps are found to 1 / 2048
-# Paired intervals of gaps are so much wider than ± z standard errors: see `benchmarks/power.py`.
-_WIDER = 1.7
+# Of more than two groups nobody knows which decide: measured by `benchmarks/power.py`.
+_WIDER = 1.35
 # Metric → the rates that it compares: rows of `Study.errors`.
 _RATES = {"dpd": (0,), "eod": (1, 2)}
 
@@ -295,7 +295,7 @@ class _Model:
     rates: Sequence[_Rate]
     confidence: float
     agreement: float
-    deviate: float
+    further: float
 
     @classmethod
     def of(
@@ -318,7 +318,9 @@ class _Model:
             parts.append(_Rate(levels[rate], study.rows[rate, deciding], own, other, position))
         confidence = study.settings.confidence
         tail = (1 - confidence) / 2 / max(tests, 1)
-        return cls(parts, confidence, assumed.agreement, NormalDist().inv_cdf(1 - tail))
+        z = NormalDist().inv_cdf
+        further = z(1 - tail) / z((1 + confidence) / 2)
+        return cls(parts, confidence, assumed.agreement, further)
 
     def power(self, gap: float) -> float:
         """Share of samples in which a gap is told from 0: its conservative interval leaves 0 out,
@@ -331,7 +333,16 @@ class _Model:
         both = [rate.pair(gaps, self.agreement) for rate in self.rates]
         first, second = (_largest([pair[number] for pair in both]) for number in (0, 1))
         change = first - second
-        limit = _WIDER * self.deviate * change.std()
+        moved = _largest(
+            [
+                (second - first) - (rate.rates(gaps[1]) - rate.rates(gaps[0]))
+                for rate, (first, second) in zip(self.rates, both, strict=True)
+            ]
+        )
+        # As of one gap; so far out in the tail there are no samples.
+        limit = np.quantile(moved, (1 + self.confidence) / 2) * self.further
+        if max(len(rate.rows) for rate in self.rates) > 2:
+            limit *= _WIDER
         return float(((change > limit) & (first > self._limit(gaps[0]))).mean())
 
     def _found(self, gap: float) -> Floats:
