@@ -62,7 +62,7 @@ POPULATIONS = (
     Population("alike", informative=True),
     Population("alike, gap 0.2", gap=0.2, informative=True),
     Population("two groups, gap 0.1", shares=(0.3, 0.7), gap=0.1, informative=True),
-    Population("20 groups, 9 of 1 %", shares=MANY, rows=(400, 1000), informative=True),
+    Population("20 groups, 9 of 1 %", shares=MANY, informative=True),
     Population("selects less, to 0.1", levels=(0.5, 0.5, 0.1)),
     Population("selects less, to 0.03", levels=(0.5, 0.5, 0.03)),
     Population("selects less, gap 0.1", levels=(0.5, 0.5, 0.1), gap=0.1),
