@@ -83,7 +83,10 @@ def test_train_merge_eval_compare(tmp_path: Path) -> None:
     sweep = {
         "recipe": str(tmp_path / "recipe.yml"),
         "grid": {"lambda": [0.25, 0.5]},
-        "evaluate": {"tasks": ["fair_utkface_gender"], "data": str(tmp_path / "data.yml")},
+        "evaluate": {
+            **{"tasks": ["fair_utkface_gender"], "data": str(tmp_path / "data.yml")},
+            "min_group_size": 1,
+        },
     }
     (tmp_path / "sweep.yml").write_text(yaml.safe_dump(sweep))
     run("sweep", tmp_path / "sweep.yml", "-o", tmp_path / "sweep", "--quiet", "--no-write")

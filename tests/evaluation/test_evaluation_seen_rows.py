@@ -273,7 +273,8 @@ def test_eval_refuses_or_counts(family: Path, tmp_path: Path) -> None:
 
 def test_a_sweep_refuses_or_counts(family: Path, tmp_path: Path) -> None:
     block = {**tiny.data_block(family / "rows.csv"), "splits": OTHER_SEED}
-    evaluate: Mapping[str, Any] = {"data": block, "max_length": 16, "device": "cpu"}
+    settings = {"max_length": 16, "device": "cpu", "min_group_size": 1}
+    evaluate: Mapping[str, Any] = {"data": block, **settings}
     changes = {"controls": [], "inject": None, "grid": {"lambda": [0.5]}, "select": tiny.FEWEST}
     path = tiny.write_sweep(family, tmp_path / "sweep.yml", evaluate=evaluate, **changes)
     words = ["sweep", path, "-o", tmp_path / "out", "--no-write", "--quiet"]

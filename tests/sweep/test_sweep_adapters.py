@@ -26,7 +26,7 @@ def test_a_sweep_of_adapters(tiny, tmp_path, spelled):
     content = {
         "recipe": str(recipe),
         "grid": {"lambda": [0.5]},
-        "evaluate": {"data": data, "max_length": 16, "device": "cpu"},
+        "evaluate": {"data": data, "max_length": 16, "device": "cpu", "min_group_size": 1},
         "baselines": {"fft": str(baseline)},
         "select": {"maximize": "acc"},
     }
