@@ -9,7 +9,8 @@ from statistics import NormalDist
 from typing import Any
 
 from interval_coverage import CONFIDENCE, KINDS, Cell
-from interval_pairs import METRICS, ManyCell, PairCell
+from interval_pairs import KINDS as TRUTHS
+from interval_pairs import PAIR_SIZES, PAIRED, WAYS, ManyCell, PairCell
 from interval_speed import DRAWS
 from interval_truths import GAPS, SIZES
 
@@ -172,31 +173,34 @@ def print_power(cells: list[Cell]) -> None:
 
 
 def print_pairs(cells: list[PairCell], trials: int) -> None:
-    """Coverage of paired differences and errors of their p-values."""
-    lines = []
-    keys = sorted({(abs(cell.pair.difference), cell.pair.kind) for cell in cells})
-    for difference, kind in keys:
-        for n in SIZES:
-            chosen = [
-                cell
-                for cell in cells
-                if (abs(cell.pair.difference), cell.pair.kind, cell.n) == (difference, kind, n)
-            ]
-            line = [f"{difference:.2f}", kind, f"{n:,}", len(chosen)]
-            for metric in METRICS:
-                covered = [cell.tallies[metric].coverage for cell in chosen]
-                width = statistics.mean(cell.tallies[metric].mean_width for cell in chosen)
-                line.append(
-                    f"{_percent(min(covered))} / {_percent(statistics.mean(covered))} ({width:.2f})"
-                )
-            found = [cell.significant[m] / cell.trials for cell in chosen for m in GAP_METRICS]
-            line.append(f"{100 * max(found):.1f} / {100 * statistics.mean(found):.1f}")
-            lines.append(line)
-    print_table(
-        "`compare`: lowest / mean coverage in % (mean width) of b − a; last: highest / mean % of "
-        f"runs in which DPD or EOD has p ≤ 5 %. {_error(trials)}",
-        ("difference", "gaps", "n", "pairs", *METRICS, "p ≤ 5 %"),
-        lines,
+    """Coverage, width, errors and power of paired differences."""
+    for reference in dict.fromkeys(cell.reference for cell in cells):
+        lines = []
+        of_reference = [cell for cell in cells if cell.reference == reference]
+        for kind in TRUTHS:
+            for n in PAIR_SIZES:
+                chosen = [c for c in of_reference if (c.population.kind, c.n) == (kind, n)]
+                for metric in PAIRED:
+                    line = [kind, f"{n:,}", len(chosen), metric]
+                    lines.append(line + [_pair_text(chosen, metric, way) for way in WAYS])
+        print_table(
+            f"`compare`, {reference}: lowest / mean coverage in % (mean width) of b − a over "
+            "populations; after the semicolon % of samples whose interval leaves out 0, highest / "
+            f"mean: errors (!) where there is no difference, else power. {_error(trials)}",
+            ("truth", "n", "populations", "metric", *WAYS),
+            lines,
+        )
+
+
+def _pair_text(cells: list[PairCell], metric: str, way: str) -> str:
+    tallies = [cell.tallies[metric, way] for cell in cells]
+    covered = [tally.coverage for tally in tallies]
+    width = statistics.mean(tally.mean_width for tally in tallies)
+    found = [cell.found[metric, way] / cell.trials for cell in cells]
+    is_error = all(abs(cell.truth[metric]) < 1e-6 for cell in cells)
+    return (
+        f"{_percent(min(covered))} / {_percent(statistics.mean(covered))} ({width:.2f}); "
+        f"{'!' * is_error}{_percent(max(found))} / {_percent(statistics.mean(found))}"
     )
 
 

@@ -102,26 +102,6 @@ def truths(gap: float) -> Iterator[Truth]:
             yield Truth.of(gap, place, level, base, tpr_only=True)
 
 
-def paired_rows(
-    first: Truth, second: Truth, shared: float, n: int, rng: np.random.Generator
-) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], Groups]:
-    """Labels, two predictions and groups of n rows; base rates are that of `first`.
-
-    With chance `shared` a row's two predictions come from the same uniform number (the higher
-    rate selects whatever the lower selects), else from two independent ones.
-    """
-    a, b = first.rates, second.rates
-    both = shared * np.minimum(a, b) + (1 - shared) * a * b
-    chances = np.stack([1 - a - b + both, b - both, a - both, both], axis=2)
-    chances *= _weights(first.base)[..., np.newaxis]
-    # Rounding may leave −1e-17.
-    counts = rng.multinomial(n, np.maximum(chances, 0).reshape(-1)).reshape(8, 2, 2, 2)
-    group, truth, of_a, of_b = (
-        np.repeat(index.reshape(-1), counts.reshape(-1)) for index in np.indices(counts.shape)
-    )
-    return truth, of_a, of_b, Groups(NAMES, PATTERNS[group])
-
-
 def many_rows(
     truth: Truth, models: int, shared: float, n: int, rng: np.random.Generator
 ) -> tuple[NDArray[Any], dict[str, NDArray[Any]], Groups]:

@@ -20,10 +20,19 @@ from typing import Any
 
 import interval_tables as show
 from interval_coverage import Cell, simulate
-from interval_pairs import ManyCell, PairCell, pairs, simulate_many, simulate_pair
+from interval_pairs import (
+    PAIR_SIZES,
+    ManyCell,
+    PairCell,
+    populations,
+    simulate_many,
+    simulate_pair,
+)
 from interval_speed import same_distribution, time_bootstrap, time_fairlearn, time_whole
 from interval_truths import GAPS, SIZES, truths
 from threadpoolctl import threadpool_limits
+
+from mergekit_fair.fairness.settings import REFERENCES
 
 
 def run_speed(quick: bool, seed: int) -> dict[str, Any]:
@@ -86,9 +95,10 @@ def _single_jobs(trials: int, draws: int, seed: int) -> list[Callable[[], Cell]]
 
 def _pair_jobs(trials: int, draws: int, seed: int) -> list[Callable[[], PairCell]]:
     return [
-        partial(simulate_pair, pair, n, trials, draws, (seed, 2, n, index))
-        for n in SIZES
-        for index, pair in enumerate(pairs())
+        partial(simulate_pair, each, reference, n, trials, draws, (seed, 2, n, index))
+        for reference in REFERENCES
+        for n in PAIR_SIZES
+        for index, each in enumerate(populations())
     ]
 
 
