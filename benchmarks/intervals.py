@@ -76,6 +76,13 @@ def run_comparisons(trials: int, draws: int, seed: int, workers: int) -> dict[st
     """Coverage of paired differences, and errors of many comparisons."""
     paired = _simulated(_pair_jobs(trials, draws, seed), workers, "pairs")
     show.print_pairs(paired, trials)
+    lowest = show.lowest_pairs(paired)
+    jobs = [
+        partial(simulate_pair, c.population, c.reference, c.n, 4 * trials, draws, (seed, 4, index))
+        for index, c in enumerate(lowest.values())
+    ]
+    again = dict(zip(lowest, _simulated(jobs, workers, "lowest again"), strict=True))
+    show.print_lowest_pairs(lowest, again)
     many = _simulated(_many_jobs(trials, seed), workers, "many")
     show.print_many(many)
     return {
@@ -97,7 +104,7 @@ def _pair_jobs(trials: int, draws: int, seed: int) -> list[Callable[[], PairCell
     return [
         partial(simulate_pair, each, reference, n, trials, draws, (seed, 2, n, index))
         for reference in REFERENCES
-        for n in PAIR_SIZES
+        for n in (PAIR_SIZES if reference == REFERENCES[0] else PAIR_SIZES[-1:])
         for index, each in enumerate(populations())
     ]
 

@@ -27,7 +27,7 @@ near what was seen (`Extreme.closest`):
 
 π is the smallest of three chances: that each of the two models' own estimates comes from its d, and
 that rates' differences b − a lie as far from those seen. Differences are known far better than
-rates, which is what pairing is for. At 95 % pairs are left out whose π is below 0.005, as nuisance
+rates, which is what pairing is for. At 95 % pairs are left out whose π is below 0.015, as nuisance
 parameters are in Berger & Boos (1994).
 
 Tests of extremes by least favourable slacks: Romano, Shaikh & Wolf (2014), Andrews & Soares (2010);
@@ -47,8 +47,8 @@ from numpy.typing import NDArray
 from mergekit_fair.fairness.extremes import Extreme, Index, contrasts_of
 from mergekit_fair.fairness.rates import Mask, Values
 
-PLAUSIBLE = 2.0
-EXCLUDED = 0.1
+PLAUSIBLE = 1.5
+EXCLUDED = 0.3
 _SIDE = 6  # values of d on either side of the estimate; between them, interpolation
 _PLACES = 2 * _SIDE + 1
 _FINER = 4
