@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from numpy.typing import ArrayLike
 
 from mergekit_fair.errors import MeasurementError
-from mergekit_fair.fairness.counts import Column, Patterns, checked_codes
+from mergekit_fair.fairness.counts import Column, Patterns, checked_codes, groups_of
 from mergekit_fair.fairness.labels import (
     UNANSWERED,
     binary_labels,
@@ -131,7 +131,9 @@ class Paired:
             MeasurementError: another code, other rows, or as `measure`.
         """
         labels = checked_codes(truth, (0, 1), "y_true")
-        patterns = Patterns.of(groups, len(labels), weights, clusters)
+        # Of groups that tie the first decides: by name, not by how they were passed.
+        members = groups_of(groups, len(labels)).by_name()
+        patterns = Patterns.of(members, len(labels), weights, clusters)
         answers = {}
         for name, column in predictions.items():
             codes = checked_codes(column, (0, 1, UNANSWERED), name)

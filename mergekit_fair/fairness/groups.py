@@ -79,6 +79,17 @@ class Groups:
             return _from_masks(dict(groups.items()), n)
         return _from_labels(groups, n)
 
+    def by_name(self) -> Groups:
+        """The same groups in the order of their names.
+
+        >>> Groups.of({"b": [True, True], "a": [False, True]}, 2).by_name().names
+        ('a', 'b')
+        """
+        order = sorted(range(len(self.names)), key=self.names.__getitem__)
+        if order == list(range(len(order))):
+            return self
+        return Groups(tuple(self.names[i] for i in order), self.membership[:, order])
+
 
 def cross(first: Groups, second: Groups) -> Groups:
     """Intersections of two attributes: groups named "a × b", for pairs that occur.

@@ -32,6 +32,10 @@ from mergekit_fair.fairness.smoothing import of_smallest_group, pattern_effects
 
 _NEVER = 1e-9
 _KINDS = 18  # y, ŷ of the first and ŷ of the second
+# Of cells (…, ŷ, ŷ): rows that both have answered, the first alone, the second alone.
+_BLOCKS = np.s_[..., :2, :2], np.s_[..., :2, 2:], np.s_[..., 2:, :2]
+# What two rows more of such a block are in each of its cells.
+_PARTS = np.array([[0.5, 0.5, 1.0], [0.5, 0.5, 1.0], [1.0, 1.0, 0.0]])
 
 
 class Difference(Interval):
@@ -163,17 +167,14 @@ class _Draws:
         clusters: Clusters,
         settings: MetricSettings,
     ) -> _Draws:
-        """Of cells (P, 2, 3, 3): as many rows more as are worth `share` (P, 2) independent ones.
+        """Of cells (P, 2, 3, 3): as many rows more as are worth `share`, alike, independent ones.
 
         Args:
             effect: (P or 1, 2), how many are worth one.
         """
-        smooth = _smoothed(cells, share * effect)
-        scale = _scale(cells, share * effect)[..., np.newaxis, np.newaxis]
-        scales, added, chance = np.ones(cells.shape), np.zeros(cells.shape), np.zeros(cells.shape)
-        scales[..., :2, :2] = scale
-        added[..., :2, :2] = scale * effect[..., np.newaxis, np.newaxis]
-        chance[..., :2, :2] = share[..., np.newaxis, np.newaxis] / 2
+        each = effect[..., np.newaxis, np.newaxis]
+        smooth, scales = _smoothed(cells, share * each), _scales(cells, share * each)
+        added, chance = scales * each, share * _PARTS
         drawn = clusters.with_rows(*(part.reshape(-1) for part in (scales, added, chance)))
         flat: Values = np.ascontiguousarray(smooth).reshape(-1)
         return cls._of(patterns, flat, drawn, settings)
@@ -249,46 +250,46 @@ class _Draws:
         return (low, high, p_value) if metric.sign > 0 else (-high, -low, p_value)
 
 
-def smoothed_pairs(cells: Counts, patterns: Patterns) -> Values:
-    """Counts with about half a row more a group, label and pair of answers.
-
-    Args:
-        cells: (P, 2, 3, 3), by pattern, y, and both predictions.
-        patterns: groups and weights.
-
-    Returns:
-        float64, of the same shape, with the same totals of (pattern, y). Of m rows that both have
-        answered, a/2 are added to each of the four pairs of answers and all are scaled to m again.
-        a is the share of the (pattern, y) pair in the smallest of its groups, so that the a of a
-        group add up to one row at least; 0 for rows in no group.
-    """
-    return _smoothed(cells, _smallest_shares(cells, patterns))
+def _answered(cells: Counts) -> Values:
+    """(P, 2, 3, 3), in each cell how many rows the same ones of the two have answered; or 0."""
+    rows = np.zeros(cells.shape)
+    for block in _BLOCKS:
+        rows[block] = cells[block].sum(axis=(-2, -1), keepdims=True)
+    return rows
 
 
 def _smallest_shares(cells: Counts, patterns: Patterns) -> Values:
-    answered = cells[..., :2, :2].sum(axis=(-2, -1)).astype(np.float64)
-    return of_smallest_group(answered, patterns.membership, patterns.weights)
+    """(P, 2, 3, 3), the share of such rows of a (pattern, y) pair in the smallest of its groups.
+
+    Those of a group add up to one at least; 0 for rows in no group.
+    """
+    shares = np.zeros(cells.shape)
+    for block in _BLOCKS:
+        rows = cells[block].sum(axis=(-2, -1)).astype(np.float64)
+        found = of_smallest_group(rows, patterns.membership, patterns.weights)
+        shares[block] = found[..., np.newaxis, np.newaxis]
+    return shares
 
 
 def _share_of_all(cells: Counts) -> Values:
-    """(P, 2), each pattern's share of all rows of the label."""
-    answered = cells[..., :2, :2].sum(axis=(-2, -1)).astype(np.float64)
+    """(P, 2, 3, 3), each pattern's share of all such rows of the label."""
+    answered = _answered(cells)
     total = answered.sum(axis=0)
     return np.divide(answered, total, out=np.zeros_like(answered), where=total > 0)
 
 
 def _smoothed(cells: Counts, extra: Values) -> Values:
-    """With extra/2 (P, 2) in each pair of answers, totals as they were."""
-    scale = _scale(cells, extra)
-    found = cells.astype(np.float64)
-    found[..., :2, :2] += extra[..., np.newaxis, np.newaxis] / 2
-    found[..., :2, :2] *= scale[..., np.newaxis, np.newaxis]
-    return found
+    """With 2·extra (P, 2, 3, 3) rows more of each pattern, label and who has answered.
+
+    Totals are as they were. Were none added to rows that one alone has answered, a model that never
+    answers would be worse for certain, however few rows there are.
+    """
+    return np.asarray((cells + extra * _PARTS) * _scales(cells, extra))
 
 
-def _scale(cells: Counts, extra: Values) -> Values:
-    """(P, 2), by which rows and what is added to them become as many as they were."""
-    answered = cells[..., :2, :2].sum(axis=(-2, -1)).astype(np.float64)
+def _scales(cells: Counts, extra: Values) -> Values:
+    """(P, 2, 3, 3), by which rows and what is added to them become as many as they were."""
+    answered = _answered(cells)
     return np.divide(answered, answered + 2 * extra, out=np.ones_like(answered), where=answered > 0)
 
 

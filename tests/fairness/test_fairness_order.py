@@ -105,3 +105,14 @@ def test_a_comparison_of_shuffled_rows_and_groups(rows):
     order = np.random.default_rng(4).permutation(len(y_true))
     shuffled = (column[order] for column in (y_true, y_pred, other))
     assert compare(*shuffled, [groups[row] for row in order], draws=100).to_dict() == first
+
+
+@pytest.mark.parametrize("seed", [5, 38])
+def test_a_comparison_of_groups_that_tie(seed):
+    """Groups with equal rates: which of them a test looks at does not depend on their order."""
+    rng = np.random.default_rng(seed)
+    y_true, a, b = rng.integers(0, 2, (3, 40))
+    masks = {name: rng.random(40) < 0.4 for name in "abcdef"}
+    backwards = dict(reversed(masks.items()))
+    first = compare(y_true, a, b, masks, draws=200)
+    assert compare(y_true, a, b, backwards, draws=200).metrics == first.metrics
