@@ -41,6 +41,11 @@ class Deciding(Record):
         """One or two names."""
         return tuple(name for name in (self.highest, self.lowest) if name is not None)
 
+    @property
+    def all_alike(self) -> bool:
+        """Whether nobody makes the gap: one group is highest and lowest, as all rates are equal."""
+        return self.highest == self.lowest
+
 
 def deciding_groups(samples: Samples) -> dict[str, Deciding]:
     """Name of a metric → the groups that make it, of all gaps and minima that are defined."""

@@ -102,11 +102,11 @@ class PairedCells:
             )
             value = second - first
             draws = by_group if isinstance(metric, Extremal) else over_all
-            test = None
+            test: Test | float = 1.0
             if np.isfinite(value):
                 counts = [table.counts for table in tables]
                 test = draws.test(metric, counts, eligible, value, settings)
-            if test is not None and size is not None:
+            if size is not None and not isinstance(test, float):
                 test = (*test[:2], students(test[2], size))
             found[name] = _turned(_difference(value, test), self.sign)
         return found
@@ -206,8 +206,8 @@ class _Draws:
         eligible: list[EligibleGroups],
         value: float,
         settings: MetricSettings,
-    ) -> Test | None:
-        """Limits and p-value; None where too many draws are undefined."""
+    ) -> Test | float:
+        """Limits and p-value; the share of undefined draws where these are too many."""
         if isinstance(metric, Extremal):
             return self._inverted(metric, counts, eligible, settings)
         of_both = zip(self.smooth, self.drawn, eligible, strict=True)
@@ -217,10 +217,10 @@ class _Draws:
             for smooth, drawn, who in of_both
         )
         errors = second - first
-        defined = errors[np.isfinite(errors)]
-        if len(defined) < (1 - MAX_UNDEFINED) * len(errors):
-            return None
-        return shifted(value, defined, settings.confidence)
+        defined = np.isfinite(errors)
+        if defined.mean() < 1 - MAX_UNDEFINED:
+            return float(1 - defined.mean())
+        return shifted(value, errors[defined], settings.confidence)
 
     def _inverted(
         self,
@@ -228,14 +228,14 @@ class _Draws:
         counts: list[Grouped],
         eligible: list[EligibleGroups],
         settings: MetricSettings,
-    ) -> Test | None:
+    ) -> Test | float:
         models = [
             _numbers(metric, *model, settings.reference)
             for model in zip(counts, self.smooth, self.drawn, eligible, strict=True)
         ]
         defined = np.all([np.isfinite(errors).all(axis=0) for *_, errors in models], axis=0)
-        if defined.sum() < (1 - MAX_UNDEFINED) * len(defined):
-            return None
+        if defined.mean() < 1 - MAX_UNDEFINED:
+            return float(1 - defined.mean())
         first, second = (
             ExtremeEstimate(
                 metric.extreme(sizes, settings.reference),
@@ -328,11 +328,11 @@ def _numbers(
     return sizes, values[known], rates[known], pulled[known], np.ascontiguousarray(errors.T)
 
 
-def _difference(value: float, test: Test | None) -> Difference:
+def _difference(value: float, test: Test | float) -> Difference:
     if np.isnan(value):
         return Difference()
-    if test is None:
-        return Difference(value=value, dropped=1.0)
+    if isinstance(test, float):
+        return Difference(value=value, dropped=test)
     low, high, p_value = test
     low, high = min(max(low, -1.0), value), max(min(high, 1.0), value)
     return Difference(value=value, low=low, high=high, p_value=p_value)

@@ -166,9 +166,9 @@ def marks_text(marks: dict[str, dict[str, Any]]) -> str:
 
 
 def _own_gap(entry: dict[str, Any], gap: str) -> str:
-    """Its interval, and the groups that make it: the higher rate first."""
-    names = Deciding.from_dict(entry["deciding"].get(gap, {})).groups
-    made = f" {' − '.join(names)}" if names else ""
+    """Its interval, and the groups that make it, if there is one: the higher rate first."""
+    deciding = Deciding.from_dict(entry["deciding"].get(gap, {}))
+    made = "" if deciding.all_alike else f" {' − '.join(deciding.groups)}"
     return f"{interval_text(Interval.from_dict(entry[gap]))}{made}"
 
 
@@ -240,7 +240,7 @@ def _groups(measured: Measurement) -> str:
 def _sentence(name: str, measured: Measurement) -> list[str]:
     """Whose gap it is, and whether it is one; nothing of an undefined gap."""
     title, parts = METRICS[name].title, []
-    if name in measured.deciding:
+    if name in measured.deciding and not measured.deciding[name].all_alike:
         parts.append(f"is {deciding_text(measured.deciding[name], measured)}")
     differs = measured.uncertainty[name].distinguishable_from_0
     if differs is not None:

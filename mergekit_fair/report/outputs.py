@@ -9,7 +9,7 @@ from mergekit_fair.escaping import one_line
 from mergekit_fair.files import write_atomic
 from mergekit_fair.progress import Progress
 from mergekit_fair.report.figures import draw_sweep
-from mergekit_fair.report.page import CLOSED, budget_text, capitalised, write_page
+from mergekit_fair.report.page import budget_text, capitalised, closed_text, write_page
 from mergekit_fair.report.power_text import power_sentence, power_table
 from mergekit_fair.report.sweep_tables import (
     added_text,
@@ -63,8 +63,8 @@ def summary_text(results: SweepResults, width: int | None = None) -> str:
         *(["", transfer_text(results.transfer)] if results.transfer else []),
         f"\nRule: {one_line(chosen.rule)}.\n{capitalised(one_line(chosen.sentence))}.",
     ]
-    if chosen.id is None:
-        parts.append(f"\n{CLOSED}")
+    if (closed := closed_text(results)) is not None:
+        parts.append(f"\n{closed}")
     else:
         parts += [f"\n{_OPENED}", table(results.report)]
     if split == "report":

@@ -55,7 +55,13 @@ _REOPENED = (
 )
 
 
-CLOSED = "Report rows stay closed: no point is chosen, so that a later choice finds them untouched."
+def closed_text(results: SweepResults) -> str | None:
+    """That report rows stay closed; None where a point is chosen."""
+    if results.selected.id is not None:
+        return None
+    untouched = ", so that a later choice finds them untouched"
+    still = "" if results.report_opened_for_another_selection else untouched
+    return f"Report rows stay closed: no point is chosen{still}."
 
 
 def capitalised(text: str) -> str:
@@ -130,7 +136,7 @@ def _view(results: SweepResults, folder: Path) -> dict[str, Any]:
         "chosen": chosen,
         "title": f"{results.task}: {chosen.label or chosen.headline}",
         "headline": capitalised(chosen.headline),
-        "closed": CLOSED if chosen.id is None else None,
+        "closed": closed_text(results),
         "verdicts": verdict(results).splitlines(),
         "banners": _banners(results),
         "budget": budget_text(results),

@@ -167,12 +167,13 @@ def fit(gap: Literal["dpd", "eod"], rows: Predictions, settings: MetricSettings)
     left = [_gap(gap, rows, each.scores(rows), settings) for each in found]
     best = min(range(len(found)), key=lambda index: left[index], default=None)
     if best is None or not left[best] < own:
+        is_usable = best is not None and np.isfinite(left[best])
         raise MeasurementError(
             f"no thresholds by group make the {gap.upper()} smaller on the rows that they are "
-            "fitted on",
+            "fitted on, and predict more than hardly anything but one class",
             where=rows.task,
-            got=None if best is None else round(left[best], 3),
-            allowed=f"below {own:.3f}",
+            got=f"{left[best]:.3f}" if is_usable and best is not None else None,
+            allowed=f"below {own:.3f}" if np.isfinite(own) else None,
         )
     return found[best]
 

@@ -149,6 +149,8 @@ class SweepRun:
         candidates = self.candidates()
         results, injected, level = candidates.results, candidates.injected, candidates.level
         thresholds = ThresholdedBaseline.fit(config, runner, candidates.baselines)
+        for warning in thresholds.warnings:
+            runner.progress.say(f"warning: {warning}")
         choice, chosen = self.choice(candidates)
         control = self.control(chosen)
         known = {result.id for result in results}

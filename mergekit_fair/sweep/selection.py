@@ -329,15 +329,16 @@ class _Found:
 
     @property
     def _extreme(self) -> str:
-        """`the highest acc on validation rows`."""
+        """`the highest acc on validation rows of all candidates that satisfy the rule`."""
         most = "lowest" if self.rule.is_minimised else "highest"
-        return f"the {most} {self.rule.objective} on {self.rule.split} rows"
+        where = f"on {self.rule.split} rows of all candidates that satisfy the rule"
+        return f"the {most} {self.rule.objective} {where}"
 
     def _why(
         self, best: PointResult, top: PointResult, alike: Sequence[PointResult], near: Nearness
     ) -> str:
         count, rival = len(alike), self.rival
-        of = f"of {len(self.feasible)} merges that satisfy the rule"
+        of = f"of {len(self.feasible)} merges that do"
         but = (
             f", and not worse than {rival.label}" if rival is not None and top is not rival else ""
         )
@@ -347,7 +348,7 @@ class _Found:
         else:
             text = f"{self._named(best)} is {within}"
         if len(self.feasible) == 1:
-            text += ", and is the only merge that satisfies the rule"
+            text += ", and is the only merge that does"
         elif count == 1:
             text += f", {of}; {self._alone}"
         elif best is top:
@@ -373,8 +374,8 @@ class _Found:
         rule = self.rule
         if first is None:
             return (
-                "no merge can be judged: all are degenerate, failed, add nothing, or have an "
-                "undefined metric"
+                "no merge can be judged: all are degenerate, failed, not proven safe, add nothing, "
+                "or have an undefined metric"
             )
         if self.feasible and reference is not None:
             first = min(self.feasible, key=rule.order)
@@ -384,7 +385,10 @@ class _Found:
             )
             unknown = f" (no interval of a difference in {rule.objective} is known)"
             return text + (" beyond noise" if self._has_noise else unknown)
-        nor = "" if reference is None or self.rival else f", nor does {reference.label}"
+        nor = ""
+        if reference is not None and self.rival is None:
+            mark = ", which is degenerate" * ("degenerate" in reference.marks())
+            nor = f", nor does {reference.label}{mark}"
         missed = "; ".join(rule.missed_by(first))
         return f"no merge satisfies the rule{nor}; {first.label} misses it least: {missed}"
 

@@ -184,6 +184,7 @@ def test_the_groups_of_every_gap_are_named_and_small_ones_said_once(tmp_path: Pa
     command = ["compare", *map(str, folders)]
     printed = CliRunner().invoke(main, [*command, "--min-group-size", "1"]).stdout
     assert " a − b" in printed or " b − a" in printed
+    assert " a − a" not in printed  # nobody makes a gap of 0
     few = CliRunner().invoke(main, [*command, "--min-group-size", "1000"]).stdout
     assert few.count("too few rows to decide a gap (min_group_size 1000)") == 1
 

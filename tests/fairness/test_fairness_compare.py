@@ -117,3 +117,12 @@ def test_errors_name_the_predictor():
         compare([0, 1], [0, 1, 1], [0, 1], ["a", "b"])
     with pytest.raises(MeasurementError, match=r"^exclude: no such group"):
         compare([0, 1], [0, 1], [0, 1], ["a", "b"], exclude=["c"])
+
+
+def test_without_an_interval_the_share_of_draws_without_a_group_is_said() -> None:
+    groups = ["a"] * 60 + ["b"] * 60 + ["c"]
+    y = [0, 1] * 60 + [0]
+    found = compare(y, [0, 1, 1] * 40 + [1], [1, 0, 0] * 40 + [0], groups).metrics["dpd"]
+    assert (found.value is None, found.low, found.p_value) == (False, None, None)
+    # A row is in none of n draws from n with chance 1/e.
+    assert found.dropped == pytest.approx(np.exp(-1), abs=0.05)

@@ -24,6 +24,7 @@ from mergekit_fair.merging.in_memory import load_tensors
 from mergekit_fair.merging.measured_inputs import MeasuredInputs
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.progress import Silent
+from mergekit_fair.report.page import closed_text
 from mergekit_fair.sweep.checked_folder import require_proof
 from mergekit_fair.sweep.limits import Select
 from mergekit_fair.sweep.results import SweepResults
@@ -112,6 +113,7 @@ def test_a_later_choice_finds_the_report_rows_untouched(family: Path, folder: Pa
     results = chosen_by(family, folder, IMPOSSIBLE)
     assert (results.selected.kept, results.report) == ("fft", [])
     assert results.report_opened_for_another_selection is True
+    assert "untouched" not in str(closed_text(results))
 
 
 def test_the_best_merge_is_written_on_request_and_says_what_it_is(

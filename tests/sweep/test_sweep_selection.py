@@ -90,6 +90,13 @@ def test_where_nothing_satisfies_the_rule_the_reference_is_kept() -> None:
     assert ", nor does fft; " in _choose(point("far", 0.9, 0.5), select=strict).reason
 
 
+def test_a_reference_that_has_no_gap_because_it_is_degenerate_is_said_to_be_so() -> None:
+    constant = point("fft", 0.6, 0.0, 0.0, kind="baseline", degenerate=True)
+    merge = point("merge", 0.9, 0.1)
+    choice = Rule.of(SELECT, {"fft": constant}).choose([constant, merge])
+    assert ", nor does fft, which is degenerate; " in choice.reason
+
+
 def test_the_reference_is_kept_where_the_merges_are_worse_beyond_noise() -> None:
     """Within noise of it a merge may win; what lies within noise by its width alone may not."""
     worse, worst = point("worse", 0.7, 0.1, lam=0.2), point("worst", 0.6, 0.1, lam=0.1)
@@ -103,8 +110,9 @@ def test_the_reference_is_kept_where_the_merges_are_worse_beyond_noise() -> None
     alone = _choose(worse, worst, tied=_within("worse"))
     assert (alone.id, alone.best, alone.ties) == ("worse", "fft", ())
     assert alone.reason == (
-        "worse (acc 0.700) is within noise of fft (acc 0.750), the highest acc on validation rows, "
-        "of 2 merges that satisfy the rule; no other is within noise of it"
+        "worse (acc 0.700) is within noise of fft (acc 0.750), the highest acc on validation rows "
+        "of all candidates that satisfy the rule, of 2 merges that do; no other is within noise of "
+        "it"
     )
     both = _choose(worse, worst, tied=_within("worse", "worst"))
     assert (both.id, both.ties) == ("worst", ("worse", "worst"))
@@ -140,8 +148,8 @@ def test_ties_go_to_the_nearest() -> None:
     )
     assert choice.reason == (
         "a (acc 0.790) has the smallest Σ|λ| of the 2 that are within noise of top (acc 0.800), "
-        "the highest acc on validation rows, and not worse than fft, of 3 merges that satisfy the "
-        "rule"
+        "the highest acc on validation rows of all candidates that satisfy the rule, and not worse "
+        "than fft, of 3 merges that do"
     )
     asked = []
 

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
+from beside import Said
 from refusals import raises
 from scipy.optimize import check_grad
 
 from mergekit_fair.errors import MeasurementError
 from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.fairness import MetricSettings, estimate
-from mergekit_fair.progress import Silent
 from mergekit_fair.sweep.group_offsets import GroupOffsets, _Objective, deciding_groups, fit_offsets
 from mergekit_fair.sweep.group_thresholds import GroupThresholds, fit
 from mergekit_fair.sweep.results import DifferenceRecord, ThresholdsRecord
@@ -167,6 +167,9 @@ def test_what_helps_nothing_is_refused() -> None:
     fair = replace(rows, groups=pair, labels=(alike > 0).astype(np.int8)).with_scores(alike)
     with raises(MeasurementError, "no thresholds by group", where="task"):
         fit("dpd", fair, SETTINGS)
+    # Of a constant predictor there is no gap to be smaller than.
+    with raises(MeasurementError, where="task", got=None, allowed=None):
+        fit("dpd", rows.with_scores(np.full(len(rows), -1.0)), SETTINGS)
 
 
 def difference(value: float, low: float, high: float) -> DifferenceRecord:
@@ -207,10 +210,12 @@ def test_a_sweep_over_overlapping_groups_says_how_it_decides(family: Path, tmp_p
         family, tmp_path / "sweep.yml", thresholds="fft", inject=None, select={}, controls=[],
         evaluate=evaluate,
     )  # fmt: skip
-    results = run_sweep(load_sweep(path), tmp_path / "out", Silent())
+    heard = Said()
+    results = run_sweep(load_sweep(path), tmp_path / "out", heard)
     labels = [f"fft + thresholds ({gap})" for gap in ("dpd", "eod")]
     said = {label: [w for w in results.warnings if w.startswith(label)] for label in labels}
     assert all(said.values())  # how rows of several groups are treated, or why it is left out
+    assert {f"warning: {text}" for texts in said.values() for text in texts} <= set(heard.lines)
     assert set(results.thresholds) == {p.label for p in results.points if p.kind == "thresholds"}
     assert results.thresholds
     for label, record in results.thresholds.items():
