@@ -201,7 +201,7 @@ DOUBTS: tuple[Doubt, ...] = (
     ),
     Doubt(
         "near 0",
-        "rests on gaps near 0, for the interval of either model's own gap reaches 0",
+        "rests on gaps near 0: the intervals of both models' own gaps reach 0",
         is_near_0,
         is_blind=True,
     ),
