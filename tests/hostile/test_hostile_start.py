@@ -180,6 +180,8 @@ def _be_a_child(scene: Scene, words: list[str], where: str, writing: int) -> NoR
         signal.pause()
 
     code: object = 99
+    # Under nohup it is ignored, which the command respects, and nobody would ever come.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
         os.chdir(scene.here)
         with patch(where, wait):
