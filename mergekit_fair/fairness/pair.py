@@ -90,7 +90,10 @@ class PairedCells:
         """b minus a of every compared metric, or of some."""
         tables = [self.patterns.table(self.cells.sum(axis=axis)) for axis in (-1, -2)]
         eligible = [EligibleGroups.of(table, settings) for table in tables]
-        by_group, over_all = self._draws(settings)
+        draws = {
+            is_by_group: self._draws(settings, is_by_group=is_by_group)
+            for is_by_group in {isinstance(METRICS[name], Extremal) for name in names}
+        }
         size = None if self.clusters is None else len(self.clusters)
         settings = settings if size is None else settings.of_clusters(size)
         found = {}
@@ -101,31 +104,31 @@ class PairedCells:
                 for table, who in zip(tables, eligible, strict=True)
             )
             value = second - first
-            draws = by_group if isinstance(metric, Extremal) else over_all
             test: Test | float = 1.0
             if np.isfinite(value):
                 counts = [table.counts for table in tables]
-                test = draws.test(metric, counts, eligible, value, settings)
+                of_metric = draws[isinstance(metric, Extremal)]
+                test = of_metric.test(metric, counts, eligible, value, settings)
             if size is not None and not isinstance(test, float):
                 test = (*test[:2], students(test[2], size))
             found[name] = _turned(_difference(value, test), self.sign)
         return found
 
-    def _draws(self, settings: MetricSettings) -> tuple[_Draws, _Draws]:
-        """For gaps of groups, and for rates over all rows, which read no groups."""
-        everybody, cells, place = _ungrouped(self.patterns, self.cells)
-        share, over_all = _smallest_shares(self.cells, self.patterns), _share_of_all(cells)
-        if self.clusters is None:
-            return (
-                _Draws.of(self.patterns, _smoothed(self.cells, share), settings),
-                _Draws.of(everybody, _smoothed(cells, over_all), settings),
-            )
+    def _draws(self, settings: MetricSettings, *, is_by_group: bool) -> _Draws:
+        """For gaps of groups, or for rates over all rows, which read no groups."""
+        patterns, clusters = self.patterns, self.clusters
+        cells: Counts = self.cells
+        if is_by_group:
+            share = _smallest_shares(cells, patterns)
+        else:
+            patterns, cells, place = _ungrouped(patterns, cells)
+            share = _share_of_all(cells)
+            clusters = None if clusters is None else clusters.merged(place, cells.size)
+        if clusters is None:
+            return _Draws.of(patterns, _smoothed(cells, share), settings)
         effect, of_all = self._design_effects()
-        merged = self.clusters.merged(place, cells.size)
-        return (
-            _Draws.of_clusters(self.patterns, self.cells, share, effect, self.clusters, settings),
-            _Draws.of_clusters(everybody, cells, over_all, of_all, merged, settings),
-        )
+        effect = effect if is_by_group else of_all
+        return _Draws.of_clusters(patterns, cells, share, effect, clusters, settings)
 
     def _design_effects(self) -> tuple[Values, Values]:
         """By pattern and label (P, 2), and of all rows: the larger one of both predictors."""

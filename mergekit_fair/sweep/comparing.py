@@ -46,6 +46,7 @@ class Noise:
                 _predicted(second, point, task, is_matched=bool(block)),
                 _predicted(first, better, task, is_matched=bool(block)),
                 settings,
+                [metric],
             ).metrics[metric]
             end = gap.high if self.rule.is_minimised else gap.low
             if end is None or (-end if self.rule.is_minimised else end) <= _ROUNDING:

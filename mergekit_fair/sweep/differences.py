@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,7 @@ from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.fairness import Comparison, MetricSettings
 from mergekit_fair.fairness.claims import SATURATION, judged
 from mergekit_fair.fairness.compare import Paired
+from mergekit_fair.fairness.metrics import COMPARED
 from mergekit_fair.sweep.results import DifferenceRecord
 
 
@@ -54,9 +55,15 @@ def compared_as(kind: str, label: str) -> str:
     return "random vectors" if kind == "control" else label
 
 
-def compared(rows: Predictions, before: Any, after: Any, settings: MetricSettings) -> Comparison:
-    """The second answers minus the first, paired."""
+def compared(
+    rows: Predictions,
+    before: Any,
+    after: Any,
+    settings: MetricSettings,
+    metrics: Sequence[str] = COMPARED,
+) -> Comparison:
+    """The second answers minus the first, paired, in all compared metrics or some."""
     settings = replace(settings, exclude=rows.excluded)
     both = {"a": before, "b": after}
     paired = Paired.of(rows.labels, both, rows.groups, settings, rows.weights, rows.clusters)
-    return paired.difference("a", "b")
+    return paired.difference("a", "b", metrics)
