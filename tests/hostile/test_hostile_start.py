@@ -180,8 +180,9 @@ def _be_a_child(scene: Scene, words: list[str], where: str, writing: int) -> NoR
         signal.pause()
 
     code: object = 99
-    # Under nohup it is ignored, which the command respects, and nobody would ever come.
+    # In the background both may be ignored, which the command respects: nobody would ever come.
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         os.chdir(scene.here)
         with patch(where, wait):

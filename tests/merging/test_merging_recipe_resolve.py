@@ -66,7 +66,8 @@ def test_the_group_with_the_largest_mean_gap(report):
     assert "worst: Female" in found.source
     assert found.notes == (
         f"worst: Female, whose mean of one-vs-rest DPD and EOD, 0.2000, is the largest in {place}",
-        "left out: Other (excluded, below 1 rows, or without a rate)",
+        "left out: Other (excluded, without a rate, or with one of fewer than 30 rows, "
+        "of the group or of its rest)",
     )
     # What was found is a plain recipe: mergekit runs it, and there is nothing left to find.
     assert found.resolved() is found
@@ -82,7 +83,7 @@ def test_groups_are_left_out_by_name_by_size_and_without_a_rate(report):
     found = resolve(injection(unknown))
     assert found.raw["parameters"]["worst"] == "Male"
     assert "left out: Female, Other (" in found.notes[-1]
-    with pytest.raises(MeasurementError, match="no candidate group has a defined DPD or EOD"):
+    with pytest.raises(MeasurementError, match="rest on 1000 rows or more"):
         resolve(injection(place, min_group_size=1000))
 
 
