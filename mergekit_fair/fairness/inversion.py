@@ -138,12 +138,12 @@ class ExtremeEstimate:
 
 @dataclass(frozen=True, eq=False)
 class _Candidates:
-    """Rates that one model may have in truth: S kinds of them for each of P values of d.
+    """Rates that one model may have in truth, for each of P values of d.
 
     Attributes:
         d: (P,).
-        values: (S, P, M).
-        drawn: (S, P, draws), what D would be estimated as.
+        values: (K, P, M), through K contrasts.
+        drawn: (S, P, draws), what D would be estimated as: S / K sizes of errors for each of them.
         plausible: (S, P), the chance of the estimate that was seen.
     """
 
@@ -161,9 +161,9 @@ class _Candidates:
         for which in (np.full(len(d), model.largest), model.most_varying(d, other)):
             pairs = up[which], down[which]
             near = extreme.closest(model.values, model.cov, d, *pairs)
+            values.append(near)
             for scale in model.scales(near + model.origin):
                 of_d, chance = _estimated(model, near, scale, d, *pairs)
-                values.append(near)
                 drawn.append(of_d)
                 chances.append(chance)
         return cls(d, np.stack(values), np.stack(drawn), np.stack(chances))
@@ -187,7 +187,10 @@ def inverted(first: ExtremeEstimate, second: ExtremeEstimate, confidence: float)
     """
     a, b = _Candidates.of(first, second.its_error), _Candidates.of(second, first.its_error)
     own = np.minimum(a.plausible[:, :, np.newaxis, np.newaxis], b.plausible)
-    plausible = np.minimum(own, _apart(first, second, a.values, b.values))
+    apart = _apart(first, second, a.values, b.values)
+    for axis in (0, 2):  # whatever the size of errors
+        apart = np.repeat(apart, own.shape[axis] // apart.shape[axis], axis=axis)
+    plausible = np.minimum(own, apart)
     found, level = second.value - first.value, 1 - confidence
     of_pairs = _refined(plausible) / EXCLUDED
     above, below = (
@@ -285,7 +288,7 @@ def _estimated(
 
 
 def _apart(first: ExtremeEstimate, second: ExtremeEstimate, a: Values, b: Values) -> Values:
-    """(S, P, S, P): the chance that differences lie as far from candidates' as those seen.
+    """(K, P, K, P): the chance that differences lie as far from candidates' as those seen.
 
     Of the largest size over numbers, in standard errors.
     """

@@ -89,16 +89,17 @@ class PairedRows:
         """bool (H,), the groups whose DPD and EOD can be judged."""
         return np.asarray(self.usable[0] & self.usable[1:].any(axis=0))
 
-    def shares(self, rows: NDArray[np.intp], answers: Values) -> Values:
-        """(3, rows): what each row adds to selection rate, TPR and FPR of these rows.
+    def counted(self, rows: NDArray[np.intp], answers: Values) -> tuple[Values, Values]:
+        """What each row counts for in selection rate, TPR and FPR of these rows, and in all.
 
-        The answered rows of a rate add up to 1; where there is none, all are 0.
+        Returns:
+            (3, rows), weights, 0 without an answer, and their sums (3,).
         """
         answered, positive = ~np.isnan(answers[rows]), self.labels[rows] == 1
-        counted = np.stack([answered, answered & positive, answered & ~positive])
-        shares = self.weights[rows] * counted
-        totals = shares.sum(axis=1, keepdims=True)
-        return np.divide(shares, totals, out=np.zeros_like(shares), where=totals > 0)
+        weights = self.weights[rows] * np.stack(
+            [answered, answered & positive, answered & ~positive]
+        )
+        return weights, weights.sum(axis=1)
 
     def summed(self, rows: NDArray[np.intp], influence: Values) -> Values:
         """Influence values (k, rows) added up by cluster: (k, C), or themselves."""
@@ -133,9 +134,11 @@ class Side:
     def of(cls, rows: PairedRows, inside: Mask, answers: Answers) -> Side:
         at, lines, means = np.flatnonzero(inside), [], []
         for said in (answers.before, answers.after):
-            shares = rows.shares(at, said)
+            weights, totals = rows.counted(at, said)
             known = np.nan_to_num(said[at])
-            rates = np.where(shares.any(axis=1), shares @ known, np.nan)
+            # Sums first: those of whole weights and predictions are exact.
+            rates = _ratio(weights @ known, totals, np.nan)
+            shares = _ratio(weights, totals[:, np.newaxis], 0.0)
             lines.append(shares * (known - rates[:, np.newaxis]))
             means.append(rates)
         influence = rows.summed(at, np.concatenate(lines))
@@ -145,7 +148,8 @@ class Side:
     def of_moves(cls, rows: PairedRows, inside: Mask, moved: Values) -> Side:
         """As if every row had moved so far, in a direction of its own; in a cluster, in one."""
         at = np.flatnonzero(inside)
-        shares = rows.shares(at, np.zeros(len(moved)))
+        weights, totals = rows.counted(at, np.zeros(len(moved)))
+        shares = _ratio(weights, totals[:, np.newaxis], 0.0)
         influence = rows.summed(at, shares * moved[at])
         return cls(np.zeros(N_RATES), influence, _unseen(rows, at, shares))
 
@@ -302,8 +306,9 @@ def _accuracy(rows: PairedRows, at: NDArray[np.intp], answers: Answers, deviate:
         np.nan_to_num(np.where(positive, said[at], 1 - said[at]))
         for said in (answers.before, answers.after)
     )
-    shares = (rows.weights[at] / rows.weights[at].sum())[np.newaxis]
-    value = float(shares[0] @ (after - before))
+    weights = rows.weights[at]
+    shares = (weights / weights.sum())[np.newaxis]
+    value = float(weights @ (after - before) / weights.sum())
     influence = rows.summed(at, shares * (after - before - value))[0]
     unseen = answers.farthest / rows.effective(at, shares)[0]
     return _ends(value, np.sqrt(influence @ influence + 4 * unseen**2), deviate)  # of a label two
@@ -328,6 +333,11 @@ def _unseen(rows: PairedRows, at: NDArray[np.intp], shares: Values) -> Values:
     """(2, 3): what one row of each label adds to selection rate, TPR and FPR."""
     of_any, of_positive, of_negative = 1 / rows.effective(at, shares)
     return np.array([[of_any, 0.0, of_negative], [of_any, of_positive, 0.0]])
+
+
+def _ratio(part: Values, whole: Values, without: float) -> Values:
+    """part / whole, and `without` where there is no whole."""
+    return np.divide(part, whole, out=np.full(part.shape, without), where=whole > 0)
 
 
 def _times(forms: Values, values: Values) -> Values:

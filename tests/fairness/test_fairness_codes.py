@@ -39,6 +39,7 @@ def test_comparisons_of_codes_are_those_of_the_given_values(rows: Any) -> None:
     given = {name: as_given(column) for name, column in codes.items()}
     expected = compare_many(truth, given, groups, baseline="b", draws=50, seed=3)
     assert by_codes.to_dict() == expected.to_dict()
+    assert by_codes.differences == expected.differences  # warnings included
 
 
 @pytest.mark.parametrize(
