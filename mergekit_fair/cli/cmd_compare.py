@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from mergekit_fair.cli.reading_options import reading_options
 from mergekit_fair.cli.terminal import echo
 from mergekit_fair.escaping import one_line
 
@@ -16,20 +17,7 @@ from mergekit_fair.escaping import one_line
     "others", metavar="B...", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path)
 )
 @click.option("--task", "tasks", multiple=True, help="Only this task; may be repeated.")
-@click.option(
-    "--reference",
-    type=click.Choice(("between_groups", "one_vs_rest", "to_overall")),
-    default="between_groups",
-    show_default=True,
-)
-@click.option("--confidence", type=click.FloatRange(0.5, 1, True, True), default=0.95)
-@click.option(
-    "--min-group-size",
-    type=click.IntRange(min=1),
-    default=30,
-    show_default=True,
-    help="Rows, of its own and of a label, that a group needs to decide a gap.",
-)
+@reading_options
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--quiet", is_flag=True, help="Only the tables.")

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 import yaml
 
+from mergekit_fair.cli.reading_options import reading_options
 from mergekit_fair.cli.terminal import echo
 
 if TYPE_CHECKING:
     from mergekit_fair.data import DataSpec
     from mergekit_fair.evaluation.evaluate import Evaluation, PreferenceEvaluation
-
-_REFERENCES = ("between_groups", "one_vs_rest", "to_overall")
 
 
 class _BatchSize(click.ParamType):  # type: ignore[type-arg]
@@ -91,17 +90,7 @@ class _Pairs(click.ParamType):  # type: ignore[type-arg]
     type=click.Path(exists=True, file_okay=False),
     help="More tasks. Those of others are code: lm-eval runs their !function and templates.",
 )
-@click.option(
-    "--reference", type=click.Choice(_REFERENCES), default=_REFERENCES[0], show_default=True
-)
-@click.option("--confidence", type=click.FloatRange(0.5, 1, True, True), default=0.95)
-@click.option(
-    "--min-group-size",
-    type=click.IntRange(min=1),
-    default=30,
-    show_default=True,
-    help="Rows, of its own and of a label, that a group needs to decide a gap.",
-)
+@reading_options
 @click.option(
     "--level",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),

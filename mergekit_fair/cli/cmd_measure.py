@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from mergekit_fair.cli.reading_options import reading_options
+
 FORMATS = ("csv", "tsv", "jsonl", "parquet")
 
 
@@ -48,21 +50,8 @@ class _Names(click.ParamType):  # type: ignore[type-arg]
 @click.option("--quotes", metavar="CHARACTER", help="Around cells of a csv; or none, standard.")
 @click.option("--decimal", metavar="CHARACTER", help="Decimal mark of a csv.")
 @click.option("--encoding", metavar="NAME", help="Of a csv, tsv or jsonl file; else UTF-8.")
-@click.option(
-    "--reference",
-    type=click.Choice(("between_groups", "one_vs_rest", "to_overall")),
-    default="between_groups",
-    show_default=True,
-)
+@reading_options
 @click.option("--against", metavar="GROUP", help="Signed differences of all others from it.")
-@click.option("--confidence", type=click.FloatRange(0.5, 1, True, True), default=0.95)
-@click.option(
-    "--min-group-size",
-    type=click.IntRange(min=1),
-    default=30,
-    show_default=True,
-    help="Rows, of its own and of a label, that a group needs to decide a gap.",
-)
 @click.option("--exclude", multiple=True, metavar="GROUP", help="It decides no gap; repeatable.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -136,11 +136,6 @@ def notes(task: str, paths: Mapping[str, Path]) -> list[str]:
     return said
 
 
-def _cutoff(evaluation: Evaluation | PreferenceEvaluation | None) -> float:
-    cutoff = evaluation.threshold if isinstance(evaluation, Evaluation) else None
-    return 0.5 if cutoff is None else cutoff
-
-
 def _beside(path: Path, task: str) -> Evaluation | PreferenceEvaluation | None:
     """The evaluation that `eval` has written with these samples."""
     file = path.with_name(f"{task}.json")

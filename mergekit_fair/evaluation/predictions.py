@@ -216,16 +216,8 @@ def weights_of(samples: Sequence[Mapping[str, Any]], task: str) -> NDArray[np.fl
         MeasurementError: some documents have a weight and some have none, or one is no weight.
     """
     weights: list[Any] = [(sample.get("doc") or {}).get("weight") for sample in samples]
-    missing = [row for row, weight in enumerate(weights) if weight is None]
-    if len(missing) == len(weights):
+    if not _all_or_none([weight is not None for weight in weights], "weight", task):
         return None
-    if missing:
-        raise MeasurementError(
-            f"{len(missing)} of {len(weights)} samples have no `weight`, the first in row "
-            f"{missing[0]}",
-            where=task,
-            fix="evaluate all of them with the same data description",
-        )
     return row_weights(weights, len(weights))
 
 
@@ -236,21 +228,29 @@ def clusters_of(samples: Sequence[Mapping[str, Any]], task: str) -> NDArray[np.i
         MeasurementError: some documents have the key and some do not.
     """
     docs = [sample.get("doc") or {} for sample in samples]
-    missing = [row for row, doc in enumerate(docs) if "cluster" not in doc]
-    if len(missing) == len(docs):
+    if not _all_or_none(["cluster" in doc for doc in docs], "cluster", task):
         return None
-    if missing:
-        raise MeasurementError(
-            f"{len(missing)} of {len(docs)} samples have no `cluster`, the first in row "
-            f"{missing[0]}",
-            where=task,
-            fix="evaluate all of them with the same data description",
-        )
     names = [doc["cluster"] for doc in docs]
     if all(type(name) is int for name in names):
         return np.array(names, dtype=np.int64)
     written = [f"\0row {row}" if name is None else str(name) for row, name in enumerate(names)]
     return (text_keys(written) >> np.uint64(1)).astype(np.int64)
+
+
+def _all_or_none(has: Sequence[bool], key: str, task: str) -> bool:
+    """Whether documents have a key.
+
+    Raises:
+        MeasurementError: some have it and some do not.
+    """
+    if any(has) and not all(has):
+        raise MeasurementError(
+            f"{len(has) - sum(has)} of {len(has)} samples have no `{key}`, the first in row "
+            f"{list(has).index(False)}",
+            where=task,
+            fix="evaluate all of them with the same data description",
+        )
+    return all(has)
 
 
 def _gaps_of_samples(samples: Sequence[Mapping[str, Any]]) -> NDArray[np.float64] | None:

@@ -1,0 +1,36 @@
+"""How figures are read: the options that every command which measures has alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+Command = Callable[..., Any]
+
+# As `fairness.settings` has them, which would import numpy for `--help`; a test compares.
+_REFERENCES = ("between_groups", "one_vs_rest", "to_overall")
+_MIN_GROUP_SIZE = 30
+
+
+def reading_options(command: Command) -> Command:
+    """Add `--reference`, `--confidence` and `--min-group-size` to a command."""
+    for option in (
+        click.option(
+            "--min-group-size",
+            type=click.IntRange(min=1),
+            default=_MIN_GROUP_SIZE,
+            show_default=True,
+            help="Rows, of its own and of a label, that a group needs to decide a gap.",
+        ),
+        click.option("--confidence", type=click.FloatRange(0.5, 1, True, True), default=0.95),
+        click.option(
+            "--reference",
+            type=click.Choice(_REFERENCES),
+            default=_REFERENCES[0],
+            show_default=True,
+        ),
+    ):
+        command = option(command)
+    return command
