@@ -53,3 +53,34 @@ def matrix(
     after = {name: rows.with_scores(scored(each)) for name, each in stepped.items()}
     before = rows.with_scores(scored(target))
     return transfer_matrix(before, after, MetricSettings(**settings), step=step)
+
+
+STEP = 0.2
+
+
+class TransferRows:
+    """Two large groups, a small one and a rest; a target that is right for 85 % of each."""
+
+    def __init__(self, n=4000, small=0.05, seed=0):
+        self.rng = np.random.default_rng(seed)
+        label = self.rng.choice(4, n, p=[0.4, 0.4, small, 0.2 - small])
+        self.y = self.rng.integers(0, 2, n).astype(np.int8)
+        self.groups = {name: label == at for at, name in enumerate(("A", "B", "C"))}
+        self.target = np.where(self.rng.random(n) < 0.85, self.y, 1 - self.y).astype(np.int8)
+
+    def harmed(self, name, share=0.4):
+        """Rows of a group are predicted 1 more often."""
+        found = self.target.copy()
+        found[self.groups[name] & (self.rng.random(len(self.y)) < share)] = 1
+        return found
+
+    def helped(self, share=0.8):
+        """Most errors are mended, in every group."""
+        found = self.target.copy()
+        mended = (found != self.y) & (self.rng.random(len(self.y)) < share)
+        found[mended] = self.y[mended]
+        return found
+
+    def matrix(self, stepped, **options):
+        target = options.pop("target", self.target)
+        return matrix(self.y, target, stepped, self.groups, step=STEP, **options)

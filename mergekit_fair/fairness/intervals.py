@@ -7,11 +7,12 @@ recomputes the same statistic, max − min included.
 Which interval for which statistic:
 
     wilson        plain proportions (accuracy, selection rate): never collapses at 0 or 1.
-    percentile    smooth statistics that are not plain proportions (balanced accuracy) and paired
-                  differences.
+    percentile    smooth statistics that are not plain proportions (balanced accuracy).
     conservative  gaps (DPD, EOD).
     minimum_band  worst-group accuracy.
     basic, bias_corrected    for comparison; both under-cover gaps.
+
+Differences of two models have intervals of their own: `pair` and `inversion`.
 
     gap_band, ratio_band     what simultaneous limits of all group rates leave open.
 

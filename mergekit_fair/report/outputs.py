@@ -21,9 +21,9 @@ from mergekit_fair.report.sweep_tables import (
 )
 from mergekit_fair.report.tables import as_text
 from mergekit_fair.report.verdict_text import MARKED, verdict
-from mergekit_fair.sweep.points import LeftRecord, SweepPlan
 from mergekit_fair.sweep.record import PointResult
 from mergekit_fair.sweep.results import SweepResults, TransferRecord
+from mergekit_fair.sweep.sweep_plan import LeftRecord, SweepPlan
 
 _DIFFERENCES = (
     f"Chosen minus the baselines, on the same report rows (paired intervals; !: {MARKED})"

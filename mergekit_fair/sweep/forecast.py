@@ -9,10 +9,11 @@ from mergekit_fair.evaluation.evaluator import Evaluator
 from mergekit_fair.progress import Bars, Progress, Silent
 from mergekit_fair.sweep.checked_folder import require_stored
 from mergekit_fair.sweep.point_runner import LocalExecutor, TimeBudget
-from mergekit_fair.sweep.points import LeftRecord, Planner, SweepPlan
+from mergekit_fair.sweep.points import Planner
 from mergekit_fair.sweep.runner import SweepRun, planned, prepared
 from mergekit_fair.sweep.store import ReadStore
 from mergekit_fair.sweep.sweep_config import Sweep
+from mergekit_fair.sweep.sweep_plan import LeftRecord, SweepPlan
 from mergekit_fair.sweep.worker import Outcome, PointJob
 
 

@@ -28,7 +28,7 @@ from mergekit_fair.sweep.point_runner import (
     PointRunner,
     TimeBudget,
 )
-from mergekit_fair.sweep.points import Planner, Point, SweepPlan, unique
+from mergekit_fair.sweep.points import Planner, Point, unique
 from mergekit_fair.sweep.record import SCHEMA_VERSION, PointResult, to_json
 from mergekit_fair.sweep.results import Choice, LevelRecord, SweepResults
 from mergekit_fair.sweep.sample_size import of_report
@@ -36,6 +36,7 @@ from mergekit_fair.sweep.selected import write_selected
 from mergekit_fair.sweep.selection import Rule, reference_of
 from mergekit_fair.sweep.store import ReadStore, Store
 from mergekit_fair.sweep.sweep_config import Sweep
+from mergekit_fair.sweep.sweep_plan import SweepPlan
 
 
 def run_sweep(

@@ -9,7 +9,7 @@ import numpy as np
 from mergekit_fair.errors import ConfigError
 from mergekit_fair.sweep.limits import Array
 from mergekit_fair.sweep.point_runner import PointRunner
-from mergekit_fair.sweep.points import Planner, Point, SweepPlan
+from mergekit_fair.sweep.points import Planner, Point
 from mergekit_fair.sweep.record import PointResult
 from mergekit_fair.sweep.search.level_model import at_level, start_length
 from mergekit_fair.sweep.search.proposers import (
@@ -25,6 +25,7 @@ from mergekit_fair.sweep.search.surrogate import SurrogateProposer
 from mergekit_fair.sweep.search.tpe import OptunaProposer, require_optuna, write_journal
 from mergekit_fair.sweep.selection import Rule
 from mergekit_fair.sweep.sweep_config import Search, Sweep
+from mergekit_fair.sweep.sweep_plan import SweepPlan
 
 # `search.method` → what asks. A new strategy is a class and a line here, and its name in
 # `sweep_config.Search.method`.
