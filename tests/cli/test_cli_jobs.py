@@ -107,9 +107,17 @@ def test_the_demo_job_on_the_real_model_and_real_rows(
             )
         )
         sweep = out / "sweep.yml"
-        sweep.write_text(
-            sweep.read_text().replace("0:1:0.1", "0:1:0.5").replace('"0.2:1:0.2"', "[0.2]")
-        )
+        text = sweep.read_text()
+        for old, new in {
+            "0:1:0.1": "0:1:0.5",
+            '"0.2:1:0.2"': "[0.2]",
+            "max_length: 64}": "max_length: 64, min_group_size: 1}",  # 6 women are positive
+            # On any processor a merge is within noise of FFT, but not within FFT's gaps.
+            'subject_to: {dpd: "<= fft", eod: "<= fft"}': "subject_to: {saturated: true}",
+        }.items():
+            assert old in text
+            text = text.replace(old, new)
+        sweep.write_text(text)
 
     monkeypatch.setattr(demo, "copy_recipes", small)
     out = tmp_path / "demo"
