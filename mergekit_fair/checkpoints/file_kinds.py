@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mergekit_fair.checkpoints.folder import inside
+from mergekit_fair.checkpoints.folder import VECTOR, inside
 from mergekit_fair.errors import CheckpointError
 from mergekit_fair.schema import parse_json
 
@@ -31,7 +31,7 @@ WEIGHTS = (
     *(".pkl", ".pickle", ".joblib", ".npz", ".npy"),
 )
 # Beside weights, of any model; and what a training saves to go on with, in files of weights' kinds.
-_CONFIGURATION = ("config.json", "adapter_config.json", "*.index.json", "*.py")
+_CONFIGURATION = ("config.json", "adapter_config.json", VECTOR, "*.index.json", "*.py")
 _OF_TRAINING = (
     *("training_args.bin", "optimizer.*", "scheduler.*", "scaler.pt", "rng_state*.pth"),
     "random_states_*.pkl",

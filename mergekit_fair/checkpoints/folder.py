@@ -22,6 +22,8 @@ from mergekit_fair.schema import nearest, parse_json
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+# Marks a folder that holds a task vector, the difference from a model.
+VECTOR = "task_vector.json"
 
 
 def weight_files(folder: str | Path) -> tuple[Path, ...]:
@@ -29,9 +31,13 @@ def weight_files(folder: str | Path) -> tuple[Path, ...]:
 
     Raises:
         CheckpointError: no such folder, no weights, pickled weights only, a damaged index, two
-            sets of weights, or files that lie elsewhere.
+            sets of weights, or files that lie elsewhere. Or a vector folder.
     """
-    folder = model_folder(folder)
+    return files_in(model_folder(folder))
+
+
+def files_in(folder: Path) -> tuple[Path, ...]:
+    """As `weight_files`, of a folder that is there: of a model or of a task vector."""
     if (folder / INDEX).is_file():
         if (folder / SINGLE).is_file():
             raise CheckpointError(
@@ -47,6 +53,33 @@ def weight_files(folder: str | Path) -> tuple[Path, ...]:
 
 def model_folder(folder: str | Path) -> Path:
     """The folder as a path.
+
+    Raises:
+        CheckpointError: as `found_folder`, or the folder holds a task vector, which is no model.
+    """
+    folder = found_folder(folder)
+    require_no_vector(folder)
+    return folder
+
+
+def require_no_vector(folder: str | Path) -> None:
+    """Refuse a task vector in the place of a whole model.
+
+    Raises:
+        CheckpointError: the folder has the marker of one.
+    """
+    if (Path(folder) / VECTOR).is_file():
+        raise CheckpointError(
+            f"holds a task vector ({VECTOR}), the difference from a model, and a whole model is "
+            "needed here",
+            where=folder,
+            fix="add it to its target: list it under models of a recipe whose base_model is the "
+            "target, and give what `mergekit-fair merge` writes",
+        )
+
+
+def found_folder(folder: str | Path) -> Path:
+    """The folder as a path: of a model or of a task vector.
 
     Raises:
         CheckpointError: there is none; names the nearest one beside it. Or a base with an adapter.
@@ -117,14 +150,19 @@ def stored_tensors(folder: str | Path) -> dict[str, Stored]:
     Raises:
         CheckpointError: as `weight_files` and `read_header`, or a tensor in two shards.
     """
+    return stored_in(model_folder(folder))
+
+
+def stored_in(folder: Path) -> dict[str, Stored]:
+    """As `stored_tensors`, of a folder that is there: of a model or of a task vector."""
     tensors: dict[str, Stored] = {}
-    for file in weight_files(folder):
+    for file in files_in(folder):
         for name, stored in read_header(file).items():
             if name in tensors:
                 raise twice(name, folder, [tensors[name].file.name, file.name])
             tensors[name] = stored
-    if (Path(folder) / INDEX).is_file():
-        require_indexed(Path(folder) / INDEX, tensors)
+    if (folder / INDEX).is_file():
+        require_indexed(folder / INDEX, tensors)
     return dict(sorted(tensors.items()))
 
 
