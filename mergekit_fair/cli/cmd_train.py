@@ -20,7 +20,8 @@ def command(config: Path, out: Path, device: str, quiet: bool) -> None:
     """Train a base with its head, FFT and LoRA baselines, and one model per subgroup.
 
     Makes OUT/base, OUT/fft, OUT/lora, OUT/groups/<group>, OUT/addition.yml (a merge recipe) and
-    OUT/train.json. The same command again goes on where it was killed. Several GPUs: start it
+    OUT/train.json; with `seeds: N` also OUT/seeds/<seed>, OUT/soup.yml and OUT/soup, the mean of N
+    FFT models. The same command again goes on where it was killed. Several GPUs: start it
     with `torchrun --nproc_per_node N -m mergekit_fair train …`.
 
     \b

@@ -27,6 +27,8 @@ from mergekit_fair.progress import Progress, Silent
 from mergekit_fair.schema import differences, dump_yaml, parse_json
 from mergekit_fair.training.base_model import build_base, file_sha256
 from mergekit_fair.training.finetune import TrainingRun, finetune, process_state
+from mergekit_fair.training.soup import FOLDER as SOUP
+from mergekit_fair.training.soup import make_soup, seed_runs
 from mergekit_fair.training.train_config import TrainConfig
 
 if TYPE_CHECKING:
@@ -38,7 +40,8 @@ def train(
 ) -> dict[str, Any]:
     """Train the whole family in `out`; the same call again goes on where it was killed.
 
-    Writes `base`, `fft`, `lora`, `groups/<group>`, `addition.yml` and `train.json`.
+    Writes `base`, `fft`, `lora`, `groups/<group>`, `addition.yml` and `train.json`; with `seeds`
+    also `seeds/<seed>`, `soup.yml` and `soup`.
 
     Returns:
         The content of train.json.
@@ -87,6 +90,7 @@ def _train(
         recipe = out / "addition.yml"
         if not recipe.is_file():  # it may be somebody's by now
             write_atomic(recipe, dump_yaml(family_recipe(groups)))
+        _soup(config, family, progress)
         source = source_fingerprint(config.data)
         family.write(data=config.data.to_dict(), source=source, counts=rows.counts())
         shutil.rmtree(out / ".work", ignore_errors=True)
@@ -142,17 +146,22 @@ def subgroups(config: TrainConfig, rows: Rows) -> list[str]:
 def plan_runs(
     config: TrainConfig, rows: Rows, groups: list[str], processes: int = 1
 ) -> list[TrainingRun]:
-    """The runs in their order: FFT, LoRA, then one per group."""
+    """The runs in their order: FFT, LoRA, one per group, then FFT with further seeds."""
     full = steps_for(config, len(rows.labels), config.training.epochs, processes)
-    runs = [TrainingRun("fft", "fft", full, rows)]
+    fft, *further = (
+        TrainingRun(name, "fft", full, rows, seed)
+        for name, seed in seed_runs(config.seed, config.seeds).items()
+    )
+    runs = [fft]
     if config.lora:
-        runs.append(TrainingRun("lora", "lora", full, rows))
+        runs.append(replace(fft, name="lora", method="lora"))
     epochs = config.subgroups.epochs
     for name in groups:
         of_group = rows.in_group(name)
         steps = steps_for(config, len(of_group.labels), epochs, processes) if epochs else full
-        runs.append(TrainingRun(f"groups/{name}", config.subgroups.method, steps, of_group))
-    return runs
+        method = config.subgroups.method
+        runs.append(TrainingRun(f"groups/{name}", method, steps, of_group, config.seed))
+    return [*runs, *further]
 
 
 def steps_for(config: TrainConfig, rows: int, epochs: float, processes: int = 1) -> int:
@@ -200,7 +209,8 @@ class _Family:
     def _read(self) -> dict[str, Any]:
         try:
             record = parse_json(text_of(self.path))
-            if isinstance(record["settings"], dict) and isinstance(record["runs"], dict):
+            blocks = [record["settings"], record["runs"], *dict(record["runs"]).values()]
+            if all(isinstance(each, dict) for each in blocks):
                 return dict(record)
             raise ValueError("settings and runs are no mappings")
         except (ValueError, LookupError, TypeError) as error:
@@ -214,8 +224,20 @@ class _Family:
         return name in self.record["runs"] and (self.folder / name / "config.json").is_file()
 
     def add(self, name: str, entry: dict[str, Any]) -> None:
+        if name in self.of_soup:
+            self.forget(SOUP)
         self.record["runs"][name] = entry
         self.write()
+
+    def forget(self, name: str) -> None:
+        """Of what is made anew: a killed process leaves no word of what was there before."""
+        if self.record["runs"].pop(name, None) is not None:
+            self.write()
+
+    @property
+    def of_soup(self) -> list[str]:
+        """The runs that the soup is the mean of; empty if there is none."""
+        return list(self.record["runs"].get(SOUP, {}).get("of", ())) if self.has(SOUP) else []
 
     def write(self, **more: Any) -> None:
         self.record |= {"versions": versions(), **more}
@@ -224,8 +246,8 @@ class _Family:
 
 
 def _settings(config: TrainConfig, data: str) -> dict[str, Any]:
-    """What decides the weights, as it comes back from JSON."""
-    settings = config.model_dump(mode="json", exclude={"data", "save_every"})
+    """What decides the weights of every run, as it comes back from JSON."""
+    settings = config.model_dump(mode="json", exclude={"data", "save_every", "seeds"})
     text = json.dumps({**settings, "data_sha256": data}, sort_keys=True)
     return dict(json.loads(text))
 
@@ -265,9 +287,23 @@ def _one(run: TrainingRun, config: TrainConfig, family: _Family, progress: Progr
         entry = finetune(run, config, family.folder / "base", out, work, progress)
     method = run.method
     labels = run.rows.labels
-    family.add(run.name, {"method": method, "n": len(labels), "n_pos": int(labels.sum()), **entry})
+    about = {"method": method, "seed": run.seed, "n": len(labels), "n_pos": int(labels.sum())}
+    family.add(run.name, {**about, **entry})
     seconds = f", {entry['seconds']:.0f} s" if "seconds" in entry else ""
     progress.say(f"{run.name}: {method}, {len(labels)} rows, {run.steps} steps{seconds}")
+
+
+def _soup(config: TrainConfig, family: _Family, progress: Progress) -> None:
+    """The mean of as many seeds as the file says, made anew if it says another number now."""
+    if config.seeds < 2 or family.of_soup == list(seed_runs(config.seed, config.seeds)):
+        return
+    family.forget(SOUP)
+    start = time.monotonic()
+    most = 1 + sum(name.startswith("seeds/") for name in family.record["runs"])
+    of = make_soup(family.folder, config.seed, config.seeds, most, progress)
+    seconds = round(time.monotonic() - start, 1)
+    family.add(SOUP, {"method": "mean", "of": of, "seconds": seconds})
+    progress.say(f"soup: mean of {', '.join(of)}, {seconds:.0f} s")
 
 
 def family_recipe(groups: Iterable[str]) -> dict[str, Any]:

@@ -30,10 +30,11 @@ class TrainingRun:
     """One model to train.
 
     Attributes:
-        name: its folder below the training folder: `fft`, `lora`, `groups/<group>`.
+        name: its folder below the training folder: `fft`, `lora`, `groups/<group>`, `seeds/<seed>`.
         method: its kind, a name of `KINDS`.
         steps: optimiser steps.
         rows: the training rows.
+        seed: of their order and of dropout.
         seen: what is written beside the model about all rows that went into it.
     """
 
@@ -41,6 +42,7 @@ class TrainingRun:
     method: str
     steps: int
     rows: Rows
+    seed: int
     seen: TrainedRows | None = None
 
 
@@ -62,7 +64,7 @@ def finetune(
 
     kind = config.kind(run.method)
     inputs = open_inputs(run.rows, base, config.max_length)
-    set_seed(config.seed)
+    set_seed(run.seed)
     model = kind.prepare(auto_class(run.rows.kind).from_pretrained(str(base)))
     keeper = _keeper(run, config, base, work, progress)
     with _known_settings(config):
@@ -178,7 +180,7 @@ def _arguments(run: TrainingRun, config: TrainConfig, learning_rate: float, work
         "lr_scheduler_type": training.scheduler,
         "warmup_steps": int(training.warmup * run.steps),
         "bf16": training.bf16,
-        "seed": config.seed,
+        "seed": run.seed,
         "save_strategy": "steps",
         "save_steps": max(1, round(config.save_every * run.steps)),
         "remove_unused_columns": False,

@@ -16,6 +16,8 @@ from mergekit_fair.training.kinds import KINDS, Lora, Positive, TrainingKind
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 
+LAST_SEED = 2**32 - 1  # that numpy takes
+
 # What these keys of transformers' TrainingArguments are for is decided by this package.
 _OWN_ARGUMENTS = frozenset(
     {
@@ -114,6 +116,9 @@ class TrainConfig(Strict):
         data: the data description, a mapping or the path of a YAML file beside this one.
         head: `probe` fits the head's linear layer on all training rows before the base is saved,
             so that λ = 0 is a classifier; `random` leaves it as seeded.
+        seed: of a random head, of the order of rows and of dropout.
+        seeds: how often FFT is trained, with seed, seed + 1, …; two or more give a soup, too, their
+            uniform mean. It may be another number later: only what is missing is trained.
         lora: `false` leaves the LoRA baseline out.
         checkpoints: shares of the steps at which an early checkpoint is kept as a model.
         save_every: share of the steps between the states that a killed run resumes from.
@@ -123,13 +128,22 @@ class TrainConfig(Strict):
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     data: DataSpec
     head: Literal["probe", "random"] = "probe"
-    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+    seed: Annotated[int, Field(ge=0, le=LAST_SEED)] = 0
+    seeds: Annotated[int, Field(gt=0)] = 1
     max_length: Annotated[int, Field(gt=0)] = 128
     training: Training = Training()
     lora: Lora | Literal[False] = Lora()
     subgroups: Subgroups = Subgroups()
     checkpoints: list[Share] = []
     save_every: Share = 0.25
+
+    @model_validator(mode="after")
+    def _seeds_that_exist(self) -> TrainConfig:
+        if self.seed + self.seeds - 1 > LAST_SEED:
+            raise ValueError(
+                f"the last of {self.seeds} seeds from {self.seed} is above {LAST_SEED}"
+            )
+        return self
 
     def kind(self, name: str) -> TrainingKind:
         """The settings of a kind: the file's block of its name, or its own defaults."""

@@ -54,16 +54,20 @@ def test_train_and_sweep(tmp_path: Path, kind: str) -> None:
         model=str(model),
         data=data,
         training={"learning_rate": 1e-3, "batch_size": 16, "epochs": 3},
+        seeds=2,
     )
     config = load_train_config(path)
-    record = train(config, tmp_path / "job" / "run", Silent(), "cpu")
-    assert list(record["runs"]) == ["base", "fft", "lora", "groups/blue", "groups/green"]
+    family = tmp_path / "job" / "run"
+    record = train(config, family, Silent(), "cpu")
+    names = ["base", "fft", "lora", "groups/blue", "groups/green", "seeds/1", "soup"]
+    assert list(record["runs"]) == names
     rows = load_rows(config.data).of("validation")
     sweep = tiny.write_sweep(
         tmp_path / "job",
         tmp_path / "sweep.yml",
         evaluate={"data": data, "max_length": 16, "device": "cpu", "batch_size": 8},
         grid={"lambda": [0, 0.5]},
+        baselines={name: str(family / name) for name in ("fft", "lora", "soup")},
         controls=[],
         inject=None,
         select={"maximize": "bal_acc"},
@@ -77,6 +81,7 @@ def test_train_and_sweep(tmp_path: Path, kind: str) -> None:
     scores = {line["label"]: store.scores(line["id"], "validation") for line in results["points"]}
     store.close()
     assert not np.array_equal(scores["λ=0"], scores["λ=0.5"])
-    names = set(load_tensors(tmp_path / "job" / "run" / "base"))
-    for model_name in ("fft", "lora", "groups/blue"):
-        assert set(load_tensors(tmp_path / "job" / "run" / model_name)) == names
+    assert not np.array_equal(scores["fft"], scores["soup"])
+    tensors = set(load_tensors(family / "base"))
+    for model_name in names[1:]:
+        assert set(load_tensors(family / model_name)) == tensors

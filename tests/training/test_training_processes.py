@@ -16,8 +16,10 @@ from mergekit_fair.merging.in_memory import load_tensors
 @pytest.mark.slow
 def test_two_processes_train_one_family(family: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
+    config = tmp_path / "train.yml"
+    config.write_text((family / "train.yml").read_text() + "seeds: 2\n")
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    job = ["-m", "mergekit_fair", "train", str(family / "train.yml"), "-o", str(out)]
+    job = ["-m", "mergekit_fair", "train", str(config), "-o", str(out)]
     finished = subprocess.run(
         [*launch, *job],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -33,7 +35,9 @@ def test_two_processes_train_one_family(family: Path, tmp_path: Path) -> None:
         "lora": 16,
         "groups/blue": 16,
         "groups/green": 16,
+        "seeds/1": 16,
     }
+    assert runs["soup"]["of"] == ["fft", "seeds/1"]
     assert finished.stderr.count("fft: fft, 253 rows") == 1  # one process reports
     assert set(load_tensors(out / "fft")) == set(load_tensors(out / "base"))
     assert not (out / ".work").exists()
