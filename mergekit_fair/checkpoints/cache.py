@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 
-from mergekit_fair.checkpoints.folder import tensor_infos
+from mergekit_fair.checkpoints.folder import found_folder, stored_in
 from mergekit_fair.checkpoints.layout import Layout, readable_as_base, unwrapped
 from mergekit_fair.checkpoints.reader import open_folder, read_whole
+from mergekit_fair.checkpoints.vector_folder import is_vector_folder, read_vector
 from mergekit_fair.errors import CheckpointError
 
 Tensors = Mapping[str, torch.Tensor]
@@ -63,9 +64,11 @@ class CheckpointCache:
         self._models: dict[str, Tensors] = {}
 
     def __getitem__(self, model: str) -> Tensors:
-        """The tensors of a model folder; borrowed."""
+        """The tensors of a model folder, or those that a vector folder holds; borrowed."""
         if model not in self._models:
-            self.add(model, LazyCheckpoint(model, self.base), size_of(model))
+            is_vector = is_vector_folder(model)
+            tensors = read_vector(model) if is_vector else LazyCheckpoint(model, self.base)
+            self.add(model, tensors, size_of(model))
         return self._models[model]
 
     def add(self, model: str, tensors: Tensors, size: int | None = None) -> None:
@@ -102,8 +105,8 @@ def free_memory(device: torch.device) -> int:
 
 
 def size_of(model: str | Path) -> int:
-    """Bytes of a model folder's tensors."""
-    return sum(info.bytes for info in tensor_infos(model).values())
+    """Bytes of the tensors of a model's folder, or of a task vector's."""
+    return sum(stored.info.bytes for stored in stored_in(found_folder(model)).values())
 
 
 def lookup(tensors: Tensors, model: str, name: str) -> torch.Tensor:

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from mergekit_fair.checkpoints.reader import Buffer, Reader, one_thread_each
+from mergekit_fair.checkpoints.vector_folder import VectorReader
 from mergekit_fair.errors import CheckpointError, RecipeError
 
 Matrix = NDArray[np.float64]
@@ -266,11 +267,17 @@ def _tensor_sums(base: Reader, models: list[Reader], name: str) -> _Sums:
         start = base.read(name, begin, end, buffers[0]).double()
         block = vectors[:, : end - begin]
         for row, model in zip(block, models, strict=True):
-            torch.sub(model.read(name, begin, end, buffers[1]).double(), start, out=row)
+            read = model.read(name, begin, end, buffers[1]).double()
+            torch.sub(read, _start_of(model, start), out=row)
         parts.append(_block_sums(block))
     sums = _added(parts, rows)
     _require_finite(base, models, name, np.diag(sums.gram).tolist())
     return sums
+
+
+def _start_of(model: Reader, start: torch.Tensor) -> torch.Tensor | int:
+    """What is subtracted to get a task vector: nothing where a folder holds that itself."""
+    return 0 if isinstance(model, VectorReader) else start
 
 
 def _require_finite(
@@ -317,14 +324,15 @@ def squares(base: torch.Tensor, models: Iterable[torch.Tensor]) -> list[list[flo
         models: θ, of the same length.
     """
     start = base.double()
-    sums = []
-    for model in models:
-        vector = model.double() - start
-        vector.mul_(vector)
-        short = -len(vector) % ROW
-        if short:
-            vector = torch.nn.functional.pad(vector, (0, short))
-        sums.append(vector.view(-1, ROW).sum(dim=1).tolist())
+    return [_row_sums(model.double() - start) for model in models]
+
+
+def _row_sums(vector: torch.Tensor) -> list[float]:
+    """The sums of squares over rows of a flattened vector in float64, which is used up."""
+    vector.mul_(vector)
+    if short := -len(vector) % ROW:
+        vector = torch.nn.functional.pad(vector, (0, short))
+    sums: list[float] = vector.view(-1, ROW).sum(dim=1).tolist()
     return sums
 
 
@@ -352,10 +360,10 @@ def task_vector_norms(
         count = base.tensors[name].count
         for begin in range(0, count, BLOCK):
             end = min(begin + BLOCK, count)
-            start = base.read(name, begin, end, buffers[0])
-            read = (model.read(name, begin, end, buffers[1]) for model in models)
-            for sums, more in zip(rows, squares(start, read), strict=True):
-                sums.extend(more)
+            start = base.read(name, begin, end, buffers[0]).double()
+            for sums, model in zip(rows, models, strict=True):
+                read = model.read(name, begin, end, buffers[1]).double()
+                sums.extend(_row_sums(read - _start_of(model, start)))
         if advance:
             advance(sum(reader.tensors[name].bytes for reader in (base, *models)))
         totals = [math.fsum(sums) for sums in rows]

@@ -108,7 +108,8 @@ class StoredReader:
         self._stored = stored
         self.tensors = {name: stored.info for name, stored in self._stored.items()}
         require_supported(self.name, self.tensors)
-        self.files = tuple(dict.fromkeys(stored.file for stored in self._stored.values()))
+        self.places = {name: stored.file for name, stored in self._stored.items()}
+        self.files = tuple(dict.fromkeys(self.places.values()))
         self._open: dict[Path, int] = {}
         try:
             for file in self.files:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from safetensors.torch import save
 from mergekit_fair.checkpoints.folder import (
     SINGLE,
     VECTOR,
+    digest_of,
     found_folder,
     inside,
     read_config,
@@ -29,7 +30,14 @@ from mergekit_fair.checkpoints.folder import (
 )
 from mergekit_fair.checkpoints.headers import COPY_AGAIN, TensorInfo
 from mergekit_fair.checkpoints.layout import unwrapped
-from mergekit_fair.checkpoints.reader import Buffer, Reader, StoredReader, open_folder, read_whole
+from mergekit_fair.checkpoints.reader import (
+    DTYPES,
+    Buffer,
+    Reader,
+    StoredReader,
+    open_folder,
+    read_whole,
+)
 from mergekit_fair.errors import CheckpointError, MeasurementError
 from mergekit_fair.files import staged_folder, text_of
 from mergekit_fair.schema import Record, nearest, parse_json, sealed, unsealed
@@ -134,6 +142,61 @@ def write_vector(
         (staging / SINGLE).write_bytes(save(stored, metadata={"format": "pt"}))
         (staging / "config.json").write_text(_json(config), encoding="utf-8")
         (staging / VECTOR).write_text(_json(sealed(marker.to_dict())), encoding="utf-8")
+
+
+class VectorReader:
+    """A task vector at all of a model's names: what it does not hold is zero, integers are there.
+
+    Args:
+        base: the model that the vector is added to.
+        vector: of `open_vector`; it is closed with this one.
+
+    Attributes:
+        held: the tensors that the folder holds.
+        places: the same → the file that each is in.
+    """
+
+    def __init__(self, base: Reader, vector: StoredReader, folder: Path) -> None:
+        self._base, self._vector = base, vector
+        self.name, self.files = vector.name, (*vector.files, folder / VECTOR)
+        self.held = frozenset(vector.tensors)
+        self.places = vector.places
+        self.tensors = {name: vector.tensors.get(name, info) for name, info in base.tensors.items()}
+
+    def read(self, name: str, start: int, stop: int, into: Buffer) -> torch.Tensor:
+        if name in self.held:
+            return self._vector.read(name, start, stop, into)
+        if not self.tensors[name].is_float:
+            return self._base.read(name, start, stop, into)
+        return into.view(DTYPES[self.tensors[name].dtype], stop - start).zero_()
+
+    def identity(self) -> str:
+        return digest_of(self.files)
+
+    def close(self) -> None:
+        self._vector.close()
+
+
+def open_beside(base: Reader, folder: Path, sketch: Callable[[], str]) -> VectorReader:
+    """The vector of a folder at the names of the model that it is added to.
+
+    Args:
+        base: that model.
+        folder: of the vector.
+        sketch: gives that of the model.
+
+    Raises:
+        CheckpointError: as `open_vector`, or a vector that does not fit the model or was made for
+            another one.
+    """
+    vector = open_vector(folder)
+    try:
+        require_fitting(folder, vector.tensors, base.name, base.tensors)
+        require_target(folder, base.name, sketch())
+        return VectorReader(base, vector, folder)
+    except BaseException:
+        vector.close()
+        raise
 
 
 def open_vector(folder: str | Path) -> StoredReader:

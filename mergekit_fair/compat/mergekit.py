@@ -172,6 +172,60 @@ def known_tensors(models: Mapping[Any, Iterable[str]]) -> Iterator[None]:
         loaders.clear()
 
 
+def serve_vectors(vectors: Mapping[Any, Mapping[str, Path]], base: Any) -> None:
+    """Let mergekit read stored task vectors as models of the base's architecture.
+
+    What a vector does not hold is zero in the base's dtype; integers are the base's. mergekit's
+    planner then asks nothing of them that it does not ask of a model, and every method gets the
+    parameters of all.
+
+    Private: as `known_tensors`; of a loader mergekit calls `get_tensor` and `flush`.
+
+    Args:
+        vectors: `ModelReference` of a vector folder → name of a tensor → the file that it is in.
+        base: the `ModelReference` of the model that they are added to.
+    """
+    from mergekit.io.tasks import LoaderCache
+
+    loaders: Any = LoaderCache().loaders
+    loaders.update({model: _VectorLoader(files, base) for model, files in vectors.items()})
+
+
+def vectors_in_graph(models: Iterable[Any], name: str) -> dict[Any, bool]:
+    """Of models of a merge that are stored task vectors: model → whether it holds this tensor."""
+    from mergekit.io.tasks import LoaderCache
+
+    loaders: Any = LoaderCache().loaders
+    found = {model: loaders.get(model) for model in models}
+    return {m: name in each.files for m, each in found.items() if isinstance(each, _VectorLoader)}
+
+
+@dataclass(frozen=True)
+class _VectorLoader:
+    files: Mapping[str, Path]
+    base: Any
+
+    @property
+    def index(self) -> _Index:
+        from mergekit.io.tasks import LoaderCache
+
+        return _Index(LoaderCache().get(self.base).index.tensor_paths)
+
+    def get_tensor(self, key: str, device: str = "cpu", **options: Any) -> Any:
+        import torch
+        from mergekit.io.tasks import LoaderCache
+        from safetensors import safe_open
+
+        if key in self.files:
+            with safe_open(self.files[key], framework="pt", device=device) as file:
+                return file.get_tensor(key)
+        tensor = LoaderCache().get(self.base).get_tensor(key, device=device, **options)
+        return torch.zeros_like(tensor) if tensor.is_floating_point() else tensor
+
+    def flush(self) -> None:
+        """Nothing is kept open."""
+
+
 @dataclass(frozen=True)
 class _Index:
     tensor_paths: dict[str, str]

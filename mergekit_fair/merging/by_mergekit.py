@@ -38,6 +38,7 @@ from mergekit_fair.merging.program import MergeSettings
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.result_checks import require_complete, require_loadable_result
 from mergekit_fair.merging.saved_config import complete_config
+from mergekit_fair.merging.stored_vectors import serve
 from mergekit_fair.progress import Progress
 
 
@@ -100,6 +101,7 @@ def run_checked(plan: MergePlan, folder: Path, out: Path, options: Any, progress
         CheckpointError, RecipeError: as `merge_by_mergekit`.
     """
     forget_models()
+    serve(plan.recipe, plan.models.readers)
     models, inputs = plan.models, describe_models(plan.models, plan.recipe)
     with merged_adapters(options, out) as ready:
         merge = _Merge(plan.recipe, ready, models.folders, plan.architecture, inputs, plan.notes)

@@ -13,12 +13,14 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+from mergekit_fair.checkpoints.folder import require_no_vector
 from mergekit_fair.compat.mergekit import choose_architectures
 from mergekit_fair.merging.adapters_by_peft import register_adapters, require_bases
 from mergekit_fair.merging.methods.registry import is_own
 from mergekit_fair.merging.model_checks import open_models, planned_architecture
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.result_checks import require_loadable
+from mergekit_fair.merging.stored_vectors import serve
 from mergekit_fair.schema import parse_yaml
 
 _CHOSEN: ContextVar[Any] = ContextVar("architecture", default=None)
@@ -52,11 +54,14 @@ def _choose(config: Any, options: Any) -> Any:
         return chosen
     require_bases(config)
     if not is_own(config.merge_method):
+        for model in config.referenced_models():
+            require_no_vector(model.model.path)
         return None
     where = "recipe"
     recipe = Recipe.from_mapping(parse_yaml(config.to_yaml(), where), where)
     with open_models(recipe, options, allow_pickle=True) as models:
         architecture = planned_architecture(recipe, models, options)
+        serve(recipe, models.readers)
         if not recipe.is_sliced:
             base = models.base
             require_loadable(models.folders[base], models.infos[base], models.layout)

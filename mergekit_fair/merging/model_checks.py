@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from mergekit.common import ModelReference
 
 from mergekit_fair.checkpoints.folder import (
     architecture_of,
-    model_folder,
+    found_folder,
     read_config,
     require_equal,
     sibling,
@@ -28,6 +29,12 @@ from mergekit_fair.checkpoints.hub import downloaded
 from mergekit_fair.checkpoints.layout import Layout, RenamedReader, as_base, unwrapped, wrapper_of
 from mergekit_fair.checkpoints.lora import AdapterReader
 from mergekit_fair.checkpoints.reader import Reader, open_folder
+from mergekit_fair.checkpoints.vector_folder import (
+    VectorReader,
+    is_vector_folder,
+    open_beside,
+    sketch_of,
+)
 from mergekit_fair.compat.mergekit import forget_models
 from mergekit_fair.errors import CheckpointError, FairError, RecipeError, first_line
 from mergekit_fair.merging.architecture import (
@@ -49,6 +56,7 @@ from mergekit_fair.merging.parameters import constant_parameters, explained
 from mergekit_fair.merging.recipe import OrderedConfiguration, Recipe
 from mergekit_fair.merging.saved_config import class_names
 from mergekit_fair.merging.shared_heads import require_shared_heads
+from mergekit_fair.merging.stored_vectors import require_kinds, require_whole_target
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,12 @@ class OpenModels:
     def infos(self) -> dict[str, Mapping[str, TensorInfo]]:
         return {model: reader.tensors for model, reader in self.readers.items()}
 
+    @property
+    def vectors(self) -> dict[str, frozenset[str]]:
+        """Of the task vectors among them: model → the tensors that its folder holds."""
+        readers = self.readers.items()
+        return {model: each.held for model, each in readers if isinstance(each, VectorReader)}
+
 
 @contextmanager
 def open_models(
@@ -94,27 +108,37 @@ def open_models(
         RecipeError: unrelated classification heads.
     """
     config = recipe.configuration()
+    resizes = resizes_vocabulary(config, options)
     readers: dict[str, Reader] = {}
     folders: dict[str, Path] = {}
     notes: list[str] = []
+    sketch = cache(lambda: sketch_of(next(iter(readers.values()))))
     try:
         for model in config.referenced_models():
-            folders[str(model)] = located(model, options)
-            reader = _reader(model, folders[str(model)], options, allow_pickle)
+            folder = folders[str(model)] = located(model, options)
+            if readers and model.lora is None and is_vector_folder(folder):
+                require_whole_target(recipe, folder, is_resized=resizes)
+                base = next(iter(readers))
+                readers[str(model)] = open_beside(readers[base], folder, sketch)
+                continue
+            reader = _reader(model, folder, options, allow_pickle)
             readers[str(model)], more = unwrapped(reader)
             notes += more
         base = next(iter(readers))
         layout, settings = Layout(folders[base]), read_config(folders[base])
         heads = head_names(architecture_of(settings), readers[base].tensors)
+        require_kinds(recipe, readers, heads)
         copied = _copied_heads(recipe, list(readers), heads)
         for model in list(readers)[1:]:
+            if isinstance(readers[model], VectorReader):
+                continue  # has the base's names
             its, more = _as_base(readers[base], readers[model], layout, copied.get(model))
             readers[model], notes = its, notes + more
-        resizes = resizes_vocabulary(config, options)
         axes = _vocabulary_axes(readers[base], layout, settings) if resizes else {}
         notes += _require_fitting(readers, folders, copied, axes)
         if "head" not in (config.parameters or {}):
-            require_shared_heads(list(readers.values()), heads, recipe.where)
+            whole = [each for each in readers.values() if not isinstance(each, VectorReader)]
+            require_shared_heads(whole, heads, recipe.where)
         yield OpenModels(readers, folders, layout, heads, tuple(notes))
     finally:
         for reader in readers.values():
@@ -287,7 +311,7 @@ def resizes_vocabulary(config: OrderedConfiguration, options: Any) -> bool:
 
 
 def located(model: ModelReference, options: Any) -> Path:
-    """The model's folder: the path itself, or the Hub's cache, after a download if need be.
+    """The folder of a model or task vector: the path itself, or the Hub's cache after a download.
 
     Raises:
         CheckpointError: neither; a mistyped path is not looked up on the Hub, whose names have one
@@ -295,7 +319,7 @@ def located(model: ModelReference, options: Any) -> Path:
     """
     path = model.model.path
     if Path(path).is_dir() or _is_path(path):
-        return model_folder(path)
+        return found_folder(path)
     try:
         return downloaded(path, model.model.revision, options.transformers_cache)
     except (OSError, ValueError, RuntimeError) as error:

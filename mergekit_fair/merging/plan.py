@@ -151,7 +151,8 @@ class MergePlan:
             if not architecture.is_mergekits:
                 bound.sort(key=lambda tensor: tensor.name)
             _require_all(infos[base], bound, base)
-            tensors = tuple(_planned(tensor, infos, models.heads) for tensor in bound)
+            whole = [model for model in infos if model not in models.vectors]
+            tensors = tuple(_planned(tensor, infos, whole, models.heads) for tensor in bound)
             norms = _norms(recipe, method, tensors, models, progress or Silent())
             raw_models = [str(item["model"]) for item in recipe.raw.get("models") or ()]
             listed = [str(item.model) for item in config.models or ()]
@@ -270,10 +271,11 @@ class MergePlan:
                     self.method.vectors(self._inputs, {**parameters, "lambda": value}).scale
                     for value in lambdas
                 )
-        tensors = []
+        tensors, vectors = [], self.models.vectors
         for tensor in self.tensors:
             key = id(tensor.parameters)
             parameters, formula = formulas[key]
+            formula = formula.with_vectors({m: tensor.name in vectors[m] for m in vectors})
             copied = None
             if not tensor.is_float:
                 copied = copy_of(formula.start, formula.base)
@@ -320,12 +322,15 @@ def recipe_coefficients(recipe: Recipe) -> Coefficients:
     return coefficients_of([formula], (base, *others))
 
 
-def _planned(bound: BoundTensor, infos: Infos, heads: Collection[str]) -> _PlannedTensor:
+def _planned(
+    bound: BoundTensor, infos: Infos, whole: Sequence[str], heads: Collection[str]
+) -> _PlannedTensor:
+    """One tensor of models; `whole` are those that are not task vectors, which have no integers."""
     name, models = bound.name, tuple(infos)
     info = infos[models[0]][name]
     stored = [DTYPES[infos[model][name].dtype] for model in models]
     if not info.is_float:
-        must_match = () if name.endswith(COUNTER) else models
+        must_match = () if name.endswith(COUNTER) else tuple(whole)
         return _PlannedTensor(
             name,
             bound.parameters,

@@ -13,7 +13,7 @@ from mergekit.options import MergeOptions
 
 from mergekit_fair.checkpoints.cache import size_of
 from mergekit_fair.checkpoints.fingerprint import ModelFingerprint, model_fingerprint
-from mergekit_fair.checkpoints.folder import require_equal, tensor_infos, weight_files
+from mergekit_fair.checkpoints.folder import files_in, found_folder, require_equal, tensor_infos
 from mergekit_fair.checkpoints.layout import Layout, as_base, unwrapped
 from mergekit_fair.checkpoints.reader import open_folder
 from mergekit_fair.errors import CheckpointError, ConfigError
@@ -117,13 +117,18 @@ def _require_same_reading(base: str, other: str) -> None:
         )
 
 
+def _files(model: str) -> tuple[Path, ...]:
+    """The weights of a model's folder, or of a task vector's."""
+    return files_in(found_folder(model))
+
+
 def _fingerprint(model: str, progress: Progress | None) -> ModelFingerprint:
-    """Of a whole model's folder.
+    """Of a whole model's folder, or of a task vector's.
 
     Raises:
-        CheckpointError: there is none, as of `weight_files`, or it has no config.json.
+        CheckpointError: there is none, as of `files_in`, or it has no config.json.
     """
-    weight_files(model)
+    _files(model)
     if not (Path(model) / "config.json").is_file():
         raise CheckpointError("no model here (no config.json)", where=model)
     return model_fingerprint(model, progress)
@@ -179,7 +184,7 @@ class Planner:
         return list(dict.fromkeys([str(raw.get("base_model") or listed[0]), *listed, *baselines]))
 
     def bytes_read(self) -> int:
-        return sum(f.stat().st_size for model in self.models() for f in weight_files(model))
+        return sum(f.stat().st_size for model in self.models() for f in _files(model))
 
     def memory_bytes(self) -> int:
         base, *others = self.models()

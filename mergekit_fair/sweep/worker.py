@@ -11,6 +11,7 @@ import torch
 from mergekit.options import MergeOptions
 
 from mergekit_fair.checkpoints.assign import assign_weights, can_assign_in_place
+from mergekit_fair.checkpoints.vector_folder import is_vector_folder
 from mergekit_fair.errors import CheckpointError, ScoreError
 from mergekit_fair.evaluation.classifier import resolve_device
 from mergekit_fair.evaluation.evaluate import versions
@@ -19,6 +20,7 @@ from mergekit_fair.evaluation.predictions import Scores
 from mergekit_fair.evaluation.truncation import Truncation
 from mergekit_fair.merging.in_memory import Composer, RandomControl
 from mergekit_fair.merging.plan_cache import PlanCache
+from mergekit_fair.merging.references import local_path
 from mergekit_fair.progress import Progress
 from mergekit_fair.sweep.points import Point
 
@@ -152,7 +154,10 @@ class PointWorker:
         control.replace(self._base, base, shared=True)
         for name, model in self._groups.items():
             trained = self._composer.tensors(model)
-            control.replace(model, RandomControl(base, trained, seed=self._seed, name=name))
+            start = base
+            if is_vector_folder(local_path(model)):  # it holds the difference itself
+                start = {key: torch.zeros_like(vector) for key, vector in trained.items()}
+            control.replace(model, RandomControl(start, trained, seed=self._seed, name=name))
         self._control = control
         return control
 

@@ -5,11 +5,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from checkpoints import GROUPS, read, tiny_family
 from click.testing import CliRunner
 from rounding import same_bits
 
+from mergekit_fair.checkpoints.vector_folder import write_vector
 from mergekit_fair.cli import main
 from mergekit_fair.merging.methods.registry import METHODS
 from mergekit_fair.merging.recipe import Recipe
@@ -182,6 +184,9 @@ def test_every_method_has_a_recipe_and_every_recipe_merges(family, tmp_path):
     line = {"kind": "baseline", "label": "fft", "evaluation": evaluation}
     (place / "sweep").mkdir()
     (place / "sweep" / "results.json").write_text(json.dumps({"points": [line]}))
+    for cell in ("00-Female-1", "01-Male-1"):
+        vector = {"classifier.bias": torch.ones(2)}
+        write_vector(place / "heads" / "vectors" / cell, cell, vector, place / "fft")
     files = sorted(recipes_folder("methods").glob("*.yml"))
     assert {method.spec.name for method in METHODS} <= {path.stem for path in files}
     for path in files:

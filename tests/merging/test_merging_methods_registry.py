@@ -10,8 +10,8 @@ from mergekit_fair.merging.methods.registry import METHODS
 from mergekit_fair.merging.methods.worst_group_injection import WorstGroupInjection
 
 NAMES = [
-    *("subgroup_task_addition", "worst_group_injection", "task_negation", "task_analogy"),
-    *("fedgma", "task_median", "cclip", "fednova"),
+    *("subgroup_task_addition", "worst_group_injection", "fair_head", "task_negation"),
+    *("task_analogy", "fedgma", "task_median", "cclip", "fednova"),
 ]
 
 

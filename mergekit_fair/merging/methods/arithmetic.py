@@ -162,7 +162,10 @@ def direction(
 
 
 def _linear(formula: Formula, base: torch.Tensor, load: Load, scratch: Scratch) -> torch.Tensor:
-    """Σ w_i θ_i − (Σ w_i) θ₀: one operation a model, exact enough in float64 to be the same."""
+    """Σ w_i θ_i − (Σ w_i) θ₀: one operation a model, exact enough in float64 to be the same.
+
+    The second sum is of models alone: stored vectors are differences already.
+    """
     first, *others = formula.terms
     total = scratch.copy(load(first.model))
     if first.weight != 1:
@@ -170,14 +173,15 @@ def _linear(formula: Formula, base: torch.Tensor, load: Load, scratch: Scratch) 
     operand = scratch.take(len(total))
     for term in others:
         total.add_(operand.copy_(load(term.model)), alpha=term.weight)
-    return total.add_(base, alpha=-sum(term.weight for term in formula.terms))
+    weights = [term.weight for term in formula.terms if not term.is_difference]
+    return total.add_(base, alpha=-sum(weights)) if weights else total
 
 
 def _vector(
     formula: Formula, term: Term, base: torch.Tensor, load: Load, name: str
 ) -> torch.Tensor:
     """w Δ, sparse if the term says so."""
-    vector = load(term.model).to(ACCUMULATOR) - base
+    vector = load(term.model).to(ACCUMULATOR) - (0 if term.is_difference else base)
     if term.density < 1:
         vector = _sparse(vector, formula, term, name)
     return vector.mul_(term.weight)

@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from mergekit_fair.errors import CheckpointError
+from mergekit_fair.errors import CheckpointError, RecipeError
 
 # BatchNorm counts training batches in an integer that inference never reads.
 COUNTER = "num_batches_tracked"
@@ -51,12 +51,14 @@ class Term:
         weight: w_i, not zero.
         model: the key of the model.
         label: what the random mask of the vector is seeded with.
+        is_difference: whether the model's tensors are the vector itself, θ₀ subtracted already.
     """
 
     weight: float
     model: Hashable
     density: float = 1.0
     label: str = ""
+    is_difference: bool = False
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,36 @@ class Formula:
         for term in self.terms:
             sums[term.model] = sums.get(term.model, 0.0) + share * term.weight
         return sums
+
+    def with_vectors(self, vectors: Mapping[Hashable, bool]) -> Formula:
+        """The same where some models are stored task vectors.
+
+        A vector is zero where it holds nothing, and is left out there: a tensor that none changes
+        is the start's to the bit. A median or an agreement counts it: there it is θ₀ − θ₀.
+
+        Args:
+            vectors: model → whether it holds this tensor.
+
+        Raises:
+            RecipeError: a task vector in the place of the model that is added to.
+        """
+        if not vectors:
+            return self
+        if self.start in vectors:
+            raise RecipeError(
+                "is a task vector, and the merge would start from it",
+                where=self.start,
+                fix="give a whole model in its place",
+            )
+
+        def stored(term: Term) -> Term:
+            if vectors.get(term.model):
+                return replace(term, is_difference=True)
+            return Term(term.weight, self.base) if term.model in vectors else term
+
+        there = tuple(term for term in self.terms if vectors.get(term.model, True))
+        counts_zeros = bool(there) and self.reduction != Reduction.SUM
+        return replace(self, terms=tuple(map(stored, self.terms if counts_zeros else there)))
 
     def scaled(self, scale: float) -> Formula:
         """The same with another scale."""

@@ -22,6 +22,7 @@ from mergekit_fair.checkpoints.folder import architecture_of, read_config
 from mergekit_fair.checkpoints.geometry import squares, task_vector_norms
 from mergekit_fair.checkpoints.headers import TensorInfo
 from mergekit_fair.checkpoints.reader import Reader, open_folder
+from mergekit_fair.checkpoints.vector_folder import VectorReader, is_vector_folder, open_vector
 from mergekit_fair.compat.mergekit import loaded_folder, loaded_tensors
 from mergekit_fair.files import cache_folder, write_cached
 from mergekit_fair.merging.methods.head_policy import head_names, head_rule, is_head
@@ -105,8 +106,14 @@ def _from_files(base: Any, models: tuple[Any, ...], merges_head: bool) -> dict[H
     with contextlib.ExitStack() as stack:
         readers: list[Reader] = []
         for folder in folders:
-            readers.append(open_folder(folder, allow_pickle=True))
-            stack.callback(readers[-1].close)
+            is_vector = readers and is_vector_folder(folder)
+            reader = (
+                VectorReader(readers[0], open_vector(folder), folder)
+                if is_vector
+                else open_folder(folder, allow_pickle=True)
+            )
+            readers.append(reader)
+            stack.callback(reader.close)
         tensors = readers[0].tensors
         heads = () if merges_head else head_names(_architecture(folders[0]), tensors)
         names = merged_names(tensors, heads)

@@ -7,6 +7,7 @@ from mergekit.merge_methods import MergeMethodSpec
 
 from mergekit_fair.errors import RecipeError
 from mergekit_fair.merging.methods.cclip import CClip
+from mergekit_fair.merging.methods.fair_head_method import FairHeadMethod
 from mergekit_fair.merging.methods.fedgma import FedGMA
 from mergekit_fair.merging.methods.fednova import FedNova
 from mergekit_fair.merging.methods.subgroup_task_addition import SubgroupTaskAddition
@@ -19,6 +20,7 @@ from mergekit_fair.merging.methods.worst_group_injection import WorstGroupInject
 METHODS: tuple[TaskVectorMethod, ...] = (
     SubgroupTaskAddition(),
     WorstGroupInjection(),
+    FairHeadMethod(),
     TaskNegation(),
     TaskAnalogy(),
     FedGMA(),

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from mergekit.merge_methods import GroupMergeMethod, ParameterScope, TensorGroup
 
+from mergekit_fair.compat.mergekit import vectors_in_graph
 from mergekit_fair.errors import RecipeError
 from mergekit_fair.merging.methods.arithmetic import merge_tensor
 from mergekit_fair.merging.methods.formula import COUNTER, Formula, Term, copy_of
@@ -55,6 +56,8 @@ class TaskVectorMethod(GroupMergeMethod):
 
     # Required parameters of the recipe that `resolve` can fill in.
     resolves: ClassVar[frozenset[str]] = frozenset()
+    # Whether the models beside the base are task vectors themselves, stored in vector folders.
+    adds_differences: ClassVar[bool] = False
 
     @abstractmethod
     def vectors(self, inputs: TensorInputs, parameters: Mapping[str, Any]) -> Formula:
@@ -138,7 +141,7 @@ class TaskVectorMethod(GroupMergeMethod):
 
     def copied_head(self, inputs: TensorInputs, parameters: Mapping[str, Any]) -> Formula | None:
         """The formula of a head's tensor that is copied; None for all other tensors."""
-        policy = parameters["head"]
+        policy = parameters.get("head", HeadPolicy.MERGE)
         if policy == HeadPolicy.MERGE or not inputs.is_head:
             return None
         is_base = policy == HeadPolicy.BASE
@@ -156,9 +159,10 @@ class TaskVectorMethod(GroupMergeMethod):
         name = group.metadata.name or ""
         models = tuple(entry.id for entry in group.non_base)
         norms = parameters.pop("norms", None)
-        is_head = parameters["head"] != HeadPolicy.MERGE and is_head_in_graph(base.id, name)
+        policy = parameters.get("head", HeadPolicy.MERGE)
+        is_head = policy != HeadPolicy.MERGE and is_head_in_graph(base.id, name)
         inputs = TensorInputs(name, base.id, models, norms, is_head)
-        formula = self.formula(inputs, parameters)
+        formula = self.formula(inputs, parameters).with_vectors(vectors_in_graph(models, name))
         tensors = {entry.id: entry.tensor for entry in group.entries}
         if name.endswith(COUNTER):  # mergekit has made a float of it
             return tensors[formula.start]
@@ -175,7 +179,9 @@ class TaskVectorMethod(GroupMergeMethod):
     ) -> tuple[torch.Tensor, ...]:
         """mergekit's, with the norms of whole task vectors where the method needs them."""
         if any(self.needs_norms(values) for values in parameters):
-            merges_head = all(values["head"] == HeadPolicy.MERGE for values in parameters)
+            merges_head = all(
+                values.get("head", HeadPolicy.MERGE) == HeadPolicy.MERGE for values in parameters
+            )
             norms = norms_in_graph(groups, merges_head=merges_head)
             parameters = [values | {"norms": norms} for values in parameters]
         return super()._execute(

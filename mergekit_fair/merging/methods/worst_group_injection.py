@@ -11,6 +11,7 @@ from typing import Any
 from mergekit.merge_methods import BasePolicy, InputContract, MergeMethodSpec, ParameterScope
 from mergekit.merge_methods.base import ParameterSpec
 
+from mergekit_fair.checkpoints.folder import require_no_vector
 from mergekit_fair.errors import MeasurementError, RecipeError
 from mergekit_fair.fairness.eligible_groups import positives_of, worst_group
 from mergekit_fair.fairness.settings import MIN_GROUP_SIZE
@@ -88,6 +89,7 @@ class WorstGroupInjection(TaskVectorMethod):
             raise RecipeError(
                 "needs exactly one model with role: target", where=where, got=len(targets)
             )
+        require_no_vector(str(targets[0]["model"]))
         if not candidates:
             raise RecipeError("needs at least one model with role: candidate", where=where)
         names = distinct_groups(candidates, where)
