@@ -114,8 +114,9 @@ def _effective(point: PointResult) -> str:
     return "" if point.lambda_eff is None else f"{point.lambda_eff:g}"
 
 
-def _foot(points: Iterable[PointResult], task: str) -> str:
-    """Rows, groups, the labels' own rates, and the level of the level-matched figures."""
+def _foot(points: Sequence[PointResult], task: str) -> str:
+    """Rows, groups, the labels' own rates, the level of the level-matched figures, and who needs
+    group labels to predict."""
     known = (point.evaluations.get(task) for point in points)
     evaluation = next((each for each in known if each is not None), None)
     if evaluation is None:
@@ -129,7 +130,9 @@ def _foot(points: Iterable[PointResult], task: str) -> str:
     level = evaluation.level_matched
     if level is not None:
         text += f" Level matched: at the selection rate of {level.to}, {level.rate:.3f}."
-    return text
+    needing = [point.label for point in points if point.needs_groups]
+    who = f"by {', '.join(needing)} alone" if needing else "by none of these models"
+    return f"{text} Group labels are needed to predict {who}."
 
 
 def comparison_table(comparison: Mapping[str, Mapping[str, DifferenceRecord]]) -> Table:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import ValidationError
 
 from mergekit_fair.errors import FairError, SweepError
@@ -29,6 +30,7 @@ from mergekit_fair.sweep.figures_again import (
     require_threshold,
     settings_of,
 )
+from mergekit_fair.sweep.global_threshold import SOURCE, THRESHOLD, GlobalThreshold
 from mergekit_fair.sweep.limits import Select
 from mergekit_fair.sweep.record import INJECTED, PointResult
 from mergekit_fair.sweep.results import DifferenceRecord, SweepResults, TransferRecord
@@ -71,6 +73,7 @@ def checked_results(folder: Path) -> tuple[SweepResults, str | None]:
     _require_recipe(folder, results)
     _require_comparison(folder, results)
     _require_thresholds(folder, results)
+    _require_cutoffs(folder, results)
     _require_transfer(folder, results)
     return results, None
 
@@ -238,6 +241,28 @@ def _require_thresholds(folder: Path, results: SweepResults) -> None:
             place = f"thresholds.{label}.change.{split}"
             _require_same(
                 folder, _plain(found)["source"], _plain({"source": said})["source"], place
+            )
+
+
+def _require_cutoffs(folder: Path, results: SweepResults) -> None:
+    """Another threshold for all rows is one on the baseline's own scores."""
+    points = [*results.points, *results.report]
+    sources = {(p.label, p.split): p for p in points if p.kind == "baseline"}
+    for point in points:
+        if point.kind != "cutoff":
+            continue
+        said = point.settings
+        source = sources.get((str(said.get(SOURCE)), point.split))
+        expected = None if source is None else _predictions(folder, source, results)
+        by = GlobalThreshold(float(said.get(THRESHOLD, math.nan)))
+        scores = read_scores(folder, point)
+        if expected is None or not np.array_equal(by.scores(expected), scores, equal_nan=True):
+            raise SweepError(
+                f"says a threshold of {point.label} that is not the one of its scores on "
+                f"{point.split} rows",
+                where=folder / "results.json",
+                got=dict(said),
+                fix=_AGAIN.format(folder),
             )
 
 

@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mergekit_fair.errors import MeasurementError
-from mergekit_fair.evaluation.evaluate import counted, evaluate
+from mergekit_fair.evaluation.evaluate import counted
 from mergekit_fair.evaluation.predictions import Predictions, Scores
-from mergekit_fair.evaluation.saved_rows import rows_digest
 from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.fairness.labels import UNANSWERED
 from mergekit_fair.fairness.measure import estimate_table
@@ -33,6 +32,7 @@ from mergekit_fair.sweep.group_offsets import (
 )
 from mergekit_fair.sweep.point_runner import PointRunner
 from mergekit_fair.sweep.record import PlannedPoint, PointResult
+from mergekit_fair.sweep.rescored import ByScores, Decision, Rescored
 from mergekit_fair.sweep.results import DifferenceRecord, ThresholdsRecord
 from mergekit_fair.sweep.sweep_config import SweepConfig
 
@@ -45,16 +45,12 @@ _VERSION = 2
 NOTE = "group thresholds need the group label of every row at prediction time; merged models do not"
 
 
-class Thresholds(Protocol):
+class Thresholds(ByScores, Protocol):
     """Decides by scores and groups."""
 
     @property
     def groups(self) -> Collection[str]:
         """Those that have a threshold of their own."""
-        ...
-
-    def scores(self, predictions: Predictions) -> Scores:
-        """Above 0 where 1 is predicted, NaN where nothing is: (n,)."""
         ...
 
 
@@ -196,33 +192,21 @@ def _rows_by_label(rows: Predictions, group: str) -> list[int]:
 
 
 @dataclass(frozen=True, eq=False)
-class Fitted:
-    """Thresholds for one gap.
-
-    Attributes:
-        gap: `dpd` or `eod`.
-        planned: the point that they make.
-        thresholds: that decide.
-    """
-
-    gap: Literal["dpd", "eod"]
-    planned: PlannedPoint
-    thresholds: Thresholds
-
-
-@dataclass
 class ThresholdedBaseline:
     """A baseline with thresholds by group, for each gap; nothing where the sweep asks for none.
 
     Attributes:
+        points: their points.
+        source: the baseline; None without.
+        gaps: label → the gap that they are fitted to make smaller.
         warnings: what they need, how they treat rows of several groups and groups that are too
             small, and why there are none for a gap.
     """
 
-    _runner: PointRunner | None = None
-    _source: PointResult | None = None
-    _fitted: Mapping[str, Fitted] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
+    points: Rescored
+    source: PointResult | None = None
+    gaps: Mapping[str, Literal["dpd", "eod"]] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
 
     @classmethod
     def fit(
@@ -231,10 +215,10 @@ class ThresholdedBaseline:
         """Thresholds on the scores of `config.thresholds`, fitted on the selection's rows."""
         name = config.thresholds
         if name is None:
-            return cls()
+            return cls(Rescored.none(runner))
         source, settings = baselines[name], runner.settings
         rows = runner.predictions(source.id)
-        fitted, said = {}, [NOTE]
+        decisions, gaps, said = {}, {}, [NOTE]
         for gap in CONSTRAINTS:
             label = f"{name} + thresholds ({gap})"
             try:
@@ -243,74 +227,26 @@ class ThresholdedBaseline:
                 said.append(f"{label} is left out: {error}")
                 continue
             point = _planned(label, source.id, gap, settings.excluding(rows.excluded))
-            fitted[label] = Fitted(gap, point, thresholds)
+            decisions[label], gaps[label] = Decision(point, thresholds), gap
             said += _remarks(label, name, thresholds, rows)
-        return cls(runner, source, fitted, said)
-
-    def predictions(self, split: str) -> dict[str, Predictions]:
-        """Label → predictions on a split."""
-        if self._runner is None or self._source is None:
-            return {}
-        rows = self._runner.predictions(self._source.id, split)
-        done = self._runner.store.results(split)
-        return {
-            label: self._runner.predictions(each.planned.id, split)
-            if each.planned.id in done
-            else rows.with_scores(each.thresholds.scores(rows))
-            for label, each in self._fitted.items()
-        }
-
-    def results(self, split: str) -> list[PointResult]:
-        """Measured on a split and stored; the report rows only once they may be opened."""
-        runner = self._runner
-        if runner is None:
-            return []
-        if split != runner.split:  # its level-matched threshold is set on the selection's rows
-            self.results(runner.split)
-        found = []
-        for label, predictions in self.predictions(split).items():
-            planned = self._fitted[label].planned
-            done = runner.store.results(split).get(planned.id)
-            digest = rows_digest({predictions.task: runner.labels(split)[predictions.task]})
-            if done is None or not runner.is_current(done, planned, digest):
-                done = _stored(runner, planned, predictions, split)
-            found.append(done)
-        return found
+        return cls(Rescored(runner, source.id, decisions), source, gaps, said)
 
     def records(self, splits: Collection[str]) -> dict[str, ThresholdsRecord]:
         """Label → whose scores, and what the thresholds have changed, on these splits."""
-        if self._runner is None or self._source is None:
+        if self.source is None:
             return {}
+        runner = self.points.runner
         changes: dict[str, dict[str, dict[str, DifferenceRecord]]] = {
-            label: {} for label in self._fitted
+            label: {} for label in self.gaps
         }
         for split in sorted(splits, reverse=True):  # validation first
-            own = self._runner.predictions(self._source.id, split)
-            for label, predictions in self.predictions(split).items():
-                changes[label][split] = change_of(own, predictions, self._runner.settings)
+            own = runner.predictions(self.source.id, split)
+            for label, predictions in self.points.predictions(split).items():
+                changes[label][split] = change_of(own, predictions, runner.settings)
         return {
-            label: ThresholdsRecord(source=self._source.label, gap=each.gap, change=changes[label])
-            for label, each in self._fitted.items()
+            label: ThresholdsRecord(source=self.source.label, gap=gap, change=changes[label])
+            for label, gap in self.gaps.items()
         }
-
-
-def _stored(
-    runner: PointRunner, planned: PlannedPoint, predictions: Predictions, split: str
-) -> PointResult:
-    task = predictions.task
-    kept = None if split == runner.split else runner.store.results(runner.split)[planned.id]
-    evaluation = evaluate(
-        predictions,
-        runner.settings,
-        model=planned.label,
-        split=split,
-        level=None if runner.levels is None else runner.levels[task],
-        threshold=None if kept is None else kept.thresholds.get(task),
-    )
-    result = PointResult(
-        **vars(planned), split=split, evaluation=evaluation, measured_with=runner.measured_with
-    )
-    return runner.store.append(result, predictions.scores, {task: runner.labels(split)[task]})
 
 
 def change_of(

@@ -32,7 +32,9 @@ SCHEMA_VERSION = 2
 SATURATED = "saturated"
 INJECTED = "inject."  # a setting of an injection, before the group's name
 
-PointKind = Literal["baseline", "merge", "control", "search", "injection", "thresholds", "model"]
+PointKind = Literal[
+    "baseline", "merge", "control", "search", "injection", "thresholds", "cutoff", "model"
+]
 Part = TypeVar("Part", bound="SweepRecord")
 Names = Annotated[tuple[str, ...], Field(strict=False)]  # a list, in JSON
 
@@ -156,6 +158,11 @@ class PointResult(PlannedPoint):
                 if name not in evaluation.metrics:
                     raise ValueError(f"lacks evaluation.metrics.{name}")
         return self
+
+    @property
+    def needs_groups(self) -> bool:
+        """Whether it can predict for those alone whose group is known."""
+        return self.kind == "thresholds"
 
     @property
     def evaluations(self) -> dict[str, Evaluation]:

@@ -16,6 +16,7 @@ from mergekit_fair.files import write_atomic
 from mergekit_fair.progress import Progress
 from mergekit_fair.sweep.checked_folder import require_stored
 from mergekit_fair.sweep.comparing import Noise
+from mergekit_fair.sweep.cutoffs import Cutoffs
 from mergekit_fair.sweep.definable import require_candidates, require_definable
 from mergekit_fair.sweep.differences import compared_as, differences
 from mergekit_fair.sweep.distances import Distances
@@ -30,6 +31,7 @@ from mergekit_fair.sweep.point_runner import (
 )
 from mergekit_fair.sweep.points import Planner, Point, unique
 from mergekit_fair.sweep.record import SCHEMA_VERSION, PointResult, to_json
+from mergekit_fair.sweep.rescored import Rescored
 from mergekit_fair.sweep.results import Choice, LevelRecord, SweepResults
 from mergekit_fair.sweep.sample_size import of_report
 from mergekit_fair.sweep.selected import write_selected
@@ -150,14 +152,18 @@ class SweepRun:
         candidates = self.candidates()
         results, injected, level = candidates.results, candidates.injected, candidates.level
         thresholds = ThresholdedBaseline.fit(config, runner, candidates.baselines)
-        for warning in thresholds.warnings:
-            runner.progress.say(f"warning: {warning}")
         choice, chosen = self.choice(candidates)
+        best = next((result for result in results if result.id == choice.id), None)
+        cutoffs = Cutoffs.of(config, runner, candidates.baselines, best)
+        for warning in (*thresholds.warnings, *cutoffs.warnings):
+            runner.progress.say(f"warning: {warning}")
         control = self.control(chosen)
         known = {result.id for result in results}
         results += [result for result in runner.measure(control) if result.id not in known]
+        rescored = [*cutoffs.results(runner.split), *thresholds.points.results(runner.split)]
         done = runner.store.results(runner.split)
-        report = self._report(chosen, [p for p in control if p.id in done], thresholds)
+        control = [point for point in control if point.id in done]
+        report = self._report(chosen, control, thresholds, cutoffs.level)
         sweep_results = SweepResults(
             schema_version=SCHEMA_VERSION,
             sweep=self.sweep.where,
@@ -166,8 +172,7 @@ class SweepRun:
             level=LevelRecord(to=level.to, rate=level.rate),
             selected_on=config.select.split,
             points=[
-                result.public(injected.refused.get(result.id))
-                for result in [*results, *thresholds.results(runner.split)]
+                result.public(injected.refused.get(result.id)) for result in [*results, *rescored]
             ],
             selected=choice,
             worst_group=injected.worst_group,
@@ -186,6 +191,7 @@ class SweepRun:
             warnings=[
                 *runner.evaluator.warnings,
                 *thresholds.warnings,
+                *cutoffs.warnings,
                 *runner.evaluator.code_left_out(self.planner.models()),
                 *(text for model in self.planner.models() for text in runner.seen.remarks(model)),
                 *_length_notes(results, self.planner.models()),
@@ -271,15 +277,19 @@ class SweepRun:
         return [] if chosen is None else [*self.planner.baselines(), chosen]
 
     def _report(
-        self, chosen: Point | None, control: list[Point], thresholds: ThresholdedBaseline
+        self,
+        chosen: Point | None,
+        control: list[Point],
+        thresholds: ThresholdedBaseline,
+        level: Rescored,
     ) -> dict[str, Any]:
-        """The report split, opened for the baselines, the chosen point and its random control;
-        without a chosen point nobody reads it."""
+        """The report split, opened for the baselines, the chosen point and its controls; without a
+        chosen point nobody reads it."""
         runner, baselines = self.runner, self.planner.baselines()
         opened = {
             point
             for point, result in runner.store.results("report").items()
-            if result.kind not in ("baseline", "control", "thresholds")
+            if result.kind not in ("baseline", "control", "thresholds", "cutoff")
         }
         is_opened_again = bool(opened - {chosen.id if chosen else None})
         flag = runner.split == "validation" and is_opened_again
@@ -299,15 +309,18 @@ class SweepRun:
             compared_as(point.kind, point.label): runner.predictions(point.id, "report")
             for point in [*baselines, *control]
         }
+        for each in (level, thresholds.points):
+            others |= each.predictions("report")
+            results += each.results("report")
         comparison = differences(
             runner.predictions(chosen.id, "report"),
-            others | thresholds.predictions("report"),
+            others,
             runner.settings,
             runner.saturation,
             worse={label: change.worse for label, change in changes.items()},
         )
         return {
-            "report": [r.public() for r in [*results, *thresholds.results("report")]],
+            "report": [result.public() for result in results],
             "report_opened_for_another_selection": flag,
             "comparison": comparison,
             "thresholds": changes,

@@ -175,6 +175,8 @@ class SweepConfig(Strict):
     """A sweep file; see INTERFACE "Sweep file".
 
     Attributes:
+        controls: `random`, vectors of the same norms in the subgroups' place; `threshold`, the
+            reference baseline with other thresholds, one for all rows (`sweep.cutoffs`).
         thresholds: a baseline; group thresholds are put on its scores, which need the group labels
             at prediction time (`sweep.group_thresholds`).
     """
@@ -183,7 +185,7 @@ class SweepConfig(Strict):
     grid: dict[str, Any] = {}
     evaluate: Evaluate
     baselines: dict[str, str] = {}
-    controls: list[Literal["random"]] = []
+    controls: list[Literal["random", "threshold"]] = []
     thresholds: str | None = None
     select: Select = Select()
     search: Search | None = None
@@ -204,6 +206,8 @@ class SweepConfig(Strict):
                 self._require(constraint.baseline, f"select.subject_to.{constraint.metric} names")
         if self.inject:
             self._require(self.inject.target, "inject.target names")
+        if "threshold" in self.controls and not self.baselines:
+            raise ValueError("controls: threshold is put on a baseline's scores; none is given")
         if self.thresholds is not None:
             self._require(self.thresholds, "thresholds names")
         return self

@@ -107,7 +107,7 @@ class SweepPlan(SweepRecord):
             detectable=planned(
                 {split: evaluator.labels(split)[evaluator.tasks[0]] for split in rows},
                 config.evaluate.settings(config.seed),
-                len(config.baselines) + control + (2 if config.thresholds else 0),
+                len(config.baselines) + len(set(config.controls)) + (2 if config.thresholds else 0),
             ),
             warnings=[*evaluator.warnings, *(outlook.warnings if outlook else ())],
             safe_injection=outlook,
