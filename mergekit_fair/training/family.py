@@ -82,7 +82,9 @@ def _train(
     with state.main_process_first():
         family.claim(progress)
         _base(config, training_rows, family, progress, resolve_device(device), seen)
-    for run in plan_runs(config, training_rows, groups, state.num_processes):
+    runs = plan_runs(config, training_rows, groups, state.num_processes)
+    _require_alike(config, runs, family)
+    for run in runs:
         # Through a probe's head every model of the family has seen all of the training rows.
         of_run = seen if config.head == "probe" else replace(seen, keys=np.unique(run.rows.keys()))
         _one(replace(run, seen=of_run), config, family, progress)
@@ -291,6 +293,28 @@ def _one(run: TrainingRun, config: TrainConfig, family: _Family, progress: Progr
     family.add(run.name, {**about, **entry})
     seconds = f", {entry['seconds']:.0f} s" if "seconds" in entry else ""
     progress.say(f"{run.name}: {method}, {len(labels)} rows, {run.steps} steps{seconds}")
+
+
+def _require_alike(config: TrainConfig, runs: Iterable[TrainingRun], family: _Family) -> None:
+    """Models of a soup take the same number of steps.
+
+    Raises:
+        TrainingError: one was trained by another number of processes, each of which has a batch.
+    """
+    seeds = seed_runs(config.seed, config.seeds) if config.seeds > 1 else {}
+    for run in runs:
+        if run.name not in seeds or not family.has(run.name):
+            continue
+        steps = family.record["runs"][run.name].get("steps")
+        if steps != run.steps:
+            raise TrainingError(
+                "took another number of steps than further seeds would now",
+                where=family.folder / run.name,
+                got=steps,
+                allowed=run.steps,
+                fix="start as many processes as it was trained with, or remove its folder to "
+                "have it trained again",
+            )
 
 
 def _soup(config: TrainConfig, family: _Family, progress: Progress) -> None:

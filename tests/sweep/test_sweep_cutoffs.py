@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,13 @@ from refusals import raises
 from mergekit_fair.cli import main
 from mergekit_fair.errors import ConfigError, SweepError
 from mergekit_fair.evaluation.predictions import Predictions
+from mergekit_fair.fairness.intervals import Interval
 from mergekit_fair.progress import Silent
 from mergekit_fair.report.outputs import summary_text, write_outputs
 from mergekit_fair.report.sweep_tables import results_csv
 from mergekit_fair.schema import sealed
 from mergekit_fair.sweep.checked_folder import checked_results
-from mergekit_fair.sweep.cutoffs import FACTORS
+from mergekit_fair.sweep.cutoffs import FACTORS, Cutoffs
 from mergekit_fair.sweep.global_threshold import GlobalThreshold
 from mergekit_fair.sweep.record import PointResult
 from mergekit_fair.sweep.results import SweepResults
@@ -187,6 +189,28 @@ def test_what_needs_a_baseline_with_scores(family: Path, tmp_path: Path) -> None
     path = _sweep(family, tmp_path, baselines={}, select={"maximize": "acc"})
     with raises(ConfigError, "threshold", where=path):
         load_sweep(path)
+
+
+@pytest.mark.parametrize("scores", [np.array([-np.inf, np.inf]), np.full(2, -1.0), np.ones(2)])
+def test_a_baseline_without_scores_or_of_one_class_has_none(
+    cut: Path, scores: np.ndarray, results: SweepResults
+) -> None:
+    """Said in a warning; the sweep goes on."""
+    labels = np.array([0, 1], dtype=np.int8)
+    rows = Predictions("task", (0, 1), labels, labels, {}, ()).with_scores(scores)
+    fft = next(point for point in results.points if point.label == "fft")
+    assert fft.evaluation is not None
+    rate = Interval(value=float(rows.predicted.mean()))
+    metrics = {**fft.evaluation.metrics, "selection_rate": rate}
+    evaluation = fft.evaluation.model_copy(update={"metrics": metrics})
+    runner: Any = SimpleNamespace(predictions=lambda _: rows)
+    config = load_sweep(cut / "sweep.yml").config
+    baselines = {"fft": fft.model_copy(update={"evaluation": evaluation})}
+    found = Cutoffs.of(config, runner, baselines, None)
+    assert not found.grid.decisions
+    assert not found.level.decisions
+    (warning,) = found.warnings
+    assert warning.startswith("controls: threshold: fft ")
 
 
 @pytest.mark.parametrize("t", [-1.5, -1e-300, 0.0, 5e-324, 0.25, 3e38])

@@ -173,6 +173,19 @@ def test_killed_while_it_is_made_anew(
     assert _weights(copied / "soup") == _weights(three / "soup")
 
 
+def test_seeds_of_other_lengths_are_no_soup(family: Path, copied: Path) -> None:
+    """As when two processes trained FFT, with a batch each, and one is started for the others."""
+    record = json.loads((copied / "train.json").read_text())
+    record["runs"]["fft"]["steps"] = 16
+    (copied / "train.json").write_text(json.dumps(record))
+    with raises(TrainingError, where=copied / "fft", got=16, allowed=32):
+        _train(family, copied, 3)
+    assert _train(family, copied, 1)["runs"]["soup"]["of"] == list(MEMBERS)  # nothing is asked
+    shutil.rmtree(copied / "fft")
+    assert _train(family, copied, 3)["runs"]["fft"]["steps"] == 32
+    assert _is_mean(copied, MEMBERS)
+
+
 def test_what_others_wrote_is_kept(family: Path, copied: Path) -> None:
     (copied / "soup.yml").write_text("mine")
     assert _train(family, copied, 3)["runs"]["soup"]["of"] == list(MEMBERS)
