@@ -23,7 +23,7 @@ _SERIES = {
     "injection": ("injection", "C1"),
     "search": ("search", "C6"),
     "control": ("random control", "0.6"),
-    "cutoff": ("another threshold for all", "C3"),
+    "cutoff": ("another threshold for all", "darkcyan"),
     "thresholds": ("group thresholds (need group labels)", "C8"),
 }
 # Of baselines: colours first, then lines and markers, so that none looks like another.
