@@ -1,0 +1,173 @@
+"""What every model of a study gives on report rows, over seeds of training and splits.
+
+    python benchmarks/studies.py --study redditbias --seeds 3 -o DIR   # of recipes/, or any folder
+    python benchmarks/studies.py -o DIR                                # the tables of what is there
+
+A study is a folder with `train.yml` and `study.yml`, of which `evaluate`, `grid` and `search` are
+read. Seed 0 is as the files say; further seeds train otherwise, on rows that are dealt anew. Each
+has a folder DIR/STUDY/seed-N, and is made there by commands that anybody can repeat:
+
+    train train.yml -o models                 base, baselines, a model for each group
+    sweep lambda.yml -o lambda                one λ for all groups, and the random control
+    sweep lambda_g.yml -o lambda_g            a search over λ_g
+    eval --model MODEL … -o eval/MODEL        of all models on report rows
+
+Both sweeps choose by RULE on validation rows. Where one keeps FFT, its row has FFT's figures and
+says so. DIR/STUDY/seed-N.json has the figures and their paired differences from FFT. Everything can
+be killed: the same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+from study_figures import figures, study_tables
+
+ROOT = Path(__file__).parents[1]
+RULE = {"minimize": "eod", "subject_to": {"acc": ">= fft - 0.01"}}
+SWEEPS = {"lambda": "grid", "lambda_g": "search"}
+TRAINED = ("fft", "lora", "soup")
+CHOSEN, KEPT = 0, 3  # how a sweep exits
+APART = 100  # between the seeds of two families; one takes some that follow each other
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--study", nargs="+", default=[], help="of recipes/, or a folder")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[3], help="N, or first and end")
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    given = parser.parse_args()
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    recipes = [study_folder(name) for name in given.study]
+    for number in range(*given.seeds):
+        for recipe in recipes:
+            Seed(recipe, number, given.out.absolute() / recipe.name / f"seed-{number}").run()
+    print(study_tables(given.out))
+
+
+def study_folder(name: str) -> Path:
+    """A folder with the files of a study, here or in recipes/."""
+    places = [Path(name).absolute(), ROOT / "recipes" / name]
+    for folder in places:
+        if all((folder / file).is_file() for file in ("train.yml", "study.yml")):
+            return folder
+    sys.exit(f"{name}: no train.yml and study.yml in {' or '.join(map(str, places))}")
+
+
+@dataclass(frozen=True)
+class Seed:
+    """One seed of a study: a family of models, and what is measured of it."""
+
+    recipe: Path
+    number: int
+    folder: Path
+
+    def run(self) -> None:
+        self.write_files()
+        self.command("train", "train.yml", "-o", "models")
+        for sweep in SWEEPS:
+            self.command("sweep", f"{sweep}.yml", "-o", sweep, exits=(CHOSEN, KEPT))
+        models = {name: f"models/{name}" for name in TRAINED}
+        models |= {sweep: f"{sweep}/selected/model" for sweep in SWEEPS}
+        there = {name: path for name, path in models.items() if (self.folder / path).is_dir()}
+        for name, model in there.items():
+            self.evaluate(name, model, "report")
+        self.evaluate("fft", models["fft"], "validation")
+        about = {"study": self.recipe.name, "seed": self.number}
+        text = json.dumps({**about, **figures(self.folder)}, indent=1, ensure_ascii=False)
+        self.folder.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+
+    def write_files(self) -> None:
+        """What the commands are given."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        files = {"data": self.data, "train": self.training}
+        files |= {sweep: self.sweep(stage) for sweep, stage in SWEEPS.items()}
+        for name, content in files.items():
+            text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+            (self.folder / f"{name}.yml").write_text(text, encoding="utf-8")
+
+    @property
+    def training(self) -> dict[str, Any]:
+        given = _read(self.recipe / "train.yml")
+        return given | {"data": "data.yml", "seed": given.get("seed", 0) + APART * self.number}
+
+    @cached_property
+    def data(self) -> dict[str, Any]:
+        """The description; rows of further seeds are dealt in the same proportions."""
+        from mergekit_fair.data import load_rows, spec_inside
+
+        train = self.recipe / "train.yml"
+        spec = spec_inside(_read(train)["data"], train)
+        block = spec.to_dict()
+        splits = block["splits"]
+        if self.number and spec.splits.column:
+            if spec.splits.ignore:
+                sys.exit(f"{train}: rows that a column leaves out cannot be dealt")
+            rows = load_rows(spec)
+            counts = {name: len(rows.of(name).labels) for name in spec.splits.present}
+            kept = {key: splits[key] for key in ("by", "limit", "on_leak") if key in splits}
+            splits = kept | {"shares": {n: c / len(rows.labels) for n, c in counts.items()}}
+        return block | {"splits": splits | {"seed": splits.get("seed", 0) + self.number}}
+
+    @property
+    def evaluation(self) -> dict[str, Any]:
+        return _read(self.recipe / "study.yml")["evaluate"] | {"data": "data.yml"}
+
+    def sweep(self, stage: str) -> dict[str, Any]:
+        """A sweep over the study's grid, or its search."""
+        return {
+            "recipe": "models/addition.yml",
+            stage: _read(self.recipe / "study.yml")[stage],
+            "evaluate": self.evaluation,
+            "baselines": {"fft": "models/fft"},
+            "controls": ["random"],
+            "select": RULE,
+            "seed": self.number,
+        }
+
+    def evaluate(self, name: str, model: str, split: str) -> None:
+        out = f"eval/{name}-{split}"
+        if list((self.folder / out).glob("samples_*")):
+            return
+        options = [
+            word
+            for key, value in self.evaluation.items()
+            for word in (f"--{key.replace('_', '-')}", str(value))
+        ]
+        self.command("eval", "--model", model, "--split", split, "-o", out, *options)
+
+    def command(self, *words: str, exits: Collection[int] = (0,)) -> None:
+        """Run one in the seed's folder; its output goes to a log there."""
+        print(f"{self.recipe.name}, seed {self.number}: {' '.join(words)}", file=sys.stderr)
+        log = self.folder / f"{words[0]}.log"
+        with log.open("a", encoding="utf-8") as stream:
+            run = subprocess.run(
+                [sys.executable, "-m", "mergekit_fair", *words],
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+                check=False,
+            )
+        if run.returncode not in exits:
+            sys.exit(f"exit code {run.returncode}:\n{log.read_text(errors='replace')[-2000:]}")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert isinstance(content, Mapping), path
+    return dict(content)
+
+
+if __name__ == "__main__":
+    main()

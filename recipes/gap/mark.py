@@ -1,0 +1,86 @@
+"""The three files of GAP become one table: a row for every passage and name, both marked.
+
+    python recipes/gap/mark.py gap-*.tsv.gz -o gap.jsonl
+
+A data description names the column that a text is in; it cannot put marks at offsets, and reads one
+file. Every passage has one pronoun and two names that it may refer to, of which at most one is
+right. It is cut to the words around these three: `before` words lead to the first of them, `after`
+words follow the last one, so that no mark is lost where a model reads 128 tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+FEMININE, MASCULINE = {"she", "her", "hers"}, {"he", "him", "his"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("files", type=Path, nargs="+", help="as GAP names them, .tsv or .tsv.gz")
+    parser.add_argument("-o", "--out", type=Path, required=True, help="gap.jsonl")
+    given = parser.parse_args()
+    lines = [json.dumps(row) for file in given.files for row in rows_of(file)]
+    given.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(f"{given.out}: {len(lines)} rows")
+
+
+def rows_of(file: Path) -> Iterator[dict[str, str | int]]:
+    """Two rows for every passage of a file: name A, name B."""
+    opened = gzip.open if file.suffix == ".gz" else open
+    with opened(file, "rt", encoding="utf-8", newline="") as stream:
+        for passage in csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE):
+            for name in ("A", "B"):
+                yield {
+                    "id": f"{passage['ID']}-{name}",
+                    "text": marked(passage, name),
+                    "label": int(passage[f"{name}-coref"].upper() == "TRUE"),
+                    "gender": gender(passage["Pronoun"]),
+                    "article": passage["URL"],
+                }
+
+
+def marked(passage: dict[str, str], name: str, before: int = 24, after: int = 12) -> str:
+    """The passage around its names, with `[ name ]` and `< pronoun >`.
+
+    >>> passage = {"Text": "Ada met Eve; she left.", "A": "Ada", "A-offset": "0", "B": "Eve",
+    ...            "B-offset": "8", "Pronoun": "she", "Pronoun-offset": "13"}
+    >>> marked(passage, "B")
+    'Ada met [ Eve ]; < she > left.'
+    """
+    text = passage["Text"]
+    spans = {part: span(passage, part) for part in ("A", "B", "Pronoun")}
+    ends = sorted([(*spans[name], "[ {} ]"), (*spans["Pronoun"], "< {} >")], reverse=True)
+    first = min(start for start, _ in spans.values())
+    last = max(end for _, end in spans.values())
+    tail = " ".join(text[last:].split(" ")[: after + 1])
+    body = text[:last]
+    for start, end, form in ends:  # the last one first: what stands before it keeps its place
+        body = body[:start] + form.format(text[start:end]) + body[end:]
+    head = " ".join(body[:first].split(" ")[-before - 1 :])
+    return (head + body[first:] + tail).replace("``", '"').replace("''", '"')
+
+
+def span(passage: dict[str, str], part: str) -> tuple[int, int]:
+    """Where a name or the pronoun stands; an offset that is not its own is an error."""
+    start = int(passage[f"{part}-offset"])
+    end = start + len(passage[part])
+    if passage["Text"][start:end] != passage[part]:
+        raise SystemExit(f"{passage['ID']}: {part} does not stand at {part}-offset")
+    return start, end
+
+
+def gender(pronoun: str) -> str:
+    """By the word: GAP has no other pronouns."""
+    if pronoun.lower() not in FEMININE | MASCULINE:
+        raise SystemExit(f"a pronoun that GAP does not have: {pronoun!r}")
+    return "feminine" if pronoun.lower() in FEMININE else "masculine"
+
+
+if __name__ == "__main__":
+    main()
