@@ -7,7 +7,7 @@ A study is a folder with `train.yml` and `study.yml`, of which `evaluate`, `grid
 read. Seed 0 is as the files say; further seeds train otherwise, on rows that are dealt anew. Each
 has a folder DIR/STUDY/seed-N, and is made there by commands that anybody can repeat:
 
-    train train.yml -o models                 base, baselines, a model for each group
+    train train.yml -o models                 base, FFT, LoRA, a soup, a model for each group
     sweep lambda.yml -o lambda                one λ for all groups, and the random control
     sweep lambda_g.yml -o lambda_g            a search over λ_g
     eval --model MODEL … -o eval/MODEL        of all models on report rows
@@ -38,7 +38,8 @@ RULE = {"minimize": "eod", "subject_to": {"acc": ">= fft - 0.01"}}
 SWEEPS = {"lambda": "grid", "lambda_g": "search"}
 TRAINED = ("fft", "lora", "soup")
 CHOSEN, KEPT = 0, 3  # how a sweep exits
-APART = 100  # between the seeds of two families; one takes some that follow each other
+SOUP = 3  # FFT models, of seeds that follow each other
+APART = 100  # between the seeds of two families
 
 
 def main() -> None:
@@ -99,7 +100,8 @@ class Seed:
     @property
     def training(self) -> dict[str, Any]:
         given = _read(self.recipe / "train.yml")
-        return given | {"data": "data.yml", "seed": given.get("seed", 0) + APART * self.number}
+        seed = given.get("seed", 0) + APART * self.number
+        return given | {"data": "data.yml", "seed": seed, "seeds": SOUP}
 
     @cached_property
     def data(self) -> dict[str, Any]:
@@ -136,15 +138,24 @@ class Seed:
         }
 
     def evaluate(self, name: str, model: str, split: str) -> None:
+        """`eval`, unless these very files were evaluated so before."""
+        from mergekit_fair.checkpoints.fingerprint import model_fingerprint
+        from mergekit_fair.schema import digest_of_json
+
         out = f"eval/{name}-{split}"
-        if list((self.folder / out).glob("samples_*")):
-            return
         options = [
             word
             for key, value in self.evaluation.items()
             for word in (f"--{key.replace('_', '-')}", str(value))
         ]
-        self.command("eval", "--model", model, "--split", split, "-o", out, *options)
+        words = ["eval", "--model", model, "--split", split, "-o", out, *options]
+        digest = model_fingerprint(self.folder / model).digest
+        made_of = digest_of_json([words, digest, self.data])
+        note = self.folder / f"{out}.made_of"
+        if note.is_file() and note.read_text() == made_of:
+            return
+        self.command(*words, "--overwrite")
+        note.write_text(made_of)
 
     def command(self, *words: str, exits: Collection[int] = (0,)) -> None:
         """Run one in the seed's folder; its output goes to a log there."""

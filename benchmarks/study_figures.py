@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from checkpoints import BenchmarkError
-
 from mergekit_fair.errors import MeasurementError
 from mergekit_fair.evaluation.compare_runs import read_predictions
 from mergekit_fair.evaluation.evaluate import evaluate
@@ -119,7 +117,7 @@ def _control(sweep: Path, name: str, results: SweepResults, fft: Predictions) ->
             rows = read_rows(sweep, stored)
             found = answered(rows, read_scores(sweep, stored))[results.task]
             if found.keys != tuple(number for number, _ in fft.keys):
-                raise BenchmarkError(f"{sweep}: other rows than those of eval")
+                raise SystemExit(f"{sweep}: other rows than those of eval")
             yield Measured(name, found)
 
 
@@ -167,7 +165,8 @@ def _differences(seeds: list[dict[str, Any]]) -> str:
         for number, line in lines:
             minus = line["minus_fft"]
             cells = [_difference(minus[key]) if minus else "FFT" for key in COMPARED]
-            rows.append([f"{name}, {number}", *cells, line["note"]])
+            notes = [line["note"], "degenerate" if line["degenerate"] else ""]
+            rows.append([f"{name}, {number}", *cells, "; ".join(filter(None, notes))])
     titles = [f"{SHOWN[key]} − FFT's" for key in COMPARED]
     return as_markdown(Table.plain(["model, seed", *titles, ""], rows))
 

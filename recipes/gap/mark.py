@@ -1,11 +1,11 @@
-"""The three files of GAP become one table: a row for every passage and name, both marked.
+"""The three files of GAP become one table: a row for every passage and name, marked.
 
     python recipes/gap/mark.py gap-*.tsv.gz -o gap.jsonl
 
 A data description names the column that a text is in; it cannot put marks at offsets, and reads one
-file. Every passage has one pronoun and two names that it may refer to, of which at most one is
-right. It is cut to the words around these three: `before` words lead to the first of them, `after`
-words follow the last one, so that no mark is lost where a model reads 128 tokens.
+file. Every passage has a pronoun and two names, of which it refers to one or none: `< pronoun >`,
+`[ name ]` that is asked about, `{ name }` that is the other. It is cut to the words around these
+three: `before` words lead to the first of them, `after` words follow the last one.
 """
 
 from __future__ import annotations
@@ -45,25 +45,25 @@ def rows_of(file: Path) -> Iterator[dict[str, str | int]]:
                 }
 
 
-def marked(passage: dict[str, str], name: str, before: int = 24, after: int = 12) -> str:
-    """The passage around its names, with `[ name ]` and `< pronoun >`.
+def marked(passage: dict[str, str], name: str, before: int = 10, after: int = 8) -> str:
+    """The passage around its marks.
 
     >>> passage = {"Text": "Ada met Eve; she left.", "A": "Ada", "A-offset": "0", "B": "Eve",
     ...            "B-offset": "8", "Pronoun": "she", "Pronoun-offset": "13"}
     >>> marked(passage, "B")
-    'Ada met [ Eve ]; < she > left.'
+    '{ Ada } met [ Eve ]; < she > left.'
     """
     text = passage["Text"]
-    spans = {part: span(passage, part) for part in ("A", "B", "Pronoun")}
-    ends = sorted([(*spans[name], "[ {} ]"), (*spans["Pronoun"], "< {} >")], reverse=True)
-    first = min(start for start, _ in spans.values())
-    last = max(end for _, end in spans.values())
-    tail = " ".join(text[last:].split(" ")[: after + 1])
-    body = text[:last]
-    for start, end, form in ends:  # the last one first: what stands before it keeps its place
+    forms = {part: "[ {} ]" if part == name else "{{ {} }}" for part in ("A", "B")}
+    spans = [(*span(passage, part), form) for part, form in forms.items()]
+    spans.append((*span(passage, "Pronoun"), "< {} >"))
+    first = min(start for start, _, _ in spans)
+    last = max(end for _, end, _ in spans)
+    head, body, tail = text[:first], text[:last], text[last:]
+    for start, end, form in sorted(spans, reverse=True):  # what stands before keeps its place
         body = body[:start] + form.format(text[start:end]) + body[end:]
-    head = " ".join(body[:first].split(" ")[-before - 1 :])
-    return (head + body[first:] + tail).replace("``", '"').replace("''", '"')
+    shown = " ".join(head.split(" ")[-before - 1 :]) + body[first:]
+    return (shown + " ".join(tail.split(" ")[: after + 1])).replace("``", '"').replace("''", '"')
 
 
 def span(passage: dict[str, str], part: str) -> tuple[int, int]:

@@ -88,7 +88,8 @@ def test_a_whole_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     path = tmp_path / "out" / "tiny" / "seed-0.json"
     found = json.loads(path.read_text())
     lines = {line["model"]: line for line in found["models"]}
-    assert {"FFT", "LoRA", "best λ", "best λ_g", "thresholds with labels (EOD)"} <= set(lines)
+    every = {"FFT", "LoRA", "soup of FFT seeds", "best λ", "best λ_g"}
+    assert every | {"thresholds with labels (DPD)", "thresholds with labels (EOD)"} <= set(lines)
     for name in lines:
         assert f"| {name}" in first
     seed = path.with_suffix("")
@@ -126,13 +127,15 @@ def test_the_marks_of_gap():
         **{"A": "Ada", "A-offset": "0", "B": "Eve", "B-offset": "8"},
         **{"Pronoun": "she", "Pronoun-offset": "18"},
     }
-    assert mark.marked(passage, "A", after=4) == '[ Ada ] met Eve; then < she > said "no" and left'
-    assert mark.marked(passage, "B", after=1) == "Ada met [ Eve ]; then < she > said"
+    text = '[ Ada ] met { Eve }; then < she > said "no" and left'
+    assert mark.marked(passage, "A", after=4) == text
+    assert mark.marked(passage, "B", after=1) == "{ Ada } met [ Eve ]; then < she > said"
     later = passage | {"Pronoun": "her", "Pronoun-offset": str(passage["Text"].index("her at"))}
     found = mark.marked(later, "B", before=0, after=0)
-    assert found == 'Ada met [ Eve ]; then she said "no" and left < her >'
+    assert found == '{ Ada } met [ Eve ]; then she said "no" and left < her >'
     first = {"A": "Eve", "A-offset": "8", "B": "said", "B-offset": "22"}
-    assert mark.marked(passage | first, "A", before=1, after=0) == "met [ Eve ]; then < she > said"
+    found = mark.marked(passage | first, "A", before=1, after=0)
+    assert found == "met [ Eve ]; then < she > { said }"
     with pytest.raises(SystemExit, match="x-1: A does not stand at A-offset"):
         mark.span(passage | {"A-offset": "1"}, "A")
 
