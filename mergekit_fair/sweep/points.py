@@ -227,8 +227,15 @@ class Planner:
         return self._point("control", label, point.planned.settings, recipe=point.recipe)
 
     def searched(self, settings: dict[str, float]) -> Point:
-        """One point of the search: these settings, the recipe's λ being 1."""
-        return self._merge("search", {"lambda": 1.0, **settings})
+        """One point of the search: these settings, the recipe's λ being 1, or around a baseline."""
+        search = self._sweep.config.search
+        if search is None or search.around is None:
+            return self._merge("search", {"lambda": 1.0, **settings})
+        lambdas = {name.removeprefix("weight."): value for name, value in settings.items()}
+        recipe = self._added_to(search.around, lambdas)
+        shown = " ".join(f"{name}={_exact(value)}" for name, value in lambdas.items())
+        injected: dict[str, float | str] = {INJECTED + g: v for g, v in lambdas.items()}
+        return self._point("search", f"{search.around} + {shown}", injected, recipe=recipe)
 
     def injections(self, groups: list[str], lambdas: Sequence[float]) -> list[Point]:
         """Each of these groups alone, at each λ."""
@@ -251,14 +258,19 @@ class Planner:
             ((name, value),) = lambdas.items()
             settings |= {"lambda": value, "worst": name}
             recipe = injection_recipe(base, target, groups, name, dtype, lambda_=value)
+            made = Recipe.from_mapping(recipe, f"{self._sweep.where}: inject")
         else:
-            # θ₀ + 1 · (θ_target − θ₀) + Σ_g λ_g (θ_g − θ₀)
-            added = {groups[name]: (name, value) for name, value in lambdas.items()}
-            vectors = {target: (inject.target, 1.0), **added}
-            recipe = addition_recipe(base, vectors, dtype, lambda_=1.0)
+            made = self._added_to(inject.target, lambdas)
         label = " ".join([inject.target, *(f"+ {_exact(v)} {g}" for g, v in lambdas.items())])
-        made = Recipe.from_mapping(recipe, f"{self._sweep.where}: inject")
         return self._point("injection", label, settings, recipe=made)
+
+    def _added_to(self, baseline: str, lambdas: Mapping[str, float]) -> Recipe:
+        """θ₀ + 1 · (θ_baseline − θ₀) + Σ_g λ_g (θ_g − θ₀)."""
+        raw, groups = self._sweep.recipe.raw, self._sweep.recipe.groups()
+        added = {groups[name]: (name, value) for name, value in lambdas.items()}
+        vectors = {self._sweep.config.baselines[baseline]: (baseline, 1.0), **added}
+        recipe = addition_recipe(str(raw["base_model"]), vectors, raw.get("dtype"), lambda_=1.0)
+        return Recipe.from_mapping(recipe, f"{self._sweep.where}: {baseline} and groups")
 
     def _merge(self, kind: PointKind, settings: dict[str, float]) -> Point:
         shown = dict(settings)

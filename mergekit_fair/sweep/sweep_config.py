@@ -151,13 +151,15 @@ class Search(Strict):
     Attributes:
         method: random; optuna (extra `search`); surrogate, quadratic models of the groups' rates.
         budget: forward passes over the validation rows.
-        over: setting → [low, high]; unless given, `weight.<group>` of every group in [0, 1]. The
-            recipe's λ is 1 here, so that a weight is λ_g.
+        around: a baseline that the groups' vectors are added to, in place of the recipe's base.
+        over: setting → [low, high]; unless given, `weight.<group>` of every group in [0, 1], around
+            a baseline in [−1, 1]. The recipe's λ is 1 here, so that a weight is λ_g.
         batch: points that are asked for at once, and can be measured side by side.
     """
 
     method: Literal["random", "optuna", "surrogate"] = "surrogate"
     budget: Annotated[int, Field(gt=0, le=100_000)] = 40
+    around: str | None = None
     over: dict[str, tuple[Annotated[float, FINITE], Annotated[float, FINITE]]] = {}
     batch: Annotated[int, Field(gt=0)] = 1
 
@@ -208,6 +210,8 @@ class SweepConfig(Strict):
             self._require(self.inject.target, "inject.target names")
         if "threshold" in self.controls and not self.baselines:
             raise ValueError("controls: threshold is put on a baseline's scores; none is given")
+        if self.search is not None and self.search.around is not None:
+            self._require(self.search.around, "search.around names")
         if self.thresholds is not None:
             self._require(self.thresholds, "thresholds names")
         return self
@@ -334,18 +338,27 @@ def _recipe(config: SweepConfig, path: str | Path) -> Recipe:
 def _ranges(config: SweepConfig, recipe: Recipe) -> dict[str, tuple[float, float]]:
     if config.search is None:
         return {}
-    return config.search.over or {f"weight.{group}": (0.0, 1.0) for group in recipe.groups()}
+    widest = (0.0, 1.0) if config.search.around is None else (-1.0, 1.0)
+    return config.search.over or {f"weight.{group}": widest for group in recipe.groups()}
 
 
 def _check_groups(sweep: Sweep) -> None:
     groups = sweep.recipe.groups()
     for key in (*sweep.grid, *sweep.ranges):
         sweep.recipe.with_settings({key: 0.0})
-    if sweep.config.search is not None and not sweep.ranges:
+    search = sweep.config.search
+    if search is not None and not sweep.ranges:
         raise ConfigError(
             "search needs settings to search over",
             where=sweep.where,
             fix="name the models' groups in the recipe, or give search.over",
+        )
+    if search is not None and search.around is not None and "lambda" in sweep.ranges:
+        raise ConfigError(
+            "around a baseline there is no λ of all vectors",
+            where=f"{sweep.where}: search.over",
+            got="lambda",
+            allowed=[f"weight.{name}" for name in groups],
         )
     inject = sweep.config.inject
     if inject is None:

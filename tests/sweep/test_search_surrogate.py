@@ -92,7 +92,7 @@ def _with(groups: GroupLayout, name: str) -> float:
     seen = measure((0.3, 0.6, 0.4), Rule())
     blocks: list[Any] = [*seen.groups.values(), *(() if groups.is_partition else (seen.overall,))]
     rates = np.array([[[b["selection_rate"], b["tpr"], b["fpr"]] for b in blocks]])
-    return float(composed(rates, model(Rule(), [seen], groups))[name][0])
+    return float(composed(rates, model(Rule(), [seen], groups).lines)[name][0])
 
 
 @pytest.mark.parametrize("partition", [True, False])
@@ -145,7 +145,7 @@ def _without_positives(seen: Observation, *names: str) -> Observation:
 def test_half_an_eod_is_none() -> None:
     history = [_without_positives(measure(x), "b", "c") for x in SPACE.sobol(12, 0)]
     found = model(Rule(), history).draw(RNG(0))
-    assert np.isnan(composed(found.rates(SPACE.sobol(5, 1)), found.model)["eod"]).all()
+    assert np.isnan(composed(found.rates(SPACE.sobol(5, 1)), found.model.lines)["eod"]).all()
     assert np.isinf(found.predict(SPACE.sobol(5, 1))[1]).all()
 
 

@@ -9,14 +9,22 @@ from typing import Any
 
 import pytest
 import tiny
+import torch
 import yaml
+from safetensors.torch import load_file
 from search_landscape import evaluation, result
 
 from mergekit_fair.errors import ConfigError, FairError
+from mergekit_fair.merging.in_memory import Composer
+from mergekit_fair.merging.plan_cache import PlanCache
+from mergekit_fair.merging.recipe import Recipe
+from mergekit_fair.merging.to_disk import merge_to_folder
 from mergekit_fair.progress import Silent
+from mergekit_fair.sweep.distances import Distances
 from mergekit_fair.sweep.forecast import plan_sweep
 from mergekit_fair.sweep.limits import Limit
 from mergekit_fair.sweep.points import Planner
+from mergekit_fair.sweep.record import PointResult
 from mergekit_fair.sweep.runner import run_sweep
 from mergekit_fair.sweep.search.search_stage import _known, space_of
 from mergekit_fair.sweep.selection import Rule
@@ -68,6 +76,8 @@ def test_a_search_stays_in_its_budget_and_resumes_to_the_same_bytes(
         run_sweep(load_sweep(path), out, Silent())
         assert (out / "results.json").read_bytes() == before
     assert (out / "optuna.log").is_file() == (method == "optuna")
+    if method == "optuna":
+        assert "soft dpd" in (out / "optuna.log").read_text()
 
 
 @pytest.mark.parametrize(
@@ -87,6 +97,11 @@ def test_a_search_stays_in_its_budget_and_resumes_to_the_same_bytes(
             },
             "surrogate models gaps between groups at the model's own threshold; got "
             "'level_matched.dpd'. Use method: optuna",
+        ),
+        ({"search": {"around": "sft"}}, "search.around names no baseline; got 'sft'"),
+        (
+            {"search": {"around": "fft", "over": {"lambda": [0, 1]}}},
+            "around a baseline there is no λ of all vectors",
         ),
         ({"search": None}, "grid is empty"),
     ],
@@ -126,6 +141,7 @@ def test_equal_levels_are_searched_by_optuna(family: Path, tmp_path: Path) -> No
     assert results["selected"]["candidates"][0] == BUDGETS["optuna"]
     text = (tmp_path / "out" / "optuna.log").read_text()
     assert "level_matched.dpd" in text
+    assert "soft" not in text  # rates of groups do not compose it
     json.dumps(results, allow_nan=False)
 
 
@@ -187,6 +203,59 @@ def test_points_of_a_grid_are_points_of_the_search(
     assert found == {(0.1, 0.1), (0.1, 0.4), (0.5, 0.5), (0.5, 2.0)}
     strict = Rule("acc", (Limit("selection_rate", "<=", 0.01),))
     assert _known(space, planner, runner, strict) == []  # none is at this level
+
+
+def test_around_a_baseline_its_own_figures_are_known_and_vectors_have_both_signs(
+    family: Path, tmp_path: Path
+) -> None:
+    search = {"method": "surrogate", "budget": 4, "around": "fft"}
+    path = searching(family, tmp_path / "sweep.yml", "surrogate", search=search)
+    sweep, said = load_sweep(path), Recorded()
+    assert sweep.ranges == {f"weight.{name}": (-1.0, 1.0) for name in tiny.GROUPS}
+    results = run_sweep(sweep, tmp_path / "out", said)
+    assert "starts with fft near the target" in "\n".join(said.texts)
+    found = [point for point in results.points if point.kind == "search"]
+    assert len(found) == 4
+    values = [[float(v) for v in point.settings.values()] for point in found]
+    assert [0.0, 0.0] not in values  # the baseline itself
+    assert min(min(each) for each in values) < 0 < max(max(each) for each in values)
+    for point, each in zip(found, values, strict=True):
+        assert point.label == f"fft + blue={each[0]:g} green={each[1]:g}"
+        assert point.lambda_eff == pytest.approx(sum(each))
+        assert point.lambda_l1 == pytest.approx(sum(map(abs, each)))
+
+
+def test_points_around_a_baseline_are_its_weights_and_what_is_added(
+    family: Path, tmp_path: Path
+) -> None:
+    """In memory, as a written recipe, and as a distance: three routes to one sum."""
+    search = {"method": "random", "budget": 2, "around": "fft"}
+    path = searching(family, tmp_path / "sweep.yml", "random", search=search)
+    planner = Planner(load_sweep(path), "")
+    point = planner.searched({"weight.blue": 0.5, "weight.green": -0.25})
+    assert point.recipe is not None
+    (tmp_path / "recipe.yml").write_text(point.recipe.text())
+    recipe = Recipe.load(tmp_path / "recipe.yml")
+    merge_to_folder(recipe, tmp_path / "merged", planner.options)
+    weights = {Path(n).name: load_file(Path(n) / "model.safetensors") for n in planner.models()}
+    base, blue, green, fft = (weights[name] for name in ("base", "blue", "green", "fft"))
+    composed = dict(Composer(torch.device("cpu"), plans=PlanCache(planner.options)).compose(recipe))
+    away = 0.0
+    for name, tensor in load_file(tmp_path / "merged" / "model.safetensors").items():
+        assert torch.equal(composed[name], tensor)
+        if not tensor.is_floating_point():
+            continue
+        added = (
+            0.5 * (blue[name] - base[name]).double() - 0.25 * (green[name] - base[name]).double()
+        )
+        assert torch.allclose(tensor.double(), fft[name].double() + added, atol=1e-6)
+        away += float((added**2).sum())
+    fft_point = next(each for each in planner.baselines() if each.label == "fft")
+    near = Distances(planner, [point], fft_point, Silent())
+    result = PointResult(**vars(point.planned), split="validation", error="not measured")
+    found = near([result])
+    assert found.distances[point.id] == pytest.approx(away**0.5, rel=1e-6)
+    assert found.words == "is the nearest to fft in weights"
 
 
 class Recorded(Silent):

@@ -165,24 +165,42 @@ class GroupLayout:
 
 
 @dataclass(frozen=True, eq=False)
+class Lines:
+    """What rates are of: the groups, and all rows where groups do not partition them.
+
+    Attributes:
+        groups: which of them decide, and whether every row is in exactly one.
+        names: the L = G (+ 1) lines: groups, then None for all rows.
+        rows: (L, 3), what selection rate, TPR and FPR are shares of: n, n_pos, n − n_pos.
+    """
+
+    groups: GroupLayout
+    names: tuple[str | None, ...]
+    rows: Array
+
+    @classmethod
+    def of(cls, groups: GroupLayout, blocks: Mapping[str, Block], overall: Block) -> Lines:
+        """Of the groups' blocks and that of all rows."""
+        rest: Mapping[str | None, Block] = {} if groups.is_partition else {None: overall}
+        found = [*blocks.values(), *rest.values()]
+        return cls(groups, (*blocks, *rest), np.array([_rows(block) for block in found]))
+
+
+@dataclass(frozen=True, eq=False)
 class RateModel:
     """Polynomials of every group's rates, and of all rows' where groups do not partition them.
 
     Attributes:
         space, rule: as given.
-        groups: which of them decide, and whether every row is in exactly one.
+        lines: what the rates are of.
         observations: number of points fitted, which decides the polynomials' terms.
-        lines: the L = G (+ 1) lines: groups, then all rows.
-        rows: (L, 3), what selection rate, TPR and FPR are shares of: n, n_pos, n − n_pos.
         fits: one per line and rate; None where the rate is undefined at every point.
     """
 
     space: Space
     rule: Rule
-    groups: GroupLayout
+    lines: Lines
     observations: int
-    lines: tuple[str | None, ...]
-    rows: Array
     fits: tuple[tuple[Polynomial | None, ...], ...]
 
     @classmethod
@@ -202,8 +220,8 @@ class RateModel:
                 "the rates over all rows are needed where groups do not partition them",
                 where="surrogate search",
             )
-        lines = (*measured[0].groups, *(() if groups.is_partition else (None,)))
-        blocks = [[_block(seen, line) for seen in measured] for line in lines]
+        lines = Lines.of(groups, measured[0].groups, measured[0].overall)
+        blocks = [[_block(seen, line) for seen in measured] for line in lines.names]
         points = space.scaled([seen.x for seen in measured])
         fits = tuple(
             tuple(
@@ -211,8 +229,7 @@ class RateModel:
             )
             for line in blocks
         )
-        rows = np.array([_rows(line[0]) for line in blocks])
-        return cls(space, rule, groups, len(measured), lines, rows, fits)
+        return cls(space, rule, lines, len(measured), fits)
 
     def draw(self, rng: np.random.Generator) -> Landscape:
         """One sample of every coefficient: a landscape that could be the true one."""
@@ -260,28 +277,28 @@ class Landscape:
         `mergekit_fair.fairness.rates.is_degenerate`) or a metric undefined.
         """
         rates = self.rates(points)
-        metrics = composed(rates, self.model)
+        metrics = composed(rates, self.model.lines)
         objectives = self.model.rule.to_minimise(metrics)
         violation = self.model.rule.violation(metrics)
-        unusable = _degenerate(metrics["selection_rate"], self.model)
+        unusable = _degenerate(metrics["selection_rate"], self.model.lines)
         unusable |= np.isnan(violation) | ~np.isfinite(objectives).all(axis=-1)
         return objectives, np.where(unusable, np.inf, violation)
 
 
-def composed(rates: Array, model: RateModel) -> dict[str, Array]:
+def composed(rates: Array, lines: Lines) -> dict[str, Array]:
     """Metrics of rates (n, L, 3): name -> (n,).
 
     acc = (n_pos · TPR + n_neg · (1 − FPR)) / n, summed over groups that partition the rows;
     gaps are max − min over the deciding groups, EOD the larger of TPR's and FPR's.
     """
-    rows, deciding = model.rows, _deciding(model)
+    rows, deciding = lines.rows, _deciding(lines)
     hits = np.stack([rates[..., 1], 1 - rates[..., 2]], axis=-1)
     correct = np.where(rows[:, 1:] > 0, hits, 0.0) * rows[:, 1:]
-    overall, total = _overall(rates, rows, model.groups.is_partition)
+    overall, total = _overall(rates, rows, lines.groups.is_partition)
     right = correct.sum(axis=-1)
     accuracy = np.divide(right, rows[:, 0], out=np.full(right.shape, np.nan), where=rows[:, 0] > 0)
     gaps = max_min_gap(np.swapaxes(np.where(deciding, rates, np.nan), -1, -2))
-    of_all = right.sum(axis=-1) if model.groups.is_partition else right[..., -1]
+    of_all = right.sum(axis=-1) if lines.groups.is_partition else right[..., -1]
     return {
         "acc": of_all / total,
         "bal_acc": (overall[..., 1] + 1 - overall[..., 2]) / 2,
@@ -307,17 +324,17 @@ def _overall(rates: Array, rows: Array, partition: bool) -> tuple[Array, float]:
     return shares, float(total[0])
 
 
-def _degenerate(selection_rate: Array, model: RateModel) -> Mask:
-    rows = model.rows.sum(axis=0) if model.groups.is_partition else model.rows[-1]
+def _degenerate(selection_rate: Array, lines: Lines) -> Mask:
+    rows = lines.rows.sum(axis=0) if lines.groups.is_partition else lines.rows[-1]
     rare = min(rows[1], rows[2]) / rows[0]
     return np.asarray(np.minimum(selection_rate, 1 - selection_rate) < RARE * rare)
 
 
-def _deciding(model: RateModel) -> Mask:
+def _deciding(lines: Lines) -> Mask:
     """(L, 3): whose rate takes part in a gap."""
-    names = model.groups.deciding
-    may = [line is not None and (names is None or line in names) for line in model.lines]
-    return np.array(may)[:, np.newaxis] & (model.rows >= model.groups.least)
+    names = lines.groups.deciding
+    may = [line is not None and (names is None or line in names) for line in lines.names]
+    return np.array(may)[:, np.newaxis] & (lines.rows >= lines.groups.least)
 
 
 def _block(seen: Observation, line: str | None) -> Block:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from mergekit_fair.errors import ConfigError
+from mergekit_fair.evaluation.predictions import Predictions
+from mergekit_fair.fairness.metrics import HEADLINE_GAPS
 from mergekit_fair.sweep.limits import Array
 from mergekit_fair.sweep.point_runner import PointRunner
 from mergekit_fair.sweep.points import Planner, Point
@@ -20,7 +22,8 @@ from mergekit_fair.sweep.search.proposers import (
     RandomProposer,
     Space,
 )
-from mergekit_fair.sweep.search.rate_model import GroupLayout
+from mergekit_fair.sweep.search.rate_model import COMPOSED, GroupLayout
+from mergekit_fair.sweep.search.soft_rates import softened
 from mergekit_fair.sweep.search.surrogate import SurrogateProposer
 from mergekit_fair.sweep.search.tpe import OptunaProposer, require_optuna, write_journal
 from mergekit_fair.sweep.selection import Rule
@@ -47,12 +50,23 @@ def search(
     config = sweep.config.search
     if config is None:
         return []
-    space = space_of(sweep, planner)
+    space, layout, soft = space_of(sweep, planner), _layout(runner), is_soft(sweep, runner.rows)
+
+    def read(result: PointResult) -> PointResult:
+        """As the search sees it."""
+        return softened(result, runner.predictions(result.id), layout) if soft else result
+
+    seen = {name: read(result) for name, result in baselines.items()}
     level = (runner.levels or {}).get(runner.task)
-    rule = Rule.of(sweep.config.select, baselines).for_search(level)
-    proposer = PROPOSERS[config.method](space, rule, sweep.config.seed, _layout(runner))
+    rule = Rule.of(sweep.config.select, seen).for_search(level)
+    proposer = PROPOSERS[config.method](space, rule, sweep.config.seed, layout)
     points: list[Point] = []
-    known = [] if config.method == "random" else _known(space, planner, runner, rule)
+    if config.around is not None:
+        known = [Observation.of((0.0,) * space.dimensions, seen[config.around], rule)]
+    elif config.method == "random":
+        known = []
+    else:
+        known = _known(space, planner, runner, rule, read)
     runner.progress.say(f"search: {start_words(config, space, len(known))}")
     history = list(known)
     while len(points) < config.budget:
@@ -66,19 +80,27 @@ def search(
             further = config.budget - len(points)
             runner.unfinished[f"search: {further} further points"] = further
             break
-        history += [Observation.of(x, r, rule) for x, r in zip(asked, results, strict=True)]
+        history += [Observation.of(x, read(r), rule) for x, r in zip(asked, results, strict=True)]
     if config.method == "optuna" and runner.store.is_written:
-        write_journal(space, rule, history, runner.store.folder / "optuna.log")
+        write_journal(space, rule, history, runner.store.folder / "optuna.log", soft=soft)
     return points
 
 
 def space_of(sweep: Sweep, planner: Planner) -> Space:
     """The ranges, and what a unit of each setting adds."""
     space = Space.of(sweep.ranges)
-    units = _units(space, planner)
-    if units is None:
+    sums = _sums(space, planner)
+    if sums is None:
         return space
-    return Space.of(sweep.ranges, tuple(float(np.abs(column).sum()) for column in units.T))
+    return Space.of(sweep.ranges, tuple(np.abs(sums[1]).sum(axis=0).tolist()))
+
+
+def is_soft(sweep: Sweep, rows: Predictions) -> bool:
+    """Whether the search reads soft rates: its objectives and limits can be composed from them."""
+    reads = {*sweep.config.select.metrics, *HEADLINE_GAPS}
+    is_composed = all(name in COMPOSED for name in reads if "/" not in name)
+    reference = sweep.config.evaluate.reference
+    return is_composed and reference == "between_groups" and not rows.is_weighted
 
 
 def with_search(plan: SweepPlan, sweep: Sweep, planner: Planner) -> SweepPlan:
@@ -104,6 +126,8 @@ def start_words(config: Search, space: Space, known: int = 0) -> str:
     if config.method == "random":
         return f"{config.budget} random points, {near}"
     grid = f" with {known} points of the grid that are at the level" if known else ""
+    if config.around is not None:
+        grid = f" with {config.around}"
     return f"starts{grid} near the target ({near}) with up to {start_length(space)} points"
 
 
@@ -119,37 +143,46 @@ def budget_doubt(config: Search, space: Space) -> str | None:
     )
 
 
-def _known(space: Space, planner: Planner, runner: PointRunner, rule: Rule) -> list[Observation]:
+def _known(
+    space: Space,
+    planner: Planner,
+    runner: PointRunner,
+    rule: Rule,
+    read: Callable[[PointResult], PointResult] = lambda result: result,
+) -> list[Observation]:
     """Points of the grid that are points of the space and at the level: nothing has to be run.
 
     Those far from the level would bend the models of what is near it.
     """
-    units, done = _units(space, planner), runner.store.results(runner.split)
+    sums, done = _sums(space, planner), runner.store.results(runner.split)
     found: dict[Coordinates, Observation] = {}
     for point in planner.merges():
         lambdas = _lambdas(planner, point)
         result = done.get(point.id)
-        if units is None or lambdas is None or result is None or point.kind != "merge":
+        if sums is None or lambdas is None or result is None or point.kind != "merge":
             continue
-        wanted = np.array(list(lambdas.values()))
+        origin, units = sums
+        wanted = np.array(list(lambdas.values())) - origin
         x = np.linalg.lstsq(units, wanted, rcond=None)[0]
         if np.allclose(units @ x, wanted, rtol=0, atol=1e-9):
-            seen = Observation.of(space.exact(x), result, rule)
+            seen = Observation.of(space.exact(x), read(result), rule)
             if at_level(rule, seen):
                 found.setdefault(seen.x, seen)
     return list(found.values())
 
 
-def _units(space: Space, planner: Planner) -> Array | None:
-    """λ of every model for a unit of each setting: (models, G); None where they are not sums."""
+def _sums(space: Space, planner: Planner) -> tuple[Array, Array] | None:
+    """λ of every model where all settings are 0, (models,), and what a unit of each setting adds to
+    it, (models, G); None where they are no such sums."""
     columns = []
-    for unit in np.eye(space.dimensions).tolist():
-        settings = dict(zip(space.names, unit, strict=True))
+    for unit in (np.zeros(space.dimensions), *np.eye(space.dimensions)):
+        settings = dict(zip(space.names, unit.tolist(), strict=True))
         lambdas = _lambdas(planner, planner.searched(settings))
-        if lambdas is None or not any(lambdas.values()):
+        if lambdas is None:
             return None
         columns.append(list(lambdas.values()))
-    return np.array(columns).T
+    origin, units = np.array(columns[0]), np.array(columns[1:]) - columns[0]
+    return (origin, units.T) if units.any(axis=1).all() else None
 
 
 def _lambdas(planner: Planner, point: Point) -> Mapping[str, float] | None:

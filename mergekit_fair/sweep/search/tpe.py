@@ -87,8 +87,15 @@ class OptunaProposer:
         return asked + draw_new(self.space, count - len(asked), taken, rng)
 
 
-def write_journal(space: Space, rule: Rule, history: Sequence[Observation], path: Path) -> None:
+def write_journal(
+    space: Space, rule: Rule, history: Sequence[Observation], path: Path, *, soft: bool = False
+) -> None:
     """Write the history as an Optuna journal file, replacing the one that is there.
+
+    Args:
+        space, rule, history: of the search.
+        path: of the file.
+        soft: the history's values are of soft rates, and the names of the axes say so.
 
     Raises:
         ConfigError: Optuna is not installed.
@@ -101,7 +108,8 @@ def write_journal(space: Space, rule: Rule, history: Sequence[Observation], path
             backend = optuna.storages.journal.JournalFileBackend(str(fresh))
             storage = optuna.storages.JournalStorage(backend)
             study = _study(optuna, rule, study_name=STUDY, storage=storage)
-            study.set_metric_names([_axis(name, rule) for name in rule.objectives])
+            names = [_axis(name, rule) for name in rule.objectives]
+            study.set_metric_names([f"soft {name}" if soft else name for name in names])
             study.add_trials(_trials(optuna, space, history))
         fresh.replace(path)
 
