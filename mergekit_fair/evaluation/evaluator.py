@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mergekit_fair.checkpoints.folder import read_config
+from mergekit_fair.checkpoints.folder import read_config, require_no_vector
 from mergekit_fair.compat.lm_eval import set_torch_model
 from mergekit_fair.errors import CheckpointError, ConfigError
 from mergekit_fair.evaluation.advice import option
@@ -124,6 +124,7 @@ class Evaluator:
             ConfigError: options or labels that do not fit the model; a language model, and a data
                 description without a question.
         """
+        require_no_vector(model)
         request = self.request
         if request.lm is None:
             name, arguments = backend_of(model, trust_remote_code=self._trusts)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from mergekit_fair.checkpoints.folder import require_no_vector
 from mergekit_fair.data.images import open_image
 from mergekit_fair.errors import CheckpointError, first_line
 
@@ -129,6 +130,7 @@ def require_processor(model_folder: str | Path, kind: str) -> None:
         CheckpointError: none of them is there.
     """
     folder = Path(model_folder)
+    require_no_vector(folder)
     if folder.is_dir() and not any(any(folder.glob(name)) for name in _PROCESSOR_FILES[kind]):
         what = "image processor" if kind == "image" else "tokenizer"
         raise _no_processor(model_folder, what, "none of its files is there")

@@ -214,18 +214,19 @@ class RandomControl(Tensors):
     Source: the norm-matched random control of arXiv 2212.04089.
 
     Args:
-        base: θ₀.
+        base: θ₀; None where the model is a stored task vector, θ − θ₀ itself.
         model: θ, same names and shapes.
         seed: of the random numbers; each tensor's stream depends on it, `name` and the tensor's
             name only.
         name: the subgroup.
     """
 
-    def __init__(self, base: Tensors, model: Tensors, *, seed: int, name: str) -> None:
+    def __init__(self, base: Tensors | None, model: Tensors, *, seed: int, name: str) -> None:
         self._base, self._model, self._seed, self._name = base, model, seed, name
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        start, end = self._base[name], self._model[name]
+        end = self._model[name]
+        start = torch.zeros_like(end) if self._base is None else self._base[name]
         if not start.is_floating_point():
             return end
         # Norms and numbers on the CPU: the control is then the same on every device.
@@ -236,10 +237,10 @@ class RandomControl(Tensors):
         return (begin + noise * scale).to(start.dtype).to(start.device)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._base)
+        return iter(self._model)
 
     def __len__(self) -> int:
-        return len(self._base)
+        return len(self._model)
 
 
 def _require_whole(recipe: Recipe) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from mergekit_fair.checkpoints.file_kinds import deciding_files
 from mergekit_fair.checkpoints.fingerprint import ModelFingerprint, model_fingerprint
+from mergekit_fair.checkpoints.folder import require_no_vector
 from mergekit_fair.errors import CheckpointError, ConfigError, MeasurementError
 from mergekit_fair.evaluation.evaluate import Evaluation
 from mergekit_fair.evaluation.evidence import evaluation_text, require_proof
@@ -246,6 +247,7 @@ def _is_adapter(model: Path) -> bool:
 
 def _config(model: Path) -> dict[str, Any]:
     """The model's config.json; of an adapter its own configuration."""
+    require_no_vector(model)
     path = model / (_ADAPTER if _is_adapter(model) else "config.json")
     try:
         config = dict(parse_json(text_of(path)))

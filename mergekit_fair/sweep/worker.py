@@ -154,9 +154,7 @@ class PointWorker:
         control.replace(self._base, base, shared=True)
         for name, model in self._groups.items():
             trained = self._composer.tensors(model)
-            start = base
-            if is_vector_folder(local_path(model)):  # it holds the difference itself
-                start = {key: torch.zeros_like(vector) for key, vector in trained.items()}
+            start = None if is_vector_folder(local_path(model)) else base
             control.replace(model, RandomControl(start, trained, seed=self._seed, name=name))
         self._control = control
         return control

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mergekit_fair.checkpoints.folder import require_no_vector
 from mergekit_fair.checkpoints.quantization import quantization
 from mergekit_fair.checkpoints.trained_rows import TrainedRows
 from mergekit_fair.data import package_file
@@ -39,13 +40,14 @@ def model_source(config: TrainConfig) -> str:
     """The folder or Hub id of `model:`; checks its sha256 where one is given.
 
     Raises:
-        CheckpointError: the weights are not those that the file names.
+        CheckpointError: the weights are not those that the file names, or a task vector.
         DataError: the package is not installed.
     """
     source = config.model
     if source.startswith("package:"):
         _, module, file = [*source.split(":", 2), ""][:3]
         source = str(package_file(module, file))
+    require_no_vector(source)
     if config.sha256 is not None:
         weights = Path(source) / "model.safetensors"
         if not weights.is_file():

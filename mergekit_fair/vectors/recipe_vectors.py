@@ -24,7 +24,7 @@ from mergekit_fair.merging.methods.formula import Coefficients
 from mergekit_fair.merging.methods.head_policy import HeadPolicy
 from mergekit_fair.merging.methods.members import parameters_of
 from mergekit_fair.merging.methods.norms import merged_names
-from mergekit_fair.merging.methods.registry import is_own
+from mergekit_fair.merging.methods.registry import is_own, own_method
 from mergekit_fair.merging.methods.worst_group_injection import Role, WorstGroupInjection
 from mergekit_fair.merging.model_checks import OpenModels, open_models
 from mergekit_fair.merging.plan import MergePlan
@@ -217,7 +217,9 @@ def _move(
         by_name[labels[model]] += value
     lambdas, gram = np.array(list(by_name.values())), geometry.gram
     references = {"base": np.zeros(len(lambdas))}
-    is_balanced = recipe.groups().keys() == set(geometry.names)
+    # All of a fair head's directions at 1 are no balance of groups.
+    is_of_groups = not (is_own(recipe.method) and own_method(recipe.method).adds_differences)
+    is_balanced = is_of_groups and recipe.groups().keys() == set(geometry.names)
     if target is not None:
         references[TARGET] = np.array([float(name == target) for name in geometry.names])
     elif is_balanced:

@@ -10,18 +10,29 @@ from checkpoints import GROUPS, fine_tune, read, rewrite
 from click.testing import CliRunner
 from mergekit.merge import run_merge
 from mergekit.merge_methods import merge_state_dicts
-from refusals import raises
+from refusals import raises, refusal
 from rounding import same_bits
+from safetensors.torch import save_file
 
 import mergekit_fair
+from mergekit_fair.checkpoints.adapter_config import read_adapter_config
+from mergekit_fair.checkpoints.cache import LazyCheckpoint
 from mergekit_fair.checkpoints.vector_folder import read_vector, write_vector
 from mergekit_fair.cli import main
 from mergekit_fair.errors import CheckpointError, RecipeError
-from mergekit_fair.merging.in_memory import Composer
+from mergekit_fair.evaluation.evaluator import Evaluator
+from mergekit_fair.evaluation.model_inputs import load_processor
+from mergekit_fair.evaluation.prepared_tasks import EvaluationRequest
+from mergekit_fair.merging.in_memory import Composer, RandomControl
 from mergekit_fair.merging.methods.fair_head_method import fair_head_recipe
 from mergekit_fair.merging.program import MergeSettings
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.to_disk import merge_to_folder
+from mergekit_fair.progress import Silent
+from mergekit_fair.schema import dump_yaml
+from mergekit_fair.training.base_model import model_source
+from mergekit_fair.training.train_config import TrainConfig
+from mergekit_fair.vectors.recipe_vectors import recipe_vectors
 
 HEADS = {
     "bert": ("classifier.weight", "classifier.bias"),
@@ -61,7 +72,7 @@ def fair(target, folders, dtype="F32", lambda_=1.0, weights=WEIGHTS):
         str(path): (name, weight)
         for (name, path), weight in zip(folders.items(), weights, strict=True)
     }
-    raw = fair_head_recipe(str(target), entering, [dtype], lambda_=lambda_)
+    raw = fair_head_recipe(str(target), entering, dtype.split(), lambda_=lambda_)
     return Recipe.from_mapping(raw, "r.yml")
 
 
@@ -245,6 +256,20 @@ def test_a_vector_of_another_target_is_refused(tiny, vector, tmp_path, options, 
     assert not (tmp_path / "out").exists()
 
 
+def test_exec_refuses_it_before_anything_is_written(tiny, vector, tmp_path):
+    family, path, out = tiny("bert"), tmp_path / "r.yml", tmp_path / "out"
+    path.write_text(fair(family.base, {"Female, 1": vector}, weights=(1.0,)).text())
+    refusal(["exec", "mergekit-yaml", path, out], CheckpointError, where=vector, got=family.fft)
+    path.write_text(fair(family.fft, {"Female, 1": vector}, weights=(1.0,)).text())
+    save_file({"classifier.bias": torch.tensor([0, torch.nan])}, vector / "model.safetensors")
+    refusal(["exec", "mergekit-yaml", path, out], CheckpointError, "classifier.bias", where=vector)
+    linear = {"merge_method": "linear", "models": [{"model": str(vector)}], "dtype": "float32"}
+    linear["models"][0]["parameters"] = {"weight": 1}
+    path.write_text(dump_yaml(linear))
+    refusal(["exec", "mergekit-yaml", path, out], CheckpointError, where=vector, fix="base_model")
+    assert not out.exists()
+
+
 @pytest.mark.parametrize("route", ROUTES)
 def test_a_vector_is_no_base_no_target_and_no_model_of_other_methods(
     tiny, vector, tmp_path, options, route
@@ -318,3 +343,64 @@ def test_what_changes_the_targets_tensors_takes_no_vector(
     with raises(RecipeError, where="r.yml" if route == "ours" else "recipe", got=str(vector)):
         ROUTES[route](Recipe.from_mapping(raw, "r.yml"), tmp_path / "out", options)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_random_control_of_a_vector_is_a_vector():
+    vector = {"w": torch.arange(200.0)}
+    control = RandomControl(None, vector, seed=1, name="a")
+    assert list(control) == ["w"]
+    torch.testing.assert_close(control["w"].norm(), vector["w"].norm(), rtol=1e-5, atol=0)
+
+
+def test_vectors_are_measured_as_they_are_stored(tiny, tmp_path, options):
+    """Norms, cosines and displacement by numpy in float64: nothing is added to the target first."""
+    target = target_in(tmp_path / "target", tiny("bert").base, torch.float32)
+    folders = written(target, tmp_path / "vectors", HEADS["bert"])
+    found = recipe_vectors(fair(target, folders), options, Silent())
+    rows = []
+    for name in found.geometry.names:
+        held = read_vector(folders[name])
+        parts = [held.get(key, torch.zeros_like(read(target)[key])) for key in HEADS["bert"]]
+        rows.append(torch.cat([part.flatten().double() for part in parts]).numpy())
+    # Sums in another order: float64, a few dozen terms.
+    np.testing.assert_allclose(found.geometry.gram, np.stack(rows) @ np.stack(rows).T, rtol=1e-13)
+    weights = [dict(zip(NAMES, WEIGHTS, strict=True))[name] for name in found.geometry.names]
+    move = found.move.distances
+    assert move.keys() == {"base"}
+    assert move["base"]["displacement"] == pytest.approx(
+        float(np.linalg.norm(np.array(weights) @ np.stack(rows))), rel=1e-12
+    )
+
+
+def test_a_mixed_target_keeps_its_dtypes(tiny, tmp_path, options):
+    target = fine_tune(tiny("bert").base, tmp_path / "target", seed=3)
+    rewrite(
+        target,
+        lambda tensors: tensors.update(
+            {n: t.bfloat16() for n, t in tensors.items() if n.startswith("bert.encoder")}
+        ),
+    )
+    made = fair(target, written(target, tmp_path / "v", HEADS["bert"]), "F32 BF16")
+    merge_to_folder(made, tmp_path / "ours", options)
+    run_merge(made.configuration(), str(tmp_path / "stock"), options)
+    ours, start = read(tmp_path / "ours"), read(target)
+    assert equal(ours, read(tmp_path / "stock"))
+    assert {name: t.dtype for name, t in ours.items()} == {n: t.dtype for n, t in start.items()}
+    assert all(same_bits(ours[n], t) for n, t in start.items() if n not in HEADS["bert"])
+
+
+def test_who_needs_a_model_refuses_it_alike(vector):
+    refusal(
+        ["push", vector, "me/name", "--dry-run"], CheckpointError, "task_vector.json", where=vector
+    )
+    evaluator = Evaluator(EvaluationRequest(tasks=("fair_adult_sex",)))
+    config = TrainConfig.model_construct(model=str(vector), sha256=None)
+    for opened in (
+        lambda: evaluator.open(str(vector), "cpu"),
+        lambda: model_source(config),
+        lambda: load_processor(vector, "text"),
+        lambda: read_adapter_config(vector),
+        lambda: LazyCheckpoint(vector),
+    ):
+        with raises(CheckpointError, "task_vector.json", where=vector):
+            opened()

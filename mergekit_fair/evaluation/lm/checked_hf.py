@@ -15,6 +15,7 @@ from typing import Any
 
 from lm_eval.models.huggingface import HFLM
 
+from mergekit_fair.checkpoints.folder import require_no_vector
 from mergekit_fair.compat.lm_eval import replace_models
 from mergekit_fair.compat.lm_eval_hf import HookedHFLM, commit_of
 from mergekit_fair.errors import CheckpointError, ConfigError, first_line
@@ -201,6 +202,7 @@ class _Loading:
         self._require_complete = require_complete
 
     def from_pretrained(self, source: str, **options: Any) -> Any:
+        require_no_vector(source)
         loaded = self._kind.from_pretrained(source, output_loading_info=True, **options)
         # Classes from the Hub may not know the option.
         model, report = loaded if isinstance(loaded, tuple) else (loaded, {})
