@@ -26,7 +26,7 @@ PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 ORDER = (
     *("escaping", "errors", "files", "schema", "progress", "resources", "hook"),
     *("compat", "data", "fairness", "checkpoints", "merging", "vectors"),
-    *("evaluation", "training", "sweep", "report", "cli"),
+    *("evaluation", "training", "heads", "sweep", "report", "cli"),
 )
 
 
@@ -180,7 +180,7 @@ def test_only_the_command_line_prints_or_exits() -> None:
 
 # Modules that write into a folder that `staged_folder` gave, which is flushed as a whole.
 _STAGED = {
-    *("checkpoints/trained_rows", "checkpoints/vector_folder"),
+    *("checkpoints/trained_rows", "checkpoints/vector_folder", "heads/head_run"),
     *("merging/adapter_merge", "merging/carried_files", "merging/grid", "merging/model_files"),
     *("merging/saved_config", "merging/shards", "merging/ties", "merging/to_disk"),
 }

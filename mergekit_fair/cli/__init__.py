@@ -28,6 +28,7 @@ COMMANDS = {
     "check": "Check a recipe without merging, or a merged model against its manifest.",
     "grid": "Plain recipe files for a grid of λ.",
     "sweep": "Measure a λ grid, choose on validation rows, report once.",
+    "heads": "Fair heads: task vectors in a classifier's last layer.",
     "report": "Rebuild tables, pictures and the HTML page of a sweep.",
     "eval": "Run lm-eval: accuracy, DPD, EOD per subgroup, with intervals.",
     "measure": "A table of predictions, without a model: metrics with intervals.",

@@ -17,9 +17,12 @@ _SPECIAL = frozenset(":;,=\"'{}[]()")
 
 
 def program() -> str:
-    """`eval` or `sweep`, where one of these commands runs; else `lm_eval`."""
+    """`eval` or `sweep`, where one of these commands runs, or one with the options of `eval`; else
+    `lm_eval`.
+    """
     context = click.get_current_context(silent=True)
     name = context.info_name if context else None
+    name = "eval" if name == "heads" else name
     return name if name in ("eval", "sweep") else "lm_eval"
 
 

@@ -83,12 +83,17 @@ class Evaluator:
     def prepared(self, split: str) -> TaskSet:
         """Tasks with their documents and requests, made at the first call.
 
+        Args:
+            split: validation or report; of a data description also train, which models are fitted
+                on and never measured on.
+
         Raises:
             ConfigError: an unknown task or split.
             DataError: data that cannot be loaded.
         """
-        if split not in SPLITS:
-            raise ConfigError("unknown split", where="split", got=split, allowed=SPLITS)
+        known = SPLITS if isinstance(self.request.tasks, tuple) else (*SPLITS, "train")
+        if split not in known:
+            raise ConfigError("unknown split", where="split", got=split, allowed=known)
         if split not in self._sets:
             self._sets[split] = prepare_tasks(self.request, split, self._lm)
         return self._sets[split]
@@ -302,6 +307,21 @@ class Scorer:
         responses = self._pass(split, rows).run(progress or Silent(), label)
         responses.require_finite()
         return {task.name: _scores(task, responses) for task in responses.tasks}
+
+    def outputs(
+        self, split: str, width: int, progress: Progress | None = None, label: str = ""
+    ) -> NDArray[np.float32]:
+        """What a classifier's model gives for every row of the first task: (n, width), see
+        `RequestPass.outputs`.
+
+        Args:
+            split: as `Evaluator.prepared`.
+            width: numbers a row.
+            progress: told how many rows are done.
+            label: of the bar.
+        """
+        requests = self._pass(split, None)
+        return requests.outputs(requests.tasks[0], width, progress or Silent(), label)
 
     @property
     def max_length(self) -> int | None:

@@ -155,6 +155,23 @@ class Predictions:
         predicted[np.isnan(gaps)] = UNANSWERED
         return replace(self, predicted=predicted, logit_gaps=None if np.isinf(gaps).any() else gaps)
 
+    def take(self, chosen: NDArray[np.bool_]) -> Predictions:
+        """Some of the rows, bool (n,), in their order."""
+
+        def part(values: NDArray[Any] | None) -> Any:
+            return None if values is None else values[chosen]
+
+        return replace(
+            self,
+            keys=tuple(self.keys[row] for row in np.flatnonzero(chosen)),
+            labels=self.labels[chosen],
+            predicted=self.predicted[chosen],
+            groups={name: mask[chosen] for name, mask in self.groups.items()},
+            logit_gaps=part(self.logit_gaps),
+            weights=part(self.weights),
+            clusters=part(self.clusters),
+        )
+
     def without_predictions(self) -> Predictions:
         """The same rows, of which nothing is predicted."""
         return self.with_scores(np.full(len(self), np.nan))

@@ -173,6 +173,24 @@ class RequestPass:
                     answers[position] = answer
         return TaskResponses(self.tasks, self, answers)
 
+    def outputs(
+        self, task: PreparedTask, width: int, progress: Progress, label: str
+    ) -> NDArray[np.float32]:
+        """What a classifier's model gives for every document of a task: (documents, width).
+
+        Logits; or what its last layer takes, where that is replaced by an identity. NaN for a
+        document without any input.
+        """
+        documents = self.prepared.rows[list(self.positions[task.name])[:: len(task.requests[0])]]
+        with _Bar(progress, label, len(task.docs), len(self.prepared.inputs.lengths)) as advance:
+            found = class_logits(
+                self.lm,
+                self.prepared,
+                lambda batch, values: advance(len(batch)),  # noqa: ARG005
+                width,
+            )
+        return np.asarray(found[documents])
+
     def _answer(self, kind: str, bars: bool) -> list[Any]:
         if kind == "loglikelihood" and scores_tokens(self.lm):
             return loglikelihood_of_tokens(self.lm, self._tokens, quiet=not bars)

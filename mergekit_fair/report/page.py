@@ -96,12 +96,12 @@ def write_page(results: SweepResults, folder: Path) -> Path:
         The path of the page.
     """
     path = folder / "report.html"
-    page = template("page.html", autoescape=True, finalize=_shown)
+    page = template("page.html", autoescape=True, finalize=shown)
     write_atomic(path, page.render(_view(results, folder)))
     return path
 
 
-def _shown(value: Any) -> Any:
+def shown(value: Any) -> Any:
     """Before jinja2 escapes it; what is escaped already is left alone."""
     return value if hasattr(value, "__html__") else printable(value)
 

@@ -57,13 +57,13 @@ def verdict(results: SweepResults) -> str:
     Only what is claimed is called won or lost. On a selection's own rows the sentence says so.
     """
     label = str(results.selected.label)
-    sentences = [_sentence(label, name, gaps) for name, gaps in results.comparison.items()]
+    sentences = [sentence(label, name, gaps) for name, gaps in results.comparison.items()]
     if results.selected_on == "report":
         sentences.append("These are the rows that it was selected on: the figures are optimistic.")
     return "\n".join(map(one_line, sentences))
 
 
-def _sentence(label: str, baseline: str, gaps: Gaps) -> str:
+def sentence(label: str, baseline: str, gaps: Gaps) -> str:
     """`λ=0.4: EOD −0.031 [−0.049, −0.012] against fft at accuracy −0.002 [−0.008, +0.004].`"""
     if any(gaps[name].claimed is None for name in HEADLINE):
         return (

@@ -17,19 +17,14 @@ from numpy.typing import NDArray
 from mergekit_fair.errors import MeasurementError
 from mergekit_fair.evaluation.evaluate import counted
 from mergekit_fair.evaluation.predictions import Predictions, Scores
+from mergekit_fair.evaluation.soft_objective import counting, deciding_groups
 from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.fairness.labels import UNANSWERED
 from mergekit_fair.fairness.measure import estimate_table
 from mergekit_fair.fairness.rates import is_degenerate
 from mergekit_fair.schema import digest_of_json
 from mergekit_fair.sweep.differences import differences
-from mergekit_fair.sweep.group_offsets import (
-    SHARES,
-    GroupOffsets,
-    counting,
-    deciding_groups,
-    fit_offsets,
-)
+from mergekit_fair.sweep.group_offsets import SHARES, GroupOffsets, fit_offsets
 from mergekit_fair.sweep.point_runner import PointRunner
 from mergekit_fair.sweep.record import PlannedPoint, PointResult
 from mergekit_fair.sweep.rescored import ByScores, Decision, Rescored

@@ -15,8 +15,9 @@ from scipy.optimize import check_grad
 
 from mergekit_fair.errors import MeasurementError
 from mergekit_fair.evaluation.predictions import Predictions
+from mergekit_fair.evaluation.soft_objective import SoftObjective, deciding_groups
 from mergekit_fair.fairness import MetricSettings, estimate
-from mergekit_fair.sweep.group_offsets import GroupOffsets, _Objective, deciding_groups, fit_offsets
+from mergekit_fair.sweep.group_offsets import GroupOffsets, fit_offsets
 from mergekit_fair.sweep.group_thresholds import GroupThresholds, fit
 from mergekit_fair.sweep.results import DifferenceRecord, ThresholdsRecord
 from mergekit_fair.sweep.runner import run_sweep
@@ -109,7 +110,7 @@ def test_sizes_count_labels_where_the_gap_does() -> None:
 def test_the_gradient_is_the_objectives(gap: Any) -> None:
     rows, settings = overlapping(0, 300), MetricSettings(min_group_size=5)
     groups = deciding_groups(gap, rows, settings)
-    objective = _Objective.of(gap, rows, settings, groups)
+    objective = SoftObjective.of(gap, rows, settings, [rows.groups[name] for name in groups])
     at = np.random.default_rng(0).normal(0, 0.3, len(groups))
     assert check_grad(lambda b: objective(b)[0], lambda b: objective(b)[1], at) < 1e-5
 

@@ -110,6 +110,7 @@ def class_logits(
     lm: Classifier,
     prepared: PreparedRequests,
     take: Callable[[list[int], torch.Tensor], None] = lambda rows, values: None,  # noqa: ARG005
+    width: int | None = None,
 ) -> NDArray[np.float32]:
     """Logits (documents, classes) in float32; NaN for a document without any input.
 
@@ -120,11 +121,12 @@ def class_logits(
         lm: a registered classifier.
         prepared: from its `prepare`.
         take: told the documents and logits of each finished batch.
+        width: numbers that the model gives for a document; None: one a class.
     """
     from accelerate.utils import find_executable_batch_size
 
     inputs = prepared.inputs
-    logits = np.full((len(inputs.lengths), lm.choices.count), np.nan, dtype=np.float32)
+    logits = np.full((len(inputs.lengths), width or lm.choices.count), np.nan, dtype=np.float32)
     left = {row for row, length in enumerate(inputs.lengths) if length}
 
     def keep(rows: list[int], values: torch.Tensor) -> None:

@@ -1,0 +1,1 @@
+"""Fair heads: task vectors in the last layer of a classifier, fitted and written as a merge."""

@@ -1,0 +1,415 @@
+"""`heads`: fit a fair head, write it as a merge, and measure it once on report rows."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mergekit.options import MergeOptions
+
+from mergekit_fair.checkpoints.adapter_config import is_adapter_folder
+from mergekit_fair.checkpoints.folder import (
+    architecture_of,
+    model_folder,
+    read_config,
+    require_no_vector,
+    tensor_infos,
+)
+from mergekit_fair.checkpoints.reader import read_whole
+from mergekit_fair.checkpoints.vector_folder import sketch_of, write_vector
+from mergekit_fair.data.row_keys import row_keys
+from mergekit_fair.errors import CheckpointError
+from mergekit_fair.escaping import in_spreadsheet
+from mergekit_fair.evaluation.classifier import backend_of, resolve_device
+from mergekit_fair.evaluation.documents import rows_behind
+from mergekit_fair.evaluation.evaluate import Level, evaluate, versions
+from mergekit_fair.evaluation.evaluator import Evaluator, Scorer
+from mergekit_fair.evaluation.paired_models import paired_models
+from mergekit_fair.evaluation.predictions import Predictions
+from mergekit_fair.evaluation.prepared_tasks import EvaluationRequest
+from mergekit_fair.evaluation.seen_rows import SeenRows
+from mergekit_fair.fairness import MetricSettings
+from mergekit_fair.fairness.claims import JudgedDifference, judged
+from mergekit_fair.fairness.intervals import undefined_to_none
+from mergekit_fair.fairness.labels import UNANSWERED
+from mergekit_fair.files import contents, staged_folder
+from mergekit_fair.heads.directions import cells_of
+from mergekit_fair.heads.fair_head import FairHead, HeadSettings, fit_head, require_enough
+from mergekit_fair.heads.head_results import (
+    BALANCED,
+    CONTROLS,
+    HEAD,
+    RANDOM,
+    TARGET,
+    Compared,
+    HeadOptions,
+    HeadResults,
+    HeadVector,
+    SoftChange,
+    TriedMu,
+)
+from mergekit_fair.heads.last_layer import FeatureRows, read_features
+from mergekit_fair.heads.rival_heads import balanced_head, random_head
+from mergekit_fair.merging.methods.arithmetic import merge_tensor
+from mergekit_fair.merging.methods.fair_head_method import fair_head_recipe
+from mergekit_fair.merging.plan import MergePlan
+from mergekit_fair.merging.recipe import Recipe
+from mergekit_fair.progress import Progress
+from mergekit_fair.schema import dump_yaml, sealed
+
+RECIPE, RESULTS, ROWS = "recipe.yml", "heads.json", "report_rows.csv"
+_VECTORS = "vectors"
+_WRITTEN = (RECIPE, RESULTS, ROWS, _VECTORS, "report.html")
+
+
+class HeadRun:
+    """A target, its rows and their features: one forward pass, and any number of heads.
+
+    Args:
+        request: a data description and how models are run.
+        model: the target's folder.
+        device: torch device.
+        settings: which gap it is, and who decides it.
+        progress: told what is done.
+
+    Raises:
+        CheckpointError: no classifier of two classes with a linear last layer; an adapter.
+        MeasurementError: the model was trained on validation or report rows; too few rows.
+        ConfigError, DataError: from request and data.
+    """
+
+    def __init__(
+        self,
+        request: EvaluationRequest,
+        model: str,
+        device: str,
+        settings: MetricSettings,
+        progress: Progress,
+    ) -> None:
+        self.model, self.settings, self.progress = model, settings, progress
+        trusts = bool(request.model_args.get("trust_remote_code"))
+        _require_classifier(model, trusts_remote_code=trusts)
+        self.evaluator = Evaluator(request)
+        self._seen = SeenRows(self.evaluator)
+        for split in ("validation", "report"):
+            self._seen.require_unseen([model], split)
+        self.scorer: Scorer = self.evaluator.open(model, resolve_device(device))
+        self.layer, rows = read_features(
+            self.evaluator, self.scorer, ("train", "validation"), model, progress
+        )
+        repeated = self._repeated()
+        validation = rows["validation"].take(~repeated)
+        require_enough(validation.rows)
+        self.rows = {"train": rows["train"], "validation": validation}
+        self.left_out_rows = int(repeated.sum())
+
+    def report_rows(self) -> FeatureRows:
+        """The report rows' features: opened here, and once."""
+        _, rows = read_features(self.evaluator, self.scorer, ("report",), self.model, self.progress)
+        return rows["report"]
+
+    def ids(self, split: str) -> list[int]:
+        """The number of every row of a split in the source."""
+        (task,) = self.evaluator.prepared(split).tasks.values()
+        return [int(doc["id"]) for _, doc in task.docs]
+
+    def warnings(self) -> list[str]:
+        """What a reader should know of the data and the model."""
+        seen = [
+            f"the model was trained on {count:,} of the {split} rows: figures are optimistic"
+            for split in ("validation", "report")
+            for count in self._seen.counts([self.model], split).values()
+        ]
+        said = [
+            *(text for text in self.evaluator.warnings if ", train rows:" not in text),
+            *seen,
+            *self._seen.remarks(self.model),
+            *self.scorer.notes("validation"),
+        ]
+        if self.left_out_rows:
+            said.append(
+                f"{self.left_out_rows:,} validation rows repeat training rows and are left out of "
+                "the fit"
+            )
+        return list(dict.fromkeys(said))
+
+    def _repeated(self) -> np.ndarray:
+        """bool (n,): validation rows whose text or picture is a training row's, too.
+
+        Directions were fitted on those, and the model, too: what holds there need not elsewhere.
+        """
+        (task,) = self.evaluator.prepared("validation").tasks.values()
+        rows = rows_behind(task.task)
+        assert rows is not None  # of a data description
+        keys = row_keys([str(doc[rows.kind]) for _, doc in task.docs], rows.kind)
+        return np.isin(keys, rows.of("train").keys())
+
+
+def _require_classifier(model: str, *, trusts_remote_code: bool) -> None:
+    if is_adapter_folder(model):
+        raise CheckpointError(
+            "is an adapter, and a head is fitted on a whole model",
+            where=model,
+            fix="merge it into its base first (a recipe of BASE+ADAPTER, and `merge`)",
+        )
+    require_no_vector(model_folder(model))
+    kind, _ = backend_of(model, trust_remote_code=trusts_remote_code)
+    if kind not in ("fair-classifier", "fair-image-classifier"):
+        raise CheckpointError(
+            "is no classifier, and only the head of one can be made fair",
+            where=model,
+            got=architecture_of(read_config(model)),
+            allowed="…ForSequenceClassification, …ForImageClassification",
+            fix="fine-tune the model as a classifier of two classes",
+        )
+
+
+def run_heads(
+    request: EvaluationRequest,
+    model: str,
+    out: Path,
+    settings: MetricSettings,
+    head: HeadSettings,
+    progress: Progress,
+    *,
+    device: str = "auto",
+    overwrite: bool = False,
+) -> HeadResults:
+    """Fit, write and report; report rows stay closed where the head stays the target's.
+
+    Writes `vectors/` and `recipe.yml`, where the head moves, and `heads.json`: all or nothing.
+
+    Args:
+        request: a data description and how models are run.
+        model: the target's folder.
+        out: the folder to write.
+        settings: which gap it is, and who decides it.
+        head: how to fit.
+        progress: told what is done.
+        device: torch device.
+        overwrite: replace what an earlier run has written.
+
+    Raises:
+        ConfigError: `out` is there and may not be replaced; from the request.
+        CheckpointError, MeasurementError: as `HeadRun`; fewer than two groups decide the gap.
+    """
+    with staged_folder(out, overwrite=overwrite, known=_of_heads) as folder:
+        run = HeadRun(request, model, device, settings, progress)
+        fair = fit_head(run.rows, settings, head, has_bias=run.layer.bias is not None)
+        results = _results(run, head, fair)
+        if fair.stays is None:
+            vectors = _write_vectors(run, head, fair, folder)
+            results = results.model_copy(update={"vectors": vectors})
+            here = Recipe.from_mapping(_recipe(results, folder), "recipe")
+            rows = run.report_rows()
+            models = _models(run, head, fair, here, rows)
+            results = results.model_copy(
+                update={
+                    "rows": {**results.rows, "report": len(rows.rows)},
+                    "report": _compared(models, run.settings),
+                    "warnings": run.warnings(),
+                }
+            )
+            (folder / ROWS).write_text(rows_text(models, run.ids("report")), encoding="utf-8")
+            text = dump_yaml(_recipe(results, out))
+            (folder / RECIPE).write_text(text, encoding="utf-8")
+        content = json.dumps(sealed(results.to_dict()), indent=2, ensure_ascii=False)
+        (folder / RESULTS).write_text(f"{content}\n", encoding="utf-8")
+    return results
+
+
+def _of_heads(folder: Path) -> Iterable[str]:
+    """What an earlier run has written, which another one may replace."""
+    if not (folder / RESULTS).is_file():
+        return ()
+    return [name for name in contents(folder) if name.split("/")[0] in _WRITTEN]
+
+
+def _results(run: HeadRun, head: HeadSettings, fair: FairHead) -> HeadResults:
+    settings = run.settings
+    change = fair.change
+    return HeadResults(
+        model=run.model,
+        sketch=sketch_of(run.model),
+        data=run.rows["validation"].rows.task,
+        layer=run.layer.name,
+        options=HeadOptions(
+            metric=head.metric,
+            mu=head.mu,
+            tolerance=head.tolerance,
+            seed=head.seed,
+            reference=settings.reference,
+            confidence=settings.confidence,
+            min_group_size=settings.min_group_size,
+        ),
+        rows={name: len(rows.rows) for name, rows in run.rows.items()},
+        left_out_rows=run.left_out_rows,
+        left_out_cells=[str(cell) for cell in fair.left_out],
+        tried=[
+            TriedMu(
+                mu=each.mu,
+                acc=undefined_to_none(each.acc),
+                dpd=undefined_to_none(each.dpd),
+                eod=undefined_to_none(each.eod),
+                selection_rate=undefined_to_none(each.selection_rate),
+                acceptable=each.acceptable,
+            )
+            for each in fair.tried
+        ],
+        mu=fair.mu,
+        change=None if change is None else SoftChange(value=change[0], high=change[1]),
+        stays=fair.stays,
+        vectors=[],
+        report={},
+        warnings=run.warnings(),
+        versions=versions(),
+    )
+
+
+def _write_vectors(
+    run: HeadRun, head: HeadSettings, fair: FairHead, folder: Path
+) -> list[HeadVector]:
+    """A vector folder for every direction."""
+    cells = {str(cell): cell for cell in cells_of(head.metric, list(run.rows["train"].rows.groups))}
+    written = []
+    for number, (direction, weight) in enumerate(
+        zip(fair.directions, fair.coefficients.tolist(), strict=True)
+    ):
+        name = f"{_VECTORS}/{number:02d}-{_file_name(direction.name)}"
+        tensors = run.layer.vector(direction.weight, direction.bias)
+        cell = cells.get(direction.name)
+        rows = None if cell is None else int(cell.mask(run.rows["train"].rows).sum())
+        write_vector(
+            folder / name,
+            direction.name,
+            {key: torch.from_numpy(value) for key, value in tensors.items()},
+            run.model,
+            {"data": run.rows["train"].rows.task, "rows": rows},
+        )
+        norm = math.sqrt(math.fsum(float((value**2).sum()) for value in tensors.values()))
+        written.append(
+            HeadVector(name=direction.name, folder=name, weight=weight, rows=rows, norm=norm)
+        )
+    return written
+
+
+def _file_name(name: str) -> str:
+    """What of a name can stand in a file's."""
+    return re.sub(r"[^\w]+", "-", name).strip("-")[:40] or "cell"
+
+
+def _recipe(results: HeadResults, folder: Path) -> dict[str, Any]:
+    """The merge, as plain YAML; λ = 0 is the target, λ = 1 the head as it was fitted."""
+    vectors = {str(folder / each.folder): (each.name, each.weight) for each in results.vectors}
+    dtypes = {info.dtype for info in tensor_infos(results.model).values() if info.is_float}
+    return {
+        **fair_head_recipe(results.model, vectors, dtypes),
+        "fairness": results.recipe_note(),
+    }
+
+
+def _models(
+    run: HeadRun, head: HeadSettings, fair: FairHead, recipe: Recipe, rows: FeatureRows
+) -> dict[str, Predictions]:
+    """Target, fair head and controls, on report rows."""
+    drawn = random_head(fair, run.rows, run.settings, head)
+    balanced = balanced_head(run.rows, run.settings, layer=run.layer, seed=head.seed)
+    return {
+        TARGET: rows.rows,
+        HEAD: rows.rows.with_scores(_merged_gaps(run, recipe, rows)),
+        RANDOM: drawn.moved(rows),
+        BALANCED: rows.rows.with_scores(rows.rows.scores + balanced.of(rows.features)),
+    }
+
+
+def _compared(models: Mapping[str, Predictions], settings: MetricSettings) -> dict[str, Compared]:
+    """Each model by itself and minus the target.
+
+    The fair head is what was asked for; the controls' tests are corrected among themselves.
+    """
+    differences = {
+        **_judged(models, [HEAD], settings),
+        **_judged(models, list(CONTROLS), settings),
+    }
+    level = Level(TARGET, models[TARGET].selection_rate)
+    return {
+        name: Compared(
+            evaluation=evaluate(predictions, settings, model=name, split="report", level=level),
+            differences=differences.get(name, {}),
+            is_control=name in CONTROLS,
+            said=CONTROLS.get(name),
+        )
+        for name, predictions in models.items()
+    }
+
+
+def rows_text(models: Mapping[str, Predictions], ids: Sequence[int]) -> str:
+    """A csv of the report rows: what was predicted, and every head's logit gap.
+
+    Columns: id (row number in the source), label, groups (a JSON list), prediction (of the fair
+    head), weight, and one a head.
+    """
+    target, head = models[TARGET], models[HEAD]
+    buffer = io.StringIO()
+    table = csv.writer(buffer, lineterminator="\n")
+    table.writerow(["id", "label", "groups", "prediction", "weight", *models])
+    for row, number in enumerate(ids):
+        groups = [name for name, inside in target.groups.items() if inside[row]]
+        predicted = int(head.predicted[row])
+        cells = (
+            number,
+            int(target.labels[row]),
+            json.dumps(groups, ensure_ascii=False),
+            "" if predicted == UNANSWERED else predicted,
+            "" if target.weights is None else target.weights[row],
+            *(
+                "" if np.isnan(each.scores[row]) else float(each.scores[row])
+                for each in models.values()
+            ),
+        )
+        table.writerow([in_spreadsheet(cell) for cell in cells])
+    return buffer.getvalue()
+
+
+def _judged(
+    models: Mapping[str, Predictions], names: Sequence[str], settings: MetricSettings
+) -> dict[str, dict[str, JudgedDifference]]:
+    pairs = {name: (TARGET, name) for name in names}
+    wanted = {name: models[name] for name in (TARGET, *names)}
+    found = paired_models(wanted, pairs, settings)
+    return judged(found.evidence, settings.confidence)
+
+
+def _merged_gaps(run: HeadRun, recipe: Recipe, rows: FeatureRows) -> np.ndarray:
+    """Logit gaps (n,) of the merged head: its very weights, in the model's own arithmetic."""
+    name = run.layer.name
+    tensors = dict(_merged_tensors(recipe, name))
+    weight = tensors[f"{name}.weight"]
+    bias = tensors.get(f"{name}.bias")
+    logits = torch.nn.functional.linear(
+        torch.from_numpy(rows.features).to(weight.dtype), weight, bias
+    )
+    no, yes = run.layer.classes
+    gaps = logits.float()
+    return (gaps[:, yes] - gaps[:, no]).numpy()
+
+
+def _merged_tensors(recipe: Recipe, layer: str) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors of a layer by the program that a merge to disk runs."""
+    with MergePlan.open(recipe, MergeOptions()) as plan:
+        for tensor in plan.at().tensors:
+            if tensor.name.rpartition(".")[0] != layer:
+                continue
+            inputs: dict[Hashable, torch.Tensor] = {
+                model: read_whole(plan.models.readers[model], tensor.name).to(tensor.compute_dtype)
+                for model in tensor.models
+            }
+            yield tensor.name, merge_tensor(tensor.formula, inputs, tensor.name).to(tensor.dtype)

@@ -1,0 +1,235 @@
+"""`heads` from a model folder to a merged model, beside what transformers alone predicts."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from biased import GROUPS, write_biased, write_rows
+from classifiers import write_causal, write_text
+from click.testing import CliRunner
+from refusals import refusal
+from safetensors.torch import load_file
+
+from mergekit_fair.cli import main
+from mergekit_fair.errors import CheckpointError, ConfigError, DataError, MeasurementError
+
+ARCHITECTURES = {"bert": "classifier", "roberta": "classifier.out_proj", "qwen2": "score"}
+
+
+def run(*words: object, code: int = 0) -> Any:
+    result = CliRunner().invoke(main, [str(word) for word in words])
+    assert result.exit_code == code, result.output
+    return result
+
+
+@pytest.fixture(
+    scope="module",
+    params=["bert", *(pytest.param(name, marks=pytest.mark.slow) for name in ("qwen2", "roberta"))],
+)
+def fitted(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """An architecture, and a folder with `model`, `data.yml` and the heads in `heads/`."""
+    folder = tmp_path_factory.mktemp(request.param)
+    model, data = write_biased(folder, request.param)
+    arguments = ["--data", data, "-o", folder / "heads", "--tolerance", 0.1, "--quiet"]
+    run("heads", model, *arguments)
+    return request.param, folder
+
+
+@pytest.fixture(scope="module")
+def merged(fitted: tuple[str, Path]) -> Path:
+    _, folder = fitted
+    run("merge", folder / "heads" / "recipe.yml", folder / "merged", "--quiet")
+    return folder
+
+
+def results_of(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "heads" / "heads.json").read_text()))
+
+
+def test_the_head_is_fairer_and_nothing_else_has_moved(fitted: Any, merged: Path) -> None:
+    architecture, folder = fitted
+    found = results_of(folder)
+    layer = ARCHITECTURES[architecture]
+    assert found["layer"] == layer
+    report = {name: each["evaluation"]["metrics"] for name, each in found["report"].items()}
+    assert report["fair head"]["eod"]["value"] < report["target"]["eod"]["value"] - 0.1
+    before = load_file(folder / "model" / "model.safetensors")
+    after = load_file(merged / "merged" / "model.safetensors")
+    assert before.keys() == after.keys()
+    moved = [
+        name for name in before if before[name].numpy().tobytes() != after[name].numpy().tobytes()
+    ]
+    assert moved == sorted(name for name in before if name.rpartition(".")[0] == layer)
+    assert all(before[name].dtype == after[name].dtype for name in before)
+
+
+def test_transformers_alone_predicts_what_was_recorded(fitted: Any, merged: Path) -> None:
+    """Row by row, one text at a time, and with the evaluation of `eval`."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    architecture, folder = fitted
+    model = AutoModelForSequenceClassification.from_pretrained(merged / "merged").eval()
+    size = float(model.get_submodule(ARCHITECTURES[architecture]).weight.detach().abs().sum())
+    tokenizer = AutoTokenizer.from_pretrained(merged / "merged")
+    with (folder / "heads" / "report_rows.csv").open(encoding="utf-8") as file:
+        recorded = {int(row["id"]): row for row in csv.DictReader(file)}
+    with (folder / "rows.csv").open(encoding="utf-8") as file:
+        texts = [row["text"] for row in csv.DictReader(file)]
+    with torch.inference_mode():
+        for row, line in recorded.items():
+            logits = model(**tokenizer(texts[row], return_tensors="pt")).logits[0]
+            gap = float(logits[1] - logits[0])
+            rounding = 1e-6 * (1 + size)  # of float32, in other kernels
+            assert gap == pytest.approx(float(line["fair head"]), abs=rounding)
+            if abs(gap) > rounding:
+                assert int(gap > 0) == int(line["prediction"])
+    arguments = ["--data", folder / "data.yml", "--split", "report", "-o", folder / "eval"]
+    run("eval", "--model", merged / "merged", *arguments, "--quiet")
+    evaluated = json.loads((folder / "eval" / "biased.json").read_text())["metrics"]
+    own = results_of(folder)["report"]["fair head"]["evaluation"]["metrics"]
+    assert evaluated == own
+
+
+def test_stock_mergekit_writes_the_same_bytes(fitted: Any, merged: Path) -> None:
+    _, folder = fitted
+    recipe, out = folder / "heads" / "recipe.yml", folder / "stock"
+    command = [sys.executable, "-m", "mergekit_fair", "exec", "mergekit-yaml", recipe, out]
+    subprocess.run(list(map(str, command)), check=True, capture_output=True)
+    assert load_bytes(out) == load_bytes(merged / "merged")
+
+
+def load_bytes(folder: Path) -> dict[str, tuple[Any, bytes]]:
+    return {
+        name: (tensor.dtype, tensor.contiguous().view(torch.uint8).numpy().tobytes())
+        for name, tensor in load_file(folder / "model.safetensors").items()
+    }
+
+
+def test_lambda_0_is_the_target(fitted: Any) -> None:
+    _, folder = fitted
+    recipe = yaml.safe_load((folder / "heads" / "recipe.yml").read_text())
+    recipe["parameters"]["lambda"] = 0.0
+    path = folder / "zero.yml"
+    path.write_text(yaml.safe_dump(recipe, sort_keys=False))
+    run("merge", path, folder / "zero", "--quiet")
+    assert load_bytes(folder / "zero") == load_bytes(folder / "model")
+
+
+@pytest.fixture(scope="module")
+def biased(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return write_biased(tmp_path_factory.mktemp("biased"), n=900)
+
+
+def test_a_target_that_is_kept_leaves_report_rows_closed(biased: Any, tmp_path: Path) -> None:
+    """A model of random weights favours nobody that its features know of."""
+    _, data = biased
+    model = write_text(tmp_path / "model", "bert")
+    result = run("heads", model, "--data", data, "-o", tmp_path / "out", "--quiet", code=3)
+    assert "keep the target" in result.output
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "heads.json",
+        "report.html",
+    ]
+    found = json.loads((tmp_path / "out" / "heads.json").read_text())
+    assert found["report"] == {}
+    assert found["stays"]
+
+
+def test_validation_rows_that_repeat_training_rows_are_left_out(tmp_path: Path) -> None:
+    model, data = write_biased(tmp_path, n=900)
+    block = yaml.safe_load(data.read_text())
+    lines = (tmp_path / "rows.csv").read_text().splitlines()
+    splits = ["train"] * 300 + ["validation"] * 300 + ["report"] * 300
+    repeated = lines[1:201]  # training rows, once more as validation rows
+    table = [f"{lines[0]},split"]
+    table += [f"{line},{split}" for line, split in zip(lines[1:], splits, strict=True)]
+    table += [f"{line},validation" for line in repeated]
+    (tmp_path / "rows.csv").write_text("\n".join(table) + "\n")
+    data.write_text(yaml.safe_dump({**block, "splits": {"column": "split"}}, sort_keys=False))
+    out = tmp_path / "out"
+    result = CliRunner().invoke(main, ["heads", str(model), "--data", str(data), "-o", str(out)])
+    assert result.exit_code in (0, 3), result.output
+    found = json.loads((out / "heads.json").read_text())
+    assert found["left_out_rows"] == len(set(repeated))
+    assert found["rows"]["validation"] == 300
+
+
+def test_the_same_command_again_refuses_and_overwrite_replaces(biased: Any, tmp_path: Path) -> None:
+    model, data = biased
+    words = ["heads", model, "--data", data, "-o", tmp_path / "out", "--tolerance", 0.1]
+    run(*words, "--quiet")
+    first = (tmp_path / "out" / "heads.json").read_bytes()
+    refusal(words, ConfigError, where=tmp_path / "out")
+    run(*words, "--quiet", "--overwrite")
+    assert (tmp_path / "out" / "heads.json").read_bytes() == first  # the same rows, the same head
+    (tmp_path / "out" / "mine.txt").write_text("kept")
+    refusal([*words, "--overwrite"], ConfigError, where=tmp_path / "out", got="mine.txt")
+    assert (tmp_path / "out" / "mine.txt").is_file()
+
+
+def test_groups_that_overlap_and_intersections(tmp_path: Path) -> None:
+    """A row may carry two groups; each cell has a probe of its own."""
+    model, data = write_biased(tmp_path, n=900)
+    lines = (tmp_path / "rows.csv").read_text().splitlines()
+    table = ["text,label,group"]
+    for row, line in enumerate(lines[1:]):
+        text, label, group = line.split(",")
+        table.append(f"{text},{label},{group}" + (";old" if row % 4 == 0 else ""))
+    (tmp_path / "rows.csv").write_text("\n".join(table) + "\n")
+    block = yaml.safe_load(data.read_text())
+    block["groups"] = {"list": "group", "separator": ";"}
+    data.write_text(yaml.safe_dump(block, sort_keys=False))
+    out = tmp_path / "out"
+    arguments = ["--data", data, "-o", out, "--tolerance", 0.2, "--mu", 2, "--quiet"]
+    result = CliRunner().invoke(main, ["heads", str(model), *map(str, arguments)])
+    assert result.exit_code in (0, 3), result.output
+    found = json.loads((out / "heads.json").read_text())
+    names = {vector["name"] for vector in found["vectors"]}
+    if names:
+        assert names == {f"{g}, {y}" for g in (*GROUPS, "old") for y in (0, 1)} | {"constant"}
+
+
+@pytest.mark.parametrize(
+    ("made", "kind", "fields"),
+    [
+        ("absent", CheckpointError, {}),
+        ("causal", CheckpointError, {"got": "Llama"}),
+        ("three", CheckpointError, {"got": "3"}),
+    ],
+)
+def test_what_has_no_head_of_two_classes_is_refused(
+    biased: Any, tmp_path: Path, made: str, kind: Any, fields: Any
+) -> None:
+    _, data = biased
+    model = tmp_path / "model"
+    if made == "causal":
+        write_causal(model)
+    if made == "three":
+        write_text(model, "bert", {"no": 0, "yes": 1, "maybe": 2})
+    refusal(["heads", model, "--data", data, "-o", tmp_path / "out"], kind, **fields)
+    assert not (tmp_path / "out").exists()
+
+
+def test_too_few_rows_and_unknown_files_are_refused(biased: Any, tmp_path: Path) -> None:
+    model, data = biased
+    out = tmp_path / "out"
+    refusal(["heads", model, "--data", tmp_path / "none.yml", "-o", out], ConfigError)
+    block = yaml.safe_load(data.read_text())
+    block["source"] = str(write_rows(tmp_path / "few.csv", 60))
+    few = tmp_path / "few.yml"
+    few.write_text(yaml.safe_dump(block, sort_keys=False))
+    words = ["heads", model, "--data", few, "-o", out, "--min-group-size", 1]
+    refusal(words, MeasurementError, allowed="50")
+    block["splits"] = {"shares": {"train": 0.5, "report": 0.5}}
+    block["source"] = str(data.parent / "rows.csv")
+    few.write_text(yaml.safe_dump(block, sort_keys=False))
+    refusal(["heads", model, "--data", few, "-o", out], DataError)
+    assert not out.exists()
