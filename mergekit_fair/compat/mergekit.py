@@ -188,6 +188,8 @@ def serve_vectors(vectors: Mapping[Any, Mapping[str, Path]], base: Any) -> None:
     from mergekit.io.tasks import LoaderCache
 
     loaders: Any = LoaderCache().loaders
+    for model in [model for model, each in loaders.items() if isinstance(each, _VectorLoader)]:
+        del loaders[model]  # of another merge in this process
     loaders.update({model: _VectorLoader(files, base) for model, files in vectors.items()})
 
 
@@ -209,7 +211,8 @@ class _VectorLoader:
     def index(self) -> _Index:
         from mergekit.io.tasks import LoaderCache
 
-        return _Index(LoaderCache().get(self.base).index.tensor_paths)
+        folder = next(iter(self.files.values())).parent
+        return _Index(LoaderCache().get(self.base).index.tensor_paths, str(folder))
 
     def get_tensor(self, key: str, device: str = "cpu", **options: Any) -> Any:
         import torch
@@ -217,8 +220,8 @@ class _VectorLoader:
         from safetensors import safe_open
 
         if key in self.files:
-            with safe_open(self.files[key], framework="pt", device=device) as file:
-                return file.get_tensor(key)
+            with safe_open(self.files[key], framework="pt") as file:
+                return file.get_tensor(key).to(device)
         tensor = LoaderCache().get(self.base).get_tensor(key, device=device, **options)
         return torch.zeros_like(tensor) if tensor.is_floating_point() else tensor
 
@@ -229,6 +232,7 @@ class _VectorLoader:
 @dataclass(frozen=True)
 class _Index:
     tensor_paths: dict[str, str]
+    base_path: str = ""
 
 
 @dataclass(frozen=True)

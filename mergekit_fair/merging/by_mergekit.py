@@ -17,7 +17,7 @@ from mergekit_fair.files import staged_folder
 from mergekit_fair.merging.adapters_by_peft import merged_adapters, settle_ties
 from mergekit_fair.merging.architecture import Architecture
 from mergekit_fair.merging.carried_files import carried_files
-from mergekit_fair.merging.gate import planned_by
+from mergekit_fair.merging.gate import planned_by, serve
 from mergekit_fair.merging.model_checks import (
     open_models,
     parts_of,
@@ -38,7 +38,6 @@ from mergekit_fair.merging.program import MergeSettings
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.result_checks import require_complete, require_loadable_result
 from mergekit_fair.merging.saved_config import complete_config
-from mergekit_fair.merging.stored_vectors import serve
 from mergekit_fair.progress import Progress
 
 
@@ -101,8 +100,9 @@ def run_checked(plan: MergePlan, folder: Path, out: Path, options: Any, progress
         CheckpointError, RecipeError: as `merge_by_mergekit`.
     """
     forget_models()
-    serve(plan.recipe, plan.models.readers)
     models, inputs = plan.models, describe_models(plan.models, plan.recipe)
+    here = plan.recipe.configuration()
+    serve(plan.recipe.configuration(parts_of(here, models.folders)), models, options)
     with merged_adapters(options, out) as ready:
         merge = _Merge(plan.recipe, ready, models.folders, plan.architecture, inputs, plan.notes)
         brought = merge.run(folder, out.name, progress)

@@ -14,13 +14,18 @@ from contextvars import ContextVar
 from typing import Any
 
 from mergekit_fair.checkpoints.folder import require_no_vector
-from mergekit_fair.compat.mergekit import choose_architectures
+from mergekit_fair.checkpoints.vector_folder import VectorReader
+from mergekit_fair.compat.mergekit import choose_architectures, serve_vectors
 from mergekit_fair.merging.adapters_by_peft import register_adapters, require_bases
 from mergekit_fair.merging.methods.registry import is_own
-from mergekit_fair.merging.model_checks import open_models, planned_architecture
+from mergekit_fair.merging.model_checks import (
+    OpenModels,
+    located,
+    open_models,
+    planned_architecture,
+)
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.result_checks import require_loadable
-from mergekit_fair.merging.stored_vectors import serve
 from mergekit_fair.schema import parse_yaml
 
 _CHOSEN: ContextVar[Any] = ContextVar("architecture", default=None)
@@ -43,6 +48,28 @@ def planned_by(info: Any) -> Iterator[None]:
         _CHOSEN.reset(token)
 
 
+def serve(config: Any, models: OpenModels, options: Any) -> None:
+    """Let mergekit's engine read the task vectors of a recipe that is checked.
+
+    Args:
+        config: that the engine runs; it spells models as whoever started it does.
+        models: of the recipe.
+        options: mergekit's.
+    """
+    held = {
+        models.folders[name]: reader.places
+        for name, reader in models.readers.items()
+        if isinstance(reader, VectorReader)
+    }
+    vectors = {
+        model: places
+        for model in config.referenced_models()
+        for folder, places in held.items()
+        if model.lora is None and located(model, options).samefile(folder)
+    }
+    serve_vectors(vectors, config.base_model)
+
+
 def _choose(config: Any, options: Any) -> Any:
     """The architecture for a configuration of mergekit's; None leaves it to mergekit.
 
@@ -61,7 +88,7 @@ def _choose(config: Any, options: Any) -> Any:
     recipe = Recipe.from_mapping(parse_yaml(config.to_yaml(), where), where)
     with open_models(recipe, options, allow_pickle=True) as models:
         architecture = planned_architecture(recipe, models, options)
-        serve(recipe, models.readers)
+        serve(config, models, options)
         if not recipe.is_sliced:
             base = models.base
             require_loadable(models.folders[base], models.infos[base], models.layout)

@@ -1,4 +1,4 @@
-"""Vector folders in a recipe: where they may stand, and how mergekit reads them."""
+"""Vector folders in a recipe: where they may stand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from mergekit_fair.checkpoints.folder import VECTOR
 from mergekit_fair.checkpoints.reader import Reader
 from mergekit_fair.checkpoints.vector_folder import VectorReader
-from mergekit_fair.compat.mergekit import serve_vectors
 from mergekit_fair.errors import RecipeError
 from mergekit_fair.merging.methods.head_policy import HeadPolicy
 from mergekit_fair.merging.methods.members import parameters_of
@@ -75,14 +74,3 @@ def require_kinds(recipe: Recipe, readers: Mapping[str, Reader], heads: Collecti
                 allowed=sorted(heads),
                 fix="use subgroup_task_addition, which takes any task vector",
             )
-
-
-def serve(recipe: Recipe, readers: Mapping[str, Reader]) -> None:
-    """Let mergekit's engine read the task vectors of a recipe that is checked."""
-    references = {str(model): model for model in recipe.configuration().referenced_models()}
-    files = {
-        references[name]: reader.places
-        for name, reader in readers.items()
-        if isinstance(reader, VectorReader)
-    }
-    serve_vectors(files, references[next(iter(readers))])

@@ -7,11 +7,13 @@ from typing import Any
 
 import click
 import pytest
+import torch
 from click.testing import CliRunner
 from mergekit.architecture import get_architecture_info
 from mergekit.common import ModelReference
-from mergekit.io.tasks import LoaderCache
+from mergekit.io.tasks import LoaderCache, LoadTensor
 from mergekit.options import MergeOptions
+from safetensors.torch import save_file
 
 from mergekit_fair.compat import mergekit as private
 from mergekit_fair.merging.recipe import Recipe
@@ -90,6 +92,26 @@ def test_loaders_are_forgotten(tiny: Any) -> None:
     with private.known_tensors({model: ["x"]}):
         assert "x" in LoaderCache().get(model).index.tensor_paths
     assert not LoaderCache().loaders
+
+
+def test_stored_vectors_are_read_as_models(tiny: Any, tmp_path: Path) -> None:
+    """`LoaderCache().loaders`, `get_tensor`: mergekit would miss what a vector does not hold."""
+    LoaderCache().setup(OPTIONS)
+    base, vector = (ModelReference.parse(str(path)) for path in (tiny("bert").base, tmp_path))
+    save_file({"classifier.bias": torch.ones(2)}, tmp_path / "v.safetensors")
+    private.serve_vectors({vector: {"classifier.bias": tmp_path / "v.safetensors"}}, base)
+    for name in ("classifier.bias", "classifier.weight"):
+        assert private.vectors_in_graph([base, vector], name) == {vector: name.endswith("bias")}
+        for dtype in (None, "bfloat16"):
+            read = LoadTensor(model=vector, tensor=name, dtype=dtype).execute()
+            stored = LoadTensor(model=base, tensor=name, dtype=dtype).execute()
+            assert (read.shape, read.dtype) == (stored.shape, stored.dtype)
+            assert bool(read.any()) is name.endswith("bias")
+    assert private.loaded_folder(vector) == tmp_path
+    LoaderCache().flush_all()
+    private.serve_vectors({}, base)
+    assert private.vectors_in_graph([base, vector], "classifier.bias") == {}
+    private.forget_models()
 
 
 def test_groups_are_executed_by_a_method_that_can_be_extended() -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -268,6 +269,25 @@ def test_exec_refuses_it_before_anything_is_written(tiny, vector, tmp_path):
     path.write_text(dump_yaml(linear))
     refusal(["exec", "mergekit-yaml", path, out], CheckpointError, where=vector, fix="base_model")
     assert not out.exists()
+
+
+def test_mergekit_finds_vectors_by_any_spelling(tiny, tmp_path, monkeypatch, options):
+    """`a/b` and `./a/b` are two models to mergekit, and one folder."""
+    monkeypatch.chdir(tmp_path)
+    target = target_in(tmp_path / "runs" / "target", tiny("bert").base, torch.float32)
+    written(target, tmp_path / "runs" / "v", HEADS["bert"])
+    whole = {name: f"runs/v/{name.replace(', ', '-')}" for name in NAMES}
+    raw = fair("runs/target", whole).raw
+    Path("r.yml").write_text(dump_yaml(raw))
+    run = ["exec", "mergekit-yaml", "r.yml", "stock", "--no-write-model-card", "--quiet"]
+    result = CliRunner().invoke(main, run)
+    assert result.exit_code == 0, result.output
+    merge_to_folder(Recipe.load("r.yml"), "ours", options)
+    pickled = options.model_copy(update={"safe_serialization": False})
+    merge_to_folder(Recipe.load("r.yml"), "pickled", pickled)
+    ours = read(Path("ours"))
+    assert equal(ours, read(Path("stock")))
+    assert equal(ours, torch.load("pickled/pytorch_model.bin", weights_only=True))
 
 
 @pytest.mark.parametrize("route", ROUTES)
