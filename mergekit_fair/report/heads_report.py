@@ -7,6 +7,7 @@ from typing import Any
 
 from mergekit_fair.escaping import one_line
 from mergekit_fair.fairness.claims import LEVEL
+from mergekit_fair.fairness.metrics import HEADLINE
 from mergekit_fair.files import write_atomic
 from mergekit_fair.heads.head_results import HEAD, NOTE, TARGET, HeadResults
 from mergekit_fair.report.page import shown, template
@@ -15,6 +16,7 @@ from mergekit_fair.report.tables import Cell, Row, Table, as_text, interval_cell
 from mergekit_fair.report.verdict_text import MARKED, difference_cell, sentence
 
 PAGE = "report.html"
+_COMPARED = (*HEADLINE, *(f"{LEVEL}{name}" for name in HEADLINE))
 _SHOWN = ("acc", "dpd", "eod", "bal_acc", "worst_group_acc", "selection_rate")
 
 
@@ -111,7 +113,7 @@ def models_table(results: HeadResults) -> Table:
 def differences_table(results: HeadResults) -> Table:
     """Each of them minus the target."""
     models = {name: each.differences for name, each in results.report.items() if name != TARGET}
-    keys = list(difference_titles(models.values()))
+    keys = [name for name in difference_titles(models.values()) if name in _COMPARED]
     names = [f"{key.removeprefix(LEVEL)}=" if key.startswith(LEVEL) else key for key in keys]
     rows = [
         Row(name, [difference_cell(gaps.get(key), with_p=False) for key in keys])
