@@ -10,11 +10,13 @@ has a folder DIR/STUDY/seed-N, and is made there by commands that anybody can re
     train train.yml -o models                 base, FFT, LoRA, a soup, a model for each group
     sweep lambda.yml -o lambda                one λ for all groups, and the random control
     sweep lambda_g.yml -o lambda_g            a search over λ_g
+    heads models/fft … -o heads               a fair head, random directions, a balanced refit
+    merge heads/recipe.yml fair_head
     eval --model MODEL … -o eval/MODEL        of all models on report rows
 
-Both sweeps choose by RULE on validation rows. Where one keeps FFT, its row has FFT's figures and
-says so. DIR/STUDY/seed-N.json has the figures and their paired differences from FFT. Everything can
-be killed: the same command goes on.
+Both sweeps choose by RULE on validation rows. Where one keeps FFT, or FFT's head stays, the row has
+FFT's figures and says so. DIR/STUDY/seed-N.json has the figures and their paired differences from
+FFT. Everything can be killed: the same command goes on.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ ROOT = Path(__file__).parents[1]
 RULE = {"minimize": "eod", "subject_to": {"acc": ">= fft - 0.01"}}
 SWEEPS = {"lambda": "grid", "lambda_g": "search"}
 TRAINED = ("fft", "lora", "soup")
-CHOSEN, KEPT = 0, 3  # how a sweep exits
+CHOSEN, KEPT = 0, 3  # how sweeps and heads exit
 SOUP = 3  # FFT models, of seeds that follow each other
 APART = 100  # between the seeds of two families
 
@@ -78,11 +80,18 @@ class Seed:
         self.command("train", "train.yml", "-o", "models")
         for sweep in SWEEPS:
             self.command("sweep", f"{sweep}.yml", "-o", sweep, exits=(CHOSEN, KEPT))
+        words = ["heads", "models/fft", *self.options, "-o", "heads", "--overwrite"]
+        self.once("heads", words, "models/fft", exits=(CHOSEN, KEPT))
+        recipe = "heads/recipe.yml"
         models = {name: f"models/{name}" for name in TRAINED}
         models |= {sweep: f"{sweep}/selected/model" for sweep in SWEEPS}
-        there = {name: path for name, path in models.items() if (self.folder / path).is_dir()}
-        for name, model in there.items():
-            self.evaluate(name, model, "report")
+        if (self.folder / recipe).is_file():
+            words = ["merge", recipe, "fair_head", "--overwrite"]
+            self.once("fair_head", words, "models/fft", recipe)
+            models["fair_head"] = "fair_head"
+        for name, model in models.items():
+            if (self.folder / model).is_dir():
+                self.evaluate(name, model, "report")
         self.evaluate("fft", models["fft"], "validation")
         about = {"study": self.recipe.name, "seed": self.number}
         text = json.dumps({**about, **figures(self.folder)}, indent=1, ensure_ascii=False)
@@ -137,24 +146,32 @@ class Seed:
             "seed": self.number,
         }
 
-    def evaluate(self, name: str, model: str, split: str) -> None:
-        """`eval`, unless these very files were evaluated so before."""
-        from mergekit_fair.checkpoints.fingerprint import model_fingerprint
-        from mergekit_fair.schema import digest_of_json
-
-        out = f"eval/{name}-{split}"
-        options = [
+    @property
+    def options(self) -> list[str]:
+        """Of `eval` and `heads`."""
+        return [
             word
             for key, value in self.evaluation.items()
             for word in (f"--{key.replace('_', '-')}", str(value))
         ]
-        words = ["eval", "--model", model, "--split", split, "-o", out, *options]
-        digest = model_fingerprint(self.folder / model).digest
-        made_of = digest_of_json([words, digest, self.data])
+
+    def evaluate(self, name: str, model: str, split: str) -> None:
+        out = f"eval/{name}-{split}"
+        words = ["eval", "--model", model, "--split", split, "-o", out, *self.options]
+        self.once(out, [*words, "--overwrite"], model)
+
+    def once(self, out: str, words: list[str], *of: str, exits: Collection[int] = (0,)) -> None:
+        """A command, unless it has made `out` before, of these rows, models and files."""
+        from mergekit_fair.checkpoints.fingerprint import model_fingerprint, sha256
+        from mergekit_fair.schema import digest_of_json
+
+        paths = [self.folder / each for each in of]
+        digests = [sha256(p) if p.is_file() else model_fingerprint(p).digest for p in paths]
+        made_of = digest_of_json([words, digests, self.data])
         note = self.folder / f"{out}.made_of"
         if note.is_file() and note.read_text() == made_of:
             return
-        self.command(*words, "--overwrite")
+        self.command(*words, exits=exits)
         note.write_text(made_of)
 
     def command(self, *words: str, exits: Collection[int] = (0,)) -> None:

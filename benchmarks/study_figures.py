@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import statistics
 from collections import defaultdict
@@ -9,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from mergekit_fair.errors import MeasurementError
 from mergekit_fair.evaluation.compare_runs import read_predictions
@@ -27,6 +30,7 @@ from mergekit_fair.sweep.sweep_config import load_sweep
 
 BASELINES = {"fft": "FFT", "lora": "LoRA", "soup": "soup of FFT seeds"}
 CHOSEN = {"lambda": "best λ", "lambda_g": "best λ_g"}
+RIVALS = {"random directions": "random head", "balanced refit": "balanced refit (DFR)"}
 SHOWN = {"acc": "acc", "dpd": "DPD", "eod": "EOD", "bal_acc": "bal. acc", "selection_rate": "sel."}
 COMPARED = ("acc", "dpd", "eod")
 GAPS: tuple[Literal["dpd", "eod"], ...] = ("dpd", "eod")
@@ -97,6 +101,7 @@ def _measured(folder: Path, fft: Predictions, settings: MetricSettings) -> Itera
             continue
         yield Measured(shown, _predictions(folder, f"{name}-report"), results.selected.label)
         yield from _control(folder / name, f"random vectors at {shown}", results, fft)
+    yield from _heads(folder, fft)
     own = _predictions(folder, "fft-validation")
     for gap in GAPS:
         name = f"thresholds with labels ({gap.upper()})"
@@ -119,6 +124,20 @@ def _control(sweep: Path, name: str, results: SweepResults, fft: Predictions) ->
             if found.keys != tuple(number for number, _ in fft.keys):
                 raise SystemExit(f"{sweep}: other rows than those of eval")
             yield Measured(name, found)
+
+
+def _heads(folder: Path, fft: Predictions) -> Iterator[Measured]:
+    """The fair head, and the other heads on the same features."""
+    if not (folder / "heads" / "recipe.yml").is_file():
+        yield Measured("fair head", fft, "the head stays", is_fft=True)
+        return
+    yield Measured("fair head", _predictions(folder, "fair_head-report"))
+    with (folder / "heads" / "report_rows.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    if [int(row["label"]) for row in rows] != fft.labels.tolist():
+        raise SystemExit(f"{folder / 'heads'}: other rows than those of eval")
+    for column, name in RIVALS.items():
+        yield Measured(name, fft.with_scores(np.array([float(row[column]) for row in rows])))
 
 
 def _predictions(folder: Path, name: str) -> Predictions:

@@ -88,7 +88,7 @@ def test_a_whole_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     path = tmp_path / "out" / "tiny" / "seed-0.json"
     found = json.loads(path.read_text())
     lines = {line["model"]: line for line in found["models"]}
-    every = {"FFT", "LoRA", "soup of FFT seeds", "best λ", "best λ_g"}
+    every = {"FFT", "LoRA", "soup of FFT seeds", "best λ", "best λ_g", "fair head"}
     assert every | {"thresholds with labels (DPD)", "thresholds with labels (EOD)"} <= set(lines)
     for name in lines:
         assert f"| {name}" in first
