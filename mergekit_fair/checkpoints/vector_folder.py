@@ -19,6 +19,7 @@ import torch
 from pydantic import Field
 from safetensors.torch import save
 
+from mergekit_fair.checkpoints.fingerprint import sha256
 from mergekit_fair.checkpoints.folder import (
     SINGLE,
     VECTOR,
@@ -66,6 +67,7 @@ class VectorMarker(Record):
 
     Attributes:
         name: of the vector, such as a group and a label.
+        weights: SHA-256 of its file of tensors; None where a writer has left it out.
         about: what else its writer has noted.
     """
 
@@ -73,6 +75,7 @@ class VectorMarker(Record):
     kind: Literal["task_vector"] = "task_vector"
     name: str = Field(min_length=1)
     target: Target
+    weights: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
     about: dict[str, Any] = {}
 
 
@@ -134,12 +137,16 @@ def write_vector(
                 raise _not_finite(folder, key)
         sketch = sketch_of(reader)
     config = read_config(target)
-    marker = VectorMarker(
-        name=name, target=Target(sketch=sketch, model=str(target)), about=dict(about or {})
-    )
     stored = {key: value.contiguous() for key, value in vector.items()}
+    content = save(stored, metadata={"format": "pt"})
+    marker = VectorMarker(
+        name=name,
+        target=Target(sketch=sketch, model=str(target)),
+        weights=hashlib.sha256(content).hexdigest(),
+        about=dict(about or {}),
+    )
     with staged_folder(Path(folder)) as staging:
-        (staging / SINGLE).write_bytes(save(stored, metadata={"format": "pt"}))
+        (staging / SINGLE).write_bytes(content)
         (staging / "config.json").write_text(_json(config), encoding="utf-8")
         (staging / VECTOR).write_text(_json(sealed(marker.to_dict())), encoding="utf-8")
 
@@ -203,15 +210,21 @@ def open_vector(folder: str | Path) -> StoredReader:
     """The tensors that a vector folder holds, checked: floats, all finite.
 
     Raises:
-        CheckpointError: as `read_marker`; weights that are missing, damaged, not floats or not
-            finite.
+        CheckpointError: as `read_marker`; weights that are missing, damaged, not those that the
+            marker was written for, not floats or not finite.
     """
     path = found_folder(folder)
-    read_marker(path)
+    weights = read_marker(path).weights
     reader = StoredReader(str(folder), stored_in(path))
     try:
         if not reader.tensors:
             raise _empty(folder)
+        if weights is not None and [sha256(file) for file in reader.files] != [weights]:
+            raise CheckpointError(
+                f"is not the file that its {VECTOR} was written for",
+                where=reader.files[0],
+                fix=COPY_AGAIN,
+            )
         for name, info in reader.tensors.items():
             if not info.is_float:
                 raise CheckpointError(

@@ -9,6 +9,7 @@ from checkpoints import read, rewrite
 from refusals import raises
 from safetensors.torch import load_file, save_file
 
+from mergekit_fair.checkpoints.fingerprint import sha256
 from mergekit_fair.checkpoints.folder import VECTOR, read_config, weight_files
 from mergekit_fair.checkpoints.reader import open_folder
 from mergekit_fair.checkpoints.vector_folder import (
@@ -169,7 +170,11 @@ def test_an_edited_marker_is_refused(vector):
     ],
 )
 def test_what_is_no_difference_is_refused(vector, tensors, shown):
-    save_file(tensors, vector / "model.safetensors")
+    file = vector / "model.safetensors"
+    save_file(tensors, file)
+    with raises(CheckpointError, where=vector):
+        open_vector(vector)  # the marker knows another file
+    edit(vector, weights=sha256(file))
     with raises(CheckpointError, shown, where=vector):
         open_vector(vector)
 
@@ -190,6 +195,16 @@ def test_damaged_weights_are_refused(vector):
     file.unlink()
     with raises(CheckpointError, where=vector):
         open_vector(vector)
+
+
+def test_a_flipped_bit_is_seen(vector):
+    """In a number, too: it would be another finite number."""
+    file = vector / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 1
+    file.write_bytes(bytes(content))
+    with raises(CheckpointError, where=file):
+        read_vector(vector)
 
 
 def test_links_out_of_a_downloaded_vector_are_refused(vector, tmp_path):

@@ -262,8 +262,8 @@ def test_exec_refuses_it_before_anything_is_written(tiny, vector, tmp_path):
     path.write_text(fair(family.base, {"Female, 1": vector}, weights=(1.0,)).text())
     refusal(["exec", "mergekit-yaml", path, out], CheckpointError, where=vector, got=family.fft)
     path.write_text(fair(family.fft, {"Female, 1": vector}, weights=(1.0,)).text())
-    save_file({"classifier.bias": torch.tensor([0, torch.nan])}, vector / "model.safetensors")
-    refusal(["exec", "mergekit-yaml", path, out], CheckpointError, "classifier.bias", where=vector)
+    save_file({"classifier.bias": torch.zeros(2)}, vector / "model.safetensors")
+    refusal(["exec", "mergekit-yaml", path, out], CheckpointError, where=vector, fix="copy")
     linear = {"merge_method": "linear", "models": [{"model": str(vector)}], "dtype": "float32"}
     linear["models"][0]["parameters"] = {"weight": 1}
     path.write_text(dump_yaml(linear))
