@@ -152,8 +152,8 @@ class Search(Strict):
         method: random; optuna (extra `search`); surrogate, quadratic models of the groups' rates.
         budget: forward passes over the validation rows.
         around: a baseline that the groups' vectors are added to, in place of the recipe's base.
-        over: setting → [low, high]; unless given, `weight.<group>` of every group in [0, 1], around
-            a baseline in [−1, 1]. The recipe's λ is 1 here, so that a weight is λ_g.
+        over: setting → [low, high]; unless given, `weight.<group>` of every group in [−0.5, 1],
+            around a baseline in [−1, 1]. The recipe's λ is 1 here, so that a weight is λ_g.
         batch: points that are asked for at once, and can be measured side by side.
     """
 
@@ -338,7 +338,7 @@ def _recipe(config: SweepConfig, path: str | Path) -> Recipe:
 def _ranges(config: SweepConfig, recipe: Recipe) -> dict[str, tuple[float, float]]:
     if config.search is None:
         return {}
-    widest = (0.0, 1.0) if config.search.around is None else (-1.0, 1.0)
+    widest = (-0.5, 1.0) if config.search.around is None else (-1.0, 1.0)
     return config.search.over or {f"weight.{group}": widest for group in recipe.groups()}
 
 
