@@ -193,32 +193,45 @@ def print_pairs(cells: list[PairCell], trials: int) -> None:
         )
 
 
-def lowest_pairs(cells: list[PairCell]) -> dict[tuple[str, str], PairCell]:
-    """By reference and metric, the cell with the lowest coverage of the test inversion."""
-    return {
-        (reference, metric): min(
-            (c for c in cells if c.reference == reference),
-            key=lambda c: c.tallies[metric, WAYS[0]].coverage,
-        )
-        for reference in dict.fromkeys(c.reference for c in cells)
-        for metric in PAIRED
-    }
+def low_pairs(cells: list[PairCell], trials: int) -> list[tuple[str, int]]:
+    """Metrics and places of cells whose test inversion may cover less than `LEAST_PAIRED`.
+
+    Of every reference and metric all that are at most a standard error above, or the lowest one.
+    """
+    doubtful = LEAST_PAIRED + _standard_error(LEAST_PAIRED, trials)
+    low = []
+    for reference in dict.fromkeys(cell.reference for cell in cells):
+        places = [place for place, cell in enumerate(cells) if cell.reference == reference]
+        for metric in PAIRED:
+            coverage = {place: cells[place].tallies[metric, WAYS[0]].coverage for place in places}
+            chosen = [place for place in places if coverage[place] <= doubtful]
+            low += [(metric, place) for place in chosen or [min(places, key=coverage.__getitem__)]]
+    return low
 
 
-def print_lowest_pairs(
-    lowest: dict[tuple[str, str], PairCell], again: dict[tuple[str, str], PairCell]
-) -> None:
+def print_low_pairs(low: list[tuple[str, PairCell, PairCell]]) -> None:
+    """Metric, cell, and the same cell simulated again."""
     lines = []
-    for (reference, metric), cell in lowest.items():
-        first, second = (
-            each.tallies[metric, WAYS[0]].coverage for each in (cell, again[reference, metric])
-        )
+    for metric, cell, again in low:
+        first, second = (each.tallies[metric, WAYS[0]].coverage for each in (cell, again))
         population = f"{cell.population.kind}, {cell.population.groups} groups, n = {cell.n:,}"
-        line = (reference, metric, population, _percent(first), _percent(second))
-        lines.append((*line, _verdict(second >= LEAST_PAIRED)))
+        error = _standard_error(second, again.trials)
+        lines.append(
+            (
+                cell.reference,
+                metric,
+                population,
+                f"{cell.truth[metric]:+.3f}",
+                _percent(first),
+                f"{_percent(second)} ± {_percent(error)}",
+                _verdict(second >= LEAST_PAIRED),
+            )
+        )
     print_table(
-        "The populations with the lowest coverage, simulated once more with four times the samples",
-        ("reference", "metric", "population", "lowest", "again", f"≥ {LEAST_PAIRED:.0%}"),
+        "Populations of low coverage: of each reference and metric all at most a standard error "
+        f"above {LEAST_PAIRED:.0%}, or the lowest. `again`: ± standard error, of four times as "
+        "many samples, none of which is among the first",
+        ("reference", "metric", "population", "b − a", "low", "again", f"≥ {LEAST_PAIRED:.0%}"),
         lines,
     )
 
@@ -239,7 +252,7 @@ def print_many(cells: list[ManyCell]) -> None:
     lines = []
     for cell in cells:
         share = cell.any_found / cell.trials
-        error = math.sqrt(0.05 * 0.95 / cell.trials)
+        error = _standard_error(0.05, cell.trials)
         lines.append(
             (
                 cell.gap,
@@ -278,9 +291,13 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
+def _standard_error(share: float, trials: int) -> float:
+    return math.sqrt(share * (1 - share) / trials)
+
+
 def _error(trials: int) -> str:
     """What chance does to one coverage, and to the lowest of twenty."""
-    error = math.sqrt(CONFIDENCE * (1 - CONFIDENCE) / trials)
+    error = _standard_error(CONFIDENCE, trials)
     lowest = CONFIDENCE + NormalDist().inv_cdf(1 / 21) * error
     return (
         f"Monte Carlo standard error of a 95 %: {100 * error:.1f} points; the lowest of twenty "

@@ -10,7 +10,7 @@ A pair of values (d_a, d_b) is tested by rates θ with just these extremes:
 
     τ = P(D(θ_b + e_b) − D(θ_a + e_a) ≥ T̂), or P(… ≤ T̂) for the other limit
     π = how plausible the rates are at all
-    p = min(2 τ, π / `EXCLUDED`)
+    p = 2 min(τ, π)
 
 The interval spans d_b − d_a of all pairs with p > 1 − confidence, a limit from each τ; the p-value
 is the largest p of a pair with d_a = d_b, or beyond. Both are the same test, so that p ≤ 1 −
@@ -21,14 +21,16 @@ row more a group, label and answer. The rates θ stand for everything that has t
 near what was seen (`Extreme.closest`):
 
 - through the contrast that is the largest in the data, and through that among the plausible ones
-  (within `PLAUSIBLE` standard errors of d) whose error, less that of the other model's contrast,
-  varies most;
+  (at most `PLAUSIBLE` standard errors below d, of the rates that have it) whose error, less that of
+  the other model's contrast, varies most;
 - with errors as large as a share of θ has, and as one of θ pulled towards ½ by a row of each kind.
 
 π is the smallest of three chances: that each of the two models' own estimates comes from its d, and
 that rates' differences b − a lie as far from those seen. Differences are known far better than
-rates, which is what pairing is for. At 95 % pairs are left out whose π is below 0.015, as nuisance
-parameters are in Berger & Boos (1994).
+rates, which is what pairing is for. At 95 % pairs are left out whose π is below 0.025, as nuisance
+parameters are in Berger & Boos (1994), and contrasts that would have been estimated lower than they
+were with no larger chance: were more of them left out, a small group would be taken to have no gap
+wherever it shows none by luck.
 
 Tests of extremes by least favourable slacks: Romano, Shaikh & Wolf (2014), Andrews & Soares (2010);
 of directionally differentiable functions: Fang & Santos (2019). How often the intervals are right,
@@ -47,8 +49,7 @@ from numpy.typing import NDArray
 from mergekit_fair.fairness.extremes import Extreme, Index, contrasts_of
 from mergekit_fair.fairness.rates import Mask, Values
 
-PLAUSIBLE = 1.5
-EXCLUDED = 0.3
+PLAUSIBLE = 1.96  # beyond it lie 2.5 %, like the pairs that are left out
 _SIDE = 6  # values of d on either side of the estimate; between them, interpolation
 _PLACES = 2 * _SIDE + 1
 _FINER = 4
@@ -122,15 +123,38 @@ class ExtremeEstimate:
         of_one, shared = np.diag(cov), with_other / self.errors.shape[1]
         variance = of_one[up] + of_one[down] - 2 * cov[up, down]
         together = variance - 2 * (shared[up] - shared[down])
-        far = d[:, np.newaxis] - PLAUSIBLE * np.sqrt(np.maximum(variance, 0))
-        chosen = np.where(self.contrasts >= far, together, -np.inf)
+        far = [one - PLAUSIBLE * self._errors_at(one) for one in d]
+        chosen = np.where(self.contrasts >= np.stack(far), together, -np.inf)
         is_any = np.isfinite(chosen.max(axis=1))
         return np.where(is_any, chosen.argmax(axis=1), self.largest)
 
-    def scales(self, theta: Values) -> Iterator[Values]:
-        """What errors are multiplied with where the rates are theta (P, M), in two ways: (P, M)."""
-        share, variance = self.rates * (1 - self.rates), np.maximum(np.diag(self.cov), _SAME)
-        rows = share / variance
+    def _errors_at(self, d: float) -> Values:
+        """(C,), of every contrast the standard error where it is d: each of its two rates has moved
+        by its share of the way, as least squares would; the larger one of both `scales`."""
+        ends, cov = self.extreme.contrasts, np.pad(self.cov, (0, 1))
+        shared = cov[ends]
+        own = [cov[end, end] for end in ends]
+        spread = own[0] + own[1] - 2 * shared
+        step = np.divide(d - self.contrasts, spread, out=np.zeros_like(spread), where=spread > 0)
+        theta = np.pad(self.values + self.origin, (0, 1))
+        up, down = (
+            np.maximum(*self.scales(theta[end] + sign * step * (variance - shared), end))
+            for sign, end, variance in zip((1, -1), ends, own, strict=True)
+        )
+        variance = up**2 * own[0] + down**2 * own[1] - 2 * up * down * shared
+        return np.asarray(np.sqrt(np.maximum(variance, 0)))
+
+    def scales(self, theta: Values, which: Index | None = None) -> Iterator[Values]:
+        """What errors are multiplied with where rates are theta, in two ways, shaped like it.
+
+        Args:
+            theta: (P, M), or (C,), of the numbers `which` (C,), of which M is "nothing".
+        """
+        rates, variance = self.rates, np.diag(self.cov)
+        if which is not None:
+            rates, variance = np.append(rates, 0.5)[which], np.append(variance, 0.0)[which]
+        share = rates * (1 - rates)
+        rows = share / np.maximum(variance, _SAME)
         inside = np.clip(theta, 0.0, 1.0)
         for rate in (inside, (inside * rows + 1) / (rows + 2)):
             yield np.sqrt(rate * (1 - rate) / share)
@@ -192,9 +216,9 @@ def inverted(first: ExtremeEstimate, second: ExtremeEstimate, confidence: float)
         apart = np.repeat(apart, own.shape[axis] // apart.shape[axis], axis=axis)
     plausible = np.minimum(own, apart)
     found, level = second.value - first.value, 1 - confidence
-    of_pairs = _refined(plausible) / EXCLUDED
+    of_pairs = _refined(plausible)
     above, below = (
-        np.minimum(2 * _refined(tail), of_pairs).max(axis=(0, 2))
+        2 * np.minimum(_refined(tail), of_pairs).max(axis=(0, 2))
         for tail in _tails(a.drawn, b.drawn, found, plausible > _NEVER)
     )
     d_a, d_b = _between() @ a.d, _between() @ b.d
@@ -203,19 +227,20 @@ def inverted(first: ExtremeEstimate, second: ExtremeEstimate, confidence: float)
     p_above = max(
         _along(above, d_a, d_b),
         np.max(above, where=differences <= 0, initial=0.0),
-        max(a_above, b_below) / EXCLUDED,
+        2 * max(a_above, b_below),
     )
     p_below = max(
         _along(below, d_a, d_b),
         np.max(below, where=differences >= 0, initial=0.0),
-        max(a_below, b_above) / EXCLUDED,
+        2 * max(a_below, b_above),
     )
     low = float(np.min(differences, where=above > level, initial=found))
     high = float(np.max(differences, where=below > level, initial=found))
     # To the last draw the limits say what the p-value says.
     low = min(low, 0.0) if p_above > level else max(low, _SAME) if found > 0 else low
     high = max(high, 0.0) if p_below > level else min(high, -_SAME) if found < 0 else high
-    return low, high, min(1.0, p_above, p_below)
+    p_value = 1.0 if abs(found) < _SAME else min(1.0, p_above, p_below)  # none seen, none shown
+    return low, high, p_value
 
 
 def shifted(value: float, errors: Values, confidence: float) -> Test:
