@@ -13,11 +13,12 @@ from mergekit_fair.cli.terminal import echo
 if TYPE_CHECKING:
     from mergekit_fair.heads.head_results import HeadResults
 
+_LARGEST = 1_000_000
 KEPT = 3  # exit code: the target's head is kept, as where a sweep keeps FFT
 
 
 class _Mu(click.ParamType):  # type: ignore[type-arg]
-    """`auto`, or a number above 0."""
+    """`auto`, or a number above 0 and up to a million: of more, nothing else would count."""
 
     name = "auto|N"
 
@@ -28,8 +29,10 @@ class _Mu(click.ParamType):  # type: ignore[type-arg]
             number = float(value)
         except ValueError:
             number = -1.0
-        if not 0 < number < float("inf"):
-            return self.fail(f"{value!r} is neither auto nor a number above 0", param, ctx)
+        if not 0 < number <= _LARGEST:
+            return self.fail(
+                f"{value!r} is neither auto nor a number above 0 and up to {_LARGEST:,}", param, ctx
+            )
         return number
 
 
@@ -63,7 +66,9 @@ class _Mu(click.ParamType):  # type: ignore[type-arg]
 @click.option("--max-length", type=click.IntRange(min=1), help="Tokens kept of a text.")
 @click.option("--choice-map", help="Which class a choice is: no=0,yes=1.")
 @click.option("--device", default="auto", show_default=True, help="torch device.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of folds and draws.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of folds and draws."
+)
 @click.option("--overwrite", is_flag=True, help="Replace the heads that OUT holds.")
 @click.option("--trust-remote-code", is_flag=True, help="Run code that a model brings along.")
 @click.option(

@@ -106,7 +106,7 @@ class SoftObjective:
         labels: (m,).
         weights: (m,), summing to 1.
         directions: (K, m).
-        means: for each rate (H, m), so that means @ p are the rates of H groups.
+        means: for each rate (H, m), so that means @ p are the rates of H groups; those with rows.
         level: the mean of p at b = 0.
         scale: the standard deviation.
         apart: μ.
@@ -153,13 +153,14 @@ class SoftObjective:
         weights = np.ones(len(rows)) if rows.weights is None else rows.weights
         weights = weights[counted] / weights[counted].sum()
         inside = rate_rows(gap, rows, settings) if inside is None else inside
+        parts = [each[:, counted] for each in inside]
         scale = float(np.sqrt(weights @ (scores - weights @ scores) ** 2)) or 1.0
         return cls(
             scores=scores / scale,
             labels=rows.labels[counted].astype(np.float64),
             weights=weights,
             directions=np.asarray(directions, dtype=np.float64)[:, counted],
-            means=tuple(_normalised(each[:, counted]) for each in inside),
+            means=tuple(_normalised(part[part.any(axis=1)]) for part in parts),
             level=float(weights @ expit(scores / scale / SOFTNESS)),
             scale=scale,
             apart=apart,

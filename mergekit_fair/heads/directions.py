@@ -76,7 +76,7 @@ def cells_of(metric: str, groups: Sequence[str]) -> list[GroupCell]:
 
 
 def fit_directions(
-    train: FeatureRows, cells: Sequence[GroupCell], *, has_bias: bool, seed: int = 0
+    train: FeatureRows, cells: Sequence[GroupCell], *, has_bias: bool
 ) -> tuple[list[Direction], list[GroupCell]]:
     """A direction a cell from training rows, each of standard deviation 1 over them.
 
@@ -89,7 +89,6 @@ def fit_directions(
         train: rows that the model was trained on, or others; never those that are measured.
         cells: what to tell apart.
         has_bias: whether the head has a bias.
-        seed: of the solver.
 
     Returns:
         The directions, and the cells that have none: fewer than `LEAST` of their rows, or of the
@@ -103,8 +102,10 @@ def fit_directions(
     if not fitted:
         return [], left_out
     weights = None if train.rows.weights is None else train.rows.weights[counted]
+    if weights is not None:  # the penalty stands beside a sum over rows
+        weights = weights / weights.mean()
     scaling = _Scaling.of(features, has_bias=has_bias)
-    probe = _Probe(scaling, weights, seed)
+    probe = _Probe(scaling, weights)
     members = np.stack([masks[cell] for cell in fitted])
     if (members.sum(axis=0) > 1).any():
         found = [probe.binary(mask) for mask in members]
@@ -190,7 +191,6 @@ class _Probe:
 
     scaling: _Scaling
     weights: Array | None
-    seed: int
 
     def multinomial(self, members: NDArray[np.bool_]) -> list[tuple[Array, float]]:
         """Of members (K, n) that do not overlap: K coefficients."""
@@ -210,10 +210,7 @@ class _Probe:
         from sklearn.linear_model import LogisticRegression
 
         probe = LogisticRegression(
-            C=_STRENGTH,
-            max_iter=_STEPS,
-            fit_intercept=self.scaling.has_bias,
-            random_state=self.seed,
+            C=_STRENGTH, max_iter=_STEPS, fit_intercept=self.scaling.has_bias
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a direction that has not converged is one, too

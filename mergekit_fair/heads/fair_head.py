@@ -44,7 +44,7 @@ class HeadSettings:
         mu: how much the gap counts against the mean error; None: chosen by cross-fitting, the
             largest of `MUS` at which, as at all smaller ones, accuracy is within the tolerance.
         tolerance: accuracy that may be given up against the target, on cross-fitted rows.
-        seed: of folds, probes and draws.
+        seed: of folds and draws.
     """
 
     metric: Gap = "eod"
@@ -113,7 +113,7 @@ def fit_head(
     train, validation = rows["train"], rows["validation"]
     groups = deciding_groups(head.metric, validation.rows, settings)
     cells = cells_of(head.metric, groups)
-    found, left_out = fit_directions(train, cells, has_bias=has_bias, seed=head.seed)
+    found, left_out = fit_directions(train, cells, has_bias=has_bias)
     directions = (*found, constant_direction(train, has_bias=has_bias))
     return fit_on(directions, validation, settings, head, left_out)
 
@@ -149,7 +149,9 @@ def fit_on(
         )
     _, predictions, parts = fitted[best]
     if is_degenerate(counted(predictions).counts.overall):
-        return staying("it would predict (nearly) always the same", tried)
+        if is_degenerate(counted(validation.rows).counts.overall):
+            return staying("it predicts (nearly) always the same, and has no gap to close", tried)
+        return staying("the fitted head would predict (nearly) always the same", tried)
     change = soft_gap_change(head.metric, validation.rows, parts, settings)
     if not change[1] < 0:
         return staying(

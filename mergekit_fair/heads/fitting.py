@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from mergekit_fair.errors import MeasurementError
 from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.evaluation.soft_objective import (
     LABELS_OF_RATES,
@@ -26,6 +27,8 @@ from mergekit_fair.heads.last_layer import Array
 # What `mu: auto` chooses among.
 MUS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 FOLDS, SPLITS = 5, 5
+# Clusters that it takes to put folds together from them.
+FEWEST = 10
 _DRAWS = 400
 _CHUNK = 4_000_000  # numbers of one block of draws
 
@@ -67,9 +70,9 @@ class Moves:
 
     def gap(self, name: str, chances: Array) -> float:
         """max − min over groups of the rates of chances (n,), the larger of a gap's rates; NaN
-        where fewer than two groups decide.
+        where fewer than two groups have rows.
         """
-        rates = [rates_of(each, chances) for each in self.inside[name]]
+        rates = [rates_of(each[each.any(axis=1)], chances) for each in self.inside[name]]
         known = [each for each in rates if len(each) > 1]
         return float(max(np.ptp(each) for each in known)) if known else float("nan")
 
@@ -97,27 +100,34 @@ def fit_coefficients(
 
 
 def at_level(validation: Moves, coefficients: Array) -> Array:
-    """With the coefficient of the constant direction that selects as many rows as the target."""
+    """With the coefficient of the constant direction that selects as many rows as the target.
+
+    A target that selects nobody or everybody leaves it as it is. Of a direction that is not
+    constant several coefficients may do: the nearest to what it is.
+    """
     rows = validation.rows
     used = counting(rows)
     steps = validation.moves[-1][used]
     rest = validation.scores(np.append(coefficients[:-1], 0.0))[used]
-    towards = steps > 0
-    if not towards.any():
-        return coefficients
     weights = np.ones(len(rows)) if rows.weights is None else rows.weights
     weights = weights[used]
     wanted = float(weights @ (rows.predicted[used] == 1))
-    # A row is selected from this coefficient on; where the direction is not constant, the few rows
-    # that it moves backwards are left out of account.
-    turning = np.where(towards, -rest / np.where(towards, steps, 1.0), np.inf)
-    order = np.argsort(turning, kind="stable")
-    reached = np.cumsum(weights[order])
-    last = int(np.searchsorted(reached, wanted * (1 - 1e-12), side="left"))
-    places = turning[order]
-    if wanted <= 0 or last + 1 >= len(places) or not np.isfinite(places[last + 1]):
+    turns = steps != 0
+    if not 0 < wanted < weights.sum() or not turns.any():
         return coefficients
-    return np.append(coefficients[:-1], (places[last] + places[last + 1]) / 2)
+    # At its turning point a row begins to be selected, or ends, where the direction is negative.
+    turning = -rest[turns] / steps[turns]
+    order = np.argsort(turning, kind="stable")
+    begin = weights @ np.where(turns, steps < 0, rest > 0)
+    reached = begin + np.cumsum((np.sign(steps[turns]) * weights[turns])[order])
+    places = turning[order]
+    between = np.flatnonzero(np.diff(places) > 0)
+    if not len(between):
+        return coefficients
+    away = np.abs(reached[between] - wanted)
+    nearest = between[away <= away.min() + 1e-9 * wanted]
+    middle = (places[nearest] + places[nearest + 1]) / 2
+    return np.append(coefficients[:-1], middle[np.abs(middle - coefficients[-1]).argmin()])
 
 
 @dataclass(frozen=True)
@@ -148,14 +158,27 @@ def folds(
 ) -> list[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
     """(fitted, left out), bool (n,) each, in proportion by groups and label; clusters stay
     together.
+
+    Raises:
+        MeasurementError: there are too few clusters.
     """
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     members = np.stack([rows.labels == 1, *rows.groups.values()], axis=1)
-    strata = np.unique(members, axis=0, return_inverse=True)[1].reshape(-1)
-    options = {"n_splits": count, "shuffle": True, "random_state": seed}
+    strata, sizes = np.unique(members, axis=0, return_inverse=True, return_counts=True)[1:]
+    strata = np.where(sizes[strata] < count, -1, strata).reshape(-1)  # the rare ones are one
+    options = {"n_splits": count, "shuffle": True, "random_state": seed % 2**32}
+    if rows.clusters is not None and (found_clusters := len(np.unique(rows.clusters))) < FEWEST:
+        raise MeasurementError(
+            "has too few clusters among its validation rows for a fit on some and a look at others",
+            where=rows.task,
+            got=found_clusters,
+            allowed=f"{FEWEST} or more",
+            fix="give validation a larger share, or leave the cluster out if rows stand for "
+            "themselves",
+        )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of strata that have fewer rows than there are folds
+        warnings.simplefilter("ignore")  # of rare strata that are few together
         if rows.clusters is None:
             parts = list(StratifiedKFold(**options).split(strata, strata))
         else:
@@ -233,10 +256,11 @@ def cross_fit(
 def _figures(
     mu: float, predictions: Predictions, parts: Sequence[Half], *, acceptable: bool
 ) -> CrossFitted:
-    gaps = {
-        name: float(np.mean([half.moves.gap(name, _hard(half.moved)) for half in parts]))
-        for name in LABELS_OF_RATES
-    }
+    gaps = {}
+    for name in LABELS_OF_RATES:
+        known = np.array([half.moves.gap(name, _hard(half.moved)) for half in parts])
+        known = known[~np.isnan(known)]
+        gaps[name] = float(known.mean()) if len(known) else float("nan")
     return CrossFitted(
         mu=mu,
         acc=_accuracy(predictions),
@@ -278,7 +302,9 @@ def soft_gap_change(
         units = np.unique(rows.clusters, return_inverse=True)[1].reshape(-1)
     scale = float(rows.scores[counting(rows)].std()) or 1.0
     chances = [_chances(half, scale) for half in parts]
-    change = np.mean([_of_half(gap, half, each) for half, each in zip(parts, chances, strict=True)])
+    change = np.mean(
+        [_of_half(gap, half, each)[0] for half, each in zip(parts, chances, strict=True)]
+    )
     step, drawn = max(1, _CHUNK // len(rows)), []
     for begin in range(0, _DRAWS, step):
         times = rng.poisson(1.0, (min(step, _DRAWS - begin), int(units.max()) + 1))[:, units]
@@ -301,19 +327,16 @@ def _chances(half: Half, scale: float) -> Array:
 
 
 def _of_half(gap: str, half: Half, chances: Array, times: NDArray[np.int64] | None = None) -> Array:
-    """The moved gap minus the target's: one number, or (B,) of rows drawn `times` (B, n)."""
-    inside = half.moves.inside[gap]
-    if times is None:
-        return _change([rates_of(each, chances) for each in inside])
-    rates = []
-    for each in inside:
-        whole = times @ each.T  # (B, H)
+    """The moved gap minus the target's (B,) of rows drawn `times` (B, n), or once: (1,)."""
+    times = np.ones((1, len(chances)), dtype=np.int64) if times is None else times
+    gaps = []
+    for each in half.moves.inside[gap]:
+        whole = (times @ each.T)[..., np.newaxis]  # (B, H, 1)
         sums = np.stack([times @ (each * chance).T for chance in chances.T], axis=-1)
-        rates.append(sums / np.where(whole > 0, whole, 1.0)[..., np.newaxis])
-    return _change(rates)
-
-
-def _change(rates: Sequence[Array]) -> Array:
-    """Of rates (…, H, 2), the second model's gap minus the first's: (…)."""
-    gaps = np.max([np.ptp(each, axis=-2) for each in rates], axis=0)
-    return np.asarray(gaps[..., 1] - gaps[..., 0])
+        present = np.broadcast_to(whole > 0, sums.shape)  # a group without rows has no rate
+        rates = sums / np.where(present, whole, 1.0)
+        highest = rates.max(axis=1, initial=-np.inf, where=present)
+        apart = highest - rates.min(axis=1, initial=np.inf, where=present)
+        gaps.append(np.where(present.sum(axis=1) > 1, apart, 0.0))
+    larger = np.max(gaps, axis=0)
+    return np.asarray(larger[:, 1] - larger[:, 0])

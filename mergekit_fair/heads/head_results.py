@@ -31,7 +31,7 @@ class HeadOptions(Record):
         metric: the gap that was to become smaller, `eod` or `dpd`.
         mu: as given; None: chosen by cross-fitting.
         tolerance: accuracy that might be given up on cross-fitted rows.
-        seed: of folds, probes and draws.
+        seed: of folds and draws.
         reference, confidence, min_group_size: as in `MetricSettings`.
     """
 

@@ -56,19 +56,23 @@ def balanced_head(
     masks = [mask for cell in cells if (mask := cell.mask(part.rows)).any()]
     own = np.ones(len(part.rows)) if part.rows.weights is None else part.rows.weights
     weights: Array = np.sum([own * mask / (own @ mask) for mask in masks], axis=0)
-    scale = part.features.std(axis=0) + 1e-6
-    center = part.features.mean(axis=0) if layer.bias is not None else np.zeros_like(scale)
-    values = ((part.features - center) / scale).astype(np.float64)
+    features = part.features.astype(np.float64)
     has_bias = layer.bias is not None
+    scale = features.std(axis=0) + 1e-6
+    center = features.mean(axis=0) if has_bias else np.zeros_like(scale)
+    values = (features - center) / scale
 
     def fitted(strength: float, chosen: NDArray[np.bool_]) -> tuple[Array, float]:
         from sklearn.linear_model import LogisticRegression
 
+        labels = part.rows.labels[chosen]
+        if (labels == labels[0]).all():  # which is all that can be learned
+            return np.zeros(layer.width), 2.0 * float(labels[0]) - 1 if has_bias else 0.0
         share = weights[chosen] * (chosen.sum() / weights[chosen].sum())
         probe = LogisticRegression(C=strength, fit_intercept=has_bias, max_iter=1000)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            probe.fit(values[chosen], part.rows.labels[chosen], sample_weight=share)
+            probe.fit(values[chosen], labels, sample_weight=share)
         return probe.coef_[0], float(np.ravel(probe.intercept_)[0]) if has_bias else 0.0
 
     def worst(strength: float) -> float:

@@ -28,6 +28,7 @@ from mergekit_fair.heads.fitting import (
     at_level,
     fit_coefficients,
     folds,
+    halves,
     soft_gap_change,
 )
 from mergekit_fair.heads.last_layer import FeatureRows, LastLayer
@@ -256,3 +257,109 @@ def test_the_vector_adds_the_direction_to_the_gap() -> None:
     assert list(tensors) == ["score.weight"]
     moved = LastLayer("score", layer.weight + tensors["score.weight"], None, (1, 0))
     assert moved.gaps(features) == pytest.approx(layer.gaps(features) + features @ weight)
+
+
+def with_rows(rows: dict[str, FeatureRows], change: Any, *splits: str) -> dict[str, FeatureRows]:
+    """The same features, and rows that `change` has made of theirs."""
+    return {
+        name: FeatureRows(each.features, change(each.rows) if name in splits else each.rows)
+        for name, each in rows.items()
+    }
+
+
+def test_equal_weights_are_no_weights(unfair: Any) -> None:
+    """The probes' penalty does not depend on the unit of the weights."""
+    cells = cells_of("eod", GROUPS)
+    plain, _ = fit_directions(unfair["train"], cells, has_bias=True)
+    for unit in (1e-6, 1e6):
+        train = unfair["train"]
+        weights = np.full(len(train.rows), unit)
+        weighted = FeatureRows(train.features, replace(train.rows, weights=weights))
+        found, _ = fit_directions(weighted, cells, has_bias=True)
+        for one, other in zip(found, plain, strict=True):
+            assert one.weight == pytest.approx(other.weight, rel=1e-3, abs=1e-4)  # of a solver
+
+
+def test_a_direction_that_is_not_constant_keeps_the_level(unfair: Any) -> None:
+    """Features with mean 0: what stands for the constant moves half the rows backwards."""
+    directions = [*_probes(unfair), constant_direction(unfair["train"], has_bias=False)]
+    validation = unfair["validation"]
+    moves = moves_of(directions, validation, SETTINGS)
+    assert (moves.moves[-1] < 0).mean() > 0.1
+    coefficients = fit_coefficients("eod", moves, SETTINGS, 4.0)
+    assert moves.moved(coefficients).predicted.sum() == validation.rows.predicted.sum()
+
+
+@pytest.mark.parametrize("selected", [0, 1])
+def test_a_target_that_predicts_always_the_same_is_kept(unfair: Any, selected: int) -> None:
+    scores = np.full(SIZES["validation"], 2.0 * selected - 1)
+    rows = with_rows(unfair, lambda each: each.with_scores(scores), "validation")
+    fair = fit_head(rows, SETTINGS, HeadSettings(mu=1.0), has_bias=True)
+    assert fair.stays is not None
+    assert "no gap" in fair.stays
+
+
+def test_groups_that_nearly_no_two_rows_share_do_not_stop_the_folds(unfair: Any) -> None:
+    rows = unfair["validation"].rows.take(np.arange(SIZES["validation"]) < 200)
+    rng = np.random.default_rng(0)
+    many = {f"g{number}": rng.random(200) < 0.5 for number in range(14)}
+    parts = folds(replace(rows, groups=many), seed=0)
+    assert (np.sum([left_out for _, left_out in parts], axis=0) == 1).all()
+
+
+def test_few_clusters_cannot_be_folded(unfair: Any) -> None:
+    rows = with_rows(
+        unfair, lambda each: replace(each, clusters=np.arange(len(each)) % 4), "validation"
+    )
+    with raises(MeasurementError, where="made", got="4"):
+        fit_head(rows, SETTINGS, HeadSettings(), has_bias=True)
+
+
+@pytest.mark.parametrize("seed", [2**32 - 1, 2**40])
+def test_any_seed_gives_folds(unfair: Any, seed: int) -> None:
+    rows = unfair["validation"].rows
+    parts = [folds(rows, seed + split, 2) for split in range(2)]
+    assert (parts[0][0][1] != parts[1][0][1]).any()
+
+
+def test_a_group_without_rows_in_a_half_has_no_rate_there(unfair: Any) -> None:
+    """All of a group in one cluster: the half that misses it sees the gap of the others."""
+
+    def together(rows: Predictions) -> Predictions:
+        return replace(rows, clusters=np.where(rows.groups["c"], -1, np.arange(len(rows))))
+
+    rows = with_rows(unfair, together, "validation")["validation"]
+    directions = [*_probes(unfair), constant_direction(unfair["train"], has_bias=True)]
+    moves = moves_of(directions, rows, SETTINGS)
+    parts = halves("eod", moves, SETTINGS, 0.0, seed=0)
+    for half in parts:
+        present = [name for name in GROUPS if half.moves.rows.groups[name].any()]
+        figures_of = replace(SETTINGS, min_group_size=1)
+        expected = estimate_table(counted(half.moves.rows), figures_of)["eod"]
+        if len(present) == 2:
+            chances = (half.moves.rows.predicted == 1).astype(float)
+            assert half.moves.gap("eod", chances) == pytest.approx(expected)
+    missing = [half for half in parts if not half.moves.rows.groups["c"].any()]
+    assert missing
+    # The target's own scores, once more: no change, however the rows are drawn.
+    assert soft_gap_change("eod", rows.rows, parts, SETTINGS) == (0.0, 0.0)
+    fitted = [each.left_out for each in missing]
+    assert np.isfinite(fit_coefficients("eod", moves.take(fitted[0]), SETTINGS, 2.0)).all()
+    fair = fit_head({**unfair, "validation": rows}, SETTINGS, HeadSettings(mu=2.0), has_bias=True)
+    assert fair.stays is None
+
+
+def test_a_refit_on_rows_of_one_label_predicts_it(unfair: Any) -> None:
+    layer = LastLayer("classifier", np.ones((2, WIDTH)) * [[-0.5], [0.5]], np.zeros(2), (0, 1))
+    ones = with_rows(unfair, lambda each: replace(each, labels=np.ones_like(each.labels)), *SIZES)
+    added = balanced_head(ones, SETTINGS, layer=layer, seed=0)
+    features = unfair["validation"].features
+    assert (layer.gaps(features) + added.of(features) > 0).all()
+
+
+def test_features_of_any_size(unfair: Any) -> None:
+    """Squares of features of 1e20 are more than float32 holds."""
+    layer = LastLayer("classifier", np.zeros((2, WIDTH)), np.zeros(2), (0, 1))
+    huge = {name: FeatureRows(each.features * 1e20, each.rows) for name, each in unfair.items()}
+    one, other = (balanced_head(rows, SETTINGS, layer=layer, seed=0) for rows in (huge, unfair))
+    assert one.weight * 1e20 == pytest.approx(other.weight, rel=1e-3, abs=1e-3)
