@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
+from mergekit_fair.errors import MeasurementError
 from mergekit_fair.evaluation.evaluate import Evaluation
 from mergekit_fair.fairness.claims import JudgedDifference
-from mergekit_fair.schema import Record
+from mergekit_fair.files import text_of
+from mergekit_fair.schema import Record, parse_json, unsealed
 
 TARGET, HEAD = "target", "fair head"
 _SHOWN = ("acc", "dpd", "eod", "selection_rate")
@@ -157,3 +160,24 @@ class HeadResults(Record):
             metrics = self.report[HEAD].evaluation.metrics
             note["report"] = {name: metrics[name].value for name in _SHOWN}
         return note
+
+
+def read_heads(path: Path) -> HeadResults:
+    """A `heads.json`.
+
+    Raises:
+        MeasurementError: no such file, damaged or edited, or of a version that is not known.
+    """
+    try:
+        content, is_whole = unsealed(parse_json(text_of(path)))
+    except (OSError, ValueError) as error:
+        raise MeasurementError(
+            f"is no result of `heads` ({type(error).__name__}: {error})",
+            where=path,
+            fix="give a heads.json that `mergekit-fair heads` has written",
+        ) from error
+    if not is_whole:
+        raise MeasurementError(
+            "was changed since `heads` has written it", where=path, fix="fit the heads again"
+        )
+    return HeadResults.from_dict(content, where=path)

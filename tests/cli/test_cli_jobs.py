@@ -109,8 +109,8 @@ def test_the_demo_job_on_the_real_model_and_real_rows(
         sweep = out / "sweep.yml"
         text = sweep.read_text()
         for old, new in {
-            "0:1:0.1": "0:1:0.5",
-            '"0.2:1:0.2"': "[0.2]",
+            "lambda: [0, 0.1, 0.2, 0.4, 0.7, 1]": "lambda: [0, 0.5, 1]",
+            "lambda: [0.2, 0.6, 1]": "lambda: [0.2]",
             "max_length: 64}": "max_length: 64, min_group_size: 1}",  # 6 women are positive
             # On any processor a merge is within noise of FFT, but not within FFT's gaps.
             'subject_to: {dpd: "<= fft", eod: "<= fft"}': "subject_to: {saturated: true}",
@@ -129,6 +129,12 @@ def test_the_demo_job_on_the_real_model_and_real_rows(
     assert {line["label"] for line in results["points"]} >= {"fft", "lora", "λ=0", "λ=0.5", "λ=1"}
     base = load_tensors(out / "models" / "base")
     assert set(load_tensors(out / "sweep" / "selected" / "model")) == set(base)
+    heads = json.loads((out / "heads" / "heads.json").read_text())
+    assert run.output.splitlines()[-1].startswith(
+        "fair head:" if heads["mu"] else "keep the target"
+    )
+    assert (out / "fair" / "model.safetensors").is_file() == bool(heads["mu"])
+    assert (out / "heads" / "report.html").is_file()
 
 
 def test_train_reports_bad_groups_on_one_line(tmp_path: Path) -> None:
