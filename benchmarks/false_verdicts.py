@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -187,9 +188,12 @@ Base: Any = getattr(runner, "SweepRun", None) or runner._Run  # type: ignore[att
 class Run(Base):  # type: ignore[misc]
     """A sweep that writes no results, and knows the truth about group thresholds."""
 
-    def _report(self, chosen: Point | None, control: Any, thresholds: Any) -> dict[str, Any]:
-        object.__setattr__(self, "true_gains", partial(self._gains, chosen, thresholds))
-        return super()._report(chosen, control, thresholds)
+    def _report(
+        self, chosen: Point | None, control: Any, thresholds: Any, *more: Any
+    ) -> dict[str, Any]:
+        decisions = getattr(thresholds, "points", thresholds)  # an older version has them itself
+        object.__setattr__(self, "true_gains", partial(self._gains, chosen, decisions))
+        return super()._report(chosen, control, thresholds, *more)
 
     def _write(self, *_: Any, **__: Any) -> None:
         return None
@@ -303,9 +307,16 @@ def tally(population: Population, number: int, sweeps: int, shown: bool) -> dict
     }
 
 
+def _module(name: str) -> Any:
+    """One that an older version may not have."""
+    found = importlib.util.find_spec(name)
+    return SimpleNamespace() if found is None else importlib.import_module(name)
+
+
 def run_here(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Every population, in this process."""
-    point_runner.evaluate = quick_evaluate  # type: ignore[attr-defined]
+    for module in (point_runner, _module("mergekit_fair.sweep.rescored")):
+        vars(module)["evaluate"] = quick_evaluate
     evaluating._scores = lambda *_: None  # type: ignore[assignment]
     found = []
     for number, population in enumerate(POPULATIONS):
