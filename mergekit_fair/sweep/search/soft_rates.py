@@ -17,13 +17,13 @@ import numpy as np
 from scipy.special import expit
 
 from mergekit_fair.evaluation.predictions import Predictions
+from mergekit_fair.evaluation.soft_objective import SOFTNESS
 from mergekit_fair.fairness.intervals import Interval, undefined_to_none
 from mergekit_fair.fairness.rates import Mask
 from mergekit_fair.sweep.limits import Array
 from mergekit_fair.sweep.record import PointResult
 from mergekit_fair.sweep.search.rate_model import COMPOSED, GroupLayout, Lines, composed
 
-SOFTNESS = 0.25
 # The level is that of predictions, for so is the mark of a saturated point.
 _HARD = frozenset({"selection_rate"})
 
