@@ -13,10 +13,11 @@ from mergekit_fair.schema import Record, parse_json, unsealed
 
 TARGET, HEAD = "target", "fair head"
 _SHOWN = ("acc", "dpd", "eod", "selection_rate")
-RANDOM, BALANCED = "random directions", "balanced refit"
+RANDOM, WHOLE, BALANCED = "random directions", "whole layer", "balanced refit"
 # What stands beside a fair head to compare it with; none of them is a candidate.
 CONTROLS = {
     RANDOM: "as many random directions, fitted in the same way",
+    WHOLE: "every weight of the layer, by the same objective on training and validation rows",
     BALANCED: "deep feature reweighting: the last layer fitted anew, all groups and labels alike",
 }
 # What every output says.

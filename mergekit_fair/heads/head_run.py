@@ -49,6 +49,7 @@ from mergekit_fair.heads.head_results import (
     HEAD,
     RANDOM,
     TARGET,
+    WHOLE,
     Compared,
     HeadOptions,
     HeadResults,
@@ -57,7 +58,7 @@ from mergekit_fair.heads.head_results import (
     TriedMu,
 )
 from mergekit_fair.heads.last_layer import FeatureRows, read_features
-from mergekit_fair.heads.rival_heads import balanced_head, random_head
+from mergekit_fair.heads.rival_heads import balanced_head, random_head, whole_layer
 from mergekit_fair.merging.methods.arithmetic import merge_tensor
 from mergekit_fair.merging.methods.fair_head_method import fair_head_recipe
 from mergekit_fair.merging.plan import MergePlan
@@ -326,6 +327,7 @@ def _models(
         TARGET: rows.rows,
         HEAD: rows.rows.with_scores(_merged_gaps(run, recipe, rows)),
         RANDOM: drawn.moved(rows),
+        WHOLE: whole_layer(fair, run.rows, run.settings, head).moved(rows),
         BALANCED: rows.rows.with_scores(rows.rows.scores + balanced.of(rows.features)),
     }
 

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mergekit_fair.evaluation.soft_objective import counting, deciding_groups
+from mergekit_fair.evaluation.predictions import Predictions
+from mergekit_fair.evaluation.soft_objective import (
+    APART,
+    SoftObjective,
+    counting,
+    deciding_groups,
+)
 from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.heads.directions import Direction, cells_of, random_directions
-from mergekit_fair.heads.fair_head import FairHead, HeadSettings, fit_on
-from mergekit_fair.heads.fitting import folds
+from mergekit_fair.heads.fair_head import FairHead, HeadSettings, fit_on, moves_of
+from mergekit_fair.heads.fitting import at_level, folds
 from mergekit_fair.heads.last_layer import Array, FeatureRows, LastLayer
 
+# What anchors every weight of the layer at the target's.
+_ANCHOR = 1.0
 # Of the balanced refit's L2 penalty, chosen by the worst cell of left-out rows.
 _STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
 
@@ -29,6 +39,68 @@ def random_head(
     *probes, constant = fair.directions
     drawn = random_directions(probes, rows["train"], seed=head.seed + 1)
     return fit_on([*drawn, constant], rows["validation"], settings, head)
+
+
+def whole_layer(
+    fair: FairHead, rows: Mapping[str, FeatureRows], settings: MetricSettings, head: HeadSettings
+) -> FairHead:
+    """Every weight of the layer by the fair head's own objective, on training and validation rows.
+
+    Hundreds of coefficients over-fit validation rows alone; with training rows and a ridge that
+    anchors them at the target's, they come near the probes' few. The level is set on validation
+    rows.
+    """
+    parts = [rows["train"], rows["validation"]]
+    directions = _each_feature(rows["train"], fair.directions[-1])
+    moves = [moves_of(directions, part, settings) for part in parts]
+    ridge = np.full(len(directions), _ANCHOR)
+    ridge[-1] = 0.0
+    objective = SoftObjective.of(
+        head.metric,
+        _joined(*(part.rows for part in parts)),
+        settings,
+        np.concatenate([each.moves for each in moves], axis=1),
+        apart=fair.mu or APART,
+        ridge=ridge,
+    )
+    coefficients = at_level(moves[1], objective.minimum())
+    return replace(fair, directions=directions, coefficients=coefficients, tried=(), left_out=())
+
+
+def _each_feature(train: FeatureRows, constant: Direction) -> tuple[Direction, ...]:
+    """One direction a feature, of standard deviation 1, and the constant one."""
+    spread = train.features.std(axis=0)
+    center = train.features.mean(axis=0) if constant.bias else np.zeros(len(spread))
+    found = []
+    for at in np.flatnonzero(spread > 0):
+        weight = np.zeros(len(spread))
+        weight[at] = 1 / spread[at]
+        found.append(Direction(f"feature {at}", weight, -float(center[at] / spread[at])))
+    return (*found, constant)
+
+
+def _joined(first: Predictions, second: Predictions) -> Predictions:
+    """The rows of both; a group that one of them lacks has no rows there."""
+
+    def both(name: str) -> NDArray[np.bool_]:
+        return np.concatenate(
+            [each.groups.get(name, np.zeros(len(each), dtype=bool)) for each in (first, second)]
+        )
+
+    def joined(one: NDArray[Any] | None, other: NDArray[Any] | None) -> Any:
+        return None if one is None or other is None else np.concatenate([one, other])
+
+    return replace(
+        first,
+        keys=tuple(range(len(first) + len(second))),
+        labels=np.concatenate([first.labels, second.labels]),
+        predicted=np.concatenate([first.predicted, second.predicted]),
+        groups={name: both(name) for name in {**first.groups, **second.groups}},
+        excluded=tuple(sorted({*first.excluded, *second.excluded})),
+        logit_gaps=joined(first.logit_gaps, second.logit_gaps),
+        weights=joined(first.weights, second.weights),
+        clusters=None,
+    )
 
 
 def balanced_head(

@@ -32,7 +32,7 @@ from mergekit_fair.heads.fitting import (
     soft_gap_change,
 )
 from mergekit_fair.heads.last_layer import FeatureRows, LastLayer
-from mergekit_fair.heads.rival_heads import balanced_head, random_head
+from mergekit_fair.heads.rival_heads import balanced_head, random_head, whole_layer
 
 SETTINGS = MetricSettings(min_group_size=30)
 SIZES = {"train": 1500, "validation": 900, "report": 6000}
@@ -363,3 +363,16 @@ def test_features_of_any_size(unfair: Any) -> None:
     huge = {name: FeatureRows(each.features * 1e20, each.rows) for name, each in unfair.items()}
     one, other = (balanced_head(rows, SETTINGS, layer=layer, seed=0) for rows in (huge, unfair))
     assert one.weight * 1e20 == pytest.approx(other.weight, rel=1e-3, abs=1e-3)
+
+
+def test_the_whole_layer_comes_near_the_probes(unfair: Any) -> None:
+    head = HeadSettings()
+    fair = fit_head(unfair, SETTINGS, head, has_bias=True)
+    whole = whole_layer(fair, unfair, SETTINGS, head)
+    assert len(whole.directions) == WIDTH + 1
+    found, before = figures(whole.moved(unfair["report"])), figures(unfair["report"].rows)
+    assert found["eod"] < 0.6 * before["eod"]
+    assert found["acc"] > before["acc"] - 0.01
+    assert whole.moved(unfair["validation"]).predicted.sum() == (
+        unfair["validation"].rows.predicted.sum()
+    )
