@@ -30,7 +30,11 @@ from mergekit_fair.sweep.sweep_config import load_sweep
 
 BASELINES = {"fft": "FFT", "lora": "LoRA", "soup": "soup of FFT seeds"}
 CHOSEN = {"lambda": "best λ", "lambda_g": "best λ_g"}
-RIVALS = {"random directions": "random head", "balanced refit": "balanced refit (DFR)"}
+RIVALS = {
+    "random directions": "random head",
+    "whole layer": "whole head",
+    "balanced refit": "balanced refit (DFR)",
+}
 SHOWN = {"acc": "acc", "dpd": "DPD", "eod": "EOD", "bal_acc": "bal. acc", "selection_rate": "sel."}
 COMPARED = ("acc", "dpd", "eod")
 GAPS: tuple[Literal["dpd", "eod"], ...] = ("dpd", "eod")
