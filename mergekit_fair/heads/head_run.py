@@ -5,15 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
-import re
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from mergekit.options import MergeOptions
 
 from mergekit_fair.checkpoints.adapter_config import is_adapter_folder
 from mergekit_fair.checkpoints.folder import (
@@ -21,10 +17,8 @@ from mergekit_fair.checkpoints.folder import (
     model_folder,
     read_config,
     require_no_vector,
-    tensor_infos,
 )
-from mergekit_fair.checkpoints.reader import read_whole
-from mergekit_fair.checkpoints.vector_folder import sketch_of, write_vector
+from mergekit_fair.checkpoints.vector_folder import sketch_of
 from mergekit_fair.data.row_keys import row_keys
 from mergekit_fair.errors import CheckpointError
 from mergekit_fair.escaping import in_spreadsheet
@@ -41,7 +35,6 @@ from mergekit_fair.fairness.claims import JudgedDifference, judged
 from mergekit_fair.fairness.intervals import undefined_to_none
 from mergekit_fair.fairness.labels import UNANSWERED
 from mergekit_fair.files import contents, staged_folder
-from mergekit_fair.heads.directions import cells_of
 from mergekit_fair.heads.fair_head import FairHead, HeadSettings, fit_head, require_enough
 from mergekit_fair.heads.head_results import (
     BALANCED,
@@ -53,15 +46,12 @@ from mergekit_fair.heads.head_results import (
     Compared,
     HeadOptions,
     HeadResults,
-    HeadVector,
     SoftChange,
     TriedMu,
 )
 from mergekit_fair.heads.last_layer import FeatureRows, read_features
 from mergekit_fair.heads.rival_heads import balanced_head, random_head, whole_layer
-from mergekit_fair.merging.methods.arithmetic import merge_tensor
-from mergekit_fair.merging.methods.fair_head_method import fair_head_recipe
-from mergekit_fair.merging.plan import MergePlan
+from mergekit_fair.heads.written_head import merged_gaps, recipe_of_head, write_vectors
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.progress import Progress
 from mergekit_fair.schema import dump_yaml, sealed
@@ -97,7 +87,7 @@ class HeadRun:
     ) -> None:
         self.model, self.settings, self.progress = model, settings, progress
         trusts = bool(request.model_args.get("trust_remote_code"))
-        _require_classifier(model, trusts_remote_code=trusts)
+        require_classifier(model, trusts_remote_code=trusts)
         self.evaluator = Evaluator(request)
         self._seen = SeenRows(self.evaluator)
         for split in ("validation", "report"):
@@ -106,7 +96,7 @@ class HeadRun:
         self.layer, rows = read_features(
             self.evaluator, self.scorer, ("train", "validation"), model, progress
         )
-        repeated = self._repeated()
+        repeated = repeated_rows(self.evaluator)
         validation = rows["validation"].take(~repeated)
         require_enough(validation.rows)
         self.rows = {"train": rows["train"], "validation": validation}
@@ -142,19 +132,25 @@ class HeadRun:
             )
         return list(dict.fromkeys(said))
 
-    def _repeated(self) -> np.ndarray:
-        """bool (n,): validation rows whose text or picture is a training row's, too.
 
-        Directions were fitted on those, and the model, too: what holds there need not elsewhere.
-        """
-        (task,) = self.evaluator.prepared("validation").tasks.values()
-        rows = rows_behind(task.task)
-        assert rows is not None  # of a data description
-        keys = row_keys([str(doc[rows.kind]) for _, doc in task.docs], rows.kind)
-        return np.isin(keys, rows.of("train").keys())
+def repeated_rows(evaluator: Evaluator) -> np.ndarray:
+    """bool (n,): validation rows whose text or picture is a training row's, too.
+
+    Directions were fitted on those, and the model, too: what holds there need not elsewhere.
+    """
+    (task,) = evaluator.prepared("validation").tasks.values()
+    rows = rows_behind(task.task)
+    assert rows is not None  # of a data description
+    keys = row_keys([str(doc[rows.kind]) for _, doc in task.docs], rows.kind)
+    return np.isin(keys, rows.of("train").keys())
 
 
-def _require_classifier(model: str, *, trusts_remote_code: bool) -> None:
+def require_classifier(model: str, *, trusts_remote_code: bool) -> None:
+    """Check that a head can be fitted on a model.
+
+    Raises:
+        CheckpointError: it is an adapter, a task vector, or no classifier.
+    """
     if is_adapter_folder(model):
         raise CheckpointError(
             "is an adapter, and a head is fitted on a whole model",
@@ -207,7 +203,9 @@ def run_heads(
         fair = fit_head(run.rows, settings, head, has_bias=run.layer.bias is not None)
         results = _results(run, head, fair)
         if fair.stays is None:
-            vectors = _write_vectors(run, head, fair, folder)
+            vectors = write_vectors(
+                fair, head.metric, run.layer, run.rows["train"], model, folder, below=f"{_VECTORS}/"
+            )
             results = results.model_copy(update={"vectors": vectors})
             here = Recipe.from_mapping(_recipe(results, folder), "recipe")
             rows = run.report_rows()
@@ -275,46 +273,10 @@ def _results(run: HeadRun, head: HeadSettings, fair: FairHead) -> HeadResults:
     )
 
 
-def _write_vectors(
-    run: HeadRun, head: HeadSettings, fair: FairHead, folder: Path
-) -> list[HeadVector]:
-    """A vector folder for every direction."""
-    cells = {str(cell): cell for cell in cells_of(head.metric, list(run.rows["train"].rows.groups))}
-    written = []
-    for number, (direction, weight) in enumerate(
-        zip(fair.directions, fair.coefficients.tolist(), strict=True)
-    ):
-        name = f"{_VECTORS}/{number:02d}-{_file_name(direction.name)}"
-        tensors = run.layer.vector(direction.weight, direction.bias)
-        cell = cells.get(direction.name)
-        rows = None if cell is None else int(cell.mask(run.rows["train"].rows).sum())
-        write_vector(
-            folder / name,
-            direction.name,
-            {key: torch.from_numpy(value) for key, value in tensors.items()},
-            run.model,
-            {"data": run.rows["train"].rows.task, "rows": rows},
-        )
-        norm = math.sqrt(math.fsum(float((value**2).sum()) for value in tensors.values()))
-        written.append(
-            HeadVector(name=direction.name, folder=name, weight=weight, rows=rows, norm=norm)
-        )
-    return written
-
-
-def _file_name(name: str) -> str:
-    """What of a name can stand in a file's."""
-    return re.sub(r"[^\w]+", "-", name).strip("-")[:40] or "cell"
-
-
 def _recipe(results: HeadResults, folder: Path) -> dict[str, Any]:
     """The merge, as plain YAML; λ = 0 is the target, λ = 1 the head as it was fitted."""
     vectors = {str(folder / each.folder): (each.name, each.weight) for each in results.vectors}
-    dtypes = {info.dtype for info in tensor_infos(results.model).values() if info.is_float}
-    return {
-        **fair_head_recipe(results.model, vectors, dtypes),
-        "fairness": results.recipe_note(),
-    }
+    return {**recipe_of_head(results.model, vectors), "fairness": results.recipe_note()}
 
 
 def _models(
@@ -325,7 +287,7 @@ def _models(
     balanced = balanced_head(run.rows, run.settings, layer=run.layer, seed=head.seed)
     return {
         TARGET: rows.rows,
-        HEAD: rows.rows.with_scores(_merged_gaps(run, recipe, rows)),
+        HEAD: rows.rows.with_scores(merged_gaps(recipe, run.layer, rows.features)),
         RANDOM: drawn.moved(rows),
         WHOLE: whole_layer(fair, run.rows, run.settings, head).moved(rows),
         BALANCED: rows.rows.with_scores(rows.rows.scores + balanced.of(rows.features)),
@@ -388,30 +350,3 @@ def _judged(
     wanted = {name: models[name] for name in (TARGET, *names)}
     found = paired_models(wanted, pairs, settings)
     return judged(found.evidence, settings.confidence)
-
-
-def _merged_gaps(run: HeadRun, recipe: Recipe, rows: FeatureRows) -> np.ndarray:
-    """Logit gaps (n,) of the merged head: its very weights, in the model's own arithmetic."""
-    name = run.layer.name
-    tensors = dict(_merged_tensors(recipe, name))
-    weight = tensors[f"{name}.weight"]
-    bias = tensors.get(f"{name}.bias")
-    logits = torch.nn.functional.linear(
-        torch.from_numpy(rows.features).to(weight.dtype), weight, bias
-    )
-    no, yes = run.layer.classes
-    gaps = logits.float()
-    return (gaps[:, yes] - gaps[:, no]).numpy()
-
-
-def _merged_tensors(recipe: Recipe, layer: str) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors of a layer by the program that a merge to disk runs."""
-    with MergePlan.open(recipe, MergeOptions()) as plan:
-        for tensor in plan.at().tensors:
-            if tensor.name.rpartition(".")[0] != layer:
-                continue
-            inputs: dict[Hashable, torch.Tensor] = {
-                model: read_whole(plan.models.readers[model], tensor.name).to(tensor.compute_dtype)
-                for model in tensor.models
-            }
-            yield tensor.name, merge_tensor(tensor.formula, inputs, tensor.name).to(tensor.dtype)

@@ -18,6 +18,7 @@ from mergekit_fair.checkpoints.fingerprint import model_fingerprint
 from mergekit_fair.errors import RecipeError
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.recipe_keys import MEASURED
+from mergekit_fair.merging.references import with_models
 from mergekit_fair.schema import parse_yaml_loosely
 
 
@@ -73,6 +74,8 @@ class MeasuredInputs:
         return found
 
 
+# A head's vectors lie in the sweep's own folder: where that is changes no score.
+_BY_CONTENT = "head"
 _WITHOUT = "take the recipe that the sweep has written, or leave out its fairness block"
 
 
@@ -96,10 +99,14 @@ def point_id(
         apart: what else tells it from other points, such as the seed of random vectors.
     """
     raw = None if recipe is None else {k: v for k, v in recipe.items() if k != "fairness"}
+    models: dict[str, str] | list[str] = dict(inputs)
+    if kind == _BY_CONTENT and raw is not None:
+        raw = with_models(raw, lambda model, _: inputs.get(model, model))
+        models = sorted(inputs.values())
     content = {
         "kind": kind,
         "recipe": raw,
-        "models": dict(inputs),
+        "models": models,
         "measuring": measuring,
         **apart,
     }

@@ -57,7 +57,7 @@ def references(
             parts = [str(base_text), *parts]
         return _reference([str((folders or {}).get(part, part)) for part in parts])
 
-    return _with_models(raw, reference)
+    return with_models(raw, reference)
 
 
 def found_beside(raw: Mapping[str, Any], file: str) -> dict[str, Any]:
@@ -74,14 +74,14 @@ def found_beside(raw: Mapping[str, Any], file: str) -> dict[str, Any]:
     def found(text: str, key: str) -> str:
         return "+".join(beside(part, file, f"{file}: {key}") for part in _parts(text))
 
-    copy = _with_models(raw, found)
+    copy = with_models(raw, found)
     block = copy.get("fairness")
     if isinstance(block, dict) and isinstance(report := block.get("report"), str):
         copy["fairness"] = {**block, "report": beside(report, file, f"{file}: fairness.report")}
     return copy
 
 
-def _with_models(raw: Mapping[str, Any], change: Callable[[str, str], Any]) -> dict[str, Any]:
+def with_models(raw: Mapping[str, Any], change: Callable[[str, str], Any]) -> dict[str, Any]:
     """A copy of a recipe in which every model's name is what `change(name, key)` gives."""
 
     def changed(value: Any, key: str = "", *, is_tokenizer: bool = False) -> Any:

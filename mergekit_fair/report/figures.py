@@ -22,10 +22,14 @@ _SERIES = {
     "merge": ("subgroup addition", "C0"),
     "injection": ("injection", "C1"),
     "search": ("search", "C6"),
+    "head": ("fair head", "mediumvioletred"),
     "control": ("random control", "0.6"),
     "cutoff": ("another threshold for all", "darkcyan"),
+    "refit": ("balanced refit", "tan"),
     "thresholds": ("group thresholds (need group labels)", "C8"),
 }
+# λ is always 1 in a search; a head has one for every target and μ.
+_WITHOUT_CURVE = ("search", "head")
 # Of baselines: colours first, then lines and markers, so that none looks like another.
 _COLOURS = ("k", "C2", "C4", "C5", "C7", "C9")
 _LINES, _MARKERS = ("--", "-.", ":", (0, (1, 3))), ("s", "D", "^", "v")
@@ -107,7 +111,7 @@ def _curves(figure: Any, results: SweepResults) -> None:
     panels = figure.subplots(2, 2, sharex=True).ravel()
     for axes, name in zip(panels, _PANELS, strict=True):
         for kind, (label, colour) in _SERIES.items():
-            if kind == "search":  # its λ is always 1
+            if kind in _WITHOUT_CURVE:
                 continue
             of_kind = [point for point, _ in points if point.kind == kind]
             for worst, series in _by_worst(of_kind).items():
@@ -123,7 +127,8 @@ def _curves(figure: Any, results: SweepResults) -> None:
             if x is not None:
                 axes.axvspan(x - 0.03, x + 0.03, facecolor="none", edgecolor="0.7", hatch="////")
         for point in _chosen(results):
-            _star(axes, point.lambda_, point.value(name), point)
+            if point.kind not in _WITHOUT_CURVE:
+                _star(axes, point.lambda_, point.value(name), point)
         axes.set_title(METRICS[name].title)
         axes.grid(alpha=0.3)
     for axes in panels[2:]:
@@ -185,7 +190,7 @@ def _scatter(axes: Any, series: Sequence[PointResult], name: str, label: str, co
             *at, "o", color=colour, ms=5, mfc="none" if hollow else colour,
             label=label if number == 0 else None,
         )  # fmt: skip
-        if point.lambda_ is not None and point.kind != "search":
+        if point.lambda_ is not None and point.kind not in _WITHOUT_CURVE:
             axes.annotate(
                 f"{point.lambda_:g}", at, xytext=(3, 3), textcoords="offset points", fontsize=7
             )

@@ -108,6 +108,7 @@ def plan_text(plan: SweepPlan) -> str:
             plan.injection_points_of_the_worst_group
         ),
         "at most of safe groups": plan.injection_points_of_safe_groups,
+        "at most of heads": plan.head_points,
     }
     more = "".join(f", {count} {what}" for what, count in later.items() if count)
     lines = [

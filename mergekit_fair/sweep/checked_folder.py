@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
+from mergekit_fair.checkpoints.fingerprint import model_fingerprint
 from mergekit_fair.errors import FairError, SweepError
 from mergekit_fair.evaluation.evidence import first_difference
 from mergekit_fair.evaluation.predictions import Predictions
@@ -35,7 +36,7 @@ from mergekit_fair.sweep.limits import Select
 from mergekit_fair.sweep.record import INJECTED, PointResult
 from mergekit_fair.sweep.results import DifferenceRecord, SweepResults, TransferRecord
 from mergekit_fair.sweep.sample_size import of_report
-from mergekit_fair.sweep.selected import FOLDER, RECIPE, selected_recipe
+from mergekit_fair.sweep.selected import FOLDER, HEADS, RECIPE, selected_recipe
 from mergekit_fair.sweep.selection import Nearness, Rule
 from mergekit_fair.sweep.store import POINTS, Key, ReadStore, read_points, read_rows, read_scores
 from mergekit_fair.sweep.transfer_matrix import transfer_matrix
@@ -197,6 +198,26 @@ def _require_recipe(folder: Path, results: SweepResults) -> None:
     is_chosen = measured is not None and measured.point == point
     if not is_chosen or expected != recipe.source:
         raise SweepError(problem, where=path, fix=fix)
+    if measured is not None and measured.kind == "head":
+        _require_vectors(folder, recipe, measured.inputs)
+
+
+def _require_vectors(folder: Path, recipe: Recipe, inputs: Mapping[str, str]) -> None:
+    """The vectors of a chosen head, which lie in the sweep's own folder, are those of its figures.
+
+    They are found there by their last names: the folder may have been moved.
+    """
+    for item in recipe.raw["models"]:
+        vector = folder.joinpath(HEADS, *Path(str(item["model"])).parts[-2:])
+        found = model_fingerprint(vector, anew=True).digest if vector.is_dir() else None
+        if found != inputs[str(item["model"])]:
+            raise SweepError(
+                "is gone" if found is None else "is not the vector that was measured",
+                where=vector,
+                got=found,
+                allowed=inputs[str(item["model"])],
+                fix=_AGAIN.format(folder),
+            )
 
 
 def _require_comparison(folder: Path, results: SweepResults) -> None:

@@ -2,18 +2,25 @@
 
 Of θ = θ₀ + Σ_g λ_g Δ_g and θ_ref = θ₀ + Δ_ref the distance is √(dᵀKd) with d = λ − e_ref, K = VᵀV
 over the vectors of the groups and of the baseline: one pass over the files for any number of points
-(METHODS §8: ties go to the point nearest FFT).
+(METHODS §8: ties go to the point nearest FFT). A fair head adds h in a few tensors:
+√(dᵀKd + 2⟨Vd, h⟩ + ‖h‖²), with Vd read of these tensors alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from mergekit_fair.checkpoints.geometry import displacement
+from mergekit_fair.checkpoints.layout import unwrapped
+from mergekit_fair.checkpoints.reader import open_folder, read_whole
+from mergekit_fair.checkpoints.vector_folder import read_vector
 from mergekit_fair.errors import FairError
 from mergekit_fair.merging.methods.head_policy import HeadPolicy
 from mergekit_fair.merging.methods.members import parameters_of
@@ -49,32 +56,40 @@ class Distances:
         reference = self.reference
         if reference is None or reference.model is None:
             return Nearness.by_size(tied, "there is no baseline to be near to")
-        steps = {}
+        steps: dict[str, Mapping[str, float]] = {}
+        heads_of: dict[str, dict[str, float]] = {}
         for point in tied:
             recipe = recipes[point.id]
             step = None if recipe is None else self._weights(recipe)
+            if step is not None and point.kind == "head":
+                target, *vectors = step
+                heads_of[point.id] = {vector: step[vector] for vector in vectors}
+                step = {target: step[target]}
             if step is None:
                 return Nearness.by_size(
                     tied, f"{point.label} is no sum of task vectors, each with one λ"
                 )
             steps[point.id] = step
-        heads = {_head_policy(recipes[point.id]) for point in tied}
+        others = [recipes[point.id] for point in tied if point.id not in heads_of]
+        heads = {_head_policy(recipe) for recipe in others} or {HeadPolicy.MERGE.value}
         if len(heads) > 1:
             return Nearness.by_size(tied, "their heads are merged in different ways")
         base, own = _place(self.planner.models()[0]), _place(reference.model)
         models = sorted({own, *(model for step in steps.values() for model in step)} - {base})
+        away = np.array([float(model == own) for model in models])
+        moved = {
+            point: np.array([step.get(m, 0.0) for m in models]) - away
+            for point, step in steps.items()
+        }
         try:
             gram = self._gram(base, models, next(iter(heads)))
+            distances = {point: displacement(gram, step) for point, step in moved.items()}
+            for name, added in heads_of.items():
+                away_by = dict(zip(models, moved[name].tolist(), strict=True))
+                distances[name] = _with_head(distances[name], base, away_by, added)
         except FairError as error:
             return Nearness.by_size(tied, f"the task vectors cannot be measured: {error.problem}")
-        away = np.array([float(model == own) for model in models])
-        return Nearness(
-            {
-                point: displacement(gram, np.array([step.get(m, 0.0) for m in models]) - away)
-                for point, step in steps.items()
-            },
-            f"is the nearest to {reference.label} in weights",
-        )
+        return Nearness(distances, f"is the nearest to {reference.label} in weights")
 
     def _weights(self, recipe: Recipe) -> Mapping[str, float] | None:
         """Model → what its task vector is multiplied with; None if the merge is no such sum."""
@@ -96,6 +111,45 @@ class Distances:
         raw["parameters"]["head"] = heads
         recipe = Recipe.from_mapping(raw, "distances of the tied points")
         return recipe_vectors(recipe, self.planner.options, self.progress).geometry.gram
+
+
+def _with_head(
+    distance: float, base: str, step: Mapping[str, float], vectors: Mapping[str, float]
+) -> float:
+    """‖Vd + h‖ of ‖Vd‖, with h = Σ_c a_c v_c in the tensors that the vectors hold.
+
+    Args:
+        distance: ‖Vd‖.
+        base: θ₀'s folder.
+        step: model → its d.
+        vectors: vector folder → its a.
+
+    Raises:
+        CheckpointError: a model that cannot be read.
+    """
+    head: dict[str, torch.Tensor] = {}
+    for folder, weight in vectors.items():
+        for name, vector in read_vector(folder).items():
+            added = weight * vector.double()
+            head[name] = head[name] + added if name in head else added
+    squared = distance**2 + sum(float((part**2).sum()) for part in head.values())
+    start = _tensors(base, head) if any(step.values()) else {}
+    for model, value in step.items():
+        if value:
+            ends = _tensors(model, head)
+            squared += (
+                2
+                * value
+                * sum(
+                    float(((ends[name] - start[name]) * part).sum()) for name, part in head.items()
+                )
+            )
+    return math.sqrt(max(0.0, squared))
+
+
+def _tensors(model: str, names: Collection[str]) -> dict[str, torch.Tensor]:
+    with closing(unwrapped(open_folder(model))[0]) as reader:
+        return {name: read_whole(reader, name).double() for name in names}
 
 
 def _place(model: str) -> str:

@@ -10,7 +10,8 @@ from mergekit_fair.progress import Bars, Progress, Silent
 from mergekit_fair.sweep.checked_folder import require_stored
 from mergekit_fair.sweep.point_runner import LocalExecutor, TimeBudget
 from mergekit_fair.sweep.points import Planner
-from mergekit_fair.sweep.runner import SweepRun, planned, prepared
+from mergekit_fair.sweep.preparation import planned, prepared
+from mergekit_fair.sweep.runner import SweepRun
 from mergekit_fair.sweep.store import ReadStore
 from mergekit_fair.sweep.sweep_config import Sweep
 from mergekit_fair.sweep.sweep_plan import LeftRecord, SweepPlan
@@ -93,25 +94,27 @@ def _left(
     points = {point.id for point in plan.points}
     further = plan.search_budget + plan.injection_points_of_the_worst_group
     further += plan.injection_points_of_safe_groups
-    is_known = False
+    is_known, missing = False, plan.head_rows or 0
     if all(point.id in done for point in planner.baselines()):
         candidates = run.candidates()
-        points |= {point.id for point in candidates.points}
+        points |= {point.id for point in candidates.points if point.kind != "head"}
         further = sum(run.runner.unfinished.values())
-        is_known = not listing.jobs and not further
+        missing = candidates.heads.missing
+        is_known = not listing.jobs and not further and candidates.heads.is_whole
     if is_known:
         _, chosen = run.choice(candidates)
         control = run.control(chosen)
         points |= {point.id for point in control}
         needed = {point.id for point in (*run.on_report(chosen), *control)}
         to_report = len(needed - store.results("report").keys())
+        to_report += candidates.heads.to_report(chosen)
     else:  # which point is chosen shows later
         controls = int("random" in sweep.config.controls)
         needed = {point.id for point in planner.baselines()}
         to_report = len(needed - store.results("report").keys()) + 1 + controls
         further += controls
     left = len(points - done.keys()) + further
-    passes = left * plan.rows[split] + to_report * plan.rows["report"]
+    passes = left * plan.rows[split] + to_report * plan.rows["report"] + missing
     return LeftRecord(
         finished=sorted(points & done.keys()),
         points=left,

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mergekit.options import MergeOptions
 
@@ -22,6 +23,7 @@ from mergekit_fair.merging.config_checks import differing_settings
 from mergekit_fair.merging.grid import MOST_POINTS
 from mergekit_fair.merging.measured_inputs import point_id
 from mergekit_fair.merging.methods.formula import Coefficients
+from mergekit_fair.merging.methods.members import parameters_of
 from mergekit_fair.merging.methods.registry import is_own
 from mergekit_fair.merging.methods.subgroup_task_addition import addition_recipe
 from mergekit_fair.merging.methods.worst_group_injection import injection_recipe
@@ -264,6 +266,30 @@ class Planner:
         label = " ".join([inject.target, *(f"+ {_exact(v)} {g}" for g, v in lambdas.items())])
         return self._point("injection", label, settings, recipe=made)
 
+    def head(
+        self, target: str, recipe: dict[str, Any], vectors: Sequence[str], *, mu: float
+    ) -> Point:
+        """θ_target + λ Σ_c a_c v_c.
+
+        Args:
+            target: the baseline.
+            recipe: of `fair_head`, with a λ.
+            vectors: the folders that it adds, which are read once.
+            mu: that it was fitted with.
+        """
+        for vector in vectors:
+            if vector not in self._prints:
+                self._prints[vector] = _fingerprint(vector, None)
+        made = Recipe.from_mapping(recipe, f"{self._sweep.where}: head of {target}")
+        lambda_ = parameters_of(recipe)["lambda"]
+        settings: dict[str, float | str] = {"target": target, "mu": mu, "lambda": lambda_}
+        label = f"{target} + head μ={_exact(mu)} λ={_exact(lambda_)}"
+        return self._point("head", label, settings, recipe=made)
+
+    def fingerprint(self, model: str) -> str:
+        """The digest of a model of the sweep."""
+        return self._prints[model].digest
+
     def _added_to(self, baseline: str, lambdas: Mapping[str, float]) -> Recipe:
         """θ₀ + 1 · (θ_baseline − θ₀) + Σ_g λ_g (θ_g − θ₀)."""
         raw, groups = self._sweep.recipe.raw, self._sweep.recipe.groups()
@@ -309,7 +335,7 @@ class Planner:
             (sum(injected), sum(map(abs, injected)))
             if injected
             else (coefficients.lambda_eff, coefficients.lambda_l1)
-            if coefficients is not None
+            if coefficients is not None and kind != "head"  # whose a_c are no shares of a vector
             else (None, None)
         )
         planned = PlannedPoint(

@@ -33,7 +33,16 @@ SATURATED = "saturated"
 INJECTED = "inject."  # a setting of an injection, before the group's name
 
 PointKind = Literal[
-    "baseline", "merge", "control", "search", "injection", "thresholds", "cutoff", "model"
+    "baseline",
+    "merge",
+    "control",
+    "search",
+    "injection",
+    "head",
+    "thresholds",
+    "cutoff",
+    "refit",
+    "model",
 ]
 Part = TypeVar("Part", bound="SweepRecord")
 Names = Annotated[tuple[str, ...], Field(strict=False)]  # a list, in JSON

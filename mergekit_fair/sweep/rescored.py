@@ -9,6 +9,7 @@ from typing import Protocol
 from mergekit_fair.evaluation.evaluate import evaluate
 from mergekit_fair.evaluation.predictions import Predictions, Scores
 from mergekit_fair.evaluation.saved_rows import rows_digest
+from mergekit_fair.evaluation.seen_rows import told
 from mergekit_fair.sweep.point_runner import PointRunner
 from mergekit_fair.sweep.record import PlannedPoint, PointResult
 
@@ -92,6 +93,8 @@ class Rescored:
             level=None if runner.levels is None else runner.levels[task],
             threshold=None if kept is None else kept.thresholds.get(task),
         )
+        source = runner.store.results(split)[self.source].require_measured()
+        evaluation = told(evaluation, source.trained_rows, len(predictions))
         result = PointResult(
             **vars(planned), split=split, evaluation=evaluation, measured_with=runner.measured_with
         )

@@ -7,20 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mergekit_fair.errors import ConfigError, SweepError
+from mergekit_fair.errors import SweepError
 from mergekit_fair.evaluation.evaluate import Level, versions
-from mergekit_fair.evaluation.evaluator import SPLITS, Evaluator
-from mergekit_fair.evaluation.seen_rows import SeenRows
+from mergekit_fair.evaluation.evaluator import Evaluator
 from mergekit_fair.evaluation.truncation import length_notes
 from mergekit_fair.files import write_atomic
 from mergekit_fair.progress import Progress
 from mergekit_fair.sweep.checked_folder import require_stored
 from mergekit_fair.sweep.comparing import Noise
 from mergekit_fair.sweep.cutoffs import Cutoffs
-from mergekit_fair.sweep.definable import require_candidates, require_definable
 from mergekit_fair.sweep.differences import compared_as, differences
 from mergekit_fair.sweep.distances import Distances
 from mergekit_fair.sweep.group_thresholds import ThresholdedBaseline
+from mergekit_fair.sweep.head_stage import Heads, OpenWorker
 from mergekit_fair.sweep.injection import Injected, inject
 from mergekit_fair.sweep.point_runner import (
     Executor,
@@ -30,6 +29,7 @@ from mergekit_fair.sweep.point_runner import (
     TimeBudget,
 )
 from mergekit_fair.sweep.points import Planner, Point, unique
+from mergekit_fair.sweep.preparation import planned, prepared
 from mergekit_fair.sweep.record import SCHEMA_VERSION, PointResult, to_json
 from mergekit_fair.sweep.rescored import Rescored
 from mergekit_fair.sweep.results import Choice, LevelRecord, SweepResults
@@ -38,7 +38,6 @@ from mergekit_fair.sweep.selected import write_selected
 from mergekit_fair.sweep.selection import Rule, reference_of
 from mergekit_fair.sweep.store import ReadStore, Store
 from mergekit_fair.sweep.sweep_config import Sweep
-from mergekit_fair.sweep.sweep_plan import SweepPlan
 
 
 def run_sweep(
@@ -71,14 +70,22 @@ def run_sweep(
     evaluator, planner = prepared(sweep, progress)
     plan = planned(sweep, evaluator, planner)
     store = Store(out)
+    base = planner.models()[0]
+    here = LocalExecutor(sweep, evaluator, base, progress)
+
+    def executor() -> Executor:
+        is_here = make_executor is LocalExecutor
+        return here if is_here else make_executor(sweep, evaluator, base, progress)
+
     run = SweepRun.of(
         sweep,
         planner,
         evaluator,
         store,
         progress,
-        make_executor=lambda: make_executor(sweep, evaluator, planner.models()[0], progress),
+        make_executor=executor,
         budget=budget or TimeBudget(),
+        open_worker=lambda: here.worker,
     )
     runner = run.runner
     try:
@@ -89,6 +96,7 @@ def run_sweep(
         return run.run(write_best=write_best)
     finally:
         runner.close()
+        here.close()
         store.close()
 
 
@@ -102,6 +110,7 @@ class Candidates:
         points: merges, searched and injected ones.
         results: of the baselines, then of the points.
         injected: what the second stage says.
+        heads: fair heads, which are among points and results.
     """
 
     baselines: dict[str, PointResult]
@@ -109,15 +118,21 @@ class Candidates:
     points: list[Point]
     results: list[PointResult]
     injected: Injected
+    heads: Heads
 
 
 @dataclass(frozen=True)
 class SweepRun:
-    """The stages of a sweep, one after the other."""
+    """The stages of a sweep, one after the other.
+
+    Attributes:
+        open_worker: gives what runs models in this process; None: none may be run.
+    """
 
     sweep: Sweep
     planner: Planner
     runner: PointRunner
+    open_worker: OpenWorker | None = None
 
     @classmethod
     def of(
@@ -130,6 +145,7 @@ class SweepRun:
         *,
         make_executor: Callable[[], Executor],
         budget: TimeBudget,
+        open_worker: OpenWorker | None = None,
     ) -> SweepRun:
         """Of a sweep that is read and checked."""
         evaluate = sweep.config.evaluate
@@ -144,7 +160,7 @@ class SweepRun:
             saturation=evaluate.saturation,
             require_unchanged=planner.require_unchanged,
         )
-        return cls(sweep, planner, runner)
+        return cls(sweep, planner, runner, open_worker)
 
     def run(self, *, write_best: bool = False) -> SweepResults:
         """All of them."""
@@ -155,15 +171,22 @@ class SweepRun:
         choice, chosen = self.choice(candidates)
         best = next((result for result in results if result.id == choice.id), None)
         cutoffs = Cutoffs.of(config, runner, candidates.baselines, best)
-        for warning in (*thresholds.warnings, *cutoffs.warnings):
+        heads, asked = candidates.heads, config.controls
+        rivals = heads.controls(chosen, asked, runner.split)
+        said = [*heads.warnings, *heads.unmade(chosen, asked)]
+        for warning in (*thresholds.warnings, *cutoffs.warnings, *said):
             runner.progress.say(f"warning: {warning}")
         control = self.control(chosen)
         known = {result.id for result in results}
         results += [result for result in runner.measure(control) if result.id not in known]
-        rescored = [*cutoffs.results(runner.split), *thresholds.points.results(runner.split)]
+        rescored = [
+            *rivals.results(runner.split),
+            *cutoffs.results(runner.split),
+            *thresholds.points.results(runner.split),
+        ]
         done = runner.store.results(runner.split)
         control = [point for point in control if point.id in done]
-        report = self._report(chosen, control, thresholds, cutoffs.level)
+        report = self._report(chosen, control, thresholds, cutoffs.level, heads)
         sweep_results = SweepResults(
             schema_version=SCHEMA_VERSION,
             sweep=self.sweep.where,
@@ -192,6 +215,7 @@ class SweepRun:
                 *runner.evaluator.warnings,
                 *thresholds.warnings,
                 *cutoffs.warnings,
+                *said,
                 *runner.evaluator.code_left_out(self.planner.models()),
                 *(text for model in self.planner.models() for text in runner.seen.remarks(model)),
                 *_length_notes(results, self.planner.models()),
@@ -216,7 +240,9 @@ class SweepRun:
         injected = inject(self.sweep, self.planner, self.runner, by_name)
         points = unique([*merges, *searched, *injected.points])
         results = [*baselines, *self.runner.measure(points)]
-        return Candidates(by_name, level, points, results, injected)
+        heads = Heads.fit(self.sweep, self.planner, self.runner, self.open_worker)
+        points, results = [*points, *heads.points], [*results, *heads.results()]
+        return Candidates(by_name, level, points, results, injected, heads)
 
     def choice(self, candidates: Candidates) -> tuple[Choice, Point | None]:
         """By the rule, and the chosen point, if there is one."""
@@ -268,13 +294,15 @@ class SweepRun:
 
     def control(self, chosen: Point | None) -> list[Point]:
         """The chosen point with random vectors: without it nobody knows what the subgroups' did."""
-        if chosen is None or "random" not in self.sweep.config.controls:
-            return []
+        if chosen is None or "random" not in self.sweep.config.controls or chosen.kind == "head":
+            return []  # a head has controls of its own
         return [self.planner.control_of(chosen)]
 
     def on_report(self, chosen: Point | None) -> list[Point]:
-        """The points that the report rows are opened for, beside the chosen one's control."""
-        return [] if chosen is None else [*self.planner.baselines(), chosen]
+        """The models that are run on the report rows, beside the chosen one's control."""
+        if chosen is None:
+            return []
+        return [*self.planner.baselines(), *([] if chosen.kind == "head" else [chosen])]
 
     def _report(
         self,
@@ -282,6 +310,7 @@ class SweepRun:
         control: list[Point],
         thresholds: ThresholdedBaseline,
         level: Rescored,
+        heads: Heads,
     ) -> dict[str, Any]:
         """The report split, opened for the baselines, the chosen point and its controls; without a
         chosen point nobody reads it."""
@@ -289,7 +318,7 @@ class SweepRun:
         opened = {
             point
             for point, result in runner.store.results("report").items()
-            if result.kind not in ("baseline", "control", "thresholds", "cutoff")
+            if result.kind not in ("baseline", "control", "thresholds", "cutoff", "refit")
         }
         is_opened_again = bool(opened - {chosen.id if chosen else None})
         flag = runner.split == "validation" and is_opened_again
@@ -304,13 +333,18 @@ class SweepRun:
         results = runner.measure([*needed, *control], "report")
         for result in results[: len(needed)]:
             result.require_measured()
+        results[len(baselines) : len(baselines)] = heads.chosen(chosen).results("report")
+        rivals = heads.controls(chosen, self.sweep.config.controls, "report")
         changes = thresholds.records({runner.split, "report"})
         others = {
             compared_as(point.kind, point.label): runner.predictions(point.id, "report")
             for point in [*baselines, *control]
         }
-        for each in (level, thresholds.points):
-            others |= each.predictions("report")
+        for each in (rivals, level, thresholds.points):
+            others |= {
+                compared_as(each.decisions[label].planned.kind, label): predictions
+                for label, predictions in each.predictions("report").items()
+            }
             results += each.results("report")
         comparison = differences(
             runner.predictions(chosen.id, "report"),
@@ -339,71 +373,3 @@ def _length_notes(results: Sequence[PointResult], models: Sequence[str]) -> list
     lengths = [evaluation.max_length for evaluation in measured.values()]
     truncated = {task: evaluation.truncated for task, evaluation in measured.items()}
     return length_notes(next(iter(lengths), None), truncated, models)
-
-
-def planned(sweep: Sweep, evaluator: Evaluator, planner: Planner) -> SweepPlan:
-    """The plan of a sweep that is read and checked, its search included."""
-    plan = SweepPlan.of(sweep, evaluator, planner)
-    if sweep.config.search is None:
-        return plan
-    from mergekit_fair.sweep.search.search_stage import with_search
-
-    return with_search(plan, sweep, planner)
-
-
-def prepared(sweep: Sweep, progress: Progress | None = None) -> tuple[Evaluator, Planner]:
-    """Everything that can be checked before the first forward pass is checked here."""
-    if sweep.config.search is not None:
-        from mergekit_fair.sweep.search.search_stage import require_possible
-
-        require_possible(sweep, sweep.config.search)
-    evaluator = Evaluator(sweep.config.evaluate.request())
-    _require_tasks(sweep, evaluator)
-    select = sweep.config.select
-    require_definable(select, evaluator.labels(select.split), sweep.config.evaluate, sweep.where)
-    inject_config = sweep.config.inject
-    if inject_config is not None and inject_config.groups == "worst":
-        rows = evaluator.labels(select.split)[evaluator.tasks[0]]
-        require_candidates(sweep.recipe.groups(), rows, sweep.config.evaluate, sweep.where)
-    _require_no_weights(sweep, evaluator)
-    planner = Planner(sweep, evaluator.fingerprint(), progress)
-    base, *others = planner.models()
-    baselines = list(sweep.config.baselines.values())
-    merged = [model for model in others if model not in baselines]
-    evaluator.require_classes(base, merged, baselines)
-    seen = SeenRows(evaluator)
-    for split in SPLITS:
-        seen.require_unseen(planner.models(), split)
-    return evaluator, planner
-
-
-def _require_tasks(sweep: Sweep, evaluator: Evaluator) -> None:
-    """Every task that the rule names is measured.
-
-    Raises:
-        ConfigError: one is not.
-    """
-    unknown = [name for name in sweep.config.select.tasks() if name not in evaluator.tasks]
-    if unknown:
-        raise ConfigError(
-            "select names a task that is not measured",
-            where=sweep.where,
-            got=unknown[0],
-            allowed=evaluator.tasks,
-        )
-
-
-def _require_no_weights(sweep: Sweep, evaluator: Evaluator) -> None:
-    """What counts rows instead of their weights is asked for on rows that are alike only.
-
-    Raises:
-        ConfigError: rows of the deciding task count for more or less than others.
-    """
-    config = sweep.config
-    is_surrogate = config.search is not None and config.search.method == "surrogate"
-    if is_surrogate and evaluator.labels(config.select.split)[evaluator.tasks[0]].is_weighted:
-        raise ConfigError(
-            "takes no weights of rows, which these data have",
-            where=f"{sweep.where}: search.method: surrogate",
-            fix="use method: random or optuna, or leave out `weight` of the data",
-        )

@@ -15,6 +15,7 @@ from mergekit_fair.schema import dump_yaml
 from mergekit_fair.sweep.results import SweepResults
 
 FOLDER = "selected"
+HEADS = "heads"  # beside it: vectors of fair heads, and the features that they were fitted on
 RECIPE = "recipe.yml"
 MODEL = "model"
 NOT_CHOSEN = "# NOT CHOSEN."  # how the recipe of a merge begins that is no choice

@@ -45,7 +45,7 @@ class Nearness:
 # Points that are tied → how far each is from the reference.
 Measure = Callable[[Sequence[PointResult]], Nearness]
 
-_CANDIDATES = ("merge", "search", "injection")
+_CANDIDATES = ("merge", "search", "injection", "head")
 
 
 def reference_of(baselines: Collection[str]) -> str | None:

@@ -17,6 +17,7 @@ from mergekit_fair.merging.grid import parse_grid
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.references import found_beside
 from mergekit_fair.schema import Strict, load_yaml, parse
+from mergekit_fair.sweep.head_block import FairHeads, HeadGrid
 from mergekit_fair.sweep.limits import Select
 from mergekit_fair.sweep.worst_report import check_worst_report
 
@@ -177,8 +178,9 @@ class SweepConfig(Strict):
     """A sweep file; see INTERFACE "Sweep file".
 
     Attributes:
-        controls: `random`, vectors of the same norms in the subgroups' place; `threshold`, the
-            reference baseline with other thresholds, one for all rows (`sweep.cutoffs`).
+        controls: `random`, vectors of the same norms in the subgroups' place, or random directions
+            in a head's; `threshold`, the reference baseline with other thresholds, one for all rows
+            (`sweep.cutoffs`); `refit`, the last layer of a chosen head's target fitted anew.
         thresholds: a baseline; group thresholds are put on its scores, which need the group labels
             at prediction time (`sweep.group_thresholds`).
     """
@@ -187,11 +189,12 @@ class SweepConfig(Strict):
     grid: dict[str, Any] = {}
     evaluate: Evaluate
     baselines: dict[str, str] = {}
-    controls: list[Literal["random", "threshold"]] = []
+    controls: list[Literal["random", "threshold", "refit"]] = []
     thresholds: str | None = None
     select: Select = Select()
     search: Search | None = None
     inject: Inject | None = None
+    head: FairHeads | None = None
     seed: int = 0
 
     @model_validator(mode="before")
@@ -214,7 +217,28 @@ class SweepConfig(Strict):
             self._require(self.search.around, "search.around names")
         if self.thresholds is not None:
             self._require(self.thresholds, "thresholds names")
+        self._check_head()
         return self
+
+    def _check_head(self) -> None:
+        if self.head is None:
+            if "refit" in self.controls:
+                raise ValueError("controls: refit is of a head's target; give head, too")
+            return
+        for name in self.head.of:
+            self._require(name, "head.of names")
+        if len(set(self.head.of)) < len(self.head.of):
+            raise ValueError(f"head.of names a baseline twice; got {self.head.of}")
+        for key, fits in {
+            "evaluate.tasks": not self.evaluate.tasks,
+            "evaluate.bf16": not self.evaluate.bf16,
+            "select.split": self.select.split == "validation",
+        }.items():
+            if not fits:
+                raise ValueError(
+                    "head is fitted on the training and validation rows of evaluate.data, in the "
+                    f"models' own dtype, and chosen on validation rows; leave out {key}"
+                )
 
     def _require(self, baseline: str, who: str) -> None:
         if baseline not in self.baselines:
@@ -233,6 +257,7 @@ class Sweep:
         grid: setting (`lambda`, `weight.<group>`) → its points; empty without a grid.
         inject_grid: λ of the second stage; empty without one.
         ranges: setting → (low, high) of the search; empty without one.
+        head_grid: μ and λ of heads; None without them.
     """
 
     config: SweepConfig
@@ -241,6 +266,7 @@ class Sweep:
     inject_grid: tuple[float, ...]
     ranges: dict[str, tuple[float, float]]
     where: str
+    head_grid: HeadGrid | None = None
 
 
 def load_sweep(path: str | Path) -> Sweep:
@@ -261,7 +287,8 @@ def load_sweep(path: str | Path) -> Sweep:
     grid = _grid(config, path)
     inject = parse_grid(config.inject.lambda_, f"{path}: inject.lambda") if config.inject else ()
     recipe = _recipe(config, path)
-    sweep = Sweep(config, recipe, grid, inject, _ranges(config, recipe), str(path))
+    heads = None if config.head is None else HeadGrid.of(config.head, path)
+    sweep = Sweep(config, recipe, grid, inject, _ranges(config, recipe), str(path), heads)
     _check_groups(sweep)
     return sweep
 

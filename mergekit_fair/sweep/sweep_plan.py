@@ -40,7 +40,10 @@ class SweepPlan(SweepRecord):
         search_start: how the search begins, in words; None without one.
         rows: split → rows, of all tasks.
         forward_passes: rows that are run: every point on the split that is selected on; baselines,
-            the choice and its random control on the report rows.
+            the choice and its random control on the report rows; training and validation rows
+            through the targets of heads.
+        head_points: at most, which cost no pass of their own.
+        head_rows: of the targets' passes.
         detectable: split → the smallest gaps and differences that its rows can show.
         safe_injection: what it can be expected to show with these rows.
         seconds_per_point, estimated_minutes: where two batches of the base were timed.
@@ -49,6 +52,8 @@ class SweepPlan(SweepRecord):
 
     optional = (
         "search_start",
+        "head_points",
+        "head_rows",
         "detectable",
         "safe_injection",
         "seconds_per_point",
@@ -69,6 +74,8 @@ class SweepPlan(SweepRecord):
     injection_points_of_safe_groups: int
     rows: dict[str, int]
     forward_passes: int
+    head_points: int | None = None
+    head_rows: int | None = None
     warnings: list[str]
     detectable: dict[str, Detectable] = {}
     safe_injection: Outlook | None = None
@@ -91,6 +98,8 @@ class SweepPlan(SweepRecord):
         later = _later_injections(sweep)
         control = 1 if "random" in config.controls else 0  # the chosen point's
         passes = (len(points) + budget + later + control) * rows[config.select.split]
+        targets = [] if config.head is None else config.head.of
+        of_heads = len(targets) * _rows_of_heads(evaluator) if targets else 0
         outlook = _outlook(sweep, evaluator)
         return cls(
             sweep=sweep.where,
@@ -103,7 +112,11 @@ class SweepPlan(SweepRecord):
             injection_points_of_the_worst_group=later if inject and inject.groups != "safe" else 0,
             injection_points_of_safe_groups=later if inject and inject.groups == "safe" else 0,
             rows=rows,
-            forward_passes=passes + (len(config.baselines) + 1 + control) * rows["report"],
+            forward_passes=passes
+            + (len(config.baselines) + 1 + control) * rows["report"]
+            + of_heads,
+            head_points=None if sweep.head_grid is None else len(targets) * sweep.head_grid.most,
+            head_rows=of_heads or None,
             detectable=planned(
                 {split: evaluator.labels(split)[evaluator.tasks[0]] for split in rows},
                 config.evaluate.settings(config.seed),
@@ -112,6 +125,13 @@ class SweepPlan(SweepRecord):
             warnings=[*evaluator.warnings, *(outlook.warnings if outlook else ())],
             safe_injection=outlook,
         )
+
+
+def _rows_of_heads(evaluator: Evaluator) -> int:
+    """Training and validation rows, which one pass a target is run over."""
+    return sum(
+        len(evaluator.labels(split)[evaluator.tasks[0]]) for split in ("train", "validation")
+    )
 
 
 def _outlook(sweep: Sweep, evaluator: Evaluator) -> Outlook | None:

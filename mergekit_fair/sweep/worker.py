@@ -18,6 +18,7 @@ from mergekit_fair.evaluation.evaluate import versions
 from mergekit_fair.evaluation.evaluator import Evaluator
 from mergekit_fair.evaluation.predictions import Scores
 from mergekit_fair.evaluation.truncation import Truncation
+from mergekit_fair.heads.last_layer import FeatureRows, LastLayer, read_features
 from mergekit_fair.merging.in_memory import Composer, RandomControl
 from mergekit_fair.merging.plan_cache import PlanCache
 from mergekit_fair.merging.references import local_path
@@ -78,7 +79,7 @@ class PointWorker:
         seed: int,
         progress: Progress,
     ) -> None:
-        self._base, self._groups = base, groups
+        self._evaluator, self._base, self._groups = evaluator, base, groups
         self._seed, self._progress = seed, progress
         self._scorer = evaluator.open(base, resolve_device(device))
         trusts = bool(evaluator.request.model_args.get("trust_remote_code"))
@@ -102,6 +103,18 @@ class PointWorker:
         return Outcome(
             scores, seconds=seconds, max_length=self._scorer.max_length, truncated=truncated
         )
+
+    def features(self, point: Point, split: str) -> tuple[LastLayer, FeatureRows]:
+        """What the last layer of a point's model takes, for every row of a split.
+
+        Raises:
+            CheckpointError, ScoreError: as `read_features`.
+        """
+        self._become(point)
+        layer, found = read_features(
+            self._evaluator, self._scorer, [split], point.label, self._progress
+        )
+        return layer, found[split]
 
     def probe(self, split: str, batch_size: int) -> float:
         """Seconds that one point takes on a split, from two batches: the longest and a middle one.

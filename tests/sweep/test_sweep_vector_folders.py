@@ -17,7 +17,7 @@ from mergekit_fair.errors import CheckpointError
 from mergekit_fair.merging.methods.fair_head_method import fair_head_recipe
 from mergekit_fair.progress import Silent
 from mergekit_fair.sweep.point_runner import LocalExecutor
-from mergekit_fair.sweep.runner import prepared
+from mergekit_fair.sweep.preparation import prepared
 from mergekit_fair.sweep.sweep_config import Sweep, load_sweep
 from mergekit_fair.sweep.worker import PointWorker
 
