@@ -9,6 +9,7 @@ from typing import Any
 
 from mergekit_fair.escaping import Raw, in_markdown, one_line, printable
 from mergekit_fair.evaluation.evaluate import Evaluation
+from mergekit_fair.merging.methods.fair_head_method import FairHeadMethod
 from mergekit_fair.report.page import budget_text, template
 from mergekit_fair.report.power_text import power_sentence
 from mergekit_fair.report.sweep_tables import (
@@ -20,6 +21,7 @@ from mergekit_fair.report.sweep_tables import (
 from mergekit_fair.report.tables import as_markdown
 from mergekit_fair.report.verdict_text import MARKED, verdict
 from mergekit_fair.schema import parse_yaml_loosely
+from mergekit_fair.sweep.head_block import MEMBER
 from mergekit_fair.sweep.record import PointResult
 from mergekit_fair.sweep.results import Choice, LevelRecord, SweepResults, tasks_of
 
@@ -188,7 +190,7 @@ def _not_met(results: SweepResults) -> str | None:
 
 
 def _merge(recipe: str) -> dict[str, Any]:
-    """What the recipe merges: method, base, groups."""
+    """What the recipe merges: method, base, groups, and whether a fair head."""
     if not recipe:
         return {}
     content, _ = parse_yaml_loosely(recipe, "the model's recipe")
@@ -197,16 +199,21 @@ def _merge(recipe: str) -> dict[str, Any]:
         for item in content.get("models") or ()
         if isinstance(item, Mapping)
     ]
-    groups = [str(each["group"]) for each in parameters if "group" in each]
+    method = str(content.get("merge_method"))
+    members = [str(each["group"]) for each in parameters if "group" in each]
+    vectors = [
+        name for name in members if method == FairHeadMethod.spec.name or name.startswith(MEMBER)
+    ]
     block = content.get("fairness")
     said = block.get("not_chosen") if isinstance(block, Mapping) else None
     return {
         "not_chosen": f"the sweep that measured this merge did not choose it: {said}"
         if said
         else None,
-        "method": str(content.get("merge_method")),
+        "method": method,
         "base": str(content.get("base_model") or ""),
-        "groups": groups,
+        "groups": [name for name in members if name not in vectors],
+        "has_head": bool(vectors),
     }
 
 

@@ -7,6 +7,7 @@ of the chosen point and of the report rows with their intervals, of all other po
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ from mergekit_fair.sweep.store import POINTS, Key, ReadStore, read_points, read_
 from mergekit_fair.sweep.transfer_matrix import transfer_matrix
 from mergekit_fair.sweep.verdicts import judged
 
+# A folder of vectors in `heads/`, by its name.
+_OF_TARGET = re.compile("-[0-9a-f]{16}$")
 _AGAIN = "run `mergekit-fair sweep SWEEP -o {}` again: finished points are kept"
 
 
@@ -208,7 +211,10 @@ def _require_vectors(folder: Path, recipe: Recipe, inputs: Mapping[str, str]) ->
     They are found there by their last names: the folder may have been moved.
     """
     for item in recipe.raw["models"]:
-        vector = folder.joinpath(HEADS, *Path(str(item["model"])).parts[-2:])
+        *_, room, target, name = ("", "", *Path(str(item["model"])).parts)
+        if room != HEADS or not _OF_TARGET.search(target):
+            continue  # a model of the merge that the head is of
+        vector = folder / HEADS / target / name
         found = model_fingerprint(vector, anew=True).digest if vector.is_dir() else None
         if found != inputs[str(item["model"])]:
             raise SweepError(

@@ -20,7 +20,7 @@ import torch
 from mergekit_fair.checkpoints.geometry import displacement
 from mergekit_fair.checkpoints.layout import unwrapped
 from mergekit_fair.checkpoints.reader import open_folder, read_whole
-from mergekit_fair.checkpoints.vector_folder import read_vector
+from mergekit_fair.checkpoints.vector_folder import is_vector_folder, read_vector
 from mergekit_fair.errors import FairError
 from mergekit_fair.merging.methods.head_policy import HeadPolicy
 from mergekit_fair.merging.methods.members import parameters_of
@@ -62,9 +62,9 @@ class Distances:
             recipe = recipes[point.id]
             step = None if recipe is None else self._weights(recipe)
             if step is not None and point.kind == "head":
-                target, *vectors = step
-                heads_of[point.id] = {vector: step[vector] for vector in vectors}
-                step = {target: step[target]}
+                vectors = {model: value for model, value in step.items() if is_vector_folder(model)}
+                heads_of[point.id] = vectors
+                step = {model: value for model, value in step.items() if model not in vectors}
             if step is None:
                 return Nearness.by_size(
                     tied, f"{point.label} is no sum of task vectors, each with one λ"

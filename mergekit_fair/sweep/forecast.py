@@ -105,7 +105,7 @@ def _left(
         _, chosen = run.choice(candidates)
         control = run.control(chosen)
         points |= {point.id for point in control}
-        needed = {point.id for point in (*run.on_report(chosen), *control)}
+        needed = {point.id for point in (*run.on_report(chosen, candidates.heads), *control)}
         to_report = len(needed - store.results("report").keys())
         to_report += candidates.heads.to_report(chosen)
     else:  # which point is chosen shows later

@@ -12,15 +12,19 @@ from mergekit_fair.heads.fair_head import HeadSettings
 from mergekit_fair.merging.grid import MOST_POINTS, parse_grid
 from mergekit_fair.schema import Strict
 
+CHOSEN = "chosen"
+MEMBER = "head: "  # before a direction's name, where vectors of groups are members, too
+
 
 class FairHeads(Strict):
-    """Fair heads of baselines, among which the rule chooses, too.
+    """Fair heads of models that are measured, among which the rule chooses, too.
 
     Attributes:
         metric: the gap that the heads make smaller.
         mu: as in `heads`; `auto` is chosen by cross-fitting.
         tolerance: accuracy that `auto` may give up on left-out validation rows.
-        of: the baselines, each of which gets heads of its own.
+        of: baselines, each of which gets heads of its own; `chosen`: what the rule chooses among
+            all points without heads.
         grid: `mu`, further ones beside `mu`; `lambda`, what the fitted vectors are multiplied with.
     """
 

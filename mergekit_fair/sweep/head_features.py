@@ -28,7 +28,7 @@ _NEAR = 0.05
 
 @dataclass(eq=False)
 class TargetFeatures:
-    """Of one baseline.
+    """Of one model.
 
     Attributes:
         target: its point, which is measured.

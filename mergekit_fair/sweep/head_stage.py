@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 
-from mergekit_fair.errors import SweepError
 from mergekit_fair.evaluation.evaluator import Evaluator
 from mergekit_fair.evaluation.predictions import Predictions, Scores
 from mergekit_fair.evaluation.soft_objective import deciding_groups
@@ -20,7 +19,7 @@ from mergekit_fair.heads.head_run import repeated_rows, require_classifier
 from mergekit_fair.heads.unseen import parts
 from mergekit_fair.heads.written_head import merged_gaps, recipe_of_head
 from mergekit_fair.schema import digest_of_json
-from mergekit_fair.sweep.head_block import FairHeads
+from mergekit_fair.sweep.head_block import CHOSEN, FairHeads
 from mergekit_fair.sweep.head_features import TargetFeatures
 from mergekit_fair.sweep.head_target import HeadTarget
 from mergekit_fair.sweep.point_runner import PointRunner
@@ -83,7 +82,7 @@ class Heads:
         found: id → head.
         missing: rows that a pass still has to be run over, where none may be run.
         is_whole: whether all heads are here.
-        warnings: what heads need, and why some are not there.
+        warnings: why some are not there.
         options: mergekit's, by which models are opened.
     """
 
@@ -101,8 +100,14 @@ class Heads:
         planner: Planner,
         runner: PointRunner,
         open_worker: OpenWorker | None,
+        chosen: Callable[[], Point | None],
     ) -> Heads:
         """On the features of every target, as far as the budget goes.
+
+        Args:
+            sweep, planner, runner: that has measured all other points.
+            open_worker: gives what runs models; None: none may be run.
+            chosen: what the rule chooses without heads.
 
         Raises:
             MeasurementError: fewer than two groups decide the gap, or hardly any rows.
@@ -111,10 +116,15 @@ class Heads:
         if block is None or grid is None:
             return cls(runner)
         found: dict[str, HeadPoint] = {}
-        missing, is_whole, said = 0, True, [NOTE]
-        for point in planner.baselines():
-            if point.label not in block.of:
-                continue
+        missing, is_whole, said = 0, True, []
+        targets = [point for point in planner.baselines() if point.label in block.of]
+        if CHOSEN in block.of:
+            merge = chosen()
+            if merge is not None and planner.with_head(merge, {}, 1.0) is not None:
+                targets.append(merge)
+            else:
+                said.append(_no_merge(merge))
+        for point in targets:
             target = _target(sweep, planner, runner, block, point, open_worker)
             rows = sum(map(target.features.missing, ("train", "validation")))
             if rows and open_worker is None:
@@ -176,12 +186,21 @@ class Heads:
             made.append(_later(_planned_refit(head), lambda: head.target.refitted(split)))
         return self._rescored(head, made)
 
-    def unmade(self, point: Point | None, asked: Sequence[str]) -> list[str]:
-        """Controls that are asked for and cannot be made, in words."""
+    def notes(self, point: Point | None, asked: Sequence[str]) -> list[str]:
+        """Why some heads are not there; of a chosen head what it needs, and controls that are asked
+        for and cannot be made."""
         head = self._head(point)
-        if head is None or "refit" not in asked or head.target.can_be_refitted:
-            return []
-        return ["controls: refit: too few validation rows of one label"]
+        if head is None:
+            return [*self.warnings]
+        is_made = "refit" not in asked or head.target.can_be_refitted
+        unmade = [] if is_made else ["controls: refit: too few validation rows of one label"]
+        return [*self.warnings, NOTE, *unmade]
+
+    def merge_of(self, point: Point | None) -> Point | None:
+        """The merge that a chosen head is of; None of a baseline's, or of another point."""
+        head = self._head(point)
+        target = None if head is None else head.target.features.target
+        return None if target is None or target.kind == "baseline" else target
 
     def to_report(self, point: Point | None) -> bool:
         """Whether a pass over the report rows is left to run for the chosen head."""
@@ -210,8 +229,10 @@ def require_heads(sweep: Sweep, evaluator: Evaluator) -> None:
     if block is None:
         return
     evaluate = sweep.config.evaluate
+    raw = sweep.recipe.raw
+    base = str(raw.get("base_model") or raw["models"][0]["model"])
     for name in block.of:
-        model = sweep.config.baselines[name]
+        model = base if name == CHOSEN else sweep.config.baselines[name]
         require_classifier(model, trusts_remote_code=evaluate.trusts_remote_code)
     (rows,) = evaluator.labels("validation").values()
     evaluator.labels("train")
@@ -230,17 +251,28 @@ def _target(
     point: Point,
     open_worker: OpenWorker | None,
 ) -> HeadTarget:
-    if point.model is None:
-        raise SweepError("is no model", where=point.label)
-    data = runner.evaluator.fingerprint(("train", "validation", "report"))
-    key = digest_of_json([planner.fingerprint(point.model), planner.measuring, data])[:16]
+    key = digest_of_json([point.id, runner.evaluator.fingerprint(("train",))])[:16]
     features = TargetFeatures(
         point, runner, runner.store.folder / HEADS / "features", key, open_worker
     )
-    head = block.settings(sweep.config.seed)
+    model = point.model
+    recipe = partial(planner.with_head, point) if model is None else partial(recipe_of_head, model)
     return HeadTarget(
-        point.label, point.model, features, runner.settings, head, repeated_rows(runner.evaluator)
+        point.label,
+        point.models[0],
+        recipe,
+        features,
+        runner.settings,
+        block.settings(sweep.config.seed),
+        repeated_rows(runner.evaluator),
     )
+
+
+def _no_merge(merge: Point | None) -> str:
+    """Why there are no heads of the chosen merge."""
+    if merge is None:
+        return "head.of: chosen: without heads no merge is chosen"
+    return f"head.of: chosen: {merge.label} is no sum of task vectors, each with one λ"
 
 
 def _staying(target: str, heads: Sequence[FairHead]) -> Iterator[str]:
@@ -269,8 +301,10 @@ def _points(
         }
         unseen = cache(partial(target.unseen, fair, fair.mu))
         for value in lambdas:
-            recipe = recipe_of_head(target.model, added, value)
-            point = planner.head(target.name, recipe, list(vectors), mu=fair.mu)
+            recipe = target.recipe(added, value)
+            assert recipe is not None  # of a target
+            made = {"mu": fair.mu, "lambda": value}
+            point = planner.head(target.name, recipe, list(vectors), made)
             yield HeadPoint(point, target, fair, unseen)
 
 

@@ -1,8 +1,8 @@
-"""The fair heads of one baseline: fitted on its features, written, and scored without a pass."""
+"""The fair heads of one model: fitted on its features, written, and scored without a pass."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -44,11 +44,13 @@ _LEAST = 30
 
 @dataclass(frozen=True, eq=False)
 class HeadTarget:
-    """A baseline and its rows.
+    """A baseline, or a merge, and its rows.
 
     Attributes:
-        name: of the baseline.
-        model: its folder.
+        name: of its point.
+        model: the folder that the recipe begins with, whose tensors the vectors fit: the
+            baseline's, or a merge's base.
+        recipe: of vectors, folder → (name, a_c), and λ; None of a merge that has none.
         features: of its rows.
         settings: which gap it is, and who decides it.
         head: how to fit.
@@ -57,6 +59,7 @@ class HeadTarget:
 
     name: str
     model: str
+    recipe: Callable[[Mapping[str, tuple[str, float]], float], dict[str, Any] | None]
     features: TargetFeatures
     settings: MetricSettings
     head: HeadSettings

@@ -32,6 +32,7 @@ from mergekit_fair.merging.plan_cache import PlanCache
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.progress import Progress
 from mergekit_fair.schema import digest_of_json
+from mergekit_fair.sweep.head_block import MEMBER
 from mergekit_fair.sweep.record import INJECTED, PlannedPoint, PointKind
 from mergekit_fair.sweep.sweep_config import Sweep
 
@@ -267,28 +268,57 @@ class Planner:
         return self._point("injection", label, settings, recipe=made)
 
     def head(
-        self, target: str, recipe: dict[str, Any], vectors: Sequence[str], *, mu: float
+        self, target: str, recipe: dict[str, Any], vectors: Sequence[str], made: dict[str, float]
     ) -> Point:
         """θ_target + λ Σ_c a_c v_c.
 
         Args:
-            target: the baseline.
-            recipe: of `fair_head`, with a λ.
+            target: label of the baseline or merge.
+            recipe: of it all.
             vectors: the folders that it adds, which are read once.
-            mu: that it was fitted with.
+            made: `mu` that it was fitted with, and `lambda`.
         """
         for vector in vectors:
             if vector not in self._prints:
                 self._prints[vector] = _fingerprint(vector, None)
-        made = Recipe.from_mapping(recipe, f"{self._sweep.where}: head of {target}")
-        lambda_ = parameters_of(recipe)["lambda"]
-        settings: dict[str, float | str] = {"target": target, "mu": mu, "lambda": lambda_}
-        label = f"{target} + head μ={_exact(mu)} λ={_exact(lambda_)}"
-        return self._point("head", label, settings, recipe=made)
+        whole = Recipe.from_mapping(recipe, f"{self._sweep.where}: head of {target}")
+        label = f"{target} + head μ={_exact(made['mu'])} λ={_exact(made['lambda'])}"
+        return self._point("head", label, {"target": target, **made}, recipe=whole)
 
-    def fingerprint(self, model: str) -> str:
-        """The digest of a model of the sweep."""
-        return self._prints[model].digest
+    def with_head(
+        self, point: Point, vectors: Mapping[str, tuple[str, float]], lambda_: float
+    ) -> dict[str, Any] | None:
+        """The recipe of θ₀ + Σ_g λ_g Δ_g + λ Σ_c a_c v_c, of a point that is such a sum.
+
+        Args:
+            point: a merge.
+            vectors: vector folder → (name of the direction, a_c).
+            lambda_: λ.
+
+        Returns:
+            None of a merge that is no sum of task vectors, each with one λ_g.
+        """
+        recipe = point.recipe
+        coefficients = None if recipe is None else self.coefficients(recipe)
+        if recipe is None or coefficients is None or coefficients.lambdas is None:
+            return None
+        raw, known = recipe.raw, {Path(model).resolve(): model for model in self.models()}
+        base = str(raw["base_model"])
+        groups = {model: name for name, model in recipe.groups().items()}
+        added: dict[str, tuple[str, float]] = {}
+        start = known[Path(str(coefficients.start)).resolve()]
+        for model, value in {start: 1.0, **coefficients.lambdas}.items():
+            name = known[Path(str(model)).resolve()]
+            if name != base:
+                added[name] = (groups.get(name, Path(name).name), value)
+        for folder, (name, value) in vectors.items():
+            added[folder] = (f"{MEMBER}{name}", lambda_ * value)
+        dtype = raw.get("dtype")
+        is_short = dtype in ("float16", "bfloat16")  # no vector is rounded before it is added
+        made = addition_recipe(base, added, "float32" if is_short else dtype, lambda_=1.0)
+        made["parameters"] |= {k: v for k, v in parameters_of(raw).items() if k == "head"}
+        out = raw.get("out_dtype", dtype if is_short else None)
+        return made | ({"out_dtype": out} if out else {})
 
     def _added_to(self, baseline: str, lambdas: Mapping[str, float]) -> Recipe:
         """θ₀ + 1 · (θ_baseline − θ₀) + Σ_g λ_g (θ_g − θ₀)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +173,7 @@ class SweepRun:
         cutoffs = Cutoffs.of(config, runner, candidates.baselines, best)
         heads, asked = candidates.heads, config.controls
         rivals = heads.controls(chosen, asked, runner.split)
-        said = [*heads.warnings, *heads.unmade(chosen, asked)]
+        said = heads.notes(chosen, asked)
         for warning in (*thresholds.warnings, *cutoffs.warnings, *said):
             runner.progress.say(f"warning: {warning}")
         control = self.control(chosen)
@@ -240,9 +240,16 @@ class SweepRun:
         injected = inject(self.sweep, self.planner, self.runner, by_name)
         points = unique([*merges, *searched, *injected.points])
         results = [*baselines, *self.runner.measure(points)]
-        heads = Heads.fit(self.sweep, self.planner, self.runner, self.open_worker)
+        so_far = Candidates(by_name, level, points, results, injected, Heads(self.runner))
+        heads = Heads.fit(
+            self.sweep,
+            self.planner,
+            self.runner,
+            self.open_worker,
+            chosen=lambda: self.choice(so_far)[1],
+        )
         points, results = [*points, *heads.points], [*results, *heads.results()]
-        return Candidates(by_name, level, points, results, injected, heads)
+        return replace(so_far, points=points, results=results, heads=heads)
 
     def choice(self, candidates: Candidates) -> tuple[Choice, Point | None]:
         """By the rule, and the chosen point, if there is one."""
@@ -298,11 +305,13 @@ class SweepRun:
             return []  # a head has controls of its own
         return [self.planner.control_of(chosen)]
 
-    def on_report(self, chosen: Point | None) -> list[Point]:
-        """The models that are run on the report rows, beside the chosen one's control."""
+    def on_report(self, chosen: Point | None, heads: Heads) -> list[Point]:
+        """The models that are run on the report rows, beside the chosen one's control: of a head
+        the merge that it is of, whose scores it moves."""
         if chosen is None:
             return []
-        return [*self.planner.baselines(), *([] if chosen.kind == "head" else [chosen])]
+        run = heads.merge_of(chosen) if chosen.kind == "head" else chosen
+        return [*self.planner.baselines(), *([] if run is None else [run])]
 
     def _report(
         self,
@@ -314,13 +323,14 @@ class SweepRun:
     ) -> dict[str, Any]:
         """The report split, opened for the baselines, the chosen point and its controls; without a
         chosen point nobody reads it."""
-        runner, baselines = self.runner, self.planner.baselines()
+        runner = self.runner
         opened = {
             point
             for point, result in runner.store.results("report").items()
             if result.kind not in ("baseline", "control", "thresholds", "cutoff", "refit")
         }
-        is_opened_again = bool(opened - {chosen.id if chosen else None})
+        merge = heads.merge_of(chosen)
+        is_opened_again = bool(opened - {each.id for each in (chosen, merge) if each is not None})
         flag = runner.split == "validation" and is_opened_again
         if chosen is None:
             return {
@@ -329,16 +339,17 @@ class SweepRun:
                 "comparison": {},
                 "thresholds": thresholds.records({runner.split}),
             }
-        needed = self.on_report(chosen)
+        needed = self.on_report(chosen, heads)
         results = runner.measure([*needed, *control], "report")
         for result in results[: len(needed)]:
             result.require_measured()
-        results[len(baselines) : len(baselines)] = heads.chosen(chosen).results("report")
+        results[len(needed) : len(needed)] = heads.chosen(chosen).results("report")
         rivals = heads.controls(chosen, self.sweep.config.controls, "report")
         changes = thresholds.records({runner.split, "report"})
         others = {
             compared_as(point.kind, point.label): runner.predictions(point.id, "report")
-            for point in [*baselines, *control]
+            for point in [*needed, *control]
+            if point.id != chosen.id
         }
         for each in (rivals, level, thresholds.points):
             others |= {

@@ -17,7 +17,7 @@ from mergekit_fair.merging.grid import parse_grid
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.references import found_beside
 from mergekit_fair.schema import Strict, load_yaml, parse
-from mergekit_fair.sweep.head_block import FairHeads, HeadGrid
+from mergekit_fair.sweep.head_block import CHOSEN, FairHeads, HeadGrid
 from mergekit_fair.sweep.limits import Select
 from mergekit_fair.sweep.worst_report import check_worst_report
 
@@ -226,7 +226,12 @@ class SweepConfig(Strict):
                 raise ValueError("controls: refit is of a head's target; give head, too")
             return
         for name in self.head.of:
-            self._require(name, "head.of names")
+            if name != CHOSEN:
+                self._require(name, "head.of names")
+            elif CHOSEN in self.baselines:
+                raise ValueError(
+                    f"head.of: {CHOSEN} is the chosen merge; name the baseline otherwise"
+                )
         if len(set(self.head.of)) < len(self.head.of):
             raise ValueError(f"head.of names a baseline twice; got {self.head.of}")
         for key, fits in {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mergekit_fair.evaluation.evaluator import Evaluator
 from mergekit_fair.fairness.power import Detectable
+from mergekit_fair.sweep.head_block import CHOSEN
 from mergekit_fair.sweep.outlook import Outlook, outlook_of
 from mergekit_fair.sweep.points import Planner
 from mergekit_fair.sweep.record import SCHEMA_VERSION, PlannedPoint, SweepRecord
@@ -114,7 +115,8 @@ class SweepPlan(SweepRecord):
             rows=rows,
             forward_passes=passes
             + (len(config.baselines) + 1 + control) * rows["report"]
-            + of_heads,
+            + of_heads
+            + (rows["report"] if CHOSEN in targets else 0),  # the merge and its features
             head_points=None if sweep.head_grid is None else len(targets) * sweep.head_grid.most,
             head_rows=of_heads or None,
             detectable=planned(

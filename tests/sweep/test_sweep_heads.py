@@ -25,6 +25,7 @@ from mergekit_fair.sweep.checked_folder import checked_results
 from mergekit_fair.sweep.distances import _with_head
 from mergekit_fair.sweep.forecast import plan_sweep
 from mergekit_fair.sweep.point_runner import LocalExecutor
+from mergekit_fair.sweep.points import Planner
 from mergekit_fair.sweep.results import SweepResults
 from mergekit_fair.sweep.runner import run_sweep
 from mergekit_fair.sweep.store import ReadStore
@@ -173,7 +174,9 @@ def test_the_plan_counts_one_pass_a_target(headed: Path, tmp_path: Path) -> None
 def test_push_and_report_check_the_vectors(headed: Path, tmp_path: Path) -> None:
     shutil.copytree(headed / "out", tmp_path / "out")
     assert checked_results(tmp_path / "out")[1] is None
-    run("push", tmp_path / "out", "me/fair", "--dry-run", "--quiet")
+    card = run("push", tmp_path / "out", "me/fair", "--dry-run", "--quiet").output
+    assert "of task vectors in the last layer, made and measured" in " ".join(card.split())
+    assert "Group labels were needed to fit" in card
     recipe = yaml.safe_load((tmp_path / "out" / "selected" / "recipe.yml").read_text())
     edited = {**recipe, "models": [dict(item) for item in recipe["models"]]}
     edited["models"][0] = {**edited["models"][0], "parameters": {"group": "man, 0", "weight": 0.5}}
@@ -192,9 +195,54 @@ def test_push_and_report_check_the_vectors(headed: Path, tmp_path: Path) -> None
         refusal([*words, "--quiet"], SweepError, where=vector)
 
 
+def test_the_head_of_the_chosen_merge_is_one_recipe(headed: Path, tmp_path: Path) -> None:
+    """No intermediate model: the merge's own vectors and the head's, and it predicts as said."""
+    changes = {"baselines": {}, "head": {"of": ["chosen"], "mu": 4}, "controls": ["random"]}
+    rule = {"maximize": "eo_ratio", "subject_to": {"saturated": True}}  # of it nothing is noise
+    path = write_sweep(headed, tmp_path / "sweep.yml", select=rule, **changes)
+    run("sweep", path, "-o", tmp_path / "out", "--quiet")
+    results = SweepResults.load(tmp_path / "out")
+    chosen = results.chosen
+    assert chosen is not None
+    assert chosen.label == "λ=0.5 + head μ=4 λ=1"
+    assert [p.kind for p in results.report] == ["merge", "head", "control"]
+    assert set(results.comparison) == {"λ=0.5", "random vectors"}
+    assert not results.report_opened_for_another_selection
+    recipe = yaml.safe_load((tmp_path / "out" / "selected" / "recipe.yml").read_text())
+    assert recipe["merge_method"] == "subgroup_task_addition"
+    assert recipe["base_model"] == str(headed / "base")
+    weights = {i["parameters"]["group"]: i["parameters"]["weight"] for i in recipe["models"]}
+    assert weights.pop("man") == 0.5
+    assert all(name.startswith("head: ") for name in weights)
+    words = ["--data", headed / "data.yml", "--split", "report", "-o", tmp_path / "eval"]
+    run("eval", "--model", tmp_path / "out" / "selected" / "model", *words, "--quiet")
+    metrics = json.loads((tmp_path / "eval" / "biased.json").read_text())["metrics"]
+    assert chosen.evaluation is not None
+    assert metrics == chosen.evaluation.to_dict()["metrics"]
+    before = (tmp_path / "out" / "results.json").read_bytes()
+    run("sweep", path, "-o", tmp_path / "out", "--quiet")
+    assert (tmp_path / "out" / "results.json").read_bytes() == before
+    assert checked_results(tmp_path / "out")[1] is None
+
+
+def test_the_recipe_of_an_injection_with_a_head(headed: Path, tmp_path: Path) -> None:
+    """Its target is a member, too; the head's vectors are multiplied with λ."""
+    inject = {"target": "fft", "groups": ["man"], "lambda": [0.2]}
+    sweep = load_sweep(write_sweep(headed, tmp_path / "sweep.yml", inject=inject))
+    planner = Planner(sweep, "data")
+    (point,) = planner.injections(["man"], [0.2])
+    recipe = planner.with_head(point, {"v": ("man, 0", 0.5)}, 0.5)
+    assert recipe is not None
+    weights = {i["model"]: i["parameters"]["weight"] for i in recipe["models"]}
+    assert weights == {str(headed / "model"): 1.0, str(headed / "man"): 0.2, "v": 0.25}
+    assert recipe["base_model"] == str(headed / "base")
+    assert recipe["parameters"] == {"lambda": 1.0, "normalize": "sum"}
+
+
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
+        ({"head": {"of": ["chosen"]}, "baselines": {"chosen": "x", "fft": "y"}}, "otherwise"),
         ({"head": {"of": ["lora"]}}, "head.of"),
         ({"head": {"of": ["fft", "fft"]}}, "twice"),
         ({"head": {"of": []}}, "head.of"),
