@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import yaml
 
-from mergekit_fair.cli.reading_options import reading_options
+from mergekit_fair.cli.reading_options import Pairs, reading_options
 from mergekit_fair.cli.terminal import echo
 
 if TYPE_CHECKING:
@@ -25,33 +24,6 @@ class _BatchSize(click.ParamType):  # type: ignore[type-arg]
         if str(value).split(":")[0] == "auto":
             return value
         return self.fail(f"{value!r} is neither a positive number nor auto", param, ctx)
-
-
-class _Pairs(click.ParamType):  # type: ignore[type-arg]
-    """`key=value,key=value`, or JSON, as a mapping; values as YAML reads them: `2` is a number."""
-
-    name = "key=value,…"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        if isinstance(value, dict):
-            return value
-        pairs: dict[str, Any] = {}
-        if str(value).startswith("{"):
-            from mergekit_fair.schema import parse_json
-
-            try:
-                return dict(parse_json(str(value)))
-            except (ValueError, TypeError):
-                self.fail(f"{value!r} is no JSON object", param, ctx)
-        for part in filter(None, str(value).split(",")):
-            key, equals, text = part.partition("=")
-            if not equals or not key.strip():
-                self.fail(f"{part!r} is not key=value", param, ctx)
-            try:
-                pairs[key.strip()] = yaml.safe_load(text)
-            except yaml.YAMLError:
-                pairs[key.strip()] = text
-        return pairs
 
 
 @click.command("eval")
@@ -77,8 +49,8 @@ class _Pairs(click.ParamType):  # type: ignore[type-arg]
 )
 @click.option("--question", help="Ends every prompt of --data; language models need it.")
 @click.option("--lm", help="lm-eval's model class; found from the checkpoint if not given.")
-@click.option("--model-args", type=_Pairs(), default="", help="More of its arguments: key=value,…")
-@click.option("--choice-map", type=_Pairs(), help="Which class a choice is: no=0,yes=1.")
+@click.option("--model-args", type=Pairs(), default="", help="More of its arguments: key=value,…")
+@click.option("--choice-map", type=Pairs(), help="Which class a choice is: no=0,yes=1.")
 @click.option("--batch-size", type=_BatchSize(), help="Rows of a forward pass, or auto.")
 @click.option("--max-length", type=click.IntRange(min=1), help="Tokens kept of a text.")
 @click.option("--device", default="auto", show_default=True, help="torch device.")

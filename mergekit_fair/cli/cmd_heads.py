@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mergekit_fair.cli.reading_options import reading_options
+from mergekit_fair.cli.reading_options import Pairs, reading_options
 from mergekit_fair.cli.terminal import echo
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class _Mu(click.ParamType):  # type: ignore[type-arg]
 @reading_options
 @click.option("--batch-size", type=click.IntRange(min=1), help="Rows of a forward pass.")
 @click.option("--max-length", type=click.IntRange(min=1), help="Tokens kept of a text.")
-@click.option("--choice-map", help="Which class a choice is: no=0,yes=1.")
+@click.option("--choice-map", type=Pairs(), help="Which class a choice is: no=0,yes=1.")
 @click.option("--device", default="auto", show_default=True, help="torch device.")
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of folds and draws."

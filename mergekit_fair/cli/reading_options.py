@@ -1,4 +1,4 @@
-"""How figures are read: the options that every command which measures has alike."""
+"""How figures are read: the options and values that every command which measures has alike."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import click
+import yaml
 
 Command = Callable[..., Any]
 
@@ -34,3 +35,30 @@ def reading_options(command: Command) -> Command:
     ):
         command = option(command)
     return command
+
+
+class Pairs(click.ParamType):  # type: ignore[type-arg]
+    """`key=value,key=value`, or JSON, as a mapping; values as YAML reads them: `2` is a number."""
+
+    name = "key=value,…"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        if isinstance(value, dict):
+            return value
+        pairs: dict[str, Any] = {}
+        if str(value).startswith("{"):
+            from mergekit_fair.schema import parse_json
+
+            try:
+                return dict(parse_json(str(value)))
+            except (ValueError, TypeError):
+                self.fail(f"{value!r} is no JSON object", param, ctx)
+        for part in filter(None, str(value).split(",")):
+            key, equals, text = part.partition("=")
+            if not equals or not key.strip():
+                self.fail(f"{part!r} is not key=value", param, ctx)
+            try:
+                pairs[key.strip()] = yaml.safe_load(text)
+            except yaml.YAMLError:
+                pairs[key.strip()] = text
+        return pairs

@@ -135,6 +135,15 @@ def constant_direction(train: FeatureRows, *, has_bias: bool) -> Direction:
     return Direction(CONSTANT, weight / (mean or 1.0), 0.0)
 
 
+def spread_of_constant(train: FeatureRows, rows: FeatureRows, *, has_bias: bool) -> float:
+    """How much the constant direction varies over rows, of a mean of about 1: 0 for a bias.
+
+    The level of other rows is kept the less, the larger it is.
+    """
+    moves = constant_direction(train, has_bias=has_bias).of(rows.features[counting(rows.rows)])
+    return float(moves.std())
+
+
 def random_directions(
     like: Sequence[Direction], train: FeatureRows, *, seed: int
 ) -> list[Direction]:

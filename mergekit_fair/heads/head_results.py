@@ -150,11 +150,14 @@ class HeadResults(Record):
     def recipe_note(self) -> dict[str, Any]:
         """What the recipe's `fairness` block says of where its numbers come from."""
         options = self.options
+        kept = f"accuracy of left-out rows within {options.tolerance:g}"
+        if options.mu is not None:
+            kept = "as given"
         note: dict[str, Any] = {
             "tool": "mergekit-fair",
             "task": self.data,
-            "rule": f"fair head: minimize {options.metric}, mu {self.mu:g}, accuracy of left-out "
-            f"rows within {options.tolerance:g}; group labels to fit it, none to predict",
+            "rule": f"fair head: minimize {options.metric}, mu {self.mu:g}, {kept}; group labels "
+            "to fit it, none to predict",
             "selected_on": "validation",
         }
         if HEAD in self.report:

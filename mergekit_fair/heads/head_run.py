@@ -20,7 +20,7 @@ from mergekit_fair.checkpoints.folder import (
 )
 from mergekit_fair.checkpoints.vector_folder import sketch_of
 from mergekit_fair.data.row_keys import row_keys
-from mergekit_fair.errors import CheckpointError
+from mergekit_fair.errors import CheckpointError, FairError
 from mergekit_fair.escaping import in_spreadsheet
 from mergekit_fair.evaluation.classifier import backend_of, resolve_device
 from mergekit_fair.evaluation.documents import rows_behind
@@ -35,6 +35,7 @@ from mergekit_fair.fairness.claims import JudgedDifference, judged
 from mergekit_fair.fairness.intervals import undefined_to_none
 from mergekit_fair.fairness.labels import UNANSWERED
 from mergekit_fair.files import contents, staged_folder
+from mergekit_fair.heads.directions import spread_of_constant
 from mergekit_fair.heads.fair_head import FairHead, HeadSettings, fit_head, require_enough
 from mergekit_fair.heads.head_results import (
     BALANCED,
@@ -48,6 +49,7 @@ from mergekit_fair.heads.head_results import (
     HeadResults,
     SoftChange,
     TriedMu,
+    read_heads,
 )
 from mergekit_fair.heads.last_layer import FeatureRows, read_features
 from mergekit_fair.heads.rival_heads import balanced_head, random_head, whole_layer
@@ -58,7 +60,10 @@ from mergekit_fair.schema import dump_yaml, sealed
 
 RECIPE, RESULTS, ROWS = "recipe.yml", "heads.json", "report_rows.csv"
 _VECTORS = "vectors"
-_WRITTEN = (RECIPE, RESULTS, ROWS, _VECTORS, "report.html")
+# Standard deviation, of a mean of 1, up to which a direction may stand for a bias.
+_CONSTANT_ENOUGH = 0.2
+_WRITTEN = (RECIPE, RESULTS, ROWS, "report.html")
+_OF_VECTOR = ("/model.safetensors", "/config.json", "/task_vector.json")
 
 
 class HeadRun:
@@ -125,6 +130,14 @@ class HeadRun:
             *self._seen.remarks(self.model),
             *self.scorer.notes("validation"),
         ]
+        has_bias = self.layer.bias is not None
+        varies = spread_of_constant(self.rows["train"], self.rows["validation"], has_bias=has_bias)
+        if varies > _CONSTANT_ENOUGH:
+            said.append(
+                "the head has no bias, and what stands for one varies from row to row "
+                f"(standard deviation {varies:.2g}, of a mean of 1): the level of other rows "
+                "may move"
+            )
         if self.left_out_rows:
             said.append(
                 f"{self.left_out_rows:,} validation rows repeat training rows and are left out of "
@@ -227,9 +240,15 @@ def run_heads(
 
 def _of_heads(folder: Path) -> Iterable[str]:
     """What an earlier run has written, which another one may replace."""
-    if not (folder / RESULTS).is_file():
+    try:
+        vectors = {each.folder for each in read_heads(folder / RESULTS).vectors}
+    except FairError:
         return ()
-    return [name for name in contents(folder) if name.split("/")[0] in _WRITTEN]
+    return [
+        name
+        for name in contents(folder)
+        if name in _WRITTEN or (name.rpartition("/")[0] in vectors and name.endswith(_OF_VECTOR))
+    ]
 
 
 def _results(run: HeadRun, head: HeadSettings, fair: FairHead) -> HeadResults:

@@ -22,6 +22,7 @@ Array = NDArray[np.float64]
 _CLOSE = {"float32": 1e-3, "float64": 1e-6}
 _ROUGH = 0.05  # bfloat16, float16
 _CHECKED = 16  # rows
+_AT_ONCE = 4096  # rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,10 +149,25 @@ def read_features(
             features = scorer.outputs(split, layer.width, progress, f"{split} split")
         answered = np.asarray(np.isfinite(features).all(axis=1))
         gaps = np.full(len(features), np.nan)
-        gaps[answered] = layer.gaps(features[answered])
+        own = scorer.model.get_submodule(layer.name)
+        gaps[answered] = _own_gaps(own, features[answered], layer.classes)
         found[split] = FeatureRows(features, labels.with_scores(gaps))
     _require_linear(found[splits[0]], scorer, splits[0], where)
     return layer, found
+
+
+def _own_gaps(module: Any, features: NDArray[np.float32], classes: tuple[int, int]) -> Array:
+    """z_yes − z_no (n,), rounded as the model rounds: in bfloat16 many decisions rest on that."""
+    import torch
+
+    no, yes = classes
+    gaps = np.zeros(len(features))
+    with torch.inference_mode():
+        for start in range(0, len(features), _AT_ONCE):
+            part = torch.from_numpy(features[start : start + _AT_ONCE]).to(module.weight)
+            logits = module(part).double().cpu().numpy()
+            gaps[start : start + len(part)] = logits[:, yes] - logits[:, no]
+    return gaps
 
 
 def _require_linear(found: FeatureRows, scorer: Scorer, split: str, where: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +10,22 @@ from mergekit_fair.escaping import one_line
 from mergekit_fair.fairness.claims import LEVEL
 from mergekit_fair.fairness.metrics import HEADLINE
 from mergekit_fair.files import write_atomic
-from mergekit_fair.heads.head_results import HEAD, NOTE, TARGET, HeadResults
+from mergekit_fair.heads.head_results import HEAD, NOTE, RANDOM, TARGET, HeadResults
 from mergekit_fair.report.page import shown, template
 from mergekit_fair.report.sweep_tables import difference_titles, ordered_metrics
 from mergekit_fair.report.tables import Cell, Row, Table, as_text, interval_cell, value_text
 from mergekit_fair.report.verdict_text import MARKED, difference_cell, sentence
 
 PAGE = "report.html"
+RECIPE = "recipe.yml"
+_LEFT_OUT = "Validation rows by coefficients of others (gaps: mean of halves, larger than of all)"
 _COMPARED = (*HEADLINE, *(f"{LEVEL}{name}" for name in HEADLINE))
 _SHOWN = ("acc", "dpd", "eod", "bal_acc", "worst_group_acc", "selection_rate")
 
 
 def heads_text(results: HeadResults, out: Path) -> str:
     """Everything that was found, for a terminal."""
-    parts = [*map(one_line, _about(results)), "", as_text(mu_table(results)), ""]
+    parts = [*map(one_line, _about(results)), "", f"{_LEFT_OUT}:", as_text(mu_table(results)), ""]
     if results.stays is not None:
         parts.append(one_line(f"{headline(results)}; report rows stay closed"))
     else:
@@ -33,8 +36,9 @@ def heads_text(results: HeadResults, out: Path) -> str:
             f"Minus the {TARGET}, on the same rows (paired intervals; !: {MARKED})",
             as_text(differences_table(results)),
             one_line(headline(results)),
+            one_line(f"Control: {control(results)}"),
             "",
-            f"merge it: mergekit-fair merge {one_line(str(out))}/recipe.yml MODEL",
+            f"merge it: mergekit-fair merge {one_line(shlex.quote(str(out / RECIPE)))} MODEL",
             NOTE,
         ]
     parts += [f"warning: {one_line(text)}" for text in results.warnings]
@@ -46,6 +50,11 @@ def headline(results: HeadResults) -> str:
     if results.stays is not None:
         return f"keep the target: {results.stays}"
     return sentence(HEAD, f"the {TARGET}", results.differences)
+
+
+def control(results: HeadResults) -> str:
+    """What random directions win in the same way: only what is beyond it is the groups' doing."""
+    return sentence(RANDOM, f"the {TARGET}", results.report[RANDOM].differences)
 
 
 def _about(results: HeadResults) -> list[str]:
@@ -74,7 +83,7 @@ def mu_table(results: HeadResults) -> Table:
         for each in results.tried
     ]
     return Table(
-        caption="Cross-fitted validation rows",
+        caption=_LEFT_OUT,
         corner="μ",
         columns=["acc", "dpd", "eod", "selection_rate"],
         sections=[("", rows)],
@@ -150,6 +159,7 @@ def _view(results: HeadResults) -> dict[str, Any]:
     return {
         "results": results,
         "headline": headline(results),
+        "control": control(results) if moves else None,
         "about": _about(results),
         "models": models_table(results) if moves else None,
         "differences": differences_table(results) if moves else None,

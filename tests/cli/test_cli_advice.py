@@ -97,7 +97,7 @@ def test_choices_come_back_as_they_were(
     from lm_eval._cli.utils import try_parse_json
     from lm_eval.utils import simple_parse_args_string
 
-    from mergekit_fair.cli.cmd_eval import _Pairs
+    from mergekit_fair.cli.reading_options import Pairs
 
     monkeypatch.setattr(advice, "program", lambda: program)
     text = advice.choice_map(classes)
@@ -106,7 +106,7 @@ def test_choices_come_back_as_they_were(
     else:
         option, value = shlex.split(text)
         if program == "eval":
-            read = _Pairs().convert(value, None, None)
+            read = Pairs().convert(value, None, None)
         else:
             parsed = try_parse_json(value)
             arguments = parsed if isinstance(parsed, dict) else simple_parse_args_string(value)

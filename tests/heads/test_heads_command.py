@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -170,9 +172,52 @@ def test_the_same_command_again_refuses_and_overwrite_replaces(biased: Any, tmp_
     refusal(words, ConfigError, where=tmp_path / "out")
     run(*words, "--quiet", "--overwrite")
     assert (tmp_path / "out" / "heads.json").read_bytes() == first  # the same rows, the same head
-    (tmp_path / "out" / "mine.txt").write_text("kept")
-    refusal([*words, "--overwrite"], ConfigError, where=tmp_path / "out", got="mine.txt")
-    assert (tmp_path / "out" / "mine.txt").is_file()
+    vector = next((tmp_path / "out" / "vectors").iterdir()).name
+    inside = ("mine.txt", "mine/config.json", f"{vector}/mine.txt")
+    for mine in ("mine.txt", *(f"vectors/{name}" for name in inside)):
+        path = tmp_path / "out" / mine
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("kept")
+        refusal([*words, "--overwrite"], ConfigError, where=tmp_path / "out", got=mine)
+        path.unlink()
+
+
+def test_what_is_said_is_what_was_done(biased: Any, tmp_path: Path) -> None:
+    """A μ that was given is not said to keep accuracy; the control is beside the head."""
+    model, data = biased
+    out = tmp_path / "o u t"
+    words = ["heads", model, "--data", data, "-o", out, "--mu", 2, "--quiet"]
+    said = run(*words, "--choice-map", "no=0,yes=1").stdout
+    rule = yaml.safe_load((out / "recipe.yml").read_text())["fairness"]["rule"]
+    assert "accuracy" not in rule
+    assert f"merge '{out}/recipe.yml'" in said
+    assert "Control: random directions" in said
+    turned = ["--choice-map", "no=1,yes=0"]  # against the model's own labels
+    refusal([*words, "--overwrite", *turned], ConfigError, where="choice_map")
+
+
+def test_the_targets_scores_are_its_own_to_the_bit(biased: Any, tmp_path: Path) -> None:
+    """In bfloat16 logits have three digits: many rows are a rounding away from the other side."""
+    from transformers import AutoModelForSequenceClassification
+
+    from mergekit_fair.data import load_spec
+    from mergekit_fair.evaluation.evaluator import Evaluator
+    from mergekit_fair.evaluation.prepared_tasks import EvaluationRequest
+    from mergekit_fair.heads.last_layer import read_features
+    from mergekit_fair.progress import Silent
+
+    model, data = biased
+    small = tmp_path / "model"
+    shutil.copytree(model, small)
+    loaded = AutoModelForSequenceClassification.from_pretrained(model)
+    loaded.to(torch.bfloat16).save_pretrained(small)
+    evaluator = Evaluator(EvaluationRequest(tasks=load_spec(data)))
+    scorer = evaluator.open(str(small), "cpu")
+    layer, found = read_features(evaluator, scorer, ["validation"], small, Silent())
+    (own,) = scorer.score("validation", np.arange(len(found["validation"].rows))).values()
+    assert found["validation"].rows.scores == pytest.approx(own, abs=1e-5)
+    exact = layer.gaps(found["validation"].features)
+    assert np.abs(exact - own).max() > 1e-3  # what float64 would give is not what is predicted
 
 
 def test_groups_that_overlap_and_intersections(tmp_path: Path) -> None:

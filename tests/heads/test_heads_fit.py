@@ -20,6 +20,7 @@ from mergekit_fair.heads.directions import (
     constant_direction,
     fit_directions,
     random_directions,
+    spread_of_constant,
 )
 from mergekit_fair.heads.fair_head import FairHead, HeadSettings, fit_head, moves_of
 from mergekit_fair.heads.fitting import (
@@ -288,6 +289,15 @@ def test_a_direction_that_is_not_constant_keeps_the_level(unfair: Any) -> None:
     assert (moves.moves[-1] < 0).mean() > 0.1
     coefficients = fit_coefficients("eod", moves, SETTINGS, 4.0)
     assert moves.moved(coefficients).predicted.sum() == validation.rows.predicted.sum()
+
+
+def test_how_constant_a_constant_is(unfair: Any) -> None:
+    """Nothing of features around 0; nearly all of those that lie off the origin."""
+    train, validation = unfair["train"], unfair["validation"]
+    assert spread_of_constant(train, validation, has_bias=True) == 0
+    assert spread_of_constant(train, validation, has_bias=False) > 0.25
+    off = [FeatureRows(each.features + 9, each.rows) for each in (train, validation)]
+    assert spread_of_constant(*off, has_bias=False) < 0.1
 
 
 @pytest.mark.parametrize("selected", [0, 1])
