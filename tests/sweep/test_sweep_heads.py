@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from biased import write_biased
+from biased import data_block, write_biased
 from click.testing import CliRunner
 from refusals import raises, refusal
 from safetensors.torch import load_file, save_file
@@ -24,7 +25,7 @@ from mergekit_fair.progress import Silent
 from mergekit_fair.sweep.checked_folder import checked_results
 from mergekit_fair.sweep.distances import _with_head
 from mergekit_fair.sweep.forecast import plan_sweep
-from mergekit_fair.sweep.point_runner import LocalExecutor
+from mergekit_fair.sweep.point_runner import LocalExecutor, TimeBudget
 from mergekit_fair.sweep.points import Planner
 from mergekit_fair.sweep.results import SweepResults
 from mergekit_fair.sweep.runner import run_sweep
@@ -169,6 +170,35 @@ def test_the_plan_counts_one_pass_a_target(headed: Path, tmp_path: Path) -> None
     shown = run("sweep", headed / "sweep.yml", "-o", tmp_path / "none", "--dry-run", "--quiet")
     assert "4 at most of heads" in shown.output
     assert not (tmp_path / "none").exists()
+
+
+def test_groups_that_no_text_tells_leave_the_head_alone(headed: Path, tmp_path: Path) -> None:
+    """Drawn by lot: no head is measured, and a warning says why, at every μ."""
+    head, *lines = (headed / "rows.csv").read_text().splitlines()
+    groups = np.random.default_rng(0).permutation([line.rsplit(",", 1)[1] for line in lines])
+    lines = [f"{line.rsplit(',', 1)[0]},{group}" for line, group in zip(lines, groups, strict=True)]
+    (tmp_path / "rows.csv").write_text("\n".join([head, *lines]) + "\n")
+    evaluate = {"data": data_block(tmp_path / "rows.csv"), "device": "cpu"}
+    path = write_sweep(headed, tmp_path / "sweep.yml", evaluate=evaluate, controls=[])
+    results = run_sweep(load_sweep(path), tmp_path / "out", Silent())
+    assert not points_of(results.points, "head")
+    for mu in (4, 2):
+        assert any(w.startswith(f"fft keeps its head at μ = {mu}: ") for w in results.warnings)
+    assert not list((tmp_path / "out" / "heads").glob("fft-*"))
+
+
+def test_a_spent_budget_leaves_heads_out(headed: Path, tmp_path: Path) -> None:
+    """After the baseline, the merge and its control; more minutes finish it."""
+    sweep = load_sweep(write_sweep(headed, tmp_path / "sweep.yml"))
+    clock = itertools.chain([0.0] * 4, itertools.repeat(120.0))
+    budget = TimeBudget(1.0, clock=lambda: next(clock))
+    results = run_sweep(sweep, tmp_path / "out", Silent(), budget=budget)
+    assert results.budget is not None
+    assert results.budget.unfinished == ["heads of fft"]
+    assert results.selected.kept is None
+    results = run_sweep(sweep, tmp_path / "out", Silent())
+    assert results.budget is None
+    assert len(points_of(results.points, "head")) == 4
 
 
 def test_push_and_report_check_the_vectors(headed: Path, tmp_path: Path) -> None:
