@@ -35,7 +35,9 @@ class GroupCell:
     label: int | None = None
 
     def __str__(self) -> str:
-        return self.group if self.label is None else f"{self.group}, {self.label}"
+        if self.label is None:  # the constant direction has a name, too
+            return f"group {self.group}" if self.group == CONSTANT else self.group
+        return f"{self.group}, {self.label}"
 
     def mask(self, rows: Predictions) -> NDArray[np.bool_]:
         """Its rows, bool (n,)."""

@@ -386,3 +386,8 @@ def test_the_whole_layer_comes_near_the_probes(unfair: Any) -> None:
     assert whole.moved(unfair["validation"]).predicted.sum() == (
         unfair["validation"].rows.predicted.sum()
     )
+
+
+def test_a_group_may_be_called_constant() -> None:
+    names = [str(cell) for cell in cells_of("dpd", ["constant", "other"])]
+    assert names == ["group constant", "other"]
