@@ -51,7 +51,7 @@ from mergekit_fair.heads.head_results import (
     TriedMu,
     read_heads,
 )
-from mergekit_fair.heads.last_layer import FeatureRows, read_features
+from mergekit_fair.heads.last_layer import FeatureRows, LastLayer, read_features
 from mergekit_fair.heads.rival_heads import balanced_head, random_head, whole_layer
 from mergekit_fair.heads.written_head import merged_gaps, recipe_of_head, write_vectors
 from mergekit_fair.merging.recipe import Recipe
@@ -130,20 +130,30 @@ class HeadRun:
             *self._seen.remarks(self.model),
             *self.scorer.notes("validation"),
         ]
-        has_bias = self.layer.bias is not None
-        varies = spread_of_constant(self.rows["train"], self.rows["validation"], has_bias=has_bias)
-        if varies > _CONSTANT_ENOUGH:
-            said.append(
-                "the head has no bias, and what stands for one varies from row to row "
-                f"(standard deviation {varies:.2g}, of a mean of 1): the level of other rows "
-                "may move"
-            )
+        said += notes_of_constant(self.layer, self.rows)
         if self.left_out_rows:
             said.append(
                 f"{self.left_out_rows:,} validation rows repeat training rows and are left out of "
                 "the fit"
             )
         return list(dict.fromkeys(said))
+
+
+def notes_of_constant(layer: LastLayer, rows: Mapping[str, FeatureRows]) -> list[str]:
+    """What a reader should know of the direction that stands for a bias.
+
+    Args:
+        layer: of the target.
+        rows: of `train` and `validation`.
+    """
+    has_bias = layer.bias is not None
+    varies = spread_of_constant(rows["train"], rows["validation"], has_bias=has_bias)
+    if varies <= _CONSTANT_ENOUGH:
+        return []
+    return [
+        "the head has no bias, and what stands for one varies from row to row (standard deviation "
+        f"{varies:.2g}, of a mean of 1): the level of other rows may move"
+    ]
 
 
 def repeated_rows(evaluator: Evaluator) -> np.ndarray:

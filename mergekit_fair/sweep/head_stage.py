@@ -15,7 +15,7 @@ from mergekit_fair.evaluation.predictions import Predictions, Scores
 from mergekit_fair.evaluation.soft_objective import deciding_groups
 from mergekit_fair.heads.fair_head import FairHead, require_enough
 from mergekit_fair.heads.head_results import NOTE
-from mergekit_fair.heads.head_run import repeated_rows, require_classifier
+from mergekit_fair.heads.head_run import notes_of_constant, repeated_rows, require_classifier
 from mergekit_fair.heads.unseen import parts
 from mergekit_fair.heads.written_head import merged_gaps, recipe_of_head
 from mergekit_fair.schema import digest_of_json
@@ -136,6 +136,9 @@ class Heads:
                 heads = target.heads(grid.mus)
                 said += _staying(target.name, heads)
                 moving = [fair for fair in heads if fair.stays is None]
+                if moving:
+                    notes = notes_of_constant(target.features.layer, target.rows)
+                    said += [f"{target.name}: {text}" for text in notes]
                 below = runner.store.folder / HEADS  # one set: heads differ in coefficients alone
                 vectors = target.write(moving[0], below) if moving else {}
                 is_whole = is_whole and bool(vectors or not moving)

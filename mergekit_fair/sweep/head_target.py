@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from mergekit_fair.checkpoints.vector_folder import read_marker, read_vector
+from mergekit_fair.checkpoints.folder import SINGLE, VECTOR
+from mergekit_fair.checkpoints.vector_folder import is_vector_folder, read_marker, read_vector
 from mergekit_fair.errors import FairError
 from mergekit_fair.evaluation.predictions import Scores
 from mergekit_fair.evaluation.saved_rows import rows_digest
@@ -38,6 +39,7 @@ from mergekit_fair.sweep.head_features import TargetFeatures
 
 # Of the way in which heads are fitted and scored: another one makes other points.
 _VERSION = 1
+_FILES = (SINGLE, "config.json", VECTOR)  # of a vector folder
 # Rows of each label that a refit needs, so that every part of them has both.
 _LEAST = 30
 
@@ -113,7 +115,7 @@ class HeadTarget:
         if self.features.open_worker is None:
             return {}
         layer, train = self.features.layer, self.rows["train"]
-        with staged_folder(folder, overwrite=True, known=contents) as staging:
+        with staged_folder(folder, overwrite=True, known=_of_vectors) as staging:
             vectors = write_vectors(
                 fair, self.head.metric, layer, train, self.model, staging, fit=self.digest
             )
@@ -191,4 +193,9 @@ class HeadTarget:
 
 
 def _written(folder: Path) -> list[Path]:
-    return sorted(folder.iterdir()) if folder.is_dir() else []
+    return sorted(filter(is_vector_folder, folder.iterdir())) if folder.is_dir() else []
+
+
+def _of_vectors(folder: Path) -> list[str]:
+    """What may be replaced: files of vector folders, and nothing else that lies there."""
+    return [name for name in contents(folder) if name.partition("/")[2] in _FILES]

@@ -187,6 +187,28 @@ def test_groups_that_no_text_tells_leave_the_head_alone(headed: Path, tmp_path: 
     assert not list((tmp_path / "out" / "heads").glob("fft-*"))
 
 
+@pytest.mark.slow
+def test_vectors_that_were_changed_are_written_anew_and_nothing_is_lost(
+    headed: Path, tmp_path: Path
+) -> None:
+    sweep = load_sweep(write_sweep(headed, tmp_path / "sweep.yml", controls=[]))
+    run_sweep(sweep, tmp_path / "out", Silent())
+    expected = (tmp_path / "out" / "results.json").read_bytes()
+    (vectors,) = (tmp_path / "out" / "heads").glob("fft-*")
+    file = next(vectors.glob("00-*")) / "model.safetensors"
+    weights = file.read_bytes()
+    file.write_bytes(weights[:-4] + bytes(4))
+    run_sweep(sweep, tmp_path / "out", Silent())
+    assert file.read_bytes() == weights
+    assert (tmp_path / "out" / "results.json").read_bytes() == expected
+    (vectors / "mine.txt").write_text("kept")
+    run_sweep(sweep, tmp_path / "out", Silent())
+    file.write_bytes(weights[:-4] + bytes(4))
+    with raises(ConfigError, where=vectors, got="mine.txt"):
+        run_sweep(sweep, tmp_path / "out", Silent())
+    assert (vectors / "mine.txt").read_text() == "kept"
+
+
 def test_a_spent_budget_leaves_heads_out(headed: Path, tmp_path: Path) -> None:
     """After the baseline, the merge and its control; more minutes finish it."""
     sweep = load_sweep(write_sweep(headed, tmp_path / "sweep.yml"))
