@@ -34,7 +34,7 @@ Do not   conclude anything about people's income today, or that a merge makes a 
 )  # fmt: skip
 @click.option("--quiet", is_flag=True, help="Tables only.")
 def command(out: Path, quiet: bool) -> None:
-    """The whole job on embedded real data, in about four minutes on two cores.
+    """The whole job on embedded real data, in about five minutes on two cores.
 
     Fine-tunes a small encoder on Adult census rows (all rows, LoRA, women, men), merges the
     subgroup vectors over a λ grid, injects the worst-served group's vector, chooses on validation
