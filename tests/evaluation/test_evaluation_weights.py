@@ -15,7 +15,7 @@ from mergekit_fair.evaluation.evaluate import Level, evaluate, measure_preferenc
 from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.sweep.differences import differences
-from mergekit_fair.sweep.runner import _require_no_weights
+from mergekit_fair.sweep.preparation import _require_no_weights
 
 SETTINGS = MetricSettings(draws=20)
 
