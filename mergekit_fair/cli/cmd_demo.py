@@ -93,8 +93,9 @@ def _heads(out: Path, sweep: Sweep, progress: Progress) -> HeadResults:
         target = sweep.config.baselines["fft"]
         settings = evaluate.settings(sweep.config.seed)
         request = evaluate.request()
-        found = run_heads(request, target, folder, settings, HeadSettings(), progress)
-    write_heads_page(found, folder)
+        found = run_heads(
+            request, target, folder, settings, HeadSettings(), progress, page=write_heads_page
+        )
     if found.stays is None and not (out / _FAIR).is_dir():
         recipe = Recipe.load(folder / RECIPE)
         merge_to_folder(recipe, out / _FAIR, MergeOptions(quiet=True), MergeSettings(), progress)

@@ -92,11 +92,10 @@ def command(**options: Any) -> None:
       mergekit-fair merge runs/heads/recipe.yml runs/adult_sex/fair
     """
     from mergekit_fair.cli.terminal import echo_json, quiet_libraries
-    from mergekit_fair.report.heads_report import heads_text, write_heads_page
+    from mergekit_fair.report.heads_report import heads_text
 
     quiet_libraries(quiet=options["quiet"])
     results = _fit(options)
-    write_heads_page(results, options["out"])
     if options["as_json"]:
         echo_json(results.to_dict())
     else:
@@ -112,6 +111,7 @@ def _fit(options: dict[str, Any]) -> HeadResults:
     from mergekit_fair.fairness import MetricSettings
     from mergekit_fair.heads.fair_head import HeadSettings
     from mergekit_fair.heads.head_run import run_heads
+    from mergekit_fair.report.heads_report import write_heads_page
 
     settings = MetricSettings(
         reference=options["reference"],
@@ -143,4 +143,5 @@ def _fit(options: dict[str, Any]) -> HeadResults:
         Terminal(quiet=options["quiet"]),
         device=options["device"],
         overwrite=options["overwrite"],
+        page=write_heads_page,
     )

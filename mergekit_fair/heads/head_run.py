@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +202,7 @@ def run_heads(
     *,
     device: str = "auto",
     overwrite: bool = False,
+    page: Callable[[HeadResults, Path], object] | None = None,
 ) -> HeadResults:
     """Fit, write and report; report rows stay closed where the head stays the target's.
 
@@ -216,6 +217,7 @@ def run_heads(
         progress: told what is done.
         device: torch device.
         overwrite: replace what an earlier run has written.
+        page: writes a page of the results into the folder, before it is in place.
 
     Raises:
         ConfigError: `out` is there and may not be replaced; from the request.
@@ -245,6 +247,8 @@ def run_heads(
             (folder / RECIPE).write_text(text, encoding="utf-8")
         content = json.dumps(sealed(results.to_dict()), indent=2, ensure_ascii=False)
         (folder / RESULTS).write_text(f"{content}\n", encoding="utf-8")
+        if page is not None:
+            page(results, folder)
     return results
 
 

@@ -116,6 +116,9 @@ def models_table(results: HeadResults) -> Table:
         corner="head",
         columns=[*(metric.name for metric in metrics), "needs groups"],
         sections=[("", rows)],
+        foot="; ".join(
+            f"{name}: {each.said}" for name, each in results.report.items() if each.said
+        ),
     )
 
 
