@@ -48,13 +48,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--study", nargs="+", default=[], help="of recipes/, or a folder")
     parser.add_argument("--seeds", type=int, nargs="+", default=[3], help="N, or first and end")
+    parser.add_argument("--bf16", action="store_true", help="train so: quicker on many machines")
     parser.add_argument("-o", "--out", type=Path, required=True)
     given = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
     recipes = [study_folder(name) for name in given.study]
     for number in range(*given.seeds):
         for recipe in recipes:
-            Seed(recipe, number, given.out.absolute() / recipe.name / f"seed-{number}").run()
+            folder = given.out.absolute() / recipe.name / f"seed-{number}"
+            Seed(recipe, number, folder, bf16=given.bf16).run()
     print(study_tables(given.out))
 
 
@@ -74,6 +76,7 @@ class Seed:
     recipe: Path
     number: int
     folder: Path
+    bf16: bool = False
 
     def run(self) -> None:
         self.write_files()
@@ -110,6 +113,8 @@ class Seed:
     def training(self) -> dict[str, Any]:
         given = _read(self.recipe / "train.yml")
         seed = given.get("seed", 0) + APART * self.number
+        if self.bf16:
+            given["training"] |= {"bf16": True}
         return given | {"data": "data.yml", "seed": seed, "seeds": SOUP}
 
     @cached_property

@@ -82,6 +82,7 @@ def figures(folder: Path) -> dict[str, Any]:
     return {
         "n": len(fft),
         "label_rate": fft.base_rate,
+        "bf16": trained["settings"]["training"].get("bf16", False),
         "seconds": {name: run.get("seconds") for name, run in trained["runs"].items()},
         "models": lines,
     }
@@ -163,7 +164,8 @@ def study_tables(out: Path) -> str:
     for study, found in seeds.items():
         found.sort(key=lambda seed: seed["seed"])
         count = ", ".join(f"{seed['seed']} ({seed['n']:,} report rows)" for seed in found)
-        parts += [f"## {study}: seeds {count}", _means(found), _differences(found)]
+        words = ", trained in bf16" if any(seed.get("bf16") for seed in found) else ""
+        parts += [f"## {study}: seeds {count}{words}", _means(found), _differences(found)]
     return "\n\n".join(parts)
 
 
