@@ -10,7 +10,7 @@ has a folder DIR/STUDY/seed-N, and is made there by commands that anybody can re
     train train.yml -o models                 base, FFT, LoRA, a soup, a model for each group
     sweep lambda.yml -o lambda                one λ for all groups, and the random control
     sweep lambda_g.yml -o lambda_g            a search over λ_g
-    heads models/fft … -o heads               a fair head, random directions, a balanced refit
+    heads models/fft … -o heads               a fair head, and others on the same features
     merge heads/recipe.yml fair_head
     eval --model MODEL … -o eval/MODEL        of all models on report rows
 
@@ -49,14 +49,17 @@ def main() -> None:
     parser.add_argument("--study", nargs="+", default=[], help="of recipes/, or a folder")
     parser.add_argument("--seeds", type=int, nargs="+", default=[3], help="N, or first and end")
     parser.add_argument("--bf16", action="store_true", help="train so: quicker on many machines")
+    parser.add_argument("--model", type=Path, help="a folder: another model than the study's")
+    parser.add_argument("--heads-only", action="store_true", help="FFT and its heads")
     parser.add_argument("-o", "--out", type=Path, required=True)
     given = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
     recipes = [study_folder(name) for name in given.study]
     for number in range(*given.seeds):
         for recipe in recipes:
-            folder = given.out.absolute() / recipe.name / f"seed-{number}"
-            Seed(recipe, number, folder, bf16=given.bf16).run()
+            name = "-".join([recipe.name, *([given.model.name] if given.model else [])])
+            folder = given.out.absolute() / name / f"seed-{number}"
+            Seed(recipe, number, folder, given.model, given.bf16, given.heads_only).run()
     print(study_tables(given.out))
 
 
@@ -76,12 +79,14 @@ class Seed:
     recipe: Path
     number: int
     folder: Path
-    bf16: bool = False
+    model: Path | None
+    bf16: bool
+    heads_only: bool
 
     def run(self) -> None:
         self.write_files()
         self.command("train", "train.yml", "-o", "models")
-        for sweep in SWEEPS:
+        for sweep in () if self.heads_only else SWEEPS:
             self.command("sweep", f"{sweep}.yml", "-o", sweep, exits=(CHOSEN, KEPT))
         words = ["heads", "models/fft", *self.options, "-o", "heads", "--overwrite"]
         self.once("heads", words, "models/fft", exits=(CHOSEN, KEPT))
@@ -96,7 +101,7 @@ class Seed:
             if (self.folder / model).is_dir():
                 self.evaluate(name, model, "report")
         self.evaluate("fft", models["fft"], "validation")
-        about = {"study": self.recipe.name, "seed": self.number}
+        about = {"study": self.folder.parent.name, "seed": self.number}
         text = json.dumps({**about, **figures(self.folder)}, indent=1, ensure_ascii=False)
         self.folder.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
 
@@ -113,9 +118,14 @@ class Seed:
     def training(self) -> dict[str, Any]:
         given = _read(self.recipe / "train.yml")
         seed = given.get("seed", 0) + APART * self.number
+        given |= {"data": "data.yml", "seed": seed, "seeds": SOUP}
+        if self.model:
+            given |= {"model": str(self.model.absolute()), "sha256": None}
         if self.bf16:
             given["training"] |= {"bf16": True}
-        return given | {"data": "data.yml", "seed": seed, "seeds": SOUP}
+        if self.heads_only:
+            given |= {"seeds": 1, "lora": False, "subgroups": False}
+        return given
 
     @cached_property
     def data(self) -> dict[str, Any]:

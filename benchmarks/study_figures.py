@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from mergekit_fair.data import spec_inside
 from mergekit_fair.errors import MeasurementError
 from mergekit_fair.evaluation.compare_runs import read_predictions
 from mergekit_fair.evaluation.evaluate import evaluate
@@ -21,12 +22,13 @@ from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.evaluation.sample_files import sample_files
 from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.report.tables import Table, as_markdown
+from mergekit_fair.schema import load_yaml
 from mergekit_fair.sweep.differences import differences
 from mergekit_fair.sweep.figures_again import answered
 from mergekit_fair.sweep.group_thresholds import fit
 from mergekit_fair.sweep.results import SweepResults
 from mergekit_fair.sweep.store import read_points, read_rows, read_scores
-from mergekit_fair.sweep.sweep_config import load_sweep
+from mergekit_fair.sweep.sweep_config import Evaluate
 
 BASELINES = {"fft": "FFT", "lora": "LoRA", "soup": "soup of FFT seeds"}
 CHOSEN = {"lambda": "best λ", "lambda_g": "best λ_g"}
@@ -90,8 +92,9 @@ def figures(folder: Path) -> dict[str, Any]:
 
 def _settings(folder: Path) -> MetricSettings:
     """Those of the seed's sweeps, which its evaluations have, too."""
-    config = load_sweep(folder / "lambda.yml").config
-    return config.evaluate.settings(config.seed)
+    sweep = load_yaml(folder / "lambda.yml")
+    data = spec_inside(sweep["evaluate"]["data"], folder / "lambda.yml")
+    return Evaluate(**{**sweep["evaluate"], "data": data}).settings(sweep["seed"])
 
 
 def _measured(folder: Path, fft: Predictions, settings: MetricSettings) -> Iterator[Measured]:
@@ -100,6 +103,8 @@ def _measured(folder: Path, fft: Predictions, settings: MetricSettings) -> Itera
             rows = _predictions(folder, f"{name}-report")
             yield Measured(shown, rows, is_fft=name == "fft")
     for name, shown in CHOSEN.items():
+        if not (folder / name).is_dir():
+            continue
         results = SweepResults.load(folder / name)
         if results.selected.label is None:
             yield Measured(shown, fft, results.selected.headline, is_fft=True)

@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -89,7 +89,7 @@ class Record(BaseModel):
             return cls.model_validate(value)
         except ValidationError as error:
             raise MeasurementError(
-                f"cannot be read: {_explain(error)}",
+                f"cannot be read: {_explain(error, value)}",
                 where=where,
                 fix="use the version of mergekit-fair that has written it, or measure again",
             ) from error
@@ -107,7 +107,7 @@ def parse(block: type[Block], value: Any, where: object) -> Block:
     try:
         return block.model_validate(value)
     except ValidationError as error:
-        raise ConfigError(_explain(error), where=where) from error
+        raise ConfigError(_explain(error, value), where=where) from error
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
@@ -298,11 +298,13 @@ class _PlainDumper(yaml.SafeDumper):
         return True
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, value: object) -> str:
     """All problems of one block in one sentence each, first come first."""
     problems = []
     for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"])
+        if item.get("ctx") == {"expected": "False"} and isinstance(item["input"], Mapping):
+            continue  # a block that may be left out: what is wrong in it is said beside this
+        key = ".".join(_place(item["loc"], value, is_missing=item["type"] == "missing"))
         text = str(item["msg"])
         if item["type"] == "value_error":
             text = text.removeprefix("Value error, ")
@@ -313,6 +315,16 @@ def _explain(error: ValidationError) -> str:
             text += f"; got {shown}"
         problems.append(f"{key}: {text}" if key else text)
     return "; ".join(dict.fromkeys(problems))
+
+
+def _place(loc: Sequence[str | int], value: Any, *, is_missing: bool) -> Iterator[str]:
+    """The keys of `value` on the way; pydantic names the members of unions between them."""
+    for part in loc:
+        is_key = part in value if isinstance(value, Mapping) else isinstance(part, int)
+        if is_key:
+            value = value[part]
+        if is_key or (is_missing and part is loc[-1]):
+            yield str(part)
 
 
 def _reason(error: Exception) -> str:

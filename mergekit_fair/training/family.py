@@ -29,7 +29,7 @@ from mergekit_fair.training.base_model import build_base, file_sha256
 from mergekit_fair.training.finetune import TrainingRun, finetune, process_state
 from mergekit_fair.training.soup import FOLDER as SOUP
 from mergekit_fair.training.soup import make_soup, seed_runs
-from mergekit_fair.training.train_config import TrainConfig
+from mergekit_fair.training.train_config import Subgroups, TrainConfig
 
 if TYPE_CHECKING:
     from mergekit_fair.data import Rows
@@ -41,7 +41,7 @@ def train(
     """Train the whole family in `out`; the same call again goes on where it was killed.
 
     Writes `base`, `fft`, `lora`, `groups/<group>`, `addition.yml` and `train.json`; with `seeds`
-    also `seeds/<seed>`, `soup.yml` and `soup`.
+    also `seeds/<seed>`, `soup.yml` and `soup`; without subgroups no `addition.yml`.
 
     Returns:
         The content of train.json.
@@ -90,7 +90,7 @@ def _train(
         _one(replace(run, seen=of_run), config, family, progress)
     if state.is_main_process:
         recipe = out / "addition.yml"
-        if not recipe.is_file():  # it may be somebody's by now
+        if groups and not recipe.is_file():  # it may be somebody's by now
             write_atomic(recipe, dump_yaml(family_recipe(groups)))
         _soup(config, family, progress)
         source = source_fingerprint(config.data)
@@ -113,13 +113,16 @@ def small_groups(rows: Rows) -> Iterator[str]:
 
 
 def subgroups(config: TrainConfig, rows: Rows) -> list[str]:
-    """The groups to train a model for: all but the excluded ones, or `subgroups.only`.
+    """The groups to train a model for: all but the excluded ones, `subgroups.only`, or none.
 
     Raises:
         TrainingError: names every group that has too few rows, one class only, or a name that
             cannot be a folder.
     """
-    wanted = config.subgroups.only or [g for g in rows.group_names if g not in rows.excluded]
+    block = config.subgroups
+    if not block:
+        return []
+    wanted = block.only or [g for g in rows.group_names if g not in rows.excluded]
     problems = []
     for name in wanted:
         if name not in rows.group_names:
@@ -127,7 +130,7 @@ def subgroups(config: TrainConfig, rows: Rows) -> list[str]:
                 "subgroups.only names no group", got=name, allowed=list(rows.group_names)
             )
         labels = rows.in_group(name).labels
-        if len(labels) < config.subgroups.min_rows:
+        if len(labels) < block.min_rows:
             problems.append(f"{name!r} has {len(labels)} training rows")
         elif labels.min() == labels.max():
             problems.append(f"{name!r} has only class {labels[0]}")
@@ -138,7 +141,7 @@ def subgroups(config: TrainConfig, rows: Rows) -> list[str]:
             f"no model can be trained for {len(problems)} of {len(wanted)} groups: "
             + "; ".join(problems),
             where=rows.name,
-            allowed=f"at least {config.subgroups.min_rows} rows (subgroups.min_rows), both classes",
+            allowed=f"at least {block.min_rows} rows (subgroups.min_rows), both classes",
             fix="add rows, lower min_rows, or leave groups out with groups.exclude or "
             "subgroups.only",
         )
@@ -157,12 +160,12 @@ def plan_runs(
     runs = [fft]
     if config.lora:
         runs.append(replace(fft, name="lora", method="lora"))
-    epochs = config.subgroups.epochs
+    block = config.subgroups or Subgroups()
     for name in groups:
         of_group = rows.in_group(name)
-        steps = steps_for(config, len(of_group.labels), epochs, processes) if epochs else full
-        method = config.subgroups.method
-        runs.append(TrainingRun(f"groups/{name}", method, steps, of_group, config.seed))
+        size = len(of_group.labels)
+        steps = steps_for(config, size, block.epochs, processes) if block.epochs else full
+        runs.append(TrainingRun(f"groups/{name}", block.method, steps, of_group, config.seed))
     return [*runs, *further]
 
 

@@ -88,7 +88,7 @@ class Subgroups(Strict):
     steps: Literal["match"] | None = None
     epochs: Positive | None = None
     min_rows: Annotated[int, Field(gt=0)] = 50
-    only: list[str] | None = None
+    only: Annotated[list[str], Field(min_length=1)] | None = None
 
     @field_validator("method")
     @classmethod
@@ -120,6 +120,7 @@ class TrainConfig(Strict):
         seeds: how often FFT is trained, with seed, seed + 1, …; two or more give a soup, too, their
             uniform mean. It may be another number later: only what is missing is trained.
         lora: `false` leaves the LoRA baseline out.
+        subgroups: `false` leaves their models out: a fair head or a soup needs none.
         checkpoints: shares of the steps at which an early checkpoint is kept as a model.
         save_every: share of the steps between the states that a killed run resumes from.
     """
@@ -133,7 +134,7 @@ class TrainConfig(Strict):
     max_length: Annotated[int, Field(gt=0)] = 128
     training: Training = Training()
     lora: Lora | Literal[False] = Lora()
-    subgroups: Subgroups = Subgroups()
+    subgroups: Subgroups | Literal[False] = Subgroups()
     checkpoints: list[Share] = []
     save_every: Share = 0.25
 

@@ -58,7 +58,7 @@ def test_rows_of_a_split_column_are_dealt_anew_by_a_seed(tmp_path: Path, studies
     (folder / "rows.csv").write_text("\n".join([f"{lines[0]},part", *parted]) + "\n")
 
     def rows(number: int) -> Rows:
-        seed = studies.Seed(folder, number, tmp_path / f"seed-{number}")
+        seed = studies.Seed(folder, number, tmp_path / f"seed-{number}", None, False, False)
         seed.write_files()
         return load_rows(load_spec(seed.folder / "data.yml"))
 
@@ -79,6 +79,18 @@ def test_rows_of_a_split_column_are_dealt_anew_by_a_seed(tmp_path: Path, studies
         for number in range(3)
     ]
     assert training == [0, 100, 200]
+
+
+@pytest.mark.slow
+def test_heads_alone_need_no_models_of_groups(tmp_path: Path):
+    write_study(tmp_path / "tiny")
+    model = tiny.write_encoder(tmp_path / "other")
+    words = ("--study", tmp_path / "tiny", "--seeds", "1", "2", "--heads-only", "--model", model)
+    run(*words, "-o", tmp_path / "out")
+    seed = tmp_path / "out" / "tiny-other" / "seed-1"
+    found = json.loads(seed.with_suffix(".json").read_text())
+    assert {"FFT", "fair head"} <= {line["model"] for line in found["models"]}
+    assert not {"lora", "groups", "soup"} & {path.name for path in (seed / "models").iterdir()}
 
 
 @pytest.mark.slow

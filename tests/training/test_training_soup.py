@@ -23,7 +23,7 @@ from mergekit_fair.progress import Silent
 from mergekit_fair.training import family as family_module
 from mergekit_fair.training.base_model import file_sha256
 from mergekit_fair.training.family import train
-from mergekit_fair.training.train_config import TrainConfig, load_train_config
+from mergekit_fair.training.train_config import Subgroups, TrainConfig, load_train_config
 
 MEMBERS = ("fft", "seeds/1", "seeds/2")
 
@@ -104,7 +104,7 @@ def test_a_seed_of_its_own_is_trained_as_if_it_stood_alone(
 ) -> None:
     """`seeds/1` is what FFT is with seed: 1, from the same base (a probe's has no seed)."""
     config = load_train_config(family / "train.yml")
-    few = config.subgroups.model_copy(update={"only": ["blue"], "epochs": 0.1})
+    few = Subgroups(only=["blue"], epochs=0.1)
     alone = config.model_copy(update={"seed": 1, "lora": False, "subgroups": few})
     out = tmp_path / "run"
     record = train(alone, out, Silent(), "cpu")
@@ -223,9 +223,10 @@ def test_another_base_in_the_working_directory(
 def test_the_base_of_all_seeds_is_one_with_its_random_head(tmp_path: Path) -> None:
     """Models that differed in their heads' initialisation, too, would be no soup."""
     changes = {"head": "random", "seeds": 2, "lora": False, "training": {"epochs": 0.1}}
-    path = tiny.write_training(tmp_path, **changes, subgroups={"only": ["blue"]})
+    path = tiny.write_training(tmp_path, **changes, subgroups=False)
     train(load_train_config(path), tmp_path / "run", Silent(), "cpu")
     assert _is_mean(tmp_path / "run", MEMBERS[:2])
+    assert not {"groups", "lora", "addition.yml"} & {p.name for p in (tmp_path / "run").iterdir()}
     base, *models = (
         load_tensors(tmp_path / "run" / name)["classifier.weight"]
         for name in ("base", *MEMBERS[:2])
