@@ -36,7 +36,7 @@ import yaml
 from study_figures import figures, study_tables
 
 ROOT = Path(__file__).parents[1]
-RULE = {"minimize": "eod", "subject_to": {"acc": ">= fft - 0.01"}}
+RULE = {"minimize": "eod", "subject_to": {"acc": ">= fft - 0.03"}}
 SWEEPS = {"lambda": "grid", "lambda_g": "search"}
 TRAINED = ("fft", "lora", "soup")
 CHOSEN, KEPT = 0, 3  # how sweeps and heads exit

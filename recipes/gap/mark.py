@@ -4,8 +4,9 @@
 
 A data description names the column that a text is in; it cannot put marks at offsets, and reads one
 file. Every passage has a pronoun and two names, of which it refers to one or none: `< pronoun >`,
-`[ name ]` that is asked about, `{ name }` that is the other. It is cut to the words around these
-three: `before` words lead to the first of them, `after` words follow the last one.
+`[ name ]` that is asked about, `{ name }` that is the other. It is cut to the `around` words on
+either side of these three; `..` stands for what is left out between them. With whole passages a
+small encoder stays at chance.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def rows_of(file: Path) -> Iterator[dict[str, str | int]]:
                 }
 
 
-def marked(passage: dict[str, str], name: str, before: int = 10, after: int = 8) -> str:
+def marked(passage: dict[str, str], name: str, around: int = 4) -> str:
     """The passage around its marks.
 
     >>> passage = {"Text": "Ada met Eve; she left.", "A": "Ada", "A-offset": "0", "B": "Eve",
@@ -57,13 +58,26 @@ def marked(passage: dict[str, str], name: str, before: int = 10, after: int = 8)
     forms = {part: "[ {} ]" if part == name else "{{ {} }}" for part in ("A", "B")}
     spans = [(*span(passage, part), form) for part, form in forms.items()]
     spans.append((*span(passage, "Pronoun"), "< {} >"))
-    first = min(start for start, _, _ in spans)
-    last = max(end for _, end, _ in spans)
-    head, body, tail = text[:first], text[:last], text[last:]
-    for start, end, form in sorted(spans, reverse=True):  # what stands before keeps its place
-        body = body[:start] + form.format(text[start:end]) + body[end:]
-    shown = " ".join(head.split(" ")[-before - 1 :]) + body[first:]
-    return (shown + " ".join(tail.split(" ")[: after + 1])).replace("``", '"').replace("''", '"')
+    parts, place = [], 0
+    for start, end, form in sorted(spans):
+        between = shortened(text[place:start], around if place else 0, around)
+        parts += [between, form.format(text[start:end])]
+        place = end
+    parts.append(shortened(text[place:], around, 0))
+    return "".join(parts).replace("``", '"').replace("''", '"')
+
+
+def shortened(text: str, first: int, last: int) -> str:
+    """A text's first and last words, which begin and end with what stands beside it.
+
+    >>> shortened(" and is not seen again. ", 2, 1)
+    ' and is .. again. '
+    """
+    words = text.split(" ")
+    kept = [words[: first + 1] if first else [], words[-last - 1 :] if last else []]
+    if len(words) <= sum(map(len, kept)):
+        return text
+    return " .. ".join(" ".join(each) for each in kept if each)
 
 
 def span(passage: dict[str, str], part: str) -> tuple[int, int]:

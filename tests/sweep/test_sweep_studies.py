@@ -140,14 +140,14 @@ def test_the_marks_of_gap():
         **{"Pronoun": "she", "Pronoun-offset": "18"},
     }
     text = '[ Ada ] met { Eve }; then < she > said "no" and left'
-    assert mark.marked(passage, "A", after=4) == text
-    assert mark.marked(passage, "B", after=1) == "{ Ada } met [ Eve ]; then < she > said"
+    assert mark.marked(passage, "A") == text
+    assert mark.marked(passage, "B", 1) == "{ Ada } met [ Eve ]; then < she > said"
     later = passage | {"Pronoun": "her", "Pronoun-offset": str(passage["Text"].index("her at"))}
-    found = mark.marked(later, "B", before=0, after=0)
-    assert found == '{ Ada } met [ Eve ]; then she said "no" and left < her >'
+    found = mark.marked(later, "B", 2)
+    assert found == "{ Ada } met [ Eve ]; then she .. and left < her > at home."
     first = {"A": "Eve", "A-offset": "8", "B": "said", "B-offset": "22"}
-    found = mark.marked(passage | first, "A", before=1, after=0)
-    assert found == "met [ Eve ]; then < she > { said }"
+    found = mark.marked(passage | first, "A", 1)
+    assert found == 'met [ Eve ]; then < she > { said } "no"'
     with pytest.raises(SystemExit, match="x-1: A does not stand at A-offset"):
         mark.span(passage | {"A-offset": "1"}, "A")
 
