@@ -18,6 +18,7 @@ from mergekit_fair.errors import MeasurementError
 from mergekit_fair.evaluation.compare_runs import read_predictions
 from mergekit_fair.evaluation.evaluate import evaluate
 from mergekit_fair.evaluation.evidence import require_samples
+from mergekit_fair.evaluation.group_thresholds import fit
 from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.evaluation.sample_files import sample_files
 from mergekit_fair.fairness import MetricSettings
@@ -25,7 +26,6 @@ from mergekit_fair.report.tables import Table, as_markdown
 from mergekit_fair.schema import load_yaml
 from mergekit_fair.sweep.differences import differences
 from mergekit_fair.sweep.figures_again import answered
-from mergekit_fair.sweep.group_thresholds import fit
 from mergekit_fair.sweep.results import SweepResults
 from mergekit_fair.sweep.store import read_points, read_rows, read_scores
 from mergekit_fair.sweep.sweep_config import Evaluate

@@ -6,15 +6,15 @@ import difflib
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from mergekit_fair.errors import ConfigError, MeasurementError
-from mergekit_fair.files import is_special
+from mergekit_fair.errors import ConfigError, FairError, MeasurementError
+from mergekit_fair.files import is_special, text_of
 
 # The key of a file's own digest, see `sealed`.
 SEAL = "digest"
@@ -218,6 +218,38 @@ def unsealed(content: Any) -> tuple[Any, bool | None]:
         return content, None
     rest = {key: value for key, value in content.items() if key != SEAL}
     return rest, digest_of_json(rest) == content[SEAL]
+
+
+def read_sealed(
+    path: Path,
+    what: str,
+    problem: type[FairError],
+    *,
+    fix: str,
+    needs_seal: Callable[[Any], bool] = lambda _: False,
+) -> Any:
+    """The content of a JSON file that `sealed` has made, without its digest.
+
+    Args:
+        path: the file.
+        what: it should be, for messages.
+        problem: the error to raise.
+        fix: what to do about it.
+        needs_seal: of the content, whether a file without a digest has lost it; earlier versions
+            wrote some without.
+
+    Raises:
+        FairError: of type `problem`: no such file, no JSON, or changed since it was written.
+    """
+    try:
+        content, is_whole = unsealed(parse_json(text_of(path)))
+    except (OSError, ValueError) as error:
+        raise problem(f"is no {what} ({_reason(error)})", where=path, fix=fix) from error
+    if is_whole is False:
+        raise problem("was changed since it was written", where=path, fix=fix)
+    if is_whole is None and needs_seal(content):
+        raise problem("was changed since it was written: its digest is gone", where=path, fix=fix)
+    return content
 
 
 def digest_of_json(content: Any) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import yaml
 from pydantic import ValidationError
 from refusals import raises
+from seals import edited
 
-from mergekit_fair.errors import ConfigError
+from mergekit_fair.errors import ConfigError, SweepError
 from mergekit_fair.schema import (
     Strict,
     dump_yaml,
@@ -18,6 +20,8 @@ from mergekit_fair.schema import (
     parse,
     parse_json,
     parse_yaml,
+    read_sealed,
+    sealed,
     suggestion,
 )
 
@@ -98,3 +102,27 @@ def test_the_nearest_name() -> None:
     assert nearest("Femal", ["Female", "Male"]) == "; did you mean 'Female'?"
     assert suggestion("Femal", ["Female", "Male"]) == "did you mean 'Female'?"
     assert (nearest("x", ["Female"]), suggestion("x", ["Female"])) == ("", None)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"\xff", b"[" * 100_000])
+def test_what_is_no_sealed_file_is_refused_by_the_callers_error(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    path = tmp_path / "some.json"
+    if content is not None:
+        path.write_bytes(content)
+    with raises(SweepError, "thing", where=path, fix="make it again"):
+        read_sealed(path, "thing", SweepError, fix="make it again")
+
+
+def test_a_sealed_file_is_what_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "some.json"
+    path.write_text(json.dumps(sealed({"acc": 0.75})))
+    assert read_sealed(path, "thing", SweepError, fix="") == {"acc": 0.75}
+    edited(path, lambda content: content.update(acc=0.8))
+    with raises(SweepError, where=path):
+        read_sealed(path, "thing", SweepError, fix="")
+    path.write_text(json.dumps({"acc": 0.8}))  # of an earlier version, or with its digest gone
+    assert read_sealed(path, "thing", SweepError, fix="") == {"acc": 0.8}
+    with raises(SweepError, "digest", where=path):
+        read_sealed(path, "thing", SweepError, fix="", needs_seal=lambda found: found["acc"] > 0)

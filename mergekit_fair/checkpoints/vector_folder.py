@@ -40,8 +40,8 @@ from mergekit_fair.checkpoints.reader import (
     read_whole,
 )
 from mergekit_fair.errors import CheckpointError, MeasurementError
-from mergekit_fair.files import staged_folder, text_of
-from mergekit_fair.schema import Record, nearest, parse_json, sealed, unsealed
+from mergekit_fair.files import staged_folder
+from mergekit_fair.schema import Record, nearest, read_sealed, sealed
 
 _FIT_AGAIN = "fit it anew on this target (`mergekit-fair heads`)"
 # Elements of a tensor that a sketch reads: blocks at even distances, the first and the last among
@@ -91,18 +91,15 @@ def read_marker(folder: str | Path) -> VectorMarker:
         CheckpointError: there is none, or it is damaged, was edited, or is of another kind or
             version.
     """
+    what = "marker of a task vector"
     path = found_folder(folder) / VECTOR
+    content = read_sealed(inside(path.parent, path), what, CheckpointError, fix=_FIT_AGAIN)
     try:
-        content, is_whole = unsealed(parse_json(text_of(inside(path.parent, path))))
-        marker = VectorMarker.from_dict(content, where=path)
-    except (OSError, ValueError, MeasurementError) as error:
-        reason = getattr(error, "problem", None) or getattr(error, "strerror", None) or error
+        return VectorMarker.from_dict(content, where=path)
+    except MeasurementError as error:
         raise CheckpointError(
-            f"is not the marker of a task vector ({reason})", where=path, fix=_FIT_AGAIN
+            f"is no {what} ({error.problem})", where=path, fix=_FIT_AGAIN
         ) from error
-    if is_whole is False:
-        raise CheckpointError("was changed since it was written", where=path, fix=_FIT_AGAIN)
-    return marker
 
 
 def write_vector(

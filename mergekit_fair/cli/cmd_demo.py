@@ -79,8 +79,8 @@ def _heads(out: Path, sweep: Sweep, progress: Progress) -> HeadResults:
     from mergekit.options import MergeOptions
 
     from mergekit_fair.heads.fair_head import HeadSettings
-    from mergekit_fair.heads.head_results import read_heads
-    from mergekit_fair.heads.head_run import RECIPE, RESULTS, run_heads
+    from mergekit_fair.heads.head_results import RECIPE, RESULTS, read_heads
+    from mergekit_fair.heads.head_run import run_heads
     from mergekit_fair.merging.program import MergeSettings
     from mergekit_fair.merging.recipe import Recipe
     from mergekit_fair.merging.to_disk import merge_to_folder

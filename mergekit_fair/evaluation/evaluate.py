@@ -36,8 +36,7 @@ from mergekit_fair.fairness.measurement import without_unsaid
 from mergekit_fair.fairness.metrics import MATCHED
 from mergekit_fair.fairness.score_quality import measure_quality
 from mergekit_fair.fairness.scores import measure_score_rows
-from mergekit_fair.files import text_of
-from mergekit_fair.schema import Record, parse_json, unsealed
+from mergekit_fair.schema import Record, read_sealed
 
 ITEM = "preference_gap"  # in a sample: (1, 0, or None without an answer; the kind)
 # Written first, so that a file says at its top what it is about.
@@ -180,18 +179,8 @@ def read_evaluation(path: Path) -> Evaluation | PreferenceEvaluation:
     Raises:
         MeasurementError: no such file, damaged or edited, or of a version that is not known.
     """
-    try:
-        content, is_whole = unsealed(parse_json(text_of(path)))
-    except (OSError, ValueError) as error:
-        raise MeasurementError(
-            f"is no evaluation ({type(error).__name__}: {error})",
-            where=path,
-            fix="give a TASK.json that `mergekit-fair eval` has written",
-        ) from error
-    if is_whole is False:
-        raise MeasurementError(
-            "was changed since `eval` has written it", where=path, fix="evaluate again"
-        )
+    fix = "give a TASK.json as `mergekit-fair eval` has written it"
+    content = read_sealed(path, "evaluation", MeasurementError, fix=fix)
     is_preference = isinstance(content, Mapping) and "gap" in content
     kind = PreferenceEvaluation if is_preference else Evaluation
     return kind.from_dict(content, where=path)

@@ -8,18 +8,23 @@ from typing import Any, Literal
 from mergekit_fair.errors import MeasurementError
 from mergekit_fair.evaluation.evaluate import Evaluation
 from mergekit_fair.fairness.claims import JudgedDifference
-from mergekit_fair.files import text_of
-from mergekit_fair.schema import Record, parse_json, unsealed
+from mergekit_fair.schema import Record, read_sealed
 
+# What a run of `heads` writes, beside the vectors.
+RECIPE, RESULTS, ROWS, PAGE = "recipe.yml", "heads.json", "report_rows.csv", "report.html"
 TARGET, HEAD = "target", "fair head"
 _SHOWN = ("acc", "dpd", "eod", "selection_rate")
 RANDOM, WHOLE, BALANCED = "random directions", "whole layer", "balanced refit"
+THRESHOLDS = "group thresholds"
 # What stands beside a fair head to compare it with; none of them is a candidate.
 CONTROLS = {
     RANDOM: "as many random directions, fitted in the same way",
     WHOLE: "every weight of the layer, by the same objective on training and validation rows",
     BALANCED: "deep feature reweighting: the last layer fitted anew, all groups and labels alike",
+    THRESHOLDS: "thresholds by group on the target's scores, set on validation rows",
 }
+# Those that cannot predict without the group of every row, and so are no head.
+NEEDS_GROUPS = frozenset({THRESHOLDS})
 # What every output says.
 NOTE = (
     "Group labels were needed to fit this head; none are needed to predict. It reads proxies of "
@@ -172,16 +177,11 @@ def read_heads(path: Path) -> HeadResults:
     Raises:
         MeasurementError: no such file, damaged or edited, or of a version that is not known.
     """
-    try:
-        content, is_whole = unsealed(parse_json(text_of(path)))
-    except (OSError, ValueError) as error:
-        raise MeasurementError(
-            f"is no result of `heads` ({type(error).__name__}: {error})",
-            where=path,
-            fix="give a heads.json that `mergekit-fair heads` has written",
-        ) from error
-    if not is_whole:
-        raise MeasurementError(
-            "was changed since `heads` has written it", where=path, fix="fit the heads again"
-        )
+    content = read_sealed(
+        path,
+        "result of `heads`",
+        MeasurementError,
+        fix="give a heads.json as `mergekit-fair heads` has written it, or fit the heads again",
+        needs_seal=lambda _: True,
+    )
     return HeadResults.from_dict(content, where=path)

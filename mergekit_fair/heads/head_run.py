@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,30 +19,23 @@ from mergekit_fair.checkpoints.folder import (
 from mergekit_fair.checkpoints.vector_folder import sketch_of
 from mergekit_fair.data.row_keys import row_keys
 from mergekit_fair.errors import CheckpointError, FairError
-from mergekit_fair.escaping import in_spreadsheet
 from mergekit_fair.evaluation.classifier import backend_of, resolve_device
 from mergekit_fair.evaluation.documents import rows_behind
-from mergekit_fair.evaluation.evaluate import Level, evaluate, versions
+from mergekit_fair.evaluation.evaluate import versions
 from mergekit_fair.evaluation.evaluator import Evaluator, Scorer
-from mergekit_fair.evaluation.paired_models import paired_models
-from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.evaluation.prepared_tasks import EvaluationRequest
 from mergekit_fair.evaluation.seen_rows import SeenRows
 from mergekit_fair.fairness import MetricSettings
-from mergekit_fair.fairness.claims import JudgedDifference, judged
 from mergekit_fair.fairness.intervals import undefined_to_none
-from mergekit_fair.fairness.labels import UNANSWERED
 from mergekit_fair.files import contents, staged_folder
 from mergekit_fair.heads.directions import spread_of_constant
 from mergekit_fair.heads.fair_head import FairHead, HeadSettings, fit_head, require_enough
+from mergekit_fair.heads.head_controls import compared_models, models_beside, rows_text
 from mergekit_fair.heads.head_results import (
-    BALANCED,
-    CONTROLS,
-    HEAD,
-    RANDOM,
-    TARGET,
-    WHOLE,
-    Compared,
+    PAGE,
+    RECIPE,
+    RESULTS,
+    ROWS,
     HeadOptions,
     HeadResults,
     SoftChange,
@@ -52,17 +43,14 @@ from mergekit_fair.heads.head_results import (
     read_heads,
 )
 from mergekit_fair.heads.last_layer import FeatureRows, LastLayer, read_features
-from mergekit_fair.heads.rival_heads import balanced_head, random_head, whole_layer
 from mergekit_fair.heads.written_head import merged_gaps, recipe_of_head, write_vectors
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.progress import Progress
 from mergekit_fair.schema import dump_yaml, sealed
 
-RECIPE, RESULTS, ROWS = "recipe.yml", "heads.json", "report_rows.csv"
 _VECTORS = "vectors"
 # Standard deviation, of a mean of 1, up to which a direction may stand for a bias.
 _CONSTANT_ENOUGH = 0.2
-_WRITTEN = (RECIPE, RESULTS, ROWS, "report.html")
 _OF_VECTOR = ("/model.safetensors", "/config.json", "/task_vector.json")
 
 
@@ -234,12 +222,13 @@ def run_heads(
             results = results.model_copy(update={"vectors": vectors})
             here = Recipe.from_mapping(_recipe(results, folder), "recipe")
             rows = run.report_rows()
-            models = _models(run, head, fair, here, rows)
+            gaps = merged_gaps(here, run.layer, rows.features)
+            models, said = models_beside(fair, gaps, run.layer, run.rows, settings, head, rows)
             results = results.model_copy(
                 update={
                     "rows": {**results.rows, "report": len(rows.rows)},
-                    "report": _compared(models, run.settings),
-                    "warnings": run.warnings(),
+                    "report": compared_models(models, settings),
+                    "warnings": [*run.warnings(), *said],
                 }
             )
             (folder / ROWS).write_text(rows_text(models, run.ids("report")), encoding="utf-8")
@@ -261,7 +250,8 @@ def _of_heads(folder: Path) -> Iterable[str]:
     return [
         name
         for name in contents(folder)
-        if name in _WRITTEN or (name.rpartition("/")[0] in vectors and name.endswith(_OF_VECTOR))
+        if name in (RECIPE, RESULTS, ROWS, PAGE)
+        or (name.rpartition("/")[0] in vectors and name.endswith(_OF_VECTOR))
     ]
 
 
@@ -310,76 +300,3 @@ def _recipe(results: HeadResults, folder: Path) -> dict[str, Any]:
     """The merge, as plain YAML; λ = 0 is the target, λ = 1 the head as it was fitted."""
     vectors = {str(folder / each.folder): (each.name, each.weight) for each in results.vectors}
     return {**recipe_of_head(results.model, vectors), "fairness": results.recipe_note()}
-
-
-def _models(
-    run: HeadRun, head: HeadSettings, fair: FairHead, recipe: Recipe, rows: FeatureRows
-) -> dict[str, Predictions]:
-    """Target, fair head and controls, on report rows."""
-    drawn = random_head(fair, run.rows, run.settings, head)
-    balanced = balanced_head(run.rows, run.settings, layer=run.layer, seed=head.seed)
-    return {
-        TARGET: rows.rows,
-        HEAD: rows.rows.with_scores(merged_gaps(recipe, run.layer, rows.features)),
-        RANDOM: drawn.moved(rows),
-        WHOLE: whole_layer(fair, run.rows, run.settings, head).moved(rows),
-        BALANCED: rows.rows.with_scores(rows.rows.scores + balanced.of(rows.features)),
-    }
-
-
-def _compared(models: Mapping[str, Predictions], settings: MetricSettings) -> dict[str, Compared]:
-    """Each model by itself and minus the target.
-
-    The fair head is what was asked for; the controls' tests are corrected among themselves.
-    """
-    differences = {
-        **_judged(models, [HEAD], settings),
-        **_judged(models, list(CONTROLS), settings),
-    }
-    level = Level(TARGET, models[TARGET].selection_rate)
-    return {
-        name: Compared(
-            evaluation=evaluate(predictions, settings, model=name, split="report", level=level),
-            differences=differences.get(name, {}),
-            is_control=name in CONTROLS,
-            said=CONTROLS.get(name),
-        )
-        for name, predictions in models.items()
-    }
-
-
-def rows_text(models: Mapping[str, Predictions], ids: Sequence[int]) -> str:
-    """A csv of the report rows: what was predicted, and every head's logit gap.
-
-    Columns: id (row number in the source), label, groups (a JSON list), prediction (of the fair
-    head), weight, and one a head.
-    """
-    target, head = models[TARGET], models[HEAD]
-    buffer = io.StringIO()
-    table = csv.writer(buffer, lineterminator="\n")
-    table.writerow(["id", "label", "groups", "prediction", "weight", *models])
-    for row, number in enumerate(ids):
-        groups = [name for name, inside in target.groups.items() if inside[row]]
-        predicted = int(head.predicted[row])
-        cells = (
-            number,
-            int(target.labels[row]),
-            json.dumps(groups, ensure_ascii=False),
-            "" if predicted == UNANSWERED else predicted,
-            "" if target.weights is None else target.weights[row],
-            *(
-                "" if np.isnan(each.scores[row]) else float(each.scores[row])
-                for each in models.values()
-            ),
-        )
-        table.writerow([in_spreadsheet(cell) for cell in cells])
-    return buffer.getvalue()
-
-
-def _judged(
-    models: Mapping[str, Predictions], names: Sequence[str], settings: MetricSettings
-) -> dict[str, dict[str, JudgedDifference]]:
-    pairs = {name: (TARGET, name) for name in names}
-    wanted = {name: models[name] for name in (TARGET, *names)}
-    found = paired_models(wanted, pairs, settings)
-    return judged(found.evidence, settings.confidence)

@@ -29,7 +29,7 @@ from mergekit_fair.merging.measured_inputs import require_measured
 from mergekit_fair.merging.model_checks import OpenModels
 from mergekit_fair.merging.recipe import OrderedConfiguration, Recipe
 from mergekit_fair.merging.shards import Written
-from mergekit_fair.schema import parse_json, sealed, unsealed
+from mergekit_fair.schema import parse_json, read_sealed, sealed
 
 MANIFEST = "merge_manifest.json"
 
@@ -144,22 +144,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             not in the folder.
     """
     place = folder / MANIFEST
+    fix = "give a folder that `mergekit-fair merge` has written"
+    content: dict[str, Any] = read_sealed(place, "manifest of a merge", CheckpointError, fix=fix)
     try:
-        content, is_whole = unsealed(parse_json(text_of(place)))
         files: dict[str, Any] = content["files"]
         for name, entry in files.items():
             if not isinstance(entry["sha256"], str) or not isinstance(entry["bytes"], int):
                 raise TypeError(name)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (LookupError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"has no {MANIFEST} that can be read ({type(error).__name__})",
-            where=folder,
-            fix="give a folder that `mergekit-fair merge` has written",
+            f"lists no files ({type(error).__name__})", where=place, fix=fix
         ) from error
-    if is_whole is False:
-        raise CheckpointError(
-            "was changed since the merge has written it", where=place, fix=_MERGE_AGAIN
-        )
     outside = [name for name in files if not _is_inside(folder, name)]
     if outside:
         raise CheckpointError(

@@ -10,14 +10,21 @@ from mergekit_fair.escaping import one_line
 from mergekit_fair.fairness.claims import LEVEL
 from mergekit_fair.fairness.metrics import HEADLINE
 from mergekit_fair.files import write_atomic
-from mergekit_fair.heads.head_results import HEAD, NOTE, RANDOM, TARGET, HeadResults
+from mergekit_fair.heads.head_results import (
+    HEAD,
+    NEEDS_GROUPS,
+    NOTE,
+    PAGE,
+    RANDOM,
+    RECIPE,
+    TARGET,
+    HeadResults,
+)
 from mergekit_fair.report.page import shown, template
 from mergekit_fair.report.sweep_tables import difference_titles, ordered_metrics
 from mergekit_fair.report.tables import Cell, Row, Table, as_text, interval_cell, value_text
 from mergekit_fair.report.verdict_text import MARKED, difference_cell, sentence
 
-PAGE = "report.html"
-RECIPE = "recipe.yml"
 _LEFT_OUT = "Validation rows by coefficients of others (gaps: mean of halves, larger than of all)"
 _COMPARED = (*HEADLINE, *(f"{LEVEL}{name}" for name in HEADLINE))
 _SHOWN = ("acc", "dpd", "eod", "bal_acc", "worst_group_acc", "selection_rate")
@@ -36,7 +43,7 @@ def heads_text(results: HeadResults, out: Path) -> str:
             f"Minus the {TARGET}, on the same rows (paired intervals; !: {MARKED})",
             as_text(differences_table(results)),
             one_line(headline(results)),
-            one_line(f"Control: {control(results)}"),
+            *map(one_line, beside(results)),
             "",
             f"merge it: mergekit-fair merge {one_line(shlex.quote(str(out / RECIPE)))} MODEL",
             NOTE,
@@ -52,9 +59,15 @@ def headline(results: HeadResults) -> str:
     return sentence(HEAD, f"the {TARGET}", results.differences)
 
 
-def control(results: HeadResults) -> str:
-    """What random directions win in the same way: only what is beyond it is the groups' doing."""
-    return sentence(RANDOM, f"the {TARGET}", results.report[RANDOM].differences)
+def beside(results: HeadResults) -> list[str]:
+    """What random directions win in the same way, for only what is beyond it is the groups' doing;
+    and what those win who know the group of every row."""
+    found = {name: each for name, each in results.report.items() if name in (RANDOM, *NEEDS_GROUPS)}
+    return [
+        f"{'With group labels' if each.needs_groups else 'Control'}: "
+        f"{sentence(name, f'the {TARGET}', each.differences)}"
+        for name, each in found.items()
+    ]
 
 
 def _about(results: HeadResults) -> list[str]:
@@ -113,8 +126,8 @@ def models_table(results: HeadResults) -> Table:
     ]
     return Table(
         caption="Report rows",
-        corner="head",
-        columns=[*(metric.name for metric in metrics), "needs groups"],
+        corner="",
+        columns=[*(metric.name for metric in metrics), "needs group labels to predict"],
         sections=[("", rows)],
         foot="; ".join(
             f"{name}: {each.said}" for name, each in results.report.items() if each.said
@@ -162,7 +175,7 @@ def _view(results: HeadResults) -> dict[str, Any]:
     return {
         "results": results,
         "headline": headline(results),
-        "control": control(results) if moves else None,
+        "beside": beside(results),
         "about": _about(results),
         "models": models_table(results) if moves else None,
         "differences": differences_table(results) if moves else None,

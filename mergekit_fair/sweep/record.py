@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     ConfigDict,
@@ -20,12 +19,11 @@ from pydantic import (
     model_validator,
 )
 
-from mergekit_fair.errors import FairError, SweepError
+from mergekit_fair.errors import SweepError
 from mergekit_fair.evaluation.evaluate import Evaluation, Level, MeasuredWith
 from mergekit_fair.fairness import HEADLINE, METRICS, MetricSettings
 from mergekit_fair.fairness.intervals import Interval, Number
-from mergekit_fair.files import text_of
-from mergekit_fair.schema import Record, parse_json, unsealed
+from mergekit_fair.schema import Record
 
 # Of results.json and plan.json. Version 1 (0.1 of the package) named no version.
 SCHEMA_VERSION = 2
@@ -44,7 +42,6 @@ PointKind = Literal[
     "refit",
     "model",
 ]
-Part = TypeVar("Part", bound="SweepRecord")
 Names = Annotated[tuple[str, ...], Field(strict=False)]  # a list, in JSON
 
 # What a point says of the files that its figures come from.
@@ -69,11 +66,6 @@ class SweepRecord(Record):
 
     def to_dict(self) -> dict[str, Any]:
         return self.model_dump(mode="json", by_alias=True)
-
-    @property
-    def is_sealed(self) -> bool:
-        """Whether its file has a digest of its own."""
-        return False
 
     @model_serializer(mode="wrap")
     def _without_nothing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -271,29 +263,6 @@ def _point_value(evaluation: Evaluation, name: str) -> Interval:
 def to_json(value: Mapping[str, Any]) -> str:
     """Indented JSON; NaN is refused, for no number stands for "unknown"."""
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def read_record(kind: type[Part], path: Path, problem: type[FairError], *, fix: str) -> Part:
-    """Read a JSON file.
-
-    Raises:
-        FairError: of type `problem`: damaged, or not what this version writes.
-    """
-    try:
-        content, is_whole = unsealed(parse_json(text_of(path)))
-        record = kind.model_validate(content)
-        to_json(record.to_dict()).encode()  # NaN, or text that UTF-8 cannot hold
-        if is_whole is False:
-            raise ValueError("it was changed since it was written")
-        if is_whole is None and record.is_sealed:
-            raise ValueError("its digest is gone")
-    except ValidationError as error:
-        raise problem(explained(error), where=path, fix=fix) from error
-    except UnicodeDecodeError as error:
-        raise problem(f"is damaged ({error.reason})", where=path, fix=fix) from error
-    except ValueError as error:
-        raise problem(f"is damaged ({error})", where=path, fix=fix) from error
-    return record
 
 
 def explained(error: ValueError) -> str:

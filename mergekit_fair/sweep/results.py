@@ -6,20 +6,20 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from mergekit_fair.errors import SweepError
 from mergekit_fair.fairness.intervals import Interval, Number
 from mergekit_fair.fairness.metrics import HEADLINE, LOWER_IS_BETTER
 from mergekit_fair.fairness.power import Detectable
 from mergekit_fair.files import write_atomic
-from mergekit_fair.schema import sealed
+from mergekit_fair.schema import read_sealed, sealed
 from mergekit_fair.sweep.record import (
     SCHEMA_VERSION,
     Names,
     PointResult,
     SweepRecord,
-    read_record,
+    explained,
     to_json,
 )
 
@@ -321,10 +321,6 @@ class SweepResults(SweepRecord):
     inputs: dict[str, str] = {}
     measuring: str | None = None
 
-    @property
-    def is_sealed(self) -> bool:
-        return self.measuring is not None
-
     @model_validator(mode="after")
     def _known(self) -> Self:
         if self.schema_version > SCHEMA_VERSION:
@@ -348,7 +344,16 @@ class SweepResults(SweepRecord):
                 where=folder,
                 fix=f"run `mergekit-fair sweep SWEEP -o {folder}` to its end first",
             )
-        return read_record(cls, path, SweepError, fix=_RUN_AGAIN.format(folder))
+        fix = _RUN_AGAIN.format(folder)
+        content = read_sealed(path, "results of a sweep", SweepError, fix=fix, needs_seal=_has_seal)
+        try:
+            results = cls.model_validate(content)
+            to_json(results.to_dict()).encode()  # NaN, or text that UTF-8 cannot hold
+        except ValidationError as error:
+            raise SweepError(explained(error), where=path, fix=fix) from error
+        except ValueError as error:
+            raise SweepError(f"is damaged ({error})", where=path, fix=fix) from error
+        return results
 
     def write(self, folder: Path) -> None:
         write_atomic(folder / "results.json", self.text())
@@ -370,6 +375,11 @@ class SweepResults(SweepRecord):
     def tasks(self) -> list[str]:
         """Names of the tasks that were measured, the deciding one first."""
         return tasks_of([*self.points, *self.report])
+
+
+def _has_seal(content: Any) -> bool:
+    """Whether the version that has written such results gave them a digest."""
+    return isinstance(content, dict) and content.get("measuring") is not None
 
 
 def tasks_of(points: Iterable[PointResult]) -> list[str]:

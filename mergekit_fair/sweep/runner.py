@@ -18,7 +18,6 @@ from mergekit_fair.sweep.comparing import Noise
 from mergekit_fair.sweep.cutoffs import Cutoffs
 from mergekit_fair.sweep.differences import compared_as, differences
 from mergekit_fair.sweep.distances import Distances
-from mergekit_fair.sweep.group_thresholds import ThresholdedBaseline
 from mergekit_fair.sweep.head_stage import Heads, OpenWorker
 from mergekit_fair.sweep.injection import Injected, inject
 from mergekit_fair.sweep.point_runner import (
@@ -38,6 +37,7 @@ from mergekit_fair.sweep.selected import write_selected
 from mergekit_fair.sweep.selection import Rule, reference_of
 from mergekit_fair.sweep.store import ReadStore, Store
 from mergekit_fair.sweep.sweep_config import Sweep
+from mergekit_fair.sweep.thresholded_baseline import ThresholdedBaseline
 
 
 def run_sweep(

@@ -182,7 +182,7 @@ class SweepConfig(Strict):
             in a head's; `threshold`, the reference baseline with other thresholds, one for all rows
             (`sweep.cutoffs`); `refit`, the last layer of a chosen head's target fitted anew.
         thresholds: a baseline; group thresholds are put on its scores, which need the group labels
-            at prediction time (`sweep.group_thresholds`).
+            at prediction time (`evaluation.group_thresholds`).
     """
 
     recipe: Any

@@ -93,7 +93,7 @@ def test_check_refuses_what_merge_refuses(recipe, tmp_path):
     result = run("check", recipe, code=2)
     assert result.stderr == f"Error: {tmp_path / 'nothing'}: no such model folder.\n"
     assert run("check", tmp_path, code=2).stderr.startswith(
-        f"Error: {tmp_path}: has no merge_manifest.json that can be read"
+        f"Error: {tmp_path / 'merge_manifest.json'}: is no manifest of a merge"
     )
 
 

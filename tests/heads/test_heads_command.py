@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -100,6 +101,61 @@ def test_transformers_alone_predicts_what_was_recorded(fitted: Any, merged: Path
     assert evaluated == own
 
 
+def test_thresholds_by_group_stand_beside_and_say_that_they_need_groups(fitted: Any) -> None:
+    """Fitted anew, they decide on the report rows as was recorded; they have no logit gap."""
+    from mergekit_fair.data import load_spec
+    from mergekit_fair.evaluation.evaluator import Evaluator
+    from mergekit_fair.evaluation.group_thresholds import fit
+    from mergekit_fair.evaluation.prepared_tasks import EvaluationRequest
+    from mergekit_fair.fairness import MetricSettings
+    from mergekit_fair.heads.last_layer import read_features
+    from mergekit_fair.progress import Silent
+
+    _, folder = fitted
+    found = results_of(folder)
+    needing = {name for name, each in found["report"].items() if each["needs_groups"]}
+    assert needing == {"group thresholds"}
+    evaluator = Evaluator(EvaluationRequest(tasks=load_spec(folder / "data.yml")))
+    model = str(folder / "model")
+    scorer = evaluator.open(model, "cpu")
+    _, read = read_features(evaluator, scorer, ["validation", "report"], model, Silent())
+    report = read["report"].rows
+    settings = MetricSettings(min_group_size=found["options"]["min_group_size"])
+    thresholds = fit("eod", read["validation"].rows, settings)
+    with (folder / "heads" / "report_rows.csv").open(encoding="utf-8") as file:
+        recorded = list(csv.DictReader(file))
+    assert "group thresholds" not in recorded[0]
+    decided = [int(row["prediction of group thresholds"]) for row in recorded]
+    assert decided == (thresholds.scores(report) > 0).astype(int).tolist()
+    right = float(
+        np.mean([y == int(row["label"]) for y, row in zip(decided, recorded, strict=True)])
+    )
+    own = found["report"]["group thresholds"]["evaluation"]["metrics"]
+    assert own["acc"]["value"] == right
+    cells = re.findall("<td>(yes|no)</td>", (folder / "heads" / "report.html").read_text())
+    assert cells == ["yes" if name in needing else "no" for name in found["report"]]
+
+
+def test_thresholds_that_help_nothing_are_left_out_with_one_warning(
+    biased: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mergekit_fair.heads import head_controls
+
+    def nothing(*_: Any) -> Any:
+        raise MeasurementError("no thresholds by group make the EOD smaller", where="biased")
+
+    monkeypatch.setattr(head_controls, "fit", nothing)
+    model, data = biased
+    words = ["heads", model, "--data", data, "-o", tmp_path / "heads", "--tolerance", 0.1]
+    said = run(*words, "--quiet").stdout
+    assert said.count("group thresholds") == 1
+    found = results_of(tmp_path)
+    assert sum("group thresholds are left out" in text for text in found["warnings"]) == 1
+    assert "group thresholds" not in found["report"]
+    with (tmp_path / "heads" / "report_rows.csv").open(encoding="utf-8") as file:
+        assert not any("thresholds" in column for column in next(csv.reader(file)))
+
+
 def test_stock_mergekit_writes_the_same_bytes(fitted: Any, merged: Path) -> None:
     _, folder = fitted
     recipe, out = folder / "heads" / "recipe.yml", folder / "stock"
@@ -168,10 +224,11 @@ def test_the_same_command_again_refuses_and_overwrite_replaces(biased: Any, tmp_
     model, data = biased
     words = ["heads", model, "--data", data, "-o", tmp_path / "out", "--tolerance", 0.1]
     run(*words, "--quiet")
-    first = (tmp_path / "out" / "heads.json").read_bytes()
+    written = [tmp_path / "out" / name for name in ("heads.json", "report_rows.csv")]
+    first = [path.read_bytes() for path in written]
     refusal(words, ConfigError, where=tmp_path / "out")
     run(*words, "--quiet", "--overwrite")
-    assert (tmp_path / "out" / "heads.json").read_bytes() == first  # the same rows, the same head
+    assert [path.read_bytes() for path in written] == first  # the same rows, the same head
     vector = next((tmp_path / "out" / "vectors").iterdir()).name
     inside = ("mine.txt", "mine/config.json", f"{vector}/mine.txt")
     for mine in ("mine.txt", *(f"vectors/{name}" for name in inside)):

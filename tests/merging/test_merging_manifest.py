@@ -67,7 +67,8 @@ def test_a_model_that_is_not_what_was_merged(tiny, tmp_path, options, damage):
         "['model.safetensors']. Merge again from its mergekit_config.yml."
     )
     (tmp_path / "out" / "merge_manifest.json").write_text("[]")
-    with pytest.raises(CheckpointError, match=r"has no merge_manifest\.json that can be read"):
+    manifest = tmp_path / "out" / "merge_manifest.json"
+    with raises(CheckpointError, where=manifest, fix="has written"):
         verify(tmp_path / "out")
 
 

@@ -4,8 +4,9 @@ import copy
 import json
 
 import pytest
+from refusals import raises
 
-from mergekit_fair.errors import ConfigError, MeasurementError, RecipeError
+from mergekit_fair.errors import MeasurementError, RecipeError
 from mergekit_fair.merging.recipe import Recipe
 
 GROUPS = ("Female", "Male", "Other")
@@ -128,10 +129,9 @@ def test_files_without_an_evaluation(report, content):
 
 
 def test_files_that_cannot_be_read(report, tmp_path):
-    with pytest.raises(RecipeError, match="is not valid JSON"):
-        resolve(injection(report("{")))
-    with pytest.raises(ConfigError, match=r"cannot be read \(No such file or directory\)"):
-        resolve(injection(tmp_path / "nothing.json"))
+    for path in (report("{"), tmp_path / "nothing.json"):
+        with raises(RecipeError, where=path, fix="results.json"):
+            resolve(injection(path))
 
 
 @pytest.mark.parametrize(

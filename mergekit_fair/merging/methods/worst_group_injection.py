@@ -24,7 +24,7 @@ from mergekit_fair.merging.methods.task_vector_method import (
     require_distinct,
     sparse_settings,
 )
-from mergekit_fair.schema import parse_json, read_text, unsealed
+from mergekit_fair.schema import read_sealed
 
 # A group of this name says nothing about who is in it (arXiv 2505.24262 leaves it out).
 EXCLUDED = ("other",)
@@ -238,14 +238,8 @@ def _worst(raw: dict[str, Any], candidates: list[str]) -> tuple[str, list[str]]:
 
 def _evaluation(raw: dict[str, Any], report: str) -> dict[str, Any]:
     """One evaluation in JSON, or that of the target among a sweep's results."""
-    try:
-        content, is_whole = unsealed(parse_json(read_text(report)))
-    except ValueError as error:
-        raise RecipeError(f"is not valid JSON ({error})", where=report) from error
-    if is_whole is False:
-        raise RecipeError(
-            "was changed since it was written", where=report, fix="measure the target again"
-        )
+    fix = "give the JSON of an evaluation of the target, or a sweep's results.json"
+    content = read_sealed(Path(report), "evaluation", RecipeError, fix=fix)
     models = {parameters_of(item).get("role"): item["model"] for item in raw["models"]}
     target = Path(str(models[Role.TARGET])).name
     points = content.get("points") if isinstance(content, dict) else None
@@ -267,7 +261,7 @@ def _evaluation(raw: dict[str, Any], report: str) -> dict[str, Any]:
         raise RecipeError(
             "holds no evaluation (one_vs_rest and groups)",
             where=report,
-            fix="give the JSON of an evaluation of the target, or a sweep's results.json",
+            fix=fix,
         )
     evaluation: dict[str, Any] = content
     return evaluation

@@ -1,14 +1,11 @@
-"""The baseline that merging has to beat: thresholds by group on a model's scores.
-
-They cost no forward pass, and need to know the groups of everybody they decide on, which a merged
-model does not.
+"""Thresholds by group on a model's scores: they cost no forward pass, and need to know the groups
+of everybody they decide on, which a merged model does not.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -16,32 +13,28 @@ from numpy.typing import NDArray
 
 from mergekit_fair.errors import MeasurementError
 from mergekit_fair.evaluation.evaluate import counted
+from mergekit_fair.evaluation.group_offsets import SHARES, GroupOffsets, fit_offsets
 from mergekit_fair.evaluation.predictions import Predictions, Scores
 from mergekit_fair.evaluation.soft_objective import counting, deciding_groups
 from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.fairness.labels import UNANSWERED
 from mergekit_fair.fairness.measure import estimate_table
 from mergekit_fair.fairness.rates import is_degenerate
-from mergekit_fair.schema import digest_of_json
-from mergekit_fair.sweep.differences import differences
-from mergekit_fair.sweep.group_offsets import SHARES, GroupOffsets, fit_offsets
-from mergekit_fair.sweep.point_runner import PointRunner
-from mergekit_fair.sweep.record import PlannedPoint, PointResult
-from mergekit_fair.sweep.rescored import ByScores, Decision, Rescored
-from mergekit_fair.sweep.results import DifferenceRecord, ThresholdsRecord
-from mergekit_fair.sweep.sweep_config import SweepConfig
 
 CONSTRAINTS: dict[Literal["dpd", "eod"], str] = {
     "dpd": "demographic_parity",
     "eod": "equalized_odds",
 }
 # Of the way in which thresholds are fitted: another one makes other points.
-_VERSION = 2
-NOTE = "group thresholds need the group label of every row at prediction time; merged models do not"
+VERSION = 2
 
 
-class Thresholds(ByScores, Protocol):
+class Thresholds(Protocol):
     """Decides by scores and groups."""
+
+    def scores(self, predictions: Predictions) -> Scores:
+        """Above 0 where 1 is predicted, NaN where nothing is: (n,)."""
+        ...
 
     @property
     def groups(self) -> Collection[str]:
@@ -68,7 +61,7 @@ class GroupThresholds:
     ) -> None:
         from fairlearn.postprocessing import ThresholdOptimizer
 
-        self._seed, self.groups = seed, tuple(groups)
+        self._seed, self.groups = seed % 2**32, tuple(groups)  # what numpy takes
         names = self._names(rows)
         fitted = names != ""
         self._optimizer = ThresholdOptimizer(
@@ -169,6 +162,25 @@ def fit(gap: Literal["dpd", "eod"], rows: Predictions, settings: MetricSettings)
     return found[best]
 
 
+def remarks(label: str, source: str, thresholds: Thresholds, rows: Predictions) -> Iterator[str]:
+    """What a reader should know of how thresholds decide.
+
+    Args:
+        label: what they are called.
+        source: whose scores they are put on.
+        thresholds: from `fit`.
+        rows: that they were fitted on.
+    """
+    if isinstance(thresholds, GroupOffsets):
+        yield (
+            f"{label}: every group has an offset to {source}'s threshold; a row of several groups "
+            "gets their sum, a row of none keeps the threshold"
+        )
+    without = [n for n in rows.groups if n not in (*thresholds.groups, *rows.excluded)]
+    if without:
+        yield f"{label}: {source}'s own threshold is kept for {', '.join(without)}: too few rows"
+
+
 def _gap(gap: str, rows: Predictions, scores: Scores, settings: MetricSettings) -> float:
     """As a point is measured; infinite where predictions are degenerate or it is undefined."""
     table = counted(rows.with_scores(scores))
@@ -184,92 +196,3 @@ def _are_disjoint(rows: Predictions, groups: Sequence[str]) -> bool:
 def _rows_by_label(rows: Predictions, group: str) -> list[int]:
     labels = rows.labels[rows.groups[group] & counting(rows)]
     return [int((labels == label).sum()) for label in (0, 1)]
-
-
-@dataclass(frozen=True, eq=False)
-class ThresholdedBaseline:
-    """A baseline with thresholds by group, for each gap; nothing where the sweep asks for none.
-
-    Attributes:
-        points: their points.
-        source: the baseline; None without.
-        gaps: label → the gap that they are fitted to make smaller.
-        warnings: what they need, how they treat rows of several groups and groups that are too
-            small, and why there are none for a gap.
-    """
-
-    points: Rescored
-    source: PointResult | None = None
-    gaps: Mapping[str, Literal["dpd", "eod"]] = field(default_factory=dict)
-    warnings: Sequence[str] = ()
-
-    @classmethod
-    def fit(
-        cls, config: SweepConfig, runner: PointRunner, baselines: Mapping[str, PointResult]
-    ) -> ThresholdedBaseline:
-        """Thresholds on the scores of `config.thresholds`, fitted on the selection's rows."""
-        name = config.thresholds
-        if name is None:
-            return cls(Rescored.none(runner))
-        source, settings = baselines[name], runner.settings
-        rows = runner.predictions(source.id)
-        decisions, gaps, said = {}, {}, [NOTE]
-        for gap in CONSTRAINTS:
-            label = f"{name} + thresholds ({gap})"
-            try:
-                thresholds = fit(gap, rows, settings)
-            except MeasurementError as error:
-                said.append(f"{label} is left out: {error}")
-                continue
-            point = _planned(label, source.id, gap, settings.excluding(rows.excluded))
-            decisions[label], gaps[label] = Decision(point, thresholds), gap
-            said += _remarks(label, name, thresholds, rows)
-        return cls(Rescored(runner, source.id, decisions), source, gaps, said)
-
-    def records(self, splits: Collection[str]) -> dict[str, ThresholdsRecord]:
-        """Label → whose scores, and what the thresholds have changed, on these splits."""
-        if self.source is None:
-            return {}
-        runner = self.points.runner
-        changes: dict[str, dict[str, dict[str, DifferenceRecord]]] = {
-            label: {} for label in self.gaps
-        }
-        for split in sorted(splits, reverse=True):  # validation first
-            own = runner.predictions(self.source.id, split)
-            for label, predictions in self.points.predictions(split).items():
-                changes[label][split] = change_of(own, predictions, runner.settings)
-        return {
-            label: ThresholdsRecord(source=self.source.label, gap=gap, change=changes[label])
-            for label, gap in self.gaps.items()
-        }
-
-
-def change_of(
-    source: Predictions, thresholded: Predictions, settings: MetricSettings
-) -> dict[str, DifferenceRecord]:
-    """Thresholds minus their own source on the same rows, paired: metric → difference."""
-    return differences(thresholded, {"source": source}, settings)["source"]
-
-
-def _remarks(label: str, source: str, thresholds: Thresholds, rows: Predictions) -> Iterator[str]:
-    if isinstance(thresholds, GroupOffsets):
-        yield (
-            f"{label}: every group has an offset to {source}'s threshold; a row of several groups "
-            "gets their sum, a row of none keeps the threshold"
-        )
-    without = [n for n in rows.groups if n not in (*thresholds.groups, *rows.excluded)]
-    if without:
-        yield f"{label}: {source}'s own threshold is kept for {', '.join(without)}: too few rows"
-
-
-def _planned(label: str, source: str, gap: str, settings: MetricSettings) -> PlannedPoint:
-    """Its id comes from that of the source's point and all that a fit may depend on."""
-    fit = (settings.reference, settings.min_group_size, sorted(settings.exclude), settings.seed)
-    return PlannedPoint(
-        id=digest_of_json([source, gap, *fit, _VERSION])[:16],
-        kind="thresholds",
-        label=label,
-        settings={},
-        lambda_=None,
-        lambda_eff=None,
-    )
