@@ -144,7 +144,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             not in the folder.
     """
     place = folder / MANIFEST
-    fix = "give a folder that `mergekit-fair merge` has written"
+    fix = "give a folder as `mergekit-fair merge` has written it, or merge again"
     content: dict[str, Any] = read_sealed(place, "manifest of a merge", CheckpointError, fix=fix)
     try:
         files: dict[str, Any] = content["files"]

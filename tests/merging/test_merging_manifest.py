@@ -68,7 +68,7 @@ def test_a_model_that_is_not_what_was_merged(tiny, tmp_path, options, damage):
     )
     (tmp_path / "out" / "merge_manifest.json").write_text("[]")
     manifest = tmp_path / "out" / "merge_manifest.json"
-    with raises(CheckpointError, where=manifest, fix="has written"):
+    with raises(CheckpointError, where=manifest, fix="merge again"):
         verify(tmp_path / "out")
 
 
