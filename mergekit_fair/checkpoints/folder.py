@@ -303,7 +303,8 @@ def _no_weights(folder: Path) -> CheckpointError:
             "holds pickled weights only, and reading a pickle can run code",
             where=folder,
             got=[name for name in names if name.endswith(".bin")][:8],
-            fix="save the model with safetensors, or pass --allow-pickle where you trust it",
+            fix="save the model with safetensors, or pass `--allow-pickle` where a command has it "
+            "and you trust the file",
         )
     if (folder / "adapter_config.json").is_file():
         return _adapter(folder)

@@ -310,7 +310,12 @@ class Scorer:
         return {task.name: _scores(task, responses) for task in responses.tasks}
 
     def outputs(
-        self, split: str, width: int, progress: Progress | None = None, label: str = ""
+        self,
+        split: str,
+        width: int,
+        progress: Progress | None = None,
+        label: str = "",
+        rows: RowNumbers | None = None,
     ) -> NDArray[np.float32]:
         """What a classifier's model gives for every row of the first task: (n, width), see
         `RequestPass.outputs`.
@@ -320,8 +325,9 @@ class Scorer:
             width: numbers a row.
             progress: told how many rows are done.
             label: of the bar.
+            rows: only these.
         """
-        requests = self._pass(split, None)
+        requests = self._pass(split, rows)
         return requests.outputs(requests.tasks[0], width, progress or Silent(), label)
 
     @property

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 
 from mergekit_fair.errors import MeasurementError
+from mergekit_fair.evaluation.advice import option
 from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.fairness.eligible_groups import eligible_groups
@@ -37,11 +38,17 @@ def deciding_groups(gap: str, rows: Predictions, settings: MetricSettings) -> li
     Raises:
         MeasurementError: a rate is decided by fewer than two.
     """
-    deciding = [large for _, large in shares(gap, rows, settings)]
+    inside, deciding = zip(*shares(gap, rows, settings), strict=True)
     if min(large.sum() for large in deciding) < 2:
         each = " of each label" if gap == "eod" else ""
+        counts = np.min([each.sum(axis=1) for each in inside], axis=0)
+        largest = sorted(zip(counts.tolist(), rows.groups, strict=True), reverse=True)[:8]
         raise MeasurementError(
-            f"fewer than two groups have {settings.min_group_size} rows{each}", where=rows.task
+            f"fewer than two groups have {settings.min_group_size} rows{each}",
+            where=rows.task,
+            got={name: count for count, name in largest},
+            allowed=f"{settings.min_group_size} or more",
+            fix=f"give these rows a larger share, or lower {option('min_group_size')}",
         )
     return [name for name, fits in zip(rows.groups, np.any(deciding, axis=0), strict=True) if fits]
 
@@ -154,12 +161,13 @@ class SoftObjective:
         weights = weights[counted] / weights[counted].sum()
         inside = rate_rows(gap, rows, settings) if inside is None else inside
         parts = [each[:, counted] for each in inside]
+        directions = np.asarray(directions, dtype=np.float64)
         scale = float(np.sqrt(weights @ (scores - weights @ scores) ** 2)) or 1.0
         return cls(
             scores=scores / scale,
             labels=rows.labels[counted].astype(np.float64),
             weights=weights,
-            directions=np.asarray(directions, dtype=np.float64)[:, counted],
+            directions=directions if counted.all() else directions[:, counted],
             means=tuple(_normalised(part[part.any(axis=1)]) for part in parts),
             level=float(weights @ expit(scores / scale / SOFTNESS)),
             scale=scale,

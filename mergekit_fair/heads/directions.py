@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ _STRENGTH = 0.01
 _STEPS = 1000
 # Rows that a cell needs for a direction of its own.
 LEAST = 10
+_AT_ONCE = 4096  # rows that are widened to float64 at a time
 CONSTANT = "constant"
 REST = "rest"
 
@@ -61,7 +62,33 @@ class Direction:
 
     def of(self, features: NDArray[np.float32]) -> Array:
         """u (n,) of features (n, H)."""
-        return np.asarray(features @ self.weight + self.bias, dtype=np.float64)
+        return np.asarray(moves_along([self], features)[0])
+
+
+def moves_along(directions: Sequence[Direction], features: NDArray[np.float32]) -> Array:
+    """u (K, n) of K directions and features (n, H).
+
+    >>> along = [Direction("a", np.array([1.0, 0.0]), 0.5), Direction("b", np.ones(2), 0.0)]
+    >>> moves_along(along, np.array([[1, 2], [3, 4]], dtype=np.float32))
+    array([[1.5, 3.5],
+           [3. , 7. ]])
+    """
+    weights = np.stack([each.weight for each in directions])
+    parts = [weights @ part.T for part in _widened(features)]
+    return np.concatenate(parts, axis=1) + np.array([[each.bias] for each in directions])
+
+
+def moments(features: NDArray[np.float32]) -> tuple[Array, Array]:
+    """Mean and standard deviation (H,) over n rows."""
+    mean = np.sum([part.sum(axis=0) for part in _widened(features)], axis=0) / len(features)
+    squares = [((part - mean) ** 2).sum(axis=0) for part in _widened(features)]
+    return mean, np.sqrt(np.sum(squares, axis=0) / len(features))
+
+
+def _widened(features: NDArray[np.float32]) -> Iterator[Array]:
+    """Blocks of rows in float64, in which all is computed; of all rows that is a lot of memory."""
+    for start in range(0, max(1, len(features)), _AT_ONCE):
+        yield features[start : start + _AT_ONCE].astype(np.float64)
 
 
 def cells_of(metric: str, groups: Sequence[str]) -> list[GroupCell]:
@@ -98,7 +125,6 @@ def fit_directions(
     """
     counted = counting(train.rows)
     masks = {cell: cell.mask(train.rows)[counted] for cell in cells}
-    features = train.features[counted].astype(np.float64)
     fitted = [c for c, mask in masks.items() if LEAST <= mask.sum() <= len(mask) - LEAST]
     left_out = [cell for cell in cells if cell not in fitted]
     if not fitted:
@@ -106,6 +132,7 @@ def fit_directions(
     weights = None if train.rows.weights is None else train.rows.weights[counted]
     if weights is not None:  # the penalty stands beside a sum over rows
         weights = weights / weights.mean()
+    features = train.features[counted]
     scaling = _Scaling.of(features, has_bias=has_bias)
     probe = _Probe(scaling, weights)
     members = np.stack([masks[cell] for cell in fitted])
@@ -114,10 +141,10 @@ def fit_directions(
     else:
         found = probe.multinomial(members)
     directions = [
-        _unit(Direction(str(cell), weight, bias), features)
+        Direction(str(cell), weight, bias)
         for cell, (weight, bias) in zip(fitted, found, strict=True)
     ]
-    return directions, left_out
+    return _units(directions, features), left_out
 
 
 def constant_direction(train: FeatureRows, *, has_bias: bool) -> Direction:
@@ -129,11 +156,14 @@ def constant_direction(train: FeatureRows, *, has_bias: bool) -> Direction:
     width = train.features.shape[1]
     if has_bias:
         return Direction(CONSTANT, np.zeros(width), 1.0)
-    features = train.features[counting(train.rows)].astype(np.float64)
-    gram = features.T @ features / len(features)
+    features = train.features[counting(train.rows)]
+    gram = np.zeros((width, width))
+    for part in _widened(features):
+        gram += part.T @ part / len(features)
     ridge = 1e-4 * np.trace(gram) / width * np.eye(width)
-    weight = np.linalg.solve(gram + ridge, features.mean(axis=0))
-    mean = float((features @ weight).mean())
+    center, _ = moments(features)
+    weight = np.linalg.solve(gram + ridge, center)
+    mean = float(center @ weight)
     return Direction(CONSTANT, weight / (mean or 1.0), 0.0)
 
 
@@ -142,8 +172,8 @@ def spread_of_constant(train: FeatureRows, rows: FeatureRows, *, has_bias: bool)
 
     The level of other rows is kept the less, the larger it is.
     """
-    moves = constant_direction(train, has_bias=has_bias).of(rows.features[counting(rows.rows)])
-    return float(moves.std())
+    constant = constant_direction(train, has_bias=has_bias)
+    return float(moves_along([constant], rows.features[counting(rows.rows)]).std())
 
 
 def random_directions(
@@ -154,18 +184,24 @@ def random_directions(
     What coefficients on them still gain is not the groups' doing (arXiv 2212.04089).
     """
     rng = np.random.default_rng(seed)
-    features = train.features[counting(train.rows)].astype(np.float64)
+    features = train.features[counting(train.rows)]
+    center, _ = moments(features)
     found = []
     for direction in like:
         weight = rng.standard_normal(len(direction.weight))
-        bias = 0.0 if direction.bias == 0 else -float(features.mean(axis=0) @ weight)
-        found.append(_unit(Direction(direction.name, weight, bias), features))
-    return found
+        bias = 0.0 if direction.bias == 0 else -float(center @ weight)
+        found.append(Direction(direction.name, weight, bias))
+    return _units(found, features)
 
 
-def _unit(direction: Direction, features: Array) -> Direction:
-    spread = float((features @ direction.weight).std()) or 1.0
-    return Direction(direction.name, direction.weight / spread, direction.bias / spread)
+def _units(directions: Sequence[Direction], features: NDArray[np.float32]) -> list[Direction]:
+    """The same of standard deviation 1; those that do not vary as they are."""
+    spreads = moves_along(directions, features).std(axis=1)
+    spreads[spreads == 0] = 1.0
+    return [
+        Direction(each.name, each.weight / spread, each.bias / spread)
+        for each, spread in zip(directions, spreads.tolist(), strict=True)
+    ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,11 +220,14 @@ class _Scaling:
     has_bias: bool
 
     @classmethod
-    def of(cls, features: Array, *, has_bias: bool) -> _Scaling:
-        scale = features.std(axis=0)
+    def of(cls, features: NDArray[np.float32], *, has_bias: bool) -> _Scaling:
+        center, scale = moments(features)
         scale[scale < 1e-6 * scale.max(initial=1e-30)] = np.inf  # constant: nothing to tell
-        center = features.mean(axis=0) if has_bias else np.zeros(features.shape[1])
-        return cls((features - center) / scale, center, scale, has_bias)
+        center = center if has_bias else np.zeros_like(center)
+        values = features.astype(np.float64)
+        values -= center
+        values /= scale
+        return cls(values, center, scale, has_bias)
 
     def back(self, weight: Array, bias: float) -> tuple[Array, float]:
         """Coefficients on the features themselves."""

@@ -21,6 +21,7 @@ from mergekit_fair.heads.directions import (
     cells_of,
     constant_direction,
     fit_directions,
+    moves_along,
 )
 from mergekit_fair.heads.fitting import (
     MUS,
@@ -33,6 +34,7 @@ from mergekit_fair.heads.fitting import (
 from mergekit_fair.heads.last_layer import FeatureRows
 
 Gap = Literal["eod", "dpd"]
+FEWEST_ROWS = 50  # of validation rows, for a fit
 
 
 @dataclass(frozen=True)
@@ -77,16 +79,13 @@ class FairHead:
 
     def moved(self, rows: FeatureRows) -> Predictions:
         """What is predicted for rows by the moved scores."""
-        added = np.zeros(len(rows.rows))
-        for weight, direction in zip(self.coefficients, self.directions, strict=True):
-            added += weight * direction.of(rows.features)
+        added = self.coefficients @ moves_along(self.directions, rows.features)
         return rows.rows.with_scores(rows.rows.scores + added)
 
 
 def moves_of(directions: Sequence[Direction], rows: FeatureRows, settings: MetricSettings) -> Moves:
     """What each of K directions adds to the scores of n rows."""
-    moves = np.stack([direction.of(rows.features) for direction in directions])
-    return Moves.of(rows.rows, moves, settings)
+    return Moves.of(rows.rows, moves_along(directions, rows.features), settings)
 
 
 def fit_head(
@@ -184,11 +183,11 @@ def require_enough(validation: Predictions) -> None:
     Raises:
         MeasurementError: hardly any.
     """
-    if len(validation) < 50:
+    if len(validation) < FEWEST_ROWS:
         raise MeasurementError(
             "has too few validation rows to fit a head on",
             where=validation.task,
             got=len(validation),
-            allowed="50 or more",
+            allowed=f"{FEWEST_ROWS} or more",
             fix="give validation a larger share of the rows",
         )

@@ -9,17 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from mergekit_fair.checkpoints.adapter_config import is_adapter_folder
-from mergekit_fair.checkpoints.folder import (
-    architecture_of,
-    model_folder,
-    read_config,
-    require_no_vector,
-)
+from mergekit_fair.checkpoints.folder import tensor_infos
 from mergekit_fair.checkpoints.vector_folder import sketch_of
 from mergekit_fair.data.row_keys import row_keys
-from mergekit_fair.errors import CheckpointError, FairError
-from mergekit_fair.evaluation.classifier import backend_of, resolve_device
+from mergekit_fair.errors import FairError
+from mergekit_fair.evaluation.classifier import resolve_device
 from mergekit_fair.evaluation.documents import rows_behind
 from mergekit_fair.evaluation.evaluate import versions
 from mergekit_fair.evaluation.evaluator import Evaluator, Scorer
@@ -42,9 +36,11 @@ from mergekit_fair.heads.head_results import (
     TriedMu,
     read_heads,
 )
-from mergekit_fair.heads.last_layer import FeatureRows, LastLayer, read_features
+from mergekit_fair.heads.last_layer import Array, FeatureRows, LastLayer, read_features
+from mergekit_fair.heads.target_checks import require_classifier, require_dtype
 from mergekit_fair.heads.written_head import merged_gaps, recipe_of_head, write_vectors
 from mergekit_fair.merging.recipe import Recipe
+from mergekit_fair.merging.saved_config import stored_dtype
 from mergekit_fair.progress import Progress
 from mergekit_fair.schema import dump_yaml, sealed
 
@@ -81,11 +77,13 @@ class HeadRun:
         self.model, self.settings, self.progress = model, settings, progress
         trusts = bool(request.model_args.get("trust_remote_code"))
         require_classifier(model, trusts_remote_code=trusts)
+        stored = stored_dtype(tensor_infos(model).values())
         self.evaluator = Evaluator(request)
         self._seen = SeenRows(self.evaluator)
         for split in ("validation", "report"):
             self._seen.require_unseen([model], split)
         self.scorer: Scorer = self.evaluator.open(model, resolve_device(device))
+        require_dtype(model, stored, self.scorer.model.dtype)
         self.layer, rows = read_features(
             self.evaluator, self.scorer, ("train", "validation"), model, progress
         )
@@ -94,6 +92,11 @@ class HeadRun:
         require_enough(validation.rows)
         self.rows = {"train": rows["train"], "validation": validation}
         self.left_out_rows = int(repeated.sum())
+
+    def merged_gaps(self, recipe: Recipe, rows: FeatureRows) -> Array:
+        """Logit gaps (n,) of a merge that moves the last layer, in the dtype that it is run in."""
+        dtype = self.scorer.model.get_submodule(self.layer.name).weight.dtype
+        return merged_gaps(recipe, self.layer, rows.features, dtype=dtype)
 
     def report_rows(self) -> FeatureRows:
         """The report rows' features: opened here, and once."""
@@ -156,30 +159,6 @@ def repeated_rows(evaluator: Evaluator) -> np.ndarray:
     return np.isin(keys, rows.of("train").keys())
 
 
-def require_classifier(model: str, *, trusts_remote_code: bool) -> None:
-    """Check that a head can be fitted on a model.
-
-    Raises:
-        CheckpointError: it is an adapter, a task vector, or no classifier.
-    """
-    if is_adapter_folder(model):
-        raise CheckpointError(
-            "is an adapter, and a head is fitted on a whole model",
-            where=model,
-            fix="merge it into its base first (a recipe of BASE+ADAPTER, and `merge`)",
-        )
-    require_no_vector(model_folder(model))
-    kind, _ = backend_of(model, trust_remote_code=trusts_remote_code)
-    if kind not in ("fair-classifier", "fair-image-classifier"):
-        raise CheckpointError(
-            "is no classifier, and only the head of one can be made fair",
-            where=model,
-            got=architecture_of(read_config(model)),
-            allowed="…ForSequenceClassification, …ForImageClassification",
-            fix="fine-tune the model as a classifier of two classes",
-        )
-
-
 def run_heads(
     request: EvaluationRequest,
     model: str,
@@ -222,7 +201,7 @@ def run_heads(
             results = results.model_copy(update={"vectors": vectors})
             here = Recipe.from_mapping(_recipe(results, folder), "recipe")
             rows = run.report_rows()
-            gaps = merged_gaps(here, run.layer, rows.features)
+            gaps = run.merged_gaps(here, rows)
             models, said = models_beside(fair, gaps, run.layer, run.rows, settings, head, rows)
             results = results.model_copy(
                 update={

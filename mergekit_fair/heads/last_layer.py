@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mergekit_fair.errors import CheckpointError
+from mergekit_fair.errors import CheckpointError, FairError, first_line
 from mergekit_fair.evaluation.evaluator import Evaluator, Scorer
 from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.progress import Progress
@@ -23,6 +23,7 @@ _CLOSE = {"float32": 1e-3, "float64": 1e-6}
 _ROUGH = 0.05  # bfloat16, float16
 _CHECKED = 16  # rows
 _AT_ONCE = 4096  # rows
+_OWN_HEAD = "use a classifier of transformers' own, whose head ends in a linear layer"
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +70,7 @@ class LastLayer:
                 "has no linear layer that gives its logits, which a fair head changes",
                 where=where,
                 got=type(model).__name__,
+                fix=_OWN_HEAD,
             )
         name, module = found[-1]
         bias = None if module.bias is None else _array(module.bias)
@@ -142,6 +144,8 @@ def read_features(
         ScoreError: features that are NaN or infinite.
     """
     layer = _layer(scorer, where)
+    (labels,) = evaluator.labels(splits[0]).values()
+    _require_linear(layer, scorer, splits[0], len(labels), where)
     found = {}
     for split in splits:
         (labels,) = evaluator.labels(split).values()
@@ -150,40 +154,69 @@ def read_features(
         answered = np.asarray(np.isfinite(features).all(axis=1))
         gaps = np.full(len(features), np.nan)
         own = scorer.model.get_submodule(layer.name)
-        gaps[answered] = _own_gaps(own, features[answered], layer.classes)
+        gaps[answered] = gaps_by(own.weight, own.bias, features[answered], layer.classes)
         found[split] = FeatureRows(features, labels.with_scores(gaps))
-    _require_linear(found[splits[0]], scorer, splits[0], where)
     return layer, found
 
 
-def _own_gaps(module: Any, features: NDArray[np.float32], classes: tuple[int, int]) -> Array:
-    """z_yes − z_no (n,), rounded as the model rounds: in bfloat16 many decisions rest on that."""
+def gaps_by(
+    weight: Any, bias: Any, features: NDArray[np.float32], classes: tuple[int, int]
+) -> Array:
+    """z_yes − z_no (n,) of logits that are rounded to the weights' dtype, as a model's are: in
+    bfloat16 many decisions rest on that. NaN where one is not finite: there is no answer.
+
+    Args:
+        weight, bias: tensors (2, H) and (2,), or no bias.
+        features: (n, H).
+        classes: the rows of the choices no and yes.
+    """
     import torch
 
     no, yes = classes
     gaps = np.zeros(len(features))
     with torch.inference_mode():
         for start in range(0, len(features), _AT_ONCE):
-            part = torch.from_numpy(features[start : start + _AT_ONCE]).to(module.weight)
-            logits = module(part).double().cpu().numpy()
+            part = torch.from_numpy(features[start : start + _AT_ONCE]).to(weight)
+            logits = torch.nn.functional.linear(part, weight, bias).float().cpu().numpy()
+            logits[~np.isfinite(logits).all(axis=1)] = np.nan
             gaps[start : start + len(part)] = logits[:, yes] - logits[:, no]
     return gaps
 
 
-def _require_linear(found: FeatureRows, scorer: Scorer, split: str, where: object) -> None:
-    """Check that the last layer alone stands between the features and the model's scores."""
-    rows = np.arange(min(_CHECKED, len(found.features)))
+def _require_linear(
+    layer: LastLayer, scorer: Scorer, split: str, count: int, where: object
+) -> None:
+    """Check on a few rows of `count` that the layer alone stands between what it takes and scores.
+
+    Without it, a model that has two heads or does something to its logits gives other scores, or
+    does not run.
+    """
+    rows = np.unique(np.linspace(0, count - 1, _CHECKED).astype(np.int64))
     (own,) = scorer.score(split, rows).values()
-    ours = found.rows.scores[rows]
-    dtype = str(next(scorer.model.parameters()).dtype).removeprefix("torch.")
-    size = max(1.0, float(np.nanmax(np.abs(own))))
-    away = float(np.nanmax(np.abs(own - ours)))
+    module = scorer.model.get_submodule(layer.name)
+    try:
+        with _without(scorer.model, layer.name):
+            features = scorer.outputs(split, layer.width, rows=rows)
+        ours = gaps_by(module.weight, module.bias, features, layer.classes)
+    except (FairError, MemoryError):
+        raise
+    except Exception as error:  # whatever a model's code makes of features in the place of logits
+        raise CheckpointError(
+            f"its logits are not those of its last linear layer ({first_line(error)})",
+            where=where,
+            got=layer.name,
+            fix=_OWN_HEAD,
+        ) from error
+    dtype = str(module.weight.dtype).removeprefix("torch.")
+    known = np.isfinite(own)
+    size = float(np.abs(own[known]).max(initial=1.0))
+    away = float(np.abs(own - ours)[known].max()) if known.any() else float("nan")
     if not away <= _CLOSE.get(dtype, _ROUGH) * size:
         raise CheckpointError(
             "its logits are no linear function of what its last layer takes",
             where=where,
-            got=f"{away:.3g} apart",
-            fix="use a classifier of transformers' own, whose head ends in a linear layer",
+            got=f"{layer.name}, {away:.3g} apart",
+            fix=_OWN_HEAD,
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,12 @@ from mergekit_fair.evaluation.soft_objective import (
     deciding_groups,
 )
 from mergekit_fair.fairness import MetricSettings
-from mergekit_fair.heads.directions import Direction, cells_of, random_directions
+from mergekit_fair.heads.directions import (
+    Direction,
+    cells_of,
+    moments,
+    random_directions,
+)
 from mergekit_fair.heads.fair_head import FairHead, HeadSettings, fit_on, moves_of
 from mergekit_fair.heads.fitting import at_level, folds
 from mergekit_fair.heads.last_layer import Array, FeatureRows, LastLayer
@@ -49,34 +54,46 @@ def whole_layer(
     Hundreds of coefficients over-fit validation rows alone; with training rows and a ridge that
     anchors them at the target's, they come near the probes' few. The level is set on validation
     rows.
+
+    Returns:
+        One direction, which is what all features add up to, and the constant one.
     """
     parts = [rows["train"], rows["validation"]]
-    directions = _each_feature(rows["train"], fair.directions[-1])
-    moves = [moves_of(directions, part, settings) for part in parts]
-    ridge = np.full(len(directions), _ANCHOR)
+    constant = fair.directions[-1]
+    train = rows["train"]
+    center, spread = moments(train.features[counting(train.rows)])
+    center, spread = center * bool(constant.bias), np.where(spread > 0, spread, np.inf)
+    ridge = np.full(len(spread) + 1, _ANCHOR)
     ridge[-1] = 0.0
     objective = SoftObjective.of(
         head.metric,
         _joined(*(part.rows for part in parts)),
         settings,
-        np.concatenate([each.moves for each in moves], axis=1),
+        _each_feature([part.features for part in parts], center, spread, constant),
         apart=fair.mu or APART,
         ridge=ridge,
     )
-    coefficients = at_level(moves[1], objective.minimum())
+    *steps, level = objective.minimum()
+    weight = np.array(steps) / spread
+    directions = (Direction("whole layer", weight, -float(center @ weight)), constant)
+    moves = moves_of(directions, rows["validation"], settings)
+    coefficients = at_level(moves, np.array([1.0, level]))
     return replace(fair, directions=directions, coefficients=coefficients, tried=(), left_out=())
 
 
-def _each_feature(train: FeatureRows, constant: Direction) -> tuple[Direction, ...]:
-    """One direction a feature, of standard deviation 1, and the constant one."""
-    spread = train.features.std(axis=0)
-    center = train.features.mean(axis=0) if constant.bias else np.zeros(len(spread))
-    found = []
-    for at in np.flatnonzero(spread > 0):
-        weight = np.zeros(len(spread))
-        weight[at] = 1 / spread[at]
-        found.append(Direction(f"feature {at}", weight, -float(center[at] / spread[at])))
-    return (*found, constant)
+def _each_feature(
+    parts: Sequence[NDArray[np.float32]], center: Array, spread: Array, constant: Direction
+) -> Array:
+    """(H + 1, n): every feature in standard deviations from its centre, and the constant moves."""
+    moves = np.empty((len(spread) + 1, sum(map(len, parts))))
+    stop = 0
+    for part in parts:
+        start, stop = stop, stop + len(part)
+        moves[:-1, start:stop] = part.T
+        moves[-1, start:stop] = constant.of(part)
+    moves[:-1] -= center[:, np.newaxis]
+    moves[:-1] /= spread[:, np.newaxis]
+    return moves
 
 
 def _joined(first: Predictions, second: Predictions) -> Predictions:

@@ -17,7 +17,7 @@ from mergekit_fair.checkpoints.vector_folder import write_vector
 from mergekit_fair.heads.directions import cells_of
 from mergekit_fair.heads.fair_head import FairHead
 from mergekit_fair.heads.head_results import HeadVector
-from mergekit_fair.heads.last_layer import Array, FeatureRows, LastLayer
+from mergekit_fair.heads.last_layer import Array, FeatureRows, LastLayer, gaps_by
 from mergekit_fair.merging.methods.arithmetic import merge_tensor
 from mergekit_fair.merging.methods.fair_head_method import fair_head_recipe
 from mergekit_fair.merging.plan import MergePlan
@@ -97,7 +97,11 @@ def recipe_of_head(
 
 
 def merged_gaps(
-    recipe: Recipe, layer: LastLayer, features: Any, options: MergeOptions | None = None
+    recipe: Recipe,
+    layer: LastLayer,
+    features: Any,
+    options: MergeOptions | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Array:
     """Logit gaps (n,) of the merged head: its very weights, in the model's own arithmetic.
 
@@ -106,15 +110,14 @@ def merged_gaps(
         layer: of the target.
         features: float32 (n, H), what the layer takes.
         options: mergekit's, by which models are opened.
+        dtype: that the merged model is run in; None: what its layer is stored in.
     """
-    tensors = dict(_merged_tensors(recipe, layer.name, options or MergeOptions()))
-    weight = tensors[f"{layer.name}.weight"]
-    bias = tensors.get(f"{layer.name}.bias")
-    logits = torch.nn.functional.linear(torch.from_numpy(features).to(weight.dtype), weight, bias)
-    no, yes = layer.classes
-    gaps = logits.float()
-    found: Array = (gaps[:, yes] - gaps[:, no]).numpy()
-    return found
+    tensors = {
+        name: tensor if dtype is None else tensor.to(dtype)
+        for name, tensor in _merged_tensors(recipe, layer.name, options or MergeOptions())
+    }
+    weight, bias = tensors[f"{layer.name}.weight"], tensors.get(f"{layer.name}.bias")
+    return gaps_by(weight, bias, features, layer.classes)
 
 
 def _merged_tensors(

@@ -15,7 +15,8 @@ from mergekit_fair.evaluation.predictions import Predictions, Scores
 from mergekit_fair.evaluation.soft_objective import deciding_groups
 from mergekit_fair.heads.fair_head import FairHead, require_enough
 from mergekit_fair.heads.head_results import NOTE
-from mergekit_fair.heads.head_run import notes_of_constant, repeated_rows, require_classifier
+from mergekit_fair.heads.head_run import notes_of_constant, repeated_rows
+from mergekit_fair.heads.target_checks import require_classifier
 from mergekit_fair.heads.unseen import parts
 from mergekit_fair.heads.written_head import merged_gaps, recipe_of_head
 from mergekit_fair.schema import digest_of_json

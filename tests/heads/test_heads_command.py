@@ -302,7 +302,9 @@ def test_groups_that_overlap_and_intersections(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("made", "kind", "fields"),
     [
-        ("absent", CheckpointError, {}),
+        ("absent", CheckpointError, {"fix": "hf download"}),
+        ("another dtype", CheckpointError, {"got": "bfloat16, of weights in float32"}),
+        ("pickled", CheckpointError, {"got": ["pytorch_model.bin"]}),
         ("causal", CheckpointError, {"got": "Llama"}),
         ("three", CheckpointError, {"got": "3"}),
     ],
@@ -310,8 +312,16 @@ def test_groups_that_overlap_and_intersections(tmp_path: Path) -> None:
 def test_what_has_no_head_of_two_classes_is_refused(
     biased: Any, tmp_path: Path, made: str, kind: Any, fields: Any
 ) -> None:
-    _, data = biased
+    target, data = biased
     model = tmp_path / "model"
+    if made in ("another dtype", "pickled"):
+        shutil.copytree(target, model)
+    if made == "another dtype":
+        config = json.loads((model / "config.json").read_text())
+        (model / "config.json").write_text(json.dumps({**config, "dtype": "bfloat16"}))
+    if made == "pickled":
+        torch.save(load_file(model / "model.safetensors"), model / "pytorch_model.bin")
+        (model / "model.safetensors").unlink()
     if made == "causal":
         write_causal(model)
     if made == "three":

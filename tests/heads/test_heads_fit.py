@@ -161,7 +161,8 @@ def test_mu_auto_stops_at_the_first_that_costs_too_much(unfair: Any) -> None:
 
 
 def test_fewer_than_two_groups_cannot_have_a_gap(unfair: Any) -> None:
-    with raises(MeasurementError, "100000"):
+    fields = {"got": "'a':", "allowed": "100000", "fix": "min_group_size"}
+    with raises(MeasurementError, "100000", **fields):
         fit_head(unfair, MetricSettings(min_group_size=100_000), HeadSettings(), has_bias=True)
 
 
@@ -379,13 +380,32 @@ def test_the_whole_layer_comes_near_the_probes(unfair: Any) -> None:
     head = HeadSettings()
     fair = fit_head(unfair, SETTINGS, head, has_bias=True)
     whole = whole_layer(fair, unfair, SETTINGS, head)
-    assert len(whole.directions) == WIDTH + 1
+    assert (whole.directions[0].weight != 0).all()
     found, before = figures(whole.moved(unfair["report"])), figures(unfair["report"].rows)
     assert found["eod"] < 0.6 * before["eod"]
     assert found["acc"] > before["acc"] - 0.01
     assert whole.moved(unfair["validation"]).predicted.sum() == (
         unfair["validation"].rows.predicted.sum()
     )
+
+
+def test_rows_without_an_answer_count_for_nothing(unfair: Any) -> None:
+    """A text of no tokens has no features: what is fitted is what the other rows give."""
+    head = HeadSettings(mu=2.0)
+    empty = {name: np.arange(len(each.rows)) % 7 == 0 for name, each in unfair.items()}
+    found = {}
+    for kind in ("empty", "absent"):
+        rows = {}
+        for name, each in unfair.items():
+            scores = np.where(empty[name], np.nan, each.rows.scores)
+            features = np.where(empty[name][:, np.newaxis], np.nan, each.features)
+            holed = FeatureRows(features.astype(np.float32), each.rows.with_scores(scores))
+            rows[name] = holed if kind == "empty" else holed.take(~empty[name])
+        fair = fit_head(rows, SETTINGS, head, has_bias=True)
+        whole = whole_layer(fair, rows, SETTINGS, head)
+        found[kind] = [whole.directions[0].weight, *(each.weight for each in fair.directions)]
+    for one, other in zip(*found.values(), strict=True):
+        assert one == pytest.approx(other, rel=1e-6, abs=1e-9)  # sums in other blocks
 
 
 def test_a_group_may_be_called_constant() -> None:
