@@ -57,7 +57,7 @@ _REACH = 2.0  # how far they go, in 99.5 % quantiles of the errors of contrasts
 _NEVER = 1e-6  # a π that nobody looks at
 _SAME = 1e-12  # of rates that are equal but for rounding
 _FEW, _FREEDOM = 10, 20.0
-_AT_ONCE = 2**17  # errors in memory at once
+_AT_ONCE = 2**16  # errors in memory at once
 
 Test = tuple[float, float, float]  # low, high, p-value
 

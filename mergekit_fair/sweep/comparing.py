@@ -38,19 +38,18 @@ class Noise:
             return set()
         task = task or better.require_measured().task
         first = self.answers(better)[task]
-        settings, tied = settings_of(better), set()
+        settings, is_matched = settings_of(better), bool(block)
+        own = _predicted(first, better, task, is_matched=is_matched)
+        alike: dict[bytes, tuple[Any, list[str]]] = {}  # who answers alike needs one test
         for point in others:
-            second = self.answers(point)[task]
-            gap = compared(
-                first,
-                _predicted(second, point, task, is_matched=bool(block)),
-                _predicted(first, better, task, is_matched=bool(block)),
-                settings,
-                [metric],
-            ).metrics[metric]
+            answered = _predicted(self.answers(point)[task], point, task, is_matched=is_matched)
+            alike.setdefault(answered.tobytes(), (answered, []))[1].append(point.id)
+        tied: set[str] = set()
+        for answered, ids in alike.values():
+            gap = compared(first, answered, own, settings, [metric]).metrics[metric]
             end = gap.high if self.rule.is_minimised else gap.low
             if end is None or (-end if self.rule.is_minimised else end) <= _ROUNDING:
-                tied.add(point.id)
+                tied.update(ids)
         return tied
 
 

@@ -10,7 +10,9 @@ import pytest
 from mergekit_fair.evaluation.evaluate import Level, evaluate
 from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.fairness import MetricSettings, compare
+from mergekit_fair.sweep import comparing
 from mergekit_fair.sweep.comparing import Noise
+from mergekit_fair.sweep.differences import compared
 from mergekit_fair.sweep.limits import Select
 from mergekit_fair.sweep.record import MeasuredPoint, PointResult
 from mergekit_fair.sweep.selection import Rule
@@ -109,3 +111,25 @@ def test_an_oracle_gives_the_same(known: Any) -> None:
             expected.add(label)
     others = [points[label] for label in ("near", "far", "shifted")]
     assert noise(points["best"], others) == expected
+
+
+def test_who_answers_alike_is_tested_once(known: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A head at many λ often gives the very answers of another one."""
+    points, answers = known
+    tested = []
+
+    def counting(*arguments: Any) -> Any:
+        tested.append(arguments)
+        return compared(*arguments)
+
+    monkeypatch.setattr(comparing, "compared", counting)
+    noise = Noise(Rule.of(Select(), {}), lambda asked: answers[asked.label.rstrip("+")])
+    labels = ["near", "near+", "far", "shifted", "shifted+", "near++"]
+    others = [
+        points[name.rstrip("+")].model_copy(update={"id": name, "label": name}) for name in labels
+    ]
+    one_by_one = set().union(*(noise(points["best"], [other]) for other in others))
+    assert len(tested) == len(labels)
+    assert one_by_one == {"near", "near+", "near++", "far"}
+    assert noise(points["best"], others) == one_by_one
+    assert len(tested) == len(labels) + 3
