@@ -39,6 +39,7 @@ ROOT = Path(__file__).parents[1]
 RULE = {"minimize": "eod", "subject_to": {"acc": ">= fft - 0.03"}}
 SWEEPS = {"lambda": "grid", "lambda_g": "search"}
 TRAINED = ("fft", "lora", "soup")
+HEADS = {"fft": ("heads", "fair_head"), "soup": ("soup_heads", "fair_soup")}
 CHOSEN, KEPT = 0, 3  # how sweeps and heads exit
 SOUP = 3  # FFT models, of seeds that follow each other
 APART = 100  # between the seeds of two families
@@ -88,15 +89,17 @@ class Seed:
         self.command("train", "train.yml", "-o", "models")
         for sweep in () if self.heads_only else SWEEPS:
             self.command("sweep", f"{sweep}.yml", "-o", sweep, exits=(CHOSEN, KEPT))
-        words = ["heads", "models/fft", *self.options, "-o", "heads", "--overwrite"]
-        self.once("heads", words, "models/fft", exits=(CHOSEN, KEPT))
-        recipe = "heads/recipe.yml"
         models = {name: f"models/{name}" for name in TRAINED}
         models |= {sweep: f"{sweep}/selected/model" for sweep in SWEEPS}
-        if (self.folder / recipe).is_file():
-            words = ["merge", recipe, "fair_head", "--overwrite"]
-            self.once("fair_head", words, "models/fft", recipe)
-            models["fair_head"] = "fair_head"
+        for target, (out, merged) in HEADS.items():
+            model, recipe = models[target], f"{out}/recipe.yml"
+            if not (self.folder / model).is_dir():
+                continue
+            words = ["heads", model, *self.options, "-o", out, "--overwrite"]
+            self.once(out, words, model, exits=(CHOSEN, KEPT))
+            if (self.folder / recipe).is_file():
+                self.once(merged, ["merge", recipe, merged, "--overwrite"], model, recipe)
+                models[merged] = merged
         for name, model in models.items():
             if (self.folder / model).is_dir():
                 self.evaluate(name, model, "report")

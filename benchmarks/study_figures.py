@@ -148,6 +148,8 @@ def _heads(folder: Path, fft: Predictions) -> Iterator[Measured]:
         raise SystemExit(f"{folder / 'heads'}: other rows than those of eval")
     for column, name in RIVALS.items():
         yield Measured(name, fft.with_scores(np.array([float(row[column]) for row in rows])))
+    if (folder / "eval" / "fair_soup-report").is_dir():
+        yield Measured("fair head of the soup", _predictions(folder, "fair_soup-report"))
 
 
 def _predictions(folder: Path, name: str) -> Predictions:
