@@ -170,9 +170,10 @@ def study_tables(out: Path) -> str:
     parts = []
     for study, found in seeds.items():
         found.sort(key=lambda seed: seed["seed"])
-        count = ", ".join(f"{seed['seed']} ({seed['n']:,} report rows)" for seed in found)
-        words = ", trained in bf16" if any(seed.get("bf16") for seed in found) else ""
-        parts += [f"## {study}: seeds {count}{words}", _means(found), _differences(found)]
+        count = ", ".join(
+            f"{seed['seed']} ({seed['n']:,} report rows{', bf16' * seed['bf16']})" for seed in found
+        )
+        parts += [f"## {study}: seeds {count}", _means(found), _differences(found)]
     return "\n\n".join(parts)
 
 
