@@ -194,14 +194,17 @@ class _Family:
         """
         if self.path.is_file():
             record = self._read()
-            other = differences(record["settings"], self.settings)
-            if other:
+            there, here = (dict(each) for each in (record["settings"], self.settings))
+            for name in ("lora", "subgroups"):  # trained then, now or never
+                if False in (there.get(name), here[name]):
+                    there[name] = here[name] = there.get(name) or here[name]
+            if other := differences(there, here):
                 raise TrainingError(
                     f"was trained with other settings: {'; '.join(other)}",
                     where=self.folder,
                     fix="choose another folder with -o, or remove this one",
                 )
-            self.record = record
+            self.record = record | {"settings": here}
             progress.say(f"{self.folder}: going on ({len(record['runs'])} models are there)")
         elif any(path for path in self.folder.iterdir() if not path.name.startswith(".")):
             raise TrainingError(

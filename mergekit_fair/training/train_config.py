@@ -120,7 +120,8 @@ class TrainConfig(Strict):
         seeds: how often FFT is trained, with seed, seed + 1, …; two or more give a soup, too, their
             uniform mean. It may be another number later: only what is missing is trained.
         lora: `false` leaves the LoRA baseline out.
-        subgroups: `false` leaves their models out: a fair head or a soup needs none.
+        subgroups: `false` leaves their models out: a fair head or a soup needs none. Both may be
+            asked for later: only what is missing is trained.
         checkpoints: shares of the steps at which an early checkpoint is kept as a model.
         save_every: share of the steps between the states that a killed run resumes from.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from refusals import raises
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from mergekit_fair.data import Rows, load_rows
@@ -31,7 +33,7 @@ from mergekit_fair.training.family import (
     train,
 )
 from mergekit_fair.training.finetune import last_state
-from mergekit_fair.training.train_config import TrainConfig, load_train_config
+from mergekit_fair.training.train_config import Subgroups, TrainConfig, load_train_config
 
 MODELS = ("base", "fft", "lora", "groups/blue", "groups/green")
 
@@ -113,6 +115,29 @@ def test_other_settings_are_refused_by_name(family: Path, tmp_path: Path) -> Non
     (tmp_path / "something").write_text("")
     with pytest.raises(TrainingError, match=r"is not empty and holds no train\.json"):
         train(config, tmp_path, Silent(), "cpu")
+
+
+def test_what_was_left_out_is_trained_later(family: Path, tmp_path: Path) -> None:
+    """Then its settings are the folder's, also while it is left out again."""
+    config = load_train_config(family / "train.yml")
+    out = tmp_path / "run"
+    shutil.copytree(family / "run", out)
+    for name in ("lora", "groups"):
+        shutil.rmtree(out / name)
+    (out / "addition.yml").unlink()
+    record = json.loads((out / "train.json").read_text())
+    runs = {name: record["runs"][name] for name in ("base", "fft")}
+    settings = record["settings"] | {"lora": False, "subgroups": False}
+    (out / "train.json").write_text(json.dumps(record | {"runs": runs, "settings": settings}))
+    without = config.model_copy(update={"lora": False, "subgroups": False})
+    assert set(train(without, out, Silent(), "cpu")["runs"]) == {"base", "fft"}
+    few = Subgroups(only=["blue"], epochs=0.1)
+    later = without.model_copy(update={"subgroups": few})
+    assert set(train(later, out, Silent(), "cpu")["runs"]) == {"base", "fft", "groups/blue"}
+    assert (out / "addition.yml").is_file()
+    train(without, out, Silent(), "cpu")
+    with raises(TrainingError, "subgroups.epochs: 0.1 → ", where=out):
+        train(config, out, Silent(), "cpu")
 
 
 def test_two_trainings_in_one_folder_are_refused(family: Path, tmp_path: Path) -> None:
