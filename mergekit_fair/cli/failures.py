@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import signal
 import sys
 import threading
@@ -31,6 +32,8 @@ _NO_MEMORY = (
 )
 # That a process is asked to end; the system's own answer would leave what is half written.
 _ENDINGS = ("SIGTERM", "SIGHUP")
+# What pydantic makes of a signal that meets one of its serializers.
+_SIGNALLED = re.compile(r"^Error calling function .*: (?:KeyboardInterrupt|SystemExit): (\d*)$")
 
 
 class InputError(click.ClickException):
@@ -63,6 +66,10 @@ def failures_told() -> Iterator[None]:
                 f"{one_line(error.object[:200])}: is text that UTF-8 cannot hold. Give it another "
                 "name."
             ) from error
+        except ValueError as error:
+            if not (signalled := _SIGNALLED.search(str(error))):
+                raise
+            raise (SystemExit(int(signalled[1])) if signalled[1] else KeyboardInterrupt) from error
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             kind = InputError if error.errno in _BAD_PATHS else click.ClickException

@@ -43,6 +43,7 @@ GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64, "initializer
 LLAMA = BERT | {"num_key_value_heads": 1}
 VIT = {name: BERT[name] for name in BERT if name != "max_position_embeddings"}
 VIT |= {"image_size": 16, "patch_size": 8}
+XLNET = {"d_model": 32, "n_layer": 2, "n_head": 2, "d_inner": 64, "initializer_range": 0.3}
 T5 = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2}
 T5 |= {"decoder_start_token_id": 0}
 
@@ -61,6 +62,7 @@ KINDS: dict[str, tuple[dict[str, Any], str]] = {
     f"XLMRoberta{TEXT}": (BERT, "classifier.out_proj"),
     f"T5{TEXT}": (T5, "classification_head.out_proj"),
     f"FNet{TEXT}": (BERT, "classifier"),
+    f"XLNet{TEXT}": (XLNET, "logits_proj"),
 }
 LABELS = {"label2id": {"no": 0, "yes": 1}, "id2label": {0: "no", 1: "yes"}}
 TOKENS = {"vocab_size": len(VOCABULARY), "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}

@@ -14,6 +14,7 @@ from unittest.mock import patch
 
 import pytest
 from click.testing import CliRunner
+from pydantic import BaseModel, model_serializer
 from scene import Scene, listing
 
 from mergekit_fair import hook
@@ -139,6 +140,24 @@ def test_text_that_utf_8_cannot_hold(scene: Scene, monkeypatch: Any) -> None:
 
     monkeypatch.setattr("mergekit_fair.merging.to_disk.describe_models", fail)
     assert scene.refused().startswith(r"a\udcff: is text that UTF-8 cannot hold")
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "said"), [(KeyboardInterrupt(), 1, "Aborted!"), (SystemExit(143), 143, "")]
+)
+def test_a_signal_that_meets_a_serializer(
+    monkeypatch: pytest.MonkeyPatch, raised: BaseException, code: int, said: str
+) -> None:
+    """pydantic makes an error of its own of it."""
+
+    class Interrupted(BaseModel):
+        @model_serializer
+        def fail(self) -> str:
+            raise raised
+
+    monkeypatch.setattr("mergekit_fair.resources.tasks_dir", lambda: Interrupted().model_dump())
+    result = CliRunner().invoke(main, ["tasks-dir"])
+    assert (result.exit_code, result.stderr.strip()) == (code, said)
 
 
 # What a signal, or Ctrl-C, must not leave behind.

@@ -130,7 +130,9 @@ class FairClassifier(CheckedHFLM):
         if self.given_max_length:
             return self.given_max_length
         limits = (self.position_limit, own_length(self.tokenizer))
-        return min([super().max_length, *(limit for limit in limits if limit)])
+        configured = super().max_length  # XLNet's, which has no limit, says −1
+        most = configured if configured > 0 else self._DEFAULT_MAX_LENGTH
+        return min([most, *(limit for limit in limits if limit)])
 
     def _set_padding(self) -> None:
         """The model's own padding token, as it was loaded; the head's side of padding."""
