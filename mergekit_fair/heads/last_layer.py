@@ -23,7 +23,7 @@ _CLOSE = {"float32": 1e-3, "float64": 1e-6}
 _ROUGH = 0.05  # bfloat16, float16
 _CHECKED = 16  # rows
 _AT_ONCE = 4096  # rows
-_OWN_HEAD = "use a classifier of transformers' own, whose head ends in a linear layer"
+_OWN_HEAD = "use a classifier of transformers' own whose head ends in one linear layer"
 
 
 @dataclass(frozen=True, eq=False)
