@@ -76,7 +76,7 @@ class HeadRun:
     ) -> None:
         self.model, self.settings, self.progress = model, settings, progress
         trusts = bool(request.model_args.get("trust_remote_code"))
-        require_classifier(model, trusts_remote_code=trusts)
+        require_classifier(model, request.tasks, trusts_remote_code=trusts)
         stored = stored_dtype(tensor_infos(model).values())
         self.evaluator = Evaluator(request)
         self._seen = SeenRows(self.evaluator)

@@ -12,6 +12,7 @@ from mergekit_fair.checkpoints.folder import (
     require_no_vector,
     sibling,
 )
+from mergekit_fair.data import DataSpec
 from mergekit_fair.errors import CheckpointError
 from mergekit_fair.evaluation.classifier import backend_of
 
@@ -19,12 +20,17 @@ if TYPE_CHECKING:
     import torch
 
 
-def require_classifier(model: str, *, trusts_remote_code: bool) -> None:
+def require_classifier(model: str, data: object, *, trusts_remote_code: bool) -> None:
     """Check that a head can be fitted on a model.
+
+    Args:
+        model: its folder.
+        data: a data description, or names of tasks, which are refused elsewhere.
+        trusts_remote_code: whether a model may bring code of its own.
 
     Raises:
         CheckpointError: there is no such folder, or it is an adapter, a task vector, or no
-            classifier.
+            classifier, or one of pictures where the data are texts, or of texts.
     """
     if is_adapter_folder(model):
         raise CheckpointError(
@@ -48,6 +54,14 @@ def require_classifier(model: str, *, trusts_remote_code: bool) -> None:
             got=architecture_of(read_config(model)),
             allowed="…ForSequenceClassification, …ForImageClassification",
             fix="fine-tune the model as a classifier of two classes",
+        )
+    if isinstance(data, DataSpec) and (data.image is None) != (kind == "fair-classifier"):
+        raise CheckpointError(
+            f"is no classifier of what the data set {data.name!r} holds",
+            where=model,
+            got=architecture_of(read_config(model)),
+            allowed=f"…For{'Sequence' if data.image is None else 'Image'}Classification",
+            fix="give another model, or another data description",
         )
 
 

@@ -237,7 +237,7 @@ def require_heads(sweep: Sweep, evaluator: Evaluator) -> None:
     base = str(raw.get("base_model") or raw["models"][0]["model"])
     for name in block.of:
         model = base if name == CHOSEN else sweep.config.baselines[name]
-        require_classifier(model, trusts_remote_code=evaluate.trusts_remote_code)
+        require_classifier(model, evaluate.data, trusts_remote_code=evaluate.trusts_remote_code)
     (rows,) = evaluator.labels("validation").values()
     evaluator.labels("train")
     fitted = rows.take(~repeated_rows(evaluator))

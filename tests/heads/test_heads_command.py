@@ -330,6 +330,16 @@ def test_what_has_no_head_of_two_classes_is_refused(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_classifier_of_texts_is_refused_for_pictures(biased: Any, tmp_path: Path) -> None:
+    model, data = biased
+    block = yaml.safe_load(data.read_text())
+    block["image"] = {"column": block.pop("text")}
+    (tmp_path / "pictures.yml").write_text(yaml.safe_dump(block))
+    words = ["heads", model, "--data", tmp_path / "pictures.yml", "-o", tmp_path / "out"]
+    fields = {"where": model, "got": "BertFor", "allowed": "…ForImageClassification"}
+    refusal(words, CheckpointError, **fields)
+
+
 def test_too_few_rows_and_unknown_files_are_refused(biased: Any, tmp_path: Path) -> None:
     model, data = biased
     out = tmp_path / "out"
