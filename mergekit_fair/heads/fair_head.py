@@ -151,7 +151,7 @@ def fit_on(
         if is_degenerate(counted(validation.rows).counts.overall):
             return staying("it predicts (nearly) always the same, and has no gap to close", tried)
         return staying("the fitted head would predict (nearly) always the same", tried)
-    change = soft_gap_change(head.metric, validation.rows, parts, settings)
+    change = soft_gap_change(head.metric, validation.rows, parts, settings.seed)
     if not change[1] < 0:
         return staying(
             f"the {head.metric.upper()} of left-out validation rows is not smaller beyond noise "

@@ -216,7 +216,7 @@ def test_the_soft_change_is_0_of_a_model_and_itself(unfair: Any) -> None:
     moves = moves_of(directions, validation, SETTINGS)
     every = np.ones(len(validation.rows), dtype=bool)
     half = Half(every, moves, validation.rows)
-    assert soft_gap_change("eod", validation.rows, [half], SETTINGS) == (0.0, 0.0)
+    assert soft_gap_change("eod", validation.rows, [half], 0) == (0.0, 0.0)
 
 
 def test_random_directions_gain_less_than_those_of_the_groups(unfair: Any) -> None:
@@ -353,7 +353,7 @@ def test_a_group_without_rows_in_a_half_has_no_rate_there(unfair: Any) -> None:
     missing = [half for half in parts if not half.moves.rows.groups["c"].any()]
     assert missing
     # The target's own scores, once more: no change, however the rows are drawn.
-    assert soft_gap_change("eod", rows.rows, parts, SETTINGS) == (0.0, 0.0)
+    assert soft_gap_change("eod", rows.rows, parts, 0) == (0.0, 0.0)
     fitted = [each.left_out for each in missing]
     assert np.isfinite(fit_coefficients("eod", moves.take(fitted[0]), SETTINGS, 2.0)).all()
     fair = fit_head({**unfair, "validation": rows}, SETTINGS, HeadSettings(mu=2.0), has_bias=True)
