@@ -352,7 +352,10 @@ def _explain(error: ValidationError, value: object) -> str:
 def _place(loc: Sequence[str | int], value: Any, *, is_missing: bool) -> Iterator[str]:
     """The keys of `value` on the way; pydantic names the members of unions between them."""
     for part in loc:
-        is_key = part in value if isinstance(value, Mapping) else isinstance(part, int)
+        if isinstance(value, list | tuple):
+            is_key = isinstance(part, int) and part < len(value)
+        else:
+            is_key = isinstance(value, Mapping) and part in value
         if is_key:
             value = value[part]
         if is_key or (is_missing and part is loc[-1]):

@@ -397,7 +397,7 @@ def test_no_report_for_the_worst_group(scene):
     injection(scene)
     scene.refuses(RecipeError, "worst: auto needs fairness.report, the file", where="HERE/r.yml")
     injection(scene, report=str(scene.here / "nowhere.json"))
-    scene.refuses(ConfigError, "(No such file or directory)", where="HERE/nowhere.json")
+    scene.refuses(RecipeError, "(No such file or directory)", where="HERE/nowhere.json")
     (scene.here / "report.json").write_text(text())
     injection(scene, report=str(scene.here / "report.json"), min_group_size="all")
     scene.refuses(RecipeError, "got 'all'", where="HERE/r.yml: fairness.min_group_size")
