@@ -14,12 +14,12 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mergekit-fair needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade -c constraints.txt pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[demo,plot]'
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[demo,plot]'
 	touch $(READY)
 
 $(TESTS): $(READY)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[demo,plot,test]'
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[demo,plot,test]'
 	touch $(TESTS)
 
 demo: $(READY)
