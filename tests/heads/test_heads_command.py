@@ -136,6 +136,7 @@ def test_thresholds_by_group_stand_beside_and_say_that_they_need_groups(fitted: 
     assert cells == ["yes" if name in needing else "no" for name in found["report"]]
 
 
+@pytest.mark.slow
 def test_thresholds_that_help_nothing_are_left_out_with_one_warning(
     biased: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,6 +202,7 @@ def test_a_target_that_is_kept_leaves_report_rows_closed(biased: Any, tmp_path: 
     assert found["stays"]
 
 
+@pytest.mark.slow
 def test_validation_rows_that_repeat_training_rows_are_left_out(tmp_path: Path) -> None:
     model, data = write_biased(tmp_path, n=900)
     block = yaml.safe_load(data.read_text())
@@ -220,6 +222,7 @@ def test_validation_rows_that_repeat_training_rows_are_left_out(tmp_path: Path) 
     assert found["rows"]["validation"] == 300
 
 
+@pytest.mark.slow
 def test_the_same_command_again_refuses_and_overwrite_replaces(biased: Any, tmp_path: Path) -> None:
     model, data = biased
     words = ["heads", model, "--data", data, "-o", tmp_path / "out", "--tolerance", 0.1]
@@ -277,6 +280,7 @@ def test_the_targets_scores_are_its_own_to_the_bit(biased: Any, tmp_path: Path) 
     assert np.abs(exact - own).max() > 1e-3  # what float64 would give is not what is predicted
 
 
+@pytest.mark.slow
 def test_groups_that_overlap_and_intersections(tmp_path: Path) -> None:
     """A row may carry two groups; each cell has a probe of its own."""
     model, data = write_biased(tmp_path, n=900)

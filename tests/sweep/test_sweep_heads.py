@@ -133,6 +133,7 @@ def test_validation_scores_are_of_coefficients_that_have_not_seen_the_row(headed
     assert np.abs(moves[1]).max() > 0.1
 
 
+@pytest.mark.slow
 def test_it_goes_on_without_any_pass(headed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As after a kill before any head was stored; features lie in the folder."""
     folder = headed / "out"
@@ -209,6 +210,7 @@ def test_vectors_that_were_changed_are_written_anew_and_nothing_is_lost(
     assert (vectors / "mine.txt").read_text() == "kept"
 
 
+@pytest.mark.slow
 def test_a_spent_budget_leaves_heads_out(headed: Path, tmp_path: Path) -> None:
     """After the baseline, the merge and its control; more minutes finish it."""
     sweep = load_sweep(write_sweep(headed, tmp_path / "sweep.yml"))
@@ -223,6 +225,7 @@ def test_a_spent_budget_leaves_heads_out(headed: Path, tmp_path: Path) -> None:
     assert len(points_of(results.points, "head")) == 4
 
 
+@pytest.mark.slow
 def test_push_and_report_check_the_vectors(headed: Path, tmp_path: Path) -> None:
     shutil.copytree(headed / "out", tmp_path / "out")
     assert checked_results(tmp_path / "out")[1] is None
@@ -247,6 +250,7 @@ def test_push_and_report_check_the_vectors(headed: Path, tmp_path: Path) -> None
         refusal([*words, "--quiet"], SweepError, where=vector)
 
 
+@pytest.mark.slow
 def test_the_head_of_the_chosen_merge_is_one_recipe(headed: Path, tmp_path: Path) -> None:
     """No intermediate model: the merge's own vectors and the head's, and it predicts as said."""
     changes = {"baselines": {}, "head": {"of": ["chosen"], "mu": 4}, "controls": ["random"]}
