@@ -81,6 +81,7 @@ def test_p_values_of_few_clusters_are_students() -> None:
     assert students(1.0, 5) == 1.0
 
 
+@pytest.mark.slow
 def test_luck_of_clusters_is_no_win() -> None:
     """Neither model is better; in a cluster one of them happens to be."""
     wins = {"clusters": 0, "rows": 0}

@@ -137,6 +137,7 @@ def test_a_search_is_cut_within_or_between_batches(
     assert cut.budget.unfinished == [f"search: {6 - (done + 2) // 2 * 2} further points"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("minutes", [4, 6])
 def test_safe_injection_without_all_verdicts_chooses_none(
     family: Path, tmp_path: Path, minutes: float

@@ -77,6 +77,7 @@ def run(path: Path, out: Path, executor: Any = LocalExecutor) -> SweepResults:
     return run_sweep(load_sweep(path), out, Silent(), executor)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_other_settings_end_as_if_they_had_been_the_first_ones(
     family: Path, rows: Path, tmp_path: Path, stage: str

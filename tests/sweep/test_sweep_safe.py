@@ -50,6 +50,7 @@ def weighted(family: Path, folder: Path) -> dict[str, Any]:
     return {"data": data, "max_length": 16, "device": "cpu", "min_group_size": 1}
 
 
+@pytest.mark.slow
 def test_with_a_tolerance_of_nearly_everything_groups_are_added_greedily(
     family: Path, tmp_path: Path
 ) -> None:
