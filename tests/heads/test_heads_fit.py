@@ -112,9 +112,9 @@ def test_groups_that_overlap(unfair: Any) -> None:
     "truth", [{"known": 0.0, "favoured": 0.0}, {"known": 2.0, "favoured": 0.0}]
 )
 def test_a_head_stays_where_there_is_nothing_to_gain(truth: Any, metric: Any) -> None:
-    """Groups that features do not tell, and a target that is fair: four samples of each."""
+    """Groups that features do not tell, and a target that is fair: six samples of each."""
     moved = 0
-    for seed in range(4):
+    for seed in range(6):
         fair = fit_head(made(seed, **truth), SETTINGS, HeadSettings(metric), has_bias=True)
         moved += fair.stays is None
         assert (fair.coefficients == 0).all() == (fair.stays is not None)
