@@ -61,4 +61,4 @@ def _is_alike(base: Reader, other: Reader, name: str) -> bool:
     one = base.read(name, 0, stop, Buffer(stop * 8))
     two = other.read(name, 0, stop, Buffer(stop * 8))
     narrow = min(one.dtype, two.dtype, key=lambda dtype: dtype.itemsize)
-    return torch.equal(one.to(narrow), two.to(narrow))
+    return torch.equal(one.cpu().to(narrow), two.cpu().to(narrow))

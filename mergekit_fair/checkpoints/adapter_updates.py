@@ -68,7 +68,7 @@ class Factors:
         left, right = self.sides
         columns, count = right.shape[1], len(weight)
         first, last = start // columns, -(-(start + count) // columns)
-        rows = torch.empty((last - first, columns), dtype=torch.float64)
+        rows = torch.empty((last - first, columns), dtype=torch.float64, device=weight.device)
         part = rows.view(-1)[start - first * columns :][:count].copy_(weight)
         rows.addmm_(left[first:last].double(), right.double(), alpha=self.scale)
         return part
@@ -94,7 +94,7 @@ class Dora:
             if self._quotients is None:
                 self._quotients = self._magnitude / self._norms()
         moved = self._factors.of(weight, start)
-        at = torch.arange(start, start + len(moved))
+        at = torch.arange(start, start + len(moved), device=moved.device)
         columns = self._factors.sides[1].shape[1]
         outputs = at % columns if self._factors.is_transposed else at // columns
         return moved.mul_(self._quotients[outputs])
@@ -105,7 +105,7 @@ class Dora:
         rows, columns = len(left), right.shape[1]
         step = max(1, BLOCK // columns)
         buffer = Buffer(8 * min(step, rows) * columns)
-        squares = torch.zeros(len(self._magnitude), dtype=torch.float64)
+        squares = torch.zeros_like(self._magnitude)
         for first in range(0, rows, step):
             last = min(first + step, rows)
             start, stop = first * columns, last * columns

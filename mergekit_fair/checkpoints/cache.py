@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from mergekit_fair.checkpoints.adapted import AdaptedCheckpoint
 from mergekit_fair.checkpoints.folder import found_folder, stored_in
 from mergekit_fair.checkpoints.layout import Layout, readable_as_base, unwrapped
 from mergekit_fair.checkpoints.reader import open_folder, read_whole
@@ -62,6 +63,16 @@ class CheckpointCache:
         devices = [device] if device.type == "cpu" else [device, torch.device("cpu")]
         self._left = {each: free_memory(each) if room is None else room for each in devices}
         self._models: dict[str, Tensors] = {}
+
+    def adapted(self, base: str, adapter: str) -> Tensors:
+        """An adapter over one of the models, which is held once; borrowed."""
+        model = f"{base}+{adapter}"
+        if model not in self._models:
+            tensors = self[base]
+            device = next(iter(tensors.values())).device
+            found = AdaptedCheckpoint(tensors, base, adapter, self.base or base, device)
+            self._models[model] = found
+        return self._models[model]
 
     def __getitem__(self, model: str) -> Tensors:
         """The tensors of a model folder, or those that a vector folder holds; borrowed."""

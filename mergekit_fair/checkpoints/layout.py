@@ -115,6 +115,15 @@ class RenamedReader:
             name: reader.tensors[there] for name, (reader, there) in self._places.items()
         }
 
+    @property
+    def changed(self) -> frozenset[str]:
+        """Of an adapter: the tensors that are others than its base's."""
+        return frozenset(
+            name
+            for name, (reader, there) in self._places.items()
+            if there in getattr(reader, "changed", ())
+        )
+
     def read(self, name: str, start: int, stop: int, into: Buffer) -> torch.Tensor:
         reader, there = self._places[name]
         return reader.read(there, start, stop, into)

@@ -27,7 +27,7 @@ from mergekit_fair.checkpoints.adapter_updates import (
 from mergekit_fair.checkpoints.folder import read_config
 from mergekit_fair.checkpoints.headers import COPY_AGAIN, SIZES, TensorInfo
 from mergekit_fair.checkpoints.names import MemoryNames, memory_names
-from mergekit_fair.checkpoints.reader import Buffer, Reader, are_equal, read_whole
+from mergekit_fair.checkpoints.reader import Buffer, Reader, are_equal, held_on, read_whole
 from mergekit_fair.errors import CheckpointError
 from mergekit_fair.schema import nearest
 
@@ -47,9 +47,12 @@ class AdapterReader:
         base_folder: where its config.json lies.
         adapter: the folder that peft has saved.
         allow_pickle: read pickled weights where the adapter has no others.
+        device: where the adapter's tensors are held, all of them; None leaves in its file what is
+            not needed to open it.
 
     Attributes:
         tensors: the base's names, dtypes and shapes, whatever dtype `read` returns.
+        own_files: the adapter's.
         config: the adapter's configuration.
         updates: tensor → what the adapter makes of it.
         saved: tensor → its name in the adapter, which holds it whole (`modules_to_save`, biases).
@@ -60,13 +63,22 @@ class AdapterReader:
     """
 
     def __init__(
-        self, base: Reader, base_folder: Path, adapter: str | Path, *, allow_pickle: bool = False
+        self,
+        base: Reader,
+        base_folder: Path,
+        adapter: str | Path,
+        *,
+        allow_pickle: bool = False,
+        device: torch.device | None = None,
     ) -> None:
         self.name = f"{base.name}+{adapter}"
         self._base, self._base_folder, self._adapter = base, base_folder, Path(adapter)
         self.config = read_adapter_config(adapter)
         self._weights = open_weights(self._adapter, allow_pickle=allow_pickle)
-        self.files = (*base.files, *self._weights.files, self._adapter / CONFIG)
+        if device is not None:
+            self._weights = held_on(device, self._weights)
+        self.own_files = (*self._weights.files, self._adapter / CONFIG)
+        self.files = (*base.files, *self.own_files)
         self.updates: dict[str, Update] = {}
         self.saved: dict[str, str] = {}
         try:
@@ -81,6 +93,11 @@ class AdapterReader:
         return {
             name: update for name, update in self.updates.items() if isinstance(update, Factors)
         }
+
+    @property
+    def changed(self) -> frozenset[str]:
+        """The tensors that are others than the base's; all else is the base's own."""
+        return frozenset((*self.updates, *self.saved))
 
     def is_part(self, name: str) -> bool:
         """Whether a tensor of the file is only a part of one in memory, such as an expert's."""
@@ -137,7 +154,7 @@ class AdapterReader:
     def identity(self) -> str:
         """A digest of the adapter's content and of the base's identity."""
         digest = hashlib.sha256(self._base.identity().encode())
-        for file in self.files[-2:]:
+        for file in self.own_files:
             with file.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
         return digest.hexdigest()

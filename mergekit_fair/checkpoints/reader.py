@@ -186,6 +186,14 @@ class HeldReader:
         self._held.clear()
 
 
+class SharedReader(HeldReader):
+    """Tensors that somebody holds, on any device: what is read is a part of them, not a copy."""
+
+    def read(self, name: str, start: int, stop: int, into: Buffer) -> torch.Tensor:
+        del into
+        return self._held[name].reshape(-1)[start:stop]
+
+
 class PickleReader(HeldReader):
     """A folder of pickled weights, mapped into memory and unpickled without running its code."""
 
@@ -299,6 +307,17 @@ def read_whole(model: Reader, name: str) -> torch.Tensor:
     """
     info = model.tensors[name]
     return model.read(name, 0, info.count, Buffer(info.bytes)).view(info.shape)
+
+
+def held_on(device: torch.device, model: Reader) -> SharedReader:
+    """All tensors of a model in the memory of a device; its files are closed.
+
+    Raises:
+        CheckpointError: as `Reader.read`.
+    """
+    held = {name: read_whole(model, name).to(device) for name in model.tensors}
+    model.close()
+    return SharedReader(model.name, model.files, held)
 
 
 def are_equal(model: Reader, name: str, other: Reader, there: str) -> bool:

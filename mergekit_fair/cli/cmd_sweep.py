@@ -178,15 +178,17 @@ def exit_by_choice(results: SweepResults) -> None:
 
 
 def _write_model(folder: Path, progress: Progress, *, trusts: bool) -> None:
-    """Merge selected/recipe.yml into selected/model."""
+    """Merge selected/recipe.yml into selected/model: an adapter, if it is made of nothing else."""
     from mergekit.options import MergeOptions
 
+    from mergekit_fair.merging.adapter_merge import fits_adapter
     from mergekit_fair.merging.program import MergeSettings
     from mergekit_fair.merging.recipe import Recipe
     from mergekit_fair.merging.to_disk import merge_to_folder
     from mergekit_fair.sweep.selected import MODEL, RECIPE
 
-    recipe, model = folder / RECIPE, folder / MODEL
+    recipe, model = Recipe.load(folder / RECIPE), folder / MODEL
     options: Any = MergeOptions(quiet=True, trust_remote_code=trusts)
-    merge_to_folder(Recipe.load(recipe), model, options, MergeSettings(overwrite=True))
-    progress.say(f"merged model: {model}")
+    as_adapter = fits_adapter(recipe, options)
+    merge_to_folder(recipe, model, options, MergeSettings(overwrite=True, as_adapter=as_adapter))
+    progress.say(f"merged {'adapter' if as_adapter else 'model'}: {model}")

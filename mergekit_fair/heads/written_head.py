@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from mergekit.options import MergeOptions
 
+from mergekit_fair.checkpoints.adapted import SlicedTensor
 from mergekit_fair.checkpoints.folder import tensor_infos
-from mergekit_fair.checkpoints.reader import read_whole
 from mergekit_fair.checkpoints.vector_folder import write_vector
 from mergekit_fair.heads.directions import cells_of
 from mergekit_fair.heads.fair_head import FairHead
@@ -128,8 +128,13 @@ def _merged_tensors(
         for tensor in plan.at().tensors:
             if tensor.name.rpartition(".")[0] != layer:
                 continue
-            inputs: dict[Hashable, torch.Tensor] = {
-                model: read_whole(plan.models.readers[model], tensor.name).to(tensor.compute_dtype)
+            inputs: dict[Hashable, SlicedTensor] = {
+                model: SlicedTensor(
+                    plan.models.readers[model],
+                    tensor.name,
+                    tensor.compute_dtype,
+                    rounds=model in tensor.cast,
+                )
                 for model in tensor.models
             }
             yield tensor.name, merge_tensor(tensor.formula, inputs, tensor.name).to(tensor.dtype)

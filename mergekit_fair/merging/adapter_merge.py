@@ -24,6 +24,7 @@ from mergekit_fair.checkpoints.adapter_tensors import PREFIX
 from mergekit_fair.checkpoints.adapter_updates import Factors
 from mergekit_fair.checkpoints.headers import COPY_AGAIN
 from mergekit_fair.checkpoints.lora import AdapterReader
+from mergekit_fair.checkpoints.reader import DTYPES
 from mergekit_fair.errors import CheckpointError, RecipeError
 from mergekit_fair.files import staged_folder
 from mergekit_fair.merging.carried_files import carried_files
@@ -81,13 +82,9 @@ def merge_adapters(
             recipe, options, allow_pickle=settings.allow_pickle, progress=progress
         ) as plan,
     ):
-        if not plan.streams:
-            raise _refused("methods of mergekit-fair, tensor by tensor", recipe, recipe.method)
         program = plan.at()
-        adapters = _entering(plan, program)
+        adapters, stacked = _parts(plan, program)
         inputs = describe_models(plan.models, plan.recipe, with_hash=settings.hash_inputs)
-        stacked = _stacked(recipe, program, adapters)
-        _require_alike_parts(recipe, adapters, stacked)
         tensors = {key: tensor for factors in stacked for key, tensor in _named(factors).items()}
         tensors |= _whole(plan, program, adapters, folder, options, progress)
         # By a plain write: a full disk is then an OSError like any other.
@@ -95,6 +92,44 @@ def merge_adapters(
         _write_config(plan.models, adapters, stacked, folder)
         _complete(plan, folder, out.name, options, inputs, progress)
         require_unchanged(plan.models, inputs)
+
+
+def fits_adapter(recipe: Recipe, options: Any) -> bool:
+    """Whether a recipe's merge is an adapter of the base as it is: in the base's own dtype.
+
+    Args:
+        recipe: of any method.
+        options: mergekit's `MergeOptions`.
+
+    Raises:
+        CheckpointError, RecipeError: as `MergePlan.open`.
+    """
+    if not is_own(recipe.method) or recipe.is_sliced:
+        return False
+    with MergePlan.open(recipe, options) as plan:
+        program, stored = plan.at(), plan.infos[plan.models.base]
+        try:
+            _parts(plan, program)
+        except RecipeError:
+            return False
+        return all(tensor.dtype == DTYPES[stored[tensor.name].dtype] for tensor in program.tensors)
+
+
+def _parts(
+    plan: MergePlan, program: MergeProgram
+) -> tuple[dict[str, AdapterReader], list[Factors]]:
+    """The adapters that the result is made of, and A and B that they become.
+
+    Raises:
+        RecipeError: it is no adapter.
+    """
+    recipe = plan.recipe
+    if not plan.streams:
+        raise _refused("methods of mergekit-fair, tensor by tensor", recipe, recipe.method)
+    adapters = _entering(plan, program)
+    stacked = _stacked(recipe, program, adapters)
+    _require_alike_parts(recipe, adapters, stacked)
+    return adapters, stacked
 
 
 def _entering(plan: MergePlan, program: MergeProgram) -> dict[str, AdapterReader]:

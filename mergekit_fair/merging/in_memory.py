@@ -17,13 +17,8 @@ from mergekit.common import dtype_from_name
 from mergekit.io.tasks import GatherTensors
 from mergekit.options import MergeOptions
 
-from mergekit_fair.checkpoints.cache import (
-    CheckpointCache,
-    LazyCheckpoint,
-    Tensors,
-    lookup,
-    size_of,
-)
+from mergekit_fair.checkpoints.adapted import AdaptedCheckpoint, SlicedTensor
+from mergekit_fair.checkpoints.cache import CheckpointCache, LazyCheckpoint, Tensors, lookup
 from mergekit_fair.compat.mergekit import planned_tasks
 from mergekit_fair.errors import RecipeError
 from mergekit_fair.merging.methods.arithmetic import (
@@ -40,7 +35,7 @@ from mergekit_fair.merging.parameters import explained
 from mergekit_fair.merging.plan_cache import PlanCache
 from mergekit_fair.merging.program import OutputTensor
 from mergekit_fair.merging.recipe import Recipe
-from mergekit_fair.merging.references import local_path
+from mergekit_fair.merging.references import base_and_adapter, local_path
 
 Directions = dict[str, KeptDirection]
 
@@ -82,18 +77,28 @@ class Composer:
         self._kept: tuple[str, torch.device, int, Directions] | None = None
 
     def tensors(self, model: str) -> Tensors:
-        """The tensors of one model folder, opened at the first call; borrowed."""
-        return self._checkpoints[local_path(str(model))]
+        """The tensors of one model, opened at the first call; borrowed.
 
-    def replace(self, model: str, tensors: Tensors, *, shared: bool = False) -> None:
+        Args:
+            model: a folder, or `base+adapter`; the folder of an adapter is put on the base.
+        """
+        base, adapter = self._parts(model)
+        return (
+            self._checkpoints[base] if adapter is None else self._checkpoints.adapted(base, adapter)
+        )
+
+    def replace(self, model: str, tensors: Tensors, size: int | None = None) -> None:
         """Let `model` stand for other tensors, as the random control does.
 
         Args:
             model: whose place they take.
-            tensors: as many bytes as the model's; held if there is room, unless `shared`.
+            tensors: for it.
+            size: their bytes, which are held if there is room; None leaves them where they are.
         """
-        path = local_path(str(model))
-        self._checkpoints.add(path, tensors, None if shared else size_of(path))
+        self._checkpoints.add("+".join(filter(None, self._parts(model))), tensors, size)
+
+    def _parts(self, model: str) -> tuple[str, str | None]:
+        return base_and_adapter(str(model), self._checkpoints.base or str(model))
 
     def compose(
         self,
@@ -114,7 +119,7 @@ class Composer:
                 shape, dtype and device fit, and then what is yielded is that tensor itself.
 
         Raises:
-            RecipeError: slices, adapters or whatever else mergekit refuses.
+            RecipeError: slices, an adapter as base_model, or whatever else mergekit refuses.
             CheckpointError: models that do not fit each other.
         """
         _require_whole(recipe)
@@ -147,13 +152,24 @@ class Composer:
             if kept is None:
                 kept = directions[name] = KeptDirection(math.prod(tensor.shape), self._place)
         models = (str(formula.start),) if kept and kept.is_known else tensor.models
-        inputs: dict[Hashable, torch.Tensor] = {
-            model: _as(self._tensor(model, name), tensor.compute_dtype) for model in models
-        }
         for model in tensor.must_match:
-            if not torch.equal(inputs[model], inputs[tensor.must_match[0]]):
+            if not torch.equal(self._tensor(model, name), self._tensor(tensor.must_match[0], name)):
                 raise unequal(model, name)
-        return merge_tensor(formula, inputs, name, kept=kept, out=out)
+        inputs: dict[Hashable, torch.Tensor | SlicedTensor] = {
+            model: self._input(model, tensor) for model in models
+        }
+        dtype = tensor.compute_dtype
+        merged = merge_tensor(formula, inputs, name, kept=kept, out=out, dtype=dtype)
+        return _as(merged, dtype)
+
+    def _input(self, model: str, tensor: OutputTensor) -> torch.Tensor | SlicedTensor:
+        """One model's tensor, as the engine that streams files reads it."""
+        tensors, rounds = self.tensors(model), model in tensor.cast
+        if isinstance(tensors, AdaptedCheckpoint) and tensor.name in tensors.changed:
+            return tensors.sliced(
+                tensor.name, tensor.compute_dtype, rounds=rounds, device=self.device
+            )
+        return _as(self._tensor(model, tensor.name), tensor.compute_dtype if rounds else None)
 
     def _fits(self, tensor: OutputTensor, out: torch.Tensor) -> bool:
         is_as_computed = out.dtype == tensor.dtype == tensor.compute_dtype
@@ -171,7 +187,8 @@ class Composer:
         if self._kept is not None and self._kept[0] == alike:
             return self._kept[3]
         self._give_up()
-        size = sum(math.prod(t.shape) * ACCUMULATOR.itemsize for t in tensors)
+        moved = (tensor for tensor in tensors if tensor.formula.terms)
+        size = sum(math.prod(tensor.shape) * ACCUMULATOR.itemsize for tensor in moved)
         device = self._checkpoints.reserve(size)
         if device is None:
             return None
@@ -227,14 +244,14 @@ class RandomControl(Tensors):
     def __getitem__(self, name: str) -> torch.Tensor:
         end = self._model[name]
         start = torch.zeros_like(end) if self._base is None else self._base[name]
-        if not start.is_floating_point():
+        if end is start or not start.is_floating_point():
             return end
         # Norms and numbers on the CPU: the control is then the same on every device.
         begin = start.cpu().float()
         vector = end.cpu().float() - begin
         noise = torch.randn(vector.shape, generator=seeded(self._seed, self._name, name))
         scale = vector.norm() / noise.norm() if vector.numel() else 0.0
-        return (begin + noise * scale).to(start.dtype).to(start.device)
+        return (begin + noise * scale).to(end.dtype).to(start.device)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._model)
@@ -251,10 +268,19 @@ def _require_whole(recipe: Recipe) -> None:
             where=recipe.where,
             fix="merge it to a folder instead",
         )
-    adapted = [str(model) for model in config.referenced_models() if model.lora is not None]
-    if adapted:
+    base = config.base_model
+    if base is not None and base.lora is not None:
         raise RecipeError(
-            "LoRA adapters are not composed in memory",
+            "its base_model is an adapter, and models in memory are composed from a whole one",
+            where=recipe.where,
+            got=str(base),
+            fix="merge it into its base first, or merge the recipe to a folder",
+        )
+    adapted = [str(model) for model in config.referenced_models() if model.lora is not None]
+    if adapted and not is_own(recipe.method):
+        raise RecipeError(
+            "mergekit's methods take adapters that peft has merged, and none are composed in "
+            "memory",
             where=recipe.where,
             got=adapted,
             fix="merge each into its base first, or merge the recipe to a folder",

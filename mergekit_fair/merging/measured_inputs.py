@@ -18,7 +18,7 @@ from mergekit_fair.checkpoints.fingerprint import model_fingerprint
 from mergekit_fair.errors import RecipeError
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.recipe_keys import MEASURED
-from mergekit_fair.merging.references import with_models
+from mergekit_fair.merging.references import base_and_adapter, own_folder, with_models
 from mergekit_fair.schema import parse_yaml_loosely
 
 
@@ -30,7 +30,7 @@ class MeasuredInputs:
         point: the id of the point of the sweep.
         kind: of that point.
         measuring: a digest of what models were asked, and how they were run.
-        inputs: model, as the recipe names it → its fingerprint's digest.
+        inputs: model, as the recipe names it → its fingerprint's digest, of an adapter's own files.
     """
 
     point: str
@@ -119,7 +119,7 @@ def require_measured(recipe: Recipe, folders: Mapping[str, Path]) -> dict[str, s
 
     Args:
         recipe: of any origin; nothing is checked of one that no sweep has chosen.
-        folders: model → where it lies.
+        folders: model → where it lies; of `base+adapter` the base.
 
     Returns:
         Model → its fingerprint's digest; empty without a check.
@@ -131,9 +131,10 @@ def require_measured(recipe: Recipe, folders: Mapping[str, Path]) -> dict[str, s
     measured = MeasuredInputs.of(recipe)
     if measured is None:
         return {}
-    known = {Path(model).resolve(): digest for model, digest in measured.inputs.items()}
-    prints = {model: model_fingerprint(folder).digest for model, folder in folders.items()}
-    for model, folder in folders.items():
+    known = {own_folder(model): digest for model, digest in measured.inputs.items()}
+    own = {model: _own(model, folder) for model, folder in folders.items()}
+    prints = {model: model_fingerprint(folder).digest for model, folder in own.items()}
+    for model, folder in own.items():
         if known.get(folder.resolve()) != prints[model]:
             raise RecipeError(
                 "is not the model that was measured: its files have changed since",
@@ -144,3 +145,9 @@ def require_measured(recipe: Recipe, folders: Mapping[str, Path]) -> dict[str, s
                 "recipe's fairness block",
             )
     return prints
+
+
+def _own(model: str, folder: Path) -> Path:
+    """The folder whose files tell a model from others: of an adapter its own."""
+    _, adapter = base_and_adapter(model, model)
+    return folder if adapter is None else Path(adapter)

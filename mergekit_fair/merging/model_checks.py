@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,7 @@ class OpenModels:
         layout: what transformers makes of the base's tensors.
         heads: the base's tensors that are a classification head.
         notes: what was read otherwise than it stands in a file, one sentence each.
+        unmoved: adapter over the base itself → the tensors that it leaves alone.
     """
 
     readers: Mapping[str, Reader]
@@ -76,6 +77,7 @@ class OpenModels:
     layout: Layout
     heads: frozenset[str]
     notes: tuple[str, ...] = ()
+    unmoved: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @property
     def base(self) -> str:
@@ -139,10 +141,26 @@ def open_models(
         if "head" not in (config.parameters or {}):
             whole = [each for each in readers.values() if not isinstance(each, VectorReader)]
             require_shared_heads(whole, heads, recipe.where)
-        yield OpenModels(readers, folders, layout, heads, tuple(notes))
+        unmoved = _unmoved(config.referenced_models(), folders, readers)
+        yield OpenModels(readers, folders, layout, heads, tuple(notes), unmoved)
     finally:
         for reader in readers.values():
             reader.close()
+
+
+def _unmoved(
+    models: Sequence[ModelReference], folders: Mapping[str, Path], readers: Mapping[str, Reader]
+) -> dict[str, frozenset[str]]:
+    """Adapter → the tensors that it leaves alone, of those over the very folder of a whole base."""
+    base, *others = models
+    found = {}
+    for model in others:
+        is_adapter = base.lora is None and model.lora is not None
+        if is_adapter and folders[str(model)].samefile(folders[str(base)]):
+            reader = readers[str(model)]
+            assert isinstance(reader, (AdapterReader, RenamedReader))
+            found[str(model)] = frozenset(reader.tensors) - reader.changed
+    return found
 
 
 def _copied_heads(

@@ -282,13 +282,16 @@ class MergePlan:
             elif tensor.is_head:
                 inputs = replace(self._inputs, name=tensor.name, is_head=True)
                 copied = self.method.copied_head(inputs, parameters)
+            made = (copied or formula).without(
+                [model for model, names in self.models.unmoved.items() if tensor.name in names]
+            )
             tensors.append(
                 OutputTensor(
                     tensor.name,
                     tensor.shape,
                     tensor.compute_dtype,
                     tensor.dtype,
-                    copied or formula,
+                    made,
                     scales[key] if copied is None else (copied.scale,) * len(scales[key]),
                     tensor.must_match,
                     tensor.cast,

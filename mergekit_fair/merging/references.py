@@ -107,6 +107,27 @@ def local_path(reference: str) -> str:
     return "+".join(_spelled(part) for part in _parts(reference))
 
 
+def base_and_adapter(model: str, base: str) -> tuple[str, str | None]:
+    """A model as the folder of a whole one, as mergekit finds it, and that of an adapter on it.
+
+    Args:
+        model: as a recipe names it: a folder, of an adapter, too, or `base+adapter`.
+        base: the recipe's, which an adapter named alone is put on.
+
+    >>> base_and_adapter("no/base+no/adapter", "other")
+    ('no/base', 'no/adapter')
+    """
+    first, *others = map(_spelled, _parts(model))
+    if not others and is_adapter_folder(first):
+        return _spelled(base), first
+    return first, "+".join(others) or None
+
+
+def own_folder(model: str) -> Path:
+    """The folder of what tells a model from others: of an adapter its own, not its base's."""
+    return Path(_parts(model)[-1]).expanduser().resolve()
+
+
 def is_same_model(one: str, other: str) -> bool:
     """Whether two spellings mean one model; links are not followed, no file is looked at.
 

@@ -161,6 +161,7 @@ def _rendered(
         name=name,
         metadata=Raw(_metadata(name, merge, config, own)),
         merge=merge,
+        is_adapter=_is_adapter(config),
         recipe=Raw(printable(recipe.rstrip())),
         fence=Raw("`" * max([3, *(len(run) + 1 for run in re.findall("`+", recipe))])),
         tasks=tasks,
@@ -240,7 +241,7 @@ def _metadata(
         for metric in ordered_metrics()
         if (value := point.value(f"{task}/{metric.name}")) is not None
     ]
-    base, is_adapter = merge.get("base", ""), "peft_type" in config
+    base, is_adapter = merge.get("base", ""), _is_adapter(config)
     on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", base) and not Path(base).exists()
     data = ModelCardData(
         base_model=base if on_hub else None,
@@ -252,6 +253,10 @@ def _metadata(
         eval_results=metrics or None,
     )
     return str(data.to_yaml())
+
+
+def _is_adapter(config: Mapping[str, Any]) -> bool:
+    return "peft_type" in config
 
 
 def _sizes(evaluation: Evaluation | None) -> str:

@@ -18,6 +18,7 @@ from mergekit_fair.files import text_of, write_atomic
 from mergekit_fair.merging.measured_inputs import MeasuredInputs
 from mergekit_fair.merging.model_files import MANIFEST, manifest_text, unlisted, verify
 from mergekit_fair.merging.recipe import Recipe
+from mergekit_fair.merging.references import own_folder
 from mergekit_fair.progress import Progress
 from mergekit_fair.report.card import card_of_evaluations, card_of_sweep
 from mergekit_fair.report.outputs import write_outputs
@@ -167,10 +168,8 @@ def _require_inputs(model: Path, manifest: Mapping[str, Any], recipe: Recipe, ag
     measured = MeasuredInputs.of(recipe)
     known = {} if measured is None else measured.inputs
     inputs: dict[str, Any] = manifest.get("inputs") or {}
-    merged = {
-        str(Path(name).resolve()): str(entry.get("fingerprint")) for name, entry in inputs.items()
-    }
-    if merged != {str(Path(name).resolve()): digest for name, digest in known.items()}:
+    merged = {own_folder(name): str(entry.get("fingerprint")) for name, entry in inputs.items()}
+    if merged != {own_folder(name): digest for name, digest in known.items()}:
         raise CheckpointError(
             "was merged from other models than were measured, or does not say from which",
             where=model / MANIFEST,

@@ -10,23 +10,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from mergekit_fair.checkpoints.geometry import displacement
-from mergekit_fair.checkpoints.layout import unwrapped
-from mergekit_fair.checkpoints.reader import open_folder, read_whole
+from mergekit_fair.checkpoints.reader import read_whole
 from mergekit_fair.checkpoints.vector_folder import is_vector_folder, read_vector
 from mergekit_fair.errors import FairError
 from mergekit_fair.merging.methods.head_policy import HeadPolicy
 from mergekit_fair.merging.methods.members import parameters_of
 from mergekit_fair.merging.methods.subgroup_task_addition import addition_recipe
 from mergekit_fair.merging.recipe import Recipe
+from mergekit_fair.merging.references import own_folder
 from mergekit_fair.progress import Progress
+from mergekit_fair.sweep.input_models import opened
 from mergekit_fair.sweep.points import Planner, Point
 from mergekit_fair.sweep.record import PointResult
 from mergekit_fair.sweep.selection import Nearness
@@ -133,10 +132,10 @@ def _with_head(
             added = weight * vector.double()
             head[name] = head[name] + added if name in head else added
     squared = distance**2 + sum(float((part**2).sum()) for part in head.values())
-    start = _tensors(base, head) if any(step.values()) else {}
+    start = _tensors(base, base, head) if any(step.values()) else {}
     for model, value in step.items():
         if value:
-            ends = _tensors(model, head)
+            ends = _tensors(model, base, head)
             squared += (
                 2
                 * value
@@ -147,14 +146,15 @@ def _with_head(
     return math.sqrt(max(0.0, squared))
 
 
-def _tensors(model: str, names: Collection[str]) -> dict[str, torch.Tensor]:
-    with closing(unwrapped(open_folder(model))[0]) as reader:
+def _tensors(model: str, base: str, names: Collection[str]) -> dict[str, torch.Tensor]:
+    with opened(model, base) as reader:
         return {name: read_whole(reader, name).double() for name in names}
 
 
 def _place(model: str) -> str:
-    """The same text for a folder however it is written: mergekit puts `./` before some."""
-    return str(Path(model).resolve()) if Path(model).exists() else model
+    """The same text for a model however it is written: mergekit puts `./` before some folders, and
+    its base before an adapter."""
+    return str(folder) if (folder := own_folder(model)).exists() else model
 
 
 def _head_policy(recipe: Recipe | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,14 +11,7 @@ from typing import Any
 
 from mergekit.options import MergeOptions
 
-from mergekit_fair.checkpoints.cache import size_of
-from mergekit_fair.checkpoints.fingerprint import ModelFingerprint, model_fingerprint
-from mergekit_fair.checkpoints.folder import files_in, found_folder, require_equal, tensor_infos
-from mergekit_fair.checkpoints.layout import Layout, as_base, unwrapped
-from mergekit_fair.checkpoints.reader import open_folder
-from mergekit_fair.errors import CheckpointError, ConfigError
-from mergekit_fair.evaluation.model_inputs import same_tokenizer
-from mergekit_fair.merging.config_checks import differing_settings
+from mergekit_fair.errors import ConfigError
 from mergekit_fair.merging.grid import MOST_POINTS
 from mergekit_fair.merging.measured_inputs import point_id
 from mergekit_fair.merging.methods.formula import Coefficients
@@ -30,13 +22,14 @@ from mergekit_fair.merging.methods.worst_group_injection import injection_recipe
 from mergekit_fair.merging.plan import recipe_coefficients
 from mergekit_fair.merging.plan_cache import PlanCache
 from mergekit_fair.merging.recipe import Recipe
+from mergekit_fair.merging.references import own_folder
 from mergekit_fair.progress import Progress
 from mergekit_fair.schema import digest_of_json
 from mergekit_fair.sweep.head_block import MEMBER
+from mergekit_fair.sweep.input_models import input_model, require_fitting
 from mergekit_fair.sweep.record import INJECTED, PlannedPoint, PointKind
 from mergekit_fair.sweep.sweep_config import Sweep
 
-_MEASURE_APART = "leave it out of the baselines, and measure it with `mergekit-fair eval`"
 _FLOAT64 = 8
 
 
@@ -79,64 +72,6 @@ class Point:
         return self.kind != "search" and names[-1:] == ["lambda"]
 
 
-def _require_fitting(base: str, *others: str) -> None:
-    """Check that baselines have the base's tensors, as transformers loads them.
-
-    Raises:
-        CheckpointError: names the model and the first tensors that differ.
-    """
-    layout = Layout(Path(base))
-    with contextlib.ExitStack() as stack:
-        start, _ = unwrapped(stack.enter_context(contextlib.closing(open_folder(base))))
-        for other in others:
-            model, _ = unwrapped(stack.enter_context(contextlib.closing(open_folder(other))))
-            its, _ = as_base(start, model, layout)
-            require_equal(base, start.tensors, other, its.tensors)
-            _require_same_reading(base, other)
-
-
-def _require_same_reading(base: str, other: str) -> None:
-    """A baseline's weights are run in the base's architecture, on the base's tokens.
-
-    Raises:
-        CheckpointError: by its own files they would say something else.
-    """
-    folder = Path(other)
-    if (folder / "config.json").is_file():
-        for key, (expected, got) in differing_settings(Path(base), folder).items():
-            if not key.endswith("_token_id"):  # of a classifier's input, padding alone
-                raise CheckpointError(
-                    f"its config.json has other {key} than the base's, by which a sweep runs it",
-                    where=other,
-                    got=got,
-                    allowed=expected,
-                    fix=_MEASURE_APART,
-                )
-    if not same_tokenizer(base, other):
-        raise CheckpointError(
-            "its tokenizer is another than the base's, by which a sweep reads texts",
-            where=other,
-            fix=_MEASURE_APART,
-        )
-
-
-def _files(model: str) -> tuple[Path, ...]:
-    """The weights of a model's folder, or of a task vector's."""
-    return files_in(found_folder(model))
-
-
-def _fingerprint(model: str, progress: Progress | None) -> ModelFingerprint:
-    """Of a whole model's folder, or of a task vector's.
-
-    Raises:
-        CheckpointError: there is none, as of `files_in`, or it has no config.json.
-    """
-    _files(model)
-    if not (Path(model) / "config.json").is_file():
-        raise CheckpointError("no model here (no config.json)", where=model)
-    return model_fingerprint(model, progress)
-
-
 def unique(points: Iterable[Point]) -> list[Point]:
     """Each point once, in order."""
     return list({point.id: point for point in points}.values())
@@ -154,8 +89,9 @@ class Planner:
         self._sweep = sweep
         about = {"data": data, "evaluate": sweep.config.evaluate.asked()}
         self.measuring = digest_of_json(about)
-        self._prints = {model: _fingerprint(model, progress) for model in self.models()}
-        _require_fitting(self.models()[0], *sweep.config.baselines.values())
+        base, *_ = listed = self.models()
+        self._inputs = {model: input_model(model, base, progress) for model in listed}
+        require_fitting(base, *sweep.config.baselines.values())
         self.options = MergeOptions(
             quiet=True, trust_remote_code=sweep.config.evaluate.trusts_remote_code
         )
@@ -168,7 +104,7 @@ class Planner:
     @property
     def inputs(self) -> dict[str, str]:
         """Model → its fingerprint's digest."""
-        return {model: found.digest for model, found in self._prints.items()}
+        return {model: found.fingerprint.digest for model, found in self._inputs.items()}
 
     def require_unchanged(self) -> None:
         """Check that no model was written to since the planner was made.
@@ -176,8 +112,8 @@ class Planner:
         Raises:
             CheckpointError: names model and file.
         """
-        for found in self._prints.values():
-            found.require_unchanged()
+        for found in self._inputs.values():
+            found.fingerprint.require_unchanged()
 
     def models(self) -> list[str]:
         """The base first, then every other folder that the sweep reads."""
@@ -187,12 +123,13 @@ class Planner:
         return list(dict.fromkeys([str(raw.get("base_model") or listed[0]), *listed, *baselines]))
 
     def bytes_read(self) -> int:
-        return sum(f.stat().st_size for model in self.models() for f in _files(model))
+        return sum(f.stat().st_size for each in self._inputs.values() for f in each.files)
 
     def memory_bytes(self) -> int:
-        base, *others = self.models()
-        elements = sum(math.prod(info.shape) for info in tensor_infos(base).values())
-        return sum(map(size_of, [base, *others])) + size_of(base) + elements * _FLOAT64
+        base, *others = self._inputs.values()
+        moved = {name: count for each in others or [base] for name, count in each.moved.items()}
+        held = sum(each.bytes for each in self._inputs.values())
+        return held + base.bytes + _FLOAT64 * sum(moved.values())
 
     def baselines(self) -> list[Point]:
         return [
@@ -279,8 +216,8 @@ class Planner:
             made: `mu` that it was fitted with, and `lambda`.
         """
         for vector in vectors:
-            if vector not in self._prints:
-                self._prints[vector] = _fingerprint(vector, None)
+            if vector not in self._inputs:
+                self._inputs[vector] = input_model(vector, self.models()[0])
         whole = Recipe.from_mapping(recipe, f"{self._sweep.where}: head of {target}")
         label = f"{target} + head μ={_exact(made['mu'])} λ={_exact(made['lambda'])}"
         return self._point("head", label, {"target": target, **made}, recipe=whole)
@@ -302,13 +239,13 @@ class Planner:
         coefficients = None if recipe is None else self.coefficients(recipe)
         if recipe is None or coefficients is None or coefficients.lambdas is None:
             return None
-        raw, known = recipe.raw, {Path(model).resolve(): model for model in self.models()}
+        raw, known = recipe.raw, {own_folder(model): model for model in self.models()}
         base = str(raw["base_model"])
         groups = {model: name for name, model in recipe.groups().items()}
         added: dict[str, tuple[str, float]] = {}
-        start = known[Path(str(coefficients.start)).resolve()]
+        start = known[own_folder(str(coefficients.start))]
         for model, value in {start: 1.0, **coefficients.lambdas}.items():
-            name = known[Path(str(model)).resolve()]
+            name = known[own_folder(str(model))]
             if name != base:
                 added[name] = (groups.get(name, Path(name).name), value)
         for folder, (name, value) in vectors.items():
@@ -355,7 +292,7 @@ class Planner:
         digest = point_id(
             kind,
             recipe.raw if recipe else None,
-            {name: self._prints[name].digest for name in used},
+            {name: self._inputs[name].fingerprint.digest for name in used},
             self.measuring,
             **apart,
         )

@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from mergekit.options import MergeOptions
 
+from mergekit_fair.checkpoints.adapted import AdaptedCheckpoint
 from mergekit_fair.checkpoints.assign import assign_weights, can_assign_in_place
+from mergekit_fair.checkpoints.cache import size_of
 from mergekit_fair.checkpoints.vector_folder import is_vector_folder
 from mergekit_fair.errors import CheckpointError, ScoreError
 from mergekit_fair.evaluation.classifier import resolve_device
@@ -20,9 +22,12 @@ from mergekit_fair.evaluation.predictions import Scores
 from mergekit_fair.evaluation.truncation import Truncation
 from mergekit_fair.heads.last_layer import FeatureRows, LastLayer, read_features
 from mergekit_fair.merging.in_memory import Composer, RandomControl
+from mergekit_fair.merging.methods.subgroup_task_addition import adapter_alone
 from mergekit_fair.merging.plan_cache import PlanCache
+from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.references import local_path
 from mergekit_fair.progress import Progress
+from mergekit_fair.sweep.input_models import is_adapter
 from mergekit_fair.sweep.points import Point
 
 
@@ -152,7 +157,10 @@ class PointWorker:
         self, point: Point, slots: Mapping[str, torch.Tensor]
     ) -> Iterable[tuple[str, torch.Tensor]]:
         if point.model is not None:
-            return self._composer.tensors(point.model).items()
+            if not is_adapter(point.model, self._base):
+                return self._composer.tensors(point.model).items()
+            alone = Recipe.from_mapping(adapter_alone(self._base, point.model), point.label)
+            return self._composer.compose(alone, into=slots)
         if point.recipe is None:
             raise CheckpointError("a point has neither a model nor a recipe", where=point.label)
         composer = self._random() if point.kind == "control" else self._composer
@@ -164,11 +172,15 @@ class PointWorker:
             return self._control
         control = Composer(self._scorer.device, plans=self._composer.plans, base=self._base)
         base = self._composer.tensors(self._base)
-        control.replace(self._base, base, shared=True)
+        control.replace(self._base, base)
         for name, model in self._groups.items():
             trained = self._composer.tensors(model)
             start = None if is_vector_folder(local_path(model)) else base
-            control.replace(model, RandomControl(start, trained, seed=self._seed, name=name))
+            vector = RandomControl(start, trained, seed=self._seed, name=name)
+            if isinstance(trained, AdaptedCheckpoint):
+                control.replace(model, vector, trained.changed_bytes)
+            else:
+                control.replace(model, vector, size_of(local_path(model)))
         self._control = control
         return control
 

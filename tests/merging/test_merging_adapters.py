@@ -261,11 +261,7 @@ def test_heads_of_adapters_that_were_made_at_random(mine, tmp_path, options):
 
 
 def test_an_adapter_named_where_a_model_is_needed(bert):
-    base, adapters = bert
-    male = adapters["Male"]
-    for name in (male, f"{base}+{male}"):
-        with raises(CheckpointError, where=name, fix="merge it into its base first"):
-            Composer().tensors(str(name))
-    recipe = Recipe.from_mapping(addition(base, {"Male": male}), "r.yml")
-    with raises(RecipeError, where="r.yml", got=[f"{base}+{male}"]):
-        list(Composer().compose(recipe))
+    """Without a base it is no model."""
+    _, adapters = bert
+    with raises(CheckpointError, where=adapters["Male"], fix="merge it into its base first"):
+        Composer().tensors(str(adapters["Male"]))

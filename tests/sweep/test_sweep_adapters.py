@@ -1,37 +1,183 @@
-"""Sweeps need whole models: one message says so, however an adapter is named."""
+"""Sweeps over LoRA adapters: the numbers of merging to disk, an adapter chosen, one base held."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
 
 import pytest
-import tiny as rows_of
+import tiny
+import torch
 import yaml
-from adapters import addition, make_adapter
+from adapters import edit_weights, make_adapter
+from classifiers import write_causal
+from click.testing import CliRunner
+from mergekit.options import MergeOptions
 from refusals import refusal
 
-from mergekit_fair.errors import CheckpointError
-from mergekit_fair.schema import dump_yaml
+from mergekit_fair.cli import main
+from mergekit_fair.errors import CheckpointError, RecipeError
+from mergekit_fair.merging.methods.subgroup_task_addition import adapter_alone, addition_recipe
+from mergekit_fair.merging.recipe import Recipe
+from mergekit_fair.merging.to_disk import merge_to_folder
+from mergekit_fair.progress import Silent
+from mergekit_fair.sweep.preparation import prepared
+from mergekit_fair.sweep.runner import run_sweep
+from mergekit_fair.sweep.store import ReadStore
+from mergekit_fair.sweep.sweep_config import load_sweep
 
 
-@pytest.mark.parametrize("spelled", ["folder", "base+folder", "baseline"])
-def test_a_sweep_of_adapters(tiny, tmp_path, spelled):
-    family = tiny("bert")
-    adapter = make_adapter(family.base, tmp_path / "a", seed=1, targets=["query"])
-    named = {
-        "folder": adapter,
-        "base+folder": f"{family.base}+{adapter}",
-        "baseline": family.groups["Male"],
-    }[spelled]
-    recipe, sweep = tmp_path / "recipe.yml", tmp_path / "sweep.yml"
-    recipe.write_text(dump_yaml(addition(family.base, {"Female": named})))
-    data = rows_of.data_block(rows_of.write_rows(tmp_path / "rows.csv"))
-    baseline = adapter if spelled == "baseline" else family.fft
-    content = {
-        "recipe": str(recipe),
-        "grid": {"lambda": [0.5]},
-        "evaluate": {"data": data, "max_length": 16, "device": "cpu", "min_group_size": 1},
-        "baselines": {"fft": str(baseline)},
-        "select": {"maximize": "acc"},
+def run(*words: object, code: int = 0) -> Any:
+    result = CliRunner().invoke(main, [str(word) for word in words])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def write_sweep(family: Path, folder: Path, **changes: Any) -> Path:
+    """Of three adapters with heads of their own over the family's base, one of them a baseline."""
+    base = family / "run" / "base"
+    how: dict[str, Any] = {"targets": ["query", "value"], "modules_to_save": ["classifier"]}
+    for seed, name in enumerate(("blue", "green", "lora")):
+        if not (folder / name).is_dir():
+            make_adapter(base, folder / name, seed=seed, task_type="SEQ_CLS", **how)
+    vectors = {str(folder / name): (name, 1.0) for name in ("blue", "green")}
+    sweep = {
+        "recipe": addition_recipe(str(base), vectors, None, lambda_=1.0),
+        "grid": {"lambda": [0, 0.3, 0.6]},
+        "baselines": {"lora": str(folder / "lora"), "fft": str(family / "run" / "fft")},
+        "inject": {"target": "lora", "groups": "worst", "lambda": [0.2]},
+        "select": tiny.FEWEST,
+        **changes,
     }
+    return tiny.write_sweep(family, folder / "sweep.yml", **sweep)
+
+
+@pytest.fixture(scope="module")
+def swept(family: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("adapters")
+    run("sweep", write_sweep(family, folder), "-o", folder / "out", "--quiet")
+    return folder
+
+
+def scores_on_disk(folder: Path, out: Path, scratch: Path) -> dict[str, tuple[Any, Any]]:
+    """Label → a sweep's validation scores, and those of the same merge from a folder."""
+    sweep, found = load_sweep(folder / "sweep.yml"), {}
+    evaluator, planner = prepared(sweep, Silent())
+    results = json.loads((out / "results.json").read_text())
+    worst, store = results["worst_group"], ReadStore(out)
+    points = [*planner.baselines(), *planner.merges()]
+    points += planner.injections([worst["name"]], sweep.inject_grid) if worst else []
+    for point in points:
+        if point.kind == "control":
+            continue
+        recipe, model = point.recipe, scratch / point.id
+        if point.model is not None and (Path(point.model) / "adapter_config.json").is_file():
+            recipe = Recipe.from_mapping(adapter_alone(planner.models()[0], point.model), "r.yml")
+        if recipe is not None:
+            merge_to_folder(recipe, model, MergeOptions(quiet=True))
+        scorer = evaluator.open(str(model if recipe else point.model), "cpu")
+        (expected,) = scorer.score("validation").values()
+        found[point.label] = store.scores(point.id, "validation"), expected
+    return found
+
+
+def test_every_point_has_the_scores_of_the_merged_folder(swept: Path, tmp_path: Path) -> None:
+    """Row by row, to the bit: adapters and a whole model as baselines, merges, an injection."""
+    found = scores_on_disk(swept, swept / "out", tmp_path)
+    assert {*found} > {"lora", "fft", "λ=0", "λ=0.3", "λ=0.6"}
+    assert len(found) == 6
+    for label, (stored, expected) in found.items():
+        assert stored.tolist() == expected.tolist(), label
+    distinct = {tuple(stored.tolist()) for stored, _ in found.values()}
+    assert len(distinct) == len(found)
+
+
+def test_a_causal_model_with_adapters(tmp_path: Path, family: Path) -> None:
+    """A tiny Llama; the adapters spelled with their base."""
+    base = write_causal(tmp_path / "base", "llama")
+    models = {}
+    for seed, name in enumerate(("blue", "green")):
+        adapter = make_adapter(base, tmp_path / name, seed=seed, targets=["q_proj", "down_proj"])
+        models[f"{base}+{adapter}"] = (name, 1.0)
+    evaluate = {"data": tiny.data_block(family / "rows.csv"), "question": "Is it good?"}
+    write = {"evaluate": {**evaluate, "device": "cpu", "limit": 40, "min_group_size": 1}}
+    recipe = addition_recipe(str(base), models, "float32", lambda_=1.0)
+    sweep = tiny.write_sweep(
+        family,
+        tmp_path / "sweep.yml",
+        recipe=recipe,
+        **write,
+        grid={"lambda": [0.5, 1]},
+        baselines={"one": str(tmp_path / "blue")},
+        controls=["random"],
+        inject=None,
+        select={},
+    )
+    run_sweep(load_sweep(sweep), tmp_path / "out", Silent())
+    found = scores_on_disk(tmp_path, tmp_path / "out", tmp_path / "merged")
+    for label, (stored, expected) in found.items():
+        assert stored.tolist() == expected.tolist(), label
+
+
+def test_the_chosen_merge_is_an_adapter(swept: Path, family: Path, tmp_path: Path) -> None:
+    """With its recipe, by which it is made again; `push` takes it, and says what it is."""
+    selected = swept / "out" / "selected"
+    model = selected / "model"
+    assert (model / "mergekit_config.yml").read_bytes() == (selected / "recipe.yml").read_bytes()
+    assert not (model / "config.json").exists()
+    config = json.loads((model / "adapter_config.json").read_text())
+    assert (config["r"], config["modules_to_save"]) == (8, ["classifier", "score"])  # as peft says
+    run("check", model)
+    shown = run("push", swept / "out", "me/m", "--dry-run", "--quiet").stdout
+    assert "library_name: peft\n" in shown
+    assert f"It is a LoRA adapter of {family / 'run' / 'base'}" in shown
+    whole = run("merge", selected / "recipe.yml", tmp_path / "whole", "--quiet")
+    assert whole.exit_code == 0
+    before = (swept / "out" / "results.json").read_bytes()
+    run("sweep", swept / "sweep.yml", "-o", swept / "out", "--quiet")
+    assert (swept / "out" / "results.json").read_bytes() == before
+
+
+def test_a_chosen_merge_of_another_dtype_is_a_whole_model(family: Path, tmp_path: Path) -> None:
+    """What was measured is no adapter of the base as it is."""
+    sweep = write_sweep(family, tmp_path, inject=None, controls=[])
+    content = yaml.safe_load(sweep.read_text())
+    content["recipe"]["dtype"] = "bfloat16"
+    content["grid"] = {"lambda": [0.3]}
     sweep.write_text(yaml.safe_dump(content))
-    where = adapter if spelled == "baseline" else named
-    arguments = ["sweep", sweep, "-o", tmp_path / "out", "--quiet"]
-    error = refusal(arguments, CheckpointError, where=where, fix="merge it into its base first")
-    assert "base+adapter" not in str(error)
+    run("sweep", sweep, "-o", tmp_path / "out", "--quiet")
+    assert (tmp_path / "out" / "selected" / "model" / "config.json").is_file()
+
+
+def test_an_adapter_that_was_trained_again_is_not_what_was_measured(
+    family: Path, tmp_path: Path
+) -> None:
+    """The chosen recipe refuses it."""
+    write_sweep(family, tmp_path, inject=None, controls=[], grid={"lambda": [0.3]})
+    run("sweep", tmp_path / "sweep.yml", "-o", tmp_path / "out", "--quiet")
+    recipe = tmp_path / "out" / "selected" / "recipe.yml"
+    edit_weights(
+        tmp_path / "blue", lambda tensors: next(iter(tensors.values())).mul_(torch.tensor(2.0))
+    )
+    merge = ["merge", recipe, tmp_path / "again", "--quiet"]
+    for options in ([], ["--adapter"]):
+        refusal([*merge, *options], RecipeError, where="blue", fix="run the sweep again")
+
+
+def test_an_adapter_over_another_model_than_the_sweeps_base(family: Path, tmp_path: Path) -> None:
+    base = write_sweep(family, tmp_path, inject=None, controls=[])
+    content = yaml.safe_load(base.read_text())
+    fft = family / "run" / "fft"
+    other = make_adapter(fft, tmp_path / "other", seed=5, targets=["query"])
+    content["recipe"]["models"][0]["model"] = named = f"{fft}+{other}"
+    base.write_text(yaml.safe_dump(content))
+    sweep = ["sweep", base, "-o", tmp_path / "out", "--quiet"]
+    refusal(sweep, CheckpointError, where=named, got=str(fft), fix="merge it into its base first")
+
+
+def test_heads_of_an_adapter(family: Path, tmp_path: Path) -> None:
+    head = {"of": ["lora"], "mu": 1, "grid": {"lambda": [1]}}
+    sweep = write_sweep(family, tmp_path, inject=None, controls=[], head=head)
+    command = ["sweep", sweep, "-o", tmp_path / "out", "--quiet"]
+    refusal(command, CheckpointError, where=tmp_path / "lora", fix="merge it into its base first")

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Hashable, Iterator, Mapping
+from functools import partial
 
 import torch
 
+from mergekit_fair.checkpoints.adapted import SlicedTensor
 from mergekit_fair.merging.methods.formula import Election, Formula, Reduction, Sparsifier, Term
 
 ACCUMULATOR = torch.float64
@@ -38,33 +40,34 @@ class KeptDirection:
 
 def merge_tensor(
     formula: Formula,
-    tensors: Mapping[Hashable, torch.Tensor],
+    tensors: Mapping[Hashable, torch.Tensor | SlicedTensor],
     name: str = "",
     *,
     kept: KeptDirection | None = None,
     out: torch.Tensor | None = None,
+    dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
     """The formula on whole tensors in memory, slice by slice.
 
     Args:
         formula: what to compute.
-        tensors: model → tensor, of one shape, dtype and device; borrowed. If `kept` is known, the
-            start alone.
+        tensors: model → tensor, of one shape and device, any floating dtype; borrowed. If `kept` is
+            known, the start alone. Those of adapters are made slice by slice, too.
         name: the tensor's name, which seeds random masks.
         kept: where the direction is kept, or taken from if it is there; the bits are the same.
         out: where to write the result: contiguous, of the start's shape and device.
+        dtype: of the result; None for the start's.
 
     Returns:
-        The start itself if nothing is added to it, else `out` or a new tensor of its dtype.
+        The start itself if nothing is added to it, else `out` or a new tensor.
     """
     start = tensors[formula.start]
     if not formula.moves:
-        return start
-    merged = (
-        torch.empty(start.shape, dtype=start.dtype, device=start.device) if out is None else out
-    )
-    target, count, scratch = merged.view(-1), start.numel(), Scratch(start.device)
-    flat = {model: tensor.reshape(-1) for model, tensor in tensors.items()}
+        return start if isinstance(start, torch.Tensor) else start.whole()
+    if out is None:
+        out = torch.empty(start.shape, dtype=dtype or start.dtype, device=start.device)
+    target, count, scratch = out.view(-1), out.numel(), Scratch(start.device)
+    flat = {model: tensor.flatten() for model, tensor in tensors.items()}
     is_known = kept is not None and kept.is_known
     step = SLICE if is_known or not formula.is_sparse else max(1, count)
     with torch.no_grad():
@@ -75,14 +78,20 @@ def merge_tensor(
                 vector = kept.vector[part].to(start.device)
                 origin = scratch.copy(flat[formula.start][part])
             else:
-                parts = {model: tensor[part] for model, tensor in flat.items()}
-                vector, origin = parts_of(formula, parts.__getitem__, scratch, name)
+                load = partial(_part, flat, part)
+                vector, origin = parts_of(formula, load, scratch, name)
                 if kept is not None:
                     kept.vector[part].copy_(vector)
             target[part].copy_(origin.add_(vector, alpha=formula.scale))
     if kept is not None:
         kept.is_known = True
-    return merged
+    return out
+
+
+def _part(
+    tensors: Mapping[Hashable, torch.Tensor | SlicedTensor], part: slice, model: Hashable
+) -> torch.Tensor:
+    return tensors[model][part]
 
 
 class Scratch:

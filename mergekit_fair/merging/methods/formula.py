@@ -7,7 +7,7 @@ streams files and the kernel inside mergekit's graph share both, so that they ag
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -139,8 +139,7 @@ class Formula:
     def with_vectors(self, vectors: Mapping[Hashable, bool]) -> Formula:
         """The same where some models are stored task vectors.
 
-        A vector is zero where it holds nothing, and is left out there: a tensor that none changes
-        is the start's to the bit. A median or an agreement counts it: there it is θ₀ − θ₀.
+        A vector is zero where it holds nothing, see `without`.
 
         Args:
             vectors: model → whether it holds this tensor.
@@ -157,14 +156,28 @@ class Formula:
                 fix="give a whole model in its place",
             )
 
-        def stored(term: Term) -> Term:
-            if vectors.get(term.model):
-                return replace(term, is_difference=True)
-            return Term(term.weight, self.base) if term.model in vectors else term
+        terms = tuple(
+            replace(term, is_difference=True) if vectors.get(term.model) else term
+            for term in self.terms
+        )
+        return replace(self, terms=terms).without([m for m, holds in vectors.items() if not holds])
 
-        there = tuple(term for term in self.terms if vectors.get(term.model, True))
-        counts_zeros = bool(there) and self.reduction != Reduction.SUM
-        return replace(self, terms=tuple(map(stored, self.terms if counts_zeros else there)))
+    def without(self, unmoved: Collection[Hashable]) -> Formula:
+        """The same where models have the base's own tensor: their vectors are zero.
+
+        These are left out: a tensor that none changes is the start's to the bit. A median or an
+        agreement counts them: there each is θ₀ − θ₀.
+
+        Args:
+            unmoved: the models.
+        """
+        terms = tuple(term for term in self.terms if term.model not in unmoved)
+        if terms and self.reduction != Reduction.SUM:
+            terms = tuple(
+                Term(term.weight, self.base) if term.model in unmoved else term
+                for term in self.terms
+            )
+        return replace(self, start=self.base if self.start in unmoved else self.start, terms=terms)
 
     def scaled(self, scale: float) -> Formula:
         """The same with another scale."""

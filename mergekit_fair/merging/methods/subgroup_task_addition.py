@@ -123,3 +123,8 @@ def addition_recipe(
         "parameters": {"lambda": lambda_, "normalize": Normalize.SUM.value},
     }
     return recipe | ({"dtype": dtype} if dtype else {})
+
+
+def adapter_alone(base: str, adapter: str) -> dict[str, Any]:
+    """The recipe of one adapter merged into its base, in the base's dtype: θ₀ + 1 · (θ − θ₀)."""
+    return addition_recipe(base, {adapter: ("adapter", 1.0)}, None, lambda_=1.0)
