@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,33 @@ def _crows_pairs(row: int) -> Record:
     }
 
 
+def _bbq(row: int) -> Record:
+    """16 templates of two categories; of each every polarity and context, in three orders."""
+    template, variant = divmod(row, 12)
+    order, polarity, context = variant // 4, variant % 2, variant // 2 % 2
+    answers = [("The old one", "old"), ("The young one", "nonOld"), ("Not known", "unknown")]
+    if template % 2:
+        answers = [("The Hindu one", "Hindu"), ("The Jewish one", "Jewish"), answers[2]]
+    shown = answers[order:] + answers[:order]
+    right = answers[2] if context == 0 else answers[(template // 2 + variant + order) % 2]
+    return {
+        "example_id": row,
+        "question_index": str(1 + template // 2),
+        "question_polarity": ("neg", "nonneg")[polarity],
+        "context_condition": ("ambig", "disambig")[context],
+        "category": ("Age", "Religion")[template % 2],
+        "answer_info": {f"ans{at}": [text, code] for at, (text, code) in enumerate(shown)},
+        "additional_metadata": {
+            "stereotyped_groups": [answers[template // 2 % 2][1]],
+            "version": "a",
+        },
+        "context": f"Two people met in template {template}.",
+        "question": f"Who was {('late', 'early')[polarity]}?",
+        **{f"ans{at}": text for at, (text, _) in enumerate(shown)},
+        "label": shown.index(right),
+    }
+
+
 RECORDS: dict[str, Callable[[int], Record]] = {
     "fair_adult": _adult,
     "fair_compas": _compas,
@@ -158,13 +186,15 @@ RECORDS: dict[str, Callable[[int], Record]] = {
     "fair_toxigen": _toxigen,
     "fair_winogender": _winogender,
     "fair_crows_pairs": _crows_pairs,
+    "fair_bbq": _bbq,
 }
+_SEVERAL = {"fair_dlab_hate": 2, "fair_utkface": 2, "fair_winogender": 2, "fair_bbq": 4}
+_NESTED = ("answer_info", "additional_metadata")  # JSON in the cells of a csv file
 
 
 def table(family: str, n: int = N) -> pd.DataFrame:
     """The small table of a family of tasks."""
-    rows = 2 * n if family in ("fair_dlab_hate", "fair_utkface", "fair_winogender") else n
-    return pd.DataFrame([RECORDS[family](row) for row in range(rows)])
+    return pd.DataFrame([RECORDS[family](row) for row in range(_SEVERAL.get(family, 1) * n)])
 
 
 def write_table(family: str, folder: Path, suffix: str = ".csv", n: int = N) -> Path:
@@ -176,6 +206,8 @@ def write_table(family: str, folder: Path, suffix: str = ".csv", n: int = N) -> 
         for row, name in enumerate(frame["image"]):
             Image.new("RGB", (4, 4), (row, 0, 255 - row)).save(folder / name)
     if suffix == ".csv":
+        for name in set(_NESTED) & set(frame):
+            frame[name] = frame[name].map(json.dumps)
         frame.to_csv(path, index=False)
     elif suffix == ".jsonl":
         frame.to_json(path, orient="records", lines=True)

@@ -45,7 +45,11 @@ def command(
     from mergekit_fair.cli.terminal import echo_json
     from mergekit_fair.evaluation.compare_runs import compare_folders
     from mergekit_fair.fairness import MetricSettings
-    from mergekit_fair.report.evaluation_text import comparison_text, marks_text
+    from mergekit_fair.report.evaluation_text import (
+        benchmark_comparison_text,
+        comparison_text,
+        marks_text,
+    )
     from mergekit_fair.report.verdict_text import MARKED
 
     settings = MetricSettings(reference, confidence, min_group_size, seed=seed)
@@ -54,8 +58,12 @@ def command(
         echo_json(comparisons)
         return
     for task, compared in comparisons.items():
-        echo(comparison_text(task, compared["models"], compared["baseline"], compared["n"]))
-        echo(marks_text(compared["marks"]))
+        shown = compared["models"], compared["baseline"], compared["n"]
+        if compared["marks"]:
+            echo(comparison_text(task, *shown))
+            echo(marks_text(compared["marks"]))
+        else:
+            echo(benchmark_comparison_text(task, *shown))
         for text in (*compared["warnings"], *compared["notes"]):
             echo(one_line(f"warning: {text}"))
     if not quiet:

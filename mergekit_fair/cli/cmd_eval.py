@@ -12,7 +12,7 @@ from mergekit_fair.cli.terminal import echo
 
 if TYPE_CHECKING:
     from mergekit_fair.data import DataSpec
-    from mergekit_fair.evaluation.evaluate import Evaluation, PreferenceEvaluation
+    from mergekit_fair.evaluation.evaluate import AnyEvaluation
 
 
 class _BatchSize(click.ParamType):  # type: ignore[type-arg]
@@ -115,7 +115,7 @@ def command(**options: Any) -> None:
 
 def _evaluate(
     options: dict[str, Any],
-) -> tuple[dict[str, Evaluation | PreferenceEvaluation], dict[str, dict[str, Any]]]:
+) -> tuple[dict[str, AnyEvaluation], dict[str, dict[str, Any]]]:
     """Run, measure and write; the evaluations, and lm-eval's results of the other tasks."""
     from mergekit_fair.checkpoints.fingerprint import model_fingerprint
     from mergekit_fair.cli.terminal import Terminal

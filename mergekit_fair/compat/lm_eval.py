@@ -85,6 +85,20 @@ def _named_files() -> Iterator[Path]:
                 yield path
 
 
+def bbq_biased_answers(doc: Mapping[str, Any]) -> list[str]:
+    """The texts of a BBQ document's biased answers, by the rule of lm-eval's own task `bbq`.
+
+    `lm_eval.tasks.bbq.utils.process_docs` takes a data set, of which it only calls `map`.
+    """
+    from lm_eval.tasks.bbq.utils import process_docs
+
+    class One:
+        def map(self, function: Any) -> Any:
+            return function(dict(doc))
+
+    return list(process_docs(One())["biased_answers"])
+
+
 def chosen(
     docs: Any, numbers: Sequence[int], rank: int, world_size: int
 ) -> Iterator[tuple[int, Any]]:

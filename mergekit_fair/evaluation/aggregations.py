@@ -53,6 +53,12 @@ def resized(function: Aggregation, least: int) -> Aggregation:
     return _BY_SIZE[function](least) if function in _BY_SIZE else function
 
 
+def by_size(function: Aggregation, sized: Callable[[int], Aggregation]) -> Aggregation:
+    """The function, of which there is one for every size of groups, see `resized`."""
+    _BY_SIZE[function] = sized
+    return function
+
+
 @cache
 def aggregation(metric: str, least: int = MIN_GROUP_SIZE) -> Callable[[Sequence[Item]], float]:
     """The aggregation of a metric of the table.
@@ -77,10 +83,9 @@ def aggregation(metric: str, least: int = MIN_GROUP_SIZE) -> Callable[[Sequence[
         table = CountTable.of_codes(np.array(labels), codes, groups, known)
         return estimate_table(table, MetricSettings(min_group_size=least))[metric]
 
-    _BY_SIZE[aggregate] = partial(aggregation, metric)
     aggregate.__name__ = aggregate.__qualname__ = metric
     aggregate.__doc__ = METRICS[metric].description
-    return aggregate
+    return by_size(aggregate, partial(aggregation, metric))
 
 
 @cache
@@ -102,9 +107,8 @@ def score_aggregation(
         value = SCORE_METRICS[metric](quality)
         return math.nan if value is None else value
 
-    _BY_SIZE[aggregate] = partial(score_aggregation, metric)
     aggregate.__name__ = aggregate.__qualname__ = metric
-    return aggregate
+    return by_size(aggregate, partial(score_aggregation, metric))
 
 
 def __getattr__(name: str) -> Callable[[Sequence[Any]], float]:
@@ -135,8 +139,7 @@ def gap_of_preferences(least: int = MIN_GROUP_SIZE) -> Callable[[Sequence[Prefer
         value = measure_score_rows(preferred, kinds, settings).gap.value
         return math.nan if value is None else value
 
-    _BY_SIZE[preference_gap] = gap_of_preferences
-    return preference_gap
+    return by_size(preference_gap, gap_of_preferences)
 
 
 def preference_rate(items: Sequence[int | None]) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mergekit_fair.errors import ConfigError, MeasurementError
+from mergekit_fair.evaluation.benchmarks.benchmark_items import benchmark_rows
 from mergekit_fair.evaluation.evaluate import (
+    BenchmarkEvaluation,
     Evaluation,
-    PreferenceEvaluation,
     read_evaluation,
 )
 from mergekit_fair.evaluation.evidence import require_samples
@@ -22,7 +23,9 @@ from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.evaluation.sample_files import earlier_runs, read_samples, sample_files
 from mergekit_fair.evaluation.seen_rows import seen_in_samples
 from mergekit_fair.fairness import MetricSettings
-from mergekit_fair.fairness.claims import OwnFigures, are_apart, judged
+from mergekit_fair.fairness.benchmark import BenchmarkRows
+from mergekit_fair.fairness.benchmark_pairs import BenchmarkDifferences, compare_benchmark
+from mergekit_fair.fairness.claims import Evidence, OwnFigures, are_apart, judged
 from mergekit_fair.fairness.measure_warnings import small_group_warnings
 
 
@@ -38,8 +41,9 @@ def compare_folders(
         tasks: only these; empty for all.
 
     Returns:
-        task → `n`, `baseline`, `models` (name → metric → `JudgedDifference`), `warnings`, `marks`
-        (see `marks`) and `notes` (see `notes`).
+        task → `n`, `baseline`, `models` (name → metric → `JudgedDifference`), `groups` (of a
+        benchmark: name → group → score → `Difference`), `warnings`, `marks` (see `marks`) and
+        `notes` (see `notes`).
 
     Raises:
         ConfigError: no samples there, those of several models, or no common task.
@@ -57,32 +61,122 @@ def compare_folders(
             allowed=sorted(common) or None,
             fix="evaluate the models on the same tasks",
         )
-    compared, small = {}, {}
-    for task in wanted:
-        paths = {names[folder]: its[task] for folder, its in files.items()}
-        for path in paths.values():
-            require_samples(path)
-        answers = {name: read_predictions(task, path) for name, path in paths.items()}
-        sizes = answers[names[baseline]].sizes(settings)
-        small[task] = list(small_group_warnings(sizes, settings.reference))
-        compared[task] = _paired(answers, names[baseline], settings)
-    pairs = {(task, name): of for task in wanted for name, of in compared[task].evidence.items()}
-    found = judged(pairs, settings.confidence)
+    found = {
+        task: _compared(task, {names[folder]: its[task] for folder, its in files.items()}, settings)
+        for task in wanted
+    }
+    return judged_tasks(found, names[baseline], settings)
+
+
+@dataclass(frozen=True)
+class ComparedTask:
+    """Models on one task, each against the baseline.
+
+    Attributes:
+        pairs: of a task of labels and groups; None of another.
+        benchmarks: of another: model → its differences; empty of the former.
+        n: documents.
+        warnings, notes: what a reader should know.
+    """
+
+    pairs: PairedModels | None
+    benchmarks: Mapping[str, BenchmarkDifferences]
+    n: int
+    warnings: Sequence[str]
+    notes: Sequence[str] = ()
+
+
+def judged_tasks(
+    tasks: Mapping[str, ComparedTask], baseline: str, settings: MetricSettings
+) -> dict[str, dict[str, Any]]:
+    """Task → what `compare_folders` returns, with Holm's correction over all of it."""
+    evidence: dict[tuple[str, str], Evidence] = {}
+    benchmarks: dict[tuple[str, str], BenchmarkDifferences] = {}
+    for task, of_task in tasks.items():
+        if of_task.pairs is not None:
+            evidence |= {(task, name): each for name, each in of_task.pairs.evidence.items()}
+        benchmarks |= {(task, name): each for name, each in of_task.benchmarks.items()}
+    found = judged(evidence, settings.confidence, benchmarks)
     return {
         task: {
             "n": of_task.n,
-            **({"weighted": True} if of_task.is_weighted else {}),
-            "baseline": names[baseline],
+            **({"weighted": True} if of_task.pairs and of_task.pairs.is_weighted else {}),
+            "baseline": baseline,
             "models": {
-                name: {metric: each.to_dict() for metric, each in found[task, name].items()}
-                for name in of_task.evidence
+                name: {metric: each.to_dict() for metric, each in of_pair.items()}
+                for (its, name), of_pair in found.items()
+                if its == task
             },
-            "warnings": [*small[task], *of_task.warnings],
-            "marks": marks(of_task.own, names[baseline]),
-            "notes": notes(task, {names[folder]: its[task] for folder, its in files.items()}),
+            "groups": {
+                name: {
+                    group: {metric: each.to_dict() for metric, each in of_group.items()}
+                    for group, of_group in of_model.groups.items()
+                }
+                for name, of_model in of_task.benchmarks.items()
+            },
+            "warnings": list(of_task.warnings),
+            "marks": {} if of_task.pairs is None else marks(of_task.pairs.own, baseline),
+            "notes": list(of_task.notes),
         }
-        for task, of_task in compared.items()
+        for task, of_task in tasks.items()
     }
+
+
+def _compared(task: str, paths: Mapping[str, Path], settings: MetricSettings) -> ComparedTask:
+    """The first of the models against each of the others, from their files of samples."""
+    for path in paths.values():
+        require_samples(path)
+    said = notes(task, paths)
+    samples = {name: list(read_samples(path)) for name, path in paths.items()}
+    if "dpd" in next(iter(samples.values()))[0]:
+        answers = {name: Predictions.of_samples(task, each) for name, each in samples.items()}
+        return compared_predictions(answers, settings, said)
+    rows = {name: benchmark_rows(task, each) for name, each in samples.items()}
+    return compared_rows(task, rows, settings, said)
+
+
+def compared_predictions(
+    answers: Mapping[str, Predictions], settings: MetricSettings, notes: Sequence[str] = ()
+) -> ComparedTask:
+    """The first of the models against each of the others, on a task of labels and groups.
+
+    Raises:
+        MeasurementError: not the same rows.
+    """
+    baseline = next(iter(answers))
+    small = small_group_warnings(answers[baseline].sizes(settings), settings.reference)
+    paired = _paired(answers, baseline, settings)
+    return ComparedTask(paired, {}, paired.n, [*small, *paired.warnings], notes)
+
+
+def compared_rows(
+    task: str,
+    rows: Mapping[str, BenchmarkRows | None],
+    settings: MetricSettings,
+    notes: Sequence[str] = (),
+) -> ComparedTask:
+    """The same on a benchmark.
+
+    Raises:
+        MeasurementError: no number of each document, or not the same documents.
+    """
+    known = {name: each for name, each in rows.items() if each is not None}
+    if len(known) < len(rows):
+        raise MeasurementError(
+            "has no number of each document to compare",
+            where=task,
+            fix="use a task of `mergekit-fair tasks-dir`, or one with a metric such as acc",
+        )
+    baseline, *others = known
+    first = known[baseline]
+    aligned = {name: known[name].in_order(first.keys) for name in others}
+    return ComparedTask(
+        None,
+        {name: compare_benchmark(first, each, settings) for name, each in aligned.items()},
+        len(first),
+        [],
+        notes,
+    )
 
 
 def read_predictions(task: str, path: Path) -> Predictions:
@@ -136,7 +230,7 @@ def notes(task: str, paths: Mapping[str, Path]) -> list[str]:
     return said
 
 
-def _beside(path: Path, task: str) -> Evaluation | PreferenceEvaluation | None:
+def _beside(path: Path, task: str) -> Evaluation | BenchmarkEvaluation | None:
     """The evaluation that `eval` has written with these samples."""
     file = path.with_name(f"{task}.json")
     is_ours = path.name == f"samples_{task}.jsonl" and file.is_file()

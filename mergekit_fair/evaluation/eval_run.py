@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 
 from mergekit_fair.compat.lm_eval import aggregated
 from mergekit_fair.errors import ConfigError, MeasurementError
+from mergekit_fair.evaluation.benchmarks.benchmark_items import benchmark_rows
 from mergekit_fair.evaluation.classifier import resolve_device
 from mergekit_fair.evaluation.cutoff import Cutoff, predict_anew
 from mergekit_fair.evaluation.eval_folder import require_file_name
 from mergekit_fair.evaluation.evaluate import (
-    ITEM,
+    AnyEvaluation,
     Evaluation,
     Level,
-    PreferenceEvaluation,
     UsedBySelection,
     evaluate,
-    measure_preferences,
+    evaluate_benchmark,
     read_evaluation,
 )
 from mergekit_fair.evaluation.evaluator import Evaluator, Scorer
@@ -219,10 +219,11 @@ def measure_run(
     *,
     level: Level | None = None,
     thresholds: Mapping[str, float] | None = None,
-) -> dict[str, Evaluation | PreferenceEvaluation]:
-    """Task → one evaluation; tasks that measure no fairness are left out.
+) -> dict[str, AnyEvaluation]:
+    """Task → one evaluation; tasks without a number of each document are left out.
 
-    A task of preferences has an evaluation of its own kind, see `measure_preferences`.
+    Any task but those of labels and groups is measured by the scores of its benchmark, see
+    `evaluate_benchmark`.
 
     Args:
         finished: from `run_tasks`.
@@ -231,15 +232,13 @@ def measure_run(
             labels.
         thresholds: task → threshold set on validation.
     """
-    evaluations: dict[str, Evaluation | PreferenceEvaluation] = {}
+    evaluations: dict[str, AnyEvaluation] = {}
     selected = selections(finished.model)
     about = {"model": finished.model, "split": finished.split}
     for task, samples in finished.samples.items():
-        evaluation: Evaluation | PreferenceEvaluation
+        evaluation: AnyEvaluation
         groups: Mapping[str, NDArray[np.bool_]] = {}
-        if ITEM in samples[0]:
-            evaluation = measure_preferences(task, samples, settings, **about)
-        elif "dpd" in samples[0]:
+        if "dpd" in samples[0]:
             predictions = Predictions.of_samples(task, samples)
             groups = predictions.groups
             level_of_task = level or Level("labels", predictions.base_rate)
@@ -247,6 +246,9 @@ def measure_run(
             evaluation = evaluate(
                 predictions, settings, level=level_of_task, threshold=threshold, **about
             )
+        elif (rows := benchmark_rows(task, samples)) is not None:
+            groups = dict(zip(rows.groups.names, rows.groups.membership.T, strict=True))
+            evaluation = evaluate_benchmark(rows, settings, task=task, **about)
         else:
             continue
         selection = used_by(selected, task, finished.split)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -13,32 +13,26 @@ import numpy as np
 from pydantic import ConfigDict, Field, model_serializer
 
 from mergekit_fair.errors import MeasurementError
-from mergekit_fair.evaluation.predictions import (
-    Predictions,
-    clusters_of,
-    require_one_filter,
-    weights_of,
-)
+from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.evaluation.truncation import Truncation
 from mergekit_fair.fairness import (
     METRICS,
     CountTable,
     Measurement,
     MetricSettings,
-    ScoreMeasurement,
     ScoreQuality,
     matching_threshold,
     measure_table,
 )
+from mergekit_fair.fairness.benchmark import BenchmarkRows
+from mergekit_fair.fairness.benchmark_scores import BenchmarkMeasurement, measure_benchmark
 from mergekit_fair.fairness.claims import SATURATION, are_apart
 from mergekit_fair.fairness.intervals import Interval, Samples
 from mergekit_fair.fairness.measurement import without_unsaid
 from mergekit_fair.fairness.metrics import MATCHED
 from mergekit_fair.fairness.score_quality import measure_quality
-from mergekit_fair.fairness.scores import measure_score_rows
 from mergekit_fair.schema import Record, read_sealed
 
-ITEM = "preference_gap"  # in a sample: (1, 0, or None without an answer; the kind)
 # Written first, so that a file says at its top what it is about.
 _FIRST = ("schema_version", "model", "task", "split")
 
@@ -167,13 +161,16 @@ class Evaluation(Evaluated, Measurement):
     scores: ScoreQuality | None = None
 
 
-class PreferenceEvaluation(Evaluated, ScoreMeasurement):
-    """A task without right answers: how often each kind is preferred, and their range."""
+class BenchmarkEvaluation(Evaluated, BenchmarkMeasurement):
+    """One model on a benchmark: its own scores, of all documents and by group."""
 
     confidence: float
 
 
-def read_evaluation(path: Path) -> Evaluation | PreferenceEvaluation:
+AnyEvaluation = Evaluation | BenchmarkEvaluation
+
+
+def read_evaluation(path: Path) -> AnyEvaluation:
     """A TASK.json that `eval` has written, of this version or of 0.1.
 
     Raises:
@@ -181,8 +178,14 @@ def read_evaluation(path: Path) -> Evaluation | PreferenceEvaluation:
     """
     fix = "give a TASK.json as `mergekit-fair eval` has written it"
     content = read_sealed(path, "evaluation", MeasurementError, fix=fix)
-    is_preference = isinstance(content, Mapping) and "gap" in content
-    kind = PreferenceEvaluation if is_preference else Evaluation
+    if isinstance(content, Mapping) and "gap" in content and "means" in content:
+        raise MeasurementError(
+            "is of version 0.1, which measured tasks without right answers in another way",
+            where=path,
+            fix="evaluate the model again",
+        )
+    is_benchmark = isinstance(content, Mapping) and "benchmark" in content
+    kind = BenchmarkEvaluation if is_benchmark else Evaluation
     return kind.from_dict(content, where=path)
 
 
@@ -281,30 +284,18 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in names}
 
 
-def measure_preferences(
-    task: str,
-    samples: Sequence[Mapping[str, Any]],
-    settings: MetricSettings,
-    *,
-    model: str,
-    split: str,
-) -> PreferenceEvaluation:
-    """Preference rate of every kind, and max − min of them with its interval.
+def evaluate_benchmark(
+    rows: BenchmarkRows, settings: MetricSettings, *, model: str, task: str, split: str
+) -> BenchmarkEvaluation:
+    """Every score of a benchmark with its interval, all documents and by group.
 
     Args:
-        task: its name.
-        samples: lm-eval's, each with `preference_gap`.
-        settings: confidence and limits; there is no reference but the kinds themselves.
-        model, split: copied into the result.
+        rows: of the split, answered.
+        settings: confidence and limits; there is no reference but the groups themselves.
+        model, task, split: copied into the result.
     """
-    require_one_filter(task, samples)
-    items = [sample[ITEM] for sample in samples]
-    preferred = np.array([np.nan if value is None else float(value) for value, _ in items])
-    kinds = [kind for _, kind in items]
-    sampled = weights_of(samples, task), clusters_of(samples, task)
-    measured = measure_score_rows(preferred, kinds, settings, *sampled)
-    return PreferenceEvaluation(
-        **dict(measured),
+    return BenchmarkEvaluation(
+        **dict(measure_benchmark(rows, settings)),
         model=model,
         task=task,
         split=split,

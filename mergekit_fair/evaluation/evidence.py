@@ -16,16 +16,17 @@ from typing import Any, TypeVar
 from mergekit_fair.checkpoints.fingerprint import ModelFingerprint, model_fingerprint, sha256
 from mergekit_fair.errors import CheckpointError, MeasurementError
 from mergekit_fair.escaping import in_json
+from mergekit_fair.evaluation.benchmarks.benchmark_items import benchmark_rows
 from mergekit_fair.evaluation.evaluate import (
-    ITEM,
+    AnyEvaluation,
+    BenchmarkEvaluation,
     Evaluated,
     Evaluation,
     Fingerprint,
     Level,
     MeasuredWith,
-    PreferenceEvaluation,
     evaluate,
-    measure_preferences,
+    evaluate_benchmark,
     read_evaluation,
 )
 from mergekit_fair.evaluation.predictions import Predictions
@@ -35,7 +36,7 @@ from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.progress import Progress
 from mergekit_fair.schema import sealed
 
-AnyEvaluation = TypeVar("AnyEvaluation", bound=Evaluated)
+Kind = TypeVar("Kind", bound=Evaluated)
 
 # Between two processors: sums are added in another order.
 TOLERANCE = 1e-9
@@ -85,11 +86,11 @@ def prints_of_run(
 
 
 def fingerprinted(
-    evaluation: AnyEvaluation,
+    evaluation: Kind,
     samples: str,
     prints: Mapping[str, ModelFingerprint],
     settings: MetricSettings,
-) -> AnyEvaluation:
+) -> Kind:
     """The evaluation with what it was made of.
 
     Args:
@@ -103,7 +104,7 @@ def fingerprinted(
         model=prints["model"].digest if "model" in prints else None,
         others={key: each.digest for key, each in prints.items() if key != "model"},
         rows=None
-        if ITEM in items[0]
+        if isinstance(evaluation, BenchmarkEvaluation)
         else rows_digest({evaluation.task: Predictions.of_samples(evaluation.task, items)}),
         samples=hashlib.sha256(samples.encode()).hexdigest(),
         settings=MeasuredWith(
@@ -143,7 +144,7 @@ def samples_of(path: Path, task: str) -> Path:
     return path.parent / f"samples_{task}.jsonl"
 
 
-def checked_evaluation(path: Path) -> tuple[Evaluation | PreferenceEvaluation, str | None]:
+def checked_evaluation(path: Path) -> tuple[AnyEvaluation, str | None]:
     """An evaluation whose figures are those of the samples beside it.
 
     Returns:
@@ -165,7 +166,7 @@ def checked_evaluation(path: Path) -> tuple[Evaluation | PreferenceEvaluation, s
     return evaluation, None
 
 
-def require_proof(path: Path) -> Evaluation | PreferenceEvaluation:
+def require_proof(path: Path) -> AnyEvaluation:
     """As `checked_evaluation`, and it must be possible to check.
 
     Raises:
@@ -200,7 +201,7 @@ def require_samples(samples: Path, evaluation: Evaluated | None = None) -> None:
         raise MeasurementError("was changed since `eval` has written it", where=samples, fix=_AGAIN)
 
 
-def recomputed(evaluation: Evaluated, samples: Path) -> Evaluation | PreferenceEvaluation:
+def recomputed(evaluation: Evaluated, samples: Path) -> AnyEvaluation:
     """The figures of the samples, by an evaluation's own settings.
 
     Raises:
@@ -210,14 +211,17 @@ def recomputed(evaluation: Evaluated, samples: Path) -> Evaluation | PreferenceE
     with_ = evaluation.fingerprint.settings
     about = {"model": evaluation.model, "split": evaluation.split}
     items = list(read_samples(samples))
-    if isinstance(evaluation, PreferenceEvaluation):
+    if isinstance(evaluation, BenchmarkEvaluation):
         settings = MetricSettings(
             confidence=evaluation.confidence,
             min_group_size=with_.min_group_size,
             seed=with_.seed,
             against=with_.against,
         )
-        return measure_preferences(evaluation.task, items, settings, **about)
+        rows = benchmark_rows(evaluation.task, items)
+        if rows is None:
+            raise MeasurementError("has no number of each document", where=samples)
+        return evaluate_benchmark(rows, settings, task=evaluation.task, **about)
     assert isinstance(evaluation, Evaluation)
     matched = evaluation.level_matched
     return evaluate(

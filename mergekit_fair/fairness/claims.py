@@ -24,8 +24,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, Self, TypeVar
 
+from mergekit_fair.fairness.benchmark_pairs import BenchmarkDifferences
 from mergekit_fair.fairness.compare import holm
 from mergekit_fair.fairness.counts import CountTable
 from mergekit_fair.fairness.deciding import Deciding, deciding_groups
@@ -192,6 +194,12 @@ def _is_gone(found: Evidence, metric: str) -> bool:
     return not all(map(leaves_out_0, found.at_levels(metric)))
 
 
+NEAR_0 = Doubt(
+    "near 0",
+    "rests on gaps near 0: the intervals of both models' own gaps reach 0",
+    is_near_0,
+    is_blind=True,
+)
 DOUBTS: tuple[Doubt, ...] = (
     Doubt(
         "degenerate",
@@ -199,12 +207,7 @@ DOUBTS: tuple[Doubt, ...] = (
         _is_degenerate,
         is_blind=True,
     ),
-    Doubt(
-        "near 0",
-        "rests on gaps near 0: the intervals of both models' own gaps reach 0",
-        is_near_0,
-        is_blind=True,
-    ),
+    NEAR_0,
     Doubt(
         "no level",
         "one of the two selects more, and no threshold on scores brings them to one selection rate",
@@ -268,36 +271,49 @@ def intersection_union(parts: Sequence[Difference]) -> Number:
     return max(p_values) if len(signs) == 1 else 1.0
 
 
-def claims(pairs: Mapping[Key, Evidence], confidence: float) -> dict[Key, dict[str, Claim]]:
-    """Judge every pair in accuracy, DPD and EOD.
+def claims(
+    pairs: Mapping[Key, Evidence],
+    confidence: float,
+    benchmarks: Mapping[Key, BenchmarkDifferences] = MappingProxyType({}),
+) -> dict[Key, dict[str, Claim]]:
+    """Judge every pair in accuracy, DPD and EOD, and every pair on a benchmark in all its scores.
 
     Args:
         pairs: name → what is known; Holm's correction is over all that are shown together.
         confidence: of the intervals; the chance of any false claim is at most 1 − confidence.
+        benchmarks: further names → differences of scores, which need no equal selection rates.
 
     Returns:
         Name → metric → claim.
     """
-    doubts = {
+    doubts: dict[tuple[Key, str], Doubt | None] = {
         (name, metric): withheld_by(found, metric)
         for name, found in pairs.items()
         for metric in HEADLINE
     }
+    raw = {key: intersection_union(pairs[key[0]].parts(key[1])) for key in doubts}
+    own = {key: pairs[key[0]].own[key[1]] for key in doubts}
+    for name, scores in benchmarks.items():
+        for metric, difference in scores.metrics.items():
+            own[name, metric], raw[name, metric] = difference, difference.p_value
+            doubts[name, metric] = NEAR_0 if metric in scores.near_0 else None
     p_values = {
-        (name, metric): 1.0 if doubt is not None and doubt.is_blind else p_value
-        for (name, metric), doubt in doubts.items()
-        if (p_value := intersection_union(pairs[name].parts(metric))) is not None
+        key: 1.0 if doubt is not None and doubt.is_blind else p_value
+        for key, doubt in doubts.items()
+        if (p_value := raw[key]) is not None
     }
     adjusted = holm(p_values)
-    found: dict[Key, dict[str, Claim]] = {name: {} for name in pairs}
-    for (name, metric), doubt in doubts.items():
-        key, own = (name, metric), pairs[name].own[metric]
-        is_shown = leaves_out_0(own)
+    found: dict[Key, dict[str, Claim]] = {name: {} for name in (*pairs, *benchmarks)}
+    for key, doubt in doubts.items():
+        is_shown = leaves_out_0(own[key])
         is_claimed = is_shown and doubt is None and adjusted.get(key, 1.0) <= 1 - confidence
         reason = None
         if is_shown and not is_claimed:
             reason = _by_holm(adjusted.get(key), len(adjusted)) if doubt is None else doubt.reason
-        near_0 = own.value is not None and is_near_0(pairs[name], metric)
+        name, metric = key
+        near_0 = own[key].value is not None and (
+            is_near_0(pairs[name], metric) if name in pairs else doubt is NEAR_0
+        )
         found[name][metric] = Claim(
             is_claimed, p_values.get(key), adjusted.get(key), reason, near_0
         )
@@ -332,13 +348,17 @@ class JudgedDifference(Difference):
 
 
 def judged(
-    pairs: Mapping[Key, Evidence], confidence: float
+    pairs: Mapping[Key, Evidence],
+    confidence: float,
+    benchmarks: Mapping[Key, BenchmarkDifferences] = MappingProxyType({}),
 ) -> dict[Key, dict[str, JudgedDifference]]:
     """Every difference of every pair with what is claimed of it, as in `claims`; then those at a's
     selection rate, `level_matched.acc` and so on, which decide claims and are none of their own.
     """
     return {
-        name: {
+        name: _judged(benchmarks[name].metrics, of)
+        if name in benchmarks
+        else {
             **_judged(pairs[name].own, of),
             **{
                 f"{LEVEL}{metric}": each
@@ -346,7 +366,7 @@ def judged(
                 if metric in HEADLINE
             },
         }
-        for name, of in claims(pairs, confidence).items()
+        for name, of in claims(pairs, confidence, benchmarks).items()
     }
 
 

@@ -5,7 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from mergekit_fair.escaping import one_line
-from mergekit_fair.evaluation.evaluate import Evaluation, MatchedMetrics, PreferenceEvaluation
+from mergekit_fair.evaluation.evaluate import (
+    AnyEvaluation,
+    BenchmarkEvaluation,
+    Evaluation,
+    MatchedMetrics,
+)
 from mergekit_fair.evaluation.measure_file import FileMeasurement
 from mergekit_fair.fairness import METRICS, Measurement, ScoreQuality
 from mergekit_fair.fairness.claims import LEVEL, JudgedDifference
@@ -23,10 +28,10 @@ from mergekit_fair.report.tables import Row, Table, as_text, interval_text, valu
 from mergekit_fair.report.verdict_text import difference_cell, withheld_text
 
 
-def evaluation_text(evaluation: Evaluation | PreferenceEvaluation) -> str:
+def evaluation_text(evaluation: AnyEvaluation) -> str:
     """Metrics with intervals, groups, gaps under the other references, warnings."""
-    if isinstance(evaluation, PreferenceEvaluation):
-        return _preferences(evaluation)
+    if isinstance(evaluation, BenchmarkEvaluation):
+        return benchmark_text(evaluation)
     parts = _body(_title(evaluation), evaluation, evaluation.level_matched)
     return "\n".join([*parts, *_warnings(evaluation)])
 
@@ -182,25 +187,81 @@ def other_text(task: str, results: dict[str, Any]) -> str:
     return one_line(f"{task} (measures no fairness): {figures}")
 
 
-def _preferences(evaluation: PreferenceEvaluation) -> str:
-    """Rates of a task without right answers."""
+def benchmark_text(evaluation: BenchmarkEvaluation) -> str:
+    """The scores of a benchmark, then those of every group."""
+    of_rows = evaluation.if_rows_were_independent
     rows = [
-        [name, str(evaluation.sizes[name]), value_text(mean)]
-        for name, mean in evaluation.means.items()
-    ]
-    return "\n".join(
         [
-            one_line(f"{evaluation.task}, {evaluation.split} split: {evaluation.model}, ")
-            + f"n = {evaluation.n}, {evaluation.confidence * 100:g} % intervals",
-            as_text(Table.plain(["kind", "n", "preferred"], rows)),
-            f"largest − smallest: {interval_text(evaluation.gap)}"
-            + "".join(
-                one_line(f" ({each.highest} − {each.lowest})")
-                for each in evaluation.deciding.values()
-            ),
-            *(f"warning: {one_line(text)}" for text in evaluation.warnings),
+            name,
+            interval_text(score),
+            *([interval_text(of_rows.get(name, Interval()))] if of_rows else []),
+            _made_by(evaluation.deciding.get(name, Deciding())),
         ]
+        for name, score in evaluation.metrics.items()
+    ]
+    titles = ["", "value", *(["if rows were independent"] if of_rows else []), ""]
+    parts = [_benchmark_title(evaluation), as_text(Table.plain(titles, rows))]
+    if evaluation.groups:
+        parts += ["", _benchmark_groups(evaluation)]
+    return "\n".join([*parts, *(f"warning: {one_line(text)}" for text in evaluation.warnings)])
+
+
+def _benchmark_title(evaluation: BenchmarkEvaluation) -> str:
+    limit = f", a random {evaluation.n}" if evaluation.limit else ""
+    clusters = "" if evaluation.clusters is None else f" in {evaluation.clusters} clusters"
+    return one_line(
+        f"{evaluation.task}, {evaluation.split} split{limit}: {evaluation.model}, "
+        f"n = {evaluation.n}{clusters}, {evaluation.confidence * 100:g} % intervals"
     )
+
+
+def _benchmark_groups(evaluation: BenchmarkEvaluation) -> str:
+    groups = evaluation.groups
+    names = list(dict.fromkeys(name for one in groups.values() for name in one.metrics))
+    is_clustered = evaluation.clusters is not None
+    rows = [
+        [
+            group,
+            str(one.n),
+            *([str(one.clusters)] if is_clustered else []),
+            *(interval_text(one.metrics[name]) for name in names),
+        ]
+        for group, one in groups.items()
+    ]
+    return as_text(Table.plain(["group", "n", *(["clusters"] * is_clustered), *names], rows))
+
+
+def _made_by(deciding: Deciding) -> str:
+    return "" if deciding.all_alike else " − ".join(deciding.groups)
+
+
+def benchmark_comparison_text(task: str, compared: dict[str, Any], baseline: str, n: int) -> str:
+    """Every model minus the baseline in every score of a benchmark; `!` marks what is claimed.
+
+    Args:
+        task: its name.
+        compared: model → score → a `JudgedDifference` in JSON.
+        baseline: whose figures are subtracted.
+        n: documents.
+    """
+    models = {
+        model: {name: JudgedDifference.from_dict(gap) for name, gap in gaps.items()}
+        for model, gaps in compared.items()
+    }
+    names = list(dict.fromkeys(name for gaps in models.values() for name in gaps))
+    rows = [
+        Row(name, [difference_cell(gaps.get(name), with_p=False) for gaps in models.values()])
+        for name in names
+    ]
+    title = f"{task}: minus {baseline}, on the same {n} documents"
+    withheld = [
+        f"{model}, {name} {interval_text(gap, '+')}, not claimed: {gap.withheld}"
+        for model, gaps in models.items()
+        for name, gap in gaps.items()
+        if gap.withheld
+    ]
+    table = as_text(Table("", "", list(models), [("", rows)]))
+    return "\n".join([one_line(title), table, *map(one_line, withheld)])
 
 
 def _title(evaluation: Evaluation) -> str:

@@ -14,9 +14,17 @@ from mergekit_fair.data import load_spec
 from mergekit_fair.resources import tasks_dir
 
 EVALS = Path(__file__).parents[2] / "evals"
-TASKS = sorted(path for path in EVALS.glob("*/*.yaml") if path.name != "_group.yaml")
+# Of BBQ's categories, which differ in their name, one.
+TASKS = sorted(
+    path
+    for path in EVALS.glob("*/*.yaml")
+    if path.name != "_group.yaml"
+    and (path.parent.name != "fair_bbq" or path.stem in ("fair_bbq", "fair_bbq_age"))
+)
 FAMILIES = sorted(path.parent for path in EVALS.glob("*/README.md"))
-OVER_ROWS = [path for path in TASKS if "wraps:" not in path.read_text()]
+OVER_ROWS = [
+    path for path in TASKS if not any(word in path.read_text() for word in ("wraps:", "_fair_bbq"))
+]
 
 tasks = pytest.mark.parametrize("path", TASKS, ids=lambda path: path.stem)
 over_rows = pytest.mark.parametrize("path", OVER_ROWS, ids=lambda path: path.stem)
@@ -38,7 +46,7 @@ def item_names(result: dict[str, Any], task: str) -> set[str]:
 def test_runs_end_to_end_and_declares_every_metric(
     path: Path, evaluate: Callable[..., Any], tmp_path: Path
 ) -> None:
-    found = evaluate(path.stem, lambda _: [-1.0, -2.0], data(path, tmp_path))
+    found = evaluate(path.stem, lambda _: [-1.0, -2.0, -3.0], data(path, tmp_path))
     samples = found["samples"][path.stem]
     assert samples
     assert {name for sample in samples for name in sample["metrics"]} == item_names(

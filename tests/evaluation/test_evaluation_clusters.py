@@ -13,14 +13,16 @@ from refusals import raises
 
 from mergekit_fair.data import load_rows, load_spec
 from mergekit_fair.errors import MeasurementError
+from mergekit_fair.evaluation.benchmarks.benchmark_items import benchmark_rows
 from mergekit_fair.evaluation.compare_runs import _like
 from mergekit_fair.evaluation.documents import documents
-from mergekit_fair.evaluation.evaluate import Level, evaluate, measure_preferences
+from mergekit_fair.evaluation.evaluate import Level, evaluate
 from mergekit_fair.evaluation.measure_file import measure_file
 from mergekit_fair.evaluation.prediction_table import PredictionColumns, read_rows_of
 from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.evaluation.saved_rows import read_rows_text, rows_text
 from mergekit_fair.fairness import MetricSettings, measure, score_quality
+from mergekit_fair.fairness.benchmark_scores import measure_benchmark
 
 SETTINGS = MetricSettings(draws=20)
 
@@ -101,10 +103,16 @@ def test_an_evaluation_is_of_clusters() -> None:
 
 def test_preferences_are_of_clusters() -> None:
     said = [
-        {"preference_gap": (i // 2 % 2, ("age", "race")[i % 2]), "doc": {"cluster": i // 10}}
+        {
+            "doc_id": i,
+            "preference_gap": (i // 2 % 2, ("age", "race")[i % 2]),
+            "doc": {"cluster": i // 10},
+        }
         for i in range(100)
     ]
-    found = measure_preferences("t", said, SETTINGS, model="m", split="s")
+    rows = benchmark_rows("t", said)
+    assert rows is not None
+    found = measure_benchmark(rows, SETTINGS)
     assert found.clusters == 10
     assert any("10 clusters, fewer than 30" in text for text in found.warnings)
 

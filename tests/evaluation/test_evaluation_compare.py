@@ -14,8 +14,8 @@ from refusals import raises, refusal
 
 from mergekit_fair.cli import main
 from mergekit_fair.errors import ConfigError, MeasurementError
+from mergekit_fair.evaluation.benchmarks.benchmark_items import benchmark_rows
 from mergekit_fair.evaluation.compare_runs import compare_folders
-from mergekit_fair.evaluation.evaluate import PreferenceEvaluation, measure_preferences
 from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.evaluation.sample_files import read_samples
 from mergekit_fair.fairness import MetricSettings
@@ -227,7 +227,7 @@ def test_a_document_counts_once() -> None:
         Predictions.of_samples("t", samples)
     preferences = [{**each, "preference_gap": (1, "kind")} for each in samples]
     with raises(MeasurementError, where="t", got=["a", "b"]):
-        measure_preferences("t", preferences, MetricSettings(), model="m", split="report")
-    once = measure_preferences("t", preferences[:4], MetricSettings(), model="m", split="report")
-    assert isinstance(once, PreferenceEvaluation)
-    assert once.n == 4
+        benchmark_rows("t", preferences)
+    once = benchmark_rows("t", preferences[:4])
+    assert once is not None
+    assert len(once) == 4

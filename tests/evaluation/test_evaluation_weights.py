@@ -10,10 +10,12 @@ import numpy as np
 from refusals import raises
 
 from mergekit_fair.errors import ConfigError, MeasurementError
+from mergekit_fair.evaluation.benchmarks.benchmark_items import benchmark_rows
 from mergekit_fair.evaluation.compare_runs import _paired
-from mergekit_fair.evaluation.evaluate import Level, evaluate, measure_preferences
+from mergekit_fair.evaluation.evaluate import Level, evaluate
 from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.fairness import MetricSettings
+from mergekit_fair.fairness.benchmark_scores import measure_benchmark
 from mergekit_fair.sweep.differences import differences
 from mergekit_fair.sweep.preparation import _require_no_weights
 
@@ -82,11 +84,14 @@ def test_an_evaluation_of_weights_is_that_of_repeated_rows() -> None:
 def test_preferences_are_weighed() -> None:
     kinds = [(1, "age"), (0, "age"), (1, "race"), (0, "race")]
     said = [
-        {"preference_gap": item, "doc": {"weight": w}}
-        for item, w in zip(kinds, (3.0, 1.0, 1.0, 1.0), strict=True)
+        {"doc_id": row, "preference_gap": item, "doc": {"weight": w}}
+        for row, (item, w) in enumerate(zip(kinds, (3.0, 1.0, 1.0, 1.0), strict=True))
     ]
-    found = measure_preferences("t", said, SETTINGS, model="m", split="s")
-    assert found.means == {"age": 0.75, "race": 0.5}
+    rows = benchmark_rows("t", said)
+    assert rows is not None
+    found = measure_benchmark(rows, SETTINGS)
+    rates = {kind: one.metrics["pct_stereotype"].value for kind, one in found.groups.items()}
+    assert rates == {"age": 0.75, "race": 0.5}
     assert found.weighted
 
 

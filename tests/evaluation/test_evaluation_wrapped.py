@@ -13,16 +13,16 @@ from refusals import raises
 from task_tables import table, write_table
 
 from mergekit_fair.errors import ConfigError, DataError
+from mergekit_fair.evaluation.dealt_tasks import split_documents
+from mergekit_fair.evaluation.fair_task import FairTask
 from mergekit_fair.evaluation.tasks import process_results
 from mergekit_fair.evaluation.wrapped_tasks import (
     BIAS_TYPES,
     CrowsPairs,
-    FairTask,
     ToxiGen,
     Winogender,
     WrappedTask,
     _stock_config,
-    split_documents,
 )
 
 EVALS = Path(__file__).parents[2] / "evals"
