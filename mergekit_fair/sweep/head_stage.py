@@ -19,6 +19,7 @@ from mergekit_fair.heads.head_run import notes_of_constant, repeated_rows
 from mergekit_fair.heads.target_checks import require_classifier
 from mergekit_fair.heads.unseen import parts
 from mergekit_fair.heads.written_head import merged_gaps, recipe_of_head
+from mergekit_fair.merging.references import base_and_adapter
 from mergekit_fair.schema import digest_of_json
 from mergekit_fair.sweep.head_block import CHOSEN, FairHeads
 from mergekit_fair.sweep.head_features import TargetFeatures
@@ -237,6 +238,7 @@ def require_heads(sweep: Sweep, evaluator: Evaluator) -> None:
     base = str(raw.get("base_model") or raw["models"][0]["model"])
     for name in block.of:
         model = base if name == CHOSEN else sweep.config.baselines[name]
+        model, _ = base_and_adapter(model, base)
         require_classifier(model, evaluate.data, trusts_remote_code=evaluate.trusts_remote_code)
     (rows,) = evaluator.labels("validation").values()
     evaluator.labels("train")
@@ -259,12 +261,14 @@ def _target(
     features = TargetFeatures(
         point, runner, runner.store.folder / HEADS / "features", key, open_worker
     )
-    model = point.model
-    recipe = partial(planner.with_head, point) if model is None else partial(recipe_of_head, model)
+    # What is no whole model is a merge, or an adapter on the base.
+    model = point.models[0] if point.recipe is None else planner.models()[0]
     return HeadTarget(
         point.label,
-        point.models[0],
-        recipe,
+        model,
+        partial(recipe_of_head, model)
+        if point.recipe is None
+        else partial(planner.with_head, point),
         features,
         runner.settings,
         block.settings(sweep.config.seed),

@@ -17,7 +17,10 @@ from mergekit_fair.merging.measured_inputs import point_id
 from mergekit_fair.merging.methods.formula import Coefficients
 from mergekit_fair.merging.methods.members import parameters_of
 from mergekit_fair.merging.methods.registry import is_own
-from mergekit_fair.merging.methods.subgroup_task_addition import addition_recipe
+from mergekit_fair.merging.methods.subgroup_task_addition import (
+    adapter_alone,
+    addition_recipe,
+)
 from mergekit_fair.merging.methods.worst_group_injection import injection_recipe
 from mergekit_fair.merging.plan import recipe_coefficients
 from mergekit_fair.merging.plan_cache import PlanCache
@@ -26,7 +29,7 @@ from mergekit_fair.merging.references import own_folder
 from mergekit_fair.progress import Progress
 from mergekit_fair.schema import digest_of_json
 from mergekit_fair.sweep.head_block import MEMBER
-from mergekit_fair.sweep.input_models import input_model, require_fitting
+from mergekit_fair.sweep.input_models import input_model, is_adapter, require_fitting
 from mergekit_fair.sweep.record import INJECTED, PlannedPoint, PointKind
 from mergekit_fair.sweep.sweep_config import Sweep
 
@@ -39,8 +42,8 @@ class Point:
 
     Attributes:
         planned: what is written about it.
-        recipe: what to compose; None for a baseline.
-        model: the folder of a baseline; None otherwise.
+        recipe: what to compose; None for a baseline that is a whole model.
+        model: the folder of a baseline, or of an adapter that is one; None otherwise.
     """
 
     planned: PlannedPoint
@@ -133,9 +136,16 @@ class Planner:
 
     def baselines(self) -> list[Point]:
         return [
-            self._point("baseline", name, {}, model=model)
+            self._point("baseline", name, {}, model=model, recipe=self._alone(model))
             for name, model in self._sweep.config.baselines.items()
         ]
+
+    def _alone(self, model: str) -> Recipe | None:
+        """The merge of an adapter into the base; None of a whole model."""
+        base = self.models()[0]
+        if not is_adapter(model, base):
+            return None
+        return Recipe.from_mapping(adapter_alone(base, model), f"{self._sweep.where}: {model}")
 
     def merges(self) -> list[Point]:
         """The addition grid in its order, then the random control's."""
@@ -283,7 +293,7 @@ class Planner:
         recipe: Recipe | None = None,
         model: str | None = None,
     ) -> Point:
-        used = [model] if model else _models(recipe)
+        used = _models(recipe) if recipe is not None or model is None else [model]
         apart: dict[str, str | int] = {}
         if model:
             apart["baseline"] = label  # two baselines of one folder are two points
@@ -297,7 +307,7 @@ class Planner:
             **apart,
         )
         injected = [float(v) for key, v in settings.items() if key.startswith(INJECTED)]
-        coefficients = None if recipe is None else self.coefficients(recipe)
+        coefficients = None if recipe is None or model else self.coefficients(recipe)
         effective, size = (
             (sum(injected), sum(map(abs, injected)))
             if injected

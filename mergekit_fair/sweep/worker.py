@@ -22,12 +22,9 @@ from mergekit_fair.evaluation.predictions import Scores
 from mergekit_fair.evaluation.truncation import Truncation
 from mergekit_fair.heads.last_layer import FeatureRows, LastLayer, read_features
 from mergekit_fair.merging.in_memory import Composer, RandomControl
-from mergekit_fair.merging.methods.subgroup_task_addition import adapter_alone
 from mergekit_fair.merging.plan_cache import PlanCache
-from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.references import local_path
 from mergekit_fair.progress import Progress
-from mergekit_fair.sweep.input_models import is_adapter
 from mergekit_fair.sweep.points import Point
 
 
@@ -156,13 +153,10 @@ class PointWorker:
     def _weights(
         self, point: Point, slots: Mapping[str, torch.Tensor]
     ) -> Iterable[tuple[str, torch.Tensor]]:
-        if point.model is not None:
-            if not is_adapter(point.model, self._base):
-                return self._composer.tensors(point.model).items()
-            alone = Recipe.from_mapping(adapter_alone(self._base, point.model), point.label)
-            return self._composer.compose(alone, into=slots)
         if point.recipe is None:
-            raise CheckpointError("a point has neither a model nor a recipe", where=point.label)
+            if point.model is None:
+                raise CheckpointError("a point has neither a model nor a recipe", where=point.label)
+            return self._composer.tensors(point.model).items()
         composer = self._random() if point.kind == "control" else self._composer
         return composer.compose(point.recipe, reuse_direction=point.varies_lambda_alone, into=slots)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mergekit_fair.checkpoints.adapter_config import CONFIG as ADAPTER
 from mergekit_fair.checkpoints.trained_rows import TrainedRows
 from mergekit_fair.data import load_rows, source_fingerprint
 from mergekit_fair.errors import TrainingError
@@ -159,13 +160,17 @@ def plan_runs(
     )
     runs = [fft]
     if config.lora:
-        runs.append(replace(fft, name="lora", method="lora"))
+        runs.append(replace(fft, name="lora", method="lora", keep=config.lora.keep))
     block = config.subgroups or Subgroups()
     for name in groups:
         of_group = rows.in_group(name)
         size = len(of_group.labels)
         steps = steps_for(config, size, block.epochs, processes) if block.epochs else full
-        runs.append(TrainingRun(f"groups/{name}", block.method, steps, of_group, config.seed))
+        runs.append(
+            TrainingRun(
+                f"groups/{name}", block.method, steps, of_group, config.seed, keep=block.keep
+            )
+        )
     return [*runs, *further]
 
 
@@ -229,7 +234,7 @@ class _Family:
             ) from error
 
     def has(self, name: str) -> bool:
-        return name in self.record["runs"] and (self.folder / name / "config.json").is_file()
+        return name in self.record["runs"] and _is_whole(self.folder / name)
 
     def add(self, name: str, entry: dict[str, Any]) -> None:
         if name in self.of_soup:
@@ -253,9 +258,18 @@ class _Family:
             write_atomic(self.path, json.dumps(self.record, indent=2, ensure_ascii=False) + "\n")
 
 
+def _is_whole(folder: Path) -> bool:
+    """Whether a model or an adapter is there: folders appear complete, or not at all."""
+    return any((folder / name).is_file() for name in ("config.json", ADAPTER))
+
+
 def _settings(config: TrainConfig, data: str) -> dict[str, Any]:
-    """What decides the weights of every run, as it comes back from JSON."""
+    """What decides every run, as it comes back from JSON; without what keeps whole models, of
+    which earlier versions say nothing."""
     settings = config.model_dump(mode="json", exclude={"data", "save_every", "seeds"})
+    for name in ("lora", "subgroups"):
+        if settings[name] and settings[name]["keep"] == "model":
+            del settings[name]["keep"]
     text = json.dumps({**settings, "data_sha256": data}, sort_keys=True)
     return dict(json.loads(text))
 
@@ -289,7 +303,7 @@ def _one(run: TrainingRun, config: TrainConfig, family: _Family, progress: Progr
         return
     # A folder without an entry in train.json: killed between the two. The work is done.
     entry: dict[str, Any] = {"steps": run.steps}
-    if not (out / "config.json").is_file():
+    if not _is_whole(out):
         work = family.folder / ".work" / run.name.replace("/", "--")
         work.mkdir(parents=True, exist_ok=True)
         entry = finetune(run, config, family.folder / "base", out, work, progress)

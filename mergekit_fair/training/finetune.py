@@ -17,7 +17,7 @@ from mergekit_fair.evaluation.model_inputs import load_processor, open_inputs
 from mergekit_fair.evaluation.truncation import Truncation
 from mergekit_fair.files import placed, staged_folder, write_atomic
 from mergekit_fair.progress import Progress
-from mergekit_fair.training.kinds import TrainingKind
+from mergekit_fair.training.kinds import Kept, TrainingKind
 from mergekit_fair.training.train_config import TrainConfig
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class TrainingRun:
         rows: the training rows.
         seed: of their order and of dropout.
         seen: what is written beside the model about all rows that went into it.
+        keep: what is kept of it.
     """
 
     name: str
@@ -44,6 +45,7 @@ class TrainingRun:
     rows: Rows
     seed: int
     seen: TrainedRows | None = None
+    keep: Kept = "model"
 
 
 def finetune(
@@ -250,8 +252,10 @@ def _keeper(
 
 
 def _save(model: Any, run: TrainingRun, kind: TrainingKind, base: Path, folder: Path) -> None:
-    """Full weights that transformers loads, with their tokenizer or image processor."""
-    kind.full_weights(model, folder).save_pretrained(folder)
+    """Full weights that transformers loads, or an adapter for peft, with their tokenizer or image
+    processor."""
+    kept = model if run.keep == "adapter" else kind.full_weights(model, folder)
+    kept.save_pretrained(folder)
     load_processor(base, run.rows.kind).save_pretrained(folder)
     for place in (folder, *folder.glob("adapter")):
         if run.seen is not None:

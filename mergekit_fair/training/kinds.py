@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field
 
 from mergekit_fair.errors import TrainingError
 from mergekit_fair.merging.methods.head_policy import HEAD_MODULES, is_head
 from mergekit_fair.schema import Strict
+
+# What is kept of a model: all its weights, or the adapter that was trained, beside its base.
+Kept = Literal["model", "adapter"]
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -87,6 +90,7 @@ class Lora(TrainingKind):
 
     Attributes:
         targets: names of the linear layers to adapt; None finds the attention's query and value.
+        keep: of the LoRA baseline; groups' models have their own.
     """
 
     learning_rate: Positive = 3e-4
@@ -94,6 +98,7 @@ class Lora(TrainingKind):
     alpha: Positive = 16
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     targets: list[str] | None = None
+    keep: Kept = "model"
 
     @classmethod
     def unset(cls, learning_rate: float) -> Self:
@@ -105,7 +110,7 @@ class Lora(TrainingKind):
         from peft import LoraConfig, get_peft_model
 
         names = {name.split(".", 1)[0] for name, _ in model.named_parameters()}
-        return get_peft_model(
+        adapted = get_peft_model(
             model,
             LoraConfig(
                 r=self.rank,
@@ -115,6 +120,9 @@ class Lora(TrainingKind):
                 modules_to_save=sorted(names & HEAD_MODULES),
             ),
         )
+        if Path(base := str(model.name_or_path)).is_dir():  # found from anywhere
+            adapted.peft_config["default"].base_model_name_or_path = str(Path(base).resolve())
+        return adapted
 
     def full_weights(self, model: Any, folder: Path) -> Any:
         """Merged, with the adapter itself beside it in `adapter/`."""

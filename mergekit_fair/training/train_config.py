@@ -12,7 +12,7 @@ from mergekit_fair.data import DataSpec, spec_inside
 from mergekit_fair.errors import ConfigError
 from mergekit_fair.files import beside
 from mergekit_fair.schema import Strict, load_yaml, nearest, parse
-from mergekit_fair.training.kinds import KINDS, Lora, Positive, TrainingKind
+from mergekit_fair.training.kinds import KINDS, Kept, Lora, Positive, TrainingKind
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 
@@ -77,7 +77,9 @@ class Subgroups(Strict):
     """How the subgroup models are trained.
 
     Attributes:
-        method: a kind of `KINDS`: `fft` (full fine-tune) or `lora` (merged into full weights).
+        method: a kind of `KINDS`: `fft` (full fine-tune) or `lora`.
+        keep: of `lora`: `model`, the adapter merged into full weights, or `adapter` alone, which
+            recipes and sweeps take over the base.
         steps: `match` gives each as many optimiser steps as FFT takes.
         epochs: instead of `steps`, passes over the group's own rows.
         min_rows: a smaller group is an error.
@@ -85,6 +87,7 @@ class Subgroups(Strict):
     """
 
     method: str = "fft"
+    keep: Kept = "model"
     steps: Literal["match"] | None = None
     epochs: Positive | None = None
     min_rows: Annotated[int, Field(gt=0)] = 50
@@ -101,9 +104,11 @@ class Subgroups(Strict):
         return value
 
     @model_validator(mode="after")
-    def _one_length(self) -> Subgroups:
+    def _that_fit(self) -> Subgroups:
         if self.steps and self.epochs:
             raise ValueError("give steps: match or epochs: N, not both")
+        if self.keep == "adapter" and not issubclass(KINDS[self.method], Lora):
+            raise ValueError(f"keep: adapter is for method: lora; {self.method} has no adapter")
         return self
 
 

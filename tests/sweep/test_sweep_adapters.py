@@ -11,11 +11,14 @@ import tiny
 import torch
 import yaml
 from adapters import edit_weights, make_adapter
+from checkpoints import read
 from classifiers import write_causal
 from click.testing import CliRunner
 from mergekit.options import MergeOptions
 from refusals import refusal
+from rounding import same_bits
 
+from mergekit_fair.checkpoints.vector_folder import write_vector
 from mergekit_fair.cli import main
 from mergekit_fair.errors import CheckpointError, RecipeError
 from mergekit_fair.merging.methods.subgroup_task_addition import adapter_alone, addition_recipe
@@ -176,8 +179,34 @@ def test_an_adapter_over_another_model_than_the_sweeps_base(family: Path, tmp_pa
     refusal(sweep, CheckpointError, where=named, got=str(fft), fix="merge it into its base first")
 
 
-def test_heads_of_an_adapter(family: Path, tmp_path: Path) -> None:
-    head = {"of": ["lora"], "mu": 1, "grid": {"lambda": [1]}}
-    sweep = write_sweep(family, tmp_path, inject=None, controls=[], head=head)
-    command = ["sweep", sweep, "-o", tmp_path / "out", "--quiet"]
-    refusal(command, CheckpointError, where=tmp_path / "lora", fix="merge it into its base first")
+def test_a_fair_head_of_an_adapter_moves_its_head_alone(family: Path, tmp_path: Path) -> None:
+    """The backbone is that of the adapter on the base, to the bit."""
+    head = {"of": ["lora", "chosen"], "mu": 1, "grid": {"lambda": [1]}}
+    sweep = load_sweep(write_sweep(family, tmp_path, inject=None, controls=[], head=head))
+    _, planner = prepared(sweep, Silent())
+    base, vector = family / "run" / "base", tmp_path / "v"
+    moved = {"classifier.weight": torch.eye(2, 32)}
+    write_vector(vector, "blue, 1", moved, base)
+    lora, *_ = planner.baselines()
+    for point in (lora, planner.merges()[1]):
+        raw = planner.with_head(point, {str(vector): ("blue, 1", 0.5)}, 2.0)
+        assert raw is not None
+        assert point.recipe is not None
+        recipes = {"own": point.recipe, "head": Recipe.from_mapping(raw, "r.yml")}
+        for name, recipe in recipes.items():
+            merge_to_folder(recipe, tmp_path / point.id / name, MergeOptions(quiet=True))
+        own, fair = (read(tmp_path / point.id / name) for name in recipes)
+        for name, tensor in own.items():
+            expected = tensor + moved.get(name, torch.zeros(1))
+            assert torch.allclose(fair[name], expected, rtol=0, atol=1e-6)
+            assert same_bits(fair[name], tensor) is (name not in moved), name
+
+
+def test_heads_are_fitted_on_adapters(family: Path, tmp_path: Path) -> None:
+    """On a baseline that is one, and on a merge of some; each moves, or is said to stay."""
+    head = {"of": ["lora", "chosen"], "mu": 1, "grid": {"lambda": [1]}}
+    sweep = write_sweep(family, tmp_path, inject=None, controls=[], head=head, grid={"lambda": [1]})
+    results = run_sweep(load_sweep(sweep), tmp_path / "out", Silent())
+    moved = {point.label.split(" + head")[0] for point in results.points if point.kind == "head"}
+    stays = {text.split(" keeps")[0] for text in results.warnings if " keeps its head" in text}
+    assert moved | stays == {"lora", "λ=1"}

@@ -34,6 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         ({"training": {"arguments": {"seed": 3}}}, ["training.arguments: ", "seed"]),
         ({"subgroups": {"steps": "match", "epochs": 2}}, ["subgroups: ", "steps", "epochs"]),
+        ({"subgroups": {"keep": "adapter"}}, ["subgroups: ", "keep", "fft"]),
         ({"subgroups": {"only": []}}, ["yml: subgroups.only: list", "got []."]),
         ({"lora": {"rank": 0}}, ["yml: lora.rank: input", "got 0."]),
         ({"subgroups": True}, ["subgroups: ", "got True"]),

@@ -16,12 +16,14 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from adapters import is_close, theta
 from refusals import raises
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from mergekit_fair.data import Rows, load_rows
 from mergekit_fair.errors import CheckpointError, ConfigError, TrainingError
 from mergekit_fair.merging.in_memory import load_tensors
+from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.progress import Silent
 from mergekit_fair.training.base_model import file_sha256
 from mergekit_fair.training.family import (
@@ -138,6 +140,45 @@ def test_what_was_left_out_is_trained_later(family: Path, tmp_path: Path) -> Non
     train(without, out, Silent(), "cpu")
     with raises(TrainingError, "subgroups.epochs: 0.1 → ", where=out):
         train(config, out, Silent(), "cpu")
+
+
+def test_adapters_are_kept_as_they_are(family: Path, tmp_path: Path) -> None:
+    """What is trained is the same; what is there is not made anew, what a kill has left out is."""
+    out, config = tmp_path / "run", load_train_config(family / "train.yml")
+    shutil.copytree(family / "run", out, ignore=shutil.ignore_patterns("lora", "groups", "*.yml"))
+    record = json.loads((out / "train.json").read_text())
+    record["settings"] |= {"lora": False, "subgroups": False}
+    record["runs"] = {name: record["runs"][name] for name in ("base", "fft")}
+    (out / "train.json").write_text(json.dumps(record))
+    assert config.lora
+    adapters = config.model_copy(
+        update={
+            "lora": config.lora.model_copy(update={"keep": "adapter"}),
+            "subgroups": Subgroups(method="lora", keep="adapter", min_rows=20),
+        }
+    )
+    record = train(adapters, out, Silent(), "cpu")
+    assert list(record["runs"]) == list(MODELS)
+    assert (out / "groups" / "blue" / ".train_rows.npz").is_file()
+    own, merged = out / "lora", family / "run" / "lora"
+    files = [folder / "adapter_model.safetensors" for folder in (own, merged / "adapter")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert not (own / "config.json").exists()
+    AutoTokenizer.from_pretrained(own)
+    named = json.loads((own / "adapter_config.json").read_text())["base_model_name_or_path"]
+    assert Path(named) == (out / "base").resolve()
+    assert is_close(theta(out / "base", own), load_tensors(merged), rtol=1e-5, atol=1e-6)
+
+    shutil.rmtree(out / "groups" / "green")
+    before = (out / "groups" / "blue" / "adapter_model.safetensors").stat()
+    assert train(adapters, out, Silent(), "cpu")["runs"].keys() == record["runs"].keys()
+    assert (out / "groups" / "blue" / "adapter_model.safetensors").stat() == before
+    assert (out / "groups" / "green" / "adapter_config.json").is_file()
+    recipe = Recipe.load(out / "addition.yml")
+    assert all(model.lora for model in recipe.configuration().referenced_models()[1:])
+    whole = adapters.model_copy(update={"subgroups": Subgroups(method="lora", min_rows=20)})
+    with raises(TrainingError, "subgroups.keep", where=out):
+        train(whole, out, Silent(), "cpu")
 
 
 def test_two_trainings_in_one_folder_are_refused(family: Path, tmp_path: Path) -> None:

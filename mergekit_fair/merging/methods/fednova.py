@@ -26,6 +26,7 @@ from mergekit_fair.merging.methods.task_vector_method import (
     sparse_settings,
     subgroup_terms,
 )
+from mergekit_fair.merging.references import base_and_adapter
 from mergekit_fair.schema import parse_json, read_text
 
 # What `mergekit-fair train` writes, with the steps of every model below the folder.
@@ -66,7 +67,7 @@ class FedNova(TaskVectorMethod):
         for item in changed["models"]:
             parameters = parameters_of(item)
             if "group" in parameters and "steps" not in parameters:
-                file, steps = _steps(Path(str(item["model"])), where)
+                file, steps = _steps(_folder(str(item["model"])), where)
                 parameters["steps"] = steps
                 notes.append(f"steps of {parameters['group']}: {steps:g} (from {file})")
         return (changed, notes) if notes else None
@@ -84,6 +85,11 @@ class FedNova(TaskVectorMethod):
             election=parameters["sign_election"],
             **sparse_settings(parameters),
         )
+
+
+def _folder(model: str) -> Path:
+    """A model's own; of an adapter the adapter's."""
+    return Path(base_and_adapter(model, model)[1] or model)
 
 
 def _steps(model: Path, where: str) -> tuple[Path, float]:
