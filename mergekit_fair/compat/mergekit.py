@@ -97,27 +97,64 @@ def merge_adapters_by(merged: Callable[..., Any]) -> None:
     ModelReference.merged = watched
 
 
-def planned_tasks(config: Any, architecture: Any, options: Any) -> list[Any]:
-    """mergekit's plan of a merge to disk: the task that saves each output tensor, in order.
+@dataclass(frozen=True)
+class DiskPlan:
+    """mergekit's plan of a merge to disk.
 
-    Read of a task: `tensor_name`, `dtype`, and `tensor_task` with `gather_tensors` (`weight_info`,
-    `dtype`), `base_model`, `model_order`, `parameters` and `input_parameters`.
-
-    Private in what the tasks hold. A plan to disk, because `plan_in_memory` of 0.1.5 raises; no
-    file is opened for writing before a task's writer runs.
+    Attributes:
+        targets: all its tasks, those that save tensors first.
+        t: of every saved tensor where its layer lies, from 0 for the first to 1 for the last, which
+            is what layer gradients are evaluated at.
     """
-    from mergekit.io.tasks import LoaderCache, SaveTensor
+
+    targets: list[Any]
+    t: list[float]
+
+    @property
+    def saved(self) -> list[Any]:
+        """The tasks that save a tensor each, in the architecture's order.
+
+        Read of one: `tensor_name`, `dtype`, and `tensor_task` with `gather_tensors` (`weight_info`,
+        `dtype`), `base_model`, `model_order`, `parameters` and `input_parameters`.
+        """
+        return self.targets[: len(self.t)]
+
+    def execution_order(self) -> list[int]:
+        """Indices into `saved`, in the order in which mergekit's executor merges the tensors."""
+        from mergekit.graph import Executor
+
+        tensors = {id(save.tensor_task): index for index, save in enumerate(self.saved)}
+        schedule = Executor(self.targets).schedule.tasks
+        places = (tensors.get(id(handle.task())) for handle in schedule)
+        return [index for index in places if index is not None]
+
+
+def disk_plan(config: Any, architecture: Any, options: Any) -> DiskPlan:
+    """mergekit's plan of a merge to disk, without running it.
+
+    Private in what the tasks hold, and in `plan_tensor`, whose reader says where a layer lies. A
+    plan to disk, because `plan_in_memory` of 0.1.5 raises; no file is opened for writing before a
+    task's writer runs.
+    """
+    from mergekit.io.tasks import LoaderCache
     from mergekit.plan import MergePlanner
 
+    places: list[float] = []
+
+    class PlannerOfPlaces(MergePlanner):
+        def plan_tensor(self, weight: Any, weights_in: Any, models: Any, cfg_reader: Any) -> None:
+            before = len(self._tensors)
+            super().plan_tensor(weight, weights_in, models, cfg_reader)
+            places.extend([cfg_reader.t] * (len(self._tensors) - before))
+
     LoaderCache().setup(options)
-    planner = MergePlanner(
+    planner = PlannerOfPlaces(
         config,
         architecture,
         options=options,
         out_model_config=output_config(config, architecture, options),
     )
-    tasks = planner.plan_to_disk(out_path="")
-    return [task for task in tasks if isinstance(task, SaveTensor)]
+    return DiskPlan(planner.plan_to_disk(out_path=""), places)
 
 
 def forget_models() -> None:

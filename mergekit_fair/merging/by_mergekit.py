@@ -12,12 +12,13 @@ from mergekit.merge import run_merge
 
 from mergekit_fair.checkpoints.reader import open_folder, read_whole
 from mergekit_fair.compat.mergekit import forget_models
-from mergekit_fair.errors import CheckpointError
+from mergekit_fair.errors import CheckpointError, RecipeError
 from mergekit_fair.files import staged_folder
 from mergekit_fair.merging.adapters_by_peft import merged_adapters, settle_ties
 from mergekit_fair.merging.architecture import Architecture
 from mergekit_fair.merging.carried_files import carried_files
 from mergekit_fair.merging.gate import planned_by, serve
+from mergekit_fair.merging.measured_inputs import MeasuredInputs
 from mergekit_fair.merging.model_checks import (
     open_models,
     parts_of,
@@ -38,6 +39,7 @@ from mergekit_fair.merging.program import MergeSettings
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.result_checks import require_complete, require_loadable_result
 from mergekit_fair.merging.saved_config import complete_config
+from mergekit_fair.merging.stock_plan import is_random
 from mergekit_fair.progress import Progress
 
 
@@ -56,6 +58,7 @@ def merge_by_mergekit(
         staged_folder(out, overwrite=settings.overwrite, known=recorded) as folder,
         merged_adapters(options, out) as ready,
     ):
+        ready = _seeded(recipe, ready)
         models = stock_models(recipe, ready, allow_pickle=settings.allow_pickle)
         said, recipe = len(recipe.warnings), recipe.on_tensors(models.names)
         for warning in recipe.warnings[said:]:
@@ -63,6 +66,26 @@ def merge_by_mergekit(
         inputs = describe_inputs(models.folders, models.files, recipe)
         merge = _Merge(recipe, ready, models.folders, models.architecture, inputs, models.notes)
         merge.run(folder, out.name, progress)
+
+
+def _seeded(recipe: Recipe, options: Any) -> Any:
+    """With the seed that the recipe says, if it says one.
+
+    Raises:
+        RecipeError: the command says another one, of a recipe that was measured with its own.
+    """
+    own, given = recipe.random_seed, options.random_seed
+    if own is None or own == given or not is_random(recipe.method):
+        return options
+    if given is not None and MeasuredInputs.of(recipe) is not None:
+        raise RecipeError(
+            "was measured with another seed",
+            where=recipe.where,
+            got=f"--random-seed {given}",
+            allowed=own,
+            fix="leave --random-seed out, or leave out the recipe's fairness block",
+        )
+    return options if given is not None else options.model_copy(update={"random_seed": own})
 
 
 def merge_slices(

@@ -13,13 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mergekit.common import dtype_from_name
-from mergekit.io.tasks import GatherTensors
 from mergekit.options import MergeOptions
 
 from mergekit_fair.checkpoints.adapted import AdaptedCheckpoint, SlicedTensor
 from mergekit_fair.checkpoints.cache import CheckpointCache, LazyCheckpoint, Tensors, lookup
-from mergekit_fair.compat.mergekit import planned_tasks
 from mergekit_fair.errors import RecipeError
 from mergekit_fair.merging.methods.arithmetic import (
     ACCUMULATOR,
@@ -30,12 +27,12 @@ from mergekit_fair.merging.methods.arithmetic import (
 from mergekit_fair.merging.methods.formula import unequal
 from mergekit_fair.merging.methods.members import parameters_of
 from mergekit_fair.merging.methods.registry import is_own
-from mergekit_fair.merging.model_checks import stock_models
 from mergekit_fair.merging.parameters import explained
 from mergekit_fair.merging.plan_cache import PlanCache
 from mergekit_fair.merging.program import OutputTensor
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.references import base_and_adapter, local_path
+from mergekit_fair.merging.stock_plan import RandomStream, is_random
 
 Directions = dict[str, KeptDirection]
 
@@ -201,24 +198,27 @@ class Composer:
             self._kept = None
 
     def _stock(self, recipe: Recipe) -> Iterator[tuple[str, torch.Tensor]]:
-        """By the tasks that mergekit's planner makes for a merge to disk."""
-        config, options = recipe.configuration(), self.plans.options
-        models = stock_models(recipe, options)
-        with explained(recipe.where):
-            tasks = planned_tasks(config, models.architecture.info, options)
-        for task in tasks:
-            merge = task.tensor_task
-            gather: GatherTensors = merge.gather_tensors
+        """By mergekit's own tasks, which are planned once for all parameters."""
+        draws = RandomStream(recipe.random_seed if is_random(recipe.method) else None)
+        for tensor in self.plans.stock(recipe).at(recipe):
             inputs = {
-                model: _as(
-                    self._tensor(str(model), weight.name).cpu(),
-                    dtype_from_name(weight.force_dtype or gather.dtype),
-                )
-                for model, weight in gather.weight_info.items()
+                model: _as(found.cpu(), tensor.input_dtype(model))
+                for model, weight in tensor.inputs.items()
+                if (found := self._stored(str(model), weight)) is not None
             }
-            with explained(recipe.where):
-                merged = merge.execute(tensors=inputs)
-            yield task.tensor_name, _as(merged, dtype_from_name(task.dtype))
+            with explained(recipe.where), draws:
+                merged = tensor.merge.execute(tensors=inputs)
+            if merged is not None:  # mergekit leaves out what too few models have
+                yield tensor.name, _as(merged, tensor.dtype)
+
+    def _stored(self, model: str, weight: Any) -> torch.Tensor | None:
+        """A tensor by one of the names that mergekit knows for it; None if it may be missing."""
+        tensors = self.tensors(model)
+        names = (weight.name, *(weight.aliases or ()), *(weight.tied_names or ()))
+        name = next((name for name in names if name in tensors), None)
+        if name is None and weight.optional:
+            return None
+        return self._tensor(model, name or weight.name)
 
     def _tensor(self, model: str, name: str) -> torch.Tensor:
         return lookup(self.tensors(model), model, name).to(self.device)

@@ -64,7 +64,8 @@ class MeasuredInputs:
             str(said["measuring"]),
             {str(model): str(digest) for model, digest in inputs.items()},
         )
-        if found.point != point_id(found.kind, raw, found.inputs, found.measuring):
+        drawn = {} if recipe.random_seed is None else {"random_seed": recipe.random_seed}
+        if found.point != point_id(found.kind, raw, found.inputs, found.measuring, **drawn):
             raise RecipeError(
                 "is of another recipe: this one was changed after it was measured",
                 where=where,
@@ -96,7 +97,8 @@ def point_id(
         recipe: what is merged, whose `fairness` block does not count; None for a baseline.
         inputs: model → its fingerprint's digest.
         measuring: a digest of what models are asked, and how they are run.
-        apart: what else tells it from other points, such as the seed of random vectors.
+        apart: what else tells it from other points, such as the seed of random vectors, or of a
+            random method.
     """
     raw = None if recipe is None else {k: v for k, v in recipe.items() if k != "fairness"}
     models: dict[str, str] | list[str] = dict(inputs)

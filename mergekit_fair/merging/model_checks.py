@@ -210,6 +210,7 @@ class StockModels:
         folders: model, as text → its folder, the base's first.
         files: model, as text → the files of its weights.
         names: of the base's tensors, as they are stored and as mergekit plans them.
+        infos: of the base's tensors, as they are stored.
         notes: what looks like a mistake, one sentence each.
     """
 
@@ -217,6 +218,7 @@ class StockModels:
     folders: Mapping[str, Path]
     files: Mapping[str, tuple[Path, ...]]
     names: frozenset[str]
+    infos: Mapping[str, TensorInfo]
     notes: tuple[str, ...] = ()
 
 
@@ -262,7 +264,7 @@ def stock_models(recipe: Recipe, options: Any, *, allow_pickle: bool = False) ->
         architecture = stock_architecture(config, options, tensors, layout)
     names = frozenset(tensors) | weight_names(architecture, config.referenced_models()[0], options)
     files = {model: reader.files for model, reader in readers.items()}
-    return StockModels(architecture, folders, files, names, tuple(notes))
+    return StockModels(architecture, folders, files, names, tensors, tuple(notes))
 
 
 def _suspicions(

@@ -26,7 +26,7 @@ from mergekit.parameter_resolver import resolve_parameters
 from safetensors import SafetensorError
 
 from mergekit_fair.checkpoints.headers import TensorInfo
-from mergekit_fair.compat.mergekit import known_tensors, planned_tasks
+from mergekit_fair.compat.mergekit import disk_plan, known_tensors
 from mergekit_fair.errors import RecipeError, first_line
 from mergekit_fair.merging.methods.members import parameters_of
 from mergekit_fair.merging.recipe import OrderedConfiguration, Recipe
@@ -90,7 +90,7 @@ def bound_tensors(
     options = options.model_copy(update={"unsafe_truncate_embeddings": False})
     tensors_of = {model: infos[str(model)] for model in config.referenced_models()}
     with explained(recipe.where), known_tensors(tensors_of):
-        if _is_constant(config):
+        if is_constant(config):
             tensors = _alike(config, constant_parameters(recipe, spec), architecture, options)
         else:
             tensors = _one_by_one(config, spec, architecture, options)
@@ -104,7 +104,7 @@ def constant_parameters(recipe: Recipe, spec: MergeMethodSpec) -> Parameters | N
     Opens no file.
     """
     config = recipe.configuration()
-    if not _is_constant(config):
+    if not is_constant(config):
         return None
     base, *others = models_of(config)
     known = {str(model): model for model in config.referenced_models()}
@@ -203,7 +203,7 @@ def _one_by_one(
     """mergekit's plan, tensor by tensor."""
     tensors = []
     distinct: dict[str, Parameters] = {}
-    for task in planned_tasks(config, architecture, options):
+    for task in disk_plan(config, architecture, options).saved:
         merge: Any = task.tensor_task
         base = str(merge.base_model)
         others = [model for model in map(str, merge.model_order) if model != base]
@@ -232,7 +232,7 @@ def _bound(
     }
 
 
-def _is_constant(config: OrderedConfiguration) -> bool:
+def is_constant(config: OrderedConfiguration) -> bool:
     """Whether every parameter is one value for all tensors."""
     blocks = [config.parameters, *(item.parameters for item in config.models or ())]
     values = [value for block in blocks for value in (block or {}).values()]

@@ -31,20 +31,19 @@ from mergekit_fair.merging.methods.formula import (
 from mergekit_fair.merging.methods.head_policy import HeadPolicy
 from mergekit_fair.merging.methods.members import parameters_of
 from mergekit_fair.merging.methods.norms import merged_names, norms_of
-from mergekit_fair.merging.methods.registry import is_own, own_method
+from mergekit_fair.merging.methods.registry import own_method
 from mergekit_fair.merging.methods.task_vector_method import (
     TaskVectorMethod,
     TensorInputs,
 )
 from mergekit_fair.merging.model_checks import OpenModels, open_models, planned_architecture
+from mergekit_fair.merging.parameter_names import name_of
 from mergekit_fair.merging.parameters import (
     BoundTensor,
     Infos,
     Parameters,
     bound_tensors,
-    constant_parameters,
     explained,
-    models_of,
     replaced,
 )
 from mergekit_fair.merging.program import MergeProgram, OutputTensor
@@ -216,8 +215,8 @@ class MergePlan:
         raw = self.recipe.raw_with(settings)
         if settings:
             for key, value in settings.items():
-                name = key.partition(".")[0]
-                check_setting(self.method.spec, name, value, f"{self.recipe.where}: {key}")
+                where = f"{self.recipe.where}: {key}"
+                check_setting(self.method.spec, name_of(key), value, where)
             self._same_family(raw)
             self.method.check_recipe(raw, self.recipe.where)
         return raw
@@ -299,30 +298,6 @@ class MergePlan:
             )
         points = None if lambdas is None else tuple(lambdas)
         return MergeProgram(tuple(tensors), self._coefficients(formulas), points)
-
-
-def recipe_coefficients(recipe: Recipe) -> Coefficients:
-    """λ_g of a resolved recipe, without its models.
-
-    Returns:
-        `lambdas` is None where layers or tensors differ in them, where the method needs norms, and
-        for methods of other packages.
-    """
-    config = recipe.configuration()
-    if not is_own(recipe.method):
-        is_identity = parameters_of(recipe.raw).get("lambda") == 0
-        return Coefficients(str(config.referenced_models()[0]), None, is_identity)
-    base, *others = models_of(config)
-    method = own_method(recipe.method)
-    parameters = constant_parameters(recipe, method.spec)
-    if parameters is None:
-        return Coefficients(base, None, is_identity=False)
-    needs_norms = method.needs_norms(parameters)
-    norms = dict.fromkeys(others, 1.0) if needs_norms else None
-    formula = method.vectors(TensorInputs("", base, tuple(others), norms), parameters)
-    if needs_norms:
-        return Coefficients(str(formula.start), None, is_identity=not formula.moves)
-    return coefficients_of([formula], (base, *others))
 
 
 def _planned(

@@ -14,10 +14,11 @@ from mergekit.config import MergeConfiguration
 from mergekit_fair.errors import RecipeError
 from mergekit_fair.merging.methods.members import parameters_of
 from mergekit_fair.merging.methods.registry import is_own, own_method, spec_of
-from mergekit_fair.merging.recipe_check import check_recipe, parse_recipe, require_parameter
+from mergekit_fair.merging.parameter_names import find_parameter
+from mergekit_fair.merging.recipe_check import check_recipe, parse_recipe
 from mergekit_fair.merging.recipe_inputs import require_inputs, unmatched_filters
 from mergekit_fair.merging.recipe_keys import without_measurement
-from mergekit_fair.merging.references import found_beside, references
+from mergekit_fair.merging.references import found_beside, is_same_model, references
 from mergekit_fair.schema import dump_yaml, read_text
 
 
@@ -101,6 +102,17 @@ class Recipe:
         return str(self.raw["merge_method"])
 
     @property
+    def random_seed(self) -> int | None:
+        """What a random method of mergekit draws from, as `fairness: {random_seed: 0}` says."""
+        seed = (self.raw.get("fairness") or {}).get("random_seed")
+        return None if seed is None else int(seed)
+
+    def with_random_seed(self, seed: int) -> Recipe:
+        """A copy that says what a random method draws from."""
+        fairness = {**(self.raw.get("fairness") or {}), "random_seed": seed}
+        return Recipe.from_mapping({**self.raw, "fairness": fairness}, self.where)
+
+    @property
     def is_sliced(self) -> bool:
         """Whether it puts layers together, with `slices` or `modules`."""
         return bool(self.raw.get("slices") or self.raw.get("modules"))
@@ -151,6 +163,19 @@ class Recipe:
             if (name := parameters_of(item).get("group"))
         }
 
+    def vectors(self) -> dict[str, str]:
+        """Name → model, of all whose task vector is added: what a random control replaces.
+
+        A model's name is its group, or its place among the models (`model 2`). The target of an
+        injection is no such vector.
+        """
+        base, found = str(self.raw.get("base_model")), {}
+        for place, item in enumerate(self.raw.get("models") or (), start=1):
+            model, parameters = str(item["model"]), parameters_of(item)
+            if not is_same_model(model, base) and parameters.get("role") != "target":
+                found[str(parameters.get("group") or f"model {place}")] = model
+        return found
+
     def resolved(self) -> Recipe:
         """The recipe with what its method finds out before a merge filled in.
 
@@ -175,17 +200,19 @@ class Recipe:
         return replace(Recipe.from_mapping(raw, self.where), notes=tuple(notes))
 
     def with_settings(self, settings: Mapping[str, float | str]) -> Recipe:
-        """A copy with `lambda`, `weight.<group>` or `worst` set.
+        """A copy with some of its parameters set.
 
         >>> raw = {"merge_method": "task_negation", "base_model": "b", "models": [{"model": "a"}]}
         >>> recipe = Recipe.from_mapping(raw, "negation.yml")
         >>> recipe.with_settings({"lambda": 0.5}).raw["parameters"]
         {'lambda': 0.5}
 
+        Args:
+            settings: name in the grammar of `parameter_names` (`lambda`, `weight.<group>`, `t[2]`),
+                or `worst` → value.
+
         Raises:
-            RecipeError: `weight.<group>` of a group that the recipe does not have, another name
-                with a dot, a parameter that the method does not have, or one whose gradient or
-                filter a number would erase.
+            RecipeError: as `find_parameter`; a value that the method does not take.
         """
         return Recipe.from_mapping(self.raw_with(settings), self.where)
 
@@ -193,47 +220,13 @@ class Recipe:
         """The mapping of `with_settings`, whose values are not checked yet.
 
         Raises:
-            RecipeError: as `with_settings`.
+            RecipeError: as `find_parameter`.
         """
         raw, spec = without_measurement(self.raw), spec_of(self.method)
         raw["parameters"] = dict(parameters_of(raw))
         for key, value in settings.items():
-            parameters, name = raw["parameters"], key
-            if key == "weight" or "." in key:
-                name, _, group = key.partition(".")
-                parameters = self._group_parameters(raw, name, group)
-            if isinstance(parameters.get(name), (list, dict)):
-                raise RecipeError(
-                    f"{key} is a gradient or filter; a number in its place would erase it",
-                    where=self.where,
-                    fix=f"give {key} as a number in the recipe, or sweep another parameter",
-                )
-            require_parameter(spec, name, f"{self.where}: parameters")
-            parameters[name] = value
+            raw = find_parameter(raw, spec, key, self.where).set(raw, value)
         return raw
-
-    def _group_parameters(self, raw: dict[str, Any], name: str, group: str) -> dict[str, Any]:
-        """Fresh parameters of the model of `group` in `raw`, for a setting `<name>.<group>`."""
-        if name != "weight":
-            raise RecipeError(
-                "only weights are set per group",
-                where=self.where,
-                got=f"{name}.{group}",
-                fix=f"write weight.{group}",
-            )
-        models = list(raw.get("models") or ())
-        for index, item in enumerate(models):
-            if parameters_of(item).get("group") == group:
-                parameters = dict(parameters_of(item))
-                models[index] = {**item, "parameters": parameters}
-                raw["models"] = models
-                return parameters
-        raise RecipeError(
-            "weight of a group that the recipe does not have",
-            where=self.where,
-            got=group,
-            allowed=list(self.groups()),
-        )
 
 
 def family(raw: Mapping[str, Any]) -> str:

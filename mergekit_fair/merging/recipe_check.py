@@ -162,6 +162,14 @@ def _shapes(raw: dict[str, Any], where: str, unread: Unread) -> None:
     if fairness is not None and not isinstance(fairness, dict):
         error = RecipeError("must be a mapping", where=f"{where}: fairness", got=fairness)
         unread.say(error, "is not a mapping, and nothing reads it")
+    seed = fairness.get("random_seed") if isinstance(fairness, dict) else None
+    if seed is not None and (type(seed) is not int or not 0 <= seed < 2**32):
+        raise RecipeError(
+            "is not a seed",
+            where=f"{where}: fairness.random_seed",
+            got=seed,
+            allowed="a whole number from 0 to 4294967295",
+        )
 
 
 def _dtype(name: Any, where: str) -> None:

@@ -28,6 +28,8 @@ FAIRNESS = (
     *("tool", "task", "rule", "selected_on", "feasible", "validation"),
     "not_chosen",
     *MEASURED,
+    # What random methods draw from, where the command is not told --random-seed.
+    "random_seed",
 )
 
 # What people write where mergekit reads it off the model's name.
@@ -118,10 +120,16 @@ def blocks(value: Any, kind: str, where: str) -> Iterator[Block]:
 
 
 def without_measurement(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe's mapping without what a sweep has said about it: for one that is to be changed."""
+    """A recipe's mapping without what a sweep has said about it: for one that is to be changed.
+
+    The seed of random methods stays: it decides the weights.
+    """
     block = raw.get("fairness")
-    is_measured = isinstance(block, dict) and any(key in block for key in MEASURED)
-    return {key: value for key, value in raw.items() if not (is_measured and key == "fairness")}
+    if not isinstance(block, dict) or not any(key in block for key in MEASURED):
+        return dict(raw)
+    left = {key: value for key, value in raw.items() if key != "fairness"}
+    kept = {key: block[key] for key in ("random_seed",) if key in block}
+    return left | ({"fairness": kept} if kept else {})
 
 
 class Unread:

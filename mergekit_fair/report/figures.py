@@ -13,23 +13,24 @@ from mergekit_fair.escaping import one_line
 from mergekit_fair.evaluation.evaluate import Evaluation
 from mergekit_fair.fairness.metrics import METRICS
 from mergekit_fair.files import write_together
+from mergekit_fair.report.sweep_axis import lines_over, number_on, swept_axis
 from mergekit_fair.report.sweep_tables import CHANGES, WORSE, group_labels, transfer_cell
 from mergekit_fair.sweep.record import PointResult
 from mergekit_fair.sweep.results import SweepResults, TransferRecord
+from mergekit_fair.sweep.swept_settings import symbol
 
 _PANELS = ("acc", "dpd", "eod", "selection_rate")
 _SERIES = {
-    "merge": ("subgroup addition", "C0"),
+    "merge": ("merges", "C0"),
     "injection": ("injection", "C1"),
     "search": ("search", "C6"),
+    "candidate": ("candidates", "C3"),
     "head": ("fair head", "mediumvioletred"),
     "control": ("random control", "0.6"),
     "cutoff": ("another threshold for all", "darkcyan"),
     "refit": ("balanced refit", "tan"),
     "thresholds": ("group thresholds (need group labels)", "C8"),
 }
-# λ is always 1 in a search; a head has one for every target and μ.
-_WITHOUT_CURVE = ("search", "head")
 # Of baselines: colours first, then lines and markers, so that none looks like another.
 _COLOURS = ("k", "C2", "C4", "C5", "C7", "C9")
 _LINES, _MARKERS = ("--", "-.", ":", (0, (1, 3))), ("s", "D", "^", "v")
@@ -106,16 +107,18 @@ def _written(made: Mapping[str, bytes], folder: Path) -> list[Path]:
 
 
 def _curves(figure: Any, results: SweepResults) -> None:
-    """Metrics over λ: bands are the intervals, lines the baselines, hatches degenerate points."""
-    points = _measured(results)
+    """Metrics over the number that the grid varies most: bands are the intervals, lines the
+    baselines, hatches degenerate points."""
+    points, axis = _measured(results), swept_axis(results.points)
+    numbers = [x for point, _ in points if (x := number_on(axis, point)) is not None]
+    width = 0.03 * ((max(numbers) - min(numbers)) or 1.0) if numbers else 0.0
     panels = figure.subplots(2, 2, sharex=True).ravel()
     for axes, name in zip(panels, _PANELS, strict=True):
         for kind, (label, colour) in _SERIES.items():
-            if kind in _WITHOUT_CURVE:
-                continue
             of_kind = [point for point, _ in points if point.kind == kind]
-            for worst, series in _by_worst(of_kind).items():
-                _series(axes, series, name, one_line(f"{label} {worst}".strip()), colour)
+            for words, series in lines_over(axis, of_kind):
+                shown = None if words is None else one_line(f"{label} {words}".strip())
+                _series(axes, series, (axis, name), shown, colour)
         for point, look in _baselines(points):
             value = point.value(name)
             if value is not None:
@@ -123,16 +126,16 @@ def _curves(figure: Any, results: SweepResults) -> None:
                     value, color=look["color"], linestyle=look["line"], linewidth=1,
                     label=one_line(point.label),
                 )  # fmt: skip
-        for x in (point.lambda_ for point, evaluation in points if evaluation.degenerate):
-            if x is not None:
-                axes.axvspan(x - 0.03, x + 0.03, facecolor="none", edgecolor="0.7", hatch="////")
+        for point, evaluation in points:
+            x = number_on(axis, point)
+            if evaluation.degenerate and x is not None:
+                axes.axvspan(x - width, x + width, facecolor="none", edgecolor="0.7", hatch="////")
         for point in _chosen(results):
-            if point.kind not in _WITHOUT_CURVE:
-                _star(axes, point.lambda_, point.value(name), point)
+            _star(axes, number_on(axis, point), point.value(name), point)
         axes.set_title(METRICS[name].title)
         axes.grid(alpha=0.3)
     for axes in panels[2:]:
-        axes.set_xlabel("λ")
+        axes.set_xlabel(one_line(symbol(axis)))
     _legend(figure, panels[0])
     is_hatched = any(evaluation.degenerate for _, evaluation in points)
     figure.suptitle(
@@ -141,12 +144,16 @@ def _curves(figure: Any, results: SweepResults) -> None:
     )
 
 
-def _series(axes: Any, series: Sequence[PointResult], name: str, label: str, colour: str) -> None:
-    """One line with its band; hollow points are degenerate."""
+def _series(
+    axes: Any, series: Sequence[PointResult], over: tuple[str, str], label: str | None, colour: str
+) -> None:
+    """One line with its band, of a metric over a number; hollow points are degenerate."""
+    axis, name = over
+    placed = [(x, point) for point in series if (x := number_on(axis, point)) is not None]
     known = [
-        (point.lambda_, point.interval(name), point.require_measured().degenerate)
-        for point in sorted(series, key=lambda point: point.lambda_ or 0.0)
-        if point.lambda_ is not None and point.value(name) is not None
+        (x, point.interval(name), point.require_measured().degenerate)
+        for x, point in sorted(placed, key=lambda pair: pair[0])
+        if point.value(name) is not None
     ]
     if not known:
         return
@@ -162,11 +169,11 @@ def _series(axes: Any, series: Sequence[PointResult], name: str, label: str, col
 
 def _pareto(figure: Any, results: SweepResults) -> None:
     """Accuracy against DPD and EOD; the upper left is better; hollow points are degenerate."""
-    points = _measured(results)
+    points, axis = _measured(results), swept_axis(results.points)
     for axes, name in zip(figure.subplots(1, 2, sharey=True), ("dpd", "eod"), strict=True):
         for kind, (label, colour) in _SERIES.items():
             of_kind = [point for point, _ in points if point.kind == kind]
-            _scatter(axes, of_kind, name, label, colour)
+            _scatter(axes, of_kind, (axis, name), label, colour)
         for point, look in _baselines(points):
             axes.errorbar(
                 point.value(name), point.value("acc"), **_errors(point, name), fmt=look["marker"],
@@ -178,10 +185,15 @@ def _pareto(figure: Any, results: SweepResults) -> None:
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("accuracy")
     _legend(figure, figure.axes[0])
-    figure.suptitle(one_line(f"{results.task}, {results.selected_on} rows; numbers are λ"))
+    is_numbered = any(number_on(axis, point) is not None for point, _ in points)
+    numbers = f"; numbers are {symbol(axis)}" if is_numbered else ""
+    figure.suptitle(one_line(f"{results.task}, {results.selected_on} rows{numbers}"))
 
 
-def _scatter(axes: Any, series: Sequence[PointResult], name: str, label: str, colour: str) -> None:
+def _scatter(
+    axes: Any, series: Sequence[PointResult], over: tuple[str, str], label: str, colour: str
+) -> None:
+    axis, name = over
     shown = [p for p in series if None not in (p.value(name), p.value("acc"))]
     for number, point in enumerate(shown):
         at = (point.value(name), point.value("acc"))
@@ -190,10 +202,9 @@ def _scatter(axes: Any, series: Sequence[PointResult], name: str, label: str, co
             *at, "o", color=colour, ms=5, mfc="none" if hollow else colour,
             label=label if number == 0 else None,
         )  # fmt: skip
-        if point.lambda_ is not None and point.kind not in _WITHOUT_CURVE:
-            axes.annotate(
-                f"{point.lambda_:g}", at, xytext=(3, 3), textcoords="offset points", fontsize=7
-            )
+        x = number_on(axis, point)
+        if x is not None:
+            axes.annotate(f"{x:g}", at, xytext=(3, 3), textcoords="offset points", fontsize=7)
 
 
 def _legend(figure: Any, axes: Any) -> None:
@@ -230,13 +241,6 @@ def _baselines(
                 "marker": _MARKERS[turn % len(_MARKERS)],
             },
         )
-
-
-def _by_worst(points: Sequence[PointResult]) -> dict[str, list[PointResult]]:
-    series: dict[str, list[PointResult]] = {}
-    for point in points:
-        series.setdefault(str(point.settings.get("worst", "")), []).append(point)
-    return series
 
 
 def _errors(point: PointResult, name: str) -> dict[str, Any]:

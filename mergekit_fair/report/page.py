@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _TEMPLATES = Path(__file__).parent / "templates"
 _PICTURES = {
     "curves": (
-        "Accuracy, DPD, EOD and selection rate over λ",
+        "Accuracy, DPD, EOD and selection rate over what the grid sets",
         "Bands are intervals, dashed lines the baselines{star}.",
     ),
     "pareto": (

@@ -15,11 +15,12 @@ from mergekit_fair.fairness.metrics import GROUP_RATES, HEADLINE_GAPS, MATCHED, 
 from mergekit_fair.report.tables import Cell, Row, Table, interval_cell, value_text
 from mergekit_fair.report.verdict_text import difference_cell
 from mergekit_fair.sweep.differences import compared_as
-from mergekit_fair.sweep.record import PointResult
+from mergekit_fair.sweep.record import INJECTED, PointResult
 from mergekit_fair.sweep.results import DifferenceRecord, SweepResults, TransferRecord, WorstRecord
 
 # Changes of a transfer matrix, and which way they are worse for the group.
 WORSE = {"harm": 1, "acc": -1}
+EFFECTIVE = "λ_eff"
 CHANGES = {"harm": "change of the mean of one-vs-rest DPD and EOD", "acc": "change of accuracy"}
 
 
@@ -37,7 +38,7 @@ def points_table(
     metrics, task = ordered_metrics(results.selected.rule), task or results.task
     titles = [metric.title for metric in metrics]
     matched = [f"{METRICS[name].title}, level matched" for name in HEADLINE_GAPS]
-    rows = []
+    has_sums, rows = _has_sums(points), []
     for point in points:
         evaluation = point.evaluations.get(task)
         if evaluation is None:
@@ -49,13 +50,13 @@ def points_table(
             interval_cell(point.interval(f"{task}/level_matched.{n}")) if is_matched else Cell("")
             for n in HEADLINE_GAPS
         ]
-        kind, effective = Cell(point.kind), Cell(_effective(point))
-        rows.append(_point_row(results, point, task, [kind, effective, *cells]))
+        about = [Cell(point.kind), *([Cell(_effective(point))] if has_sums else [])]
+        rows.append(_point_row(results, point, task, [*about, *cells]))
     split = next((point.split for point in points), "")
     return Table(
         caption=f"{task}, {split} rows",
         corner="model",
-        columns=["kind", "λ_eff", *titles, *matched],
+        columns=["kind", *([EFFECTIVE] if has_sums else []), *titles, *matched],
         sections=[("", rows)],
         foot=_foot(points, task),
     )
@@ -66,7 +67,7 @@ def brief_points_table(results: SweepResults, points: Sequence[PointResult]) -> 
     metrics, task = ordered_metrics(results.selected.rule), results.task
     headline = [metric for metric in metrics if metric.headline]
     others = [metric for metric in metrics if not metric.headline]
-    rows = []
+    has_sums, rows = _has_sums(points), []
     for point in points:
         evaluation = point.evaluations.get(task)
         if evaluation is None:
@@ -79,7 +80,8 @@ def brief_points_table(results: SweepResults, points: Sequence[PointResult]) -> 
             for name in HEADLINE_GAPS
         ]
         cells += [Cell(value_text(point.value(metric.name))) for metric in others]
-        rows.append(_point_row(results, point, task, [Cell(_effective(point)), *cells]))
+        effective = [Cell(_effective(point))] if has_sums else []
+        rows.append(_point_row(results, point, task, [*effective, *cells]))
     names = [
         *(m.name for m in headline),
         *(f"{n}=" for n in HEADLINE_GAPS),
@@ -88,10 +90,10 @@ def brief_points_table(results: SweepResults, points: Sequence[PointResult]) -> 
     return Table(
         caption="",
         corner="model",
-        columns=["λ_eff", *names],
+        columns=[*([EFFECTIVE] if has_sums else []), *names],
         sections=[("", rows)],
         foot=_foot(points, task),
-        needed=1 + len(headline) + len(HEADLINE_GAPS),
+        needed=has_sums + len(headline) + len(HEADLINE_GAPS),
     )
 
 
@@ -108,6 +110,11 @@ def _point_row(results: SweepResults, point: PointResult, task: str, cells: Sequ
 
 def _error_row(point: PointResult) -> Row:
     return Row(point.label, [Cell(point.error or "not measured on this task")], minor=True)
+
+
+def _has_sums(points: Sequence[PointResult]) -> bool:
+    """Whether any point is a sum of task vectors, of which λ_eff says how much is added."""
+    return any(point.lambda_eff is not None for point in points)
 
 
 def _effective(point: PointResult) -> str:
@@ -260,7 +267,8 @@ def group_labels(transfer: TransferRecord) -> list[str]:
 
 
 def results_csv(results: SweepResults) -> str:
-    """Every point as one CSV row, by the deciding task; undefined values are empty.
+    """Every point as one CSV row, by the deciding task; undefined values are empty. The last
+    columns are what the grid sets beside λ.
 
     Rows of the report split end with what the chosen point differs from them by.
     """
@@ -269,6 +277,8 @@ def results_csv(results: SweepResults) -> str:
     columns = ["id", "kind", "label", "split", "lambda", "lambda_eff", "selected"]
     columns += [f"{name}{suffix}" for name in names for suffix in _PARTS]
     columns += [*matched, "degenerate", "saturated", "error", *_difference_columns({})]
+    settings = settings_of_grid(results.points)
+    columns += settings
     out = io.StringIO()
     writer = csv.DictWriter(out, columns, lineterminator="\n")
     writer.writeheader()
@@ -276,6 +286,7 @@ def results_csv(results: SweepResults) -> str:
         for point in points:
             row: dict[str, Any] = {name: getattr(point, name) for name in ("id", "kind", "label")}
             row |= {"split": point.split, "lambda": point.lambda_, "lambda_eff": point.lambda_eff}
+            row |= {name: point.settings.get(name) for name in settings}
             row |= {"selected": point.id == results.selected.id, "error": point.error}
             evaluation = point.evaluation
             if evaluation is not None:
@@ -286,6 +297,12 @@ def results_csv(results: SweepResults) -> str:
             row |= _difference_columns(comparison.get(compared_as(point.kind, point.label), {}))
             writer.writerow({name: in_spreadsheet(value) for name, value in row.items()})
     return out.getvalue()
+
+
+def settings_of_grid(points: Sequence[PointResult]) -> list[str]:
+    """The numbers that a grid or search sets beside λ, by their names in the sweep file."""
+    names = (name for p in points if p.kind in ("merge", "search") for name in p.settings)
+    return [name for name in dict.fromkeys(names) if name != "lambda" and INJECTED not in name]
 
 
 _PARTS = {"": "value", "_low": "low", "_high": "high"}

@@ -168,7 +168,7 @@ def _require_choice(folder: Path, results: SweepResults) -> None:
 
     def measure(tied: Sequence[PointResult]) -> Nearness:
         """As it was measured: the models may be gone."""
-        known = {point.id: said.distances.get(point.label, math.inf) for point in tied}
+        known = {p.id: said.distances[p.label] for p in tied if p.label in said.distances}
         return Nearness(known, said.nearest or "")
 
     def answers(point: PointResult) -> Mapping[str, Predictions]:

@@ -3,13 +3,14 @@
 Of θ = θ₀ + Σ_g λ_g Δ_g and θ_ref = θ₀ + Δ_ref the distance is √(dᵀKd) with d = λ − e_ref, K = VᵀV
 over the vectors of the groups and of the baseline: one pass over the files for any number of points
 (METHODS §8: ties go to the point nearest FFT). A fair head adds h in a few tensors:
-√(dᵀKd + 2⟨Vd, h⟩ + ‖h‖²), with Vd read of these tensors alone.
+√(dᵀKd + 2⟨Vd, h⟩ + ‖h‖²), with Vd read of these tensors alone. Points that are no such sum are
+composed once more.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,12 +20,13 @@ from mergekit_fair.checkpoints.geometry import displacement
 from mergekit_fair.checkpoints.reader import read_whole
 from mergekit_fair.checkpoints.vector_folder import is_vector_folder, read_vector
 from mergekit_fair.errors import FairError
+from mergekit_fair.merging.in_memory import Composer
 from mergekit_fair.merging.methods.head_policy import HeadPolicy
 from mergekit_fair.merging.methods.members import parameters_of
 from mergekit_fair.merging.methods.subgroup_task_addition import addition_recipe
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.references import own_folder
-from mergekit_fair.progress import Progress
+from mergekit_fair.progress import Progress, bar
 from mergekit_fair.sweep.input_models import opened
 from mergekit_fair.sweep.points import Planner, Point
 from mergekit_fair.sweep.record import PointResult
@@ -65,14 +67,12 @@ class Distances:
                 heads_of[point.id] = vectors
                 step = {model: value for model, value in step.items() if model not in vectors}
             if step is None:
-                return Nearness.by_size(
-                    tied, f"{point.label} is no sum of task vectors, each with one λ"
-                )
+                return self._composed(tied, reference)
             steps[point.id] = step
         others = [recipes[point.id] for point in tied if point.id not in heads_of]
         heads = {_head_policy(recipe) for recipe in others} or {HeadPolicy.MERGE.value}
         if len(heads) > 1:
-            return Nearness.by_size(tied, "their heads are merged in different ways")
+            return self._composed(tied, reference)
         base, own = _place(self.planner.models()[0]), _place(reference.model)
         models = sorted({own, *(model for step in steps.values() for model in step)} - {base})
         away = np.array([float(model == own) for model in models])
@@ -88,6 +88,25 @@ class Distances:
                 distances[name] = _with_head(distances[name], base, away_by, added)
         except FairError as error:
             return Nearness.by_size(tied, f"the task vectors cannot be measured: {error.problem}")
+        return Nearness(distances, f"is the nearest to {reference.label} in weights")
+
+    def _composed(self, tied: Sequence[PointResult], reference: Point) -> Nearness:
+        """Of merges that are no sums: each is composed once more, and compared tensor by tensor."""
+        composer, points = self.planner.composer(), {point.id: point for point in self.points}
+        distances = {}
+        try:
+            start = dict(_weights_of(composer, reference))
+            with bar(self.progress, "distances of the tied points", len(tied)) as advance:
+                for one in tied:
+                    squared = 0.0
+                    for name, tensor in _weights_of(composer, points[one.id]):
+                        if tensor.is_floating_point() and name in start:
+                            moved = tensor.double() - start[name].to(tensor.device).double()
+                            squared += float((moved**2).sum())
+                    distances[one.id] = math.sqrt(squared)
+                    advance(1)
+        except FairError as error:
+            return Nearness.by_size(tied, f"they cannot be measured: {error.problem}")
         return Nearness(distances, f"is the nearest to {reference.label} in weights")
 
     def _weights(self, recipe: Recipe) -> Mapping[str, float] | None:
@@ -110,6 +129,12 @@ class Distances:
         raw["parameters"]["head"] = heads
         recipe = Recipe.from_mapping(raw, "distances of the tied points")
         return recipe_vectors(recipe, self.planner.options, self.progress).geometry.gram
+
+
+def _weights_of(composer: Composer, point: Point) -> Iterable[tuple[str, torch.Tensor]]:
+    if point.whole is not None or point.recipe is None:
+        return composer.tensors(str(point.whole)).items()
+    return composer.compose(point.recipe)
 
 
 def _with_head(

@@ -24,7 +24,7 @@ from mergekit_fair.merging.config_checks import differing_settings
 from mergekit_fair.merging.references import base_and_adapter
 from mergekit_fair.progress import Progress
 
-_MEASURE_APART = "leave it out of the baselines, and measure it with `mergekit-fair eval`"
+_MEASURE_APART = "leave it out of the sweep, and measure it with `mergekit-fair eval`"
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def is_adapter(name: str, base: str) -> bool:
 
 
 def require_fitting(base: str, *others: str) -> None:
-    """Check that baselines have the base's tensors, as transformers loads them.
+    """Check that finished models have the base's tensors, as transformers loads them.
 
     Raises:
         CheckpointError: names the model and the first tensors that differ.
@@ -120,7 +120,7 @@ def opened(name: str, base: str) -> Iterator[Reader]:
 
 
 def _require_same_reading(base: str, other: str) -> None:
-    """A baseline's weights are run in the base's architecture, on the base's tokens.
+    """A finished model's weights are run in the base's architecture, on the base's tokens.
 
     Raises:
         CheckpointError: by its own files they would say something else.

@@ -58,7 +58,7 @@ class LocalExecutor:
     """One worker in this process, made when the first job comes."""
 
     def __init__(self, sweep: Sweep, evaluator: Evaluator, base: str, progress: Progress) -> None:
-        self._settings = (evaluator, base, sweep.config.evaluate.device, sweep.recipe.groups())
+        self._settings = (evaluator, base, sweep.config.evaluate.device, sweep.recipe.vectors())
         self._seed, self._progress = sweep.config.seed, progress
         self._worker: PointWorker | None = None
 

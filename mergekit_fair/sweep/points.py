@@ -13,25 +13,29 @@ from mergekit.options import MergeOptions
 
 from mergekit_fair.errors import ConfigError
 from mergekit_fair.merging.grid import MOST_POINTS
+from mergekit_fair.merging.in_memory import Composer
 from mergekit_fair.merging.measured_inputs import point_id
 from mergekit_fair.merging.methods.formula import Coefficients
 from mergekit_fair.merging.methods.members import parameters_of
-from mergekit_fair.merging.methods.registry import is_own
+from mergekit_fair.merging.methods.registry import is_own, spec_of
 from mergekit_fair.merging.methods.subgroup_task_addition import (
     adapter_alone,
     addition_recipe,
 )
 from mergekit_fair.merging.methods.worst_group_injection import injection_recipe
-from mergekit_fair.merging.plan import recipe_coefficients
+from mergekit_fair.merging.parameter_names import name_of
 from mergekit_fair.merging.plan_cache import PlanCache
 from mergekit_fair.merging.recipe import Recipe
+from mergekit_fair.merging.recipe_coefficients import recipe_coefficients
 from mergekit_fair.merging.references import own_folder
+from mergekit_fair.merging.stock_plan import is_random
 from mergekit_fair.progress import Progress
 from mergekit_fair.schema import digest_of_json
 from mergekit_fair.sweep.head_block import MEMBER
 from mergekit_fair.sweep.input_models import input_model, is_adapter, require_fitting
 from mergekit_fair.sweep.record import INJECTED, PlannedPoint, PointKind
 from mergekit_fair.sweep.sweep_config import Sweep
+from mergekit_fair.sweep.swept_settings import WEIGHT, corners, short_names, symbol
 
 _FLOAT64 = 8
 
@@ -42,8 +46,9 @@ class Point:
 
     Attributes:
         planned: what is written about it.
-        recipe: what to compose; None for a baseline that is a whole model.
-        model: the folder of a baseline, or of an adapter that is one; None otherwise.
+        recipe: what to compose, and to write if it is chosen; None for a baseline that is a whole
+            model.
+        model: the folder of a baseline or candidate; None otherwise.
     """
 
     planned: PlannedPoint
@@ -61,6 +66,12 @@ class Point:
     @property
     def label(self) -> str:
         return self.planned.label
+
+    @property
+    def whole(self) -> str | None:
+        """The folder of a model that is run as it is; None of what is composed."""
+        is_copy = self.recipe is None or self.recipe.method == "passthrough"
+        return self.model if is_copy else None
 
     @property
     def models(self) -> list[str]:
@@ -94,15 +105,19 @@ class Planner:
         self.measuring = digest_of_json(about)
         base, *_ = listed = self.models()
         self._inputs = {model: input_model(model, base, progress) for model in listed}
-        require_fitting(base, *sweep.config.baselines.values())
+        require_fitting(base, *self.finished())
         self.options = MergeOptions(
             quiet=True, trust_remote_code=sweep.config.evaluate.trusts_remote_code
         )
         self._plans = PlanCache(self.options)
+        self._tried: set[str] = set()  # recipes of mergekit's methods, as text
         # Labels that points of other kinds must not have.
         self._reserved: dict[str, PointKind] = {}
         self._reserved |= {point.label: point.kind for point in self.baselines()}
+        self._reserved |= {point.label: point.kind for point in self.candidates()}
         self._reserved |= {point.label: point.kind for point in self.merges()}
+        for corner in corners(sweep.ranges):
+            self.searched(corner)  # what the method refuses of it, it refuses here
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -122,8 +137,13 @@ class Planner:
         """The base first, then every other folder that the sweep reads."""
         raw = self._sweep.recipe.raw
         listed = [str(item["model"]) for item in raw.get("models") or ()]
-        baselines = self._sweep.config.baselines.values()
-        return list(dict.fromkeys([str(raw.get("base_model") or listed[0]), *listed, *baselines]))
+        base = str(raw.get("base_model") or listed[0])
+        return list(dict.fromkeys([base, *listed, *self.finished()]))
+
+    def finished(self) -> list[str]:
+        """The models that are run as they are: baselines and candidates."""
+        config = self._sweep.config
+        return [*config.baselines.values(), *config.candidates]
 
     def bytes_read(self) -> int:
         return sum(f.stat().st_size for each in self._inputs.values() for f in each.files)
@@ -146,6 +166,17 @@ class Planner:
         if not is_adapter(model, base):
             return None
         return Recipe.from_mapping(adapter_alone(base, model), f"{self._sweep.where}: {model}")
+
+    def candidates(self) -> list[Point]:
+        """Finished models, each with the recipe that copies it."""
+        models = self._sweep.config.candidates
+        points = []
+        for model, label in zip(models, short_names(models), strict=True):
+            raw = {"merge_method": "passthrough", "models": [{"model": model}]}
+            copied = Recipe.from_mapping(raw, f"{self._sweep.where}: candidates")
+            recipe = self._alone(model) or copied
+            points.append(self._point("candidate", label, {}, recipe=recipe, model=model))
+        return points
 
     def merges(self) -> list[Point]:
         """The addition grid in its order, then the random control's."""
@@ -177,15 +208,23 @@ class Planner:
         return self._point("control", label, point.planned.settings, recipe=point.recipe)
 
     def searched(self, settings: dict[str, float]) -> Point:
-        """One point of the search: these settings, the recipe's λ being 1, or around a baseline."""
+        """One point of the search: these settings of the recipe, or around a baseline.
+
+        Where weights are searched and λ is not, the recipe's λ is 1: a weight is then λ_g.
+        """
         search = self._sweep.config.search
         if search is None or search.around is None:
-            return self._merge("search", {"lambda": 1.0, **settings})
-        lambdas = {name.removeprefix("weight."): value for name, value in settings.items()}
+            names = {name_of(key) for key in settings}
+            has_lambda = "lambda" in {p.name for p in spec_of(self._sweep.recipe.method).parameters}
+            is_unit = has_lambda and "weight" in names and "lambda" not in names
+            are_weights = all(key.startswith(WEIGHT) for key in settings)
+            shown = {k.removeprefix(WEIGHT) if are_weights else k: v for k, v in settings.items()}
+            return self._merge("search", ({"lambda": 1.0} if is_unit else {}) | settings, shown)
+        lambdas = {name.removeprefix(WEIGHT): value for name, value in settings.items()}
         recipe = self._added_to(search.around, lambdas)
-        shown = " ".join(f"{name}={_exact(value)}" for name, value in lambdas.items())
+        added = " ".join(f"{name}={_exact(value)}" for name, value in lambdas.items())
         injected: dict[str, float | str] = {INJECTED + g: v for g, v in lambdas.items()}
-        return self._point("search", f"{search.around} + {shown}", injected, recipe=recipe)
+        return self._point("search", f"{search.around} + {added}", injected, recipe=recipe)
 
     def injections(self, groups: list[str], lambdas: Sequence[float]) -> list[Point]:
         """Each of these groups alone, at each λ."""
@@ -275,13 +314,18 @@ class Planner:
         recipe = addition_recipe(str(raw["base_model"]), vectors, raw.get("dtype"), lambda_=1.0)
         return Recipe.from_mapping(recipe, f"{self._sweep.where}: {baseline} and groups")
 
-    def _merge(self, kind: PointKind, settings: dict[str, float]) -> Point:
-        shown = dict(settings)
-        if kind == "search" and len(shown) > 1:  # weights are λ_g there, and λ is 1
-            shown = {k.removeprefix("weight."): v for k, v in settings.items() if k != "lambda"}
-        parts = [f"{'λ' if k == 'lambda' else k}={_exact(value)}" for k, value in shown.items()]
+    def _merge(
+        self,
+        kind: PointKind,
+        settings: dict[str, float],
+        shown: Mapping[str, float] | None = None,
+    ) -> Point:
+        """A point of the sweep's recipe; `shown` is what its label says, if not all settings."""
+        parts = [f"{symbol(k)}={_exact(v)}" for k, v in (shown or settings).items()]
         label = ("random " if kind == "control" else "") + " ".join(parts)
         recipe = self._sweep.recipe.with_settings(dict(settings))
+        if is_random(recipe.method) and recipe.random_seed is None:
+            recipe = recipe.with_random_seed(self._sweep.config.seed)
         return self._point(kind, label, dict(settings), recipe=recipe)
 
     def _point(
@@ -295,10 +339,12 @@ class Planner:
     ) -> Point:
         used = _models(recipe) if recipe is not None or model is None else [model]
         apart: dict[str, str | int] = {}
-        if model:
+        if kind == "baseline":
             apart["baseline"] = label  # two baselines of one folder are two points
         if kind == "control":
             apart["seed"] = self._sweep.config.seed  # of its vectors
+        if recipe is not None and recipe.random_seed is not None:
+            apart["random_seed"] = recipe.random_seed
         digest = point_id(
             kind,
             recipe.raw if recipe else None,
@@ -307,7 +353,7 @@ class Planner:
             **apart,
         )
         injected = [float(v) for key, v in settings.items() if key.startswith(INJECTED)]
-        coefficients = None if recipe is None or model else self.coefficients(recipe)
+        coefficients = None if recipe is None or kind == "candidate" else self.coefficients(recipe)
         effective, size = (
             (sum(injected), sum(map(abs, injected)))
             if injected
@@ -327,10 +373,18 @@ class Planner:
         )
         return Point(planned, recipe, model)
 
+    def composer(self) -> Composer:
+        """What composes the points' recipes; it holds no checkpoint."""
+        return Composer(room=0, plans=self._plans, base=self.models()[0])
+
     def coefficients(self, recipe: Recipe) -> Coefficients:
         """What a recipe adds up."""
         if is_own(recipe.method):
             return self._plans.plan(recipe).of(recipe).coefficients
+        if recipe.text() not in self._tried:
+            recipe.require_inputs()
+            self._plans.stock(recipe).try_kernel(recipe)
+            self._tried.add(recipe.text())
         return recipe_coefficients(recipe)
 
 

@@ -41,9 +41,9 @@ def prepared(sweep: Sweep, progress: Progress | None = None) -> tuple[Evaluator,
     require_heads(sweep, evaluator)
     planner = Planner(sweep, evaluator.fingerprint(), progress)
     base, *others = planner.models()
-    baselines = list(sweep.config.baselines.values())
-    merged = [model for model in others if model not in baselines]
-    evaluator.require_classes(base, merged, baselines)
+    listed = {str(item["model"]) for item in sweep.recipe.raw.get("models") or ()}
+    merged = [model for model in others if model in listed]
+    evaluator.require_classes(base, merged, [model for model in others if model not in listed])
     seen = SeenRows(evaluator)
     for split in SPLITS:
         seen.require_unseen(planner.models(), split)

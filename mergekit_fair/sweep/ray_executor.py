@@ -64,7 +64,7 @@ class RayActor:
             Evaluator(evaluate.request()),
             self._base,
             evaluate.device,
-            self._sweep.recipe.groups(),
+            self._sweep.recipe.vectors(),
             seed=self._sweep.config.seed,
             progress=Silent(),
         )

@@ -36,6 +36,7 @@ PointKind = Literal[
     "control",
     "search",
     "injection",
+    "candidate",
     "head",
     "thresholds",
     "cutoff",

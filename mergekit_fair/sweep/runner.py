@@ -234,7 +234,7 @@ class SweepRun:
         """Measure baselines and points, as far as the budget goes."""
         baselines, level = self._baselines()
         by_name = {result.label: result for result in baselines}
-        merges = self.planner.merges()
+        merges = [*self.planner.merges(), *self.planner.candidates()]
         self.runner.measure(merges)
         searched = self._searched(by_name)
         injected = inject(self.sweep, self.planner, self.runner, by_name)
@@ -301,8 +301,10 @@ class SweepRun:
 
     def control(self, chosen: Point | None) -> list[Point]:
         """The chosen point with random vectors: without it nobody knows what the subgroups' did."""
-        if chosen is None or "random" not in self.sweep.config.controls or chosen.kind == "head":
-            return []  # a head has controls of its own
+        if chosen is None or "random" not in self.sweep.config.controls:
+            return []
+        if chosen.kind in ("candidate", "head"):
+            return []  # the one is no sum of vectors that is known, the other has its own controls
         return [self.planner.control_of(chosen)]
 
     def on_report(self, chosen: Point | None, heads: Heads) -> list[Point]:

@@ -58,6 +58,10 @@ def selected_recipe(recipe: Mapping[str, Any], results: SweepResults) -> str:
         "inputs": {str(model): results.inputs[str(model)] for model in named if model},
     }
     first = f"{NOT_CHOSEN} {one_line(chosen.sentence)}.\n" if chosen.id is None else ""
+    seed = (recipe.get("fairness") or {}).get("random_seed")
+    if seed is not None:
+        provenance["random_seed"] = seed
+        first += f"# Random numbers decide it: mergekit's own commands need --random-seed {seed}.\n"
     return first + dump_yaml({**recipe, "fairness": provenance})
 
 

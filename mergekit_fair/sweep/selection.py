@@ -28,7 +28,7 @@ class Nearness:
     """How far points lie from the reference baseline.
 
     Attributes:
-        distances: point id → its distance, ≥ 0.
+        distances: point id → its distance, ≥ 0; empty where nothing tells one.
         words: what the nearest one is, to be followed by `of 3 points`.
     """
 
@@ -38,14 +38,18 @@ class Nearness:
     @classmethod
     def by_size(cls, points: Sequence[PointResult], why: str = "") -> Nearness:
         """By Σ|λ| of what is added, where the distance itself is not known."""
-        words = f"has the smallest Σ|λ|{f' ({why})' if why else ''}"
-        return cls({point.id: _size(point) for point in points}, words)
+        sizes = {point.id: _size(point) for point in points}
+        known = {point: size for point, size in sizes.items() if size is not None}
+        because = f" ({why})" if why else ""
+        if len(known) < len(points):
+            return cls({}, f"comes first by its own figures{because}")
+        return cls(known, f"has the smallest Σ|λ|{because}")
 
 
 # Points that are tied → how far each is from the reference.
 Measure = Callable[[Sequence[PointResult]], Nearness]
 
-_CANDIDATES = ("merge", "search", "injection", "head")
+_CANDIDATES = ("merge", "search", "injection", "candidate", "head")
 
 
 def reference_of(baselines: Collection[str]) -> str | None:
@@ -185,8 +189,10 @@ class Rule:
         candidates = self.candidates(points)
         alike = self._alike([p for p in candidates if self.rank(p)[0] == 0], None, tied)
         if alike:
-            return min(alike, key=lambda point: (_size(point), self.rank(point)))
-        return min(candidates, key=lambda point: (self.rank(point)[0], _size(point)), default=None)
+            return min(alike, key=lambda point: (_size(point) or 0.0, self.rank(point)))
+        return min(
+            candidates, key=lambda point: (self.rank(point)[0], _size(point) or 0.0), default=None
+        )
 
     def choose(
         self,
@@ -257,7 +263,7 @@ class Rule:
 
     def order(self, point: PointResult) -> tuple[float, float]:
         """Of points that satisfy the rule: the better one is smaller, the smaller λ of equals."""
-        return self.rank(point)[1], _size(point)
+        return self.rank(point)[1], _size(point) or 0.0
 
     def __str__(self) -> str:
         parts = [limit.text for limit in self.limits if not limit.is_of_saturation]
@@ -290,7 +296,7 @@ class _Found:
         """The nearest of those that cannot be told from the best."""
         rivals = [] if self.rival is None else [self.rival]
         top = min([*self.feasible, *rivals], key=self.rule.order)
-        best = min(alike, key=lambda point: (near.distances[point.id], self.rule.order(point)))
+        best = min(alike, key=lambda p: (near.distances.get(p.id, math.inf), self.rule.order(p)))
         is_tied = len(alike) > 1
         return self._choice(
             label=best.label,
@@ -300,7 +306,9 @@ class _Found:
             best=top.label if top is not best else None,
             ties=tuple(point.label for point in alike) if is_tied else (),
             nearest=near.words if is_tied else None,
-            distances={p.label: near.distances[p.id] for p in alike} if is_tied else {},
+            distances={p.label: near.distances[p.id] for p in alike if p.id in near.distances}
+            if is_tied
+            else {},
         )
 
     def kept(self, reference: PointResult | None, budget: BudgetRecord | None) -> Choice:
@@ -397,8 +405,9 @@ def _or_nan(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def _size(point: PointResult) -> float:
+def _size(point: PointResult) -> float | None:
+    """Σ|λ| of what is added; None where a merge has no λ."""
     for size in (point.lambda_l1, point.lambda_eff, point.lambda_):
         if size is not None:
             return abs(size)
-    return 0.0
+    return None

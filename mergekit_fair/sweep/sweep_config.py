@@ -14,11 +14,17 @@ from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.fairness.settings import MIN_GROUP_SIZE
 from mergekit_fair.files import beside
 from mergekit_fair.merging.grid import parse_grid
+from mergekit_fair.merging.parameter_names import FORMS
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.references import found_beside
 from mergekit_fair.schema import Strict, load_yaml, parse
 from mergekit_fair.sweep.head_block import CHOSEN, FairHeads, HeadGrid
 from mergekit_fair.sweep.limits import Select
+from mergekit_fair.sweep.swept_settings import (
+    require_distinct,
+    require_ranges,
+    require_settings,
+)
 from mergekit_fair.sweep.worst_report import check_worst_report
 
 if TYPE_CHECKING:
@@ -153,8 +159,9 @@ class Search(Strict):
         method: random; optuna (extra `search`); surrogate, quadratic models of the groups' rates.
         budget: forward passes over the validation rows.
         around: a baseline that the groups' vectors are added to, in place of the recipe's base.
-        over: setting → [low, high]; unless given, `weight.<group>` of every group in [−0.5, 1],
-            around a baseline in [−1, 1]. The recipe's λ is 1 here, so that a weight is λ_g.
+        over: name of a number, as in `grid` → [low, high]; unless given, `weight.<group>` of every
+            group in [−0.5, 1], around a baseline in [−1, 1]. Where weights are searched and not λ,
+            the recipe's λ is 1, so that a weight is λ_g.
         batch: points that are asked for at once, and can be measured side by side.
     """
 
@@ -178,6 +185,8 @@ class SweepConfig(Strict):
     """A sweep file; see INTERFACE "Sweep file".
 
     Attributes:
+        grid: name of a number of the recipe (`merging.parameter_names`) → its points.
+        candidates: folders of finished models beside the grid, chosen by the same rule.
         controls: `random`, vectors of the same norms in the subgroups' place, or random directions
             in a head's; `threshold`, the reference baseline with other thresholds, one for all rows
             (`sweep.cutoffs`); `refit`, the last layer of a chosen head's target fitted anew.
@@ -187,6 +196,7 @@ class SweepConfig(Strict):
 
     recipe: Any
     grid: dict[str, Any] = {}
+    candidates: list[str] = []
     evaluate: Evaluate
     baselines: dict[str, str] = {}
     controls: list[Literal["random", "threshold", "refit"]] = []
@@ -259,9 +269,9 @@ class Sweep:
     """A sweep file with everything it names read and checked.
 
     Attributes:
-        grid: setting (`lambda`, `weight.<group>`) → its points; empty without a grid.
+        grid: name of a number → its points; empty without a grid.
         inject_grid: λ of the second stage; empty without one.
-        ranges: setting → (low, high) of the search; empty without one.
+        ranges: name of a number → (low, high) of the search; empty without one.
         head_grid: μ and λ of heads; None without them.
     """
 
@@ -316,7 +326,7 @@ def _with_paths(config: SweepConfig, path: str | Path) -> SweepConfig:
     """With folders that lie beside the file found from here.
 
     Raises:
-        ConfigError: a path stands for two folders, or `include_path` for none.
+        ConfigError: a path stands for two folders, or `include_path` for none; a candidate twice.
     """
     baselines = {
         name: beside(model, path, f"{path}: baselines.{name}")
@@ -330,7 +340,13 @@ def _with_paths(config: SweepConfig, path: str | Path) -> SweepConfig:
                 "evaluate.include_path: no such folder", where=path, got=evaluate.include_path
             )
         evaluate = evaluate.model_copy(update={"include_path": found})
-    return config.model_copy(update={"baselines": baselines, "evaluate": evaluate})
+    candidates = [
+        beside(model, path, f"{path}: candidates[{index}]")
+        for index, model in enumerate(config.candidates)
+    ]
+    require_distinct(candidates, baselines, path)
+    changes = {"baselines": baselines, "candidates": candidates, "evaluate": evaluate}
+    return config.model_copy(update=changes)
 
 
 def _refuse_report_split(config: SweepConfig, path: str | Path) -> None:
@@ -345,13 +361,8 @@ def _refuse_report_split(config: SweepConfig, path: str | Path) -> None:
 
 
 def _grid(config: SweepConfig, path: str | Path) -> dict[str, tuple[float, ...]]:
-    if not config.grid and config.search is None:
-        raise ConfigError("grid is empty", where=path, allowed="lambda, weight.<group>")
-    for key in config.grid:
-        if key != "lambda" and not key.startswith("weight."):
-            raise ConfigError(
-                "unknown grid setting", where=path, got=key, allowed="lambda, weight.<group>"
-            )
+    if not config.grid and config.search is None and not config.candidates:
+        raise ConfigError("grid is empty", where=path, allowed=FORMS)
     return {key: parse_grid(value, f"{path}: grid.{key}") for key, value in config.grid.items()}
 
 
@@ -376,22 +387,16 @@ def _ranges(config: SweepConfig, recipe: Recipe) -> dict[str, tuple[float, float
 
 def _check_groups(sweep: Sweep) -> None:
     groups = sweep.recipe.groups()
-    for key in (*sweep.grid, *sweep.ranges):
-        sweep.recipe.with_settings({key: 0.0})
+    require_settings(sweep.recipe, sweep.grid, f"{sweep.where}: grid")
+    if "random" in sweep.config.controls and not sweep.recipe.raw.get("base_model"):
+        raise ConfigError(
+            "random control replaces task vectors, which a recipe without base_model has not",
+            where=f"{sweep.where}: controls",
+            fix="leave it out, or give the recipe a base_model",
+        )
     search = sweep.config.search
-    if search is not None and not sweep.ranges:
-        raise ConfigError(
-            "search needs settings to search over",
-            where=sweep.where,
-            fix="name the models' groups in the recipe, or give search.over",
-        )
-    if search is not None and search.around is not None and "lambda" in sweep.ranges:
-        raise ConfigError(
-            "around a baseline there is no λ of all vectors",
-            where=f"{sweep.where}: search.over",
-            got="lambda",
-            allowed=[f"weight.{name}" for name in groups],
-        )
+    if search is not None:
+        require_ranges(sweep.recipe, sweep.ranges, search.around, sweep.where)
     inject = sweep.config.inject
     if inject is None:
         return

@@ -90,7 +90,7 @@ class SweepPlan(SweepRecord):
         config, inject = sweep.config, sweep.config.inject
         groups = inject.groups if inject and isinstance(inject.groups, list) else []
         injections = planner.injections(groups, sweep.inject_grid)
-        points = [*planner.baselines(), *planner.merges(), *injections]
+        points = [*planner.baselines(), *planner.merges(), *planner.candidates(), *injections]
         rows = {
             split: sum(map(len, evaluator.labels(split).values()))
             for split in ("validation", "report")

@@ -153,10 +153,10 @@ class PointWorker:
     def _weights(
         self, point: Point, slots: Mapping[str, torch.Tensor]
     ) -> Iterable[tuple[str, torch.Tensor]]:
+        if point.whole is not None:
+            return self._composer.tensors(point.whole).items()
         if point.recipe is None:
-            if point.model is None:
-                raise CheckpointError("a point has neither a model nor a recipe", where=point.label)
-            return self._composer.tensors(point.model).items()
+            raise CheckpointError("a point has neither a model nor a recipe", where=point.label)
         composer = self._random() if point.kind == "control" else self._composer
         return composer.compose(point.recipe, reuse_direction=point.varies_lambda_alone, into=slots)
 

@@ -14,8 +14,8 @@ import numpy as np
 from mergekit_fair.errors import RecipeError
 from mergekit_fair.merging.methods.members import parameters_of
 from mergekit_fair.merging.methods.subgroup_task_addition import addition_recipe
-from mergekit_fair.merging.plan import recipe_coefficients
 from mergekit_fair.merging.recipe import Recipe
+from mergekit_fair.merging.recipe_coefficients import recipe_coefficients
 from mergekit_fair.schema import dump_yaml
 from mergekit_fair.vectors.basis_files import Basis
 

@@ -68,7 +68,7 @@ def test_a_planned_task_says_what_is_read_of_it(config: Any) -> None:
     models = {str(model): {} for model in config.referenced_models()}
     info = get_architecture_info(config, OPTIONS)
     with private.known_tensors({model: {} for model in config.referenced_models()}):
-        tasks = private.planned_tasks(config, info, OPTIONS)
+        tasks = private.disk_plan(config, info, OPTIONS).saved
     assert len(tasks) > 10
     merge: Any = tasks[0].tensor_task
     assert "lambda" in dict(merge.parameters.items())

@@ -199,8 +199,7 @@ def test_the_real_data(tmp_path: Path) -> None:
     """target_loc is lm-eval's rule wherever one answer is biased, but where both people are Black;
     and its scores are ours."""
     with_targets = {
-        (doc["category"], doc["example_id"]): doc["biased"]
-        for _, doc in prepared(REAL).docs
+        (doc["category"], doc["example_id"]): doc["biased"] for _, doc in prepared(REAL).docs
     }
     (tmp_path / "bbq.jsonl.gz").symlink_to(REAL)
     task = prepared(tmp_path / "bbq.jsonl.gz")

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,8 +22,9 @@ from mergekit_fair.merging.methods.formula import (
 from mergekit_fair.merging.methods.registry import own_method
 from mergekit_fair.merging.methods.task_vector_method import TensorInputs
 from mergekit_fair.merging.parameters import constant_parameters
-from mergekit_fair.merging.plan import MergePlan, recipe_coefficients
+from mergekit_fair.merging.plan import MergePlan
 from mergekit_fair.merging.recipe import Recipe
+from mergekit_fair.merging.recipe_coefficients import recipe_coefficients
 
 STEPS = {"Female": 10, "Male": 25, "Other": 3}
 # Method → its parameters, parameters of each group; whether the merge is Σ λ_g Δ_g.
@@ -97,6 +99,55 @@ def test_negation_moves_against_the_vector(tiny, options):
     raw |= {"models": [{"model": str(tiny("bert").fft)}], "parameters": {"lambda": 0.5}}
     found = coefficients(Recipe.from_mapping(raw, "r.yml"), options)
     assert (found.lambda_eff, found.lambda_l1) == (-0.5, 0.5)
+
+
+STOCK = {
+    "sum": ("task_arithmetic", {"lambda": 0.5}, [0.5, -1.0], {"x": 0.25, "y": -0.5}),
+    "mean": (
+        "task_arithmetic",
+        {"lambda": 0.5, "normalize": True},
+        [1.0, 3.0],
+        {"x": 0.125, "y": 0.375},
+    ),
+    "no sum": ("task_arithmetic", {"normalize": True}, [1.0, -1.0], {"x": 1.0, "y": -1.0}),
+    "gradient": ("task_arithmetic", {"lambda": [0, 1]}, [1.0, 1.0], None),
+    "ties": ("ties", {}, [1.0, 1.0], None),
+    "λ = 0": ("ties", {"lambda": 0}, [1.0, 1.0], {"x": 0.0, "y": 0.0}),
+    "nothing": ("della", {}, [0.0, 0.0], {"x": 0.0, "y": 0.0}),
+    "slerp": ("slerp", {"t": 0}, [None], None),
+    "linear": ("linear", {"lambda": 0}, [1.0, 0.0], None),
+}
+
+
+@pytest.mark.parametrize("case", STOCK)
+def test_of_mergekits_methods(case):
+    """A λ that a method does not have is no λ of it; what is no sum has no λ_g."""
+    method, parameters, weights, expected = STOCK[case]
+    models = [
+        {"model": name, "parameters": {} if weight is None else {"weight": weight}}
+        for name, weight in zip("xy", weights, strict=False)
+    ]
+    raw = {"merge_method": method, "base_model": "b", "models": models, "parameters": parameters}
+    found = recipe_coefficients(Recipe.from_mapping(raw, "r.yml"))
+    assert found.lambdas == expected
+    assert found.is_identity == (expected is not None and not any(expected.values()))
+
+
+def test_mergekits_sum_is_the_sum_that_the_coefficients_say(tiny):
+    family = tiny("bert")
+    models = [
+        {"model": str(path), "parameters": {"weight": 0.5 + index}}
+        for index, path in enumerate(family.groups.values())
+    ]
+    raw = {"merge_method": "task_arithmetic", "base_model": str(family.base), "models": models}
+    raw |= {"parameters": {"lambda": 0.3, "normalize": True}, "dtype": "float64"}
+    made, base = Recipe.from_mapping(raw, "r.yml"), read(family.base)
+    lambdas = recipe_coefficients(made).lambdas
+    tensors = {model: read(Path(model)) for model in lambdas}
+    for name, tensor in Composer().compose(made):
+        start = base[name].double()
+        moved = [v * (tensors[m][name].double() - start) for m, v in lambdas.items()]
+        torch.testing.assert_close(tensor, start + sum(moved), rtol=0, atol=1e-9)
 
 
 def test_without_models_norms_are_unknown():

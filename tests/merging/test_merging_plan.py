@@ -167,7 +167,6 @@ def test_numbers_beside_gradients_and_filters(tiny, options, where):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"weight": 1.0},
         {"weight.Nobody": 1.0},
         {"lambda.Female": 1.0},
         {"lamda": 1.0},

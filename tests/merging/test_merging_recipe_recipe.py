@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from mergekit_fair.errors import ConfigError, RecipeError
 from mergekit_fair.merging.methods.worst_group_injection import injection_recipe
-from mergekit_fair.merging.plan import recipe_coefficients
 from mergekit_fair.merging.recipe import Recipe
+from mergekit_fair.merging.recipe_coefficients import recipe_coefficients
 from mergekit_fair.merging.references import local_path
 from mergekit_fair.resources import recipes_folder
 from mergekit_fair.schema import dump_yaml, parse_yaml
@@ -95,15 +95,18 @@ def test_with_settings_of_an_injection():
     [
         (
             {"weight.Femal": 1.0},
-            "r.yml: weight of a group that the recipe does not have; got 'Femal'; "
-            "allowed: Female, Male, Other.",
+            "r.yml: names no model of the recipe that has a weight; did you mean 'Female'?; "
+            "got 'Femal'; allowed: Female, Male, Other.",
         ),
-        ({"weight": 1.0}, "r.yml: weight of a group that the recipe does not have; got ''; "),
         (
             {"lambda.Female": 1.0},
-            "r.yml: only weights are set per group; got 'lambda.Female'. Write weight.Female.",
+            "r.yml: holds for the whole recipe and has no value of one model; got 'lambda.Female'. "
+            "Write lambda.",
         ),
-        ({"lamda": 1.0}, "r.yml: parameters: unknown key 'lamda'; did you mean 'lambda'?"),
+        (
+            {"lamda": 1.0},
+            "r.yml: subgroup_task_addition has no parameter 'lamda'; did you mean 'lambda'?; ",
+        ),
         ({"lambda": math.nan}, "r.yml: parameters.lambda: Input should be a finite number"),
     ],
 )
@@ -113,13 +116,21 @@ def test_settings_that_a_recipe_does_not_have(settings, text):
     assert str(caught.value).startswith(text)
 
 
-@pytest.mark.parametrize("setting", [[0, 1], {"filter": "x", "value": 1}, [{"value": 1}]])
-def test_a_gradient_or_filter_is_not_erased(setting):
+@pytest.mark.parametrize(
+    ("setting", "inside"),
+    [
+        ([0, 1], "[0]"),
+        ({"filter": "x", "value": 1}, "[FILTER]"),
+        ([{"value": 1}], "[FILTER]"),
+    ],
+)
+def test_a_gradient_or_filter_is_not_erased(setting, inside):
     with pytest.raises(RecipeError) as caught:
         addition(lambda_=setting).with_settings({"lambda": 0.5})
     assert str(caught.value) == (
-        "r.yml: lambda is a gradient or filter; a number in its place would erase it. "
-        "Give lambda as a number in the recipe, or sweep another parameter."
+        f"r.yml: lambda is a gradient or filter; a number in its place would erase it; got "
+        f"{setting!r}. Name what is to change of it, such as lambda{inside}, or give a number in "
+        "the recipe."
     )
     raw = FAMILY.addition(lambda_=0.5)
     raw["models"][0]["parameters"]["weight"] = setting
@@ -156,7 +167,7 @@ def test_lambda_eff_is_unknown_rather_than_a_number():
     assert lambda_eff(FAMILY.addition(lambda_={"filter": "x", "value": 1})) is None
     assert lambda_eff(FAMILY.addition(weight=[{"value": 1}])) is None
     stock = {"base_model": "b", "models": [{"model": "a", "parameters": {"weight": 1}}]}
-    for method in ("linear", "task_arithmetic"):
+    for method in ("linear", "ties", "della"):
         assert lambda_eff({"merge_method": method, **stock}) is None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,16 @@ from mergekit_fair.cli import main
 from mergekit_fair.data import load_rows
 from mergekit_fair.errors import CheckpointError, SweepError
 from mergekit_fair.fairness import compare
-from mergekit_fair.merging.in_memory import load_tensors
+from mergekit_fair.merging.in_memory import Composer, load_tensors
 from mergekit_fair.merging.measured_inputs import MeasuredInputs
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.progress import Silent
 from mergekit_fair.report.page import closed_text
 from mergekit_fair.sweep.checked_folder import require_proof
+from mergekit_fair.sweep.distances import Distances
 from mergekit_fair.sweep.limits import Select
+from mergekit_fair.sweep.points import Planner
+from mergekit_fair.sweep.record import PointResult
 from mergekit_fair.sweep.results import SweepResults
 from mergekit_fair.sweep.runner import run_sweep
 from mergekit_fair.sweep.store import Store
@@ -294,29 +298,79 @@ def test_distances_do_not_depend_on_how_folders_are_written(
     assert same
 
 
-def test_where_distances_are_not_known_the_smallest_lambda_is_said_to_decide(
+def _alone(family: Path, folder: Path, name: str, **changes: Any) -> SweepResults:
+    (folder / name).mkdir()
+    select = {"minimize": "selection_rate", "subject_to": {"saturated": True}}
+    path = written(family, folder / name / "sweep.yml", select=select, **changes)
+    results = run_sweep(load_sweep(path), folder / name / "out", Silent())
+    require_proof(folder / name / "out")
+    return results
+
+
+def test_without_a_baseline_the_smallest_lambda_is_said_to_decide(
+    family: Path, tmp_path: Path
+) -> None:
+    raw = Recipe.load(family / "run" / "addition.yml").raw
+    made = _alone(family, tmp_path, "sum", recipe=raw, grid={"lambda": [0.3, 0.31]}, baselines={})
+    assert made.selected.nearest == ("has the smallest Σ|λ| (there is no baseline to be near to)")
+    assert made.selected.label == "λ=0.3"
+
+
+def test_without_a_baseline_and_without_a_lambda_no_size_is_made_up(
+    family: Path, tmp_path: Path
+) -> None:
+    made = _alone(
+        family, tmp_path, "slerp", recipe=slerp(family), grid={"t": [0.5, 0.5001]}, baselines={}
+    )
+    assert made.selected.nearest == (
+        "comes first by its own figures (there is no baseline to be near to)"
+    )
+    assert made.selected.distances == {}
+
+
+def test_distances_of_merges_that_are_no_sums_are_those_of_their_tensors(
     family: Path, tmp_path: Path
 ) -> None:
     raw = Recipe.load(family / "run" / "addition.yml").raw
     sparse = {**raw, "parameters": {**raw.get("parameters", {}), "density": 0.5}}
-    for name, recipe, baselines, why in (
-        ("sparse", sparse, None, "is no sum of task vectors"),
-        ("alone", raw, {}, "there is no baseline to be near to"),
+    fft = load_tensors(family / "run" / "fft")
+    for name, recipe, grid in (
+        ("sparse", sparse, {"lambda": [0.3, 0.301]}),
+        ("slerp", slerp(family), {"t": [0.5, 0.501]}),
     ):
-        (tmp_path / name).mkdir()
-        path = written(
-            family,
-            tmp_path / name / "sweep.yml",
-            recipe=recipe,
-            grid={"lambda": [0.3, 0.31]},
-            select={"minimize": "selection_rate", "subject_to": {"saturated": True}},
-            **({} if baselines is None else {"baselines": baselines}),
-        )
-        selected = run_sweep(load_sweep(path), tmp_path / name / "out", Silent()).selected
-        assert selected.nearest is not None
-        assert why in selected.nearest
-        assert selected.label == "λ=0.3"
-        require_proof(tmp_path / name / "out")
+        selected = _alone(family, tmp_path, name, recipe=recipe, grid=grid).selected
+        assert selected.nearest == "is the nearest to fft in weights"
+        planner = Planner(load_sweep(tmp_path / name / "sweep.yml"), "")
+        recipes = {point.label: point.recipe for point in planner.merges()}
+        assert len(selected.distances) == 2
+        for label, distance in selected.distances.items():
+            made = recipes[label]
+            assert made is not None
+            moved = [t.double() - fft[n].double() for n, t in Composer().compose(made)]
+            squared = sum(float((vector**2).sum()) for vector in moved)
+            assert distance == pytest.approx(math.sqrt(squared), rel=1e-12)
+        assert selected.label == min(selected.distances, key=lambda x: selected.distances[x])
+
+
+def slerp(family: Path) -> dict[str, Any]:
+    return {
+        "merge_method": "slerp",
+        "base_model": str(family / "run" / "base"),
+        "models": [{"model": str(family / "run" / "fft")}],
+        "parameters": {"t": 0.5},
+        "dtype": "float32",
+    }
+
+
+def test_a_composed_distance_is_that_of_the_gram_matrix(family: Path, folder: Path) -> None:
+    path = written(family, folder / "both.yml", grid={"lambda": [0.1, 0.4]})
+    planner = Planner(load_sweep(path), "")
+    points = [p for p in planner.merges() if p.kind == "merge"]
+    results = [PointResult(**vars(p.planned), split="validation", error="-") for p in points]
+    distances = Distances(planner, points, planner.baselines()[0], Silent())
+    quick, whole = distances(results), distances._composed(results, planner.baselines()[0])
+    assert quick.words == whole.words
+    assert quick.distances == pytest.approx(whole.distances, rel=1e-6)
 
 
 def test_saturated_merges_do_not_win_by_default(family: Path, folder: Path) -> None:

@@ -28,7 +28,6 @@ from mergekit_fair.sweep.sweep_config import load_sweep
             ["1,002,001"],
             {"allowed": "10,000"},
         ),
-        ({"grid": {"mu": [1]}}, [], {"got": "mu"}),
         ({"select": {"maximize": "dpd"}}, ["select: dpd", "minimize: dpd"], {}),
         ({"select": {"maximize": "acc", "minimize": "dpd"}}, ["select: ", "one of them"], {}),
         (
@@ -54,6 +53,53 @@ def test_bad_sweep_files(
     path = tiny.write_sweep(family, tmp_path / "sweep.yml", **changes)
     with raises(ConfigError, *shows, **fields):
         plan_sweep(load_sweep(path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "shows", "fields"),
+    [
+        ({"grid": {"mu": [1]}}, ["no parameter 'mu'"], {"got": "mu", "allowed": "lambda"}),
+        ({"grid": {"densty": [1]}}, ["did you mean 'density'"], {"where": "grid.densty"}),
+        ({"grid": {"density": [0.5, 1.5]}}, [], {"where": "grid.density", "got": "1.5"}),
+        ({"grid": {"head": [1]}}, ["takes no numbers"], {"got": "head", "allowed": "density"}),
+        ({"grid": {"seed": [0.5]}}, [], {"where": "grid.seed", "got": "0.5"}),
+        ({"grid": {"weight[0]": [1]}}, ["has brackets"], {"got": "weight[0]"}),
+        (
+            {"grid": {"weight": [1], "weight.blue": [1]}},
+            ["the same number as weight"],
+            {"got": "weight.blue"},
+        ),
+        (
+            {"search": {"over": {"weight.bleu": [0, 1]}}},
+            ["did you mean 'blue'"],
+            {"where": "search.over"},
+        ),
+        ({"search": {"over": {"density": [0, 2]}}}, [], {"where": "search.over", "got": "2"}),
+    ],
+)
+def test_names_and_values_are_checked_before_anything_is_opened(
+    family: Path, tmp_path: Path, changes: dict[str, Any], shows: list[str], fields: dict[str, Any]
+) -> None:
+    path = tiny.write_sweep(family, tmp_path / "sweep.yml", **changes)
+    with raises(RecipeError, *shows, **fields):
+        load_sweep(path)
+
+
+@pytest.mark.parametrize(
+    ("over", "around", "got"),
+    [
+        ({"seed": [0, 9]}, None, "seed"),
+        ({"lambda": [0, 1]}, "fft", "lambda"),
+        ({"weight": [0, 1]}, "fft", "weight"),
+    ],
+)
+def test_ranges_that_cannot_be_searched(
+    family: Path, tmp_path: Path, over: dict[str, Any], around: str | None, got: str
+) -> None:
+    search = {"over": over, "around": around}
+    path = tiny.write_sweep(family, tmp_path / "sweep.yml", search=search)
+    with raises(ConfigError, where="search.over", got=got):
+        load_sweep(path)
 
 
 def test_a_group_without_a_model_is_refused(family: Path, tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_a_search_stays_in_its_budget_and_resumes_to_the_same_bytes(
         ({"search": {"around": "sft"}}, "search.around names no baseline; got 'sft'"),
         (
             {"search": {"around": "fft", "over": {"lambda": [0, 1]}}},
-            "around a baseline there is no λ of all vectors",
+            "around a baseline vectors of groups are added, each with its own λ; got 'lambda'",
         ),
         ({"search": None}, "grid is empty"),
     ],
