@@ -154,7 +154,7 @@ def test_files_that_cannot_be_read(report, tmp_path):
             {"min_group": 5},
             "r.yml: fairness: unknown key 'min_group'; did you mean 'min_group_size'?; allowed: "
             "report, min_group_size, exclude, tool, task, rule, selected_on, feasible, validation, "
-            "not_chosen, point, kind, measuring, inputs.",
+            "not_chosen, point, kind, measuring, inputs, random_seed.",
         ),
     ],
 )
