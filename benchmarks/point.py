@@ -29,7 +29,7 @@ from mergekit.options import MergeOptions
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
-from mergekit_fair.checkpoints.assign import assign_weights, can_assign_in_place
+from mergekit_fair.checkpoints.assign import WeightSlots, can_assign_in_place, remade
 from mergekit_fair.merging.in_memory import Composer
 from mergekit_fair.merging.plan import MergePlan
 from mergekit_fair.merging.plan_cache import PlanCache
@@ -77,15 +77,19 @@ def report(recipe: Recipe, rounds: int) -> None:
     composer = Composer()
     names = composer.tensors(recipe.raw["base_model"])
     in_place = can_assign_in_place(names, model)
+    slots = WeightSlots(model) if in_place else None
     scales = [0.01 * (index + 1) for index in range(rounds)]
 
     def point(value: float, *, shared: bool) -> None:
         recipe_at = recipe.with_settings({"lambda": value})
         if not shared:
             composer.plans = PlanCache(MergeOptions())
-        into = model.state_dict() if in_place and shared else None
+        into = slots if shared else None
         weights = composer.compose(recipe_at, reuse_direction=True, into=into)
-        assign_weights(weights, model, in_place=in_place)
+        if slots is not None:
+            slots.assign(weights)
+        else:
+            remade(weights, model)
 
     point(0.5, shared=True)  # reads the checkpoints, keeps the direction
     with MergePlan.open(recipe, MergeOptions()) as plan:

@@ -64,6 +64,24 @@ class CheckpointCache:
         self._left = {each: free_memory(each) if room is None else room for each in devices}
         self._models: dict[str, Tensors] = {}
 
+    def share(self, model: str, tensors: Tensors) -> None:
+        """Hold a model by what somebody has of it, as far as that is its own to the bit.
+
+        Args:
+            model: its folder.
+            tensors: name → tensor, of any dtype and device; not to be written to from now on.
+        """
+        device = self.reserve(size_of(model))
+        if device is None:
+            return
+        stored = LazyCheckpoint(model, self.base)
+        held = {}
+        for name in stored:
+            tensor, there = stored[name].to(device), tensors.get(name)
+            is_same = there is not None and _are_same(there, tensor)
+            held[name] = there.detach() if there is not None and is_same else tensor
+        self._models[model] = held
+
     def adapted(self, base: str, adapter: str) -> Tensors:
         """An adapter over one of the models, which is held once; borrowed."""
         model = f"{base}+{adapter}"
@@ -104,6 +122,14 @@ class CheckpointCache:
     def release(self, device: torch.device, size: int) -> None:
         """Bytes that are free again."""
         self._left[device] += size
+
+
+def _are_same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors are alike to the bit, on one device."""
+    about = [(each.dtype, each.shape, each.device) for each in (one, other)]
+    if about[0] != about[1] or not one.is_contiguous():
+        return False
+    return torch.equal(*(each.reshape(-1).view(torch.uint8) for each in (one, other)))
 
 
 def free_memory(device: torch.device) -> int:

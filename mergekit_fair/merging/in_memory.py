@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from mergekit.options import MergeOptions
@@ -35,6 +35,12 @@ from mergekit_fair.merging.references import base_and_adapter, local_path
 from mergekit_fair.merging.stock_plan import RandomStream, is_random
 
 Directions = dict[str, KeptDirection]
+
+
+class Rooms(Protocol):
+    """Memory for tensors by name, such as a dictionary or a model's `WeightSlots`."""
+
+    def get(self, name: str, /) -> torch.Tensor | None: ...
 
 
 def load_tensors(folder: str | Path) -> dict[str, torch.Tensor]:
@@ -84,6 +90,10 @@ class Composer:
             self._checkpoints[base] if adapter is None else self._checkpoints.adapted(base, adapter)
         )
 
+    def share(self, model: str, tensors: Tensors) -> None:
+        """Hold a model's own tensors by what somebody has of them, see `CheckpointCache.share`."""
+        self._checkpoints.share(local_path(model), tensors)
+
     def replace(self, model: str, tensors: Tensors, size: int | None = None) -> None:
         """Let `model` stand for other tensors, as the random control does.
 
@@ -102,7 +112,7 @@ class Composer:
         recipe: Recipe,
         *,
         reuse_direction: bool = False,
-        into: Mapping[str, torch.Tensor] | None = None,
+        into: Rooms | None = None,
     ) -> Iterator[tuple[str, torch.Tensor]]:
         """(name, tensor) for every tensor of the merged model.
 
@@ -112,8 +122,9 @@ class Composer:
                 multiplied with is then kept in float64 (8 bytes an element), if there is room for
                 it, and the next point reads two tensors instead of G + 1. The bits are the same.
                 Without it, what was kept is given up.
-            into: name → where the tensor may be written, such as a model's parameters; used where
-                shape, dtype and device fit, and then what is yielded is that tensor itself.
+            into: gives where a tensor may be written to, and is asked only if it is others than
+                the start's; used where shape, dtype and device fit, and then what is yielded is
+                that tensor itself.
 
         Raises:
             RecipeError: slices, an adapter as base_model, or whatever else mergekit refuses.
@@ -121,11 +132,11 @@ class Composer:
         """
         _require_whole(recipe)
         if is_own(recipe.method):
-            return self._own(recipe, into or {}, reuse_direction=reuse_direction)
+            return self._own(recipe, into, reuse_direction=reuse_direction)
         return self._stock(recipe)
 
     def _own(
-        self, recipe: Recipe, into: Mapping[str, torch.Tensor], *, reuse_direction: bool
+        self, recipe: Recipe, into: Rooms | None, *, reuse_direction: bool
     ) -> Iterator[tuple[str, torch.Tensor]]:
         """By the program that a merge to disk streams."""
         tensors = self.plans.program(recipe).tensors
@@ -135,7 +146,7 @@ class Composer:
         if not reuse_direction:
             self._give_up()
         for tensor in tensors:
-            out = into.get(tensor.name)
+            out = into.get(tensor.name) if into is not None and tensor.formula.moves else None
             out = out if out is not None and self._fits(tensor, out) else None
             yield tensor.name, _as(self._merged(tensor, directions, out), tensor.dtype)
 

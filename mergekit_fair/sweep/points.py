@@ -151,8 +151,11 @@ class Planner:
     def memory_bytes(self) -> int:
         base, *others = self._inputs.values()
         moved = {name: count for each in others or [base] for name, count in each.moved.items()}
+        elements = sum(moved.values())
         held = sum(each.bytes for each in self._inputs.values())
-        return held + base.bytes + _FLOAT64 * sum(moved.values())
+        # Beside the base, the model has memory of its own for what is moved.
+        own = base.bytes * elements // max(1, sum(base.moved.values()))
+        return held + own + _FLOAT64 * elements
 
     def baselines(self) -> list[Point]:
         return [

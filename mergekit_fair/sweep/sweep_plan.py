@@ -35,8 +35,8 @@ class SweepPlan(SweepRecord):
 
     Attributes:
         models: the base first.
-        memory_bytes: all checkpoints, the model and one sum of vectors; what does not fit into
-            memory is read from disk for every point.
+        memory_bytes: all checkpoints, what the model has of its own and one sum of vectors; what
+            does not fit into memory is read from disk for every point.
         points: those that are known before anything is measured.
         search_start: how the search begins, in words; None without one.
         rows: split → rows, of all tasks.

@@ -11,7 +11,7 @@ import torch
 from mergekit.options import MergeOptions
 
 from mergekit_fair.checkpoints.adapted import AdaptedCheckpoint
-from mergekit_fair.checkpoints.assign import assign_weights, can_assign_in_place
+from mergekit_fair.checkpoints.assign import WeightSlots, can_assign_in_place, remade
 from mergekit_fair.checkpoints.cache import size_of
 from mergekit_fair.checkpoints.vector_folder import is_vector_folder
 from mergekit_fair.errors import CheckpointError, ScoreError
@@ -60,8 +60,9 @@ class Outcome:
 class PointWorker:
     """Holds one model on the device and every checkpoint of the sweep, as far as there is room.
 
-    Each point's weights are computed from the checkpoints anew and copied into the model, so
-    that nothing drifts and the order of points changes nothing.
+    Each point's weights are computed from the checkpoints anew, so that nothing drifts and the
+    order of points changes nothing. What a point does not change is the base's, which the model
+    shares with the composer.
 
     Args:
         evaluator: what to score on.
@@ -88,7 +89,10 @@ class PointWorker:
         plans = PlanCache(MergeOptions(quiet=True, trust_remote_code=trusts))
         self._composer = Composer(self._scorer.device, plans=plans, base=base)
         self._control: Composer | None = None
-        self._in_place = can_assign_in_place(self._composer.tensors(base), self._scorer.model)
+        model = self._scorer.model
+        self._composer.share(base, model.state_dict())
+        in_place = can_assign_in_place(self._composer.tensors(base), model)
+        self._slots = WeightSlots(model) if in_place else None
         self._current: str | None = None
 
     def run(self, job: PointJob) -> Outcome:
@@ -143,22 +147,23 @@ class PointWorker:
         if self._current == point.id:
             return
         self._current = None
-        model = self._scorer.model
-        slots = model.state_dict() if self._in_place else {}
-        weights = self._weights(point, slots)
-        self._scorer.model = assign_weights(weights, model, in_place=self._in_place)
+        weights = self._weights(point)
+        if self._slots is not None:
+            self._slots.assign(weights)
+        else:
+            self._scorer.model = remade(weights, self._scorer.model)
         self._scorer.read_labels(point.model)
         self._current = point.id
 
-    def _weights(
-        self, point: Point, slots: Mapping[str, torch.Tensor]
-    ) -> Iterable[tuple[str, torch.Tensor]]:
+    def _weights(self, point: Point) -> Iterable[tuple[str, torch.Tensor]]:
         if point.whole is not None:
             return self._composer.tensors(point.whole).items()
         if point.recipe is None:
             raise CheckpointError("a point has neither a model nor a recipe", where=point.label)
         composer = self._random() if point.kind == "control" else self._composer
-        return composer.compose(point.recipe, reuse_direction=point.varies_lambda_alone, into=slots)
+        return composer.compose(
+            point.recipe, reuse_direction=point.varies_lambda_alone, into=self._slots
+        )
 
     def _random(self) -> Composer:
         """A composer whose subgroup models are norm-matched random vectors; made once."""

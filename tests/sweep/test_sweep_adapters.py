@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,21 @@ from mergekit_fair.merging.methods.subgroup_task_addition import adapter_alone, 
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.to_disk import merge_to_folder
 from mergekit_fair.progress import Silent
+from mergekit_fair.sweep.point_runner import LocalExecutor
 from mergekit_fair.sweep.preparation import prepared
 from mergekit_fair.sweep.runner import run_sweep
 from mergekit_fair.sweep.store import ReadStore
 from mergekit_fair.sweep.sweep_config import load_sweep
+
+MOVED = ("query.weight", "value.weight", "classifier.weight", "classifier.bias")
+
+
+def storages() -> dict[int, int]:
+    """Where every storage of a tensor lies → bytes."""
+    gc.collect()
+    tensors = [each for each in gc.get_objects() if issubclass(type(each), torch.Tensor)]
+    found = (tensor.untyped_storage() for tensor in tensors if tensor.device.type == "cpu")
+    return {each.data_ptr(): each.nbytes() for each in found}
 
 
 def run(*words: object, code: int = 0) -> Any:
@@ -94,6 +106,36 @@ def test_every_point_has_the_scores_of_the_merged_folder(swept: Path, tmp_path: 
         assert stored.tolist() == expected.tolist(), label
     distinct = {tuple(stored.tolist()) for stored, _ in found.values()}
     assert len(distinct) == len(found)
+
+
+def test_the_model_is_its_base_but_for_what_a_point_changes(family: Path, tmp_path: Path) -> None:
+    """Points in any order, whole models between them: the weights of each, and the base's own
+    memory untouched; over adapters alone one base is in memory, and not a model and a base."""
+    sweep = load_sweep(write_sweep(family, tmp_path, inject=None))
+    evaluator, planner = prepared(sweep, Silent())
+    base = planner.models()[0]
+    lora, fft, *points = [*planner.baselines(), *planner.merges()]
+    before = storages()
+    worker = LocalExecutor(sweep, evaluator, base, Silent()).worker
+    for point in (lora, *points):
+        worker._become(point)
+    start, model = read(Path(base)), worker._scorer.model
+    size = sum(tensor.nbytes for tensor in start.values())
+    changed = sum(start[name].nbytes for name in start if name.endswith(MOVED))
+    files = sum(each.stat().st_size for each in tmp_path.glob("*/adapter_model.safetensors"))
+    held = sum(found for place, found in storages().items() if place not in before)
+    # Of what is changed: the model's own, the kept sums in float64, two random vectors. A and B
+    # lie in plans and in composers; buffers of slices.
+    assert size < held < size + changed * (1 + 2 * 2 + 2) + 6 * files + 2**16
+    shares = [name for name, slot in model.state_dict().items() if slot.data_ptr() in before]
+    assert shares == []
+    base_held = worker._composer.tensors(base)
+    for point in (points[2], fft, points[1], points[0], fft, lora, points[2]):
+        worker._become(point)
+        fresh = LocalExecutor(sweep, evaluator, base, Silent()).worker._weights(point)
+        own = model.state_dict()
+        assert all(same_bits(own[name], tensor) for name, tensor in dict(fresh).items())
+        assert all(same_bits(base_held[name], tensor) for name, tensor in start.items())
 
 
 def test_a_causal_model_with_adapters(tmp_path: Path, family: Path) -> None:

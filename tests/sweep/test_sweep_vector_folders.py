@@ -58,7 +58,7 @@ def test_points_are_merges_and_controls_are_random_heads(
     for point in points:
         settings = point.planned.settings
         moved = float(settings["lambda"]) * float(settings["weight.blue, 1"])
-        merged = dict(worker._weights(point, {}))
+        merged = dict(worker._weights(point))
         assert merged.keys() == target.keys()
         for name, start in target.items():
             if moved == 0 or name not in HEAD:
