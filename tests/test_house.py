@@ -26,7 +26,7 @@ PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 ORDER = (
     *("escaping", "errors", "files", "schema", "progress", "resources", "hook"),
     *("compat", "data", "fairness", "checkpoints", "merging", "vectors"),
-    *("evaluation", "training", "heads", "sweep", "report", "cli"),
+    *("evaluation", "training", "heads", "sweep", "audit", "report", "cli"),
 )
 
 

@@ -33,6 +33,7 @@ COMMANDS = {
     "eval": "Run lm-eval: accuracy, DPD, EOD per subgroup, with intervals.",
     "measure": "A table of predictions, without a model: metrics with intervals.",
     "compare": "Evaluations of models on the same rows: paired differences.",
+    "audit": "What a merge did to bias, against its base and every parent.",
     "vectors": "Task vectors: norms, cosines, sign conflict, displacement.",
     "basis": "Keep T task vectors as M basis vectors, and merge from these.",
     "push": "Upload a merged model with its fairness card to the Hub.",

@@ -120,25 +120,15 @@ def _evaluate(
     from mergekit_fair.checkpoints.fingerprint import model_fingerprint
     from mergekit_fair.cli.terminal import Terminal
     from mergekit_fair.evaluation.cutoff import Cutoff
-    from mergekit_fair.evaluation.eval_folder import (
-        RESULTS,
-        require_free,
-        results_text,
-        rows_name,
-        rows_table,
-        samples_name,
-        write_evaluation,
-    )
-    from mergekit_fair.evaluation.eval_run import level_of, lines_of, measure_run, run_tasks
-    from mergekit_fair.evaluation.evaluate import Evaluation
+    from mergekit_fair.evaluation.eval_folder import require_free, write_evaluation
+    from mergekit_fair.evaluation.eval_run import level_of, measure_run, run_tasks
     from mergekit_fair.evaluation.evidence import (
         checked_evaluation,
-        evaluation_text,
-        fingerprinted,
         prints_of_run,
         require_same_model,
     )
     from mergekit_fair.evaluation.prepared_tasks import EvaluationRequest
+    from mergekit_fair.evaluation.run_files import run_files
     from mergekit_fair.fairness import MetricSettings
 
     out: Path = options["out"]
@@ -187,16 +177,8 @@ def _evaluate(
     prints = prints_of_run(finished.model, finished.arguments, before, progress)
     if options["level"]:
         require_same_model(options["level"], finished.model, prints)
-    files = {samples_name(task): lines_of(found) for task, found in finished.samples.items()}
-    evaluations = {
-        task: fingerprinted(evaluation, files[samples_name(task)], prints, settings)
-        for task, evaluation in evaluations.items()
-    }
-    for task, evaluation in evaluations.items():
-        files[f"{task}.json"] = evaluation_text(evaluation)
-        if options["rows"] and isinstance(evaluation, Evaluation):
-            files[rows_name(task)] = rows_table(finished.samples[task], options["split"])
-    write_evaluation(out, {**files, RESULTS: results_text(finished.results)})
+    evaluations, files = run_files(finished, evaluations, prints, settings, rows=options["rows"])
+    write_evaluation(out, files)
     others = {task: finished.results["results"][task] for task in finished.samples}
     return evaluations, {task: r for task, r in others.items() if task not in evaluations}
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,8 @@ from mergekit_fair.fairness.benchmark import BenchmarkRows
 from mergekit_fair.fairness.benchmark_pairs import BenchmarkDifferences, compare_benchmark
 from mergekit_fair.fairness.claims import Evidence, OwnFigures, are_apart, judged
 from mergekit_fair.fairness.measure_warnings import small_group_warnings
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 def compare_folders(
@@ -62,10 +64,12 @@ def compare_folders(
             fix="evaluate the models on the same tasks",
         )
     found = {
-        task: _compared(task, {names[folder]: its[task] for folder, its in files.items()}, settings)
+        task: compared_files(
+            task, {names[folder]: its[task] for folder, its in files.items()}, settings
+        )
         for task in wanted
     }
-    return judged_tasks(found, names[baseline], settings)
+    return judged_tasks(found, settings)
 
 
 @dataclass(frozen=True)
@@ -73,12 +77,14 @@ class ComparedTask:
     """Models on one task, each against the baseline.
 
     Attributes:
+        baseline: its name.
         pairs: of a task of labels and groups; None of another.
         benchmarks: of another: model → its differences; empty of the former.
         n: documents.
         warnings, notes: what a reader should know.
     """
 
+    baseline: str
     pairs: PairedModels | None
     benchmarks: Mapping[str, BenchmarkDifferences]
     n: int
@@ -87,11 +93,11 @@ class ComparedTask:
 
 
 def judged_tasks(
-    tasks: Mapping[str, ComparedTask], baseline: str, settings: MetricSettings
-) -> dict[str, dict[str, Any]]:
+    tasks: Mapping[Key, ComparedTask], settings: MetricSettings
+) -> dict[Key, dict[str, Any]]:
     """Task → what `compare_folders` returns, with Holm's correction over all of it."""
-    evidence: dict[tuple[str, str], Evidence] = {}
-    benchmarks: dict[tuple[str, str], BenchmarkDifferences] = {}
+    evidence: dict[tuple[Key, str], Evidence] = {}
+    benchmarks: dict[tuple[Key, str], BenchmarkDifferences] = {}
     for task, of_task in tasks.items():
         if of_task.pairs is not None:
             evidence |= {(task, name): each for name, each in of_task.pairs.evidence.items()}
@@ -101,7 +107,7 @@ def judged_tasks(
         task: {
             "n": of_task.n,
             **({"weighted": True} if of_task.pairs and of_task.pairs.is_weighted else {}),
-            "baseline": baseline,
+            "baseline": of_task.baseline,
             "models": {
                 name: {metric: each.to_dict() for metric, each in of_pair.items()}
                 for (its, name), of_pair in found.items()
@@ -115,15 +121,19 @@ def judged_tasks(
                 for name, of_model in of_task.benchmarks.items()
             },
             "warnings": list(of_task.warnings),
-            "marks": {} if of_task.pairs is None else marks(of_task.pairs.own, baseline),
+            "marks": {} if of_task.pairs is None else marks(of_task.pairs.own, of_task.baseline),
             "notes": list(of_task.notes),
         }
         for task, of_task in tasks.items()
     }
 
 
-def _compared(task: str, paths: Mapping[str, Path], settings: MetricSettings) -> ComparedTask:
-    """The first of the models against each of the others, from their files of samples."""
+def compared_files(task: str, paths: Mapping[str, Path], settings: MetricSettings) -> ComparedTask:
+    """The first of the models against each of the others, from their files of samples.
+
+    Raises:
+        MeasurementError: as `compare_folders`.
+    """
     for path in paths.values():
         require_samples(path)
     said = notes(task, paths)
@@ -146,7 +156,7 @@ def compared_predictions(
     baseline = next(iter(answers))
     small = small_group_warnings(answers[baseline].sizes(settings), settings.reference)
     paired = _paired(answers, baseline, settings)
-    return ComparedTask(paired, {}, paired.n, [*small, *paired.warnings], notes)
+    return ComparedTask(baseline, paired, {}, paired.n, [*small, *paired.warnings], notes)
 
 
 def compared_rows(
@@ -171,6 +181,7 @@ def compared_rows(
     first = known[baseline]
     aligned = {name: known[name].in_order(first.keys) for name in others}
     return ComparedTask(
+        baseline,
         None,
         {name: compare_benchmark(first, each, settings) for name, each in aligned.items()},
         len(first),

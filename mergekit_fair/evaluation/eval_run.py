@@ -102,7 +102,31 @@ def run_tasks(
     for name, task in tasks.tasks.items():
         require_file_name(name)
         _require_runnable(task, scorer.lm)
-    responses = scorer.responses(split, progress)
+    return finished_run(
+        evaluator, scorer, seen, model, split, scorer.responses(split, progress), begin, cutoff
+    )
+
+
+def finished_run(
+    evaluator: Evaluator,
+    scorer: Scorer,
+    seen: SeenRows,
+    model: str,
+    split: str,
+    responses: TaskResponses,
+    begin: float,
+    cutoff: Cutoff | None = None,
+    made_of: Sequence[str] | None = None,
+) -> EvaluationRun:
+    """What a model's responses give.
+
+    Args:
+        model: its name.
+        begin: when it began, in seconds since 1970.
+        made_of: folders whose training rows it knows; None: those that `model` names.
+    """
+    tasks = evaluator.prepared(split)
+    models = models_of(model, evaluator.request.model_args) if made_of is None else made_of
     samples = {name: _samples(task, responses) for name, task in tasks.tasks.items()}
     for name, of_task in samples.items():
         if cutoff is not None and "dpd" in of_task[0]:
@@ -112,11 +136,11 @@ def run_tasks(
         {name: _values(of_task) for name, of_task in samples.items()},
         tasks.groups,
     )
-    results["config"] = _config(request, scorer)
+    results["config"] = _config(evaluator.request, scorer)
     results["date"] = begin
     cut = {name: responses.run.is_cut(task) for name, task in tasks.tasks.items()}
     return EvaluationRun(
-        *(request, model, split, samples, results, scorer.arguments, tasks.warnings),
+        *(evaluator.request, model, split, samples, results, scorer.arguments, tasks.warnings),
         seen=seen.counts(models, split),
         remarks=(
             *evaluator.code_left_out(models),
@@ -280,27 +304,6 @@ def _truncated(
 ) -> Truncation | None:
     """None where it is not known, or where a document has several samples."""
     return Truncation.of(is_cut, groups) if is_cut is not None and len(is_cut) == rows else None
-
-
-def lines_of(samples: Sequence[Mapping[str, Any]]) -> str:
-    """lm-eval's samples as JSON lines in the form of its own sample files."""
-    from lm_eval.utils import handle_non_serializable, sanitize_list
-
-    lines = []
-    for sample in samples:
-        arguments = {
-            f"gen_args_{i}": {f"arg_{j}": part for j, part in enumerate(argument)}
-            for i, argument in enumerate(sample["arguments"])
-        }
-        line = {
-            **sample,
-            "resps": sanitize_list(sample["resps"]),
-            "filtered_resps": sanitize_list(sample["filtered_resps"]),
-            "arguments": arguments,
-            "target": str(sample["target"]),
-        }
-        lines.append(json.dumps(line, default=handle_non_serializable, ensure_ascii=False))
-    return "\n".join(lines) + "\n"
 
 
 def level_of(path: Path, model: str) -> tuple[Level, dict[str, float]]:

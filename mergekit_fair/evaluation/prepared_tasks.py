@@ -49,6 +49,7 @@ class EvaluationRequest:
         num_fewshot: examples in the prompt of a language model.
         include_path: a further folder of tasks.
         apply_chat_template: put prompts into the model's chat template.
+        system_instruction: begins every prompt of a language model.
         seed: of the few-shot examples; 0 is lm-eval's default.
         allow_trained_rows: count rows that a model was trained on, and measure it all the same.
         min_group_size: as in `MetricSettings`.
@@ -64,6 +65,7 @@ class EvaluationRequest:
     num_fewshot: int | None = None
     include_path: str | None = None
     apply_chat_template: bool = False
+    system_instruction: str | None = None
     seed: int = 0
     allow_trained_rows: bool = False
     min_group_size: int = MIN_GROUP_SIZE
@@ -108,6 +110,12 @@ class PreparedTask:
         """Whether it measures fairness, and its documents say of which groups they are."""
         is_choice = self.task.get_config("output_type") == "multiple_choice"
         return is_choice and "dpd" in self.task.aggregation()
+
+    def group_names(self) -> set[str]:
+        """Whom its documents are about."""
+        if self.has_groups:
+            return set(self.labels().groups)
+        return {str(name) for _, doc in self.docs for name in doc.get("groups") or ()}
 
     def small_groups(self, least: int, split: str) -> Iterator[str]:
         """Warn about groups that are too small to decide, before any model is run.
@@ -321,7 +329,13 @@ def _prepared(task: Any, request: EvaluationRequest, lm: Any) -> PreparedTask:
             "chat_template": lm.apply_chat_template,
             "tokenizer_name": getattr(lm, "tokenizer_name", ""),
         }
-    task.build_all_requests(limit=request.limit, rank=0, world_size=1, **chat)
+    task.build_all_requests(
+        limit=request.limit,
+        rank=0,
+        world_size=1,
+        system_instruction=request.system_instruction,
+        **chat,
+    )
     by_doc: dict[int, list[Any]] = {doc_id: [] for doc_id, _ in docs}
     for instance in task.instances:
         by_doc[instance.doc_id].append(instance)

@@ -17,8 +17,9 @@ from mergekit_fair.checkpoints.vector_folder import is_vector_folder
 from mergekit_fair.errors import CheckpointError, ScoreError
 from mergekit_fair.evaluation.classifier import resolve_device
 from mergekit_fair.evaluation.evaluate import versions
-from mergekit_fair.evaluation.evaluator import Evaluator
+from mergekit_fair.evaluation.evaluator import Evaluator, Scorer
 from mergekit_fair.evaluation.predictions import Scores
+from mergekit_fair.evaluation.responses import TaskResponses
 from mergekit_fair.evaluation.truncation import Truncation
 from mergekit_fair.heads.last_layer import FeatureRows, LastLayer, read_features
 from mergekit_fair.merging.in_memory import Composer, RandomControl
@@ -109,6 +110,20 @@ class PointWorker:
         return Outcome(
             scores, seconds=seconds, max_length=self._scorer.max_length, truncated=truncated
         )
+
+    @property
+    def scorer(self) -> Scorer:
+        """The model in memory, with the weights of the point that ran last."""
+        return self._scorer
+
+    def responses(self, point: Point, split: str) -> TaskResponses:
+        """All that a point's model says to the requests of all tasks.
+
+        Raises:
+            CheckpointError, RecipeError: weights that cannot be put into the base's place.
+        """
+        self._become(point)
+        return self._scorer.responses(split, self._progress)
 
     def features(self, point: Point, split: str) -> tuple[LastLayer, FeatureRows]:
         """What the last layer of a point's model takes, for every row of a split.

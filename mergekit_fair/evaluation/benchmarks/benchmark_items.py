@@ -16,6 +16,7 @@ from typing import Any
 from mergekit_fair.errors import MeasurementError
 from mergekit_fair.evaluation.aggregations import by_size
 from mergekit_fair.evaluation.predictions import clusters_of, require_one_filter, weights_of
+from mergekit_fair.fairness import METRICS
 from mergekit_fair.fairness.benchmark import Benchmark, BenchmarkMetric, BenchmarkRows, mean_of
 from mergekit_fair.fairness.benchmark_scores import measure_benchmark
 from mergekit_fair.fairness.settings import MIN_GROUP_SIZE, MetricSettings
@@ -100,6 +101,21 @@ def range_aggregation(
 
     aggregate.__name__ = aggregate.__qualname__ = metric.range_name
     return by_size(aggregate, lambda least: range_aggregation(benchmark, name, least))
+
+
+def metric_names(task: Any) -> set[str]:
+    """The names of all figures that a task of lm-eval has, once it is evaluated.
+
+    Args:
+        task: built.
+    """
+    names = set(task.aggregation())
+    if "dpd" in names:
+        return set(METRICS)
+    benchmark = getattr(task, "benchmark", None)
+    if _PREFERENCE in names:
+        benchmark = benchmark_named("crows_pairs")
+    return names if benchmark is None else set(benchmark.better)
 
 
 def benchmark_rows(task: str, samples: Sequence[Mapping[str, Any]]) -> BenchmarkRows | None:

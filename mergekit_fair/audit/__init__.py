@@ -1,0 +1,1 @@
+"""What a merge did, against its base and every parent."""

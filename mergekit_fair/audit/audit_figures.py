@@ -1,0 +1,215 @@
+"""The figures of an audit, from the evaluations that it has written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mergekit_fair.audit.audit_results import (
+    MERGE,
+    AuditedModel,
+    AuditedTask,
+    AuditResults,
+    CheckedRequirement,
+)
+from mergekit_fair.audit.audited_models import ModelToAudit
+from mergekit_fair.audit.requirement import Requirement
+from mergekit_fair.errors import ConfigError, MeasurementError
+from mergekit_fair.evaluation.benchmarks.benchmark_items import MEANS, benchmark_named
+from mergekit_fair.evaluation.compare_runs import compared_files, judged_tasks
+from mergekit_fair.evaluation.eval_folder import samples_name
+from mergekit_fair.evaluation.evaluate import (
+    AnyEvaluation,
+    BenchmarkEvaluation,
+    Evaluation,
+    read_evaluation,
+    versions,
+)
+from mergekit_fair.evaluation.evidence import require_samples
+from mergekit_fair.evaluation.prepared_tasks import EvaluationRequest
+from mergekit_fair.fairness import METRICS, MetricSettings
+from mergekit_fair.fairness.intervals import Interval
+from mergekit_fair.fairness.metrics import GROUP_RATES
+from mergekit_fair.merging.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class AuditSettings:
+    """What is measured, and how.
+
+    Attributes:
+        request: tasks and how models are run.
+        metrics: how figures are read.
+        split: of the documents.
+        device: torch device, or `auto`.
+        requirements: see `Requirement`.
+        merged: the folder of the merge, if it exists.
+    """
+
+    request: EvaluationRequest
+    metrics: MetricSettings
+    split: str = "report"
+    device: str = "auto"
+    requirements: tuple[Requirement, ...] = ()
+    merged: Path | None = None
+
+
+def audit_results(
+    recipe: Recipe,
+    models: Sequence[ModelToAudit],
+    ways: Mapping[str, str],
+    folders: Mapping[str, Path],
+    settings: AuditSettings,
+    tasks: Sequence[str],
+) -> AuditResults:
+    """Figures of every model, and the merge minus each of the others."""
+    measured = [task for task in tasks if (folders[MERGE] / f"{task}.json").is_file()]
+    if not measured:
+        raise MeasurementError(
+            "none of the tasks has a number of each document to compare",
+            where="--tasks",
+            got=list(tasks),
+            fix="use a task of `mergekit-fair tasks-dir`, or one with a metric such as acc",
+        )
+    parents = [model.name for model in models if model.name != MERGE]
+    pairs = {
+        (task, parent): compared_files(
+            task,
+            {name: folders[name] / samples_name(task) for name in (parent, MERGE)},
+            settings.metrics,
+        )
+        for task in measured
+        for parent in parents
+    }
+    judged = judged_tasks(pairs, settings.metrics)
+    evaluations = {
+        task: {name: _read(folder / f"{task}.json") for name, folder in folders.items()}
+        for task in measured
+    }
+    found = {
+        task: _task(task, evaluations[task], {p: judged[task, p] for p in parents})
+        for task in measured
+    }
+    left_out = [task for task in tasks if task not in measured]
+    if left_out:
+        said = f"has no number of each document, and is left out: {', '.join(left_out)}"
+        first = measured[0]
+        found[first] = found[first].model_copy(update={"warnings": (*found[first].warnings, said)})
+    return AuditResults(
+        recipe=recipe.where,
+        method=recipe.method,
+        split=settings.split,
+        limit=settings.request.limit,
+        confidence=settings.metrics.confidence,
+        models={
+            model.name: AuditedModel(
+                kind=model.kind,
+                source=model.source or recipe.where,
+                digest=None if model.source is None else model.digest,
+                way=ways[model.name],
+            )
+            for model in models
+        },
+        tasks=found,
+        requirements=tuple(_checked(each, found) for each in settings.requirements),
+        versions=dict(versions()),
+    )
+
+
+def _read(path: Path) -> AnyEvaluation:
+    evaluation = read_evaluation(path)
+    require_samples(path.parent / samples_name(path.stem), evaluation)
+    return evaluation
+
+
+def _task(
+    task: str, evaluations: Mapping[str, AnyEvaluation], pairs: Mapping[str, Mapping[str, Any]]
+) -> AuditedTask:
+    merge = evaluations[MERGE]
+    said = [
+        text if name is None else f"{name}: {text}"
+        for name, texts in (
+            *((name, each.warnings) for name, each in evaluations.items()),
+            *((None, [*pair["warnings"], *pair["notes"]]) for pair in pairs.values()),
+        )
+        for text in texts
+    ]
+    return AuditedTask.from_dict(
+        {
+            "n": merge.n,
+            "clusters": merge.clusters,
+            "models": {
+                name: {metric: each.to_dict() for metric, each in of.metrics.items()}
+                for name, of in evaluations.items()
+            },
+            "groups": {
+                name: {
+                    group: {metric: each.to_dict() for metric, each in metrics.items()}
+                    for group, metrics in _by_group(of).items()
+                }
+                for name, of in evaluations.items()
+            },
+            "differences": {parent: pair["models"][MERGE] for parent, pair in pairs.items()},
+            "group_differences": {
+                parent: pair["groups"].get(MERGE, {}) for parent, pair in pairs.items()
+            },
+            "better": _better(merge),
+            "warnings": list(dict.fromkeys(said)),
+        },
+        where=task,
+    )
+
+
+def _better(evaluation: AnyEvaluation) -> dict[str, str]:
+    if not isinstance(evaluation, BenchmarkEvaluation):
+        return {name: metric.better for name, metric in METRICS.items() if metric.better}
+    if evaluation.benchmark == MEANS:
+        return dict.fromkeys(evaluation.metrics, "higher")
+    return benchmark_named(evaluation.benchmark).better
+
+
+def _by_group(evaluation: AnyEvaluation) -> dict[str, dict[str, Interval]]:
+    """Group → metric → figure; without limits where the evaluation has none."""
+    if isinstance(evaluation, BenchmarkEvaluation):
+        return {group: dict(one.metrics) for group, one in evaluation.groups.items()}
+    assert isinstance(evaluation, Evaluation)
+    return {
+        group: {
+            rate: Interval(value=getattr(one, rate)) for rate in GROUP_RATES if hasattr(one, rate)
+        }
+        for group, one in evaluation.groups.items()
+    }
+
+
+def _checked(requirement: Requirement, tasks: Mapping[str, AuditedTask]) -> CheckedRequirement:
+    task = tasks.get(requirement.task)
+    if task is None:
+        raise ConfigError(
+            "is about a task that has no number of each document",
+            where=f"--require {requirement.text}",
+            got=requirement.task,
+            allowed=list(tasks),
+        )
+    of, group, metric = task, requirement.group, requirement.metric
+
+    def figure(name: str) -> float | None:
+        figures = of.models[name] if group is None else of.groups[name].get(group, {})
+        return figures.get(metric, Interval()).value
+
+    of_model = None if requirement.model is None else figure(requirement.model)
+    difference = None
+    if requirement.model is not None:
+        pairs = of.differences[requirement.model]
+        if group is not None:
+            difference = of.group_differences[requirement.model].get(group, {}).get(metric)
+        elif metric in pairs:
+            difference = pairs[metric]
+    return CheckedRequirement(
+        text=requirement.text,
+        met=requirement.is_met(figure(MERGE), of_model),
+        value=figure(MERGE),
+        bound=requirement.bound(of_model),
+        difference=difference,
+    )

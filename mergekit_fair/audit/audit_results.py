@@ -1,0 +1,115 @@
+"""`audit.json`: what an audit has found."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from mergekit_fair.fairness.claims import JudgedDifference
+from mergekit_fair.fairness.intervals import Interval, Number
+from mergekit_fair.fairness.pair import Difference
+from mergekit_fair.schema import Record
+
+MERGE, BASE = "merge", "base"
+RESULTS, PAGE, MODELS = "audit.json", "report.html", "models"
+
+
+class AuditedModel(Record):
+    """A model that was measured.
+
+    Attributes:
+        kind: `base`, `parent` or `merge`.
+        source: folder or name; of the merge its recipe, or its folder.
+        digest: of its files; None of a merge that is in memory.
+        way: how it was run: opened from its folder, or put into the base in memory.
+    """
+
+    kind: Literal["base", "parent", "merge"]
+    source: str
+    digest: str | None
+    way: str
+
+
+class AuditedTask(Record):
+    """One task.
+
+    Attributes:
+        n, clusters: documents, and what is sampled independently, where that is another thing.
+        models: model → metric → figure with its interval.
+        groups: model → group → metric → the same of documents about the group.
+        differences: parent → metric → merge minus parent, paired, with what is claimed.
+        group_differences: parent → group → metric → the same by group; none is claimed.
+        better: metric → `higher`, `lower`, or `zero` for a bias of either sign; of others nothing.
+        warnings: what a reader should know.
+    """
+
+    n: int
+    clusters: int | None = None
+    models: dict[str, dict[str, Interval]]
+    groups: dict[str, dict[str, dict[str, Interval]]] = {}
+    differences: dict[str, dict[str, JudgedDifference]]
+    group_differences: dict[str, dict[str, dict[str, Difference]]] = {}
+    better: dict[str, Literal["higher", "lower", "zero"]] = {}
+    warnings: Annotated[tuple[str, ...], Field(strict=False)] = ()
+
+    def is_gain(self, parent: str, metric: str) -> bool | None:
+        """Whether the merge's figure is better than a parent's; None where nobody can say."""
+        a, b = (self.models[name][metric].value for name in (parent, MERGE))
+        direction = self.better.get(metric)
+        if a is None or b is None or direction is None or a == b:
+            return None
+        if direction == "zero":
+            return abs(b) < abs(a)
+        return (b > a) == (direction == "higher")
+
+
+class CheckedRequirement(Record):
+    """A requirement and the figures that it is about.
+
+    Attributes:
+        text: as it was given.
+        met: whether the figures meet it.
+        value, bound: the merge's figure, and what it is compared with; None where undefined.
+        difference: merge minus model, where one is named; by group without a p-value.
+    """
+
+    text: str
+    met: bool
+    value: Number
+    bound: Number
+    difference: Difference | None = None
+
+
+class AuditResults(Record):
+    """All of it.
+
+    Attributes:
+        recipe: file of the recipe; method: its merge method.
+        split, limit: documents; a limit takes clusters at random.
+        models: name → model, the base first, the merge last.
+        tasks: name → what was found.
+        requirements: in their order.
+        confidence: of the intervals.
+    """
+
+    schema_version: Literal[1] = 1
+    recipe: str
+    method: str
+    split: str
+    limit: int | None
+    confidence: float
+    models: dict[str, AuditedModel]
+    tasks: dict[str, AuditedTask]
+    requirements: Annotated[tuple[CheckedRequirement, ...], Field(strict=False)] = ()
+    versions: dict[str, str]
+
+    @property
+    def parents(self) -> list[str]:
+        """Names of all models but the merge."""
+        return [name for name in self.models if name != MERGE]
+
+    @property
+    def is_met(self) -> bool:
+        """Every requirement."""
+        return all(each.met for each in self.requirements)

@@ -1,0 +1,296 @@
+"""`audit`: every model of a recipe on the same documents, in one process, then the comparison.
+
+The documents are prepared once. The base is opened once; parents that have its tensors,
+configuration and tokenizer, and the merge, are put into its place in memory, one after the other.
+What does not fit is opened by itself, and a merge that cannot be composed in memory is merged to a
+folder first. A model that was measured before on the same documents, with the same settings and the
+same files, is not run again.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mergekit.options import MergeOptions
+
+from mergekit_fair.audit.audit_figures import AuditSettings, audit_results
+from mergekit_fair.audit.audit_results import MERGE, MODELS, RESULTS, AuditResults
+from mergekit_fair.audit.audited_models import ModelToAudit, models_to_audit, with_local_models
+from mergekit_fair.errors import CheckpointError, RecipeError
+from mergekit_fair.evaluation.benchmarks.benchmark_items import metric_names
+from mergekit_fair.evaluation.classifier import resolve_device
+from mergekit_fair.evaluation.eval_folder import write_evaluation
+from mergekit_fair.evaluation.eval_run import EvaluationRun, finished_run, measure_run
+from mergekit_fair.evaluation.evaluate import versions
+from mergekit_fair.evaluation.evaluator import Evaluator, Scorer
+from mergekit_fair.evaluation.evidence import prints_of_run
+from mergekit_fair.evaluation.responses import TaskResponses
+from mergekit_fair.evaluation.run_files import run_files
+from mergekit_fair.evaluation.seen_rows import SeenRows
+from mergekit_fair.fairness.metrics import GROUP_RATES
+from mergekit_fair.files import is_file_name, text_of, write_atomic
+from mergekit_fair.merging.program import MergeSettings
+from mergekit_fair.merging.recipe import Recipe
+from mergekit_fair.merging.to_disk import merge_to_folder
+from mergekit_fair.progress import Progress
+from mergekit_fair.schema import digest_of_json, parse_json, sealed
+from mergekit_fair.sweep.input_models import require_fitting
+from mergekit_fair.sweep.points import Point
+from mergekit_fair.sweep.record import PlannedPoint
+from mergekit_fair.sweep.worker import PointWorker
+
+_MADE_OF = "made_of.json"
+_IN_PLACE, _OPENED, _MERGED = "put into the base", "opened", "merged to a folder, then opened"
+
+
+def run_audit(
+    recipe: Recipe,
+    out: Path,
+    settings: AuditSettings,
+    progress: Progress,
+    page: Callable[[AuditResults, Path], Any],
+) -> AuditResults:
+    """Measure base, parents and merge, and compare the merge with each of the others.
+
+    Writes OUT/models/NAME (as `eval` does), OUT/audit.json and OUT/report.html.
+
+    Args:
+        recipe: of any method of mergekit or of this package.
+        out: an existing folder.
+        settings: what is measured.
+        progress: told what is done.
+        page: writes the page.
+
+    Raises:
+        ConfigError: unknown tasks, or requirements that name what is not there.
+        CheckpointError, RecipeError, DataError, MeasurementError: as `merge` and `eval`.
+    """
+    recipe = with_local_models(recipe).resolved()
+    for remark in recipe.remarks:
+        progress.say(remark)
+    models = models_to_audit(recipe, settings.merged, progress)
+    auditor = _Auditor(recipe, models, settings, progress)
+    auditor.require_known()
+    folders = _folders(out, models)
+    ways = auditor.measure(folders)
+    found = audit_results(recipe, models, ways, folders, settings, auditor.tasks)
+    write_atomic(out / RESULTS, json.dumps(sealed(found.to_dict()), indent=2) + "\n")
+    page(found, out)
+    return found
+
+
+def _folders(out: Path, models: Sequence[ModelToAudit]) -> dict[str, Path]:
+    """Name → where a model's evaluation is written."""
+    names = {model.name: model.name.replace("/", "_") for model in models}
+    if len(set(names.values())) < len(names) or not all(map(is_file_name, names.values())):
+        names = {model.name: f"model_{number}" for number, model in enumerate(models)}
+    return {name: out / MODELS / folder for name, folder in names.items()}
+
+
+@dataclass(eq=False)
+class _Auditor:
+    """Runs the models, one after the other."""
+
+    recipe: Recipe
+    models: Sequence[ModelToAudit]
+    settings: AuditSettings
+    progress: Progress
+
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        """Of the models that are put into the base's place."""
+        return Evaluator(self.settings.request)
+
+    @cached_property
+    def _plain(self) -> Evaluator:
+        """The same documents without a chat template, which belongs to a model."""
+        request = self.settings.request
+        if not request.apply_chat_template:
+            return self.evaluator
+        return Evaluator(replace(request, apply_chat_template=False))
+
+    @property
+    def tasks(self) -> list[str]:
+        return list(self._plain.prepared(self.settings.split).tasks)
+
+    def require_known(self) -> None:
+        """Check requirements, and that no model was trained on the documents.
+
+        Raises:
+            ConfigError, MeasurementError: before a model is run.
+        """
+        tasks = self._plain.prepared(self.settings.split).tasks
+        metrics = {name: metric_names(task.task) for name, task in tasks.items()}
+        groups = {name: task.group_names() for name, task in tasks.items()}
+        models = {model.name for model in self.models if model.name != MERGE}
+        for requirement in self.settings.requirements:
+            known = requirement.metric if requirement.group is None else None
+            by_group = {
+                name: of if known is not None else of | set(GROUP_RATES)
+                for name, of in metrics.items()
+            }
+            requirement.require_known(by_group, groups, models)
+        seen = SeenRows(self._plain)
+        for model in self.models:
+            seen.require_unseen([str(folder) for folder in model.folders], self.settings.split)
+
+    def measure(self, folders: Mapping[str, Path]) -> dict[str, str]:
+        """Run what is not measured yet, and write it; model → how it was run."""
+        content = self._content()
+        digests = {model.name: digest_of_json([model.digest, content]) for model in self.models}
+        ways = {
+            model.name: way
+            for model in self.models
+            if (way := _measured(folders[model.name], digests[model.name])) is not None
+        }
+        for name in ways:
+            self.progress.say(f"{name}: measured before, on the same documents")
+        open_ones = [model for model in self.models if model.name not in ways]
+        apart = []
+        with ExitStack() as stack:
+            for model in open_ones:
+                finished = self._in_place(model)
+                if finished is None:
+                    apart.append(model)
+                    continue
+                ways[model.name] = _IN_PLACE
+                self._write(finished, model, folders[model.name], digests, _IN_PLACE)
+            self._close()
+            for model in apart:
+                source, way = model.source, _OPENED
+                if source is None:
+                    source, way = stack.enter_context(self._merged()), _MERGED
+                finished = self._opened(model, source)
+                ways[model.name] = way
+                self._write(finished, model, folders[model.name], digests, way)
+        return ways
+
+    def _content(self) -> str:
+        """A digest of documents, prompts and settings: what answers depend on beside the model."""
+        request = asdict(self.settings.request)
+        for key in ("batch_size", "allow_trained_rows"):
+            request.pop(key)
+        tasks = self._plain.prepared(self.settings.split).tasks.values()
+        parts = [part.decode("latin-1") for task in tasks for part in task.content()]
+        return digest_of_json(
+            [json.dumps(request, default=str), self.settings.split, parts, dict(versions())]
+        )
+
+    @cached_property
+    def _worker(self) -> PointWorker:
+        """The base, in whose place others are put."""
+        base = self.recipe.raw.get("base_model") or self.recipe.raw["models"][0]["model"]
+        return PointWorker(
+            self.evaluator,
+            str(base),
+            self.settings.device,
+            self.recipe.groups(),
+            seed=0,
+            progress=self.progress,
+        )
+
+    def _close(self) -> None:
+        self.__dict__.pop("_worker", None)
+        gc.collect()
+
+    def _in_place(self, model: ModelToAudit) -> EvaluationRun | None:
+        """A model in the base's place; None where it does not fit there."""
+        raw = self.recipe.raw
+        if not (raw.get("base_model") or raw.get("models")):
+            return None
+        base = str(raw.get("base_model") or raw["models"][0]["model"])
+        planned = PlannedPoint(
+            id=model.name,
+            kind="merge" if model.source is None else "baseline",
+            label=model.name,
+            settings={},
+            lambda_=None,
+            lambda_eff=None,
+        )
+        begin = time.time()
+        try:
+            if model.source is not None:
+                require_fitting(base, model.source)
+            recipe = self.recipe if model.source is None else None
+            point = Point(planned, recipe, model.source)
+            responses = self._worker.responses(point, self.settings.split)
+        except (CheckpointError, RecipeError) as error:
+            if model.kind == "base":
+                raise
+            self.progress.say(f"{model.name} is run by itself: {error}")
+            return None
+        return self._finished(self.evaluator, self._worker.scorer, model, responses, begin)
+
+    def _opened(self, model: ModelToAudit, source: str) -> EvaluationRun:
+        """A model opened from its folder, with prompts by its own template."""
+        begin, request = time.time(), self.settings.request
+        evaluator = Evaluator(request) if request.apply_chat_template else self.evaluator
+        scorer = evaluator.open(source, resolve_device(self.settings.device))
+        responses = scorer.responses(self.settings.split, self.progress)
+        return self._finished(evaluator, scorer, model, responses, begin)
+
+    def _finished(
+        self,
+        evaluator: Evaluator,
+        scorer: Scorer,
+        model: ModelToAudit,
+        responses: TaskResponses,
+        begin: float,
+    ) -> EvaluationRun:
+        responses.require_finite()
+        return finished_run(
+            evaluator,
+            scorer,
+            SeenRows(evaluator),
+            model.source or self.recipe.where,
+            self.settings.split,
+            responses,
+            begin,
+            made_of=[str(folder) for folder in model.folders],
+        )
+
+    @contextmanager
+    def _merged(self) -> Iterator[str]:
+        """The merge in a folder that lives as long as it is needed."""
+        trusts = bool(self.settings.request.model_args.get("trust_remote_code"))
+        options = MergeOptions(quiet=True, trust_remote_code=trusts)
+        with tempfile.TemporaryDirectory(prefix="mergekit-fair-audit-") as folder:
+            model = Path(folder) / "model"
+            merge_to_folder(self.recipe, model, options, MergeSettings(), self.progress)
+            yield str(model)
+
+    def _write(
+        self,
+        finished: EvaluationRun,
+        model: ModelToAudit,
+        folder: Path,
+        digests: Mapping[str, str],
+        way: str,
+    ) -> None:
+        metrics = self.settings.metrics
+        evaluations = measure_run(finished, metrics)
+        prints = {} if model.source is None else prints_of_run(model.source, {})
+        _, files = run_files(finished, evaluations, prints, metrics)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _MADE_OF).unlink(missing_ok=True)
+        write_evaluation(folder, files)
+        made_of = {"digest": digests[model.name], "way": way}
+        write_atomic(folder / _MADE_OF, json.dumps(made_of) + "\n")
+
+
+def _measured(folder: Path, digest: str) -> str | None:
+    """How a model was run that was measured on the same; None if it was not."""
+    try:
+        made_of = parse_json(text_of(folder / _MADE_OF))
+        return str(made_of["way"]) if made_of["digest"] == digest else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,205 @@
+"""What `audit` has found: tables and sentences for the terminal, and its page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mergekit_fair.audit.audit_results import (
+    MERGE,
+    PAGE,
+    AuditedTask,
+    AuditResults,
+    CheckedRequirement,
+)
+from mergekit_fair.escaping import one_line
+from mergekit_fair.fairness.claims import LEVEL
+from mergekit_fair.files import write_atomic
+from mergekit_fair.report.page import shown, template
+from mergekit_fair.report.tables import (
+    Cell,
+    Row,
+    Table,
+    as_text,
+    interval_cell,
+    interval_text,
+    value_text,
+)
+from mergekit_fair.report.verdict_text import difference_cell
+
+MARKED = (
+    "what may be claimed, after Holm's correction over every score, task and parent here; of a gap "
+    "of decisions what also holds at equal selection rates; no gap that may be 0 in both models"
+)
+
+
+def audit_text(results: AuditResults) -> str:
+    """Everything but the figures by group of every parent, for a terminal."""
+    parts = []
+    for name, task in results.tasks.items():
+        parts += [
+            one_line(title(results, name)),
+            as_text(figures_table(task)),
+            "",
+            f"{MERGE} minus each, on the same documents",
+            as_text(differences_table(task)),
+            *(one_line(text) for text in sentences(task)),
+        ]
+        if task.groups.get(MERGE):
+            parts += ["", as_text(groups_table(task))]
+        parts += [*(one_line(f"warning: {text}") for text in task.warnings), ""]
+    parts.append(f"!: {MARKED}")
+    parts += [one_line(requirement_text(each)) for each in results.requirements]
+    return "\n".join(parts)
+
+
+def title(results: AuditResults, name: str) -> str:
+    """What a task was measured on."""
+    task = results.tasks[name]
+    limit = ", drawn at random" if results.limit else ""
+    clusters = "" if task.clusters is None else f" in {task.clusters} clusters"
+    return (
+        f"{name}, {results.split} split{limit}: n = {task.n}{clusters}, "
+        f"{results.confidence * 100:g} % intervals"
+    )
+
+
+def figures_table(task: AuditedTask) -> Table:
+    """Every score of every model."""
+    metrics = list(task.models[MERGE])
+    rows = [Row(name, [interval_cell(of[name]) for of in task.models.values()]) for name in metrics]
+    return Table("Figures", "", list(task.models), [("", rows)])
+
+
+def differences_table(task: AuditedTask) -> Table:
+    """The merge minus every parent, paired."""
+    names = list(dict.fromkeys(name for of in task.differences.values() for name in of))
+    rows = [
+        Row(
+            f"{name.removeprefix(LEVEL)} at its selection rate" if name.startswith(LEVEL) else name,
+            [difference_cell(of.get(name), with_p=False) for of in task.differences.values()],
+        )
+        for name in names
+    ]
+    columns = [f"− {parent}" for parent in task.differences]
+    return Table("Merge minus each, paired", "", columns, [("", rows)])
+
+
+def groups_table(task: AuditedTask, parent: str | None = None) -> Table:
+    """By group: the merge's scores, or what it has more than a parent."""
+    of = task.groups[MERGE]
+    differences: Mapping[str, Mapping[str, Any]] = (
+        {} if parent is None else task.group_differences.get(parent, {})
+    )
+    names = list(dict.fromkeys(name for metrics in of.values() for name in metrics))
+    rows = [
+        Row(
+            group,
+            [
+                interval_cell(differences[group][name], "+")
+                if group in differences
+                else Cell(value_text(metrics[name].value))
+                for name in names
+            ],
+        )
+        for group, metrics in of.items()
+    ]
+    caption = MERGE if parent is None else f"{MERGE} minus {parent}, by group, paired"
+    return Table(caption, "group" if parent else f"{MERGE}, by group", names, [("", rows)])
+
+
+def sentences(task: AuditedTask) -> list[str]:
+    """One a parent: what is better, what is worse, or that nothing can be told from noise; then
+    what leaves out 0 and is not claimed."""
+    found = []
+    for parent, differences in task.differences.items():
+        parts = []
+        for word, is_gain in (("better", True), ("worse", False), ("other", None)):
+            names = [
+                f"{name} {interval_text(gap, '+')}"
+                for name, gap in differences.items()
+                if gap.claimed and task.is_gain(parent, name) is is_gain
+            ]
+            parts += [f"{word}: {', '.join(names)}"] if names else []
+        said = "; ".join(parts) or "nothing can be told from noise"
+        found.append(f"against {parent}: {said}")
+        found += [
+            f"against {parent}, not claimed: {name} {interval_text(gap, '+')}: {gap.withheld}"
+            for name, gap in differences.items()
+            if gap.withheld
+        ]
+    return found
+
+
+def requirement_text(checked: CheckedRequirement) -> str:
+    """`met: … (0.031 against 0.045; difference −0.014 [−0.030, +0.002])`"""
+    of = f"{value_text(checked.value)} against {value_text(checked.bound)}"
+    if checked.difference is not None:
+        of += f"; difference {interval_text(checked.difference, '+')}"
+    return f"{'met' if checked.met else 'NOT MET'}: {checked.text} ({of})"
+
+
+def write_audit_page(results: AuditResults, folder: Path) -> Path:
+    """Write `report.html`: one page without scripts and requests.
+
+    Returns:
+        Its path.
+    """
+    path = folder / PAGE
+    page = template("audit.html", autoescape=True, finalize=shown)
+    write_atomic(path, page.render(_view(results)))
+    return path
+
+
+def _view(results: AuditResults) -> dict[str, Any]:
+    return {
+        "results": results,
+        "headline": _headline(results),
+        "requirements": [
+            (requirement_text(each), "verdict" if each.met else "notice")
+            for each in results.requirements
+        ],
+        "models": Table.plain(
+            ["model", "is", "from", "run"],
+            [[name, of.kind, of.source, of.way] for name, of in results.models.items()],
+        ),
+        "tasks": [
+            {
+                "name": name,
+                "title": title(results, name),
+                "sentences": sentences(task),
+                "figures": figures_table(task),
+                "differences": differences_table(task),
+                "groups": [
+                    groups_table(task),
+                    *(groups_table(task, p) for p, of in task.group_differences.items() if of),
+                ]
+                if task.groups.get(MERGE)
+                else [],
+                "warnings": task.warnings,
+            }
+            for name, task in results.tasks.items()
+        ],
+        "marked": MARKED,
+    }
+
+
+def _headline(results: AuditResults) -> str:
+    """How many differences are claimed, and whether the requirements are met."""
+    gains = [
+        task.is_gain(parent, name)
+        for task in results.tasks.values()
+        for parent, differences in task.differences.items()
+        for name, gap in differences.items()
+        if gap.claimed
+    ]
+    said = (
+        f"{gains.count(True)} better, {gains.count(False)} worse than its parents"
+        if gains
+        else "no difference from its parents can be told from noise"
+    )
+    if not results.requirements:
+        return said
+    met = sum(each.met for each in results.requirements)
+    return f"{met} of {len(results.requirements)} requirements met; {said}"

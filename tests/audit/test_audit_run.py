@@ -1,0 +1,297 @@
+"""`audit` of whole recipes, against `merge` and `eval` of every model by itself."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from adapters import make_adapter
+from classifiers import write_causal
+from click.testing import CliRunner, Result
+from refusals import refusal
+from task_tables import write_table
+from tiny import GROUPS, words_of
+
+from mergekit_fair.cli import main
+from mergekit_fair.errors import ConfigError
+
+TASK = "fair_bbq"
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, words_of(*arguments))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base, two models that differ a little, two adapters, and a table of BBQ's columns."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = tmp_path_factory.mktemp("models")
+    write_causal(folder / "base")
+    model = AutoModelForCausalLM.from_pretrained(folder / "base")
+    for seed, name in enumerate(("blue", "green"), 1):
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += 0.05 * torch.randn_like(parameter)
+        model.save_pretrained(folder / name)
+        AutoTokenizer.from_pretrained(folder / "base").save_pretrained(folder / name)
+        make_adapter(folder / "base", folder / f"{name}_adapter", seed=seed, targets=["q_proj"])
+    write_table(TASK, folder, ".jsonl")
+    return folder
+
+
+def recipe(path: Path, raw: Mapping[str, Any]) -> Path:
+    path.write_text(yaml.safe_dump({**raw, "dtype": "float32"}))
+    return path
+
+
+def addition(models: Path, *names: str) -> dict[str, Any]:
+    return {
+        "merge_method": "subgroup_task_addition",
+        "base_model": str(models / "base"),
+        "models": [
+            {
+                "model": str(models / name),
+                "parameters": {"group": name.split("_")[0], "weight": 1.0},
+            }
+            for name in names
+        ],
+        "parameters": {"lambda": 0.5},
+    }
+
+
+def ties(models: Path) -> dict[str, Any]:
+    return {
+        "merge_method": "ties",
+        "base_model": str(models / "base"),
+        "models": [
+            {"model": str(models / name), "parameters": {"weight": 0.5, "density": 0.5}}
+            for name in ("blue", "green")
+        ],
+    }
+
+
+def slerp(models: Path) -> dict[str, Any]:
+    return {
+        "merge_method": "slerp",
+        "base_model": str(models / "blue"),
+        "models": [{"model": str(models / "blue")}, {"model": str(models / "green")}],
+        "parameters": {"t": 0.4},
+    }
+
+
+def linear(models: Path) -> dict[str, Any]:
+    return {
+        "merge_method": "linear",
+        "models": [
+            {"model": str(models / name), "parameters": {"weight": 0.5}}
+            for name in ("blue", "green")
+        ],
+    }
+
+
+def sliced(models: Path) -> dict[str, Any]:
+    return {
+        "merge_method": "passthrough",
+        "slices": [
+            {"sources": [{"model": str(models / "blue"), "layer_range": [0, 2]}]},
+            {"sources": [{"model": str(models / "green"), "layer_range": [1, 2]}]},
+        ],
+    }
+
+
+RECIPES = {
+    "addition": (lambda m: addition(m, "blue", "green"), ["base", "blue", "green", "merge"]),
+    "adapters": (
+        lambda m: addition(m, "blue_adapter", "green_adapter"),
+        ["base", "blue", "green", "merge"],
+    ),
+    "ties": (ties, ["base", "blue", "green", "merge"]),
+    "slerp": (slerp, ["base", "green", "merge"]),
+    "linear": (linear, ["blue", "green", "merge"]),
+    "sliced": (sliced, ["blue", "green", "merge"]),
+}
+
+
+def audit(models: Path, path: Path, out: Path, *options: object) -> Result:
+    data = models / f"{TASK}.jsonl"
+    return run(
+        *("audit", path, "--tasks", TASK, "--data", data, "-o", out, "--device", "cpu"),
+        *("--split", "validation", "--min-group-size", 5, "--quiet", *options),
+    )
+
+
+def samples(folder: Path) -> list[tuple[Any, Any]]:
+    lines = (folder / f"samples_{TASK}.jsonl").read_text().splitlines()
+    return [(line["doc_id"], line["filtered_resps"]) for line in map(json.loads, lines)]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_model_answers_as_by_itself(name: str, models: Path, tmp_path: Path) -> None:
+    make, names = RECIPES[name]
+    path = recipe(tmp_path / "recipe.yml", make(models))
+    found = audit(models, path, tmp_path / "audit", "--json")
+    assert found.exit_code == 0, found.output
+    content = json.loads(found.stdout)
+    assert list(content["models"]) == names
+    task = content["tasks"][TASK]
+    assert list(task["models"]) == names
+    assert list(task["differences"]) == names[:-1]
+    merged = run("merge", path, tmp_path / "merged", "--quiet")
+    assert merged.exit_code == 0, merged.output
+    for model in names:
+        of = content["models"][model]
+        source = tmp_path / "merged" if model == "merge" else of["source"].split("+")[-1]
+        out = tmp_path / "eval" / model
+        told = run(
+            *("eval", "--model", source, "--tasks", TASK, "--data", models / f"{TASK}.jsonl"),
+            *("-o", out, "--device", "cpu", "--min-group-size", 5, "--quiet"),
+        )
+        assert told.exit_code == 0, told.output
+        mine, alone = samples(tmp_path / "audit" / "models" / model), samples(out)
+        if "+" in of["source"]:  # peft adds the update to the activations, not to the weights
+            for (_, ours), (_, theirs) in zip(mine, alone, strict=True):
+                assert [float(each[0]) for each in ours] == pytest.approx(
+                    [float(each[0]) for each in theirs], abs=1e-3
+                )
+        else:
+            assert mine == alone
+            evaluation = json.loads((out / f"{TASK}.json").read_text())
+            assert task["models"][model] == evaluation["metrics"]
+        for metric, gap in task["differences"].get(model, {}).items():
+            values = [task["models"][each][metric]["value"] for each in ("merge", model)]
+            if None not in values:
+                assert gap["value"] == pytest.approx(values[0] - values[1], abs=1e-12)
+
+
+def test_compare_says_the_same(models: Path, tmp_path: Path) -> None:
+    path = recipe(tmp_path / "recipe.yml", addition(models, "blue"))
+    content = json.loads(audit(models, path, tmp_path / "audit", "--json").stdout)
+    folders = [tmp_path / "audit" / "models" / name for name in ("base", "merge")]
+    found = run("compare", *folders, "--min-group-size", 5, "--json")
+    compared = json.loads(found.stdout)[TASK]
+    for metric, gap in compared["models"]["merge"].items():
+        ours = content["tasks"][TASK]["differences"]["base"][metric]
+        assert [gap[key] for key in ("value", "low", "high")] == [
+            ours[key] for key in ("value", "low", "high")
+        ]
+    text = run("compare", *folders, "--min-group-size", 5).stdout
+    assert "fair_bbq: minus base, on the same" in text
+
+
+def test_what_was_measured_is_not_run_again(models: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(models, tmp_path / "models")
+    path = recipe(tmp_path / "recipe.yml", addition(copied, "blue", "green"))
+    first = audit(copied, path, tmp_path / "audit", "--json")
+    assert first.exit_code == 0, first.output
+    shutil.rmtree(tmp_path / "audit" / "models" / "green")
+    text = path.read_text()
+    again = run_loudly(copied, path, tmp_path / "audit")
+    assert [
+        name for name in ("base", "blue", "green", "merge") if f"{name}: measured" in again
+    ] == [*("base", "blue", "merge")]
+    assert (
+        json.loads((tmp_path / "audit" / "audit.json").read_text())["tasks"]
+        == (json.loads(first.stdout)["tasks"])
+    )
+    path.write_text(text.replace("lambda: 0.5", "lambda: 0.25"))
+    another = run_loudly(copied, path, tmp_path / "audit")
+    assert "blue: measured" in another
+    assert "merge: measured" not in another
+
+
+def run_loudly(models: Path, path: Path, out: Path) -> str:
+    found = run(
+        *("audit", path, "--tasks", TASK, "--data", models / f"{TASK}.jsonl", "-o", out),
+        *("--split", "validation", "--min-group-size", 5, "--device", "cpu"),
+    )
+    assert found.exit_code == 0, found.output
+    return found.output
+
+
+def test_requirements_are_a_gate(models: Path, tmp_path: Path) -> None:
+    path = recipe(tmp_path / "recipe.yml", addition(models, "blue"))
+    met = audit(
+        *(models, path, tmp_path / "audit", "--require", f"{TASK}/acc >= 0"),
+        *("--require", f"{TASK}/acc <= base + 1"),
+    )
+    assert met.exit_code == 0, met.output
+    assert f"met: {TASK}/acc <= base + 1" in met.stdout
+    failed = audit(
+        *(models, path, tmp_path / "audit", "--require", f"{TASK}/acc >= 0"),
+        *("--require", f"abs({TASK}/stereotyped/Hindu) > 1.5"),
+    )
+    assert failed.exit_code == 3
+    assert f"NOT MET: abs({TASK}/stereotyped/Hindu) > 1.5" in failed.stdout
+    content = json.loads((tmp_path / "audit" / "audit.json").read_text())
+    assert [each["met"] for each in content["requirements"]] == [True, False]
+    page = (tmp_path / "audit" / "report.html").read_text()
+    assert "1 of 2 requirements met" in page
+    assert "NOT MET" in page
+
+
+def test_names_are_checked_before_a_model_is_run(models: Path, tmp_path: Path) -> None:
+    path = recipe(tmp_path / "recipe.yml", addition(models, "blue"))
+    data = ("--data", models / f"{TASK}.jsonl", "--split", "validation")
+    refusal(
+        [
+            "audit",
+            path,
+            "--tasks",
+            TASK,
+            *data,
+            "-o",
+            tmp_path / "a",
+            "--require",
+            "fair_bbq/ac > 0",
+        ],
+        ConfigError,
+        "did you mean 'acc'",
+        where="--require fair_bbq/ac > 0",
+    )
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_merge_that_exists(models: Path, tmp_path: Path) -> None:
+    path = recipe(tmp_path / "recipe.yml", addition(models, "blue", "green"))
+    content = json.loads(audit(models, path, tmp_path / "one", "--json").stdout)
+    run("merge", path, tmp_path / "merged", "--quiet")
+    found = audit(models, path, tmp_path / "two", "--merged", tmp_path / "merged", "--json")
+    assert found.exit_code == 0, found.output
+    other = json.loads(found.stdout)
+    assert other["tasks"] == content["tasks"]
+    assert other["models"]["merge"]["source"] == str(tmp_path / "merged")
+
+
+def test_decisions_by_group_are_audited_too(family: Path, tmp_path: Path) -> None:
+    """Classifiers over a task of labels and groups."""
+    block = yaml.safe_load((family / "train.yml").read_text())["data"]
+    (tmp_path / "data.yml").write_text(yaml.safe_dump(block))
+    raw = {
+        "merge_method": "linear",
+        "models": [
+            {"model": str(family / "run" / "groups" / name), "parameters": {"weight": 0.5}}
+            for name in GROUPS
+        ],
+    }
+    path = recipe(tmp_path / "recipe.yml", raw)
+    found = run(
+        *("audit", path, "--tasks", "fair_adult_sex", "--data", tmp_path / "data.yml"),
+        *("-o", tmp_path / "audit", "--max-length", 16, "--min-group-size", 5, "--quiet"),
+        *("--require", f"fair_adult_sex/dpd <= {GROUPS[0]} + 1", "--device", "cpu"),
+    )
+    assert found.exit_code == 0, found.output
+    content = json.loads((tmp_path / "audit" / "audit.json").read_text())
+    task = content["tasks"]["fair_adult_sex"]
+    assert set(task["differences"]) == set(GROUPS)
+    assert {"acc", "dpd", "eod"} <= set(task["differences"][GROUPS[1]])
+    assert set(task["groups"]["merge"]) == set(GROUPS)
+    assert f"met: fair_adult_sex/dpd <= {GROUPS[0]} + 1" in found.stdout
