@@ -78,7 +78,7 @@ class CheckpointCache:
         held = {}
         for name in stored:
             tensor, there = stored[name].to(device), tensors.get(name)
-            is_same = there is not None and _are_same(there, tensor)
+            is_same = there is not None and are_same(there, tensor)
             held[name] = there.detach() if there is not None and is_same else tensor
         self._models[model] = held
 
@@ -124,7 +124,7 @@ class CheckpointCache:
         self._left[device] += size
 
 
-def _are_same(one: torch.Tensor, other: torch.Tensor) -> bool:
+def are_same(one: torch.Tensor, other: torch.Tensor) -> bool:
     """Whether two tensors are alike to the bit, on one device."""
     about = [(each.dtype, each.shape, each.device) for each in (one, other)]
     if about[0] != about[1] or not one.is_contiguous():

@@ -25,7 +25,7 @@ from mergekit_fair.checkpoints.adapter_config import (
 from mergekit_fair.checkpoints.folder import digest_of, model_folder
 from mergekit_fair.checkpoints.hub import downloaded
 from mergekit_fair.checkpoints.lora import UNTIE, refuse_ties
-from mergekit_fair.checkpoints.reader import open_folder
+from mergekit_fair.checkpoints.reader import Reader, open_folder
 from mergekit_fair.compat.mergekit import merge_adapters_by
 from mergekit_fair.compat.peft import adapter_report
 from mergekit_fair.errors import CheckpointError, RecipeError
@@ -84,6 +84,27 @@ def merged_adapters(options: Any, out: Path) -> Iterator[Any]:
     finally:
         _SETTLED.discard(cache)
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def adapter_merged(model: ModelReference, options: Any) -> Iterator[Reader]:
+    """An adapter as mergekit's methods get it: merged by peft, or found merged.
+
+    Args:
+        model: with the adapter.
+        options: mergekit's `MergeOptions` with a `lora_merge_cache`.
+
+    Raises:
+        CheckpointError: as a merge; or it holds apart what its base ties.
+    """
+    register_adapters()
+    found = model.merged(
+        cache_dir=options.lora_merge_cache,
+        trust_remote_code=options.trust_remote_code,
+        lora_merge_dtype=options.lora_merge_dtype,
+    )
+    with closing(open_folder(found.model.path, allow_pickle=True)) as reader:
+        yield reader
 
 
 def settle_ties(config: Any, options: Any, base: Path, folder: Path) -> set[str]:

@@ -13,11 +13,20 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from mergekit.common import ModelReference
 from mergekit.options import MergeOptions
 
 from mergekit_fair.checkpoints.adapted import AdaptedCheckpoint, SlicedTensor
-from mergekit_fair.checkpoints.cache import CheckpointCache, LazyCheckpoint, Tensors, lookup
+from mergekit_fair.checkpoints.cache import (
+    CheckpointCache,
+    LazyCheckpoint,
+    Tensors,
+    are_same,
+    lookup,
+)
+from mergekit_fair.checkpoints.reader import read_whole
 from mergekit_fair.errors import RecipeError
+from mergekit_fair.merging.adapters_by_peft import adapter_merged
 from mergekit_fair.merging.methods.arithmetic import (
     ACCUMULATOR,
     KeptDirection,
@@ -76,6 +85,7 @@ class Composer:
         self.plans = plans or PlanCache(MergeOptions())
         self._checkpoints = CheckpointCache(self.device, room)
         self._checkpoints.base = None if base is None else local_path(base)
+        self._merged_by_peft: dict[str, Tensors] = {}
         # The recipe without its λ, the device, the bytes, and the directions themselves.
         self._kept: tuple[str, torch.device, int, Directions] | None = None
 
@@ -215,21 +225,37 @@ class Composer:
             inputs = {
                 model: _as(found.cpu(), tensor.input_dtype(model))
                 for model, weight in tensor.inputs.items()
-                if (found := self._stored(str(model), weight)) is not None
+                if (found := self._stored(model, weight)) is not None
             }
             with explained(recipe.where), draws:
                 merged = tensor.merge.execute(tensors=inputs)
             if merged is not None:  # mergekit leaves out what too few models have
                 yield tensor.name, _as(merged, tensor.dtype)
 
-    def _stored(self, model: str, weight: Any) -> torch.Tensor | None:
+    def _stored(self, model: ModelReference, weight: Any) -> torch.Tensor | None:
         """A tensor by one of the names that mergekit knows for it; None if it may be missing."""
-        tensors = self.tensors(model)
+        tensors = self.tensors(str(model))
+        if isinstance(tensors, AdaptedCheckpoint):
+            tensors = self._by_peft(model)
         names = (weight.name, *(weight.aliases or ()), *(weight.tied_names or ()))
         name = next((name for name in names if name in tensors), None)
         if name is None and weight.optional:
             return None
-        return self._tensor(model, name or weight.name)
+        return lookup(tensors, str(model), name or weight.name).to(self.device)
+
+    def _by_peft(self, model: ModelReference) -> Tensors:
+        """An adapter as mergekit gets it: the base's tensors, and those that peft has changed."""
+        if str(model) not in self._merged_by_peft:
+            base = self.tensors(str(model.model))
+            found = {}
+            with adapter_merged(model, self.plans.stock_options) as reader:
+                for name in reader.tensors:
+                    tensor, start = read_whole(reader, name), base.get(name)
+                    tensor = tensor if start is None else tensor.to(start.device)
+                    is_same = start is not None and are_same(start, tensor)
+                    found[name] = start if start is not None and is_same else tensor
+            self._merged_by_peft[str(model)] = found
+        return self._merged_by_peft[str(model)]
 
     def _tensor(self, model: str, name: str) -> torch.Tensor:
         return lookup(self.tensors(model), model, name).to(self.device)
@@ -286,15 +312,6 @@ def _require_whole(recipe: Recipe) -> None:
             where=recipe.where,
             got=str(base),
             fix="merge it into its base first, or merge the recipe to a folder",
-        )
-    adapted = [str(model) for model in config.referenced_models() if model.lora is not None]
-    if adapted and not is_own(recipe.method):
-        raise RecipeError(
-            "mergekit's methods take adapters that peft has merged, and none are composed in "
-            "memory",
-            where=recipe.where,
-            got=adapted,
-            fix="merge each into its base first, or merge the recipe to a folder",
         )
 
 

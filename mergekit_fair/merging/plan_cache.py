@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
+import weakref
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, TypeVar
 
+from mergekit_fair.merging.adapters_by_peft import register_adapters
 from mergekit_fair.merging.plan import MergePlan
 from mergekit_fair.merging.program import MergeProgram
 from mergekit_fair.merging.recipe import Recipe, family
@@ -53,7 +57,19 @@ class PlanCache:
         Raises:
             CheckpointError, RecipeError: as `StockPlan.open`.
         """
-        return _kept(self._stock, skeleton(recipe), lambda: StockPlan.open(recipe, self.options))
+        return _kept(
+            self._stock, skeleton(recipe), lambda: StockPlan.open(recipe, self.stock_options)
+        )
+
+    @cached_property
+    def stock_options(self) -> Any:
+        """By which mergekit finds adapters merged by peft: in a folder that goes with the cache."""
+        register_adapters()
+        if self.options.lora_merge_cache:
+            return self.options
+        folder = tempfile.TemporaryDirectory(prefix="mergekit-fair-adapters-")
+        weakref.finalize(self, folder.cleanup)
+        return self.options.model_copy(update={"lora_merge_cache": folder.name})
 
 
 def _kept(plans: dict[str, T], key: str, make: Callable[[], T]) -> T:

@@ -6,7 +6,7 @@ import gc
 
 import pytest
 import torch
-from adapters import adapters_on, addition, make_adapter, merged
+from adapters import adapters_on, addition, make_adapter, merged, stock
 from checkpoints import read
 from classifiers import write_text
 from refusals import raises
@@ -76,6 +76,29 @@ def test_equals_the_merged_file_bit_for_bit(bases, tmp_path, options, architectu
         composed = dict(Composer(room=room).compose(recipe(raw), reuse_direction=True))
         assert composed.keys() == file.keys()
         assert all(same_bits(composed[key], file[key]) for key in file)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "method"), [("llama", "ties"), ("bert", "task_arithmetic")]
+)
+@pytest.mark.filterwarnings("ignore")  # of transformers and peft about each other
+def test_methods_of_mergekit_equal_the_merged_file(bases, tmp_path, options, architecture, method):
+    """peft merges an adapter in other steps than we do: what it has merged is held, as far as it
+    differs from the base."""
+    base = bases(architecture)
+    adapters = adapters_on(base, tmp_path / "a", architecture)
+    raw = stock(base, adapters) | {"merge_method": method}
+    if method == "ties":
+        raw["parameters"] = {"density": 0.6}
+    file, composer = read(merged(raw, tmp_path / "out", options)), Composer()
+    composed = dict(composer.compose(recipe(raw)))
+    assert composed.keys() == file.keys()
+    assert all(same_bits(composed[key], file[key]) for key in file)
+    held = composer.tensors(str(base))
+    for found in composer._merged_by_peft.values():
+        others = [name for name, tensor in found.items() if tensor is not held[name]]
+        assert 0 < len(others) < len(found) / 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "out"]
 
 
 def test_slices_that_cut_rows(tmp_path, options):

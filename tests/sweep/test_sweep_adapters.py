@@ -108,6 +108,23 @@ def test_every_point_has_the_scores_of_the_merged_folder(swept: Path, tmp_path: 
     assert len(distinct) == len(found)
 
 
+@pytest.mark.filterwarnings("ignore")  # of transformers and peft about each other
+def test_a_method_of_mergekit_over_adapters(family: Path, tmp_path: Path) -> None:
+    """Merged by peft, as `merge` has them; the choice is a whole model."""
+    path = write_sweep(family, tmp_path, inject=None, controls=[], grid={"density": [0.5, 0.9]})
+    content = yaml.safe_load(path.read_text())
+    models = [{"model": str(tmp_path / name)} for name in ("blue", "green")]
+    content["recipe"] |= {"merge_method": "ties", "models": models, "dtype": "float32"}
+    content["recipe"]["parameters"] = {"weight": 0.5, "density": 1.0}
+    path.write_text(yaml.safe_dump(content))
+    run("sweep", path, "-o", tmp_path / "out", "--quiet")
+    found = scores_on_disk(tmp_path, tmp_path / "out", tmp_path / "merged")
+    assert {*found} == {"lora", "fft", "density=0.5", "density=0.9"}
+    for label, (stored, expected) in found.items():
+        assert stored.tolist() == expected.tolist(), label
+    assert (tmp_path / "out" / "selected" / "model" / "config.json").is_file()
+
+
 def test_the_model_is_its_base_but_for_what_a_point_changes(family: Path, tmp_path: Path) -> None:
     """Points in any order, whole models between them: the weights of each, and the base's own
     memory untouched; over adapters alone one base is in memory, and not a model and a base."""
