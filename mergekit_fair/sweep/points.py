@@ -356,7 +356,7 @@ class Planner:
             **apart,
         )
         injected = [float(v) for key, v in settings.items() if key.startswith(INJECTED)]
-        coefficients = None if recipe is None or kind == "candidate" else self.coefficients(recipe)
+        coefficients = None if recipe is None or model else self.coefficients(recipe)
         effective, size = (
             (sum(injected), sum(map(abs, injected)))
             if injected

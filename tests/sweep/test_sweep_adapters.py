@@ -104,6 +104,9 @@ def test_every_point_has_the_scores_of_the_merged_folder(swept: Path, tmp_path: 
     assert len(found) == 6
     for label, (stored, expected) in found.items():
         assert stored.tolist() == expected.tolist(), label
+    lines = json.loads((swept / "out" / "results.json").read_text())["points"]
+    shares = {line["label"]: line["lambda_eff"] for line in lines}
+    assert (shares["lora"], shares["λ=0.3"]) == (None, 0.6)
     distinct = {tuple(stored.tolist()) for stored, _ in found.values()}
     assert len(distinct) == len(found)
 
