@@ -175,6 +175,25 @@ def _bbq(row: int) -> Record:
     }
 
 
+def _stereoset(row: int) -> Record:
+    """Sentences with a blank, and pairs of sentences, about twelve terms of two types."""
+    term, is_within = row // 2 % 12, row % 2 == 0
+    words = ("fox", "good", "bad") if row % 3 else ("bad", "fox", "good")
+    labels = {"good": 0, "bad": 1, "fox": 2}  # the Hub's numbers: opposite, stereotype, unrelated
+    return {
+        "id": f"s{row}",
+        "target": f"term {term}",
+        "bias_type": ("gender", "race")[term % 2],
+        "context": f"Term {term} was BLANK in {row}."
+        if is_within
+        else f"I met term {term}, {row}.",
+        "sentences": {
+            "sentence": [f"Term {term} was {word} in {row}." for word in words],
+            "gold_label": [labels[word] for word in words],
+        },
+    }
+
+
 RECORDS: dict[str, Callable[[int], Record]] = {
     "fair_adult": _adult,
     "fair_compas": _compas,
@@ -187,9 +206,11 @@ RECORDS: dict[str, Callable[[int], Record]] = {
     "fair_winogender": _winogender,
     "fair_crows_pairs": _crows_pairs,
     "fair_bbq": _bbq,
+    "fair_stereoset": _stereoset,
 }
 _SEVERAL = {"fair_dlab_hate": 2, "fair_utkface": 2, "fair_winogender": 2, "fair_bbq": 4}
-_NESTED = ("answer_info", "additional_metadata")  # JSON in the cells of a csv file
+_SEVERAL |= {"fair_stereoset": 2}
+_NESTED = ("answer_info", "additional_metadata", "sentences")  # JSON in the cells of a csv file
 
 
 def table(family: str, n: int = N) -> pd.DataFrame:

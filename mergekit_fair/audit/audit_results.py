@@ -13,6 +13,7 @@ from mergekit_fair.schema import Record
 
 MERGE, BASE = "merge", "base"
 RESULTS, PAGE, MODELS = "audit.json", "report.html", "models"
+_BEST = {"zero": 0.0, "half": 0.5}
 
 
 class AuditedModel(Record):
@@ -40,7 +41,8 @@ class AuditedTask(Record):
         groups: model → group → metric → the same of documents about the group.
         differences: parent → metric → merge minus parent, paired, with what is claimed.
         group_differences: parent → group → metric → the same by group; none is claimed.
-        better: metric → `higher`, `lower`, or `zero` for a bias of either sign; of others nothing.
+        better: metric → `higher`, `lower`, `zero` for a bias of either sign, or `half` for a share
+            that is best at 0.5; of others nothing.
         warnings: what a reader should know.
     """
 
@@ -50,7 +52,7 @@ class AuditedTask(Record):
     groups: dict[str, dict[str, dict[str, Interval]]] = {}
     differences: dict[str, dict[str, JudgedDifference]]
     group_differences: dict[str, dict[str, dict[str, Difference]]] = {}
-    better: dict[str, Literal["higher", "lower", "zero"]] = {}
+    better: dict[str, Literal["higher", "lower", "zero", "half"]] = {}
     warnings: Annotated[tuple[str, ...], Field(strict=False)] = ()
 
     def is_gain(self, parent: str, metric: str) -> bool | None:
@@ -59,8 +61,8 @@ class AuditedTask(Record):
         direction = self.better.get(metric)
         if a is None or b is None or direction is None or a == b:
             return None
-        if direction == "zero":
-            return abs(b) < abs(a)
+        if direction in _BEST:
+            return abs(b - _BEST[direction]) < abs(a - _BEST[direction])
         return (b > a) == (direction == "higher")
 
 

@@ -34,6 +34,8 @@ from mergekit_fair.fairness.weights import row_weights
 Means = Mapping[str, Values]
 """Column → its mean, (...,): NaN where no document says anything about it."""
 
+Better = Literal["higher", "lower", "zero", "half"]
+
 
 @dataclass(frozen=True)
 class BenchmarkMetric:
@@ -44,7 +46,7 @@ class BenchmarkMetric:
         title: in tables.
         formula: means of columns → the score; element by element, for arrays of any shape.
         reads: the columns whose means it takes.
-        better: `zero` for a bias of either sign.
+        better: `zero` for a bias of either sign, `half` for a share that is best at 0.5.
         bounds: what it can be.
         by_group: also of every group.
         range_title: title of max − min over the groups, which is reported as `NAME_range`; None
@@ -55,7 +57,7 @@ class BenchmarkMetric:
     title: str
     formula: Callable[[Means], Values]
     reads: tuple[str, ...]
-    better: Literal["higher", "lower", "zero"]
+    better: Better
     bounds: tuple[float, float] = (0.0, 1.0)
     by_group: bool = False
     range_title: str | None = None
@@ -106,7 +108,7 @@ class Benchmark:
 
     @property
     def better(self) -> dict[str, str]:
-        """Every reported name, ranges included, → `higher`, `lower` or `zero`."""
+        """Every reported name, ranges included, → which figures of it are better."""
         own = {metric.name: str(metric.better) for metric in self.metrics}
         return own | {metric.range_name: "lower" for metric in self.ranges}
 

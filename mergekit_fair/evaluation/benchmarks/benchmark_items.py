@@ -24,8 +24,8 @@ from mergekit_fair.fairness.settings import MIN_GROUP_SIZE, MetricSettings
 KEY = "benchmark"
 """Of a document: the name of its benchmark."""
 
-# Name → module of this folder. A file of samples names one, and imports nothing else.
-_KNOWN = {"bbq": "bbq", "crows_pairs": "crows_pairs"}
+# Modules of this folder. A file of samples names one, and imports nothing else.
+_KNOWN = ("bbq", "crows_pairs", "stereoset")
 MEANS = "means"
 _PREFERENCE = "preference_gap"
 
@@ -42,7 +42,7 @@ def benchmark_named(name: str) -> Benchmark:
         raise MeasurementError(
             "is no benchmark", where="benchmark", got=name, allowed=sorted(_KNOWN)
         )
-    module = import_module(f"mergekit_fair.evaluation.benchmarks.{_KNOWN[name]}")
+    module = import_module(f"mergekit_fair.evaluation.benchmarks.{name}")
     found = module.BENCHMARK
     assert isinstance(found, Benchmark)
     return found

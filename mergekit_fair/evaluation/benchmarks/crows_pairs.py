@@ -12,7 +12,7 @@ BENCHMARK = Benchmark(
         mean_of(
             "pct_stereotype",
             "stereotypical sentence preferred",
-            better="zero",
+            better="half",
             by_group=True,
             range_title="range of preference over types of bias",
         ),
