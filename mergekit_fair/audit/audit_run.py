@@ -40,6 +40,7 @@ from mergekit_fair.fairness.metrics import GROUP_RATES
 from mergekit_fair.files import is_file_name, text_of, write_atomic
 from mergekit_fair.merging.program import MergeSettings
 from mergekit_fair.merging.recipe import Recipe
+from mergekit_fair.merging.stock_plan import is_random
 from mergekit_fair.merging.to_disk import merge_to_folder
 from mergekit_fair.progress import Progress
 from mergekit_fair.schema import digest_of_json, parse_json, sealed
@@ -75,6 +76,9 @@ def run_audit(
         CheckpointError, RecipeError, DataError, MeasurementError: as `merge` and `eval`.
     """
     recipe = with_local_models(recipe).resolved()
+    has_seed = "random_seed" in (recipe.raw.get("fairness") or {})
+    if is_random(recipe.method) and not recipe.is_sliced and not has_seed:
+        recipe = recipe.with_random_seed(settings.metrics.seed)
     for remark in recipe.remarks:
         progress.say(remark)
     models = models_to_audit(recipe, settings.merged, progress)

@@ -57,6 +57,7 @@ class _BatchSize(click.ParamType):  # type: ignore[type-arg]
 @click.option("--limit", type=click.IntRange(min=1), help="A random sample of so many rows.")
 @click.option("--num-fewshot", type=click.IntRange(min=0), help="Examples in a prompt.")
 @click.option("--apply-chat-template", is_flag=True, help="Put prompts into the model's template.")
+@click.option("--system-instruction", help="Begins every prompt of a language model.")
 @click.option(
     "--include-path",
     type=click.Path(exists=True, file_okay=False),
@@ -163,6 +164,7 @@ def _evaluate(
         num_fewshot=options["num_fewshot"],
         include_path=options["include_path"],
         apply_chat_template=options["apply_chat_template"],
+        system_instruction=options["system_instruction"],
         seed=options["seed"],
         allow_trained_rows=options["allow_trained_rows"],
         min_group_size=options["min_group_size"],

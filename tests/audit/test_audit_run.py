@@ -79,6 +79,10 @@ def ties(models: Path) -> dict[str, Any]:
     }
 
 
+def dare(models: Path) -> dict[str, Any]:
+    return {**ties(models), "merge_method": "dare_ties", "fairness": {"random_seed": 7}}
+
+
 def slerp(models: Path) -> dict[str, Any]:
     return {
         "merge_method": "slerp",
@@ -115,6 +119,7 @@ RECIPES = {
         ["base", "blue", "green", "merge"],
     ),
     "ties": (ties, ["base", "blue", "green", "merge"]),
+    "dare": (dare, ["base", "blue", "green", "merge"]),
     "slerp": (slerp, ["base", "green", "merge"]),
     "linear": (linear, ["blue", "green", "merge"]),
     "sliced": (sliced, ["blue", "green", "merge"]),
