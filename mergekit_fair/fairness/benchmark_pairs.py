@@ -141,21 +141,23 @@ def _difference_of_ranges(
     names = [name for name in a if name in b]
     if len(names) < 2:
         return Difference()
-    each = [model[name] for model in (a, b) for name in names]
+    models = [[model[name] for name in names] for model in (a, b)]
+    # The figures decide which is the first, so that (a, b) and (b, a) are drawn alike.
+    is_turned = [one.value for one in models[0]] > [one.value for one in models[1]]
+    each = [one for model in (models[::-1] if is_turned else models) for one in model]
     moves = np.stack([one.moves for one in each])
     covariance = moves @ moves.T + np.diag([one.extra for one in each])
     drawn = np.random.default_rng(settings.seed).standard_normal((len(each), settings.draws))
     errors = np.linalg.cholesky(covariance) @ drawn
     errors -= errors.mean(axis=1, keepdims=True)
-    size = len(names)
-    first, second = (_extreme(each[part], errors[part]) for part in (np.s_[:size], np.s_[size:]))
+    parts = np.s_[: len(names)], np.s_[len(names) :]
+    first, second = (_extreme(each[part], errors[part]) for part in parts)
     low, high, p_value = inverted(first, second, settings.confidence)
-    return Difference(
-        value=(second.value - first.value) * metric.width,
-        low=low * metric.width,
-        high=high * metric.width,
-        p_value=p_value,
-    )
+    value = second.value - first.value
+    if is_turned:
+        value, low, high = -value, -high, -low
+    ends = (end * metric.width for end in (value, low, high))
+    return Difference(**dict(zip(("value", "low", "high"), ends, strict=True)), p_value=p_value)
 
 
 def _extreme(each: list[Estimate], errors: Values) -> ExtremeEstimate:
