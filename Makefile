@@ -27,7 +27,7 @@ demo: $(READY)
 
 # Without the tests marked `slow`, unless CI is set. A file's tests stay in one process, with its fixtures.
 test: $(TESTS)
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile $(if $(CI),,-m "not slow")
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile -m "$(if $(CI),not gpu,not slow and not gpu)"
 
 # After a sentence has changed: writes tests/messages.txt anew, for you to read in the diff.
 messages: $(TESTS)
