@@ -194,6 +194,26 @@ def _stereoset(row: int) -> Record:
     }
 
 
+def _winobias(row: int) -> Record:
+    """Eight sentences about every two of sixteen occupations, as the authors write them."""
+    from mergekit_fair.evaluation.benchmarks.winobias import OCCUPATIONS
+
+    pair, variant = divmod(row, 8)
+    names = (OCCUPATIONS[pair % 39], OCCUPATIONS[pair % 39 + 1])
+    number, stereotype, at = 1 + variant % 2, ("pro", "anti")[variant // 2 % 2], variant // 4
+    is_man = (stereotype == "pro") == (at == 0)  # the first one is mostly done by men
+    mentioned = [
+        f"[the {name}]" if place == at else f"the {name}" for place, name in enumerate(names)
+    ]
+    pronoun = ("[he]", "[him]") if is_man else ("[she]", "[her]")
+    return {
+        "sentence": f"{row} {mentioned[0].replace('the', 'The')} met {mentioned[1]} "
+        f"{('because ' + pronoun[0] + ' left', 'and ' + pronoun[1])[number - 1]}.",
+        "type": number,
+        "stereotype": stereotype,
+    }
+
+
 RECORDS: dict[str, Callable[[int], Record]] = {
     "fair_adult": _adult,
     "fair_compas": _compas,
@@ -207,9 +227,10 @@ RECORDS: dict[str, Callable[[int], Record]] = {
     "fair_crows_pairs": _crows_pairs,
     "fair_bbq": _bbq,
     "fair_stereoset": _stereoset,
+    "fair_winobias": _winobias,
 }
 _SEVERAL = {"fair_dlab_hate": 2, "fair_utkface": 2, "fair_winogender": 2, "fair_bbq": 4}
-_SEVERAL |= {"fair_stereoset": 2}
+_SEVERAL |= {"fair_stereoset": 2, "fair_winobias": 2}
 _NESTED = ("answer_info", "additional_metadata", "sentences")  # JSON in the cells of a csv file
 
 

@@ -67,6 +67,14 @@ class DealtTask(FairTask):
         """The documents that are dealt, of all that were loaded."""
         return docs
 
+    def from_hub(self, options: dict[str, Any], where: str) -> datasets.DatasetDict:
+        """The stock data set.
+
+        Raises:
+            DataError: it cannot be loaded.
+        """
+        return load_hub(self.DATASET_PATH, self.DATASET_NAME, options, where)
+
     def said(self, docs: Sequence[Doc]) -> dict[str, list[Any]]:
         """Further columns of the documents of the split."""
         del docs
@@ -86,7 +94,7 @@ class DealtTask(FairTask):
         if (file := replacement(metadata.get("data"), where, described=False)) is not None:
             loaded = datasets.DatasetDict({self.pool: _read_documents(file)})
         else:
-            loaded = _load_hub(self.DATASET_PATH, self.DATASET_NAME, dataset_kwargs or {}, where)
+            loaded = self.from_hub(dataset_kwargs or {}, where)
         pool = loaded[self.pool]
         if absent := [name for name in self.columns if name not in pool.column_names]:
             raise DataError(
@@ -192,9 +200,14 @@ def _in_words(unit: Hashable) -> str:
     return " | ".join(str(part) for part in parts)
 
 
-def _load_hub(
+def load_hub(
     path: str | None, name: str | None, options: dict[str, Any], where: str
 ) -> datasets.DatasetDict:
+    """A data set of the Hub.
+
+    Raises:
+        DataError: it cannot be loaded, for whatever reason.
+    """
     import datasets
 
     try:

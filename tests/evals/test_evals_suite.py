@@ -22,7 +22,7 @@ TASKS = sorted(
     and (path.parent.name != "fair_bbq" or path.stem in ("fair_bbq", "fair_bbq_age"))
 )
 FAMILIES = sorted(path.parent for path in EVALS.glob("*/README.md"))
-BENCHMARKS = ("fair_bbq", "fair_stereoset")
+BENCHMARKS = ("fair_bbq", "fair_stereoset", "fair_winobias")
 OVER_ROWS = [
     path
     for path in TASKS
