@@ -26,7 +26,7 @@ COMMANDS = {
     "train": "Base with its head, FFT, LoRA and one model per subgroup.",
     "merge": "One merge, or a grid of λ in one pass, to disk.",
     "check": "Check a recipe without merging, or a merged model against its manifest.",
-    "grid": "Plain recipe files for a grid of λ.",
+    "grid": "Plain recipe files for a grid of λ or any other number.",
     "sweep": "Measure a λ grid, choose on validation rows, report once.",
     "heads": "Fair heads: task vectors in a classifier's last layer.",
     "report": "Rebuild tables, pictures and the HTML page of a sweep.",

@@ -1,24 +1,38 @@
-"""Grids of numbers (`0:1:0.1`, lists, single values), and a grid of λ as plain recipe files."""
+"""Grids of numbers (`0:1:0.1`, lists, single values), and a grid as plain recipe files."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
+import re
+from collections.abc import Collection, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
-from mergekit_fair.errors import ConfigError
+from mergekit_fair.errors import ConfigError, RecipeError
 from mergekit_fair.files import staged_folder, text_of
+from mergekit_fair.merging.methods.registry import is_own, spec_of
 from mergekit_fair.merging.model_files import require_apart, versions
+from mergekit_fair.merging.parameter_names import (
+    NamedParameter,
+    find_parameter,
+    require_distinct_places,
+    require_numeric,
+)
 from mergekit_fair.merging.recipe import Recipe
+from mergekit_fair.merging.recipe_check import check_setting
 from mergekit_fair.schema import parse_json
 
 MANIFEST_OF_GRID = "manifest.json"
 
 # More points than anyone evaluates; a typo such as 0:1:0.0000001 is caught here.
 MOST_POINTS = 10_000
+
+# Of mergekit's methods, which take any number and mean 0 or 1 by those beyond.
+_SHARES = ("density", "gamma", "select_topk")
 
 _FORMS = "a number, a list of numbers, or START:STOP:STEP with STOP included, such as 0:1:0.1"
 
@@ -47,24 +61,81 @@ def parse_grid(value: object, where: object) -> tuple[float, ...]:
     return grid
 
 
-def point_name(value: float) -> str:
-    """The name of a point of a grid, `lambda_0.1`."""
-    return f"lambda_{value!r}".removesuffix(".0")
+def parse_setting(text: str, where: object) -> tuple[str, tuple[float, ...]]:
+    """A name and its points, as the command line writes them.
+
+    >>> parse_setting("density=0.2,0.5", "--set"), parse_setting("t[1]=0:0.5:0.25", "--set")
+    (('density', (0.2, 0.5)), ('t[1]', (0.0, 0.25, 0.5)))
+
+    Raises:
+        ConfigError: no name, or as `parse_grid`.
+    """
+    key, _, values = text.rpartition("=")
+    if not key:
+        raise ConfigError("is not NAME=GRID", where=where, got=text, allowed="density=0.2,0.5")
+    return key, parse_grid(values if ":" in values else values.split(","), f"{where} {key}")
+
+
+def point_name(key: str, value: float) -> str:
+    """The name of a point of a grid, as a file may have it.
+
+    >>> point_name("lambda", 0.1), point_name("weight.runs/a[1]", 1.0)
+    ('lambda_0.1', 'weight.runs-a-1_1')
+    """
+    name = re.sub(r"[^\w.-]+", "-", key).strip("-.")
+    return f"{name}_{float(value)!r}".removesuffix(".0")
+
+
+def require_settings(
+    recipe: Recipe, values: Mapping[str, Sequence[float]], where: str
+) -> list[NamedParameter]:
+    """Check names and values that a grid sets.
+
+    Args:
+        recipe: whose method takes them.
+        values: name, in the grammar of `parameter_names` → its values.
+        where: the grid, for errors.
+
+    Raises:
+        RecipeError: a name that the recipe has nothing of, a value that its method does not take,
+            two names of one number, or a recipe of slices.
+    """
+    if not values:
+        return []
+    if recipe.is_sliced:
+        raise RecipeError(
+            "has slices or modules, which are not composed in memory",
+            where=recipe.where,
+            fix="list whole models under models, or merge it and name the folder in candidates",
+        )
+    spec, found = spec_of(recipe.method), []
+    for key, numbers in values.items():
+        place = f"{where}.{key}"
+        named = find_parameter(recipe.raw, spec, key, place)
+        require_numeric(named, spec, place)
+        name = named.parameter.name
+        for number in numbers:
+            check_setting(spec, name, number, place)
+            if not is_own(spec.name) and name in _SHARES and not 0 <= number <= 1:
+                raise RecipeError("is a share", where=place, got=number, allowed="from 0 to 1")
+        found.append(named)
+    require_distinct_places(found, where)
+    return found
 
 
 def write_grid(
     recipe: Recipe,
-    lambdas: tuple[float, ...],
+    grid: Mapping[str, Sequence[float]],
     out: Path,
     *,
     overwrite: bool = False,
 ) -> list[Path]:
-    """Write `lambda_<λ>.yml` for every λ, and `manifest.json`, to `out`.
+    """Write a recipe file for every point, such as `lambda_0.1.yml`, and `manifest.json`, to `out`.
 
     Args:
-        recipe: λ in it is replaced; what it leaves open (`worst: auto`) is filled in, so that
-            mergekit's own command runs every file.
-        lambdas: the points.
+        recipe: what the grid sets is replaced in it; what it leaves open (`worst: auto`) is filled
+            in, so that mergekit's own command runs every file.
+        grid: name of a number (`parameter_names`) → its points; of several names all combinations.
         out: the folder to make; appears complete or not at all.
         overwrite: replace `out` if it is a grid, or empty.
 
@@ -72,18 +143,28 @@ def write_grid(
         The recipe files.
 
     Raises:
-        RecipeError: λ is a gradient or filter in the recipe, or whatever a merge refuses.
-        ConfigError: `out` exists and may not be replaced.
+        RecipeError: as `require_settings`, or whatever a merge refuses.
+        ConfigError: `out` exists and may not be replaced; more than 10,000 points.
     """
     recipe = recipe.resolved()
+    require_settings(recipe, grid, "the grid")
     require_apart(recipe, out)
-    points = {point_name(value): recipe.with_settings({"lambda": value}) for value in lambdas}
+    count = math.prod(len(values) for values in grid.values())
+    if count > MOST_POINTS:
+        raise ConfigError(
+            "the grid has too many points", got=f"{count:,}", allowed=f"up to {MOST_POINTS:,}"
+        )
+    files: dict[str, tuple[dict[str, float], str]] = {}
+    for values in itertools.product(*grid.values()):
+        settings = dict(zip(grid, values, strict=True))
+        text = recipe.with_settings(settings).text()
+        name = _free("_".join(itertools.starmap(point_name, settings.items())), files)
+        files[name] = settings, text
     with staged_folder(out, overwrite=overwrite, known=_recorded) as folder:
         entries = []
-        for (name, point), value in zip(points.items(), lambdas, strict=True):
-            text = point.text()
-            (folder / f"{name}.yml").write_text(text, encoding="utf-8")
-            entry: dict[str, Any] = {"recipe": f"{name}.yml", "settings": {"lambda": value}}
+        for name, (settings, text) in files.items():
+            (folder / name).write_text(text, encoding="utf-8")
+            entry: dict[str, Any] = {"recipe": name, "settings": settings}
             entry["sha256"] = hashlib.sha256(text.encode()).hexdigest()
             entries.append(entry)
         content = {
@@ -95,7 +176,13 @@ def write_grid(
         }
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         (folder / MANIFEST_OF_GRID).write_text(text, encoding="utf-8")
-    return [out / f"{name}.yml" for name in points]
+    return [out / name for name in files]
+
+
+def _free(stem: str, taken: Collection[str]) -> str:
+    """A file's name that is not taken: names of two numbers may differ in what no file can have."""
+    names = itertools.chain([stem], (f"{stem}-{n}" for n in itertools.count(2)))
+    return next(name for stem in names if (name := f"{stem}.yml") not in taken)
 
 
 def _recorded(folder: Path) -> list[str]:

@@ -86,6 +86,7 @@ class Composer:
         self._checkpoints = CheckpointCache(self.device, room)
         self._checkpoints.base = None if base is None else local_path(base)
         self._merged_by_peft: dict[str, Tensors] = {}
+        self._parts_of: dict[tuple[str, str], tuple[str, str | None]] = {}
         # The recipe without its λ, the device, the bytes, and the directions themselves.
         self._kept: tuple[str, torch.device, int, Directions] | None = None
 
@@ -115,7 +116,11 @@ class Composer:
         self._checkpoints.add("+".join(filter(None, self._parts(model))), tensors, size)
 
     def _parts(self, model: str) -> tuple[str, str | None]:
-        return base_and_adapter(str(model), self._checkpoints.base or str(model))
+        """Looked up once: the disk is asked whether a folder is an adapter's."""
+        key = (str(model), self._checkpoints.base or str(model))
+        if key not in self._parts_of:
+            self._parts_of[key] = base_and_adapter(*key)
+        return self._parts_of[key]
 
     def compose(
         self,

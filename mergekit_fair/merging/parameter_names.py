@@ -167,7 +167,7 @@ def name_of(key: str) -> str:
     return key if parts is None else parts["name"]
 
 
-def require_apart(found: Sequence[NamedParameter], where: str) -> None:
+def require_distinct_places(found: Sequence[NamedParameter], where: str) -> None:
     """Check that no number has two names.
 
     Raises:

@@ -114,15 +114,8 @@ class StockPlan:
         Raises:
             RecipeError: what mergekit's resolver refuses.
         """
-        with explained(recipe.where):
-            bound = self._bound(recipe)
-        tensors = []
-        for index in self._order:
-            save, (shared, by_model) = self.disk.saved[index], bound[index]
-            update = {"parameters": shared, "input_parameters": by_model}
-            merge = save.tensor_task.model_copy(update=update)
-            tensors.append(StockTensor(save.tensor_name, merge, dtype_from_name(save.dtype)))
-        return tensors
+        tensors = self._tensors(recipe)
+        return [tensors[index] for index in self._order]
 
     def try_kernel(self, recipe: Recipe) -> None:
         """Run the method once for every set of parameters, on a few random numbers.
@@ -133,7 +126,7 @@ class StockPlan:
             RecipeError: that, or a result that is not finite.
         """
         draw, known = torch.Generator().manual_seed(0), set()
-        tensors = sorted(self.at(recipe), key=lambda tensor: self._shape(tensor.name)[1])
+        tensors = sorted(self._tensors(recipe), key=lambda tensor: self._shape(tensor.name)[1])
         for tensor in tensors:
             key = (id(tensor.merge.parameters), id(tensor.merge.input_parameters))
             shape, count = self._shape(tensor.name)
@@ -153,6 +146,17 @@ class StockPlan:
                     got=dict(tensor.merge.parameters.items()),
                     fix="look at the weights: some methods divide by their sum",
                 )
+
+    def _tensors(self, recipe: Recipe) -> list[StockTensor]:
+        """In the architecture's order."""
+        with explained(recipe.where):
+            bound = self._bound(recipe)
+        tensors = []
+        for save, (shared, by_model) in zip(self.disk.saved, bound, strict=True):
+            update = {"parameters": shared, "input_parameters": by_model}
+            merge = save.tensor_task.model_copy(update=update)
+            tensors.append(StockTensor(save.tensor_name, merge, dtype_from_name(save.dtype)))
+        return tensors
 
     @cached_property
     def _order(self) -> Sequence[int]:

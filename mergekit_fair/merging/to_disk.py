@@ -149,7 +149,8 @@ def outputs(
     if lambdas is None:
         return [(folder, recipe)]
     targets = [
-        (folder / point_name(value), recipe.with_settings({"lambda": value})) for value in lambdas
+        (folder / point_name("lambda", value), recipe.with_settings({"lambda": value}))
+        for value in lambdas
     ]
     for target, _ in targets:
         target.mkdir()

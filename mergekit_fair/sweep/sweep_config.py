@@ -13,18 +13,14 @@ from mergekit_fair.errors import ConfigError
 from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.fairness.settings import MIN_GROUP_SIZE
 from mergekit_fair.files import beside
-from mergekit_fair.merging.grid import parse_grid
+from mergekit_fair.merging.grid import parse_grid, require_settings
 from mergekit_fair.merging.parameter_names import FORMS
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.references import found_beside
 from mergekit_fair.schema import Strict, load_yaml, parse
 from mergekit_fair.sweep.head_block import CHOSEN, FairHeads, HeadGrid
 from mergekit_fair.sweep.limits import Select
-from mergekit_fair.sweep.swept_settings import (
-    require_distinct,
-    require_ranges,
-    require_settings,
-)
+from mergekit_fair.sweep.swept_settings import require_distinct, require_ranges
 from mergekit_fair.sweep.worst_report import check_worst_report
 
 if TYPE_CHECKING:

@@ -6,23 +6,12 @@ import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 
-from mergekit_fair.errors import ConfigError, RecipeError
-from mergekit_fair.merging.methods.registry import is_own, spec_of
-from mergekit_fair.merging.parameter_names import (
-    NamedParameter,
-    find_parameter,
-    is_whole,
-    name_of,
-    require_apart,
-    require_numeric,
-)
+from mergekit_fair.errors import ConfigError
+from mergekit_fair.merging.grid import require_settings
+from mergekit_fair.merging.parameter_names import is_whole, name_of
 from mergekit_fair.merging.recipe import Recipe
-from mergekit_fair.merging.recipe_check import check_setting
 
 WEIGHT = "weight."  # of a group, λ_g in a search
-
-# Of mergekit's methods, which take any number and mean 0 or 1 by those beyond.
-_SHARES = ("density", "gamma", "select_topk")
 
 
 def corners(ranges: Mapping[str, tuple[float, float]]) -> list[dict[str, float]]:
@@ -85,43 +74,6 @@ def symbol(key: str) -> str:
     """
     name = name_of(key)
     return f"λ{key.removeprefix(name)}" if name == "lambda" else key
-
-
-def require_settings(
-    recipe: Recipe, values: Mapping[str, Sequence[float]], where: str
-) -> list[NamedParameter]:
-    """Check names and values that a grid sets.
-
-    Args:
-        recipe: whose method takes them.
-        values: name, in the grammar of `parameter_names` → its values.
-        where: the grid, for errors.
-
-    Raises:
-        RecipeError: a name that the recipe has nothing of, a value that its method does not take,
-            two names of one number, or a recipe of slices.
-    """
-    if not values:
-        return []
-    if recipe.is_sliced:
-        raise RecipeError(
-            "has slices or modules, which are not composed in memory",
-            where=recipe.where,
-            fix="list whole models under models, or merge it and name the folder in candidates",
-        )
-    spec, found = spec_of(recipe.method), []
-    for key, numbers in values.items():
-        place = f"{where}.{key}"
-        named = find_parameter(recipe.raw, spec, key, place)
-        require_numeric(named, spec, place)
-        name = named.parameter.name
-        for number in numbers:
-            check_setting(spec, name, number, place)
-            if not is_own(spec.name) and name in _SHARES and not 0 <= number <= 1:
-                raise RecipeError("is a share", where=place, got=number, allowed="from 0 to 1")
-        found.append(named)
-    require_apart(found, where)
-    return found
 
 
 def require_ranges(

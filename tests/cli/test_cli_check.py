@@ -9,10 +9,12 @@ import torch
 import yaml
 from checkpoints import GROUPS, read, tiny_family
 from click.testing import CliRunner
+from refusals import refusal
 from rounding import same_bits
 
 from mergekit_fair.checkpoints.vector_folder import write_vector
 from mergekit_fair.cli import main
+from mergekit_fair.errors import ConfigError, RecipeError
 from mergekit_fair.merging.methods.registry import METHODS
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.resources import recipes_folder
@@ -123,6 +125,41 @@ def test_grid_writes_plain_recipes(family, recipe, tmp_path):
     half = Recipe.load(tmp_path / "grid" / "lambda_0.5.yml")
     assert half.raw["parameters"]["lambda"] == 0.5
     assert half.groups() == {name: str(path) for name, path in family.groups.items()}
+
+
+def test_a_grid_of_any_numbers(family, tmp_path):
+    """Of a method of mergekit, too; every file is the recipe with these numbers."""
+    models = [
+        {"model": str(path), "parameters": {"weight": 1.0}} for path in family.groups.values()
+    ]
+    raw = {"merge_method": "ties", "base_model": str(family.base), "models": models}
+    path, out = tmp_path / "ties.yml", tmp_path / "grid"
+    path.write_text(dump_yaml(raw), encoding="utf-8")
+    grid = ("--set", "density=0.2,0.5", "--set", f"weight.{family.groups['Male']}=0:1:1")
+    run("grid", path, *grid, "-o", out, "--quiet")
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert len(manifest["points"]) == len({entry["recipe"] for entry in manifest["points"]}) == 4
+    for entry in manifest["points"]:
+        made = Recipe.load(out / entry["recipe"])
+        assert made.raw == Recipe.load(path).with_settings(entry["settings"]).raw
+        assert entry["recipe"].startswith(f"density_{entry['settings']['density']}_weight.")
+
+
+@pytest.mark.parametrize(
+    ("settings", "shows", "fields"),
+    [
+        (["--set", "lamda=1"], ["did you mean 'lambda'"], {"got": "lamda"}),
+        (["--set", "lambda"], [], {"where": "--set", "got": "lambda"}),
+        (["--set", "lambda=1", "--lambda", "0"], ["twice"], {"where": "--set"}),
+        (["--set", "lambda=1,x"], [], {"where": "--set lambda", "got": "x"}),
+        (["--set", "density=1.5"], [], {"where": "the grid.density", "got": "1.5"}),
+        ([], ["--lambda GRID or --set"], {}),
+    ],
+)
+def test_grids_of_what_is_no_number(recipe, tmp_path, settings, shows, fields):
+    kind = RecipeError if {"lamda=1", "density=1.5"} & {*settings} else ConfigError
+    refusal(["grid", recipe, *settings, "-o", tmp_path / "out"], kind, *shows, **fields)
+    assert [path.name for path in tmp_path.iterdir()] == ["r.yml"]
 
 
 def test_a_grid_of_models_in_one_pass_is_that_of_its_recipes(recipe, tmp_path):

@@ -18,7 +18,7 @@ from mergekit_fair.merging.parameter_names import (
     is_whole,
     name_of,
     numeric_names,
-    require_apart,
+    require_distinct_places,
     require_numeric,
 )
 from mergekit_fair.merging.recipe import Recipe
@@ -197,9 +197,10 @@ def test_the_last_part_of_two_models_names_neither() -> None:
 def test_a_number_has_one_name(keys: tuple[str, str]) -> None:
     found = [find_parameter(ties(), spec_of("ties"), key, "r.yml") for key in keys]
     with raises(RecipeError, keys[0], got=keys[1]):
-        require_apart(found, "r.yml")
+        require_distinct_places(found, "r.yml")
     apart = ("density.a", "density.c", "weight.a", "weight.b.v1[0]", "weight.b.v1[1]", "lambda")
-    require_apart([find_parameter(ties(), spec_of("ties"), k, "r.yml") for k in apart], "r.yml")
+    found = [find_parameter(ties(), spec_of("ties"), key, "r.yml") for key in apart]
+    require_distinct_places(found, "r.yml")
 
 
 @given(st.text(alphabet="weight.a[]12b-v *tmlp", max_size=14))

@@ -282,7 +282,7 @@ def test_anchors_and_merged_keys_are_read() -> None:
 def test_a_grid_of_a_parameter_that_the_method_does_not_have(tmp_path: Path) -> None:
     recipe = Recipe.from_mapping(slerp(), "r.yml")
     with raises(RecipeError, "'lambda'", got="lambda", allowed="t"):
-        write_grid(recipe, (0.0, 1.0), tmp_path / "grid")
+        write_grid(recipe, {"lambda": (0.0, 1.0)}, tmp_path / "grid")
     assert not (tmp_path / "grid").exists()
 
 
