@@ -9,8 +9,10 @@ import sys
 import numpy as np
 import pytest
 import torch
+from adapters import adapters_on, addition, merged, theta
 from checkpoints import read, rewrite
 from click.testing import CliRunner
+from mergekit.options import MergeOptions
 from refusals import refusal
 
 from mergekit_fair.cli import main
@@ -206,3 +208,17 @@ def test_help_is_light():
         "assert not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_vectors_of_adapters(tiny, tmp_path):
+    """Named by their folders, or with their base; what the merge moves is what is measured."""
+    base = tiny("bert").base
+    adapters = adapters_on(base, tmp_path / "a", "bert")
+    raw = addition(base, adapters)
+    raw["models"][0]["model"] = f"{base}+{raw['models'][0]['model']}"
+    found, start = measured(tmp_path, raw), read(base)
+    norms = {name: distance(theta(base, path), start) for name, path in adapters.items()}
+    assert dict(zip(found["names"], found["norms"], strict=True)) == pytest.approx(norms, rel=1e-6)
+    file = read(merged(raw, tmp_path / "out", MergeOptions(quiet=True)))
+    moved = found["at"]["from"]["base"]["displacement"]
+    assert moved == pytest.approx(distance(file, start), rel=1e-5)
