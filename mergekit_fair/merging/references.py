@@ -112,7 +112,8 @@ def base_and_adapter(model: str, base: str) -> tuple[str, str | None]:
 
     Args:
         model: as a recipe names it: a folder, of an adapter, too, or `base+adapter`.
-        base: the recipe's, which an adapter named alone is put on.
+        base: the recipe's, which an adapter named alone is put on; whatever path leads to its
+            folder, this spelling is given.
 
     >>> base_and_adapter("no/base+no/adapter", "other")
     ('no/base', 'no/adapter')
@@ -120,7 +121,8 @@ def base_and_adapter(model: str, base: str) -> tuple[str, str | None]:
     first, *others = map(_spelled, _parts(model))
     if not others and is_adapter_folder(first):
         return _spelled(base), first
-    return first, "+".join(others) or None
+    is_base = Path(first).is_dir() and Path(base).is_dir() and Path(first).samefile(base)
+    return _spelled(base) if is_base else first, "+".join(others) or None
 
 
 def own_folder(model: str) -> Path:

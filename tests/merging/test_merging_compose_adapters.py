@@ -172,6 +172,22 @@ def test_the_random_control_of_an_adapter_moves_what_it_moves(bert):
             assert control[name] is start[name]
 
 
+@pytest.mark.parametrize("spelled", ["relative", "absolute", "link"])
+def test_however_its_base_is_spelled_an_adapter_is_one_model(bert, tmp_path, monkeypatch, spelled):
+    """What stands for it is found, and the base is held once."""
+    base, adapters = bert
+    monkeypatch.chdir(base.parent)
+    (tmp_path / "link").symlink_to(base)
+    path = {"relative": f"./{base.name}", "absolute": base, "link": tmp_path / "link"}[spelled]
+    named = f"{path}+{adapters['Male']}"
+    raw = addition(base.name, {"Male": named}, lambda_=1.0)
+    composer = Composer(base=base.name)
+    composer.replace(named, start := composer.tensors(base.name))
+    made = dict(composer.compose(recipe(raw)))
+    assert all(torch.equal(made[name], start[name]) for name in start)
+    assert [name for name in composer._checkpoints._models if "+" not in name] == [f"./{base.name}"]
+
+
 def test_a_base_that_is_an_adapter(bert):
     base, adapters = bert
     first, *others = adapters.values()
