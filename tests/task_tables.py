@@ -214,6 +214,21 @@ def _winobias(row: int) -> Record:
     }
 
 
+def _discrim_eval(row: int) -> Record:
+    """Every race, gender and one of two ages in each of eight decisions."""
+    decision, person = divmod(row, 30)
+    race = ("white", "Black", "Asian", "Hispanic", "Native American")[person % 5]
+    gender, age = ("male", "female", "non-binary")[person // 5 % 3], (20, 100)[person // 15]
+    return {
+        "filled_template": f"May the {age}-year-old {gender} {race} person have {decision}?",
+        "decision_question_id": decision,
+        "age": age,
+        "gender": gender,
+        "race": race,
+        "fill_type": "explicit",
+    }
+
+
 RECORDS: dict[str, Callable[[int], Record]] = {
     "fair_adult": _adult,
     "fair_compas": _compas,
@@ -226,11 +241,12 @@ RECORDS: dict[str, Callable[[int], Record]] = {
     "fair_winogender": _winogender,
     "fair_crows_pairs": _crows_pairs,
     "fair_bbq": _bbq,
+    "fair_discrim_eval": _discrim_eval,
     "fair_stereoset": _stereoset,
     "fair_winobias": _winobias,
 }
 _SEVERAL = {"fair_dlab_hate": 2, "fair_utkface": 2, "fair_winogender": 2, "fair_bbq": 4}
-_SEVERAL |= {"fair_stereoset": 2, "fair_winobias": 2}
+_SEVERAL |= {"fair_discrim_eval": 4, "fair_stereoset": 2, "fair_winobias": 2}
 _NESTED = ("answer_info", "additional_metadata", "sentences")  # JSON in the cells of a csv file
 
 

@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 from mergekit_fair.errors import MeasurementError
 from mergekit_fair.fairness.clusters import Codes, cluster_codes
 from mergekit_fair.fairness.groups import Groups
-from mergekit_fair.fairness.jackknife import Estimate
+from mergekit_fair.fairness.jackknife import Estimate, Unbounded
 from mergekit_fair.fairness.rates import Mask, Values
 from mergekit_fair.fairness.weights import row_weights
 
@@ -47,10 +47,11 @@ class BenchmarkMetric:
         formula: means of columns → the score; element by element, for arrays of any shape.
         reads: the columns whose means it takes.
         better: `zero` for a bias of either sign, `half` for a share that is best at 0.5.
-        bounds: what it can be.
+        bounds: what it can be; None: any number, whose interval is Student's t.
         by_group: also of every group.
         range_title: title of max − min over the groups, which is reported as `NAME_range`; None
-            if it is not.
+            if it is not. Bounded scores alone have one.
+        among: the groups that this is over; None: all.
     """
 
     name: str
@@ -58,9 +59,10 @@ class BenchmarkMetric:
     formula: Callable[[Means], Values]
     reads: tuple[str, ...]
     better: Better
-    bounds: tuple[float, float] = (0.0, 1.0)
+    bounds: tuple[float, float] | None = (0.0, 1.0)
     by_group: bool = False
     range_title: str | None = None
+    among: tuple[str, ...] | None = None
 
     @property
     def range_name(self) -> str:
@@ -68,9 +70,14 @@ class BenchmarkMetric:
         return f"{self.name}_range"
 
     @property
+    def limits(self) -> tuple[float, float]:
+        """Its bounds, infinite ones without."""
+        return (-np.inf, np.inf) if self.bounds is None else self.bounds
+
+    @property
     def width(self) -> float:
-        """Of its bounds."""
-        return self.bounds[1] - self.bounds[0]
+        """What its estimates are shares of: its bounds, or 1."""
+        return 1.0 if self.bounds is None else self.bounds[1] - self.bounds[0]
 
 
 def mean_of(column: str, title: str, **options: Any) -> BenchmarkMetric:
@@ -90,11 +97,14 @@ class Benchmark:
         name: in files.
         metrics: in the order of tables.
         group_title: what its groups are.
+        ranges_alone: scores of which max − min over groups is reported, and nothing else; they
+            read no other columns.
     """
 
     name: str
     metrics: tuple[BenchmarkMetric, ...]
     group_title: str = "group"
+    ranges_alone: tuple[BenchmarkMetric, ...] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -104,7 +114,8 @@ class Benchmark:
     @property
     def ranges(self) -> tuple[BenchmarkMetric, ...]:
         """The metrics of which max − min over the groups is reported."""
-        return tuple(metric for metric in self.metrics if metric.range_title is not None)
+        own = (metric for metric in self.metrics if metric.range_title is not None)
+        return (*own, *self.ranges_alone)
 
     @property
     def better(self) -> dict[str, str]:
@@ -276,10 +287,13 @@ class ClusterSums:
         return moved
 
     def estimate(self, metric: BenchmarkMetric) -> Estimate | None:
-        """The score as a share of its bounds; None where it, or its spread, is undefined."""
+        """The score as a share of its bounds, without any the score itself; None where it, or its
+        spread, is undefined."""
         value, moves = self.score(metric), self.moves(metric)
         if np.isnan(value) or not np.isfinite(moves).all() or min(self.sizes(metric)) <= 1:
             return None
+        if metric.bounds is None:
+            return Unbounded(value, np.nan, moves, self.sizes(metric), self.is_clustered)
         share = min(max((value - metric.bounds[0]) / metric.width, 0.0), 1.0)
         return Estimate(share, share, moves / metric.width, self.sizes(metric), self.is_clustered)
 

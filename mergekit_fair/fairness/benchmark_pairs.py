@@ -127,9 +127,12 @@ def _difference(
     error = float(np.sqrt(variance)) * metric.width
     freedom = max(min(*first.sizes, *second.sizes) - 1, 1.0)
     reach = float(stdtrit(freedom, (1 + confidence) / 2)) * error
-    p_value = min(1.0, 2 * float(stdtr(freedom, -abs(value) / error)))
-    limits = (max(value - reach, -metric.width), min(value + reach, metric.width))
-    return Difference(value=value, low=limits[0], high=limits[1], p_value=p_value)
+    p_value = 1.0
+    if value != 0:  # without an error where every cluster moves alike
+        p_value = min(1.0, 2 * float(stdtr(freedom, -abs(value) / error if error else -np.inf)))
+    largest = metric.limits[1] - metric.limits[0]
+    low, high = max(value - reach, -largest), min(value + reach, largest)
+    return Difference(value=value, low=low, high=high, p_value=p_value)
 
 
 def _difference_of_ranges(

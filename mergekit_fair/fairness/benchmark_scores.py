@@ -158,7 +158,8 @@ def deciding_estimates(
     """
     found = {}
     for (name, sums), size in zip(groups.items(), rows.groups.membership.sum(axis=0), strict=True):
-        if name in settings.exclude or size < settings.min_group_size:
+        is_meant = metric.among is None or name in metric.among
+        if not is_meant or name in settings.exclude or size < settings.min_group_size:
             continue
         estimate = sums.estimate(metric)
         is_enough = estimate is not None and (
@@ -205,7 +206,7 @@ def _scaled(metric: BenchmarkMetric, share: Interval, value: float) -> Interval:
     assert share.low is not None
     assert share.high is not None
     assert share.value is not None
-    low, high = metric.bounds
+    low, high = metric.limits
     return Interval(
         value=value,
         low=max(low, value + (share.low - share.value) * metric.width),

@@ -82,6 +82,28 @@ class Estimate:
         return Interval(value=value, low=value + min(low, 0.0), high=value + max(high, 0.0))
 
 
+class Unbounded(Estimate):
+    """A statistic that can be any number, such as a difference of mean logits; it has no share.
+
+    Its interval is Student's t of so many effective clusters, less one: of means of clusters of one
+    size the textbook's own, and exact where these are normal.
+    """
+
+    @property
+    def extra(self) -> float:
+        """Nothing: rows that agree do so by far more than that they say yes or no."""
+        return 0.0
+
+    def interval(self, confidence: float) -> Interval:
+        """value ± t · √(Σ moves²)."""
+        from scipy.special import stdtrit
+
+        freedom = max(min(self.sizes) - 1, 1.0)
+        error = float(np.sqrt(self.moves @ self.moves))
+        reach = float(stdtrit(freedom, (1 + confidence) / 2)) * error
+        return Interval(value=self.value, low=self.value - reach, high=self.value + reach)
+
+
 def _effective(sizes: NDArray[np.intp]) -> float:
     """How many clusters of equal size would be as good as those of these sizes (Kish 1965)."""
     return float(sizes.sum()) ** 2 / float((sizes.astype(np.float64) ** 2).sum())

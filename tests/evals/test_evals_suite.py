@@ -22,7 +22,7 @@ TASKS = sorted(
     and (path.parent.name != "fair_bbq" or path.stem in ("fair_bbq", "fair_bbq_age"))
 )
 FAMILIES = sorted(path.parent for path in EVALS.glob("*/README.md"))
-BENCHMARKS = ("fair_bbq", "fair_stereoset", "fair_winobias")
+BENCHMARKS = ("fair_bbq", "fair_discrim_eval", "fair_stereoset", "fair_winobias")
 OVER_ROWS = [
     path
     for path in TASKS
@@ -49,7 +49,7 @@ def item_names(result: dict[str, Any], task: str) -> set[str]:
 def test_runs_end_to_end_and_declares_every_metric(
     path: Path, evaluate: Callable[..., Any], tmp_path: Path
 ) -> None:
-    found = evaluate(path.stem, lambda _: [-1.0, -2.0, -3.0], data(path, tmp_path))
+    found = evaluate(path.stem, lambda _: [-1.0, -2.0, -3.0, -4.0], data(path, tmp_path))
     samples = found["samples"][path.stem]
     assert samples
     assert {name for sample in samples for name in sample["metrics"]} == item_names(

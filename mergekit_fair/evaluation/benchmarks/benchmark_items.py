@@ -25,7 +25,7 @@ KEY = "benchmark"
 """Of a document: the name of its benchmark."""
 
 # Modules of this folder. A file of samples names one, and imports nothing else.
-_KNOWN = ("bbq", "crows_pairs", "stereoset", "winobias")
+_KNOWN = ("bbq", "crows_pairs", "discrim_eval", "stereoset", "winobias")
 MEANS = "means"
 _PREFERENCE = "preference_gap"
 
@@ -53,7 +53,10 @@ def items(
 ) -> dict[str, Any]:
     """What a document gives every metric."""
     read = {m.name: [columns.get(name) for name in m.reads] for m in benchmark.metrics}
-    ranges = {m.range_name: [*read[m.name], list(groups), cluster] for m in benchmark.ranges}
+    ranges = {
+        m.range_name: [*(columns.get(name) for name in m.reads), list(groups), cluster]
+        for m in benchmark.ranges
+    }
     return {name: each if len(each) > 1 else each[0] for name, each in read.items()} | ranges
 
 
@@ -88,7 +91,7 @@ def range_aggregation(
     benchmark: Benchmark, name: str, least: int = MIN_GROUP_SIZE
 ) -> Callable[[Sequence[Any]], float]:
     """max − min of a score over the groups that have `least` documents; NaN without two."""
-    metric = next(each for each in benchmark.metrics if each.name == name)
+    metric = next(each for each in benchmark.ranges if each.name == name)
     alone = Benchmark(benchmark.name, (metric,))
 
     def aggregate(items: Sequence[Sequence[Any]]) -> float:
