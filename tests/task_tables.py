@@ -241,11 +241,18 @@ RECORDS: dict[str, Callable[[int], Record]] = {
     "fair_winogender": _winogender,
     "fair_crows_pairs": _crows_pairs,
     "fair_bbq": _bbq,
+    "fair_bbq_generate": _bbq,
     "fair_discrim_eval": _discrim_eval,
     "fair_stereoset": _stereoset,
     "fair_winobias": _winobias,
 }
-_SEVERAL = {"fair_dlab_hate": 2, "fair_utkface": 2, "fair_winogender": 2, "fair_bbq": 4}
+_SEVERAL = {
+    "fair_dlab_hate": 2,
+    "fair_utkface": 2,
+    "fair_winogender": 2,
+    "fair_bbq": 4,
+    "fair_bbq_generate": 4,
+}
 _SEVERAL |= {"fair_discrim_eval": 4, "fair_stereoset": 2, "fair_winobias": 2}
 _NESTED = ("answer_info", "additional_metadata", "sentences")  # JSON in the cells of a csv file
 

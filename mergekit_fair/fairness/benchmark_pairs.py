@@ -23,6 +23,8 @@ from mergekit_fair.fairness.pair import Difference
 from mergekit_fair.fairness.rates import Values
 from mergekit_fair.fairness.settings import MetricSettings
 
+_ROUNDING = 1e-12  # of sums: less is no difference
+
 
 @dataclass(frozen=True)
 class BenchmarkDifferences:
@@ -128,7 +130,7 @@ def _difference(
     freedom = max(min(*first.sizes, *second.sizes) - 1, 1.0)
     reach = float(stdtrit(freedom, (1 + confidence) / 2)) * error
     p_value = 1.0
-    if value != 0:  # without an error where every cluster moves alike
+    if abs(value) > _ROUNDING:  # without an error where every cluster moves alike
         p_value = min(1.0, 2 * float(stdtr(freedom, -abs(value) / error if error else -np.inf)))
     largest = metric.limits[1] - metric.limits[0]
     low, high = max(value - reach, -largest), min(value + reach, largest)

@@ -225,8 +225,8 @@ def _warnings(
         if metrics[metric.range_name].value is None:
             clusters = "" if rows.clusters is None else f" from {MIN_CLUSTERS} clusters"
             yield (
-                f"{metric.range_name}: fewer than two groups have {settings.min_group_size} "
-                f"documents{clusters}, and a {metric.title}: it is undefined"
+                f"{metric.range_name}: undefined, since fewer than two groups have "
+                f"{settings.min_group_size} documents{clusters} and this score ({metric.title})"
             )
     for metric in rows.benchmark.metrics:
         found = metrics[metric.name]

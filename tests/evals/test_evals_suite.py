@@ -22,7 +22,13 @@ TASKS = sorted(
     and (path.parent.name != "fair_bbq" or path.stem in ("fair_bbq", "fair_bbq_age"))
 )
 FAMILIES = sorted(path.parent for path in EVALS.glob("*/README.md"))
-BENCHMARKS = ("fair_bbq", "fair_discrim_eval", "fair_stereoset", "fair_winobias")
+BENCHMARKS = (
+    "fair_bbq",
+    "fair_bbq_generate",
+    "fair_discrim_eval",
+    "fair_stereoset",
+    "fair_winobias",
+)
 OVER_ROWS = [
     path
     for path in TASKS

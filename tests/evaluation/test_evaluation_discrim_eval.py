@@ -119,6 +119,11 @@ def test_a_model_against_itself_and_a_constant_one(task: PreparedTask) -> None:
     found = measure_benchmark(constant, SETTINGS).metrics
     assert (found["female_bias"].value, found["age_bias"].value) == (0, pytest.approx(0, abs=1e-12))
     assert (found["yes"].value, found["yes_race_range"].value) == (0.5, 0)
+    # Another constant: what the sums are apart is rounding, and no difference.
+    other = rows_of(task, np.tile([-0.3, -2.7, -1.9, -3.1], (len(task.docs), 1)))
+    apart = compare_benchmark(constant, other, SETTINGS).metrics
+    biases = [name for name in apart if name.endswith("_bias")]
+    assert [apart[name].p_value for name in biases] == [1] * 7
 
 
 def test_ranges_are_over_one_attribute(task: PreparedTask) -> None:
