@@ -119,11 +119,11 @@ def _toxigen(row: int) -> Record:
     }
 
 
-def _winogender(row: int) -> Record:
+def _winogender(row: int, name: str | None = None) -> Record:
     """Every template with three pronouns, and once more with "someone"."""
     template, variant = divmod(row, 6)
     gender = ("male", "female", "neutral")[variant % 3]
-    occupation = f"occupation{template // 2}"
+    occupation = name or f"occupation{template // 2}"
     participant = ("customer", "someone")[variant // 3]
     pronoun = {"male": "he", "female": "she", "neutral": "they"}[gender]
     label = template % 2
@@ -137,6 +137,13 @@ def _winogender(row: int) -> Record:
         "target": (occupation, participant)[label],
         "label": label,
     }
+
+
+def _winogender_gotcha(row: int) -> Record:
+    """The same about occupations of either majority."""
+    from mergekit_fair.evaluation.benchmarks.winogender_gotcha import MOSTLY_MEN, MOSTLY_WOMEN
+
+    return _winogender(row, (MOSTLY_MEN, MOSTLY_WOMEN)[row // 12 % 2][row // 24])
 
 
 def _crows_pairs(row: int) -> Record:
@@ -239,6 +246,7 @@ RECORDS: dict[str, Callable[[int], Record]] = {
     "fair_utkface": _utkface,
     "fair_toxigen": _toxigen,
     "fair_winogender": _winogender,
+    "fair_winogender_gotcha": _winogender_gotcha,
     "fair_crows_pairs": _crows_pairs,
     "fair_bbq": _bbq,
     "fair_bbq_generate": _bbq,
@@ -247,13 +255,10 @@ RECORDS: dict[str, Callable[[int], Record]] = {
     "fair_winobias": _winobias,
 }
 _SEVERAL = {
-    "fair_dlab_hate": 2,
-    "fair_utkface": 2,
-    "fair_winogender": 2,
-    "fair_bbq": 4,
-    "fair_bbq_generate": 4,
+    **dict.fromkeys(("fair_bbq", "fair_bbq_generate", "fair_discrim_eval"), 4),
+    **dict.fromkeys(("fair_dlab_hate", "fair_utkface", "fair_stereoset", "fair_winobias"), 2),
+    **dict.fromkeys(("fair_winogender", "fair_winogender_gotcha"), 2),
 }
-_SEVERAL |= {"fair_discrim_eval": 4, "fair_stereoset": 2, "fair_winobias": 2}
 _NESTED = ("answer_info", "additional_metadata", "sentences")  # JSON in the cells of a csv file
 
 

@@ -28,6 +28,7 @@ BENCHMARKS = (
     "fair_discrim_eval",
     "fair_stereoset",
     "fair_winobias",
+    "fair_winogender_gotcha",
 )
 OVER_ROWS = [
     path

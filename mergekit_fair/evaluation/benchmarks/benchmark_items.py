@@ -25,7 +25,15 @@ KEY = "benchmark"
 """Of a document: the name of its benchmark."""
 
 # Modules of this folder. A file of samples names one, and imports nothing else.
-_KNOWN = ("bbq", "bbq_generate", "crows_pairs", "discrim_eval", "stereoset", "winobias")
+_KNOWN = (
+    "bbq",
+    "bbq_generate",
+    "crows_pairs",
+    "discrim_eval",
+    "stereoset",
+    "winobias",
+    "winogender_gotcha",
+)
 MEANS = "means"
 _PREFERENCE = "preference_gap"
 
