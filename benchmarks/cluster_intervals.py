@@ -7,7 +7,8 @@ stereotyped answer (normal effects on the logit, standard deviation --spread), s
 second model has the first one's effects and others of its own. Printed for every score: how often
 its interval holds the truth, how wide it is, the same of the interval that rows would have as
 independent ones; then the same of paired differences, and how often models without a difference are
-called different. The truth is that of 20,000 templates.
+called different. The truth is that of 20,000 templates. Last, pairs that hardly
+differ: the second model flips some of the first one's answers, in few templates or in many.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from __future__ import annotations
 import argparse
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
 from mergekit_fair.evaluation.benchmarks.benchmark_items import benchmark_named
 from mergekit_fair.fairness import MetricSettings
-from mergekit_fair.fairness.benchmark import BenchmarkRows
+from mergekit_fair.fairness.benchmark import Benchmark, BenchmarkRows, mean_of
 from mergekit_fair.fairness.benchmark_pairs import compare_benchmark
 from mergekit_fair.fairness.benchmark_scores import measure_benchmark
 from mergekit_fair.fairness.groups import Groups
@@ -154,6 +156,33 @@ def run(world: World, trials: int, templates: int, rows: int, draws: int) -> Non
         print("".join(cells), flush=True)
 
 
+def run_flips(trials: int) -> None:
+    """Two models that differ in few answers: how often the difference in accuracy is covered."""
+    acc = Benchmark("acc", (mean_of("acc", "accuracy", better="higher"),))
+    settings = MetricSettings(draws=2)
+    print("\nflipped answers: templates, rows, share, in, direction: holds, width")
+    for templates, rows in ((13, 46), (60, 24), (200, 30)):
+        of_row = np.repeat(np.arange(templates), rows)
+        alike = (Groups.of(["all"] * len(of_row), len(of_row)), of_row, np.ones(len(of_row)))
+        for share, where, one_way in product((0.02, 0.1), (0.3, 5.0), (False, True)):
+            found = []
+            for trial in range(trials):
+                rng = np.random.default_rng([11, trial])
+                first = rng.random(len(of_row)) < rng.beta(1, 1, templates)[of_row]
+                chance = rng.beta(share * where, (1 - share) * where, templates)
+                up = np.ones(templates, bool) if one_way else rng.random(templates) < 0.5
+                second = np.where(rng.random(len(of_row)) < chance[of_row], up[of_row], first)
+                a, b = (
+                    BenchmarkRows(acc, tuple(range(len(v))), v[:, np.newaxis].astype(float), *alike)
+                    for v in (first, second)
+                )
+                gap = compare_benchmark(a, b, settings).metrics["acc"]
+                found.append((_holds(gap, share / 2 if one_way else 0.0), _width(gap)))
+            few, way = "few" if where < 1 else "many", "one way" if one_way else "to and fro"
+            said = f"{templates:>4}{rows:>4}{share:>6}  {few:<5}{way:<11}"
+            print(f"{said}{_shares(found)}", flush=True)
+
+
 def _holds(interval: object, value: float) -> bool:
     low, high = getattr(interval, "low", None), getattr(interval, "high", None)
     return low is not None and high is not None and low <= value <= high
@@ -185,6 +214,7 @@ def main() -> None:
     for title, world in (("groups and models alike", alike), ("groups and models apart", apart)):
         print(f"\n{title}")
         run(world, given.trials, given.templates, given.rows, given.draws)
+    run_flips(given.trials)
 
 
 if __name__ == "__main__":

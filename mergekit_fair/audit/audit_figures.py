@@ -129,12 +129,8 @@ def _task(
 ) -> AuditedTask:
     merge = evaluations[MERGE]
     said = [
-        text if name is None else f"{name}: {text}"
-        for name, texts in (
-            *((name, each.warnings) for name, each in evaluations.items()),
-            *((None, [*pair["warnings"], *pair["notes"]]) for pair in pairs.values()),
-        )
-        for text in texts
+        *_warnings({name: each.warnings for name, each in evaluations.items()}),
+        *(text for pair in pairs.values() for text in (*pair["warnings"], *pair["notes"])),
     ]
     return AuditedTask.from_dict(
         {
@@ -160,6 +156,16 @@ def _task(
         },
         where=task,
     )
+
+
+def _warnings(models: Mapping[str, Sequence[str]]) -> list[str]:
+    """Each once: as it is where it is said of all models, else after the names of those it is of."""
+    texts = dict.fromkeys(text for said in models.values() for text in said)
+    of = {text: [name for name, said in models.items() if text in said] for text in texts}
+    return [
+        text if len(names) == len(models) else f"{', '.join(names)}: {text}"
+        for text, names in of.items()
+    ]
 
 
 def _better(evaluation: AnyEvaluation) -> dict[str, str]:

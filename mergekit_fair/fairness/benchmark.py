@@ -31,6 +31,8 @@ from mergekit_fair.fairness.jackknife import Estimate, Unbounded
 from mergekit_fair.fairness.rates import Mask, Values
 from mergekit_fair.fairness.weights import row_weights
 
+_UNSEEN = 0.1  # of a cluster
+
 Means = Mapping[str, Values]
 """Column → its mean, (...,): NaN where no document says anything about it."""
 
@@ -296,6 +298,13 @@ class ClusterSums:
             return Unbounded(value, np.nan, moves, self.sizes(metric), self.is_clustered)
         share = min(max((value - metric.bounds[0]) / metric.width, 0.0), 1.0)
         return Estimate(share, share, moves / metric.width, self.sizes(metric), self.is_clustered)
+
+    def unseen(self, metric: BenchmarkMetric) -> float:
+        """The variance, in shares of the bounds, of what two models may differ in beyond what was
+        seen: Σ over columns of 2 / documents² + 0.1 / clusters²."""
+        reads = [self.columns.index(name) for name in metric.reads]
+        documents = float((2 / self.weights.sum(axis=0)[reads] ** 2).sum())
+        return documents + sum(_UNSEEN / size**2 for size in self.sizes(metric))
 
     def _of(self, metric: BenchmarkMetric, totals: Values, weights: Values) -> Values:
         known = weights > 1e-9

@@ -221,13 +221,17 @@ def _warnings(
         yield f"{rows.n_clusters} clusters, fewer than {FEW}: intervals are a rough guide"
     if silent := int(np.isnan(rows.values).all(axis=1).sum()):
         yield f"{silent} of {len(rows)} documents have no answer, and are left out"
-    for metric in rows.benchmark.ranges:
-        if metrics[metric.range_name].value is None:
-            clusters = "" if rows.clusters is None else f" from {MIN_CLUSTERS} clusters"
-            yield (
-                f"{metric.range_name}: undefined, since fewer than two groups have "
-                f"{settings.min_group_size} documents{clusters} and this score ({metric.title})"
-            )
+    undefined = [
+        metric.range_name
+        for metric in rows.benchmark.ranges
+        if metrics[metric.range_name].value is None
+    ]
+    if undefined:
+        clusters = "" if rows.clusters is None else f" from {MIN_CLUSTERS} clusters"
+        yield (
+            f"fewer than two groups have {settings.min_group_size} documents{clusters}: undefined "
+            f"are {', '.join(undefined)}"
+        )
     for metric in rows.benchmark.metrics:
         found = metrics[metric.name]
         if found.value is None:

@@ -67,14 +67,25 @@ def title(results: AuditResults, name: str) -> str:
 
 def figures_table(task: AuditedTask) -> Table:
     """Every score of every model."""
-    metrics = list(task.models[MERGE])
+    metrics = [
+        name
+        for name in task.models[MERGE]
+        if any(of[name].value is not None for of in task.models.values())
+    ]
     rows = [Row(name, [interval_cell(of[name]) for of in task.models.values()]) for name in metrics]
     return Table("Figures", "", list(task.models), [("", rows)])
 
 
 def differences_table(task: AuditedTask) -> Table:
     """The merge minus every parent, paired."""
-    names = list(dict.fromkeys(name for of in task.differences.values() for name in of))
+    names = list(
+        dict.fromkeys(
+            name
+            for of in task.differences.values()
+            for name, gap in of.items()
+            if gap.value is not None
+        )
+    )
     rows = [
         Row(
             f"{name.removeprefix(LEVEL)} at its selection rate" if name.startswith(LEVEL) else name,
