@@ -15,8 +15,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from mergekit_fair.evaluation.eval_run import EvaluationRun, finished_run, measu
 from mergekit_fair.evaluation.evaluate import versions
 from mergekit_fair.evaluation.evaluator import Evaluator, Scorer
 from mergekit_fair.evaluation.evidence import prints_of_run
+from mergekit_fair.evaluation.model_inputs import chat_template_of
 from mergekit_fair.evaluation.responses import TaskResponses
 from mergekit_fair.evaluation.run_files import run_files
 from mergekit_fair.evaluation.seen_rows import SeenRows
@@ -50,6 +51,7 @@ from mergekit_fair.sweep.record import PlannedPoint
 from mergekit_fair.sweep.worker import PointWorker
 
 _MADE_OF = "made_of.json"
+TOKENIZER_CONFIGS = ("tokenizer_config.json", "chat_template.jinja")
 _IN_PLACE, _OPENED, _MERGED = "put into the base", "opened", "merged to a folder, then opened"
 
 
@@ -108,11 +110,46 @@ class _Auditor:
     models: Sequence[ModelToAudit]
     settings: AuditSettings
     progress: Progress
+    remarks: list[str] = field(default_factory=list)
 
     @cached_property
     def evaluator(self) -> Evaluator:
         """Of the models that are put into the base's place."""
-        return Evaluator(self.settings.request)
+        return self._evaluator(self._base)
+
+    @cached_property
+    def _base(self) -> str:
+        """The model in whose place others are put."""
+        raw = self.recipe.raw
+        first = (raw.get("models") or [{}])[0].get("model")
+        return str(raw.get("base_model") or first or self.models[0].source)
+
+    def _evaluator(self, source: str) -> Evaluator:
+        """With a model's own chat template, if it has one and is to have it."""
+        request = self.settings.request
+        if not request.apply_chat_template or self._template(source) is not None:
+            return Evaluator(request)
+        said = f"{source} has no chat template: it is asked without one"
+        if said not in self.remarks:
+            self.remarks.append(said)
+            self.progress.say(f"warning: {said}")
+        return Evaluator(replace(request, apply_chat_template=False))
+
+    @cache  # noqa: B019 (lives as long as the audit)
+    def _template(self, source: str) -> str | None:
+        """Of the model's own tokenizer; an adapter without one has its base's."""
+        for folder in reversed(source.split("+")):
+            if any((Path(folder) / name).is_file() for name in TOKENIZER_CONFIGS):
+                return chat_template_of(folder)
+        return self._template(self._base) if source != self._base else None
+
+    def _asks_otherwise(self, model: ModelToAudit) -> bool:
+        """Whether prompts of a model's own template are others than the base's."""
+        if not self.settings.request.apply_chat_template:
+            return False
+        if model.source is None:
+            return "chat_template" in self.recipe.raw
+        return self._template(model.source) != self._template(self._base)
 
     @cached_property
     def _plain(self) -> Evaluator:
@@ -192,10 +229,9 @@ class _Auditor:
     @cached_property
     def _worker(self) -> PointWorker:
         """The base, in whose place others are put."""
-        base = self.recipe.raw.get("base_model") or self.recipe.raw["models"][0]["model"]
         return PointWorker(
             self.evaluator,
-            str(base),
+            self._base,
             self.settings.device,
             self.recipe.groups(),
             seed=0,
@@ -208,10 +244,9 @@ class _Auditor:
 
     def _in_place(self, model: ModelToAudit) -> EvaluationRun | None:
         """A model in the base's place; None where it does not fit there."""
-        raw = self.recipe.raw
-        if not (raw.get("base_model") or raw.get("models")):
+        is_whole = self.recipe.raw.get("base_model") or self.recipe.raw.get("models")
+        if not is_whole or self._asks_otherwise(model):
             return None
-        base = str(raw.get("base_model") or raw["models"][0]["model"])
         planned = PlannedPoint(
             id=model.name,
             kind="merge" if model.source is None else "baseline",
@@ -223,7 +258,7 @@ class _Auditor:
         begin = time.time()
         try:
             if model.source is not None:
-                require_fitting(base, model.source)
+                require_fitting(self._base, model.source)
             recipe = self.recipe if model.source is None else None
             point = Point(planned, recipe, model.source)
             responses = self._worker.responses(point, self.settings.split)
@@ -236,8 +271,9 @@ class _Auditor:
 
     def _opened(self, model: ModelToAudit, source: str) -> EvaluationRun:
         """A model opened from its folder, with prompts by its own template."""
-        begin, request = time.time(), self.settings.request
-        evaluator = Evaluator(request) if request.apply_chat_template else self.evaluator
+        begin = time.time()
+        is_chat = self.settings.request.apply_chat_template
+        evaluator = self._evaluator(source) if is_chat else self.evaluator
         scorer = evaluator.open(source, resolve_device(self.settings.device))
         responses = scorer.responses(self.settings.split, self.progress)
         return self._finished(evaluator, scorer, model, responses, begin)

@@ -151,6 +151,7 @@ class Evaluator:
         with opening(model):
             lm = get_model(name).create_from_arg_obj(arguments, options)
         if request.apply_chat_template:
+            _require_template(lm, model)
             self._lm = lm
         return Scorer(self, lm, model, {"model": name, **arguments})
 
@@ -394,6 +395,21 @@ def _scores(task: PreparedTask, responses: TaskResponses) -> Scores:
     if task.is_two_class:
         return responses.gaps(task)
     return Predictions.of_samples(task.name, list(task.samples(responses.of(task)))).scores
+
+
+def _require_template(lm: Any, model: str) -> None:
+    """A language model has a chat template; what has no tokenizer of its own says so itself.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    tokenizer = getattr(lm, "tokenizer", None)
+    if tokenizer is not None and getattr(tokenizer, "chat_template", "") is None:
+        raise ConfigError(
+            "its tokenizer has no chat template",
+            where=f"{model}: {option('apply_chat_template')}",
+            fix="leave the option out, or save the template beside the model",
+        )
 
 
 def register_lm_eval() -> None:
