@@ -31,10 +31,11 @@ class WeightSlots:
 
     Args:
         model: a transformers model in evaluation mode, see `can_assign_in_place`.
+        dtype: that it runs in whatever the files have; None: that of the files.
     """
 
-    def __init__(self, model: Any) -> None:
-        self._model = model
+    def __init__(self, model: Any, dtype: torch.dtype | None = None) -> None:
+        self._model, self._dtype = model, dtype
         self._own: dict[str, torch.Tensor] = {}
         alike: dict[Any, list[str]] = {}
         for name, slot in model.state_dict().items():
@@ -51,7 +52,7 @@ class WeightSlots:
         return self._own.get(name)
 
     def assign(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """Let the model have these weights, in the dtype of the first floating tensor.
+        """Let the model have these weights, in its own dtype or that of the first floating tensor.
 
         Args:
             tensors: (name in a file, tensor), all that a file has; nobody may change them later,
@@ -60,11 +61,12 @@ class WeightSlots:
         Raises:
             CheckpointError: a tensor of another shape.
         """
-        dtype = None
+        dtype = self._dtype
         for name, tensor in tensors:
             if dtype is None and tensor.is_floating_point():
                 dtype = tensor.dtype
-                self._slots = self._model.to(dtype).state_dict(keep_vars=True)
+                _cast(self._model, dtype)
+                self._slots = self._model.state_dict(keep_vars=True)
                 own = self._own.items()
                 self._own = {key: kept for key, kept in own if kept.dtype == self._slots[key].dtype}
             self._put(name, tensor)
@@ -86,6 +88,22 @@ class WeightSlots:
         if _place(tensor) != _place(slot):
             for each in self._tied[name]:
                 self._slots[each].data = tensor
+
+
+def _cast(model: Any, dtype: torch.dtype) -> None:
+    """Give a model another dtype as if it had been opened in it.
+
+    That leaves alone what is in no file, such as frequencies of positions, which transformers
+    keeps in float32, and what the model has in another dtype than most of its weights.
+    """
+    slots = [slot for slot in model.state_dict(keep_vars=True).values() if slot.is_floating_point()]
+    most = slots[0].dtype if slots else dtype
+    if most == dtype:
+        return
+    cast: dict[Any, torch.Tensor] = {}  # tied weights stay tied
+    for slot in slots:
+        if slot.dtype == most:
+            slot.data = cast.setdefault(_place(slot), slot.detach().to(dtype))
 
 
 def _place(tensor: torch.Tensor) -> tuple[Any, ...]:

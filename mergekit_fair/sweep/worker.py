@@ -93,7 +93,10 @@ class PointWorker:
         model = self._scorer.model
         self._composer.share(base, model.state_dict())
         in_place = can_assign_in_place(self._composer.tensors(base), model)
-        self._slots = WeightSlots(model) if in_place else None
+        dtype = evaluator.request.model_args.get("dtype")
+        is_forced = dtype not in (None, "auto")
+        own = next(model.parameters()).dtype if is_forced else None
+        self._slots = WeightSlots(model, own) if in_place else None
         self._current: str | None = None
 
     def run(self, job: PointJob) -> Outcome:

@@ -177,6 +177,28 @@ def test_every_model_answers_as_by_itself(name: str, models: Path, tmp_path: Pat
                 assert gap["value"] == pytest.approx(values[0] - values[1], abs=1e-12)
 
 
+@pytest.mark.parametrize("forced", [None, "float32"])
+def test_halves_are_run_as_by_themselves(forced: str | None, models: Path, tmp_path: Path) -> None:
+    """A bfloat16 parent between float32 ones, then all in one dtype that is asked for."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    copied = shutil.copytree(models, tmp_path / "models")
+    half = AutoModelForCausalLM.from_pretrained(copied / "blue", dtype=torch.bfloat16)
+    half.save_pretrained(copied / "blue")
+    path = recipe(tmp_path / "recipe.yml", addition(copied, "blue", "green"))
+    asked = ("--model-args", f"dtype={forced}") if forced else ()
+    found = audit(copied, path, tmp_path / "audit", *asked)
+    assert found.exit_code == 0, found.output
+    for name in ("base", "blue", "green"):
+        told = run(
+            *("eval", "--model", copied / name, "--tasks", TASK, "-o", tmp_path / name, "--quiet"),
+            *("--data", copied / f"{TASK}.jsonl", "--device", "cpu", "--min-group-size", 5, *asked),
+        )
+        assert told.exit_code == 0, told.output
+        assert samples(tmp_path / "audit" / "models" / name) == samples(tmp_path / name)
+
+
 def test_compare_says_the_same(models: Path, tmp_path: Path) -> None:
     path = recipe(tmp_path / "recipe.yml", addition(models, "blue"))
     content = json.loads(audit(models, path, tmp_path / "audit", "--json").stdout)
