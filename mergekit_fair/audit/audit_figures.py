@@ -56,13 +56,28 @@ class AuditSettings:
     merged: Path | None = None
 
 
+@dataclass(frozen=True)
+class TaskAbout:
+    """What the evaluations of a task do not say.
+
+    Attributes:
+        directions: metric → `higher` or `lower`, as the task says.
+        metrics: the names of all that it measures.
+        sampled: which of its documents were measured; None: all.
+    """
+
+    directions: Mapping[str, str]
+    metrics: tuple[str, ...]
+    sampled: str | None
+
+
 def audit_results(
     recipe: Recipe,
     models: Sequence[ModelToAudit],
     ways: Mapping[str, str],
     folders: Mapping[str, Path],
     settings: AuditSettings,
-    tasks: Sequence[str],
+    tasks: Mapping[str, TaskAbout],
 ) -> AuditResults:
     """Figures of every model, and the merge minus each of the others."""
     measured = [task for task in tasks if (folders[MERGE] / f"{task}.json").is_file()]
@@ -89,7 +104,7 @@ def audit_results(
         for task in measured
     }
     found = {
-        task: _task(task, evaluations[task], {p: judged[task, p] for p in parents})
+        task: _task(task, tasks[task], evaluations[task], {p: judged[task, p] for p in parents})
         for task in measured
     }
     left_out = [task for task in tasks if task not in measured]
@@ -125,10 +140,16 @@ def _read(path: Path) -> AnyEvaluation:
 
 
 def _task(
-    task: str, evaluations: Mapping[str, AnyEvaluation], pairs: Mapping[str, Mapping[str, Any]]
+    task: str,
+    about: TaskAbout,
+    evaluations: Mapping[str, AnyEvaluation],
+    pairs: Mapping[str, Mapping[str, Any]],
 ) -> AuditedTask:
     merge = evaluations[MERGE]
+    unread = [name for name in about.metrics if name not in merge.metrics]
+    is_plain = isinstance(merge, BenchmarkEvaluation) and merge.benchmark == MEANS
     said = [
+        *([f"no numbers in [0, 1], left out: {', '.join(unread)}"] if is_plain and unread else []),
         *_warnings({name: each.warnings for name, each in evaluations.items()}),
         *(text for pair in pairs.values() for text in (*pair["warnings"], *pair["notes"])),
     ]
@@ -151,7 +172,8 @@ def _task(
             "group_differences": {
                 parent: pair["groups"].get(MERGE, {}) for parent, pair in pairs.items()
             },
-            "better": _better(merge),
+            "sampled": about.sampled,
+            "better": _better(merge, about),
             "warnings": list(dict.fromkeys(said)),
         },
         where=task,
@@ -159,7 +181,7 @@ def _task(
 
 
 def _warnings(models: Mapping[str, Sequence[str]]) -> list[str]:
-    """Each once: as it is where it is said of all models, else after the names of those it is of."""
+    """Each once: as it is where all models have it, else after the names of those that do."""
     texts = dict.fromkeys(text for said in models.values() for text in said)
     of = {text: [name for name, said in models.items() if text in said] for text in texts}
     return [
@@ -168,11 +190,13 @@ def _warnings(models: Mapping[str, Sequence[str]]) -> list[str]:
     ]
 
 
-def _better(evaluation: AnyEvaluation) -> dict[str, str]:
+def _better(evaluation: AnyEvaluation, about: TaskAbout) -> dict[str, str]:
     if not isinstance(evaluation, BenchmarkEvaluation):
         return {name: metric.better for name, metric in METRICS.items() if metric.better}
     if evaluation.benchmark == MEANS:
-        return dict.fromkeys(evaluation.metrics, "higher")
+        return {
+            name: about.directions[name] for name in evaluation.metrics if name in about.directions
+        }
     return benchmark_named(evaluation.benchmark).better
 
 
@@ -204,9 +228,17 @@ def _checked(requirement: Requirement, tasks: Mapping[str, AuditedTask]) -> Chec
         figures = of.models[name] if group is None else of.groups[name].get(group, {})
         return figures.get(metric, Interval()).value
 
+    if group is None and all(metric not in figures for figures in of.models.values()):
+        raise ConfigError(
+            "is about a metric that is no number in [0, 1] of each document",
+            where=f"--require {requirement.text}",
+            got=metric,
+            allowed=list(of.models[MERGE]),
+        )
     of_model = None if requirement.model is None else figure(requirement.model)
     difference = None
-    if requirement.model is not None:
+    is_sized = requirement.of_size or requirement.of_models_size
+    if requirement.model is not None and not is_sized:
         pairs = of.differences[requirement.model]
         if group is not None:
             difference = of.group_differences[requirement.model].get(group, {}).get(metric)
@@ -215,7 +247,7 @@ def _checked(requirement: Requirement, tasks: Mapping[str, AuditedTask]) -> Chec
     return CheckedRequirement(
         text=requirement.text,
         met=requirement.is_met(figure(MERGE), of_model),
-        value=figure(MERGE),
+        value=requirement.left(figure(MERGE)),
         bound=requirement.bound(of_model),
         difference=difference,
     )

@@ -41,6 +41,7 @@ class AuditedTask(Record):
         groups: model → group → metric → the same of documents about the group.
         differences: parent → metric → merge minus parent, paired, with what is claimed.
         group_differences: parent → group → metric → the same by group; none is claimed.
+        sampled: which of its documents were measured, in words; None: all of the split.
         better: metric → `higher`, `lower`, `zero` for a bias of either sign, or `half` for a share
             that is best at 0.5; of others nothing.
         warnings: what a reader should know.
@@ -52,6 +53,7 @@ class AuditedTask(Record):
     groups: dict[str, dict[str, dict[str, Interval]]] = {}
     differences: dict[str, dict[str, JudgedDifference]]
     group_differences: dict[str, dict[str, dict[str, Difference]]] = {}
+    sampled: str | None = None
     better: dict[str, Literal["higher", "lower", "zero", "half"]] = {}
     warnings: Annotated[tuple[str, ...], Field(strict=False)] = ()
 
@@ -73,7 +75,8 @@ class CheckedRequirement(Record):
         text: as it was given.
         met: whether the figures meet it.
         value, bound: the merge's figure, and what it is compared with; None where undefined.
-        difference: merge minus model, where one is named; by group without a p-value.
+        difference: merge minus model, where one is named and no size is compared; by group without
+            a p-value.
     """
 
     text: str

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,25 +23,37 @@ from typing import Any
 
 from mergekit.options import MergeOptions
 
-from mergekit_fair.audit.audit_figures import AuditSettings, audit_results
-from mergekit_fair.audit.audit_results import MERGE, MODELS, RESULTS, AuditResults
-from mergekit_fair.audit.audited_models import ModelToAudit, models_to_audit, with_local_models
-from mergekit_fair.errors import CheckpointError, RecipeError
-from mergekit_fair.evaluation.benchmarks.benchmark_items import metric_names
+from mergekit_fair.audit.audit_figures import AuditSettings, TaskAbout, audit_results
+from mergekit_fair.audit.audit_results import MERGE, MODELS, PAGE, RESULTS, AuditResults
+from mergekit_fair.audit.audited_models import (
+    ModelToAudit,
+    doubt_of,
+    models_to_audit,
+    with_local_models,
+)
+from mergekit_fair.checkpoints.fingerprint import sha256
+from mergekit_fair.compat.lm_eval import serialized
+from mergekit_fair.errors import CheckpointError, FairError, RecipeError
+from mergekit_fair.evaluation.benchmarks.benchmark_items import (
+    directions,
+    metric_names,
+    metrics_by_group,
+)
 from mergekit_fair.evaluation.classifier import resolve_device
-from mergekit_fair.evaluation.eval_folder import write_evaluation
+from mergekit_fair.evaluation.eval_folder import samples_name, write_evaluation
 from mergekit_fair.evaluation.eval_run import EvaluationRun, finished_run, measure_run
-from mergekit_fair.evaluation.evaluate import versions
+from mergekit_fair.evaluation.evaluate import read_evaluation, versions
 from mergekit_fair.evaluation.evaluator import Evaluator, Scorer
 from mergekit_fair.evaluation.evidence import prints_of_run
+from mergekit_fair.evaluation.fair_task import FairTask
 from mergekit_fair.evaluation.model_inputs import chat_template_of
 from mergekit_fair.evaluation.responses import TaskResponses
 from mergekit_fair.evaluation.run_files import run_files
 from mergekit_fair.evaluation.seen_rows import SeenRows
-from mergekit_fair.fairness.metrics import GROUP_RATES
 from mergekit_fair.files import is_file_name, text_of, write_atomic
 from mergekit_fair.merging.program import MergeSettings
 from mergekit_fair.merging.recipe import Recipe
+from mergekit_fair.merging.references import model_parts
 from mergekit_fair.merging.stock_plan import is_random
 from mergekit_fair.merging.to_disk import merge_to_folder
 from mergekit_fair.progress import Progress
@@ -83,12 +96,19 @@ def run_audit(
         recipe = recipe.with_random_seed(settings.metrics.seed)
     for remark in recipe.remarks:
         progress.say(remark)
+    if settings.merged is not None and (doubt := doubt_of(settings.merged, recipe)):
+        progress.say(f"warning: {doubt}")
     models = models_to_audit(recipe, settings.merged, progress)
     auditor = _Auditor(recipe, models, settings, progress)
     auditor.require_known()
     folders = _folders(out, models)
+    for name in (RESULTS, PAGE):  # of an earlier audit, which is over where this one begins
+        (out / name).unlink(missing_ok=True)
     ways = auditor.measure(folders)
-    found = audit_results(recipe, models, ways, folders, settings, auditor.tasks)
+    for folder in (out / MODELS).iterdir():
+        if (folder / _MADE_OF).is_file() and folder not in folders.values():
+            shutil.rmtree(folder)
+    found = audit_results(recipe, models, ways, folders, settings, auditor.about_tasks())
     write_atomic(out / RESULTS, json.dumps(sealed(found.to_dict()), indent=2) + "\n")
     page(found, out)
     return found
@@ -96,10 +116,12 @@ def run_audit(
 
 def _folders(out: Path, models: Sequence[ModelToAudit]) -> dict[str, Path]:
     """Name → where a model's evaluation is written."""
-    names = {model.name: model.name.replace("/", "_") for model in models}
-    if len(set(names.values())) < len(names) or not all(map(is_file_name, names.values())):
-        names = {model.name: f"model_{number}" for number, model in enumerate(models)}
-    return {name: out / MODELS / folder for name, folder in names.items()}
+    found: dict[str, Path] = {}
+    for number, model in enumerate(models):
+        name = model.name.replace("/", "_")
+        is_free = is_file_name(name) and out / MODELS / name not in found.values()
+        found[model.name] = out / MODELS / (name if is_free else f"model_{number}")
+    return found
 
 
 @dataclass(eq=False)
@@ -138,7 +160,7 @@ class _Auditor:
     @cache  # noqa: B019 (lives as long as the audit)
     def _template(self, source: str) -> str | None:
         """Of the model's own tokenizer; an adapter without one has its base's."""
-        for folder in reversed(source.split("+")):
+        for folder in reversed(model_parts(source)):
             if any((Path(folder) / name).is_file() for name in TOKENIZER_CONFIGS):
                 return chat_template_of(folder)
         return self._template(self._base) if source != self._base else None
@@ -163,6 +185,19 @@ class _Auditor:
     def tasks(self) -> list[str]:
         return list(self._plain.prepared(self.settings.split).tasks)
 
+    def about_tasks(self) -> dict[str, TaskAbout]:
+        """Task → what its evaluations do not say."""
+        found = {}
+        for name, task in self._plain.prepared(self.settings.split).tasks.items():
+            sampled = None
+            if len(task.docs) < len(task.task.eval_docs):
+                is_ours = isinstance(task.task, FairTask)
+                sampled = "drawn at random" if is_ours else "the first ones"
+            found[name] = TaskAbout(
+                directions(task.task), tuple(sorted(task.task.aggregation())), sampled
+            )
+        return found
+
     def require_known(self) -> None:
         """Check requirements, and that no model was trained on the documents.
 
@@ -171,15 +206,11 @@ class _Auditor:
         """
         tasks = self._plain.prepared(self.settings.split).tasks
         metrics = {name: metric_names(task.task) for name, task in tasks.items()}
+        by_group = {name: metrics_by_group(task.task) for name, task in tasks.items()}
         groups = {name: task.group_names() for name, task in tasks.items()}
         models = {model.name for model in self.models if model.name != MERGE}
         for requirement in self.settings.requirements:
-            known = requirement.metric if requirement.group is None else None
-            by_group = {
-                name: of if known is not None else of | set(GROUP_RATES)
-                for name, of in metrics.items()
-            }
-            requirement.require_known(by_group, groups, models)
+            requirement.require_known(metrics, by_group, groups, models)
         seen = SeenRows(self._plain)
         for model in self.models:
             seen.require_unseen([str(folder) for folder in model.folders], self.settings.split)
@@ -187,11 +218,14 @@ class _Auditor:
     def measure(self, folders: Mapping[str, Path]) -> dict[str, str]:
         """Run what is not measured yet, and write it; model → how it was run."""
         content = self._content()
-        digests = {model.name: digest_of_json([model.digest, content]) for model in self.models}
+        digests = {
+            model.name: digest_of_json([model.digest, self._prompts(model), content])
+            for model in self.models
+        }
         ways = {
             model.name: way
             for model in self.models
-            if (way := _measured(folders[model.name], digests[model.name])) is not None
+            if (way := _measured(folders[model.name], digests[model.name], self.tasks))
         }
         for name in ways:
             self.progress.say(f"{name}: measured before, on the same documents")
@@ -222,9 +256,17 @@ class _Auditor:
             request.pop(key)
         tasks = self._plain.prepared(self.settings.split).tasks.values()
         parts = [part.decode("latin-1") for task in tasks for part in task.content()]
-        return digest_of_json(
-            [json.dumps(request, default=str), self.settings.split, parts, dict(versions())]
-        )
+        read_by = [json.dumps(serialized(task.task), default=str) for task in tasks]
+        how = [json.dumps(each, default=str) for each in (request, asdict(self.settings.metrics))]
+        return digest_of_json([how, self.settings.split, parts, read_by, dict(versions())])
+
+    def _prompts(self, model: ModelToAudit) -> str | None:
+        """The template that a model's prompts are put into."""
+        if not self.settings.request.apply_chat_template:
+            return None
+        if model.source is None and "chat_template" in self.recipe.raw:
+            return str(self.recipe.raw["chat_template"])
+        return self._template(model.source or self._base)
 
     @cached_property
     def _worker(self) -> PointWorker:
@@ -286,7 +328,7 @@ class _Auditor:
         responses: TaskResponses,
         begin: float,
     ) -> EvaluationRun:
-        responses.require_finite()
+        responses.require_numbers()
         return finished_run(
             evaluator,
             scorer,
@@ -323,14 +365,26 @@ class _Auditor:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / _MADE_OF).unlink(missing_ok=True)
         write_evaluation(folder, files)
-        made_of = {"digest": digests[model.name], "way": way}
+        made_of = {
+            "digest": digests[model.name],
+            "way": way,
+            "evaluations": list(evaluations),
+            "files": {task: sha256(folder / samples_name(task)) for task in finished.samples},
+        }
         write_atomic(folder / _MADE_OF, json.dumps(made_of) + "\n")
 
 
-def _measured(folder: Path, digest: str) -> str | None:
-    """How a model was run that was measured on the same; None if it was not."""
+def _measured(folder: Path, digest: str, tasks: Sequence[str]) -> str | None:
+    """How a model was run that was measured on the same, and whose files are all there."""
     try:
         made_of = parse_json(text_of(folder / _MADE_OF))
-        return str(made_of["way"]) if made_of["digest"] == digest else None
-    except (OSError, ValueError, KeyError, TypeError):
+        if made_of["digest"] != digest or set(made_of["files"]) != set(tasks):
+            return None
+        for task, content in made_of["files"].items():
+            if sha256(folder / samples_name(task)) != content:
+                return None
+        for task in made_of["evaluations"]:
+            read_evaluation(folder / f"{task}.json")
+        return str(made_of["way"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, FairError):
         return None

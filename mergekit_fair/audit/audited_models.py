@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from mergekit_fair.audit.audit_results import BASE, MERGE
 from mergekit_fair.checkpoints.fingerprint import model_fingerprint
 from mergekit_fair.checkpoints.hub import downloaded
 from mergekit_fair.errors import CheckpointError
+from mergekit_fair.files import text_of
 from mergekit_fair.merging.methods.members import parameters_of
 from mergekit_fair.merging.recipe import Recipe
-from mergekit_fair.merging.references import is_same_model, own_folder, with_models
+from mergekit_fair.merging.references import (
+    is_same_model,
+    model_parts,
+    own_folder,
+    with_models,
+)
 from mergekit_fair.progress import Progress
-from mergekit_fair.schema import digest_of_json
+from mergekit_fair.schema import digest_of_json, parse_yaml_loosely
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,7 @@ def with_local_models(recipe: Recipe) -> Recipe:
 
     def local(text: str, key: str) -> str:
         del key
-        return "+".join(_found(part) for part in text.split("+"))
+        return "+".join(_found(part) for part in model_parts(text))
 
     raw = with_models(recipe.raw, local)
     return recipe if raw == recipe.raw else Recipe.from_mapping(raw, recipe.where)
@@ -103,9 +109,27 @@ def models_to_audit(
     return found
 
 
+def doubt_of(merged: Path, recipe: Recipe) -> str | None:
+    """Why a folder may not be the recipe's merge, by the recipe that lies in it; None if it is."""
+    file = merged / "mergekit_config.yml"
+    if not file.is_file():
+        return f"{merged} does not say what it was merged from: it is taken for the recipe's merge"
+    made, _ = parse_yaml_loosely(text_of(file), file)
+    said, ours = (
+        (raw.get("merge_method"), raw.get("parameters"), _members(raw))
+        for raw in (made, recipe.raw)
+    )
+    return None if said == ours else f"{merged} was merged by another recipe ({file.name})"
+
+
+def _members(raw: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    items = raw.get("models") or ()
+    return [(own_folder(str(item["model"])).name, item.get("parameters")) for item in items]
+
+
 def _folders(source: str) -> list[Path]:
     """Of an adapter on a base, both."""
-    return [own_folder(part) for part in source.split("+")]
+    return [own_folder(part) for part in model_parts(source)]
 
 
 def _names(recipe: Recipe, parents: Sequence[str]) -> dict[str, str]:

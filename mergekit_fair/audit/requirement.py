@@ -9,6 +9,7 @@ whether the difference could also be noise is said beside it.
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Callable, Mapping
@@ -77,6 +78,8 @@ class Requirement:
             raise ConfigError("is no requirement", where="--require", got=text, allowed=FORM)
         right, of_models_size = _bare(read["right"] or "")
         margin = float(read["number"] or read["margin"] or 0)
+        if not math.isfinite(margin):
+            raise ConfigError("has a number without end", where="--require", got=text)
         return cls(
             text.strip(),
             parts[0].strip(),
@@ -92,6 +95,7 @@ class Requirement:
     def require_known(
         self,
         metrics: Mapping[str, set[str]],
+        by_group: Mapping[str, set[str]],
         groups: Mapping[str, set[str]],
         models: set[str],
     ) -> None:
@@ -99,6 +103,7 @@ class Requirement:
 
         Args:
             metrics: task → names.
+            by_group: the same of those that groups have.
             groups: the same of groups.
             models: names that may stand on the right.
 
@@ -107,11 +112,17 @@ class Requirement:
         """
         where = f"--require {self.text}"
         _known(self.task, set(metrics), "task", where)
-        _known(self.metric, metrics[self.task], "metric", where)
-        if self.group is not None:
+        if self.group is None:
+            _known(self.metric, metrics[self.task], "metric", where)
+        else:
+            _known(self.metric, by_group[self.task], "metric by group", where)
             _known(self.group, groups[self.task], "group", where)
         if self.model is not None:
             _known(self.model, models, "model", where)
+
+    def left(self, of_merge: float | None) -> float | None:
+        """What stands on the left."""
+        return of_merge if of_merge is None or not self.of_size else abs(of_merge)
 
     def bound(self, of_model: float | None) -> float | None:
         """What the merge's figure is compared with; None where the model's is undefined."""
@@ -128,10 +139,8 @@ class Requirement:
         True
         """
         bound = self.bound(of_model)
-        if of_merge is None or bound is None:
-            return False
-        size = abs(of_merge) if self.of_size else of_merge
-        return _OPERATORS[self.operator](size, bound)
+        value = self.left(of_merge)
+        return value is not None and bound is not None and _OPERATORS[self.operator](value, bound)
 
 
 def _bare(side: str) -> tuple[str, bool]:

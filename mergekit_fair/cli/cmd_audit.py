@@ -99,6 +99,7 @@ def _audit(options: dict[str, Any]) -> AuditResults:
     from mergekit_fair.audit.audit_run import run_audit
     from mergekit_fair.audit.requirement import Requirement
     from mergekit_fair.cli.terminal import Terminal
+    from mergekit_fair.errors import ConfigError
     from mergekit_fair.evaluation.prepared_tasks import EvaluationRequest
     from mergekit_fair.fairness import MetricSettings
     from mergekit_fair.report.audit_report import write_audit_page
@@ -109,9 +110,12 @@ def _audit(options: dict[str, Any]) -> AuditResults:
     for key in ("choice_map", "max_length", "trust_remote_code"):
         if options[key]:
             arguments[key] = options[key]
+    tasks = tuple(name.strip() for name in options["tasks"].split(",") if name.strip())
+    if not tasks:
+        raise ConfigError("names no task", where="--tasks", got=options["tasks"])
     kept = ("data", "lm", "batch_size", "limit", "num_fewshot", "include_path")
     request = EvaluationRequest(
-        tasks=tuple(name.strip() for name in options["tasks"].split(",") if name.strip()),
+        tasks=tasks,
         model_args=arguments,
         apply_chat_template=options["apply_chat_template"],
         system_instruction=options["system_instruction"],

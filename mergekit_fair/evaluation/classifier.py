@@ -11,6 +11,7 @@ from typing import Any
 from mergekit_fair.checkpoints.folder import adapters_below
 from mergekit_fair.errors import CheckpointError, FairError, first_line
 from mergekit_fair.files import text_of
+from mergekit_fair.merging.references import model_parts
 
 
 def auto_class(kind: str) -> Any:
@@ -120,15 +121,19 @@ def backend_of(model: str, *, trust_remote_code: bool = False) -> tuple[str, dic
     """lm-eval's model name and the arguments that name the checkpoint.
 
     A classifier goes to `fair-classifier` or `fair-image-classifier`, anything else to `hf`; the
-    folder of an adapter goes with the base that it names.
+    folder of an adapter goes with the base that it names, `base+adapter` with that base.
 
     Args:
-        model: a folder, or a name on the Hub.
+        model: a folder, a name on the Hub, or `base+adapter`.
         trust_remote_code: let it bring code of its own.
 
     Raises:
         CheckpointError: no model there, or one with code of its own that is not trusted.
     """
+    base, *adapters = model_parts(model)
+    if adapters and (Path(adapters[0]) / "adapter_config.json").is_file():
+        name, arguments = backend_of(base, trust_remote_code=trust_remote_code)
+        return name, {**arguments, "peft": adapters[0]}
     adapter = Path(model) / "adapter_config.json"
     if adapter.is_file():
         return _adapted(adapter, trust_remote_code=trust_remote_code)

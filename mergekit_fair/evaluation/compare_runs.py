@@ -171,6 +171,11 @@ def compared_rows(
         MeasurementError: no number of each document, or not the same documents.
     """
     known = {name: each for name, each in rows.items() if each is not None}
+    shared = set.intersection(*(set(each.benchmark.columns) for each in known.values()))
+    apart = {column for each in known.values() for column in each.benchmark.columns} - shared
+    if apart:
+        notes = [*notes, f"not a number in [0, 1] in every model: {', '.join(sorted(apart))}"]
+        known = {name: each.only(shared) for name, each in known.items()} if shared else {}
     if len(known) < len(rows):
         raise MeasurementError(
             "has no number of each document to compare",

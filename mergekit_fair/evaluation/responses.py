@@ -59,6 +59,21 @@ class TaskResponses:
         first = np.arange(where.start, where.stop, 2)
         return logit_gaps(self.run.lm, self.run.prepared, self.logits, first, first + 1)
 
+    def require_numbers(self) -> None:
+        """No log-probability is NaN, and what `require_finite` asks for.
+
+        Raises:
+            ScoreError: with the number of requests that have one.
+        """
+        self.require_finite()
+        firsts = [each[0] for each in self.answers if isinstance(each, tuple) and each]
+        broken = sum(isinstance(value, float) and value != value for value in firsts)
+        if broken:
+            raise ScoreError(
+                f"the model's log-probabilities are NaN for {broken} of {len(firsts)} requests",
+                fix="look for NaN and Inf in its weights, or use dtype: float32",
+            )
+
     def require_finite(self) -> None:
         """No logit of a classifier is NaN or infinite.
 

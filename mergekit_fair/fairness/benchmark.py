@@ -17,8 +17,8 @@ Rao & Wu (1988).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -202,6 +202,13 @@ class BenchmarkRows:
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def only(self, columns: Collection[str]) -> BenchmarkRows:
+        """The same documents, and the scores that read these columns alone."""
+        metrics = tuple(m for m in self.benchmark.metrics if set(m.reads) <= set(columns))
+        benchmark = replace(self.benchmark, metrics=metrics)
+        kept = [self.benchmark.columns.index(name) for name in benchmark.columns]
+        return replace(self, benchmark=benchmark, values=self.values[:, kept])
 
     def in_order(self, keys: Sequence[Any]) -> BenchmarkRows:
         """The same documents in another order.

@@ -99,6 +99,7 @@ def compare_benchmark(
 def _require_same(a: BenchmarkRows, b: BenchmarkRows) -> None:
     same = (
         a.benchmark.name == b.benchmark.name
+        and a.benchmark.columns == b.benchmark.columns
         and a.keys == b.keys
         and a.groups.names == b.groups.names
         and np.array_equal(a.groups.membership, b.groups.membership)

@@ -45,9 +45,9 @@ def references(
     is_plain = isinstance(base_text, str) and not is_adapter_folder(base_text)
 
     def reference(text: str, key: str) -> Any:
-        parts = [spelled(part) for part in _parts(text)]
+        parts = [spelled(part) for part in model_parts(text)]
         if key in _MODELS and len(parts) == 1 and is_adapter_folder(parts[0]):
-            if key == "base_model" or not is_plain or len(_parts(str(base))) > 1:
+            if key == "base_model" or not is_plain or len(model_parts(str(base))) > 1:
                 raise RecipeError(
                     "is a LoRA adapter, and base_model is not a model that it can be put on",
                     where=f"{where}: model {text}",
@@ -72,7 +72,7 @@ def found_beside(raw: Mapping[str, Any], file: str) -> dict[str, Any]:
     """
 
     def found(text: str, key: str) -> str:
-        return "+".join(beside(part, file, f"{file}: {key}") for part in _parts(text))
+        return "+".join(beside(part, file, f"{file}: {key}") for part in model_parts(text))
 
     copy = with_models(raw, found)
     block = copy.get("fairness")
@@ -104,7 +104,7 @@ def local_path(reference: str) -> str:
     >>> local_path("no/such/folder")
     'no/such/folder'
     """
-    return "+".join(_spelled(part) for part in _parts(reference))
+    return "+".join(_spelled(part) for part in model_parts(reference))
 
 
 def base_and_adapter(model: str, base: str) -> tuple[str, str | None]:
@@ -118,7 +118,7 @@ def base_and_adapter(model: str, base: str) -> tuple[str, str | None]:
     >>> base_and_adapter("no/base+no/adapter", "other")
     ('no/base', 'no/adapter')
     """
-    first, *others = map(_spelled, _parts(model))
+    first, *others = map(_spelled, model_parts(model))
     if not others and is_adapter_folder(first):
         return _spelled(base), first
     is_base = Path(first).is_dir() and Path(base).is_dir() and Path(first).samefile(base)
@@ -127,7 +127,7 @@ def base_and_adapter(model: str, base: str) -> tuple[str, str | None]:
 
 def own_folder(model: str) -> Path:
     """The folder of what tells a model from others: of an adapter its own, not its base's."""
-    return Path(_parts(model)[-1]).expanduser().resolve()
+    return Path(model_parts(model)[-1]).expanduser().resolve()
 
 
 def is_same_model(one: str, other: str) -> bool:
@@ -143,7 +143,7 @@ def _identity(text: str) -> str:
     return os.path.normpath(Path(text).expanduser().absolute())
 
 
-def _parts(text: str) -> list[str]:
+def model_parts(text: str) -> list[str]:
     """Model and adapter; a folder whose name has a `+` is one model."""
     if Path(text).expanduser().is_dir():
         return [text]

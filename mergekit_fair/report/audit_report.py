@@ -57,7 +57,7 @@ def audit_text(results: AuditResults) -> str:
 def title(results: AuditResults, name: str) -> str:
     """What a task was measured on."""
     task = results.tasks[name]
-    limit = ", drawn at random" if results.limit else ""
+    limit = f", {task.sampled}" if task.sampled else ""
     clusters = "" if task.clusters is None else f" in {task.clusters} clusters"
     return (
         f"{name}, {results.split} split{limit}: n = {task.n}{clusters}, "

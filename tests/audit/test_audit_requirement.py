@@ -38,6 +38,11 @@ def test_other_forms_are_refused(text: str) -> None:
         Requirement.parse(text)
 
 
+def test_numbers_have_an_end() -> None:
+    with raises(ConfigError, "number without end", got="t/acc <= 1e400"):
+        Requirement.parse("t/acc <= 1e400")
+
+
 def test_sizes_of_signed_figures() -> None:
     signed, sized = (
         Requirement.parse(text) for text in ("t/b <= base", "abs(t/b) <= abs(base) + 0.01")
@@ -57,13 +62,17 @@ def test_what_is_undefined_meets_nothing() -> None:
 
 def test_names_are_checked_with_the_near_one() -> None:
     metrics, groups = {"fair_bbq": {"acc", "bias_ambig"}}, {"fair_bbq": {"women"}}
+    by_group = {"fair_bbq": {"bias_ambig"}}
     for text, problem in (
         ("fair_bbg/acc >= 0", "unknown task 'fair_bbg'; did you mean 'fair_bbq'?"),
         ("fair_bbq/bias_ambg >= 0", "unknown metric 'bias_ambg'; did you mean 'bias_ambig'?"),
-        ("fair_bbq/acc/woman >= 0", "unknown group 'woman'; did you mean 'women'?"),
+        ("fair_bbq/bias_ambig/woman >= 0", "unknown group 'woman'; did you mean 'women'?"),
+        ("fair_bbq/acc/women >= 0", "unknown metric by group 'acc'"),
         ("fair_bbq/acc >= base +", "unknown model 'base +'; did you mean 'base'?"),
         ("fair_bbq/acc >= bas", "unknown model 'bas'; did you mean 'base'?"),
     ):
         with raises(ConfigError, problem, where=f"--require {text}"):
-            Requirement.parse(text).require_known(metrics, groups, {"base"})
-    Requirement.parse("fair_bbq/acc/women >= base").require_known(metrics, groups, {"base"})
+            Requirement.parse(text).require_known(metrics, by_group, groups, {"base"})
+    Requirement.parse("fair_bbq/bias_ambig/women >= base").require_known(
+        metrics, by_group, groups, {"base"}
+    )

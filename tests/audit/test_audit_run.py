@@ -287,6 +287,91 @@ def test_names_are_checked_before_a_model_is_run(models: Path, tmp_path: Path) -
     assert not (tmp_path / "a").exists()
 
 
+def test_a_lost_or_changed_file_is_made_again(models: Path, tmp_path: Path) -> None:
+    path = recipe(tmp_path / "recipe.yml", addition(models, "blue"))
+    out = tmp_path / "audit"
+    first = json.loads(audit(models, path, out, "--json").stdout)["tasks"]
+    (out / "models" / "merge" / f"{TASK}.json").unlink()
+    changed = out / "models" / "blue" / f"samples_{TASK}.jsonl"
+    changed.write_text(changed.read_text().replace("-1", "-2"))
+    shutil.copytree(out / "models" / "blue", out / "models" / "red")
+    said = run_loudly(models, path, out)
+    assert "base: measured" in said
+    assert "blue: measured" not in said
+    assert "merge: measured" not in said
+    assert json.loads((out / "audit.json").read_text())["tasks"] == first
+    assert {folder.name for folder in (out / "models").iterdir()} == {"base", "blue", "merge"}
+
+
+def test_figures_are_read_again_with_other_settings(models: Path, tmp_path: Path) -> None:
+    path = recipe(tmp_path / "recipe.yml", addition(models, "blue"))
+    audit(models, path, tmp_path / "audit")
+    wide = json.loads(audit(models, path, tmp_path / "audit", "--json").stdout)
+    narrow = audit(models, path, tmp_path / "audit", "--confidence", 0.8, "--json")
+    fresh = audit(models, path, tmp_path / "fresh", "--confidence", 0.8, "--json")
+    assert json.loads(narrow.stdout)["tasks"] == json.loads(fresh.stdout)["tasks"]
+    assert json.loads(narrow.stdout)["tasks"] != wide["tasks"]
+
+
+def test_a_model_that_answers_nothing_is_an_error(models: Path, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    copied = shutil.copytree(models, tmp_path / "models")
+    weights = load_file(copied / "blue" / "model.safetensors")
+    weights["model.norm.weight"][0] = torch.nan
+    save_file(weights, copied / "blue" / "model.safetensors", {"format": "pt"})
+    path = recipe(tmp_path / "recipe.yml", linear(copied))
+    found = audit(copied, path, tmp_path / "audit", "--require", f"{TASK}/acc >= 0")
+    assert found.exit_code == 2
+    assert "NaN" in found.output
+    assert not (tmp_path / "audit" / "audit.json").exists()
+
+
+def test_a_chat_template_is_the_models_own(models: Path, tmp_path: Path) -> None:
+    """A parent with a template between a base and a merge without one."""
+    from transformers import AutoTokenizer
+
+    copied = shutil.copytree(models, tmp_path / "models")
+    tokenizer = AutoTokenizer.from_pretrained(copied / "green")
+    tokenizer.chat_template = "{% for m in messages %}[CLS] {{ m['content'] }} {% endfor %}"
+    tokenizer.save_pretrained(copied / "green")
+    path = recipe(tmp_path / "recipe.yml", addition(copied, "blue", "green"))
+    found = audit(copied, path, tmp_path / "audit", "--apply-chat-template")
+    assert found.exit_code == 0, found.output
+    prompts = {}
+    for name in ("base", "blue", "green", "merge"):
+        file = tmp_path / "audit" / "models" / name / f"samples_{TASK}.jsonl"
+        first = json.loads(file.read_text().splitlines()[0])
+        prompts[name] = first["arguments"]["gen_args_0"]["arg_0"]
+    assert prompts["base"] == prompts["blue"] == prompts["merge"]
+    assert prompts["green"] == f"[CLS] {prompts['base']} "
+    refusal(
+        [
+            *("eval", "--model", copied / "base", "--tasks", TASK, "--apply-chat-template"),
+            *("--data", copied / f"{TASK}.jsonl", "-o", tmp_path / "eval"),
+        ],
+        ConfigError,
+        "has no chat template",
+        where=copied / "base",
+    )
+
+
+def test_a_metric_by_group_that_is_none(models: Path, tmp_path: Path) -> None:
+    path = recipe(tmp_path / "recipe.yml", addition(models, "blue"))
+    data = ("--data", models / f"{TASK}.jsonl", "--split", "validation")
+    for wrong in ("acc", "stereotyped_range", "selection_rate"):
+        refusal(
+            [
+                *("audit", path, "--tasks", TASK, *data, "-o", tmp_path / "a"),
+                *("--require", f"{TASK}/{wrong}/Hindu >= 0"),
+            ],
+            ConfigError,
+            f"unknown metric by group {wrong!r}",
+        )
+    refusal(["audit", path, "--tasks", ",", "-o", tmp_path / "a"], ConfigError, where="--tasks")
+
+
 def test_a_merge_that_exists(models: Path, tmp_path: Path) -> None:
     path = recipe(tmp_path / "recipe.yml", addition(models, "blue", "green"))
     content = json.loads(audit(models, path, tmp_path / "one", "--json").stdout)
@@ -295,6 +380,11 @@ def test_a_merge_that_exists(models: Path, tmp_path: Path) -> None:
     assert found.exit_code == 0, found.output
     other = json.loads(found.stdout)
     assert other["tasks"] == content["tasks"]
+    told = run(
+        *("audit", path, "--tasks", TASK, "--data", models / f"{TASK}.jsonl", "--device", "cpu"),
+        *("--split", "validation", "-o", tmp_path / "three", "--merged", models / "blue"),
+    )
+    assert "does not say what it was merged from" in told.output
     assert other["models"]["merge"]["source"] == str(tmp_path / "merged")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,23 @@ def test_the_authors_file_decides_which_answer_is_biased(tmp_path: Path) -> None
         "\n".join([lines[0], *(f"{line[:-1]}7" for line in lines[1:])])
     )
     with raises(DataError, "target_loc is no answer"):
+        prepared(data)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        *(("label", 7), ("label", None), ("context_condition", "Ambig"), ("category", "Ages")),
+        *(("question_polarity", "x"), ("ans1", None), ("question_index", None)),
+        ("additional_metadata", None),
+    ],
+)
+def test_values_that_no_document_has(column: str, value: Any, tmp_path: Path) -> None:
+    lines = write_table("fair_bbq", tmp_path, ".jsonl").read_text().splitlines()
+    doc = {**json.loads(lines[5]), column: value}
+    data = tmp_path / "other.jsonl"
+    data.write_text("\n".join([*lines[:5], json.dumps(doc), *lines[6:]]))
+    with raises(DataError, "is no value of BBQ", where=column):
         prepared(data)
 
 

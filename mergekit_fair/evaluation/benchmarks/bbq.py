@@ -145,7 +145,14 @@ class Bbq(BenchmarkTask):
 
     def read(self, docs: list[Doc]) -> list[Doc]:
         category = self.config.metadata.get("category")
-        return [_plain(doc) for doc in docs if category in (None, doc["category"])]
+        found = [_plain(doc) for doc in docs if category in (None, doc["category"])]
+        if self._targets and len({_key(doc) for doc in found}) < len(found):
+            raise DataError(
+                "has an example twice, so that target_loc cannot be told",
+                where=f"task {self.config.task}: example_id",
+                fix="keep one document of each category and example_id",
+            )
+        return found
 
     def unit(self, doc: Doc) -> Hashable:
         """The template: its questions differ in names, order, polarity and context alone."""
@@ -183,8 +190,8 @@ class Bbq(BenchmarkTask):
         written = doc.get("target_loc", self._targets.get(_key(doc)))
         if written in (None, "", "NA"):
             return None
-        place = int(written)
-        if place not in (0, 1, 2) or place == unknown_answer(doc):
+        place = int(written) if str(written).strip() in ("0", "1", "2") else None
+        if place is None or place == unknown_answer(doc):
             raise DataError(
                 "target_loc is no answer about a person",
                 where=f"{doc['category']}, example {doc['example_id']}",
@@ -278,14 +285,40 @@ def biased_by_names(doc: Doc) -> list[int]:
 
 
 def _plain(doc: Doc) -> Doc:
-    """Numbers as numbers, and mappings that a table holds as JSON text."""
-    nested = {key: doc[key] for key in ("answer_info", "additional_metadata")}
-    return {
-        **doc,
-        **{key: json.loads(v) if isinstance(v, str) else v for key, v in nested.items()},
-        **{key: int(doc[key]) for key in ("label", "example_id")},
-        "question_index": str(doc["question_index"]),
+    """Numbers as numbers, and mappings that a table holds as JSON text.
+
+    Raises:
+        DataError: a value that a document of BBQ cannot have, with its column.
+    """
+    try:
+        nested = {
+            key: json.loads(doc[key]) if isinstance(doc[key], str) else dict(doc[key])
+            for key in ("answer_info", "additional_metadata")
+        }
+        numbers = {key: int(doc[key]) for key in ("label", "example_id")}
+    except (TypeError, ValueError) as error:
+        raise _no_value(doc, "answer_info, additional_metadata, label, example_id", None) from error
+    found = {**doc, **nested, **numbers, "question_index": str(doc["question_index"])}
+    allowed: dict[str, Sequence[Any]] = {
+        "category": CATEGORIES,
+        "context_condition": ("ambig", "disambig"),
+        "question_polarity": ("neg", "nonneg"),
+        "label": (0, 1, 2),
     }
+    for column, values in allowed.items():
+        if found[column] not in values:
+            raise _no_value(doc, column, values)
+    for column in ("ans0", "ans1", "ans2", "question", "context"):
+        if not isinstance(found[column], str) or not found[column].strip():
+            raise _no_value(doc, column, None)
+    if doc["question_index"] is None:
+        raise _no_value(doc, "question_index", None)
+    return found
+
+
+def _no_value(doc: Doc, column: str, allowed: Sequence[Any] | None) -> DataError:
+    where = f"{doc.get('category')}, example {doc.get('example_id')}: {column}"
+    return DataError("is no value of BBQ", where=where, got=doc.get(column), allowed=allowed)
 
 
 def _key(doc: Doc) -> tuple[str, int]:

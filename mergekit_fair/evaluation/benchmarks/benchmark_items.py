@@ -19,6 +19,7 @@ from mergekit_fair.evaluation.predictions import clusters_of, require_one_filter
 from mergekit_fair.fairness import METRICS
 from mergekit_fair.fairness.benchmark import Benchmark, BenchmarkMetric, BenchmarkRows, mean_of
 from mergekit_fair.fairness.benchmark_scores import measure_benchmark
+from mergekit_fair.fairness.metrics import GROUP_RATES
 from mergekit_fair.fairness.settings import MIN_GROUP_SIZE, MetricSettings
 
 KEY = "benchmark"
@@ -127,6 +128,23 @@ def metric_names(task: Any) -> set[str]:
     if _PREFERENCE in names:
         benchmark = benchmark_named("crows_pairs")
     return names if benchmark is None else set(benchmark.better)
+
+
+def metrics_by_group(task: Any) -> set[str]:
+    """The same of the figures that every group has."""
+    names = set(task.aggregation())
+    if "dpd" in names:
+        return set(GROUP_RATES)
+    benchmark = getattr(task, "benchmark", None)
+    if _PREFERENCE in names:
+        benchmark = benchmark_named("crows_pairs")
+    return set() if benchmark is None else {m.name for m in benchmark.metrics if m.by_group}
+
+
+def directions(task: Any) -> dict[str, str]:
+    """Metric → `higher` or `lower`, of a task of others that says which is better."""
+    said = task.higher_is_better()
+    return {name: "higher" if up else "lower" for name, up in said.items() if up is not None}
 
 
 def benchmark_rows(task: str, samples: Sequence[Mapping[str, Any]]) -> BenchmarkRows | None:
