@@ -308,7 +308,9 @@ class ClusterSums:
 
     def unseen(self, metric: BenchmarkMetric) -> float:
         """The variance, in shares of the bounds, of what two models may differ in beyond what was
-        seen: Σ over columns of 2 / documents² + 0.1 / clusters²."""
+        seen: Σ over columns of 2 / documents² + 0.1 / clusters². 0 of scores without bounds."""
+        if metric.bounds is None:
+            return 0.0
         reads = [self.columns.index(name) for name in metric.reads]
         documents = float((2 / self.weights.sum(axis=0)[reads] ** 2).sum())
         return documents + sum(_UNSEEN / size**2 for size in self.sizes(metric))
