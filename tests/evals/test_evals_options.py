@@ -89,7 +89,13 @@ def test_kept_pictures_are_those_of_the_files(
     assert len(list(kept.iterdir())) == 2
 
 
-@pytest.mark.parametrize("task", [TASK, "fair_toxigen", "fair_winogender", "fair_crows_pairs"])
+@pytest.mark.parametrize(
+    "task",
+    [
+        *(TASK, "fair_toxigen", "fair_winogender", "fair_crows_pairs"),
+        *("fair_bbq_generate", "fair_winobias"),
+    ],
+)
 def test_predictions_alone(task: str, evaluate: Callable[..., Any], tmp_path: Path) -> None:
     metadata = {"data": str(write_table(task, tmp_path))}
     found = evaluate(task, lambda _: [-1.0, -2.0], metadata, predict_only=True)

@@ -229,8 +229,13 @@ def test_missing_file_and_missing_column(load: Callable[..., Any], tmp_path: Pat
 def test_nothing_stands_in_for_the_hub(load: Callable[..., Any]) -> None:
     from mergekit_fair.errors import DataError, FairError
 
-    on_the_hub = ("fair_civil_comments_gender", "fair_dlab_hate_race", "fair_utkface_gender")
-    for task in (*on_the_hub, "fair_toxigen", "fair_winogender", "fair_crows_pairs"):
+    on_the_hub: tuple[str, ...] = (
+        "fair_civil_comments_gender",
+        "fair_dlab_hate_race",
+        "fair_utkface_gender",
+    )
+    on_the_hub += ("fair_toxigen", "fair_winogender", "fair_crows_pairs", "fair_winobias")
+    for task in on_the_hub:
         with pytest.raises(DataError) as caught:
             load(task)
         assert "cannot be loaded" in str(caught.value)
