@@ -8,9 +8,10 @@ For every method two ways take turns at the same points, each until the weights 
     in place   parameters put into mergekit's plan, its kernels, tensors written into the model
     graph      mergekit's `run_merge` to a folder in this process, then `from_pretrained`
 
-`first` is the first point in place, which plans and reads the checkpoints. The start of a
-`mergekit-yaml` process for every point, about 5 s, is not counted. Both ways must give the same
-bits, random methods from one seed.
+Medians of seconds, and of seconds of a processor, which a busy machine does not lengthen. `first`
+is the first point in place, which plans and reads the checkpoints. The start of a `mergekit-yaml`
+process for every point, about 5 s, is not counted. Both ways must give the same bits, random
+methods from one seed.
 """
 
 from __future__ import annotations
@@ -18,17 +19,19 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from mergekit.merge import run_merge
 from mergekit.options import MergeOptions
-from point import in_turn, written
+from point import written
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
-from mergekit_fair.checkpoints.assign import assign_weights, can_assign_in_place
+from mergekit_fair.checkpoints.assign import WeightSlots
 from mergekit_fair.merging.in_memory import Composer
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.stock_plan import is_random
@@ -55,7 +58,7 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory() as folder:
         family = written(Path(folder)).raw
-        print(f"{'':18}{'first':>9}{'in place':>10}{'graph':>9}{'ratio':>8}")
+        print(f"{'seconds (processor)':20}{'first':>17}{'in place':>17}{'graph':>17}{'ratio':>8}")
         for method in METHODS:
             report(method, recipe_of(method, family), Path(folder) / "out", rounds)
 
@@ -76,27 +79,36 @@ def report(method: str, recipe: Recipe, out: Path, rounds: int) -> None:
     base = recipe.raw.get("base_model") or recipe.raw["models"][0]["model"]
     model: Any = AutoModelForSequenceClassification.from_pretrained(base).eval()
     composer = Composer(base=base)
-    in_place = can_assign_in_place(composer.tensors(base), model)
+    slots = WeightSlots(model)
     options = MergeOptions(quiet=True, random_seed=SEED if is_random(recipe.method) else None)
 
     def at(value: float) -> Recipe:
         return recipe.with_settings({METHODS[method][2]: value})
 
     def composed(value: float) -> None:
-        assign_weights(composer.compose(at(value)), model, in_place=in_place)
+        slots.assign(composer.compose(at(value)))
 
     def merged(value: float) -> None:
         run_merge(at(value).configuration(), str(out), options)
         AutoModelForSequenceClassification.from_pretrained(out).eval()
 
     values = [0.3 + 0.02 * number for number in range(rounds)]
-    first = in_turn({"first": composed}, [0.29])["first"][0]
-    seconds = in_turn({"in place": composed, "graph": merged}, values)
-    own, graph = (statistics.median(seconds[way]) for way in ("in place", "graph"))
-    print(f"{method:18}{first:8.3f}s{own:9.3f}s{graph:8.3f}s{graph / own:7.1f}×")
+    first = [timed(composed, 0.29)]
+    pairs = [(timed(composed, value), timed(merged, value)) for value in values]
+    ways = [first, *(list(way) for way in zip(*pairs, strict=True))]
+    medians = [[statistics.median(part) for part in zip(*way, strict=True)] for way in ways]
+    shown = "".join(f"{f'{wall:.3f} ({cpu:.3f})':>17}" for wall, cpu in medians)
+    print(f"{method:20}{shown}{medians[2][1] / medians[1][1]:7.1f}×", flush=True)
     file, made = load_file(out / "model.safetensors"), dict(composer.compose(at(values[-1])))
     if any(not torch.equal(made[name], tensor) for name, tensor in file.items()):
         raise SystemExit(f"{method}: the two ways differ")
+
+
+def timed(way: Callable[[float], object], value: float) -> tuple[float, float]:
+    """Seconds, and seconds of a processor."""
+    start = time.perf_counter(), time.process_time()
+    way(value)
+    return time.perf_counter() - start[0], time.process_time() - start[1]
 
 
 if __name__ == "__main__":

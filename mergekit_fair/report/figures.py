@@ -34,6 +34,8 @@ _SERIES = {
 # Of baselines: colours first, then lines and markers, so that none looks like another.
 _COLOURS = ("k", "C2", "C4", "C5", "C7", "C9")
 _LINES, _MARKERS = ("--", "-.", ":", (0, (1, 3))), ("s", "D", "^", "v")
+_OF_ONE_KIND = ("-", (0, (5, 2)), (0, (2, 2)), (0, (5, 2, 1, 2)), (0, (1, 2)), (0, (9, 3)))
+_IN_A_ROW = 150  # characters of a legend
 _VERDICTS = {"safe": "C2", "unsafe": "C3", "unproven": "0.4"}
 
 # No random ids in the files; a `$` in a group's name is a dollar, no formula.
@@ -116,9 +118,10 @@ def _curves(figure: Any, results: SweepResults) -> None:
     for axes, name in zip(panels, _PANELS, strict=True):
         for kind, (label, colour) in _SERIES.items():
             of_kind = [point for point, _ in points if point.kind == kind]
-            for words, series in lines_over(axis, of_kind):
+            for number, (words, series) in enumerate(lines_over(axis, of_kind)):
                 shown = None if words is None else one_line(f"{label} {words}".strip())
-                _series(axes, series, (axis, name), shown, colour)
+                look = {"color": colour, "linestyle": _OF_ONE_KIND[number % len(_OF_ONE_KIND)]}
+                _series(axes, series, (axis, name), shown, look)
         for point, look in _baselines(points):
             value = point.value(name)
             if value is not None:
@@ -145,7 +148,11 @@ def _curves(figure: Any, results: SweepResults) -> None:
 
 
 def _series(
-    axes: Any, series: Sequence[PointResult], over: tuple[str, str], label: str | None, colour: str
+    axes: Any,
+    series: Sequence[PointResult],
+    over: tuple[str, str],
+    label: str | None,
+    look: Mapping[str, Any],
 ) -> None:
     """One line with its band, of a metric over a number; hollow points are degenerate."""
     axis, name = over
@@ -157,14 +164,14 @@ def _series(
     ]
     if not known:
         return
-    axes.plot([x for x, *_ in known], [e.value for _, e, _ in known], "o-", color=colour, ms=4,
+    axes.plot([x for x, *_ in known], [e.value for _, e, _ in known], marker="o", ms=4, **look,
               label=label)  # fmt: skip
     hollow = [(x, e.value) for x, e, degenerate in known if degenerate]
     if hollow:
-        axes.plot(*zip(*hollow, strict=True), "o", color=colour, ms=4, mfc="white", zorder=3)
+        axes.plot(*zip(*hollow, strict=True), "o", color=look["color"], ms=4, mfc="white", zorder=3)
     band = [(x, e.low, e.high) for x, e, _ in known if e.low is not None]
     if band:
-        axes.fill_between(*zip(*band, strict=True), color=colour, alpha=0.15, linewidth=0)
+        axes.fill_between(*zip(*band, strict=True), color=look["color"], alpha=0.15, linewidth=0)
 
 
 def _pareto(figure: Any, results: SweepResults) -> None:
@@ -209,7 +216,9 @@ def _scatter(
 
 def _legend(figure: Any, axes: Any) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 8) or 1)
+    fitting = _IN_A_ROW // (max(map(len, labels), default=0) + 6)
+    columns = max(1, min(len(labels), 8, fitting))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
 def _measured(results: SweepResults) -> list[tuple[PointResult, Evaluation]]:

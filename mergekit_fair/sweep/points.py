@@ -213,13 +213,12 @@ class Planner:
     def searched(self, settings: dict[str, float]) -> Point:
         """One point of the search: these settings of the recipe, or around a baseline.
 
-        Where weights are searched and λ is not, the recipe's λ is 1: a weight is then λ_g.
+        Where weights alone are searched the recipe's λ is 1: of a sum, a weight is then λ_g.
         """
         search = self._sweep.config.search
         if search is None or search.around is None:
-            names = {name_of(key) for key in settings}
             has_lambda = "lambda" in {p.name for p in spec_of(self._sweep.recipe.method).parameters}
-            is_unit = has_lambda and "weight" in names and "lambda" not in names
+            is_unit = has_lambda and {name_of(key) for key in settings} <= {"weight", "lambda"}
             are_weights = all(key.startswith(WEIGHT) for key in settings)
             shown = {k.removeprefix(WEIGHT) if are_weights else k: v for k, v in settings.items()}
             return self._merge("search", ({"lambda": 1.0} if is_unit else {}) | settings, shown)

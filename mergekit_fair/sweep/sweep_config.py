@@ -156,8 +156,8 @@ class Search(Strict):
         budget: forward passes over the validation rows.
         around: a baseline that the groups' vectors are added to, in place of the recipe's base.
         over: name of a number, as in `grid` → [low, high]; unless given, `weight.<group>` of every
-            group in [−0.5, 1], around a baseline in [−1, 1]. Where weights are searched and not λ,
-            the recipe's λ is 1, so that a weight is λ_g.
+            group in [−0.5, 1], around a baseline in [−1, 1]. Where weights alone are searched, the
+            recipe's λ is 1, so that a weight is λ_g.
         batch: points that are asked for at once, and can be measured side by side.
     """
 

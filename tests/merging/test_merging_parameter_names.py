@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import copy
+import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from mergekit import merge_methods
 from refusals import raises
 
 from mergekit_fair.errors import RecipeError
+from mergekit_fair.merging.grid import require_settings
 from mergekit_fair.merging.methods.registry import register_methods, spec_of
 from mergekit_fair.merging.parameter_names import (
     find_parameter,
@@ -23,6 +28,7 @@ from mergekit_fair.merging.parameter_names import (
 )
 from mergekit_fair.merging.recipe import Recipe
 
+DOCS = Path(__file__).parents[2] / "docs"
 FILTERS = [{"filter": "self_attn", "value": [0, 0.5, 1]}, {"filter": "mlp", "value": 0.3}]
 
 
@@ -213,6 +219,33 @@ def test_any_text_is_a_name_or_a_recipe_error(key: str) -> None:
     made = found.set(raw, 0.125)
     assert made != raw
     assert name_of(key) == found.parameter.name
+
+
+def test_the_names_that_the_documents_show() -> None:
+    """Each stands for something else in the recipe above them; what is refused is refused."""
+    text = (DOCS / "sweeps.md").read_text(encoding="utf-8").partition("<!-- names -->")[2]
+    _, block, rest = text.split("```", 2)
+    raw = yaml.safe_load(block.removeprefix("yaml"))
+    recipe = Recipe.from_mapping(raw, "docs")
+    rows = [line for line in rest.partition("\n\nRefused")[0].splitlines() if line[:3] == "| `"]
+    found = [re.findall("`([^`]+)`", line.split("|")[1]) for line in rows]
+    assert len(found) == 8
+    spec, made = spec_of("della"), []
+    for keys in found:
+        same = [find_parameter(raw, spec, key, "docs").set(raw, 0.25) for key in keys]
+        assert all(one == same[0] for one in same)
+        made.append(same[0])
+        assert recipe.with_settings({keys[0]: 0.25}).raw == same[0]
+    assert len({json.dumps(one) for one in [raw, *made]}) == 9
+    require_settings(recipe, {"density": (0.25,), "weight.code[1]": (0.25, 0.75)}, "docs")
+    for grid in (
+        *({key: (0.5,)} for key in ("weight", "weight.code", "lambda.chat", "normalize")),
+        *({key: (0.5,)} for key in ("weight.code[3]", "weight.Women[attn]", "densty")),
+        {"density": (0.5,), "density.chat": (0.5,)},
+        {"density": (1.5,)},
+    ):
+        with raises(RecipeError):
+            require_settings(recipe, grid, "docs")
 
 
 def test_settings_of_recipes_take_the_whole_grammar() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
+from adapters import make_adapter
 from gaps import evaluated, logit_gaps
 from mergekit.options import MergeOptions
 from refusals import raises
@@ -20,11 +22,17 @@ from mergekit_fair.merging.in_memory import load_tensors
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.to_disk import merge_to_folder
 from mergekit_fair.progress import Silent
+from mergekit_fair.report.figures import draw_sweep
+from mergekit_fair.report.sweep_axis import lines_over, number_on, swept_axis
+from mergekit_fair.report.sweep_tables import brief_points_table, points_table, results_csv
+from mergekit_fair.report.tables import as_text
 from mergekit_fair.sweep.checked_folder import checked_results
 from mergekit_fair.sweep.forecast import plan_sweep
 from mergekit_fair.sweep.points import Planner
+from mergekit_fair.sweep.record import PointResult
 from mergekit_fair.sweep.results import SweepResults
 from mergekit_fair.sweep.runner import run_sweep
+from mergekit_fair.sweep.search.search_stage import _coordinates, space_of
 from mergekit_fair.sweep.store import Store
 from mergekit_fair.sweep.sweep_config import load_sweep
 
@@ -123,6 +131,56 @@ def test_what_a_method_does_not_have_is_left_out(swept_settings: Any) -> None:
         assert not point.is_identity
     of_sum = SweepResults.load(swept_settings("gradient") / "out").points
     assert all(p.lambda_eff is None for p in of_sum)
+
+
+@pytest.mark.parametrize(
+    ("case", "axis", "columns"),
+    [
+        ("t", "t", ["t"]),
+        ("density", "density", ["density"]),
+        ("weights", "weight.green", ["weight.green", "weight.blue"]),
+        ("own", "lambda[0]", ["lambda[0]"]),
+    ],
+)
+def test_tables_and_pictures_show_the_numbers_that_are_swept(
+    swept_settings: Any, tmp_path: Path, case: str, axis: str, columns: list[str]
+) -> None:
+    results = SweepResults.load(swept_settings(case) / "out")
+    merges = [point for point in results.points if point.kind == "merge"]
+    assert swept_axis(results.points) == axis
+    assert [number_on(axis, p) for p in merges] == [p.settings[axis] for p in merges]
+    assert all(number_on("lambda", p) is None for p in merges)
+    assert [len(line) for _, line in lines_over(axis, merges)] == [2]
+    lines = list(csv.DictReader(results_csv(results).splitlines()))
+    assert list(lines[0])[-len(columns) :] == columns
+    by_label = {line["label"]: line for line in lines if line["split"] == "validation"}
+    for point in merges:
+        line = by_label[point.label]
+        assert [float(line[name]) for name in columns] == [point.settings[n] for n in columns]
+        assert line["lambda"] == line["lambda_eff"] == ""
+    table = points_table(results, results.points)
+    assert "λ_eff" not in table.columns
+    assert all(
+        len(row.cells) in (1, len(table.columns)) for _, rows in table.sections for row in rows
+    )
+    assert {path.name for path in draw_sweep(results, tmp_path)} >= {"curves.png", "pareto.svg"}
+    assert as_text(brief_points_table(results, results.points))
+
+
+def test_lines_of_several_numbers_are_told_apart() -> None:
+    def point(**settings: float) -> PointResult:
+        about = {"id": str(settings), "kind": "merge", "label": str(settings), "error": "-"}
+        numbers = {"lambda_": settings.get("lambda"), "lambda_eff": None}
+        return PointResult(**about, **numbers, settings=settings, split="validation")
+
+    few = [point(**{"lambda": x, "density": y}) for x in (0.1, 0.2, 0.3) for y in (0.5, 1.0)]
+    assert swept_axis(few) == "lambda"
+    assert [words for words, _ in lines_over("lambda", few)] == ["density=0.5", "density=1"]
+    many = [point(t=x, epsilon=y) for x in (0.1, 0.2) for y in np.linspace(0, 1, 9)]
+    assert swept_axis(many) == "epsilon"
+    assert [words for words, _ in lines_over("t", many)] == ["", *[None] * 8]
+    one = [point(**{"lambda": 0.5, "density": y}) for y in (0.5, 1.0)]
+    assert swept_axis(one) == "density"
 
 
 def test_random_vectors_stand_in_the_place_of_models_without_a_group(swept_settings: Any) -> None:
@@ -272,6 +330,42 @@ def test_searches_over_any_number(family: Path, tmp_path: Path, case: str) -> No
         assert chosen["parameters"]["lambda"] == 0.3
 
 
+@pytest.mark.parametrize(
+    ("method", "own", "over"),
+    [
+        ("slerp", {}, {"t": [0.2, 0.8]}),
+        ("della", {"weight": 1.0, "density": 0.5}, {"epsilon": [0.05, 0.3]}),
+        ("task_arithmetic", {"weight": 1.0}, {"weight.blue": [0.25, 3]}),
+    ],
+)
+def test_a_search_starts_with_the_grid_and_asks_nothing_that_is_no_value(
+    family: Path, tmp_path: Path, method: str, own: dict[str, Any], over: dict[str, Any]
+) -> None:
+    """Of weights that are divided by their sum λ_g is not linear: none is taken for another."""
+    ((name, (low, high)),) = over.items()
+    shared = {"normalize": True, "lambda": 1.0} if "weight" in name else {}
+    made = recipe(family, method, own, shared)
+    path = tiny.write_sweep(
+        family,
+        tmp_path / "s.yml",
+        recipe=made,
+        grid={name: [low, high]},
+        search={"method": "surrogate", "budget": 1, "over": over},
+        controls=[],
+        inject=None,
+        select=ANY,
+    )
+    sweep = load_sweep(path)
+    plan = plan_sweep(sweep)
+    assert plan.search_start == "starts over the whole ranges with up to 2 points"
+    planner = Planner(sweep, "")
+    space, points = space_of(sweep, planner), planner.merges()
+    assert space.size is None
+    assert [_coordinates(space, planner, point, None) for point in points] == [
+        (point.planned.settings[name],) for point in points
+    ]
+
+
 @pytest.fixture(scope="module")
 def chosen(family: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sweep whose candidates are the only points: one of them is chosen."""
@@ -319,6 +413,34 @@ def test_a_chosen_candidate_is_written_as_a_recipe_that_copies_it(
     made = load_tensors(tmp_path / "model")
     assert made.keys() == own.keys()
     assert all(np.array_equal(made[name].numpy(), own[name].numpy()) for name in own)
+
+
+def test_an_adapter_is_a_candidate(family: Path, tmp_path: Path) -> None:
+    """It is the merge of it alone, in its scores and in the recipe that is written."""
+    base, adapter = family / "run" / "base", tmp_path / "adapter"
+    how: dict[str, Any] = {"targets": ["query", "value"], "modules_to_save": ["classifier"]}
+    make_adapter(base, adapter, seed=1, task_type="SEQ_CLS", **how)
+    path = tiny.write_sweep(
+        family,
+        tmp_path / "sweep.yml",
+        grid={},
+        candidates=[str(adapter)],
+        controls=[],
+        inject=None,
+        select=ANY,
+    )
+    results = run_sweep(load_sweep(path), tmp_path / "out", Silent())
+    assert results.selected.label == "adapter"
+    assert checked_results(tmp_path / "out")[1] is None
+    chosen = Recipe.load(tmp_path / "out" / "selected" / "recipe.yml")
+    merge_to_folder(chosen, tmp_path / "model", OPTIONS)
+    rows = load_rows(load_sweep(path).config.evaluate.data)
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").eval()
+    store = Store(tmp_path / "out")
+    for split in ("validation", "report"):
+        found = logit_gaps(model, evaluated(rows, split), tmp_path / "model", 16)
+        assert np.array_equal(store.scores(str(results.selected.id), split), found)
+    store.close()
 
 
 def test_beside_a_grid_candidates_stand_in_the_plan(family: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from mergekit_fair.errors import ConfigError
 from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.fairness.metrics import HEADLINE_GAPS
+from mergekit_fair.merging.parameter_names import name_of
 from mergekit_fair.sweep.limits import Array
 from mergekit_fair.sweep.point_runner import PointRunner
 from mergekit_fair.sweep.points import Planner, Point
@@ -37,6 +38,9 @@ PROPOSERS: dict[str, Callable[[Space, Rule, int, GroupLayout], Proposer]] = {
     "optuna": lambda space, rule, seed, groups: OptunaProposer(space, rule, seed),  # noqa: ARG005
     "surrogate": SurrogateProposer,
 }
+
+
+_SOMEWHERE = 0.37  # between the ends of a range: where a sum is seen to be linear
 
 
 def search(
@@ -118,17 +122,15 @@ def with_search(plan: SweepPlan, sweep: Sweep, planner: Planner) -> SweepPlan:
 
 def start_words(config: Search, space: Space, known: int = 0) -> str:
     """How a search begins."""
-    near = (
-        f"Σ|λ| from {NEAR[0]:g} to {NEAR[1]:g}, about one vector in all"
-        if space.size is not None
-        else "the whole ranges"
-    )
+    reach = f"Σ|λ| from {NEAR[0]:g} to {NEAR[1]:g}, about one vector in all"
+    near = "the whole ranges" if space.size is None else reach
     if config.method == "random":
         return f"{config.budget} random points, {near}"
     grid = f" with {known} points of the grid that are at the level" if known else ""
     if config.around is not None:
         grid = f" with {config.around}"
-    return f"starts{grid} near the target ({near}) with up to {start_length(space)} points"
+    place = f"over {near}" if space.size is None else f"near the target ({near})"
+    return f"starts{grid} {place} with up to {start_length(space)} points"
 
 
 def budget_doubt(config: Search, space: Space) -> str | None:
@@ -157,32 +159,57 @@ def _known(
     sums, done = _sums(space, planner), runner.store.results(runner.split)
     found: dict[Coordinates, Observation] = {}
     for point in planner.merges():
-        lambdas = _lambdas(planner, point)
         result = done.get(point.id)
-        if sums is None or lambdas is None or result is None or point.kind != "merge":
+        x = _coordinates(space, planner, point, sums)
+        if x is None or result is None or point.kind != "merge":
             continue
-        origin, units = sums
-        wanted = np.array(list(lambdas.values())) - origin
-        x = np.linalg.lstsq(units, wanted, rcond=None)[0]
-        if np.allclose(units @ x, wanted, rtol=0, atol=1e-9):
-            seen = Observation.of(space.exact(x), read(result), rule)
-            if at_level(rule, seen):
-                found.setdefault(seen.x, seen)
+        seen = Observation.of(x, read(result), rule)
+        if at_level(rule, seen):
+            found.setdefault(seen.x, seen)
     return list(found.values())
+
+
+def _coordinates(
+    space: Space, planner: Planner, point: Point, sums: tuple[Array, Array] | None
+) -> Coordinates | None:
+    """Where a point of the grid lies in the space; None where it is no point of it."""
+    if sums is None:
+        values = [point.planned.settings.get(name) for name in space.names]
+        if any(value is None for value in values):
+            return None
+        x = tuple(float(value) for value in values if value is not None)
+        same = planner.searched(dict(zip(space.names, x, strict=True))).recipe
+        if same is None or point.recipe is None:
+            return None
+        return x if same.raw == point.recipe.raw else None
+    lambdas = _lambdas(planner, point)
+    if lambdas is None:
+        return None
+    origin, units = sums
+    wanted = np.array(list(lambdas.values())) - origin
+    solved = np.linalg.lstsq(units, wanted, rcond=None)[0]
+    is_there = np.allclose(units @ solved, wanted, rtol=0, atol=1e-9)
+    return space.exact(solved) if is_there else None
 
 
 def _sums(space: Space, planner: Planner) -> tuple[Array, Array] | None:
     """λ of every model where all settings are 0, (models,), and what a unit of each setting adds to
     it, (models, G); None where they are no such sums."""
+    if {name_of(name) for name in space.names} - {"weight", "lambda"}:
+        return None  # 0 and 1 may be no values of them
+    low, high = np.array(space.low), np.array(space.high)
+    inside = low + _SOMEWHERE * (high - low)
     columns = []
-    for unit in (np.zeros(space.dimensions), *np.eye(space.dimensions)):
+    for unit in (inside, np.zeros(space.dimensions), *np.eye(space.dimensions)):
         settings = dict(zip(space.names, unit.tolist(), strict=True))
         lambdas = _lambdas(planner, planner.searched(settings))
         if lambdas is None:
             return None
-        columns.append(list(lambdas.values()))
-    origin, units = np.array(columns[0]), np.array(columns[1:]) - columns[0]
-    return (origin, units.T) if units.any(axis=1).all() else None
+        columns.append(np.array(list(lambdas.values())))
+    here, origin = columns[:2]
+    units = np.array(columns[2:]) - origin
+    is_linear = np.allclose(origin + inside @ units, here, rtol=0, atol=1e-9)
+    return (origin, units.T) if is_linear and units.any(axis=1).all() else None
 
 
 def _lambdas(planner: Planner, point: Point) -> Mapping[str, float] | None:
