@@ -98,16 +98,8 @@ def require_settings(
 
     Raises:
         RecipeError: a name that the recipe has nothing of, a value that its method does not take,
-            two names of one number, or a recipe of slices.
+            or two names of one number.
     """
-    if not values:
-        return []
-    if recipe.is_sliced:
-        raise RecipeError(
-            "has slices or modules, which are not composed in memory",
-            where=recipe.where,
-            fix="list whole models under models, or merge it and name the folder in candidates",
-        )
     spec, found = spec_of(recipe.method), []
     for key, numbers in values.items():
         place = f"{where}.{key}"

@@ -122,6 +122,13 @@ def find_parameter(
     if parts is None:
         raise RecipeError("is not the name of a parameter", where=where, got=key, allowed=FORMS)
     parameter = _parameter(spec, key, parts["name"], where)
+    if place := _in_slices(raw, parameter.name):
+        raise RecipeError(
+            f"stands in {place}, where no name reaches it",
+            where=where,
+            got=key,
+            fix="give it in the recipe's own parameters",
+        )
     inside = tuple(text.strip() for text in _INSIDE.findall(parts["inside"]))
     if parts["model"] is None:
         return _of_all(raw, key, parameter, inside, where)
@@ -222,6 +229,19 @@ def _parameter(spec: MergeMethodSpec, key: str, name: str, where: str) -> Parame
         got=key,
         allowed=_numbers(spec),
     )
+
+
+def _in_slices(raw: Mapping[str, Any], name: str) -> str | None:
+    """The first of slices and modules in which a parameter is given."""
+
+    def holds(value: Any) -> bool:
+        if isinstance(value, list):
+            return any(map(holds, value))
+        if not isinstance(value, dict):
+            return False
+        return name in (value.get("parameters") or {}) or any(map(holds, value.values()))
+
+    return next((key for key in ("slices", "modules") if holds(raw.get(key))), None)
 
 
 def _of_all(

@@ -20,7 +20,7 @@ from mergekit_fair.merging.references import found_beside
 from mergekit_fair.schema import Strict, load_yaml, parse
 from mergekit_fair.sweep.head_block import CHOSEN, FairHeads, HeadGrid
 from mergekit_fair.sweep.limits import Select
-from mergekit_fair.sweep.swept_settings import require_distinct, require_ranges
+from mergekit_fair.sweep.swept_settings import require_composable, require_distinct, require_ranges
 from mergekit_fair.sweep.worst_report import check_worst_report
 
 if TYPE_CHECKING:
@@ -383,6 +383,7 @@ def _ranges(config: SweepConfig, recipe: Recipe) -> dict[str, tuple[float, float
 
 def _check_groups(sweep: Sweep) -> None:
     groups = sweep.recipe.groups()
+    require_composable(sweep.recipe)
     require_settings(sweep.recipe, sweep.grid, f"{sweep.where}: grid")
     if "random" in sweep.config.controls and not sweep.recipe.raw.get("base_model"):
         raise ConfigError(

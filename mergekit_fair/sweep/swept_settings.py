@@ -6,12 +6,14 @@ import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 
-from mergekit_fair.errors import ConfigError
+from mergekit_fair.errors import ConfigError, RecipeError
 from mergekit_fair.merging.grid import require_settings
 from mergekit_fair.merging.parameter_names import is_whole, name_of
 from mergekit_fair.merging.recipe import Recipe
 
 WEIGHT = "weight."  # of a group, λ_g in a search
+
+_TO_A_FOLDER = ("slices", "modules", "tokenizer_source", "tokenizer")
 
 
 def corners(ranges: Mapping[str, tuple[float, float]]) -> list[dict[str, float]]:
@@ -74,6 +76,22 @@ def symbol(key: str) -> str:
     """
     name = name_of(key)
     return f"λ{key.removeprefix(name)}" if name == "lambda" else key
+
+
+def require_composable(recipe: Recipe) -> None:
+    """Check that points can be composed in memory.
+
+    Raises:
+        RecipeError: slices, modules, or a tokenizer to build.
+    """
+    asks = [key for key in _TO_A_FOLDER if recipe.raw.get(key)]
+    if asks:
+        raise RecipeError(
+            "is merged to a folder only, and points are composed in memory",
+            where=recipe.where,
+            got=asks,
+            fix="list whole models under models, or merge it and name the folder in candidates",
+        )
 
 
 def require_ranges(

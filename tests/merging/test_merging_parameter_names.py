@@ -184,6 +184,16 @@ def test_refused(raw: dict[str, Any], key: str, shows: str, fields: dict[str, An
         find_parameter(raw, spec_of(raw["merge_method"]), key, "r.yml")
 
 
+def test_what_slices_have_is_not_reached_and_not_passed_over() -> None:
+    sources = [{"model": name, "layer_range": [0, 2]} for name in "ab"]
+    raw = {"merge_method": "slerp", "base_model": "a", "slices": [{"sources": sources}]}
+    raw["parameters"] = {"t": 0.5}
+    assert changed(raw, "t", 0.75)["parameters"] == {"t": 0.75}
+    raw["slices"][0]["parameters"] = {"t": 0.1}
+    with raises(RecipeError, "slices", got="t"):
+        find_parameter(raw, spec_of("slerp"), "t", "r.yml")
+
+
 def test_the_last_part_of_two_models_names_neither() -> None:
     raw = ties()
     raw["models"][0]["model"] = "other/c"

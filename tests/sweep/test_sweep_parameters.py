@@ -280,12 +280,27 @@ def test_ranges_that_a_method_refuses_are_refused_before_the_first_pass(
         plan_sweep(load_sweep(path))
 
 
-def test_slices_are_not_swept(family: Path, tmp_path: Path) -> None:
-    sources = [{"model": str(family / "run" / "base"), "layer_range": [0, 2]}]
-    made = {"merge_method": "passthrough", "slices": [{"sources": sources}]}
-    path = tiny.write_sweep(family, tmp_path / "s.yml", recipe=made, grid={"scale": [1]})
-    with raises(RecipeError, "slices"):
-        load_sweep(path)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"slices": [{"sources": [{"model": "a", "layer_range": [0, 2]}]}], "models": None},
+        {"tokenizer_source": "union"},
+        {"tokenizer": {"source": "base"}},
+    ],
+)
+def test_what_is_merged_to_a_folder_only_is_not_swept(
+    family: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    made = recipe(family, "ties", {"weight": 1.0}, {}) | changes
+    if made["models"] is None:
+        del made["models"]
+    for settings in (
+        {"grid": {"lambda": [1]}},
+        {"search": {"over": {"lambda": [0, 1]}}, "grid": {}},
+    ):
+        path = tiny.write_sweep(family, tmp_path / "s.yml", recipe=made, **settings)
+        with raises(RecipeError, got=next(iter(changes))):
+            load_sweep(path)
 
 
 def test_a_control_needs_a_base(family: Path, tmp_path: Path) -> None:
