@@ -297,6 +297,7 @@ def test_what_is_merged_to_a_folder_only_is_not_swept(
     for settings in (
         {"grid": {"lambda": [1]}},
         {"search": {"over": {"lambda": [0, 1]}}, "grid": {}},
+        {"candidates": [str(family / "run" / "groups" / "blue")], "grid": {}},
     ):
         path = tiny.write_sweep(family, tmp_path / "s.yml", recipe=made, **settings)
         with raises(RecipeError, got=next(iter(changes))):
