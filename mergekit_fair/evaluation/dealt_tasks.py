@@ -226,6 +226,7 @@ def _read_documents(file: Path) -> datasets.Dataset:
     """The table of a file; columns of numbers in a csv or tsv are numbers, as on the Hub."""
     import datasets
     import pandas as pd
+    import pyarrow as pa
 
     source = Source(path=str(file))
     table = read_table(source)
@@ -235,4 +236,12 @@ def _read_documents(file: Path) -> datasets.Dataset:
             values = pd.to_numeric(table[name], errors="coerce")
             if not values.isna().any():
                 table[name] = values
-    return datasets.Dataset.from_pandas(table, preserve_index=False)
+    try:
+        return datasets.Dataset.from_pandas(table, preserve_index=False)
+    except pa.ArrowException as error:
+        reason = " ".join(str(error.args[0]).split())
+        raise DataError(
+            f"a column has values of several kinds ({reason})",
+            where=str(file),
+            fix="give all rows of a column values of one kind",
+        ) from error

@@ -205,8 +205,11 @@ class BenchmarkRows:
 
     def only(self, columns: Collection[str]) -> BenchmarkRows:
         """The same documents, and the scores that read these columns alone."""
-        metrics = tuple(m for m in self.benchmark.metrics if set(m.reads) <= set(columns))
-        benchmark = replace(self.benchmark, metrics=metrics)
+        metrics, ranges = (
+            tuple(metric for metric in listed if set(metric.reads) <= set(columns))
+            for listed in (self.benchmark.metrics, self.benchmark.ranges_alone)
+        )
+        benchmark = replace(self.benchmark, metrics=metrics, ranges_alone=ranges)
         kept = [self.benchmark.columns.index(name) for name in benchmark.columns]
         return replace(self, benchmark=benchmark, values=self.values[:, kept])
 

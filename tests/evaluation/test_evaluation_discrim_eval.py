@@ -178,3 +178,10 @@ def test_another_race_is_refused(tmp_path: Path) -> None:
     frame.to_json(tmp_path / "green.jsonl", orient="records", lines=True)
     with raises(DataError, "is no race", got="green", where="decision 0: column 'race'"):
         prepared(tmp_path / "green.jsonl")
+
+
+def test_scores_of_some_columns_alone(task: PreparedTask) -> None:
+    """As two runs that have not all columns in common are compared."""
+    rows = rows_of(task, answers(task, 0)).only({"logit black", "logit white", "unanswered"})
+    found = measure_benchmark(rows, SETTINGS).metrics
+    assert set(found) == {"black_bias", "unanswered"}

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from refusals import raises
 from task_tables import table, write_table
@@ -111,9 +110,25 @@ def test_the_authors_form_of_the_sentences(tmp_path: Path) -> None:
     )
     hub = prepared(write_table("fair_stereoset", tmp_path, ".jsonl"))
     assert prepared(tmp_path / "authors.jsonl").docs == hub.docs
-    authors[0] = authors[0][:2]
-    pd.DataFrame({**frame, "sentences": authors}).to_json(
-        tmp_path / "short.jsonl", orient="records", lines=True
+    for wrong, problem in (
+        (authors[0][:2], "a sentence of every label"),
+        ([*authors[0][:2], {"sentence": " ", "gold_label": "unrelated"}], "a sentence of every"),
+        ([*authors[0][:2], {"sentence": "x", "gold_label": "related"}], "must be a list"),
+        ([*authors[0][:2], {"sentence": None, "gold_label": "unrelated"}], "must be a list"),
+    ):
+        frame.assign(sentences=[wrong, *authors[1:]]).to_json(
+            tmp_path / "wrong.jsonl", orient="records", lines=True
+        )
+        with raises(DataError, problem, where="document s0: sentences"):
+            prepared(tmp_path / "wrong.jsonl")
+    mixed = [*authors[0][:2], {"sentence": "x", "gold_label": -1}]
+    frame.assign(sentences=[mixed, *authors[1:]]).to_json(
+        tmp_path / "wrong.jsonl", orient="records", lines=True
     )
-    with raises(DataError, "a sentence of every label", where="document s0: sentences"):
-        prepared(tmp_path / "short.jsonl")
+    with raises(DataError, "values of several kinds", where=tmp_path / "wrong.jsonl"):
+        prepared(tmp_path / "wrong.jsonl")
+    frame.assign(context=[None, *frame["context"][1:]]).to_json(
+        tmp_path / "wrong.jsonl", orient="records", lines=True
+    )
+    with raises(DataError, "must be a text", where="document s0: context"):
+        prepared(tmp_path / "wrong.jsonl")

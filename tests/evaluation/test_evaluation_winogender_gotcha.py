@@ -83,8 +83,9 @@ def test_documents_and_prompt_are_those_of_fair_winogender(tmp_path: Path) -> No
         assert ours.task.config[key] == stock[key], key
 
 
-def test_an_unknown_occupation_and_gender(tmp_path: Path) -> None:
-    for column, problem in (("occupation", "is no occupation"), ("gender", "is no gender")):
+def test_values_that_no_document_has(tmp_path: Path) -> None:
+    wrong = {"occupation": "is no occupation", "gender": "is no gender", "label": "is no label"}
+    for column, problem in wrong.items():
         table(TASK).assign(**{column: "wizard"}).to_csv(tmp_path / "other.csv", index=False)
         with raises(DataError, problem, where=f"column '{column}'", got="wizard"):
             prepared(tmp_path / "other.csv")

@@ -154,4 +154,7 @@ def _plain(doc: Doc) -> Doc:
                 got=doc[name],
                 allowed=known,
             )
+    for name in ("filled_template", "decision_question_id"):
+        if doc[name] is None or not str(doc[name]).strip():
+            raise DataError("must not be empty", where=f"column {name!r}", got=doc[name])
     return {**plain, "age": int(plain["age"])}

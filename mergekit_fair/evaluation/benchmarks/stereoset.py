@@ -38,6 +38,7 @@ from mergekit_fair.fairness.rates import Values
 
 KINDS = ("intrasentence", "intersentence")
 _LABELS = ("anti-stereotype", "stereotype", "unrelated")  # in the order of the Hub's numbers
+_BY_LABEL = {**dict(enumerate(_LABELS)), **{label: label for label in _LABELS}}
 _CHOICES = ("stereotype", "antistereotype", "unrelated")
 _BLANK = "BLANK"
 
@@ -104,7 +105,8 @@ class StereoSet(BenchmarkTask):
     def read(self, docs: list[Doc]) -> list[Doc]:
         """The documents of the kind: in a file with both, those with a blank are intrasentence."""
         is_within = self.config.metadata["kind"] == KINDS[0]
-        return [_plain(doc) for doc in docs if (_BLANK in doc["context"]) == is_within]
+        plain = [_plain(doc) for doc in docs]
+        return [doc for doc in plain if (_BLANK in doc["context"]) == is_within]
 
     def unit(self, doc: Doc) -> Hashable:
         """The term."""
@@ -160,16 +162,33 @@ def choices(doc: Doc) -> list[str]:
 
 
 def _plain(doc: Doc) -> Doc:
-    """The three sentences by what they are; of the annotators' votes the outcome alone."""
-    found = {label: text for text, label in _labelled(doc["sentences"])}
-    if sorted(found) != sorted(_LABELS) or not all(found.values()):
+    """The three sentences by what they are; of the annotators' votes the outcome alone.
+
+    Raises:
+        DataError: there are others, or a text is missing.
+    """
+    kept = {name: doc[name] for name in ("id", "target", "bias_type", "context")}
+    for name, text in kept.items():
+        if not isinstance(text, str) or not text.strip():
+            raise DataError("must be a text", where=f"document {doc['id']}: {name}", got=text)
+    where = f"document {doc['id']}: sentences"
+    try:
+        pairs = _labelled(doc["sentences"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            "must be a list of sentence and gold_label",
+            where=where,
+            got=doc["sentences"],
+            allowed=_LABELS,
+        ) from error
+    found = {label: text for text, label in pairs if text}
+    if len(pairs) != len(_LABELS) or set(found) != set(_LABELS):
         raise DataError(
             "needs a sentence of every label",
-            where=f"document {doc['id']}: sentences",
-            got=sorted(found),
+            where=where,
+            got=[label for _, label in pairs],
             allowed=_LABELS,
         )
-    kept = {name: doc[name] for name in ("id", "target", "bias_type", "context")}
     ordered = (found[label] for label in ("stereotype", "anti-stereotype", "unrelated"))
     return {**kept, **dict(zip(_CHOICES, ordered, strict=True))}
 
@@ -183,6 +202,4 @@ def _labelled(sentences: Any) -> list[tuple[str, str]]:
         pairs = list(zip(sentences["sentence"], sentences["gold_label"], strict=True))
     else:
         pairs = [(each["sentence"], each["gold_label"]) for each in sentences]
-    return [
-        (str(text), label if isinstance(label, str) else _LABELS[label]) for text, label in pairs
-    ]
+    return [(text.strip(), _BY_LABEL[label]) for text, label in pairs]

@@ -159,7 +159,7 @@ def bracketed(tokens: Sequence[str], clusters: Sequence[str]) -> str:
 
 def _plain(doc: Doc) -> Doc:
     """The sentence without its brackets, and what these say."""
-    sentence = _NUMBER.sub("", doc["sentence"])
+    sentence = _NUMBER.sub("", str(doc["sentence"]))
     mentions = [text.lower() for text in _MENTION.findall(sentence)]
     pronouns = [text for text in mentions if text in _GENDERS]
     named = list(dict.fromkeys(text.lower() for text in _OCCUPATION.findall(sentence)))[:2]

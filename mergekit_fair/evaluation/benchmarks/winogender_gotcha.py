@@ -73,6 +73,9 @@ class WinogenderGotcha(BenchmarkTask):
     benchmark = BENCHMARK
     columns = ("sentence", "pronoun", "occupation", "participant", "gender", "label")
 
+    def read(self, docs: list[Doc]) -> list[Doc]:
+        return [_checked(doc) for doc in docs]
+
     def unit(self, doc: Doc) -> Hashable:
         """The template, as of `fair_winogender`: the same documents are in a split."""
         return (doc["occupation"], int(doc["label"]))
@@ -81,13 +84,6 @@ class WinogenderGotcha(BenchmarkTask):
         return int(doc["label"])
 
     def groups(self, doc: Doc) -> list[str]:
-        if doc["gender"] not in GENDERS:
-            raise DataError(
-                "is no gender of the pronoun",
-                where="column 'gender'",
-                got=doc["gender"],
-                allowed=GENDERS,
-            )
         return [doc["gender"]]
 
     def said(self, docs: Sequence[Doc]) -> dict[str, list[Any]]:
@@ -100,6 +96,21 @@ class WinogenderGotcha(BenchmarkTask):
         if doc["gotcha"] is not None:
             found["acc_gotcha" if doc["gotcha"] else "acc_other"] = right
         return found
+
+
+def _checked(doc: Doc) -> Doc:
+    for column, allowed in (("gender", GENDERS), ("label", (0, 1))):
+        if doc[column] not in allowed:
+            raise DataError(
+                f"is no {column} of the pronoun",
+                where=f"column {column!r}",
+                got=doc[column],
+                allowed=allowed,
+            )
+    for column in ("sentence", "pronoun", "participant"):
+        if not isinstance(doc[column], str) or not doc[column].strip():
+            raise DataError("must be a text", where=f"column {column!r}", got=doc[column])
+    return doc
 
 
 def is_gotcha(doc: Doc) -> bool | None:
