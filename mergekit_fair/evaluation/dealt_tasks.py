@@ -226,7 +226,6 @@ def _read_documents(file: Path) -> datasets.Dataset:
     """The table of a file; columns of numbers in a csv or tsv are numbers, as on the Hub."""
     import datasets
     import pandas as pd
-    import pyarrow as pa
 
     source = Source(path=str(file))
     table = read_table(source)
@@ -238,8 +237,8 @@ def _read_documents(file: Path) -> datasets.Dataset:
                 table[name] = values
     try:
         return datasets.Dataset.from_pandas(table, preserve_index=False)
-    except pa.ArrowException as error:
-        reason = " ".join(str(error.args[0]).split())
+    except (TypeError, ValueError) as error:  # those of Arrow are such
+        reason = " ".join(str(error).split())
         raise DataError(
             f"a column has values of several kinds ({reason})",
             where=str(file),

@@ -38,7 +38,7 @@ from mergekit_fair.fairness.rates import Values
 
 KINDS = ("intrasentence", "intersentence")
 _LABELS = ("anti-stereotype", "stereotype", "unrelated")  # in the order of the Hub's numbers
-_BY_LABEL = {**dict(enumerate(_LABELS)), **{label: label for label in _LABELS}}
+_BY_LABEL: dict[Any, str] = {**dict(enumerate(_LABELS)), **{label: label for label in _LABELS}}
 _CHOICES = ("stereotype", "antistereotype", "unrelated")
 _BLANK = "BLANK"
 
