@@ -28,6 +28,13 @@ _ROWS = 120  # so that every split has the 10 documents that a test asks for
 REASONS = {
     "test_doc_to_target[fair_toxigen]": "lm-eval's own toxigen gives numpy's int32, which the test "
     "takes for no integer",
+    **dict.fromkeys(
+        (
+            f"test_build_all_requests[fair_{family}"
+            for family in ("bbq", "discrim_eval", "stereoset", "winobias", "winogender")
+        ),
+        "its limit of 10 documents has room for fewer than two clusters, which is refused",
+    ),
 }
 ROUTES = {"stock": "lm-eval alone", "plug-in": "after `mergekit_fair.register()` and the guards"}
 
@@ -110,6 +117,8 @@ def _only(family: str, folder: Path) -> None:
 
     lm_eval.tasks.TaskManager = Suite  # type: ignore[misc]
     paths = sorted((tasks_dir() / family).glob("fair_*.yaml"))
+    if family == "fair_bbq":  # its categories differ in their name
+        paths = [path for path in paths if path.stem in ("fair_bbq", "fair_bbq_age")]
     tests.utils.new_tasks = lambda: [path.stem for path in paths]
 
 
