@@ -168,6 +168,14 @@ def _task(
                 }
                 for name, of in evaluations.items()
             },
+            "group_sizes": {
+                group: {
+                    key: size
+                    for key in ("n", "clusters")
+                    if (size := getattr(one, key, None)) is not None
+                }
+                for group, one in merge.groups.items()
+            },
             "differences": {parent: pair["models"][MERGE] for parent, pair in pairs.items()},
             "group_differences": {
                 parent: pair["groups"].get(MERGE, {}) for parent, pair in pairs.items()

@@ -39,6 +39,7 @@ class AuditedTask(Record):
         n, clusters: documents, and what is sampled independently, where that is another thing.
         models: model → metric → figure with its interval.
         groups: model → group → metric → the same of documents about the group.
+        group_sizes: group → its documents `n`, and its `clusters` where documents come in such.
         differences: parent → metric → merge minus parent, paired, with what is claimed.
         group_differences: parent → group → metric → the same by group; none is claimed.
         sampled: which of its documents were measured, in words; None: all of the split.
@@ -51,6 +52,7 @@ class AuditedTask(Record):
     clusters: int | None = None
     models: dict[str, dict[str, Interval]]
     groups: dict[str, dict[str, dict[str, Interval]]] = {}
+    group_sizes: dict[str, dict[str, int]] = {}
     differences: dict[str, dict[str, JudgedDifference]]
     group_differences: dict[str, dict[str, dict[str, Difference]]] = {}
     sampled: str | None = None

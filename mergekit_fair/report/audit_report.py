@@ -14,6 +14,7 @@ from mergekit_fair.audit.audit_results import (
     CheckedRequirement,
 )
 from mergekit_fair.escaping import one_line
+from mergekit_fair.fairness.benchmark_scores import MIN_CLUSTERS
 from mergekit_fair.fairness.claims import LEVEL
 from mergekit_fair.files import write_atomic
 from mergekit_fair.report.page import shown, template
@@ -98,26 +99,31 @@ def differences_table(task: AuditedTask) -> Table:
 
 
 def groups_table(task: AuditedTask, parent: str | None = None) -> Table:
-    """By group: the merge's scores, or what it has more than a parent."""
+    """By group: the merge's scores, or what it has more than a parent, without an interval where a
+    group has documents of fewer than `MIN_CLUSTERS` clusters."""
     of = task.groups[MERGE]
     differences: Mapping[str, Mapping[str, Any]] = (
         {} if parent is None else task.group_differences.get(parent, {})
     )
     names = list(dict.fromkeys(name for metrics in of.values() for name in metrics))
-    rows = [
-        Row(
-            group,
-            [
-                interval_cell(differences[group][name], "+")
-                if group in differences
-                else Cell(value_text(metrics[name].value))
-                for name in names
-            ],
-        )
-        for group, metrics in of.items()
-    ]
+
+    def cell(group: str, name: str) -> Cell:
+        if group not in differences:
+            return Cell(value_text(of[group][name].value))
+        gap = differences[group][name]
+        is_enough = task.group_sizes[group].get("clusters", MIN_CLUSTERS) >= MIN_CLUSTERS
+        return interval_cell(gap, "+") if is_enough else Cell(value_text(gap.value, "+"))
+
+    rows = [Row(_sized(task, group), [cell(group, name) for name in names]) for group in of]
     caption = MERGE if parent is None else f"{MERGE} minus {parent}, by group, paired"
     return Table(caption, "group" if parent else f"{MERGE}, by group", names, [("", rows)])
+
+
+def _sized(task: AuditedTask, group: str) -> str:
+    """`Muslim (120 in 3)`: documents, and in how many clusters."""
+    size = task.group_sizes[group]
+    clusters = f" in {size['clusters']}" if "clusters" in size else ""
+    return f"{group} ({size['n']}{clusters})"
 
 
 def sentences(task: AuditedTask) -> list[str]:

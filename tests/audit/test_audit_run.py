@@ -262,6 +262,7 @@ def test_requirements_are_a_gate(models: Path, tmp_path: Path) -> None:
     assert [each["met"] for each in content["requirements"]] == [True, False]
     page = (tmp_path / "audit" / "report.html").read_text()
     assert "1 of 2 requirements met" in page
+    assert "Hindu (" in page
     assert "NOT MET" in page
 
 
