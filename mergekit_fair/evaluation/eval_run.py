@@ -279,6 +279,8 @@ def measure_run(
         evaluation = told(evaluation, finished.seen.get(task), len(samples))
         truncated = _truncated(finished.is_cut.get(task), len(samples), groups)
         warnings = [*evaluation.warnings, *finished.warnings.get(task, ()), *finished.remarks]
+        if len(filters := dict.fromkeys(str(sample.get("filter")) for sample in samples)) > 1:
+            warnings.append(f"of its filters ({', '.join(filters)}) the first is measured")
         if truncated is not None and finished.max_length is not None:
             warnings += filter(None, [truncated.sentence(finished.max_length)])
         if selection is not None:

@@ -151,17 +151,20 @@ def benchmark_rows(task: str, samples: Sequence[Mapping[str, Any]]) -> Benchmark
     """The rows of a task's samples, whose scores are those of its benchmark.
 
     Of a task that is about no groups, every metric that is a number in [0, 1] of each document is a
-    score, such as `acc`; None if there is none.
+    score, such as `acc`; None if there is none. Where it has several filters, the first one's.
 
     Args:
         task: its name.
         samples: lm-eval's.
 
     Raises:
-        MeasurementError: several filters, or no known benchmark.
+        MeasurementError: several filters of a benchmark, or no known one.
     """
-    require_one_filter(task, samples)
     first = samples[0].get("doc") or {}
+    if KEY in first or _PREFERENCE in samples[0]:
+        require_one_filter(task, samples)
+    else:
+        samples = [each for each in samples if each.get("filter") == samples[0].get("filter")]
     groups: list[Any] = [None] * len(samples)
     columns: list[dict[str, Any]]
     if KEY in first:
