@@ -127,7 +127,10 @@ def test_results_and_samples_are_stock_lm_evals_to_the_last_digit(
                 str([str(part) for part in r]) if isinstance(r, list) else str(r) for r in shown
             ]
     if "choice" in tasks:
-        assert "choice (measures no fairness): acc" in result.stdout
+        choice = json.loads((tmp_path / "choice.json").read_text())
+        acc = expected["results"]["choice"]["acc,none"]
+        assert choice["benchmark"] == "means"
+        assert choice["metrics"]["acc"]["value"] == pytest.approx(acc, abs=1e-12)
 
 
 def test_seed_changes_the_few_shot_examples(scene: Path, tmp_path: Path) -> None:
