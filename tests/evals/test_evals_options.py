@@ -43,6 +43,7 @@ def figures(found: dict[str, Any], task: str = TASK) -> dict[str, float]:
     }
 
 
+@pytest.mark.slow
 def test_kept_requests_are_those_of_the_same_documents(
     evaluate: Callable[..., Any], tmp_path: Path, kept: Path
 ) -> None:

@@ -111,6 +111,7 @@ def test_every_point_has_the_scores_of_the_merged_folder(swept: Path, tmp_path: 
     assert len(distinct) == len(found)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of transformers and peft about each other
 def test_a_method_of_mergekit_over_adapters(family: Path, tmp_path: Path) -> None:
     """Merged by peft, as `merge` has them; the choice is a whole model."""
@@ -204,6 +205,7 @@ def test_the_chosen_merge_is_an_adapter(swept: Path, family: Path, tmp_path: Pat
     assert (swept / "out" / "results.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_chosen_merge_of_another_dtype_is_a_whole_model(family: Path, tmp_path: Path) -> None:
     """What was measured is no adapter of the base as it is."""
     sweep = write_sweep(family, tmp_path, inject=None, controls=[])
@@ -215,6 +217,7 @@ def test_a_chosen_merge_of_another_dtype_is_a_whole_model(family: Path, tmp_path
     assert (tmp_path / "out" / "selected" / "model" / "config.json").is_file()
 
 
+@pytest.mark.slow
 def test_an_adapter_that_was_trained_again_is_not_what_was_measured(
     family: Path, tmp_path: Path
 ) -> None:
