@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mergekit_fair.cli.reading_options import Pairs, reading_options
+from mergekit_fair.cli.reading_options import model_arguments, model_options, reading_options
 from mergekit_fair.cli.terminal import echo
 
 if TYPE_CHECKING:
@@ -41,20 +41,8 @@ NOT_MET = 3  # exit code: a requirement is not met
 )
 @click.option("--limit", type=click.IntRange(min=1), help="So many documents, in whole clusters.")
 @click.option("--data", type=click.Path(), help="A file in the place of the tasks' data.")
-@click.option("--lm", help="lm-eval's model class; found from the checkpoints if not given.")
-@click.option("--model-args", type=Pairs(), default="", help="More of its arguments: key=value,…")
-@click.option("--choice-map", type=Pairs(), help="Which class a choice is: no=0,yes=1.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Rows of a forward pass.")
-@click.option("--max-length", type=click.IntRange(min=1), help="Tokens kept of a text.")
-@click.option("--device", default="auto", show_default=True, help="torch device.")
-@click.option("--num-fewshot", type=click.IntRange(min=0), help="Examples in a prompt.")
-@click.option("--apply-chat-template", is_flag=True, help="Put prompts into a model's template.")
-@click.option("--system-instruction", help="Begins every prompt.")
-@click.option(
-    "--include-path",
-    type=click.Path(exists=True, file_okay=False),
-    help="More tasks. Those of others are code: lm-eval runs their !function and templates.",
-)
+@model_options
 @reading_options
 @click.option("--trust-remote-code", is_flag=True, help="Run code that a model brings along.")
 @click.option(
@@ -106,17 +94,13 @@ def _audit(options: dict[str, Any]) -> AuditResults:
     from mergekit_fair.sweep.worst_report import load_checked_recipe
 
     requirements = tuple(Requirement.parse(text) for text in options["requirements"])
-    arguments = dict(options["model_args"])
-    for key in ("choice_map", "max_length", "trust_remote_code"):
-        if options[key]:
-            arguments[key] = options[key]
     tasks = tuple(name.strip() for name in options["tasks"].split(",") if name.strip())
     if not tasks:
         raise ConfigError("names no task", where="--tasks", got=options["tasks"])
     kept = ("data", "lm", "batch_size", "limit", "num_fewshot", "include_path")
     request = EvaluationRequest(
         tasks=tasks,
-        model_args=arguments,
+        model_args=model_arguments(options),
         apply_chat_template=options["apply_chat_template"],
         system_instruction=options["system_instruction"],
         seed=options["seed"],

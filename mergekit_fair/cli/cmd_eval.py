@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mergekit_fair.cli.reading_options import Pairs, reading_options
+from mergekit_fair.cli.reading_options import model_arguments, model_options, reading_options
 from mergekit_fair.cli.terminal import echo
 
 if TYPE_CHECKING:
@@ -48,21 +48,9 @@ class _BatchSize(click.ParamType):  # type: ignore[type-arg]
     "a table, takes the place of their data.",
 )
 @click.option("--question", help="Ends every prompt of --data; language models need it.")
-@click.option("--lm", help="lm-eval's model class; found from the checkpoint if not given.")
-@click.option("--model-args", type=Pairs(), default="", help="More of its arguments: key=value,…")
-@click.option("--choice-map", type=Pairs(), help="Which class a choice is: no=0,yes=1.")
 @click.option("--batch-size", type=_BatchSize(), help="Rows of a forward pass, or auto.")
-@click.option("--max-length", type=click.IntRange(min=1), help="Tokens kept of a text.")
-@click.option("--device", default="auto", show_default=True, help="torch device.")
 @click.option("--limit", type=click.IntRange(min=1), help="A random sample of so many rows.")
-@click.option("--num-fewshot", type=click.IntRange(min=0), help="Examples in a prompt.")
-@click.option("--apply-chat-template", is_flag=True, help="Put prompts into the model's template.")
-@click.option("--system-instruction", help="Begins every prompt of a language model.")
-@click.option(
-    "--include-path",
-    type=click.Path(exists=True, file_okay=False),
-    help="More tasks. Those of others are code: lm-eval runs their !function and templates.",
-)
+@model_options
 @reading_options
 @click.option(
     "--level",
@@ -147,18 +135,12 @@ def _evaluate(
         min_group_size=options["min_group_size"],
         seed=options["seed"],
     )
-    arguments = dict(options["model_args"])
-    for key in ("choice_map", "max_length"):
-        if options[key] is not None:
-            arguments[key] = options[key]
-    if options["trust_remote_code"]:
-        arguments["trust_remote_code"] = True
     request = EvaluationRequest(
         tasks=tasks,
         data=options["data"] if options["tasks"] else None,
         question=options["question"],
         lm=options["lm"],
-        model_args=arguments,
+        model_args=model_arguments(options),
         batch_size=options["batch_size"],
         limit=options["limit"],
         num_fewshot=options["num_fewshot"],

@@ -1,4 +1,4 @@
-"""How figures are read: the options and values that every command which measures has alike."""
+"""How models are run and figures are read: options that commands which measure have alike."""
 
 from __future__ import annotations
 
@@ -62,3 +62,40 @@ class Pairs(click.ParamType):  # type: ignore[type-arg]
             except yaml.YAMLError:
                 pairs[key.strip()] = text
         return pairs
+
+
+def model_options(command: Command) -> Command:
+    """Add the options that say how models are run by lm-eval."""
+    for option in (
+        click.option(
+            "--include-path",
+            type=click.Path(exists=True, file_okay=False),
+            help="More tasks. Those of others are code: lm-eval runs their !function and "
+            "templates.",
+        ),
+        click.option("--system-instruction", help="Begins every prompt of a language model."),
+        click.option(
+            "--apply-chat-template", is_flag=True, help="Put prompts into the model's template."
+        ),
+        click.option("--num-fewshot", type=click.IntRange(min=0), help="Examples in a prompt."),
+        click.option("--device", default="auto", show_default=True, help="torch device."),
+        click.option("--max-length", type=click.IntRange(min=1), help="Tokens kept of a text."),
+        click.option("--choice-map", type=Pairs(), help="Which class a choice is: no=0,yes=1."),
+        click.option(
+            "--model-args", type=Pairs(), default="", help="More of its arguments: key=value,…"
+        ),
+        click.option("--lm", help="lm-eval's model class; found from the checkpoint if not given."),
+    ):
+        command = option(command)
+    return command
+
+
+def model_arguments(options: dict[str, Any]) -> dict[str, Any]:
+    """What these options and `--trust-remote-code` give lm-eval's model class."""
+    arguments = dict(options["model_args"])
+    for key in ("choice_map", "max_length"):
+        if options[key] is not None:
+            arguments[key] = options[key]
+    if options["trust_remote_code"]:
+        arguments["trust_remote_code"] = True
+    return arguments
