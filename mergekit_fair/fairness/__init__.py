@@ -24,7 +24,10 @@ numpy only; knows no model. One idea a file:
     pair             joint cells of two predictors, their draws, the difference in every metric
     inversion        interval and p-value of the difference of two extremes, by test inversion
     extremes         statistics that are the largest of many contrasts
-    one_vs_rest      classes and labels as binary views: macro and worst
+    views            classes and labels as binary questions about the same rows
+    one_vs_rest      their measurement: macro and worst
+    multi_pairs      their paired differences
+    level_offsets    wanted selection rates of several classes
     scores           range of mean scores; thresholds that match a selection rate
     jackknife        statistics of weighted rows, their covariances, ranges of them
     ranking          AUC: by group, background against subgroup

@@ -32,7 +32,8 @@ from mergekit_fair.fairness.compare import holm
 from mergekit_fair.fairness.counts import CountTable
 from mergekit_fair.fairness.deciding import Deciding, deciding_groups
 from mergekit_fair.fairness.intervals import Interval, Number, Samples, undefined_to_none
-from mergekit_fair.fairness.metrics import HEADLINE, HEADLINE_GAPS, LOWER_IS_BETTER
+from mergekit_fair.fairness.metrics import HEADLINE_GAPS
+from mergekit_fair.fairness.one_vs_rest import MultiMeasurement
 from mergekit_fair.fairness.pair import Difference
 from mergekit_fair.fairness.rates import base_rate, is_degenerate, selection_rate
 from mergekit_fair.fairness.settings import MetricSettings
@@ -71,16 +72,17 @@ class OwnFigures:
     """What a claim needs to know of each model by itself.
 
     Attributes:
-        selection_rate: share of positive predictions; None without any.
+        rates: share of positive predictions, of classes or labels each one's; None without any.
         degenerate: predictions are (nearly) constant, see `rates.is_degenerate`.
         one_sided: one class is predicted less than `ONE_SIDED` as often as it occurs.
-        gaps: `dpd` and `eod` with their intervals, at the model's own threshold.
+        gaps: `dpd` and `eod`, or mean and worst ones over classes or labels, with their intervals,
+            at the model's own threshold.
         worse: the metrics in which it is worse than what it was made of, as thresholds by group
             may be than the model whose scores they cut.
         deciding: gap → the groups that make it.
     """
 
-    selection_rate: Number
+    rates: tuple[Number, ...]
     degenerate: bool
     one_sided: bool
     gaps: Mapping[str, Interval]
@@ -94,12 +96,37 @@ class OwnFigures:
         overall = samples.counts.overall
         rate, share = float(selection_rate(overall)), float(base_rate(overall))
         return cls(
-            selection_rate=undefined_to_none(rate),
+            rates=(undefined_to_none(rate),),
             degenerate=bool(is_degenerate(overall)),
-            one_sided=rate < ONE_SIDED * share or 1 - rate < ONE_SIDED * (1 - share),
+            one_sided=_is_one_sided(rate, share),
             gaps={name: metric.interval(samples) for name, metric in HEADLINE_GAPS.items()},
             deciding={k: v for k, v in deciding_groups(samples).items() if k in HEADLINE_GAPS},
         )
+
+    @classmethod
+    def of_views(cls, measured: MultiMeasurement) -> Self:
+        """Of a model of classes or labels."""
+        views = measured.views.values()
+        rates = tuple(view.metrics["selection_rate"].value for view in views)
+        shares = [view.labels.base_rate for view in views]
+        return cls(
+            rates=rates,
+            degenerate=measured.degenerate,
+            one_sided=any(
+                rate is None or share is None or _is_one_sided(rate, share)
+                for rate, share in zip(rates, shares, strict=True)
+            ),
+            gaps={name: each for name, each in measured.metrics.items() if name != "acc"},
+        )
+
+    @property
+    def selection_rate(self) -> Number:
+        """Of a binary task."""
+        return self.rates[0]
+
+
+def _is_one_sided(rate: float, share: float) -> bool:
+    return rate < ONE_SIDED * share or 1 - rate < ONE_SIDED * (1 - share)
 
 
 @dataclass(frozen=True)
@@ -127,13 +154,18 @@ class Evidence:
 
     def ranked(self, metric: str) -> tuple[OwnFigures, OwnFigures]:
         """The better model by its value, and the other one."""
-        sign = -1 if metric in LOWER_IS_BETTER else 1
+        sign = -1 if metric in self.a.gaps else 1
         is_b = sign * (self.own[metric].value or 0.0) > 0
         return (self.b, self.a) if is_b else (self.a, self.b)
 
     def needs_levels(self, metric: str) -> bool:
         """A gap does; and the accuracy of a model that wins by saying the same to nearly all."""
-        return metric in HEADLINE_GAPS or self.ranked(metric)[0].one_sided
+        return metric in self.a.gaps or self.ranked(metric)[0].one_sided
+
+    @property
+    def headline(self) -> tuple[str, ...]:
+        """What is judged: the accuracy and the gaps."""
+        return ("acc", *self.a.gaps)
 
     def at_levels(self, metric: str) -> list[Difference]:
         """The differences at equal selection rates that a claim needs; empty if it needs none."""
@@ -163,12 +195,12 @@ class Doubt:
 
 
 def _is_degenerate(found: Evidence, metric: str) -> bool:
-    return metric in HEADLINE_GAPS and (found.a.degenerate or found.b.degenerate)
+    return metric in found.a.gaps and (found.a.degenerate or found.b.degenerate)
 
 
 def is_near_0(found: Evidence, metric: str) -> bool:
     """Both gaps may be 0 as far as their own intervals say; unknown ones may be."""
-    if metric not in HEADLINE_GAPS:
+    if metric not in found.a.gaps:
         return False
     return all(not leaves_out_0(each.gaps[metric]) for each in (found.a, found.b))
 
@@ -180,8 +212,9 @@ def _is_handicapped(found: Evidence, metric: str) -> bool:
 def _is_unlevel(found: Evidence, metric: str) -> bool:
     if not found.needs_levels(metric) or found.at_levels(metric):
         return False
-    rates = found.a.selection_rate, found.b.selection_rate
-    return metric not in HEADLINE_GAPS or are_apart(*rates, found.saturation)
+    rates = zip(found.a.rates, found.b.rates, strict=True)
+    is_apart = any(are_apart(*each, found.saturation) for each in rates)
+    return metric not in found.a.gaps or is_apart
 
 
 def _turns_around(found: Evidence, metric: str) -> bool:
@@ -276,7 +309,8 @@ def claims(
     confidence: float,
     benchmarks: Mapping[Key, BenchmarkDifferences] = MappingProxyType({}),
 ) -> dict[Key, dict[str, Claim]]:
-    """Judge every pair in accuracy, DPD and EOD, and every pair on a benchmark in all its scores.
+    """Judge every pair in accuracy, DPD and EOD, of classes or labels in the mean and the worst of
+    them, and every pair on a benchmark in all its scores.
 
     Args:
         pairs: name → what is known; Holm's correction is over all that are shown together.
@@ -289,7 +323,7 @@ def claims(
     doubts: dict[tuple[Key, str], Doubt | None] = {
         (name, metric): withheld_by(found, metric)
         for name, found in pairs.items()
-        for metric in HEADLINE
+        for metric in found.headline
     }
     raw = {key: intersection_union(pairs[key[0]].parts(key[1])) for key in doubts}
     own = {key: pairs[key[0]].own[key[1]] for key in doubts}
@@ -363,7 +397,7 @@ def judged(
             **{
                 f"{LEVEL}{metric}": each
                 for metric, each in _judged(pairs[name].at_a or {}, {}).items()
-                if metric in HEADLINE
+                if metric in pairs[name].headline
             },
         }
         for name, of in claims(pairs, confidence, benchmarks).items()

@@ -13,16 +13,15 @@ Source: METHODS §5.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Unpack
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field, model_serializer
 
-from mergekit_fair.errors import MeasurementError
 from mergekit_fair.fairness.clusters import Spread, widened
 from mergekit_fair.fairness.counts import CountTable
 from mergekit_fair.fairness.eligible_groups import EligibleGroups
@@ -33,31 +32,72 @@ from mergekit_fair.fairness.intervals import (
     conservative,
     wilson,
 )
-from mergekit_fair.fairness.joint import JointTable, View
-from mergekit_fair.fairness.labels import (
-    UNANSWERED,
-    binary_labels,
-    binary_predictions,
-    is_nan,
-    same_length,
-    unmasked,
-)
-from mergekit_fair.fairness.measure import measure_table
+from mergekit_fair.fairness.joint import JointTable
+from mergekit_fair.fairness.measure import estimate_table, measure_table
 from mergekit_fair.fairness.measure_warnings import draw_warnings, interval_warnings
 from mergekit_fair.fairness.measurement import Measurement, without_unsaid
 from mergekit_fair.fairness.metrics import HEADLINE_GAPS
 from mergekit_fair.fairness.rates import Values, deviations, gap, largest, mean
 from mergekit_fair.fairness.settings import MetricSettings, SettingOptions
 from mergekit_fair.fairness.smoothing import Smoothed
+from mergekit_fair.fairness.views import Kind, Views, class_views, label_views
 from mergekit_fair.schema import Record
+
+
+@dataclass(frozen=True)
+class MultiMetric:
+    """A figure over all views.
+
+    Attributes:
+        name: in files, rules and tables.
+        title: for a column or an axis.
+        description: for a sentence.
+        better: which values are.
+        gap: `dpd` or `eod`; None of the accuracy.
+        over: its mean over the views, or its maximum; None of the accuracy.
+    """
+
+    name: str
+    title: str
+    description: str
+    better: Literal["higher", "lower"]
+    gap: str | None = None
+    over: Literal["macro", "worst"] | None = None
+
+
+_OVER: tuple[tuple[Literal["macro", "worst"], str], ...] = (
+    ("macro", "mean over classes or labels"),
+    ("worst", "largest over classes or labels"),
+)
+MULTI_METRICS: Mapping[str, MultiMetric] = MappingProxyType(
+    {
+        "acc": MultiMetric("acc", "accuracy", "share of rows with every answer right", "higher"),
+        **{
+            f"{over}_{name}": MultiMetric(
+                f"{over}_{name}",
+                f"{over} {metric.title}",
+                f"{words} of the {metric.description}",
+                "lower",
+                name,
+                over,
+            )
+            for name, metric in HEADLINE_GAPS.items()
+            for over, words in _OVER
+        },
+    }
+)
+"""Name → figure: accuracy, and mean and maximum of DPD and EOD over classes or labels."""
 
 
 class MultiMeasurement(Record):
     """Metrics over several binary views (classes or labels) of the same rows.
 
     Attributes:
+        kind: whether views are classes, of which a row has one, or labels.
         n: number of rows.
-        weighted, clusters: as in `Measurement`.
+        weighted, clusters, reference, confidence: as in `Measurement`.
+        unanswered: rows without a usable prediction in some view.
+        degenerate: predictions are (nearly) constant in every view.
         acc: share of rows with every view right: the correct class, or all labels correct.
         macro, worst: `dpd` and `eod`: their mean and their maximum over the views. A view
             whose gap is undefined is left out.
@@ -66,9 +106,14 @@ class MultiMeasurement(Record):
         warnings: what is undefined or left out over the views; each view has its own.
     """
 
+    kind: Kind
     n: int
     weighted: bool = False
     clusters: int | None = None
+    unanswered: int
+    reference: str
+    confidence: float
+    degenerate: bool
     acc: Interval
     macro: dict[str, Interval]
     worst: dict[str, Interval]
@@ -79,6 +124,15 @@ class MultiMeasurement(Record):
     @model_serializer(mode="wrap")
     def _stated(self, serialize: Any) -> dict[str, Any]:
         return without_unsaid(serialize(self))
+
+    @property
+    def metrics(self) -> dict[str, Interval]:
+        """Every figure of `MULTI_METRICS` by its name."""
+        gaps = {"macro": self.macro, "worst": self.worst}
+        return {
+            name: self.acc if metric.over is None else gaps[metric.over][str(metric.gap)]
+            for name, metric in MULTI_METRICS.items()
+        }
 
 
 def measure_classes(
@@ -114,34 +168,8 @@ def measure_classes(
     ('bird', 0.5)
     """
     checked = MetricSettings(**settings)
-    truth, predicted = _values(y_true, "y_true"), _values(y_pred, "y_pred")
-    if len(truth) != len(predicted):
-        raise MeasurementError(
-            "differs in length from y_true", where="y_pred", got=len(predicted), allowed=len(truth)
-        )
-    names = _sorted(set(truth)) if classes is None else list(classes)
-    code = _codes(names)
-    if unknown := [label for label in truth if label not in code]:
-        raise MeasurementError(
-            "is not a class",
-            where="y_true",
-            got=unknown[0],
-            allowed=names,
-            fix="complete `classes`",
-        )
-    columns = [
-        np.array([code[label] for label in truth]),
-        np.array([code.get(label, len(names)) for label in predicted]),
-    ]
-    label, answer = (joint := JointTable.tally(columns, groups, weights, clusters)).columns.T
-
-    def view(index: int) -> View:
-        missing = answer == len(names)
-        return (label == index).astype(int), np.where(missing, UNANSWERED, answer == index)
-
-    views = {str(name): view(index) for name, index in code.items()}
-    warnings = list(_unknown_predictions(predicted, code))
-    return measure_views(joint, views, label == answer, checked, warnings)
+    views, warnings = class_views(y_true, y_pred, groups, classes, weights, clusters)
+    return measure_views(views, checked, warnings)
 
 
 def measure_labels(
@@ -171,68 +199,77 @@ def measure_labels(
     (0.5, 'toxic', 0.5)
     """
     checked = MetricSettings(**settings)
-    names = _label_names(y_true, "y_true")
-    if set(names) != set(_label_names(y_pred, "y_pred")):
-        raise MeasurementError(
-            "needs the labels of y_true", where="y_pred", got=list(y_pred), allowed=names
-        )
-    columns: list[NDArray[np.int8]] = []
-    ordered = sorted(names, key=str)  # draws must not depend on the order of a mapping
-    for name in ordered:
-        columns += [
-            binary_labels(y_true[name], f"y_true[{name!r}]"),
-            binary_predictions(y_pred[name], f"y_pred[{name!r}]"),
-        ]
-        same_length(columns[0], columns[-2], f"y_true[{name!r}]")
-        same_length(columns[0], columns[-1], f"y_pred[{name!r}]")
-    joint = JointTable.tally(columns, groups, weights, clusters)
-    truth, predicted = joint.columns[:, 0::2], joint.columns[:, 1::2]
-    view_of = dict(zip(ordered, zip(truth.T, predicted.T, strict=True), strict=True))
-    views = {str(name): view_of[name] for name in names}
-    return measure_views(joint, views, (truth == predicted).all(axis=1), checked)
+    return measure_views(label_views(y_true, y_pred, groups, weights, clusters), checked)
 
 
 def measure_views(
-    joint: JointTable,
-    views: Mapping[str, View],
-    correct: NDArray[np.bool_],
-    settings: MetricSettings,
-    warnings: Sequence[str] = (),
+    views: Views, settings: MetricSettings, warnings: Sequence[str] = ()
 ) -> MultiMeasurement:
     """Measure every view, and sum up.
 
     Args:
-        joint: the rows, C distinct kinds.
-        views: name → truth and prediction of each kind, both (C,).
-        correct: bool (C,), the kinds of rows that count for the accuracy.
+        views: the rows.
         settings: as in `measure`.
         warnings: to put in front.
 
     Raises:
         MeasurementError: an unknown group is excluded.
     """
-    confidence = settings.confidence
+    confidence, joint, by_name = settings.confidence, views.joint, views.by_name
     measurements, gaps = {}, {}
-    replicates = joint.resampled(list(views.values()), settings.draws, settings.seed)
-    for (name, view), drawn in zip(views.items(), replicates, strict=True):
+    replicates = joint.resampled(list(by_name.values()), settings.draws, settings.seed)
+    for (name, view), drawn in zip(by_name.items(), replicates, strict=True):
         table = joint.table(view)
         measurements[name] = measure_table(table, settings)
         eligible = EligibleGroups.of(table, settings)
-        rng = np.random.default_rng([settings.seed, sorted(views).index(name)])
+        rng = np.random.default_rng([settings.seed, sorted(by_name).index(name)])
         gaps[name] = _View.of(table, drawn, eligible, settings, rng)
     macro = {key: _macro(gaps, key, confidence) for key in HEADLINE_GAPS}
     worst = {key: _worst(gaps, key, confidence) for key in HEADLINE_GAPS}
     return MultiMeasurement(
+        kind=views.kind,
         n=joint.n,
         weighted=joint.patterns.weights is not None,
         clusters=None if joint.clusters is None else len(joint.clusters),
-        acc=_share(joint, correct, confidence),
+        unanswered=int(joint.counts[views.is_silent].sum()),
+        reference=settings.reference,
+        confidence=float(confidence),
+        degenerate=all(each.degenerate for each in measurements.values()),
+        acc=_share(joint, views.correct, confidence),
         macro=macro,
         worst=worst,
         worst_view={key: _worst_view(gaps, key) for key in HEADLINE_GAPS},
         views=measurements,
         warnings=(*warnings, *_view_warnings(gaps, macro, worst), *draw_warnings(settings)),
     )
+
+
+def estimate_views(views: Views, settings: MetricSettings) -> dict[str, float]:
+    """Point values of `MULTI_METRICS`, without intervals.
+
+    Args:
+        views: the rows.
+        settings: reference, min_group_size and exclude.
+
+    Returns:
+        Name → value in [0, 1], NaN where undefined; a view whose gap is undefined is left out of
+        mean and maximum.
+
+    >>> views, _ = class_views(["a", "b", "c"] * 4, ["a", "b", "b"] * 4, ["x", "y"] * 6,
+    ...                        None, None, None)
+    >>> estimate_views(views, MetricSettings())["worst_eod"]
+    0.0
+    """
+    joint = views.joint
+    weights = joint.counts * joint.weights
+    values = [estimate_table(joint.table(view), settings) for view in views.by_name.values()]
+    found = {"acc": float(weights[views.correct].sum() / weights.sum())}
+    for name, metric in MULTI_METRICS.items():
+        if metric.gap is not None:
+            gaps = [value[metric.gap] for value in values if not np.isnan(value[metric.gap])]
+            over = np.mean if metric.over == "macro" else np.max
+            found[name] = float(over(gaps)) if gaps else float("nan")
+    return found
 
 
 def _share(joint: JointTable, correct: NDArray[np.bool_], confidence: float) -> Interval:
@@ -338,79 +375,3 @@ def _view_warnings(
         {f"{kind} {key}": intervals[key] for kind, intervals in (("macro", macro), ("worst", worst))
          for key in HEADLINE_GAPS}
     )  # fmt: skip
-
-
-def _codes(names: list[Any]) -> dict[Any, int]:
-    """Class → its number.
-
-    Raises:
-        MeasurementError: fewer than two, or two that are written the same.
-    """
-    if len(names) < 2 or len({str(name) for name in names}) < len(names):
-        raise MeasurementError(
-            "needs two or more classes with distinct names", where="classes", got=names
-        )
-    return {name: index for index, name in enumerate(names)}
-
-
-def _sorted(classes: set[Any]) -> list[Any]:
-    try:
-        return sorted(classes)
-    except TypeError:  # integers and texts
-        return sorted(classes, key=str)
-
-
-def _unknown_predictions(predicted: list[Any], codes: dict[Any, int]) -> Iterator[str]:
-    unknown = Counter(str(value) for value in predicted if value not in codes and value is not None)
-    if unknown:
-        examples = ", ".join(repr(name) for name, _ in unknown.most_common(3))
-        yield (
-            f"{unknown.total()} predictions are not a class ({examples}): counted as no usable "
-            "prediction; name them in `classes` if they are"
-        )
-
-
-def _values(values: ArrayLike, where: str) -> list[Any]:
-    """Classes as a list; a missing prediction becomes None."""
-    array = np.asarray(unmasked(values), dtype=object)
-    if array.ndim != 1 or not array.size:
-        raise MeasurementError(
-            "needs one class per row", where=where, got=f"shape {array.shape}", allowed="(n,)"
-        )
-    return [_value(value, row, where) for row, value in enumerate(array.tolist())]
-
-
-def _value(value: Any, row: int, where: str) -> Any:
-    if value is None or is_nan(value):
-        if where == "y_true":
-            raise MeasurementError(f"missing class in row {row}", where=where, fix="drop the row")
-        return None
-    if isinstance(value, float | np.floating):
-        # A column of integers becomes one of floats as soon as a prediction is missing.
-        if where == "y_pred" and float(value).is_integer():
-            return int(value)
-        raise MeasurementError(
-            f"scores are not classes (row {row})",
-            where=where,
-            got=float(value),
-            fix="take the arg max of every row first",
-        )
-    try:
-        hash(value)
-    except TypeError as error:
-        raise MeasurementError(
-            f"is not a class (row {row})", where=where, got=value, allowed="an integer or a text"
-        ) from error
-    return value
-
-
-def _label_names(columns: Mapping[str, ArrayLike], where: str) -> list[Any]:
-    """The labels; not `columns.keys()` of an array, nor the truth value of a data frame."""
-    names = list(columns) if hasattr(columns, "keys") else []
-    if not names or len({str(name) for name in names}) < len(names):
-        raise MeasurementError(
-            "needs a mapping from label to column, with at least one label and distinct names",
-            where=where,
-            got=names or type(columns).__name__,
-        )
-    return names

@@ -12,7 +12,7 @@ over all rows have one such row in all (Agresti & Min 2005).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -69,20 +69,22 @@ class PairedCells:
             patterns: of the m rows.
             labels, a, b: int8 (m,), labels and two columns of predictions.
         """
-        size = len(patterns.membership)
-        code, other = (
-            ((patterns.of_row * 2 + labels) * 3 + first) * 3 + second
-            for first, second in ((a, b), (b, a))
-        )
-        cells = np.bincount(code, minlength=size * _KINDS).reshape(size, 2, 3, 3)
-        swapped = cells.swapaxes(-1, -2)
-        apart = (cells - swapped).reshape(-1)
+        here = cls.as_given(patterns, labels, a, b)
+        there = cls.as_given(patterns, labels, b, a)
+        apart = (here.cells - there.cells).reshape(-1)
         sign = int(np.sign(apart[np.flatnonzero(apart)[:1]]).sum())
-        here, there = (patterns.clustered(each, cells.size) for each in (code, other))
-        if sign == 0 and here is not None and there is not None:
-            sign = int(here.content > there.content) - int(here.content < there.content)
-        chosen = np.ascontiguousarray(swapped) if sign < 0 else cells
-        return cls(patterns, chosen, sign, there if sign < 0 else here)
+        if sign == 0 and here.clusters is not None and there.clusters is not None:
+            one, other = here.clusters.content, there.clusters.content
+            sign = int(one > other) - int(one < other)
+        return replace(there if sign < 0 else here, sign=sign)
+
+    @classmethod
+    def as_given(cls, patterns: Patterns, labels: Any, a: Any, b: Any) -> PairedCells:
+        """The cells of a and b in this order; otherwise as `of`."""
+        size = len(patterns.membership)
+        code = ((patterns.of_row * 2 + labels) * 3 + a) * 3 + b
+        cells = np.bincount(code, minlength=size * _KINDS).reshape(size, 2, 3, 3)
+        return cls(patterns, cells, 1, patterns.clustered(code, cells.size))
 
     def differences(
         self, settings: MetricSettings, names: Sequence[str] = COMPARED
@@ -111,8 +113,17 @@ class PairedCells:
                 test = of_metric.test(metric, counts, eligible, value, settings)
             if size is not None and not isinstance(test, float):
                 test = (*test[:2], students(test[2], size))
-            found[name] = _turned(_difference(value, test), self.sign)
+            found[name] = turned(difference_of(value, test), self.sign)
         return found
+
+    def numbers(self, metric: Extremal, settings: MetricSettings) -> tuple[Numbers, Numbers]:
+        """What a metric is the extreme of, of the first and of the second, with its errors."""
+        tables = [self.patterns.table(self.cells.sum(axis=axis)) for axis in (-1, -2)]
+        eligible = [EligibleGroups.of(table, settings) for table in tables]
+        draws = self._draws(settings, is_by_group=True)
+        counts = [table.counts for table in tables]
+        first, second = draws.numbers(metric, counts, eligible, settings)
+        return first, second
 
     def _draws(self, settings: MetricSettings, *, is_by_group: bool) -> _Draws:
         """For gaps of groups, or for rates over all rows, which read no groups."""
@@ -225,6 +236,19 @@ class _Draws:
             return float(1 - defined.mean())
         return shifted(value, errors[defined], settings.confidence)
 
+    def numbers(
+        self,
+        metric: Extremal,
+        counts: list[Grouped],
+        eligible: list[EligibleGroups],
+        settings: MetricSettings,
+    ) -> list[Numbers]:
+        """Of both."""
+        return [
+            _numbers(metric, *model, settings.reference)
+            for model in zip(counts, self.smooth, self.drawn, eligible, strict=True)
+        ]
+
     def _inverted(
         self,
         metric: Extremal,
@@ -232,26 +256,56 @@ class _Draws:
         eligible: list[EligibleGroups],
         settings: MetricSettings,
     ) -> Test | float:
-        models = [
-            _numbers(metric, *model, settings.reference)
-            for model in zip(counts, self.smooth, self.drawn, eligible, strict=True)
-        ]
-        defined = np.all([np.isfinite(errors).all(axis=0) for *_, errors in models], axis=0)
-        if defined.mean() < 1 - MAX_UNDEFINED:
-            return float(1 - defined.mean())
-        first, second = (
-            ExtremeEstimate(
-                metric.extreme(sizes, settings.reference),
-                values,
-                of_draws - of_draws.mean(axis=1, keepdims=True),
-                rates,
-                rates - smooth,
-            )
-            for sizes, values, rates, smooth, errors in models
-            for of_draws in [np.compress(defined, errors, axis=1)]  # in C order, as fast as any
+        return inverted_numbers(metric, self.numbers(metric, counts, eligible, settings), settings)
+
+
+@dataclass(frozen=True, eq=False)
+class Numbers:
+    """What an extreme of one model is of: M numbers, of one rate after the other.
+
+    Attributes:
+        sizes: how many each rate has.
+        values, rates, smooth: (M,), the numbers, their smoothed rates, the numbers smoothed.
+        errors: (M, draws).
+    """
+
+    sizes: tuple[int, ...]
+    values: Values
+    rates: Values
+    smooth: Values
+    errors: Values
+
+    @classmethod
+    def joined(cls, parts: Sequence[Numbers]) -> Numbers:
+        """All of them, one after the other."""
+        columns = (
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ("values", "rates", "smooth", "errors")
         )
-        low, high, p_value = inverted(first, second, settings.confidence)
-        return (low, high, p_value) if metric.sign > 0 else (-high, -low, p_value)
+        return cls(tuple(size for part in parts for size in part.sizes), *columns)
+
+
+def inverted_numbers(
+    metric: Extremal, models: Sequence[Numbers], settings: MetricSettings
+) -> Test | float:
+    """Limits and p-value of the second's extreme minus the first's; the share of undefined draws
+    where these are too many."""
+    defined = np.all([np.isfinite(each.errors).all(axis=0) for each in models], axis=0)
+    if defined.mean() < 1 - MAX_UNDEFINED:
+        return float(1 - defined.mean())
+    first, second = (
+        ExtremeEstimate(
+            metric.extreme(each.sizes, settings.reference),
+            each.values,
+            of_draws - of_draws.mean(axis=1, keepdims=True),
+            each.rates,
+            each.rates - each.smooth,
+        )
+        for each in models
+        for of_draws in [np.compress(defined, each.errors, axis=1)]  # in C order, as fast as any
+    )
+    low, high, p_value = inverted(first, second, settings.confidence)
+    return (low, high, p_value) if metric.sign > 0 else (-high, -low, p_value)
 
 
 def _answered(cells: Counts) -> Values:
@@ -319,8 +373,8 @@ def _numbers(
     drawn: Grouped,
     eligible: EligibleGroups,
     reference: str,
-) -> tuple[tuple[int, ...], Values, Values, Values, Values]:
-    """How many numbers of each rate are defined; these, their smoothed rates, smoothed, errors."""
+) -> Numbers:
+    """Those that are defined."""
     values, pulled, replicates = (
         metric.numbers(each, eligible, reference) for each in (counts, smooth, drawn)
     )
@@ -329,10 +383,12 @@ def _numbers(
     rates = np.clip(metric.group_rates(smooth), _NEVER, 1 - _NEVER)
     errors = (replicates - pulled)[..., known]
     sizes = tuple(int(n) for n in known.sum(axis=-1) if n)
-    return sizes, values[known], rates[known], pulled[known], np.ascontiguousarray(errors.T)
+    errors = np.ascontiguousarray(errors.T)
+    return Numbers(sizes, values[known], rates[known], pulled[known], errors)
 
 
-def _difference(value: float, test: Test | float) -> Difference:
+def difference_of(value: float, test: Test | float) -> Difference:
+    """A value with its limits, or with the share of draws that are undefined."""
     if np.isnan(value):
         return Difference()
     if isinstance(test, float):
@@ -342,7 +398,7 @@ def _difference(value: float, test: Test | float) -> Difference:
     return Difference(value=value, low=low, high=high, p_value=p_value)
 
 
-def _turned(found: Difference, sign: int) -> Difference:
+def turned(found: Difference, sign: int) -> Difference:
     """A difference the other way round for −1; for 0 one that is its own opposite."""
     if sign == 1 or found.value is None:
         return found

@@ -75,7 +75,20 @@ def test_two_classes_are_one_binary_label(rows):
 
 def test_the_json(rows):
     result = measure_classes(*rows, draws=100).to_dict()
-    assert list(result) == ["n", "acc", "macro", "worst", "worst_view", "views", "warnings"]
+    assert list(result) == [
+        "kind",
+        "n",
+        "unanswered",
+        "reference",
+        "confidence",
+        "degenerate",
+        "acc",
+        "macro",
+        "worst",
+        "worst_view",
+        "views",
+        "warnings",
+    ]
     assert json.loads(json.dumps(result, allow_nan=False)) == result
 
 

@@ -1,0 +1,219 @@
+"""Two predictors of classes or labels on the same rows: differences b − a of mean and worst gaps.
+
+    a view                  as two binary predictors (`pair`)
+    accuracy                share of rows with every view right, likewise
+    worst DPD, worst EOD    test inversion, as of one gap: the largest over all views' rates
+    macro DPD, macro EOD    the mean of the views' differences; limits are the means of their limits
+
+A mean of limits covers at least as often as the limits do, whatever errors have in common, as long
+as these are normal or of another elliptical law, where quantiles of a sum are at most the sum of
+quantiles. Its p-value is that of Student's t with 20 degrees of freedom, as far from 0 as the limit
+says. Draws of a view are its own, as if views did not err together: in a maximum of errors that is
+the larger case. How often these intervals are right: `benchmarks/class_intervals.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mergekit_fair.fairness.clusters import students
+from mergekit_fair.fairness.counts import Patterns
+from mergekit_fair.fairness.intervals import Number
+from mergekit_fair.fairness.inversion import Test
+from mergekit_fair.fairness.labels import UNANSWERED
+from mergekit_fair.fairness.metric_kinds import Gap
+from mergekit_fair.fairness.metrics import COMPARED, HEADLINE_GAPS
+from mergekit_fair.fairness.one_vs_rest import MULTI_METRICS
+from mergekit_fair.fairness.pair import (
+    Difference,
+    Numbers,
+    PairedCells,
+    difference_of,
+    inverted_numbers,
+    turned,
+)
+from mergekit_fair.fairness.settings import MetricSettings
+
+_FREEDOM = 20.0  # as far tails of draws, see `inversion.upper_tail`
+
+
+@dataclass(frozen=True)
+class MultiDifferences:
+    """Of two predictors, b − a.
+
+    Attributes:
+        metrics: name of `MULTI_METRICS` → difference.
+        views: view → metric that is compared → difference.
+    """
+
+    metrics: dict[str, Difference]
+    views: dict[str, dict[str, Difference]]
+
+
+def multi_differences(
+    patterns: Patterns,
+    names: Sequence[str],
+    labels: NDArray[np.int8],
+    a: NDArray[np.int8],
+    b: NDArray[np.int8],
+    settings: MetricSettings,
+) -> MultiDifferences:
+    """b minus a.
+
+    Args:
+        patterns: groups and weights of the m rows.
+        names: of the V views.
+        labels: (m, V), 0 or 1.
+        a, b: (m, V), 0, 1 or UNANSWERED.
+        settings: how they are measured.
+
+    >>> from mergekit_fair.fairness.groups import Groups
+    >>> groups = Groups.of(["x", "y"] * 60, 120)
+    >>> labels = np.eye(3, dtype=np.int8)[[0, 1, 2] * 40]
+    >>> a, b = (np.eye(3, dtype=np.int8)[answers * 40] for answers in ([0, 1, 1], [0, 1, 2]))
+    >>> found = multi_differences(
+    ...     Patterns.of(groups, 120), ("cat", "dog", "owl"), labels, a, b, MetricSettings()
+    ... )
+    >>> round(found.metrics["acc"].value, 3), found.metrics["macro_dpd"].value
+    (0.333, 0.0)
+    """
+    by_view = [
+        PairedCells.of(patterns, labels[:, view], a[:, view], b[:, view])
+        for view in range(len(names))
+    ]
+    views = {
+        name: cells.differences(settings, COMPARED)
+        for name, cells in zip(names, by_view, strict=True)
+    }
+    right = [_right(labels, answers) for answers in (a, b)]
+    every = PairedCells.of(patterns, np.ones(len(labels), dtype=np.int8), *right)
+    worst = _Worst.of(patterns, names, labels, (a, b), [cells.sign for cells in by_view], settings)
+    found = {"acc": every.differences(settings, ["acc"])["acc"]}
+    for name, metric in MULTI_METRICS.items():
+        if metric.gap is not None:
+            gaps = {view: each[metric.gap] for view, each in views.items()}
+            is_macro = metric.over == "macro"
+            found[name] = (
+                mean_difference(list(gaps.values()), settings.confidence)
+                if is_macro and worst.is_same(metric.gap)
+                else Difference()
+                if is_macro
+                else worst.difference(metric.gap)
+            )
+    return MultiDifferences(found, views)
+
+
+def _right(labels: NDArray[np.int8], answers: NDArray[np.int8]) -> NDArray[np.int8]:
+    """(m,), 1 where every view is right; UNANSWERED where one has no answer."""
+    right = (labels == answers).all(axis=1).astype(np.int8)
+    right[(answers == UNANSWERED).any(axis=1)] = UNANSWERED
+    return right
+
+
+def mean_difference(each: Sequence[Difference], confidence: float) -> Difference:
+    """The mean of differences, of those that are defined.
+
+    Args:
+        each: of V views.
+        confidence: of their intervals.
+
+    >>> mean_difference([Difference(value=-0.2, low=-0.3, high=-0.1, p_value=0.001)] * 2, 0.95).high
+    -0.1
+    """
+    known = [one for one in each if one.value is not None]
+    if not known:
+        return Difference()
+    value = float(np.mean([one.value for one in known]))
+    lows, highs = [one.low for one in known], [one.high for one in known]
+    if None in lows or None in highs:
+        return Difference(value=value, dropped=max(one.dropped for one in known))
+    low, high = float(np.mean(lows)), float(np.mean(highs))  # type: ignore[arg-type]
+    return Difference(
+        value=value, low=low, high=high, p_value=_p_value(value, low, high, confidence)
+    )
+
+
+def _p_value(value: float, low: float, high: float, confidence: float) -> Number:
+    """At most 1 − confidence exactly where the limits leave out 0."""
+    from scipy.special import stdtr, stdtrit
+
+    reach = value - low if value > 0 else high - value
+    if value == 0 or reach <= 0:
+        return 1.0
+    deviate = float(stdtrit(_FREEDOM, (1 + confidence) / 2)) * abs(value) / reach
+    return min(1.0, 2 * float(stdtr(_FREEDOM, -deviate)))
+
+
+@dataclass(frozen=True, eq=False)
+class _Worst:
+    """What the largest gap over views is the extreme of, of both models.
+
+    Attributes:
+        models: gap → of each view the first's and the second's numbers.
+        sign: as in `PairedCells`, for all views.
+        clusters: how many are drawn; None: single rows.
+    """
+
+    models: Mapping[str, list[tuple[Numbers, Numbers]]]
+    sign: int
+    clusters: int | None
+    settings: MetricSettings
+
+    @classmethod
+    def of(
+        cls,
+        patterns: Patterns,
+        names: Sequence[str],
+        labels: NDArray[np.int8],
+        answers: tuple[NDArray[np.int8], NDArray[np.int8]],
+        signs: Sequence[int],
+        settings: MetricSettings,
+    ) -> _Worst:
+        """Of two models; the views decide together which is the first, so that both orders are
+        drawn alike."""
+        ordered = sorted(range(len(names)), key=lambda view: names[view])
+        sign = next((signs[view] for view in ordered if signs[view]), 0)
+        first, second = answers[::-1] if sign < 0 else answers
+        cells = {
+            view: PairedCells.as_given(patterns, labels[:, view], first[:, view], second[:, view])
+            for view in ordered
+        }
+        sizes = [len(each.clusters) for each in cells.values() if each.clusters is not None]
+        clusters = sizes[0] if sizes else None
+        settings = settings if clusters is None else settings.of_clusters(clusters)
+        models = {
+            key: [
+                of_view.numbers(metric, replace(settings, seed=_seed(settings.seed, number)))
+                for number, of_view in enumerate(cells.values())
+            ]
+            for key, metric in HEADLINE_GAPS.items()
+        }
+        return cls(models, sign, clusters, settings)
+
+    def is_same(self, gap: str) -> bool:
+        """Whether the same views have this gap in both models."""
+        return all(bool(one.sizes) == bool(two.sizes) for one, two in self.models[gap])
+
+    def difference(self, gap: str) -> Difference:
+        """Of the largest gaps."""
+        pairs = [pair for pair in self.models[gap] if pair[0].sizes and pair[1].sizes]
+        if not pairs or not self.is_same(gap):
+            return Difference()
+        metric: Gap = HEADLINE_GAPS[gap]
+        first, second = (Numbers.joined(each) for each in zip(*pairs, strict=True))
+        low, high = (
+            float(metric.extreme(each.sizes, self.settings.reference).of(each.values))
+            for each in (first, second)
+        )
+        test: Test | float = inverted_numbers(metric, (first, second), self.settings)
+        if self.clusters is not None and not isinstance(test, float):
+            test = (*test[:2], students(test[2], self.clusters))
+        return turned(difference_of(high - low, test), self.sign)
+
+
+def _seed(seed: int, view: int) -> int:
+    return int(np.random.SeedSequence([seed, view]).generate_state(1)[0])
