@@ -267,31 +267,6 @@ class ImageInput(Strict):
     folder: Text = "."
 
 
-class Label(Threshold):
-    """Which rows are positive: named values, a threshold, or a column that is 0/1 already."""
-
-    column: Text
-    positive: Values | None = None
-    negative: Values | None = None
-
-    @model_validator(mode="after")
-    def _one_rule(self) -> Label:
-        if (self.positive is None) != (self.negative is None):
-            raise ValueError(
-                f"positive and negative go together (negative: {REST!r} is every other value)"
-            )
-        if self.positive is not None and self.bound:
-            raise ValueError("give positive and negative, or a threshold, not both")
-        if both := set(self.positive or ()) & set(self.negative or ()):
-            raise ValueError(f"{sorted(both)} cannot be positive and negative")
-        return self
-
-    @property
-    def named(self) -> frozenset[str]:
-        """The values that the rule writes out."""
-        return frozenset({*(self.positive or ()), *(self.negative or ())} - {REST})
-
-
 class GroupColumns(Threshold):
     """Which subgroups a row belongs to: a column, a column of scores each, or a column of lists.
 

@@ -14,7 +14,6 @@ from mergekit_fair.data.blocks import (
     Condition,
     GroupColumns,
     ImageInput,
-    Label,
     OneRowPer,
     Source,
     Splits,
@@ -22,13 +21,18 @@ from mergekit_fair.data.blocks import (
     TextInput,
     exactly_one,
 )
+from mergekit_fair.data.label_rules import Label, LabelKind, OneLabel, checked_names
 from mergekit_fair.errors import ConfigError
 from mergekit_fair.escaping import conceal
 from mergekit_fair.schema import Strict, load_yaml, parse
 
 
 class DataSpec(Strict):
-    """One data set: source, rows that count, their input, label, groups, split, weight, cluster."""
+    """One data set: source, rows that count, their input, label, groups, split, weight, cluster.
+
+    `label` is one question about a row, with two answers or with C classes; `labels` are several,
+    label → its rule, of which a row may have any number.
+    """
 
     name: Text
     source: Source
@@ -36,7 +40,8 @@ class DataSpec(Strict):
     one_row_per: OneRowPer | None = None
     text: TextInput | None = None
     image: ImageInput | None = None
-    label: Label
+    label: Label | None = None
+    labels: dict[Text, OneLabel] | None = Field(default=None, min_length=1)
     groups: GroupColumns
     splits: Splits
     weight: Text | None = None
@@ -68,12 +73,32 @@ class DataSpec(Strict):
     @model_validator(mode="after")
     def _one_input(self) -> DataSpec:
         exactly_one(self, "text", "image")
+        exactly_one(self, "label", "labels")
+        checked_names(list(self.labels or ()), "label")
         return self
+
+    @property
+    def label_rules(self) -> tuple[OneLabel, ...]:
+        """The rule of `label`, or those of `labels` in their order."""
+        return (self.label,) if self.label else tuple((self.labels or {}).values())
+
+    @property
+    def label_kind(self) -> LabelKind:
+        """`binary` (yes or no), `classes` (one of C for every row) or `labels` (any of L)."""
+        if self.labels:
+            return "labels"
+        return "classes" if self.label_names else "binary"
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """The classes in the order of their numbers, or the labels; empty: yes or no."""
+        return self.label.class_names if self.label else tuple(self.labels or ())
 
     @property
     def columns_read(self) -> frozenset[str]:
         """The columns that input, label, groups, splits, weights and clusters are read from."""
-        named = {self.label.column, self.groups.list_, *self.groups.crossed}
+        named: set[str | None] = {rule.column for rule in self.label_rules}
+        named |= {self.groups.list_, *self.groups.crossed}
         named |= {self.splits.column, self.splits.by}
         named |= {self.weight, self.cluster, *(self.groups.columns or {}).values()}
         if self.text:

@@ -28,7 +28,7 @@ from mergekit_fair.data.cluster_column import (
 from mergekit_fair.data.description import DataSpec
 from mergekit_fair.data.group_columns import read_groups
 from mergekit_fair.data.images import image_file
-from mergekit_fair.data.label_column import read_labels
+from mergekit_fair.data.label_column import read_answers
 from mergekit_fair.data.row_keys import row_keys
 from mergekit_fair.data.rows import Rows
 from mergekit_fair.data.splits import assign_splits, check_leaks
@@ -80,8 +80,7 @@ def load_rows(spec: DataSpec, *, as_01: bool = False) -> Rows:
     if spec.keep or spec.one_row_per:
         where = f"{where} (numbers of rows: among the {len(frame)} that count)"
     inputs = _read_inputs(frame, spec, where)
-    rule = read_labels(frame, spec.label, where)
-    labels = rule.values
+    labels = read_answers(frame, spec, where)
     groups = read_groups(frame, spec.groups, where)
     keys = row_keys(inputs, "image" if spec.image else "text")
     codes, dealt = None, None
@@ -89,7 +88,7 @@ def load_rows(spec: DataSpec, *, as_01: bool = False) -> Rows:
         names, known = read_cluster_keys(frame, spec.cluster, where)
         codes, dealt = cluster_codes_of(names, known, ids), np.where(known, names, keys)
     split = assign_splits(
-        frame, spec.splits, keys, labels, groups.matrix, where, clusters=dealt, as_01=as_01
+        frame, spec.splits, keys, labels.values, groups.matrix, where, clusters=dealt, as_01=as_01
     )
     split, leaks = check_leaks(keys, split, spec.splits, f"{where}, splits")
     weights = read_weights(frame, spec.weight, split, where) if spec.weight else None
@@ -97,7 +96,8 @@ def load_rows(spec: DataSpec, *, as_01: bool = False) -> Rows:
         name=spec.name,
         kind="image" if spec.image else "text",
         inputs=tuple(inputs),
-        labels=labels,
+        labels=labels.values,
+        label_names=labels.names,
         group_names=groups.names,
         excluded=groups.excluded,
         membership=groups.matrix,
@@ -110,7 +110,7 @@ def load_rows(spec: DataSpec, *, as_01: bool = False) -> Rows:
             *left_out,
             *_copies(frame),
             *_no_texts(inputs, frame, spec.text),
-            *rule.warnings,
+            *labels.warnings,
             *groups.warnings,
             *leaks,
             *(() if codes is None else clusters_apart(codes, split)),
@@ -133,7 +133,7 @@ def _rows_that_count(
         notes += _nearly_named(frame, spec.keep)
         frame, ids = frame[keep].reset_index(drop=True), ids[keep]
     if spec.one_row_per:
-        named = spec.label.named | spec.groups.named
+        named = spec.groups.named.union(*(rule.named for rule in spec.label_rules))
         frame, first, ties = merge_units(frame, spec.one_row_per, spec.columns_read, named, where)
         ids, notes = ids[first], notes + ties
     return frame, ids, notes
@@ -277,11 +277,16 @@ def _with_warnings(rows: Rows, where: str) -> Rows:
 
 
 def _thin_spots(rows: Rows) -> Iterator[str]:
-    """What makes rates of a split undefined: a class or a group that it lacks."""
+    """What makes rates of a split undefined: a class, a label or a group that it lacks."""
     for record in rows.counts():
-        split, group, n = record["split"], record["group"], record["n"]
-        if group is None and record["n_pos"] in (0, n):
-            label = int(record["n_pos"] > 0)
-            yield f"split {split!r}: all {n} rows have the label {label}"
-        if group is not None and n == 0:
-            yield f"split {split!r}: the group {group!r} has no rows"
+        where, group, n = f"split {record['split']!r}", record["group"], record["n"]
+        if group is not None:
+            if n == 0:
+                yield f"{where}: the group {group!r} has no rows"
+        elif rows.label_kind == "binary":
+            if record["n_pos"] in (0, n):
+                yield f"{where}: all {n} rows have the label {int(record['n_pos'] > 0)}"
+        else:
+            for name, having in record["n_of"].items():
+                if having in (0, n):
+                    yield f"{where}: {'all' if having else 'none'} of {n} rows are {name!r}"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from mergekit_fair.data.blocks import SPLITS
+from mergekit_fair.data.label_rules import LabelKind
 from mergekit_fair.data.row_keys import Keys, row_keys
 from mergekit_fair.errors import DataError
 from mergekit_fair.schema import suggestion
@@ -26,7 +27,8 @@ class Rows:
         name: the data set.
         kind: "text", or "image" (the inputs are paths).
         inputs: n texts or paths.
-        labels: int8 (n,), 1 = positive.
+        labels: int8 (n,), 1 = positive; or (n,), class numbers 0 … C − 1; or (n, L), 1 where a row
+            has the label.
         group_names: G names.
         excluded: the groups without a meaning of their own ("other"); they are reported, but
             decide no maximum and are never the worst group.
@@ -35,6 +37,8 @@ class Rows:
         ids: int64 (n,): row number in the source, from 0.
         weights: float64 (n,), finite and >= 0, how much each row counts for; None: all alike.
         clusters: int64 (n,), equal for rows that are sampled together; None: each is its own.
+        label_names: the C classes in the order of their numbers, or the L labels; empty where the
+            label is yes or no.
         warnings: what a reader of the results should know about the data set.
         spec: the description that they were read by; None if they were made otherwise.
 
@@ -65,11 +69,26 @@ class Rows:
     ids: np.ndarray
     weights: np.ndarray | None = None
     clusters: np.ndarray | None = None
+    label_names: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     spec: DataSpec | None = None
 
     def __len__(self) -> int:
         return len(self.inputs)
+
+    @property
+    def label_kind(self) -> LabelKind:
+        """`binary` (yes or no), `classes` (one of C for every row) or `labels` (any of L)."""
+        if self.labels.ndim == 2:
+            return "labels"
+        return "classes" if self.label_names else "binary"
+
+    @property
+    def having(self) -> np.ndarray:
+        """Bool (n, V): whether a row has class or label v; of a binary label (n, 1), positive."""
+        if self.label_kind == "classes":
+            return np.asarray(self.labels[:, None] == np.arange(len(self.label_names)))
+        return np.asarray((self.labels if self.labels.ndim == 2 else self.labels[:, None]) == 1)
 
     def take(self, indices: Any) -> Rows:
         """The rows at `indices` (integers, in that order) or where a bool mask (n,) is true."""
@@ -126,9 +145,10 @@ class Rows:
     def counts(self) -> list[dict[str, Any]]:
         """Per split that has rows: one record for all its rows (group None), then one per group.
 
-        Keys: split, group, n, n_pos, excluded. Rows are counted, whatever they weigh.
+        Keys: split, group, n, n_pos, excluded; of classes and labels, in the place of n_pos, n_of,
+        name → rows that have it. Rows are counted, whatever they weigh.
         """
-        records = []
+        records, having = [], self.having
         for split in SPLITS:
             inside = self.split == split
             if not inside.any():
@@ -141,12 +161,18 @@ class Rows:
                     "split": split,
                     "group": group,
                     "n": int(rows.sum()),
-                    "n_pos": int(self.labels[rows].sum()),
+                    **self._counted(having[rows]),
                     "excluded": group in self.excluded,
                 }
                 for group, rows in groups
             ]
         return records
+
+    def _counted(self, having: np.ndarray) -> dict[str, Any]:
+        counts: list[int] = having.sum(axis=0).tolist()
+        if self.label_kind == "binary":
+            return {"n_pos": counts[0]}
+        return {"n_of": dict(zip(self.label_names, counts, strict=True))}
 
     def keys(self) -> Keys:
         """What makes each row the same row elsewhere, uint64 (n,); reads every image file."""
@@ -155,8 +181,9 @@ class Rows:
     def fingerprint(self) -> str:
         """sha256 (hex) of the content: equal for equal rows, wherever their files are.
 
-        Covers inputs (of images: the files' bytes), labels, groups, membership, split, ids,
-        weights and clusters, but not the data set's name and warnings. Reads every image file.
+        Covers inputs (of images: the files' bytes), labels and their names, groups, membership,
+        split, ids, weights and clusters, but not the data set's name and warnings. Reads every
+        image file.
         """
         digest = hashlib.sha256()
 
@@ -167,6 +194,10 @@ class Rows:
         add(self.kind.encode())
         for name in self.group_names:
             add(f"{name in self.excluded:d}{name}".encode())
+        if self.label_kind != "binary":  # of which earlier versions wrote no kind
+            add(f"{self.label_kind} {len(self.label_names)}".encode())
+            for name in self.label_names:
+                add(name.encode())
         add(np.asarray(self.labels, dtype="<i1").tobytes())
         add(np.asarray(self.membership, dtype="?").tobytes())
         add(np.asarray(self.ids, dtype="<i8").tobytes())

@@ -40,7 +40,7 @@ def assign_splits(
 
     Args:
         keys: uint64 (n,), of the inputs.
-        labels: int8 (n,).
+        labels: int8 (n,) or (n, L).
         membership: bool (n, G).
         clusters: uint64 (n,), keys that are dealt in the place of inputs; `by` comes first.
         as_01: deal and limit as version 0.1 did.
@@ -164,7 +164,14 @@ def check_leaks(
 
 
 def stratify(labels: np.ndarray, membership: np.ndarray) -> np.ndarray:
-    """The stratum of every row, int (n,): equal for rows of equal label and membership."""
+    """The stratum of every row, int (n,): equal for rows of equal label or labels and membership.
+
+    Args:
+        labels: int8 (n,), 0/1 or class numbers; or (n, L), 0/1.
+        membership: bool (n, G).
+    """
+    if labels.ndim == 1:  # a column for each class but the first: of two classes, label == 1
+        labels = labels[:, None] == np.arange(1, max(labels, default=0) + 1)
     bits = np.packbits(np.column_stack([labels == 1, membership]), axis=1)
     inverse: np.ndarray = np.unique(bits, axis=0, return_inverse=True)[1]
     return inverse.reshape(-1)

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mergekit_fair.data.blocks import GroupColumns, Label, Source
+from mergekit_fair.data.blocks import GroupColumns, Source
 from mergekit_fair.data.cells import column, counted, listed, missing, scores, texts
 from mergekit_fair.data.cluster_column import cluster_codes_of, read_cluster_keys
 from mergekit_fair.data.group_columns import read_groups
 from mergekit_fair.data.label_column import Labels, read_labels
+from mergekit_fair.data.label_rules import OneLabel
 from mergekit_fair.data.list_text import read_list
 from mergekit_fair.data.table import read_table
 from mergekit_fair.errors import ConfigError, DataError
@@ -211,7 +212,7 @@ def _labels(frame: pd.DataFrame, columns: PredictionColumns, where: str) -> Labe
         rule |= {"positive": list(columns.positive), "negative": "*"}
         fix = "check --positive; a row without a label cannot be measured: remove it"
     with _advice(fix):
-        return read_labels(frame, parse(Label, rule, where), where)
+        return read_labels(frame, parse(OneLabel, rule, where), where)
 
 
 def _negatives(

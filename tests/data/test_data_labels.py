@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from refusals import raises
 
-from mergekit_fair.data.blocks import Label
 from mergekit_fair.data.label_column import read_labels
+from mergekit_fair.data.label_rules import Label
 from mergekit_fair.errors import DataError
 
 

@@ -49,6 +49,9 @@ def test_values_are_compared_as_text(block):
         {"groups": {"column": ["group", "split"], "rename": {"a & train": "x"}}, "weight": "label"},
         {"one_row_per": {"column": "text", "mean": ["label"], "majority": ["group"]}},
         {"label": {"column": "label", "positive": "1", "negative": ["*", "none"]}},
+        {"label": {"column": "label", "classes": {"b": [1, 2], "a": "*"}}},
+        {"label": {"column": "label", "classes": ["x", 2]}},
+        {"label": None, "labels": {"b": {"column": "label"}, "a": {"column": "label", "ge": 0.5}}},
         {"splits": {"column": "split", "names": {"train": "tr", "report": ["te", "x"]}}},
         {"splits": {"shares": {"train": 0.5, "report": 0.5}, "limit": {"train": 3}}},
         {"text": None, "image": {"column": "file", "folder": "pictures"}},
@@ -107,7 +110,8 @@ DEALT = {"column": "s", "deal": "a", "shares": {"train": 0.5}}
     [
         ({"lable": 1}, ["'lable'", "'label'?"]),
         ({"name": ""}, ["name: "]),
-        ({"label": None}, ["label: "]),
+        ({"label": None}, ["label and labels; got none"]),
+        ({"labels": {"a": {"column": "label"}}}, ["label and labels; got label and labels"]),
         ({"source": 3}, ["source: "]),
         ({"source": "a.dat"}, ["source: ", "'a.dat'", "csv, tsv"]),
         ({"source": "package:skfair"}, ["source: ", "'package:module:file'", "'package:skfair'"]),
@@ -130,6 +134,42 @@ DEALT = {"column": "s", "deal": "a", "shares": {"train": 0.5}}
             ["label: ", "threshold, not both"],
         ),
         ({"label": {"column": "y", "positive": [1, 2], "negative": [2]}}, ["label: ['2']"]),
+        *(
+            (
+                {"label": {"column": "y", "classes": ["a", "b"], **other}},
+                ["label: give classes, or"],
+            )
+            for other in ({"ge": 1}, {"positive": "a", "negative": "b"})
+        ),
+        *(
+            ({"label": {"column": "y", "classes": classes}}, shows)
+            for classes, shows in [
+                ("a", ["label.classes: ", "list of classes", "got 'a'"]),
+                ([["a"], ["b"]], ["label.classes: ", "list of classes"]),
+                (["a"], ["label.classes: ", "at least 2"]),
+                (list(range(101)), ["label.classes: ", "at most 100"]),
+                (["a", "a"], ["label.classes: ", "twice", "'a'"]),
+                ({1: "a", "1": "b"}, ["label.classes: ", "twice", "'1'"]),
+                ({"a": 1, "b": [1.0, 2]}, ["label: classes: ['1']", "two classes"]),
+                ({"a": "*", "b": ["c", "*"]}, ["label: classes: ['*']", "two classes"]),
+                ({"a": 1, "b": []}, ["label.classes.b: ", "at least 1"]),
+                ({"a": 1, "b": None}, ["label.classes.b: ", "got None"]),
+                ({True: 1, False: 0}, ["label.classes: ", "YAML reads"]),
+                ({"a": 1, " b": 2}, ["label: ' b'"]),
+                ({"a": 1, "": 2}, ["label: ''"]),
+                ({"Hate": 1, "hate": 2}, ["label: ", "case only", "'Hate', 'hate'"]),
+            ]
+        ),
+        *(
+            ({"label": None, "labels": labels}, shows)
+            for labels, shows in [
+                ({}, ["labels: ", "at least 1"]),
+                ({"a": {"column": "y", "classes": ["x", "z"]}}, ["labels.a: ", "'classes'"]),
+                ({"a": {"columm": "y"}}, ["labels.a: ", "'column'?"]),
+                ({"a": {"column": "y"}, "A": {"column": "y"}}, ["case only", "'a', 'A'"]),
+                ({" a": {"column": "y"}}, ["' a'"]),
+            ]
+        ),
         ({"label": {"column": "y", "positive": [], "negative": 0}}, ["label.positive: "]),
         ({"label": {"column": "y", "positive": [None], "negative": 0}}, ["label.positive: "]),
         ({"groups": {}}, ["groups: ", "column, columns and list; got none"]),
