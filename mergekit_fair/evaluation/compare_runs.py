@@ -138,6 +138,7 @@ def compared_files(task: str, paths: Mapping[str, Path], settings: MetricSetting
         require_samples(path)
     said = notes(task, paths)
     samples = {name: list(read_samples(path)) for name, path in paths.items()}
+    said += other_prompts(samples)
     if "dpd" in next(iter(samples.values()))[0]:
         answers = {name: Predictions.of_samples(task, each) for name, each in samples.items()}
         return compared_predictions(answers, settings, said)
@@ -243,6 +244,32 @@ def notes(task: str, paths: Mapping[str, Path]) -> list[str]:
             f"{name} {0.5 if cutoff is None else cutoff:g}" for name, cutoff in cutoffs.items()
         )
         said.append(f"1 is predicted from thresholds on that differ ({listed})")
+    return said
+
+
+def other_prompts(samples: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """That models were asked the same in other words, by lm-eval's digest of every prompt.
+
+    Args:
+        samples: model → its samples; the first is compared with each of the others.
+
+    >>> asked = {"a": [{"doc_id": 0, "prompt_hash": "5e"}], "b": [{"doc_id": 0}]}
+    >>> other_prompts(asked | {"c": [{"doc_id": 0, "prompt_hash": "f0"}]})
+    ['1 of 1 prompts of c are others than of a: chat template, system instruction or examples']
+    """
+    prompts = {
+        name: {sample["doc_id"]: sample.get("prompt_hash") for sample in of}
+        for name, of in samples.items()
+    }
+    (baseline, first), *others = prompts.items()
+    said = []
+    for name, its in others:
+        pairs = [(first[doc], prompt) for doc, prompt in its.items() if first.get(doc) and prompt]
+        if apart := sum(one != other for one, other in pairs):
+            said.append(
+                f"{apart} of {len(pairs)} prompts of {name} are others than of {baseline}: "
+                "chat template, system instruction or examples"
+            )
     return said
 
 

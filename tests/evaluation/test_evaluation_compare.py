@@ -221,6 +221,28 @@ def test_what_eval_said_of_a_model_is_repeated(tmp_path: Path) -> None:
     assert json.loads(as_json.stdout)["t"]["notes"] == notes
 
 
+def test_other_prompts_are_said(tmp_path: Path) -> None:
+    """The same documents, asked with another chat template or system instruction."""
+
+    def asked(words: str) -> Callable[[list[Sample]], Any]:
+        return lambda samples: [
+            each.update(prompt_hash=words if row else "same") for row, each in enumerate(samples)
+        ]
+
+    first, alike, other = (
+        write(tmp_path / name, change=asked(words))
+        for name, words in {"first": "plain", "alike": "plain", "other": "in a template"}.items()
+    )
+    unknown = write(tmp_path / "unknown")
+    notes = compared(first, alike, other, unknown)["notes"]
+    assert len(notes) == 1
+    assert "59 of 60 prompts of other are others than of first" in notes[0]
+    assert (
+        f"warning: {notes[0]}"
+        in CliRunner().invoke(main, ["compare", *map(str, (first, alike, other, unknown))]).stdout
+    )
+
+
 def test_a_document_counts_once() -> None:
     samples = [{**sample(row, 1), "filter": name} for name in ("a", "b") for row in range(4)]
     with raises(MeasurementError, where="t", got=["a", "b"]):
