@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,30 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = load_train_config(tiny.write_training(folder, checkpoints=[0.5]))
     train(config, folder / "run", Silent(), "cpu")
     return folder
+
+
+@pytest.fixture(scope="session")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """`many("classes")`, `many("labels")`: a folder as `family`, its groups' models adapters."""
+    import tiny
+
+    from mergekit_fair.progress import Silent
+    from mergekit_fair.training.family import train
+    from mergekit_fair.training.train_config import load_train_config
+
+    @cache
+    def trained(kind: str) -> Path:
+        folder = tmp_path_factory.mktemp(kind)
+        tiny.write_encoder(folder / "encoder", dropout=0)  # so few dimensions learn little with it
+        csv = tiny.write_speech(folder / "speech.csv")
+        block = {"classes": tiny.classes_block, "labels": tiny.labels_block}[kind](csv)
+        subgroups = {"method": "lora", "keep": "adapter", "min_rows": 20}
+        training = {"learning_rate": 1e-3, "epochs": 2}
+        file = tiny.write_training(folder, data=block, training=training, subgroups=subgroups)
+        train(load_train_config(file), folder / "run", Silent(), "cpu")
+        return folder
+
+    return trained
 
 
 @pytest.fixture(scope="session")

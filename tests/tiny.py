@@ -11,11 +11,12 @@ import yaml
 GOOD, BAD = ("fine", "kind", "warm", "bright"), ("poor", "cold", "harsh", "dull")
 OTHER = ("the", "day", "was", "and", "very", "house", "road", "we", "saw", "it")
 GROUPS = ("blue", "green")
+SPEECH = {"hate": "0", "offensive": "1", "neither": "2"}
 # A rule by which some merge is chosen: they all select far fewer rows than FFT.
 FEWEST = {"minimize": "selection_rate", "subject_to": {"saturated": True}}
 
 
-def write_encoder(folder: Path) -> Path:
+def write_encoder(folder: Path, dropout: float = 0.1) -> Path:
     """A BertModel of two layers and 32 dimensions, seeded, with a WordPiece tokenizer."""
     import torch
     from transformers import BertConfig, BertModel, BertTokenizerFast
@@ -32,6 +33,8 @@ def write_encoder(folder: Path) -> Path:
         num_attention_heads=2,
         intermediate_size=64,
         max_position_embeddings=32,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
         initializer_range=0.3,  # the usual 0.02 gives an untrained encoder nothing to tell apart
     )
     BertModel(config).save_pretrained(folder)
@@ -51,6 +54,38 @@ def write_rows(path: Path, n: int = 480, seed: int = 0) -> Path:
         lines.append(f"{' '.join(text)},{label},{group}")
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+def write_speech(path: Path, n: int = 360, seed: int = 0) -> Path:
+    """A csv of text, class (0, 1, 2), toxicity (0 to 1), threat (y, n), group; blue is noisier."""
+    draw = random.Random(seed)
+    words = {0: BAD[:2], 1: BAD[2:], 2: GOOD}
+    lines = ["text,class,toxicity,threat,group"]
+    for row in range(n):
+        group, number = GROUPS[row % 2], draw.randrange(3)
+        surely = 0.95 if group == "green" else 0.75
+        shown = number if draw.random() < surely else draw.randrange(3)
+        text = [draw.choice(words[shown]), *(draw.choice(OTHER) for _ in range(draw.randint(3, 9)))]
+        draw.shuffle(text)
+        toxicity = draw.uniform(*((0.5, 1) if number < 2 else (0, 0.49)))
+        threat = "y" if number == 0 else "n"
+        lines.append(f"{' '.join(text)},{number},{toxicity:.2f},{threat},{group}")
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def classes_block(csv: Path, **changes: Any) -> dict[str, Any]:
+    """`write_speech`'s rows by class."""
+    return data_block(csv, label={"column": "class", "classes": SPEECH}, **changes)
+
+
+def labels_block(csv: Path, **changes: Any) -> dict[str, Any]:
+    """`write_speech`'s rows by two labels."""
+    threat = {"column": "threat", "positive": "y", "negative": "n"}
+    labels = {"toxic": {"column": "toxicity", "ge": 0.5}, "threat": threat}
+    block = data_block(csv, labels=labels, **changes)
+    del block["label"]
+    return block
 
 
 def data_block(csv: Path, **changes: Any) -> dict[str, Any]:

@@ -168,6 +168,11 @@ class Rows:
             ]
         return records
 
+    @property
+    def label_counts(self) -> dict[str, Any]:
+        """`n_pos`: positive rows; of classes and labels `n_of`: name → rows that have it."""
+        return self._counted(self.having)
+
     def _counted(self, having: np.ndarray) -> dict[str, Any]:
         counts: list[int] = having.sum(axis=0).tolist()
         if self.label_kind == "binary":

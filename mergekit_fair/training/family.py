@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +19,7 @@ from mergekit_fair.data import load_rows, source_fingerprint
 from mergekit_fair.errors import TrainingError
 from mergekit_fair.evaluation.classifier import resolve_device
 from mergekit_fair.evaluation.evaluate import versions
-from mergekit_fair.fairness import MetricSettings
-from mergekit_fair.fairness.eligible_groups import GroupSizes
-from mergekit_fair.fairness.measure_warnings import small_group_warnings
-from mergekit_fair.fairness.settings import MIN_GROUP_SIZE
-from mergekit_fair.files import is_file_name, lock_folder, staged_folder, text_of, write_atomic
+from mergekit_fair.files import lock_folder, staged_folder, text_of, write_atomic
 from mergekit_fair.progress import Progress, Silent
 from mergekit_fair.schema import differences, dump_yaml, parse_json
 from mergekit_fair.training.base_model import build_base, file_sha256
@@ -31,6 +27,12 @@ from mergekit_fair.training.finetune import TrainingRun, finetune, process_state
 from mergekit_fair.training.soup import FOLDER as SOUP
 from mergekit_fair.training.soup import make_soup, seed_runs
 from mergekit_fair.training.train_config import Subgroups, TrainConfig
+from mergekit_fair.training.training_rows import (
+    require_trainable,
+    small_groups,
+    subgroups,
+    thin_groups,
+)
 
 if TYPE_CHECKING:
     from mergekit_fair.data import Rows
@@ -48,8 +50,8 @@ def train(
         The content of train.json.
 
     Raises:
-        TrainingError: a group with too few rows or one class only, or a folder that was trained
-            with other settings.
+        TrainingError: rows or a group with too few rows or one class only, a label that nothing
+            teaches, or a folder that was trained with other settings.
         ConfigError: another process is training in `out`.
         DataError, CheckpointError: from the data and the model.
     """
@@ -57,9 +59,11 @@ def train(
     if not state.is_main_process:
         progress = Silent()
     rows = load_rows(config.data)
-    for warning in (*rows.warnings, *small_groups(rows)):
+    training_rows = rows.of("train")
+    require_trainable(config, training_rows)
+    groups = subgroups(config, training_rows)
+    for warning in (*rows.warnings, *thin_groups(training_rows, groups), *small_groups(rows)):
         progress.say(f"warning: {warning}")
-    groups = subgroups(config, rows.of("train"))
     lock = lock_folder(out) if state.is_main_process else None
     try:
         return _train(config, out, rows, groups, progress, device)
@@ -100,60 +104,11 @@ def _train(
     return family.record
 
 
-def small_groups(rows: Rows) -> Iterator[str]:
-    """Warn about groups of the evaluated splits that are too small to decide a gap."""
-    for split in ("validation", "report"):
-        if not (rows.split == split).any():
-            continue
-        part = rows.of(split)
-        members = dict(zip(part.group_names, part.membership.T, strict=True))
-        excluded = [name for name in part.group_names if name in part.excluded]
-        settings = MetricSettings(min_group_size=MIN_GROUP_SIZE, exclude=excluded)
-        sizes = GroupSizes.of_rows(part.labels, members, part.weights, settings)
-        yield from small_group_warnings(sizes, where=f"{split} rows")
-
-
-def subgroups(config: TrainConfig, rows: Rows) -> list[str]:
-    """The groups to train a model for: all but the excluded ones, `subgroups.only`, or none.
-
-    Raises:
-        TrainingError: names every group that has too few rows, one class only, or a name that
-            cannot be a folder.
-    """
-    block = config.subgroups
-    if not block:
-        return []
-    wanted = block.only or [g for g in rows.group_names if g not in rows.excluded]
-    problems = []
-    for name in wanted:
-        if name not in rows.group_names:
-            raise TrainingError(
-                "subgroups.only names no group", got=name, allowed=list(rows.group_names)
-            )
-        labels = rows.in_group(name).labels
-        if len(labels) < block.min_rows:
-            problems.append(f"{name!r} has {len(labels)} training rows")
-        elif labels.min() == labels.max():
-            problems.append(f"{name!r} has only class {labels[0]}")
-        if not is_file_name(name):
-            problems.append(f"{name!r} cannot be a folder name (use groups.rename)")
-    if problems:
-        raise TrainingError(
-            f"no model can be trained for {len(problems)} of {len(wanted)} groups: "
-            + "; ".join(problems),
-            where=rows.name,
-            allowed=f"at least {block.min_rows} rows (subgroups.min_rows), both classes",
-            fix="add rows, lower min_rows, or leave groups out with groups.exclude or "
-            "subgroups.only",
-        )
-    return list(wanted)
-
-
 def plan_runs(
     config: TrainConfig, rows: Rows, groups: list[str], processes: int = 1
 ) -> list[TrainingRun]:
     """The runs in their order: FFT, LoRA, one per group, then FFT with further seeds."""
-    full = steps_for(config, len(rows.labels), config.training.epochs, processes)
+    full = steps_for(config, len(rows), config.training.epochs, processes)
     fft, *further = (
         TrainingRun(name, "fft", full, rows, seed)
         for name, seed in seed_runs(config.seed, config.seeds).items()
@@ -164,7 +119,7 @@ def plan_runs(
     block = config.subgroups or Subgroups()
     for name in groups:
         of_group = rows.in_group(name)
-        size = len(of_group.labels)
+        size = len(of_group)
         steps = steps_for(config, size, block.epochs, processes) if block.epochs else full
         runs.append(
             TrainingRun(
@@ -290,7 +245,7 @@ def _base(
             build_base(config, rows, folder, device, seen)
     seconds = round(time.monotonic() - start, 1)
     weights = out / "model.safetensors"
-    entry: dict[str, Any] = {"head": config.head, "n": len(rows.labels), "seconds": seconds}
+    entry: dict[str, Any] = {"head": config.head, "n": len(rows), "seconds": seconds}
     if weights.is_file():
         entry["sha256"] = file_sha256(weights)
     family.add("base", entry)
@@ -308,11 +263,10 @@ def _one(run: TrainingRun, config: TrainConfig, family: _Family, progress: Progr
         work.mkdir(parents=True, exist_ok=True)
         entry = finetune(run, config, family.folder / "base", out, work, progress)
     method = run.method
-    labels = run.rows.labels
-    about = {"method": method, "seed": run.seed, "n": len(labels), "n_pos": int(labels.sum())}
+    about = {"method": method, "seed": run.seed, "n": len(run.rows), **run.rows.label_counts}
     family.add(run.name, {**about, **entry})
     seconds = f", {entry['seconds']:.0f} s" if "seconds" in entry else ""
-    progress.say(f"{run.name}: {method}, {len(labels)} rows, {run.steps} steps{seconds}")
+    progress.say(f"{run.name}: {method}, {len(run.rows)} rows, {run.steps} steps{seconds}")
 
 
 def _require_alike(config: TrainConfig, runs: Iterable[TrainingRun], family: _Family) -> None:

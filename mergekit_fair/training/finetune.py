@@ -151,7 +151,9 @@ def _trainer(
     from transformers import Trainer
     from transformers.trainer_callback import PrinterCallback
 
-    labels = torch.from_numpy(run.rows.labels).long()
+    labels = torch.from_numpy(run.rows.labels)
+    # Of each of several labels the loss is binary cross entropy, with probabilities as targets.
+    labels = labels.float() if run.rows.label_kind == "labels" else labels.long()
 
     def collate(indices: list[int]) -> dict[str, torch.Tensor]:
         return {**inputs.batch(indices), "labels": labels[indices]}

@@ -29,13 +29,12 @@ from mergekit_fair.training.base_model import file_sha256
 from mergekit_fair.training.family import (
     differences,
     plan_runs,
-    small_groups,
     steps_for,
-    subgroups,
     train,
 )
 from mergekit_fair.training.finetune import last_state
 from mergekit_fair.training.train_config import Subgroups, TrainConfig, load_train_config
+from mergekit_fair.training.training_rows import small_groups, subgroups
 
 MODELS = ("base", "fft", "lora", "groups/blue", "groups/green")
 
