@@ -23,7 +23,7 @@ from mergekit_fair.evaluation.eval_folder import samples_name
 from mergekit_fair.evaluation.evaluate import (
     AnyEvaluation,
     BenchmarkEvaluation,
-    Evaluation,
+    MultiEvaluation,
     read_evaluation,
     versions,
 )
@@ -31,7 +31,9 @@ from mergekit_fair.evaluation.evidence import require_samples
 from mergekit_fair.evaluation.prepared_tasks import EvaluationRequest
 from mergekit_fair.fairness import METRICS, MetricSettings
 from mergekit_fair.fairness.intervals import Interval
+from mergekit_fair.fairness.measurement import GroupRates
 from mergekit_fair.fairness.metrics import GROUP_RATES
+from mergekit_fair.fairness.one_vs_rest import MULTI_METRICS
 from mergekit_fair.merging.recipe import Recipe
 
 
@@ -174,7 +176,7 @@ def _task(
                     for key in ("n", "clusters")
                     if (size := getattr(one, key, None)) is not None
                 }
-                for group, one in merge.groups.items()
+                for group, one in _groups_of(merge).items()
             },
             "differences": {parent: pair["models"][MERGE] for parent, pair in pairs.items()},
             "group_differences": {
@@ -199,6 +201,8 @@ def _warnings(models: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def _better(evaluation: AnyEvaluation, about: TaskAbout) -> dict[str, str]:
+    if isinstance(evaluation, MultiEvaluation):
+        return {name: metric.better for name, metric in MULTI_METRICS.items()}
     if not isinstance(evaluation, BenchmarkEvaluation):
         return {name: metric.better for name, metric in METRICS.items() if metric.better}
     if evaluation.benchmark == MEANS:
@@ -212,12 +216,28 @@ def _by_group(evaluation: AnyEvaluation) -> dict[str, dict[str, Interval]]:
     """Group → metric → figure; without limits where the evaluation has none."""
     if isinstance(evaluation, BenchmarkEvaluation):
         return {group: dict(one.metrics) for group, one in evaluation.groups.items()}
-    assert isinstance(evaluation, Evaluation)
-    return {
-        group: {
-            rate: Interval(value=getattr(one, rate)) for rate in GROUP_RATES if hasattr(one, rate)
+    if isinstance(evaluation, MultiEvaluation):
+        return {
+            group: {
+                f"{view}.{rate}": figure
+                for view, measured in evaluation.views.items()
+                for rate, figure in _rates(measured.groups[group]).items()
+            }
+            for group in _groups_of(evaluation)
         }
-        for group, one in evaluation.groups.items()
+    return {group: _rates(one) for group, one in evaluation.groups.items()}
+
+
+def _groups_of(evaluation: AnyEvaluation) -> Mapping[str, Any]:
+    """Group → how many rows it has; of classes and labels any view says it."""
+    if isinstance(evaluation, MultiEvaluation):
+        return next(iter(evaluation.views.values())).groups
+    return evaluation.groups
+
+
+def _rates(group: GroupRates) -> dict[str, Interval]:
+    return {
+        rate: Interval(value=getattr(group, rate)) for rate in GROUP_RATES if hasattr(group, rate)
     }
 
 

@@ -13,11 +13,16 @@ from numpy.typing import NDArray
 from mergekit_fair.errors import ConfigError, MeasurementError
 from mergekit_fair.evaluation.benchmarks.benchmark_items import benchmark_rows
 from mergekit_fair.evaluation.evaluate import (
-    BenchmarkEvaluation,
-    Evaluation,
+    AnyEvaluation,
     read_evaluation,
 )
 from mergekit_fair.evaluation.evidence import require_samples
+from mergekit_fair.evaluation.multi_predictions import (
+    ITEM,
+    AnyPredictions,
+    MultiPredictions,
+    read_samples_of,
+)
 from mergekit_fair.evaluation.paired_models import PairedModels, paired_models
 from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.evaluation.sample_files import earlier_runs, read_samples, sample_files
@@ -25,7 +30,7 @@ from mergekit_fair.evaluation.seen_rows import seen_in_samples
 from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.fairness.benchmark import BenchmarkRows
 from mergekit_fair.fairness.benchmark_pairs import BenchmarkDifferences, compare_benchmark
-from mergekit_fair.fairness.claims import Evidence, OwnFigures, are_apart, judged
+from mergekit_fair.fairness.claims import Evidence, OwnFigures, judged
 from mergekit_fair.fairness.measure_warnings import small_group_warnings
 
 Key = TypeVar("Key", bound=Hashable)
@@ -44,7 +49,8 @@ def compare_folders(
 
     Returns:
         task → `n`, `baseline`, `models` (name → metric → `JudgedDifference`), `groups` (of a
-        benchmark: name → group → score → `Difference`), `warnings`, `marks` (see `marks`) and
+        benchmark: name → group → score → `Difference`), `views` (of classes or labels: name → class
+        or label → metric → `Difference`), `warnings`, `marks` (see `marks`) and
         `notes` (see `notes`).
 
     Raises:
@@ -120,11 +126,28 @@ def judged_tasks(
                 }
                 for name, of_model in of_task.benchmarks.items()
             },
+            **_views(of_task),
             "warnings": list(of_task.warnings),
             "marks": {} if of_task.pairs is None else marks(of_task.pairs.own, of_task.baseline),
             "notes": list(of_task.notes),
         }
         for task, of_task in tasks.items()
+    }
+
+
+def _views(of_task: ComparedTask) -> dict[str, Any]:
+    """Of classes or labels: model → class or label → metric → difference."""
+    pairs = None if of_task.pairs is None else of_task.pairs.views
+    if not pairs:
+        return {}
+    return {
+        "views": {
+            name: {
+                view: {metric: each.to_dict() for metric, each in differences.items()}
+                for view, differences in of_pair.items()
+            }
+            for name, of_pair in pairs.items()
+        }
     }
 
 
@@ -139,23 +162,28 @@ def compared_files(task: str, paths: Mapping[str, Path], settings: MetricSetting
     said = notes(task, paths)
     samples = {name: list(read_samples(path)) for name, path in paths.items()}
     said += other_prompts(samples)
-    if "dpd" in next(iter(samples.values()))[0]:
-        answers = {name: Predictions.of_samples(task, each) for name, each in samples.items()}
+    if {"dpd", ITEM} & set(next(iter(samples.values()))[0]):
+        answers = {name: read_samples_of(task, each) for name, each in samples.items()}
         return compared_predictions(answers, settings, said)
     rows = {name: benchmark_rows(task, each) for name, each in samples.items()}
     return compared_rows(task, rows, settings, said)
 
 
 def compared_predictions(
-    answers: Mapping[str, Predictions], settings: MetricSettings, notes: Sequence[str] = ()
+    answers: Mapping[str, AnyPredictions], settings: MetricSettings, notes: Sequence[str] = ()
 ) -> ComparedTask:
     """The first of the models against each of the others, on a task of labels and groups.
 
     Raises:
         MeasurementError: not the same rows.
     """
-    baseline = next(iter(answers))
-    small = small_group_warnings(answers[baseline].sizes(settings), settings.reference)
+    baseline, first = next(iter(answers.items()))
+    views = first.views if isinstance(first, MultiPredictions) else {"": first}
+    small = [
+        text
+        for name, view in views.items()
+        for text in small_group_warnings(view.sizes(settings), settings.reference, name)
+    ]
     paired = _paired(answers, baseline, settings)
     return ComparedTask(baseline, paired, {}, paired.n, [*small, *paired.warnings], notes)
 
@@ -194,16 +222,6 @@ def compared_rows(
         [],
         notes,
     )
-
-
-def read_predictions(task: str, path: Path) -> Predictions:
-    """The predictions in a file of samples.
-
-    Raises:
-        ConfigError: not what was written.
-        MeasurementError: samples of a task that measures no fairness.
-    """
-    return Predictions.of_samples(task, read_samples(path))
 
 
 def notes(task: str, paths: Mapping[str, Path]) -> list[str]:
@@ -273,7 +291,7 @@ def other_prompts(samples: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[st
     return said
 
 
-def _beside(path: Path, task: str) -> Evaluation | BenchmarkEvaluation | None:
+def _beside(path: Path, task: str) -> AnyEvaluation | None:
     """The evaluation that `eval` has written with these samples."""
     file = path.with_name(f"{task}.json")
     is_ours = path.name == f"samples_{task}.jsonl" and file.is_file()
@@ -292,7 +310,7 @@ def _names(folders: list[Path]) -> dict[Path, str]:
 
 
 def _paired(
-    answers: Mapping[str, Predictions], baseline: str, settings: MetricSettings
+    answers: Mapping[str, AnyPredictions], baseline: str, settings: MetricSettings
 ) -> PairedModels:
     first = answers[baseline]
     aligned = {name: _like(first, of, name, baseline) for name, of in answers.items()}
@@ -301,18 +319,18 @@ def _paired(
 
 
 def marks(own: Mapping[str, OwnFigures], baseline: str) -> dict[str, dict[str, Any]]:
-    """Model → what qualifies its differences: its selection rate, its gaps with their intervals,
-    `degenerate`, and `saturated`: it selects over 0.1 more or fewer than the baseline; None where
-    one of the rates is unknown.
+    """Model → what qualifies its differences: its selection rate or rates, its gaps with their
+    intervals, `degenerate`, and `saturated`: it selects over 0.1 more or fewer than the baseline;
+    None where one of the rates is unknown.
     """
-    level = own[baseline].selection_rate
+    level = own[baseline]
     return {
         name: {
-            "selection_rate": figures.selection_rate,
+            **_rates(figures),
             "degenerate": figures.degenerate,
             "saturated": None
-            if None in (figures.selection_rate, level)
-            else are_apart(figures.selection_rate, level),
+            if None in (*figures.rates.values(), *level.rates.values())
+            else figures.selects_otherwise(level),
             **{gap: interval.to_dict() for gap, interval in figures.gaps.items()},
             "deciding": {gap: each.to_dict() for gap, each in figures.deciding.items()},
         }
@@ -320,7 +338,13 @@ def marks(own: Mapping[str, OwnFigures], baseline: str) -> dict[str, dict[str, A
     }
 
 
-def _like(first: Predictions, other: Predictions, name: str, baseline: str) -> Predictions:
+def _rates(figures: OwnFigures) -> dict[str, Any]:
+    if list(figures.rates) == [""]:
+        return {"selection_rate": figures.selection_rate}
+    return {"selection_rates": dict(figures.rates)}
+
+
+def _like(first: AnyPredictions, other: AnyPredictions, name: str, baseline: str) -> AnyPredictions:
     """The other's predictions in the first's order.
 
     Raises:
@@ -337,7 +361,9 @@ def _like(first: Predictions, other: Predictions, name: str, baseline: str) -> P
         )
     order = np.array([row_of[key] for key in first.keys])
     same = (
-        np.array_equal(other.labels[order], first.labels)
+        type(other) is type(first)
+        and getattr(other, "names", None) == getattr(first, "names", None)
+        and np.array_equal(other.labels[order], first.labels)
         and set(other.groups) == set(first.groups)
         and all(
             np.array_equal(other.groups[name][order], mask) for name, mask in first.groups.items()
@@ -351,11 +377,17 @@ def _like(first: Predictions, other: Predictions, name: str, baseline: str) -> P
             where=f"{first.task}: {name} and {baseline}",
             fix="evaluate both with the same version of the task",
         )
+    predicted = other.predicted[order]
+    if isinstance(first, MultiPredictions):
+        assert isinstance(other, MultiPredictions)
+        found = None if other.log_probs is None else other.log_probs[order]
+        return replace(first, predicted=predicted, log_probs=found)
+    assert isinstance(other, Predictions)
     gaps = None if other.logit_gaps is None else other.logit_gaps[order]
-    return replace(first, predicted=other.predicted[order], logit_gaps=gaps)
+    return replace(first, predicted=predicted, logit_gaps=gaps)
 
 
-def _same_sampling(first: Predictions, other: Predictions, order: NDArray[np.intp]) -> bool:
+def _same_sampling(first: AnyPredictions, other: AnyPredictions, order: NDArray[np.intp]) -> bool:
     return all(
         one is two if one is None or two is None else np.array_equal(two[order], one)
         for one, two in ((first.weights, other.weights), (first.clusters, other.clusters))

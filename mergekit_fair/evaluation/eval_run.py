@@ -21,15 +21,21 @@ from mergekit_fair.evaluation.cutoff import Cutoff, predict_anew
 from mergekit_fair.evaluation.eval_folder import require_file_name
 from mergekit_fair.evaluation.evaluate import (
     AnyEvaluation,
+    AnyLevel,
     Evaluation,
     Level,
+    MultiEvaluation,
+    MultiLevel,
     UsedBySelection,
     evaluate,
     evaluate_benchmark,
+    level_of_labels,
     read_evaluation,
+    require_level,
 )
 from mergekit_fair.evaluation.evaluator import Evaluator, Scorer
-from mergekit_fair.evaluation.predictions import GAP, Predictions
+from mergekit_fair.evaluation.multi_predictions import ITEM, read_samples_of
+from mergekit_fair.evaluation.predictions import GAP
 from mergekit_fair.evaluation.prepared_tasks import EvaluationRequest, PreparedTask
 from mergekit_fair.evaluation.responses import TaskResponses
 from mergekit_fair.evaluation.seen_rows import SeenRows, models_of, told
@@ -241,7 +247,7 @@ def measure_run(
     finished: EvaluationRun,
     settings: MetricSettings,
     *,
-    level: Level | None = None,
+    level: AnyLevel | None = None,
     thresholds: Mapping[str, float] | None = None,
 ) -> dict[str, AnyEvaluation]:
     """Task → one evaluation; tasks without a number of each document are left out.
@@ -252,8 +258,8 @@ def measure_run(
     Args:
         finished: from `run_tasks`.
         settings: how to measure.
-        level: the selection rate of level-matched figures; None: each task's share of positive
-            labels.
+        level: the selection rate of level-matched figures, of classes or labels those that are
+            looked at; None: each task's share of positive labels.
         thresholds: task → threshold set on validation.
     """
     evaluations: dict[str, AnyEvaluation] = {}
@@ -262,10 +268,11 @@ def measure_run(
     for task, samples in finished.samples.items():
         evaluation: AnyEvaluation
         groups: Mapping[str, NDArray[np.bool_]] = {}
-        if "dpd" in samples[0]:
-            predictions = Predictions.of_samples(task, samples)
+        if "dpd" in samples[0] or ITEM in samples[0]:
+            predictions = read_samples_of(task, samples)
             groups = predictions.groups
-            level_of_task = level or Level("labels", predictions.base_rate)
+            level_of_task = level or level_of_labels(predictions)
+            require_level(level_of_task, predictions)
             threshold = (thresholds or {}).get(task)
             evaluation = evaluate(
                 predictions, settings, level=level_of_task, threshold=threshold, **about
@@ -308,7 +315,7 @@ def _truncated(
     return Truncation.of(is_cut, groups) if is_cut is not None and len(is_cut) == rows else None
 
 
-def level_of(path: Path, model: str) -> tuple[Level, dict[str, float]]:
+def level_of(path: Path, model: str) -> tuple[AnyLevel, dict[str, float]]:
     """The level that another evaluation sets, and the thresholds, if it is of the same model.
 
     Args:
@@ -319,6 +326,15 @@ def level_of(path: Path, model: str) -> tuple[Level, dict[str, float]]:
         MeasurementError: not an evaluation, or one without a selection rate.
     """
     evaluation = read_evaluation(path)
+    if isinstance(evaluation, MultiEvaluation):
+        rates = {
+            name: rate
+            for name, view in evaluation.views.items()
+            if (rate := view.metrics["selection_rate"].value) is not None
+        }
+        if len(rates) < len(evaluation.views):
+            raise MeasurementError("a selection rate is undefined", where=path)
+        return MultiLevel(evaluation.model, rates), {}
     if not isinstance(evaluation, Evaluation):
         raise MeasurementError("is of a task without a selection rate", where=path)
     matched = evaluation.level_matched

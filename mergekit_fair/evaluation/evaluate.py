@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 from pydantic import ConfigDict, Field, model_serializer
 
 from mergekit_fair.errors import MeasurementError
+from mergekit_fair.evaluation.multi_predictions import AnyPredictions, MultiPredictions
 from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.evaluation.truncation import Truncation
 from mergekit_fair.fairness import (
@@ -30,6 +31,7 @@ from mergekit_fair.fairness.claims import SATURATION, are_apart
 from mergekit_fair.fairness.intervals import Interval, Samples
 from mergekit_fair.fairness.measurement import without_unsaid
 from mergekit_fair.fairness.metrics import MATCHED
+from mergekit_fair.fairness.one_vs_rest import MultiMeasurement, measure_views
 from mergekit_fair.fairness.score_quality import measure_quality
 from mergekit_fair.schema import Record, read_sealed
 
@@ -50,6 +52,31 @@ class Level:
     to: str
     rate: float
     saturation: float = SATURATION
+
+
+@dataclass(frozen=True)
+class MultiLevel:
+    """The same of classes or labels.
+
+    Attributes:
+        to: whose rates they are.
+        rates: class or label → its selection rate, in [0, 1].
+        saturation: a rate further than this from its own marks an evaluation `saturated`.
+    """
+
+    to: str
+    rates: Mapping[str, float]
+    saturation: float = SATURATION
+
+
+AnyLevel = Level | MultiLevel
+
+
+class LevelRates(Record):
+    """What the selection rates of classes or labels are read beside, see `MultiLevel`."""
+
+    to: str
+    rates: dict[str, float]
 
 
 class MatchedMetrics(Record):
@@ -138,7 +165,14 @@ class Evaluated(Record):
     def _in_order(self, serialize: Any) -> dict[str, Any]:
         """What was measured first; what does not apply is left out."""
         fields = without_unsaid(serialize(self))
-        optional = ("level_matched", "saturated", "max_length", "truncated", "trained_rows")
+        optional = (
+            "level_matched",
+            "level",
+            "saturated",
+            "max_length",
+            "truncated",
+            "trained_rows",
+        )
         for name in (*optional, "threshold", "scores", "fingerprint"):
             if fields.get(name, 0) is None:
                 del fields[name]
@@ -161,13 +195,26 @@ class Evaluation(Evaluated, Measurement):
     scores: ScoreQuality | None = None
 
 
+class MultiEvaluation(Evaluated, MultiMeasurement):
+    """One model on a task of classes or labels.
+
+    Attributes:
+        level: the selection rates of another model; None if there is none to look at.
+        saturated: a class or label has a selection rate far from that one's; None without one.
+    """
+
+    level: LevelRates | None = None
+    saturated: bool | None = None
+
+
 class BenchmarkEvaluation(Evaluated, BenchmarkMeasurement):
     """One model on a benchmark: its own scores, of all documents and by group."""
 
     confidence: float
 
 
-AnyEvaluation = Evaluation | BenchmarkEvaluation
+FairEvaluation = Evaluation | MultiEvaluation
+AnyEvaluation = FairEvaluation | BenchmarkEvaluation
 
 
 def read_evaluation(path: Path) -> AnyEvaluation:
@@ -184,20 +231,48 @@ def read_evaluation(path: Path) -> AnyEvaluation:
             where=path,
             fix="evaluate the model again",
         )
-    is_benchmark = isinstance(content, Mapping) and "benchmark" in content
-    kind = BenchmarkEvaluation if is_benchmark else Evaluation
+    known = content if isinstance(content, Mapping) else ()
+    if "benchmark" in known:
+        return BenchmarkEvaluation.from_dict(content, where=path)
+    kind = MultiEvaluation if "macro" in known else Evaluation
     return kind.from_dict(content, where=path)
 
 
+@overload
 def evaluate(
     predictions: Predictions,
     settings: MetricSettings,
     *,
     model: str,
     split: str,
-    level: Level | None = None,
+    level: AnyLevel | None = None,
     threshold: float | None = None,
 ) -> Evaluation:
+    """Of a binary task."""
+
+
+@overload
+def evaluate(
+    predictions: MultiPredictions,
+    settings: MetricSettings,
+    *,
+    model: str,
+    split: str,
+    level: AnyLevel | None = None,
+    threshold: float | None = None,
+) -> MultiEvaluation:
+    """Of classes or labels."""
+
+
+def evaluate(
+    predictions: AnyPredictions,
+    settings: MetricSettings,
+    *,
+    model: str,
+    split: str,
+    level: AnyLevel | None = None,
+    threshold: float | None = None,
+) -> FairEvaluation:
     """Accuracy, DPD, EOD and the rest, with intervals.
 
     Args:
@@ -206,7 +281,8 @@ def evaluate(
         model: path or name, copied into the result.
         split: the split's name, copied into the result.
         level: also measure at one global threshold on the logit gaps that gives this overall
-            selection rate; no group label is used. Left out where there are none.
+            selection rate; no group label is used. Left out where there are none. Of classes and
+            labels: what their selection rates are compared with.
         threshold: that threshold, when it was set on another split; else it is set on this one.
 
     >>> rows = Predictions(
@@ -219,6 +295,10 @@ def evaluate(
     (0.75, 0.5)
     """
     settings = settings.excluding(predictions.excluded)
+    if isinstance(predictions, MultiPredictions):
+        assert not isinstance(level, Level)
+        return _evaluate_views(predictions, settings, model, split, level)
+    assert not isinstance(level, MultiLevel)
     measured = measure_table(counted(predictions), settings)
     rate = measured.metrics["selection_rate"].value
     matched, saturated = None, None
@@ -236,6 +316,58 @@ def evaluate(
         scores=_scores(predictions, settings),
         versions=versions(),
     )
+
+
+def _evaluate_views(
+    predictions: MultiPredictions,
+    settings: MetricSettings,
+    model: str,
+    split: str,
+    level: MultiLevel | None,
+) -> MultiEvaluation:
+    measured = measure_views(predictions.counted(), settings)
+    saturated = None
+    if level is not None:
+        rates = {
+            name: view.metrics["selection_rate"].value for name, view in measured.views.items()
+        }
+        saturated = any(
+            are_apart(rate, level.rates[name], level.saturation) for name, rate in rates.items()
+        )
+    return MultiEvaluation.model_construct(
+        **dict(measured),
+        model=model,
+        task=predictions.task,
+        split=split,
+        level=None if level is None else LevelRates(to=level.to, rates=dict(level.rates)),
+        saturated=saturated,
+        versions=versions(),
+    )
+
+
+def level_of_labels(predictions: AnyPredictions) -> AnyLevel:
+    """The share of positive labels, or of each class or label."""
+    if isinstance(predictions, MultiPredictions):
+        return MultiLevel("labels", predictions.base_rates)
+    return Level("labels", predictions.base_rate)
+
+
+def require_level(level: AnyLevel, predictions: AnyPredictions) -> None:
+    """Selection rates are of the same kind of task, and of the same classes or labels.
+
+    Raises:
+        MeasurementError: they are not.
+    """
+    names = predictions.names if isinstance(predictions, MultiPredictions) else None
+    rates = list(level.rates) if isinstance(level, MultiLevel) else None
+    if (names is None) != (rates is None) or set(names or ()) != set(rates or ()):
+        raise MeasurementError(
+            "the selection rates to look at are of another kind of task",
+            where=predictions.task,
+            got=rates or "one rate",
+            allowed=list(names) if names else "one rate",
+            fix="name an evaluation of the same task",
+        )
 
 
 def _level_matched(

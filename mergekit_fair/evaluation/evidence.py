@@ -25,10 +25,13 @@ from mergekit_fair.evaluation.evaluate import (
     Fingerprint,
     Level,
     MeasuredWith,
+    MultiEvaluation,
+    MultiLevel,
     evaluate,
     evaluate_benchmark,
     read_evaluation,
 )
+from mergekit_fair.evaluation.multi_predictions import MultiPredictions, read_samples_of
 from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.evaluation.sample_files import read_samples
 from mergekit_fair.evaluation.saved_rows import rows_digest
@@ -105,7 +108,7 @@ def fingerprinted(
         others={key: each.digest for key, each in prints.items() if key != "model"},
         rows=None
         if isinstance(evaluation, BenchmarkEvaluation)
-        else rows_digest({evaluation.task: Predictions.of_samples(evaluation.task, items)}),
+        else rows_digest({evaluation.task: read_samples_of(evaluation.task, items)}),
         samples=hashlib.sha256(samples.encode()).hexdigest(),
         settings=MeasuredWith(
             min_group_size=settings.min_group_size, seed=settings.seed, against=settings.against
@@ -222,17 +225,27 @@ def recomputed(evaluation: Evaluated, samples: Path) -> AnyEvaluation:
         if rows is None:
             raise MeasurementError("has no number of each document", where=samples)
         return evaluate_benchmark(rows, settings, task=evaluation.task, **about)
-    assert isinstance(evaluation, Evaluation)
+    assert isinstance(evaluation, Evaluation | MultiEvaluation)
+    settings = MetricSettings(
+        reference=evaluation.reference,
+        confidence=evaluation.confidence,
+        min_group_size=with_.min_group_size,
+        seed=with_.seed,
+        against=with_.against,
+    )
+    if isinstance(evaluation, MultiEvaluation):
+        beside = evaluation.level
+        return evaluate(
+            MultiPredictions.of_samples(evaluation.task, items),
+            settings,
+            level=None if beside is None else MultiLevel(beside.to, beside.rates),
+            model=evaluation.model,
+            split=evaluation.split,
+        )
     matched = evaluation.level_matched
     return evaluate(
         Predictions.of_samples(evaluation.task, items),
-        MetricSettings(
-            reference=evaluation.reference,
-            confidence=evaluation.confidence,
-            min_group_size=with_.min_group_size,
-            seed=with_.seed,
-            against=with_.against,
-        ),
+        settings,
         level=None if matched is None else Level(matched.to, matched.rate),
         threshold=None if matched is None else matched.threshold,
         **about,

@@ -7,19 +7,23 @@ for everybody, and reads scores and weights, neither labels nor groups.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from mergekit_fair.evaluation.evaluate import counted, level_threshold
+from mergekit_fair.evaluation.multi_predictions import AnyPredictions, MultiPredictions
 from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.fairness.claims import SATURATION, Evidence, OwnFigures, are_apart
 from mergekit_fair.fairness.compare import Paired
-from mergekit_fair.fairness.counts import Column
+from mergekit_fair.fairness.counts import Column, Patterns
 from mergekit_fair.fairness.intervals import Number
-from mergekit_fair.fairness.metrics import COMPARED, MATCHED
+from mergekit_fair.fairness.metrics import COMPARED, HEADLINE, MATCHED
+from mergekit_fair.fairness.multi_pairs import MultiDifferences, multi_differences
+from mergekit_fair.fairness.one_vs_rest import measure_views
+from mergekit_fair.fairness.pair import Difference
 
 _Name = tuple[str, str | None]  # a model, and whose selection rate it is brought to
 
@@ -30,10 +34,11 @@ class PairedModels:
 
     Attributes:
         evidence: name of the pair → what a claim about b − a rests on.
-        own: model → its selection rate and gaps.
+        own: model → its selection rates and gaps.
         warnings: why something is undefined, with the pair's name.
         n: rows that count.
         is_weighted: some of them count for more than others.
+        views: of classes or labels: pair → class or label → metric → b − a; else empty.
     """
 
     evidence: dict[str, Evidence]
@@ -41,10 +46,11 @@ class PairedModels:
     warnings: list[str]
     n: int
     is_weighted: bool
+    views: Mapping[str, Mapping[str, Mapping[str, Difference]]] = field(default_factory=dict)
 
 
 def paired_models(
-    models: Mapping[str, Predictions],
+    models: Mapping[str, AnyPredictions],
     pairs: Mapping[str, tuple[str, str]],
     settings: MetricSettings,
     *,
@@ -63,6 +69,20 @@ def paired_models(
     """
     first = next(iter(models.values()))
     settings = settings.excluding(first.excluded)
+    multi = {name: each for name, each in models.items() if isinstance(each, MultiPredictions)}
+    if multi:
+        return _of_views(multi, pairs, settings, saturation)
+    binary = {name: each for name, each in models.items() if isinstance(each, Predictions)}
+    return _of_binary(binary, pairs, settings, saturation)
+
+
+def _of_binary(
+    models: Mapping[str, Predictions],
+    pairs: Mapping[str, tuple[str, str]],
+    settings: MetricSettings,
+    saturation: float,
+) -> PairedModels:
+    first = next(iter(models.values()))
     own = {name: OwnFigures.of(counted(model), settings) for name, model in models.items()}
     columns = _columns(models, pairs, own, saturation)
     number = {name: str(key) for key, name in enumerate(columns)}
@@ -121,3 +141,59 @@ def _at_rate(model: Predictions, rate: Number, saturation: float) -> Column | No
     matched = model.predict_at(level_threshold(model, rate))
     is_reached = not are_apart(matched.selection_rate, rate, saturation)
     return matched.predicted if is_reached else None
+
+
+def _of_views(
+    models: Mapping[str, MultiPredictions],
+    pairs: Mapping[str, tuple[str, str]],
+    settings: MetricSettings,
+    saturation: float,
+) -> PairedModels:
+    """Of classes or labels: every one is brought to the other model's selection rate."""
+    first = next(iter(models.values()))
+    members = first.members.by_name()
+    patterns = Patterns.of(members, len(first), first.weights, first.clusters)
+    labels = first.labels[patterns.rows]
+    own = {
+        name: OwnFigures.of_views(measure_views(model.counted(), settings))
+        for name, model in models.items()
+    }
+
+    def difference(
+        a: MultiPredictions, b: MultiPredictions, names: Sequence[str] = HEADLINE
+    ) -> MultiDifferences:
+        rows = patterns.rows
+        one, two = a.predicted[rows], b.predicted[rows]
+        return multi_differences(patterns, first.names, labels, one, two, settings, names)
+
+    evidence, warnings, views = {}, [], {}
+    for name, (a, b) in pairs.items():
+        at_own = difference(models[a], models[b], COMPARED)
+        b_at_a = _at_rates(models[b], models[a], saturation)
+        a_at_b = _at_rates(models[a], models[b], saturation)
+        at_a = None if b_at_a is None else difference(models[a], b_at_a).metrics
+        at_b = None if a_at_b is None else difference(a_at_b, models[b]).metrics
+        evidence[name] = Evidence(own[a], own[b], at_own.metrics, at_a, at_b, saturation)
+        views[name] = at_own.views
+        warnings += [
+            f"{name}: the difference in {metric} is undefined"
+            for metric, found in at_own.metrics.items()
+            if found.value is None
+        ]
+    is_weighted = patterns.weights is not None
+    return PairedModels(evidence, own, warnings, len(labels), is_weighted, views)
+
+
+def _at_rates(
+    model: MultiPredictions, other: MultiPredictions, saturation: float
+) -> MultiPredictions | None:
+    """A model at another's selection rates, if there are scores that can give them."""
+    rates = other.selection_rates
+    if any(np.isnan(rate) for rate in rates.values()):
+        return None
+    found = model.at_level(rates)
+    if found is None:
+        return None
+    reached = found.selection_rates
+    is_reached = not any(are_apart(reached[name], rates[name], saturation) for name in rates)
+    return found if is_reached else None

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from mergekit_fair.evaluation.multi_predictions import AnyPredictions, MultiPredictions
 from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.fairness.labels import UNANSWERED
 from mergekit_fair.schema import parse_json
 
 
-def rows_text(tasks: Mapping[str, Predictions]) -> str:
+def rows_text(tasks: Mapping[str, AnyPredictions]) -> str:
     """JSON of the rows of each task, in their order; equal rows give equal text.
 
     >>> rows = Predictions(
@@ -26,7 +27,7 @@ def rows_text(tasks: Mapping[str, Predictions]) -> str:
     >>> read_rows_text(rows_text({"toxic": rows}))["toxic"].labels
     array([0, 1], dtype=int8)
     """
-    content = {}
+    content: dict[str, dict[str, Any]] = {}
     for name, rows in tasks.items():
         content[name] = {
             "keys": list(rows.keys),
@@ -37,6 +38,8 @@ def rows_text(tasks: Mapping[str, Predictions]) -> str:
             },
             "excluded": list(rows.excluded),
         }
+        if isinstance(rows, MultiPredictions):
+            content[name] |= {"kind": rows.kind, "names": list(rows.names)}
         if rows.weights is not None:
             content[name]["weights"] = rows.weights.tolist()
         if rows.clusters is not None:
@@ -44,12 +47,12 @@ def rows_text(tasks: Mapping[str, Predictions]) -> str:
     return json.dumps(content, ensure_ascii=True)
 
 
-def rows_digest(tasks: Mapping[str, Predictions]) -> str:
+def rows_digest(tasks: Mapping[str, AnyPredictions]) -> str:
     """SHA-256 of `rows_text`, in hexadecimal digits."""
     return hashlib.sha256(rows_text(tasks).encode()).hexdigest()
 
 
-def read_rows_text(text: str) -> dict[str, Predictions]:
+def read_rows_text(text: str) -> dict[str, AnyPredictions]:
     """Task → its rows, unanswered.
 
     Raises:
@@ -58,18 +61,21 @@ def read_rows_text(text: str) -> dict[str, Predictions]:
     return {name: _read(name, rows) for name, rows in parse_json(text).items()}
 
 
-def _read(name: str, rows: Mapping[str, Any]) -> Predictions:
+def _read(name: str, rows: Mapping[str, Any]) -> AnyPredictions:
     labels = np.array(rows["labels"], dtype=np.int8)
-    return Predictions(
-        task=name,
-        keys=tuple(tuple(key) if isinstance(key, list) else key for key in rows["keys"]),
-        labels=labels,
-        predicted=np.full(len(labels), UNANSWERED, dtype=np.int8),
-        groups={
+    common: dict[str, Any] = {
+        "task": name,
+        "keys": tuple(tuple(key) if isinstance(key, list) else key for key in rows["keys"]),
+        "labels": labels,
+        "predicted": np.full(labels.shape, UNANSWERED, dtype=np.int8),
+        "groups": {
             group: np.array([each == "1" for each in inside], dtype=bool)
             for group, inside in rows["groups"].items()
         },
-        excluded=tuple(rows["excluded"]),
-        weights=np.array(rows["weights"], dtype=float) if "weights" in rows else None,
-        clusters=np.array(rows["clusters"], dtype=np.int64) if "clusters" in rows else None,
-    )
+        "excluded": tuple(rows["excluded"]),
+        "weights": np.array(rows["weights"], dtype=float) if "weights" in rows else None,
+        "clusters": np.array(rows["clusters"], dtype=np.int64) if "clusters" in rows else None,
+    }
+    if "names" in rows:
+        return MultiPredictions(kind=rows["kind"], names=tuple(rows["names"]), **common)
+    return Predictions(**common)

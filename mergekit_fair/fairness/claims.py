@@ -72,7 +72,7 @@ class OwnFigures:
     """What a claim needs to know of each model by itself.
 
     Attributes:
-        rates: share of positive predictions, of classes or labels each one's; None without any.
+        rates: "" → share of positive predictions, or class or label → its own; None without any.
         degenerate: predictions are (nearly) constant, see `rates.is_degenerate`.
         one_sided: one class is predicted less than `ONE_SIDED` as often as it occurs.
         gaps: `dpd` and `eod`, or mean and worst ones over classes or labels, with their intervals,
@@ -82,7 +82,7 @@ class OwnFigures:
         deciding: gap → the groups that make it.
     """
 
-    rates: tuple[Number, ...]
+    rates: Mapping[str, Number]
     degenerate: bool
     one_sided: bool
     gaps: Mapping[str, Interval]
@@ -96,7 +96,7 @@ class OwnFigures:
         overall = samples.counts.overall
         rate, share = float(selection_rate(overall)), float(base_rate(overall))
         return cls(
-            rates=(undefined_to_none(rate),),
+            rates={"": undefined_to_none(rate)},
             degenerate=bool(is_degenerate(overall)),
             one_sided=_is_one_sided(rate, share),
             gaps={name: metric.interval(samples) for name, metric in HEADLINE_GAPS.items()},
@@ -106,23 +106,28 @@ class OwnFigures:
     @classmethod
     def of_views(cls, measured: MultiMeasurement) -> Self:
         """Of a model of classes or labels."""
-        views = measured.views.values()
-        rates = tuple(view.metrics["selection_rate"].value for view in views)
-        shares = [view.labels.base_rate for view in views]
+        views = measured.views
+        rates = {name: view.metrics["selection_rate"].value for name, view in views.items()}
+        shares = [view.labels.base_rate for view in views.values()]
         return cls(
             rates=rates,
             degenerate=measured.degenerate,
             one_sided=any(
                 rate is None or share is None or _is_one_sided(rate, share)
-                for rate, share in zip(rates, shares, strict=True)
+                for rate, share in zip(rates.values(), shares, strict=True)
             ),
             gaps={name: each for name, each in measured.metrics.items() if name != "acc"},
         )
 
+    def selects_otherwise(self, other: OwnFigures, limit: float = SATURATION) -> bool:
+        """Whether a selection rate is far from the other model's, see `are_apart`."""
+        pairs = zip(self.rates.values(), other.rates.values(), strict=True)
+        return any(are_apart(*each, limit) for each in pairs)
+
     @property
     def selection_rate(self) -> Number:
         """Of a binary task."""
-        return self.rates[0]
+        return self.rates[""]
 
 
 def _is_one_sided(rate: float, share: float) -> bool:
@@ -212,9 +217,7 @@ def _is_handicapped(found: Evidence, metric: str) -> bool:
 def _is_unlevel(found: Evidence, metric: str) -> bool:
     if not found.needs_levels(metric) or found.at_levels(metric):
         return False
-    rates = zip(found.a.rates, found.b.rates, strict=True)
-    is_apart = any(are_apart(*each, found.saturation) for each in rates)
-    return metric not in found.a.gaps or is_apart
+    return metric not in found.a.gaps or found.a.selects_otherwise(found.b, found.saturation)
 
 
 def _turns_around(found: Evidence, metric: str) -> bool:

@@ -61,6 +61,7 @@ def multi_differences(
     a: NDArray[np.int8],
     b: NDArray[np.int8],
     settings: MetricSettings,
+    of_views: Sequence[str] = COMPARED,
 ) -> MultiDifferences:
     """b minus a.
 
@@ -70,6 +71,7 @@ def multi_differences(
         labels: (m, V), 0 or 1.
         a, b: (m, V), 0, 1 or UNANSWERED.
         settings: how they are measured.
+        of_views: the metrics that are compared of every view, the gaps among them.
 
     >>> from mergekit_fair.fairness.groups import Groups
     >>> groups = Groups.of(["x", "y"] * 60, 120)
@@ -86,7 +88,7 @@ def multi_differences(
         for view in range(len(names))
     ]
     views = {
-        name: cells.differences(settings, COMPARED)
+        name: cells.differences(settings, of_views)
         for name, cells in zip(names, by_view, strict=True)
     }
     right = [_right(labels, answers) for answers in (a, b)]

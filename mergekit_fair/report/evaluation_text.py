@@ -10,6 +10,7 @@ from mergekit_fair.evaluation.evaluate import (
     BenchmarkEvaluation,
     Evaluation,
     MatchedMetrics,
+    MultiEvaluation,
 )
 from mergekit_fair.evaluation.measure_file import FileMeasurement
 from mergekit_fair.fairness import METRICS, Measurement, ScoreQuality
@@ -18,6 +19,8 @@ from mergekit_fair.fairness.deciding import Deciding
 from mergekit_fair.fairness.intervals import Interval
 from mergekit_fair.fairness.measurement import Against
 from mergekit_fair.fairness.metrics import GROUP_RATES, HEADLINE_GAPS
+from mergekit_fair.fairness.one_vs_rest import MULTI_METRICS, MultiMeasurement
+from mergekit_fair.report.multi_text import multi_body
 from mergekit_fair.report.sweep_tables import (
     difference_titles,
     group_columns,
@@ -32,6 +35,11 @@ def evaluation_text(evaluation: AnyEvaluation) -> str:
     """Metrics with intervals, groups, gaps under the other references, warnings."""
     if isinstance(evaluation, BenchmarkEvaluation):
         return benchmark_text(evaluation)
+    if isinstance(evaluation, MultiEvaluation):
+        of_views = (text for view in evaluation.views.values() for text in view.warnings)
+        said = dict.fromkeys([*evaluation.warnings, *of_views])
+        lines = [f"warning: {one_line(text)}" for text in said]
+        return "\n".join([*multi_body(_title(evaluation), evaluation), *lines])
     parts = _body(_title(evaluation), evaluation, evaluation.level_matched)
     return "\n".join([*parts, *_warnings(evaluation)])
 
@@ -72,7 +80,7 @@ def _warnings(measured: Evaluation | FileMeasurement) -> list[str]:
     return [f"warning: {one_line(text)}" for text in dict.fromkeys(every)]
 
 
-def _marks(measured: Measurement, *, saturated: bool = False) -> str:
+def _marks(measured: Measurement | MultiMeasurement, *, saturated: bool = False) -> str:
     marks = [] if measured.clusters is None else [f"{measured.clusters} clusters"]
     marks += ["weighted"] * measured.weighted + ["degenerate"] * measured.degenerate
     marks += ["saturated"] * saturated
@@ -155,19 +163,28 @@ def marks_text(marks: dict[str, dict[str, Any]]) -> str:
     gaps, and its marks.
 
     Args:
-        marks: model → selection_rate, degenerate, saturated, dpd, eod, deciding.
+        marks: model → selection_rate (or selection_rates), degenerate, saturated, dpd, eod (or
+            the gaps over classes or labels), deciding.
     """
-    names = ("degenerate", "saturated")
+    names, first = ("degenerate", "saturated"), next(iter(marks.values()))
+    gaps = [name for name in (*HEADLINE_GAPS, *MULTI_METRICS) if name != "acc" and name in first]
+    rates = {model: _selects(entry) for model, entry in marks.items()}
     rows = [
         [
             model,
-            value_text(entry["selection_rate"]),
-            *(_own_gap(entry, gap) for gap in HEADLINE_GAPS),
+            *map(value_text, rates[model].values()),
+            *(_own_gap(entry, gap) for gap in gaps),
             *("yes" if entry[name] else "–" for name in names),
         ]
         for model, entry in marks.items()
     ]
-    return as_text(Table.plain(["", "selects", *HEADLINE_GAPS, *names], rows))
+    selects = [f"selects {name}".rstrip() for name in next(iter(rates.values()))]
+    return as_text(Table.plain(["", *selects, *gaps, *names], rows))
+
+
+def _selects(entry: dict[str, Any]) -> dict[str, float | None]:
+    """Class or label → its selection rate; of a binary task "" → that one."""
+    return entry.get("selection_rates") or {"": entry["selection_rate"]}
 
 
 def _own_gap(entry: dict[str, Any], gap: str) -> str:
@@ -264,7 +281,7 @@ def benchmark_comparison_text(task: str, compared: dict[str, Any], baseline: str
     return "\n".join([one_line(title), table, *map(one_line, withheld)])
 
 
-def _title(evaluation: Evaluation) -> str:
+def _title(evaluation: Evaluation | MultiEvaluation) -> str:
     limit = f", a random {evaluation.limit}" if evaluation.limit else ""
     shown = _marks(evaluation, saturated=bool(evaluation.saturated))
     return one_line(

@@ -12,6 +12,7 @@ from mergekit_fair.fairness import HEADLINE, Measurement
 from mergekit_fair.fairness.claims import LEVEL
 from mergekit_fair.fairness.metric_kinds import Metric
 from mergekit_fair.fairness.metrics import GROUP_RATES, HEADLINE_GAPS, MATCHED, METRICS
+from mergekit_fair.fairness.one_vs_rest import MULTI_METRICS
 from mergekit_fair.report.tables import Cell, Row, Table, interval_cell, value_text
 from mergekit_fair.report.verdict_text import difference_cell
 from mergekit_fair.sweep.differences import compared_as
@@ -164,8 +165,12 @@ def difference_titles(gaps: Iterable[Mapping[str, object]]) -> dict[str, str]:
     """Key → title of a column of differences: the headline, the same at equal selection rates
     where any pair has them, and the rest.
     """
-    compared = [metric for metric in ordered_metrics() if metric.compared]
     known = {key for each in gaps for key in each}
+    if "macro_dpd" in known:  # of classes or labels
+        titles = {name: metric.title for name, metric in MULTI_METRICS.items()}
+        levels = {f"{LEVEL}{name}": f"{title}, level matched" for name, title in titles.items()}
+        return titles | {key: title for key, title in levels.items() if key in known}
+    compared = [metric for metric in ordered_metrics() if metric.compared]
     matched = {f"{LEVEL}{name}": f"{METRICS[name].title}, level matched" for name in HEADLINE}
     return {
         **{metric.name: metric.title for metric in compared if metric.headline},

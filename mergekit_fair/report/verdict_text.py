@@ -7,7 +7,9 @@ from typing import Protocol
 
 from mergekit_fair.escaping import one_line
 from mergekit_fair.fairness.claims import LEVEL
+from mergekit_fair.fairness.metric_kinds import Metric
 from mergekit_fair.fairness.metrics import HEADLINE, METRICS
+from mergekit_fair.fairness.one_vs_rest import MULTI_METRICS, MultiMetric
 from mergekit_fair.report.tables import Cell, IntervalLike, interval_cell, interval_text
 from mergekit_fair.sweep.results import SweepResults
 
@@ -31,6 +33,7 @@ class DifferenceLike(IntervalLike, Protocol):
 
 
 Gaps = Mapping[str, DifferenceLike]
+_KNOWN: Mapping[str, Metric | MultiMetric] = {**MULTI_METRICS, **METRICS}
 
 
 def difference_cell(gap: DifferenceLike | None, *, with_p: bool = True) -> Cell:
@@ -47,7 +50,7 @@ def withheld_text(gaps: Gaps) -> str:
     """`DPD -0.103 [-0.200, -0.020]: is gone at equal selection rates; …`, or nothing: what leaves
     out 0 and is not claimed, with the reason.
     """
-    kept = (name for name in HEADLINE if gaps[name].withheld)
+    kept = (name for name in _headline(gaps) if gaps[name].withheld)
     return "; ".join(f"{_named(gaps, [name])}: {gaps[name].withheld}" for name in kept)
 
 
@@ -65,7 +68,7 @@ def verdict(results: SweepResults) -> str:
 
 def sentence(label: str, baseline: str, gaps: Gaps) -> str:
     """`λ=0.4: EOD −0.031 [−0.049, −0.012] against fft at accuracy −0.002 [−0.008, +0.004].`"""
-    if any(gaps[name].claimed is None for name in HEADLINE):
+    if any(gaps[name].claimed is None for name in _headline(gaps)):
         return (
             f"{label}: an older version has compared it with {baseline}, by other rules; run the "
             "sweep again to read what was won."
@@ -84,26 +87,32 @@ def sentence(label: str, baseline: str, gaps: Gaps) -> str:
     return f"{label}: nothing was won against {baseline}{_noise(gaps, rest)}.{also}"
 
 
+def _headline(gaps: Gaps) -> tuple[str, ...]:
+    """Accuracy and gaps; of classes or labels their means and maxima."""
+    return tuple(MULTI_METRICS) if "macro_dpd" in gaps else HEADLINE
+
+
 def _parted(gaps: Gaps) -> tuple[list[str], list[str], list[str]]:
     """What was won, what was lost, and what cannot be told from noise."""
-    better = {name: -1 if METRICS[name].better == "lower" else 1 for name in HEADLINE}
-    claimed = [name for name in HEADLINE if gaps[name].claimed]
+    names = _headline(gaps)
+    better = {name: -1 if _KNOWN[name].better == "lower" else 1 for name in names}
+    claimed = [name for name in names if gaps[name].claimed]
     won = [name for name in claimed if (gaps[name].value or 0.0) * better[name] > 0]
     lost = [name for name in claimed if name not in won]
-    rest = [name for name in HEADLINE if not gaps[name].claimed and not gaps[name].withheld]
+    rest = [name for name in names if not gaps[name].claimed and not gaps[name].withheld]
     return won, lost, rest
 
 
 def _noise(gaps: Gaps, names: Sequence[str]) -> str:
     if not names:
         return ""
-    *titles, last = (METRICS[name].title for name in names)
+    *titles, last = (_KNOWN[name].title for name in names)
     listed = f"{', '.join(titles)} or {last}" if titles else last
     return f"; no difference in {listed} can be told from noise ({_named(gaps, names)})"
 
 
 def _named(gaps: Gaps, names: Sequence[str]) -> str:
-    return ", ".join(f"{METRICS[name].title} {_with_level(gaps, name)}" for name in names)
+    return ", ".join(f"{_KNOWN[name].title} {_with_level(gaps, name)}" for name in names)
 
 
 def _with_level(gaps: Gaps, name: str) -> str:

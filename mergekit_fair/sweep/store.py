@@ -213,7 +213,8 @@ def read_rows(folder: Path, result: PointResult) -> dict[str, Predictions]:
         fix=f"remove all lines on {result.split} rows from {folder / POINTS}, which need this "
         "file, and run the sweep again, which measures their points again",
     )
-    return read_rows_text(content.decode())
+    rows = read_rows_text(content.decode())
+    return {task: each for task, each in rows.items() if isinstance(each, Predictions)}
 
 
 def _checked(file: Path, digest: str | None, *, fix: str) -> bytes:

@@ -26,7 +26,7 @@ from mergekit_fair.fairness.intervals import Interval
 
 WIDE = {name: Interval(value=0.3, low=0.2, high=0.4) for name in ("dpd", "eod")}
 SMALL = {name: Interval(value=0.05, low=0.0, high=0.2) for name in ("dpd", "eod")}
-MODEL = OwnFigures(rates=(0.5,), degenerate=False, one_sided=False, gaps=WIDE)
+MODEL = OwnFigures(rates={"": 0.5}, degenerate=False, one_sided=False, gaps=WIDE)
 
 
 def gap(value: float, half: float = 0.05, p_value: float = 0.001) -> Difference:
@@ -70,19 +70,19 @@ def opposite(found: Evidence) -> Evidence:
 
 
 NEAR = {"a": replace(MODEL, gaps=SMALL), "b": replace(MODEL, gaps=SMALL)}
-APART = {"b": replace(MODEL, rates=(0.7,)), "at_a": None, "at_b": None}
+APART = {"b": replace(MODEL, rates={"": 0.7}), "at_a": None, "at_b": None}
 CASES: list[tuple[str | None, dict[str, Any]]] = [
     (None, {}),
     (None, {"at_a": None, "at_b": None}),  # no scores, and the same level
     (None, {"b": replace(MODEL, gaps=SMALL)}),  # one gap is not near 0
-    (None, {"b": replace(MODEL, rates=(0.7,))}),
-    (None, {"at_b": None, "b": replace(MODEL, rates=(0.7,))}),
+    (None, {"b": replace(MODEL, rates={"": 0.7})}),
+    (None, {"at_b": None, "b": replace(MODEL, rates={"": 0.7})}),
     ("degenerate", {"b": replace(MODEL, degenerate=True)}),
     ("degenerate", {"a": replace(MODEL, degenerate=True), **APART}),
     ("near 0", NEAR),
     ("near 0", {**NEAR, "b": replace(MODEL, gaps=dict.fromkeys(WIDE, Interval(value=0.3)))}),
     ("no level", APART),
-    ("no level", {**APART, "b": replace(MODEL, rates=(None,))}),
+    ("no level", {**APART, "b": replace(MODEL, rates={"": None})}),
     ("saturation", {"at_a": every(gap(-0.01))}),
     ("saturation", {"at_b": every(gap(-0.01))}),
     ("saturation", {"at_b": every(gap(0.01))}),
@@ -151,7 +151,7 @@ def test_what_reaches_0_is_neither_claimed_nor_explained() -> None:
 def test_who_says_the_same_to_nearly_all_wins_no_accuracy_by_it() -> None:
     """Its scores may be better all the same, which shows at equal selection rates."""
     better, worse = every(gap(0.1)), every(gap(-0.1))
-    one_sided = replace(MODEL, rates=(0.97,), one_sided=True)
+    one_sided = replace(MODEL, rates={"": 0.97}, one_sided=True)
     none = {"at_a": None, "at_b": None}
     assert not claimed(evidence(b=one_sided, own=better, **none), "acc").claimed
     assert not claimed(evidence(b=one_sided, own=better), "acc").claimed
