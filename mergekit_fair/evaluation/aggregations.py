@@ -6,7 +6,10 @@ bootstrap every aggregation that is not a mean, and intervals are computed from 
 
 There is a function for every metric of `mergekit_fair.fairness.METRICS`, of its name: a task file
 says `aggregation: !function mergekit_fair.evaluation.aggregations.dpd`. So there is for the AUCs of
-`SCORE_METRICS`, which take the items of `tasks.process_scored_results`.
+`SCORE_METRICS`, which take the items of `tasks.process_scored_results`; and for `macro_dpd`,
+`worst_dpd`, `macro_eod` and `worst_eod` of documents with several classes or labels, whose items
+name these, too: (prediction, label, groups, names). There a prediction is the number of a class, or
+0 or 1 of every label.
 """
 
 from __future__ import annotations
@@ -17,16 +20,21 @@ from functools import cache, partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mergekit_fair.fairness import METRICS, CountTable, MetricSettings, ScoreQuality
 from mergekit_fair.fairness.intervals import Number
 from mergekit_fair.fairness.labels import UNANSWERED
 from mergekit_fair.fairness.measure import estimate_table
+from mergekit_fair.fairness.one_vs_rest import MULTI_METRICS, estimate_views
 from mergekit_fair.fairness.score_quality import measure_quality
 from mergekit_fair.fairness.scores import measure_score_rows
 from mergekit_fair.fairness.settings import MIN_GROUP_SIZE
+from mergekit_fair.fairness.views import Views
 
 Item = tuple[int | None, int, Collection[str]]
+# The number of a class, or of every label 0 or 1; the same of the truth; groups; names.
+ViewItem = tuple[int | Sequence[int] | None, int | Sequence[int], Collection[str], Sequence[str]]
 Preference = tuple[int | None, str]
 # Score, label, groups that may decide, and weight or None.
 ScoreItem = tuple[float | None, int, Collection[str], float | None]
@@ -77,15 +85,66 @@ def aggregation(metric: str, least: int = MIN_GROUP_SIZE) -> Callable[[Sequence[
     def aggregate(items: Sequence[Item]) -> float:
         predicted, labels, groups = zip(*items, strict=True)
         codes = np.array([UNANSWERED if value is None else value for value in predicted])
-        weights = [getattr(item, "weight", None) for item in items]
-        # Some with a weight and some without are an error, never rows of equal weight.
-        known = np.array(weights, dtype=float) if any(w is not None for w in weights) else None
-        table = CountTable.of_codes(np.array(labels), codes, groups, known)
+        table = CountTable.of_codes(np.array(labels), codes, groups, _weights(items))
         return estimate_table(table, MetricSettings(min_group_size=least))[metric]
 
     aggregate.__name__ = aggregate.__qualname__ = metric
     aggregate.__doc__ = METRICS[metric].description
     return by_size(aggregate, partial(aggregation, metric))
+
+
+def _weights(items: Sequence[Any]) -> NDArray[np.float64] | None:
+    """Of `tasks.WeightedItem`s; None of plain tuples.
+
+    Some with a weight and some without are an error, never rows of equal weight.
+    """
+    weights = [getattr(item, "weight", None) for item in items]
+    return np.array(weights, dtype=float) if any(w is not None for w in weights) else None
+
+
+@cache
+def view_aggregation(
+    metric: str, least: int = MIN_GROUP_SIZE
+) -> Callable[[Sequence[ViewItem]], float]:
+    """The aggregation of a metric of `MULTI_METRICS`, of classes or of labels.
+
+    Args:
+        metric: its name.
+        least: `min_group_size`.
+
+    >>> names = ["hate", "offensive", "neither"]
+    >>> items = [(0, 0, ["a"], names), (0, 1, ["a"], names), (1, 1, ["b"], names)]
+    >>> view_aggregation("acc")(items), view_aggregation("worst_dpd", least=1)(items)
+    (0.6666666666666666, 1.0)
+    >>> names = ["toxic", "threat"]
+    >>> items = [([1, 0], [1, 0], ["a"], names), (None, [0, 0], ["b"], names)]
+    >>> view_aggregation("acc")(items), view_aggregation("macro_dpd")(items)
+    (0.5, nan)
+    """
+
+    def aggregate(items: Sequence[ViewItem]) -> float:
+        settings = MetricSettings(min_group_size=least)
+        return estimate_views(views_of_items(items), settings)[metric]
+
+    aggregate.__name__ = aggregate.__qualname__ = metric
+    return by_size(aggregate, partial(view_aggregation, metric))
+
+
+def views_of_items(items: Sequence[ViewItem]) -> Views:
+    """Documents with several classes or labels, counted.
+
+    Args:
+        items: of one task; all have the same names.
+    """
+    predicted, labels, groups, (names, *_) = zip(*items, strict=True)
+    weights, size = _weights(items), len(names)
+    if all(isinstance(label, int) for label in labels):
+        codes = [size if value is None else value for value in predicted]
+        return Views.of_classes(np.array(labels), np.array(codes), names, groups, weights)
+    silent = [UNANSWERED] * size
+    answers = np.array([silent if value is None else value for value in predicted])
+    columns = dict(zip(names, np.array(labels).T, strict=True))
+    return Views.of_labels(columns, dict(zip(names, answers.T, strict=True)), groups, weights)
 
 
 @cache
@@ -116,6 +175,8 @@ def __getattr__(name: str) -> Callable[[Sequence[Any]], float]:
         return gap_of_preferences()
     if name in SCORE_METRICS:
         return score_aggregation(name)
+    if name in MULTI_METRICS and name not in METRICS:
+        return view_aggregation(name)
     if name not in METRICS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return aggregation(name)

@@ -111,9 +111,7 @@ def predict_anew(task: str, samples: Sequence[dict[str, Any]], cutoff: Cutoff) -
     predictions = Predictions.of_samples(task, samples)
     chances = predictions.probabilities
     if chances is None:
-        raise ConfigError(
-            "--threshold needs a task whose choices are the two classes", where=f"task {task}"
-        )
+        raise no_chance(task)
     threshold = cutoff.on(chances, predictions.labels, predictions.weights)
     for sample, chance in zip(samples, chances.tolist(), strict=True):
         _, label, groups = sample["dpd"]
@@ -123,3 +121,10 @@ def predict_anew(task: str, samples: Sequence[dict[str, Any]], cutoff: Cutoff) -
         items["acc"] = int(prediction == label) if weight is None else items["dpd"]
         sample |= {name: item for name, item in items.items() if name in sample}
         sample[THRESHOLD] = threshold
+
+
+def no_chance(task: str) -> ConfigError:
+    """A threshold on P(1) of a task without one."""
+    return ConfigError(
+        "--threshold needs a task whose choices are the two classes", where=f"task {task}"
+    )

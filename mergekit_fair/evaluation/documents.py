@@ -1,8 +1,9 @@
 """A data description becomes the documents of an lm-eval task.
 
-A document has: id (row number in the source), text or image (a path), prompt, label (0 or 1),
-groups, excluded (those of its groups that decide no maximum), split, and, where the data have
-them, weight and cluster (a number).
+A document has: id (row number in the source), text or image (a path), prompt, label, groups,
+excluded (those of its groups that decide no maximum), split, and, where the data have them, weight
+and cluster (a number). Its label says no or yes (0, 1); or it is the number of one of the names
+under `classes`; or, of every name under `labels`, 0 or 1.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 
 from mergekit_fair.data import DataSpec, Rows, load_rows, load_spec
 from mergekit_fair.data.blocks import FORMATS, suffix_of
+from mergekit_fair.data.label_rules import LabelKind
 from mergekit_fair.errors import ConfigError, DataError, FairError
 from mergekit_fair.evaluation.advice import another_file
 from mergekit_fair.schema import load_yaml, suggestion
@@ -148,7 +150,7 @@ def documents(
     Args:
         rows: of every split.
         split: one of them; it may be empty.
-        question: about a row, answered by no or yes.
+        question: about a row, answered by no or yes, or by the name of a class.
         most: keep only so many of them.
     """
     import datasets
@@ -162,24 +164,46 @@ def documents(
     ending = f"{question}\nAnswer:"
     is_text = rows.kind == "text"
     texts, names = datasets.Value("string"), datasets.List(datasets.Value("string"))
+    number: Any = datasets.Value("int64")
+    label = datasets.List(number) if rows.label_kind == "labels" else number
     # Typed: the types of a column of empty lists cannot be inferred.
     types = {
-        "id": (datasets.Value("int64"), chosen.ids.tolist()),
+        "id": (number, chosen.ids.tolist()),
         rows.kind: (texts, list(chosen.inputs)),
         "prompt": (texts, [f"{x}\n{ending}" if is_text else ending for x in chosen.inputs]),
-        "label": (datasets.Value("int64"), chosen.labels.tolist()),
+        "label": (label, chosen.labels.tolist()),
         "groups": (names, carried),
         "excluded": (names, [[n for n in row if n in rows.excluded] for row in carried]),
         "split": (texts, chosen.split.tolist()),
     }
+    if rows.label_kind != "binary":
+        types[rows.label_kind] = (names, [list(rows.label_names)] * len(chosen))
     if chosen.weights is not None:
         types["weight"] = (datasets.Value("float64"), chosen.weights.tolist())
     if chosen.clusters is not None:
-        types["cluster"] = (datasets.Value("int64"), chosen.clusters.tolist())
+        types["cluster"] = (number, chosen.clusters.tolist())
     return datasets.Dataset.from_dict(
         {name: values for name, (_, values) in types.items()},
         features=datasets.Features({name: kind for name, (kind, _) in types.items()}),
     )
+
+
+def answer_kind(doc: Any) -> LabelKind:
+    """How a document is answered; one that says nothing of it by no or yes.
+
+    >>> answer_kind({"classes": ["hate", "offensive", "neither"], "label": 2})
+    'classes'
+    >>> answer_kind({"labels": ["toxic", "threat"], "label": [1, 0]})
+    'labels'
+    >>> answer_kind({"label": 1})
+    'binary'
+    """
+    label = doc.get("label") if isinstance(doc, Mapping) else None
+    if type(label) is int and isinstance(doc.get("classes"), list):
+        return "classes"
+    if isinstance(label, list) and isinstance(doc.get("labels"), list):
+        return "labels"
+    return "binary"
 
 
 def picture_bytes(doc: Any) -> bytes:

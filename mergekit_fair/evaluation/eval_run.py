@@ -17,7 +17,7 @@ from mergekit_fair.compat.lm_eval import aggregated
 from mergekit_fair.errors import ConfigError, MeasurementError
 from mergekit_fair.evaluation.benchmarks.benchmark_items import benchmark_rows
 from mergekit_fair.evaluation.classifier import resolve_device
-from mergekit_fair.evaluation.cutoff import Cutoff, predict_anew
+from mergekit_fair.evaluation.cutoff import Cutoff, no_chance, predict_anew
 from mergekit_fair.evaluation.eval_folder import require_file_name
 from mergekit_fair.evaluation.evaluate import (
     AnyEvaluation,
@@ -108,6 +108,8 @@ def run_tasks(
     for name, task in tasks.tasks.items():
         require_file_name(name)
         _require_runnable(task, scorer.lm)
+        if cutoff is not None and task.kind in ("classes", "labels"):
+            raise no_chance(name)
     return finished_run(
         evaluator, scorer, seen, model, split, scorer.responses(split, progress), begin, cutoff
     )

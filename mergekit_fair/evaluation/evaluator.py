@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 
 from mergekit_fair.checkpoints.folder import read_config, require_no_vector
 from mergekit_fair.compat.lm_eval import set_torch_model
+from mergekit_fair.data import DataSpec
 from mergekit_fair.errors import CheckpointError, ConfigError
 from mergekit_fair.evaluation.advice import option
 from mergekit_fair.evaluation.classifier import backend_of, model_config, opening
+from mergekit_fair.evaluation.multi_predictions import AnyPredictions, read_samples_of
 from mergekit_fair.evaluation.predictions import Predictions, Scores
 from mergekit_fair.evaluation.prepared_tasks import (
     EvaluationRequest,
@@ -100,13 +102,32 @@ class Evaluator:
         return self._sets[split]
 
     @cache  # noqa: B019 (lives as long as the sweep)
-    def labels(self, split: str) -> Mapping[str, Predictions]:
+    def labels(self, split: str) -> Mapping[str, AnyPredictions]:
         """Task → its rows of a split, without predictions.
 
         Raises:
             ConfigError, MeasurementError: a task without choices, or that measures no fairness.
         """
         return {name: task.labels() for name, task in self.prepared(split).tasks.items()}
+
+    def binary_labels(self, split: str) -> Mapping[str, Predictions]:
+        """The same of tasks whose documents are answered by no or yes.
+
+        Raises:
+            ConfigError: other documents; and as `labels`.
+        """
+        found = {}
+        for name, rows in self.labels(split).items():
+            if not isinstance(rows, Predictions):
+                raise ConfigError(
+                    f"its documents have {rows.kind}, and this is for answers by no or yes",
+                    where=f"task {name}",
+                    got=rows.names,
+                    fix="describe a data set with a `label` that a row has or not, such as one of "
+                    "these against the others",
+                )
+            found[name] = rows
+        return found
 
     def fingerprint(self, splits: Sequence[str] = SPLITS) -> str:
         """A digest of documents, labels, groups and of all else that decides the answers."""
@@ -138,11 +159,7 @@ class Evaluator:
             name, arguments = request.lm, {"pretrained": model}
         arguments |= request.model_args
         if not isinstance(request.tasks, tuple) and not _classifies(name) and not request.question:
-            raise ConfigError(
-                "a language model needs a question about each text",
-                where=option("question"),
-                fix="say what is asked, to be answered by no or yes, such as: Is this toxic?",
-            )
+            raise _needs_question(request.tasks)
         register_lm_eval()
         from lm_eval.api.registry import get_model
 
@@ -158,6 +175,8 @@ class Evaluator:
     def require_classes(self, base: str, merged: Sequence[str], others: Sequence[str]) -> None:
         """Every classifier names the tasks' choices, and merged ones in the base's order.
 
+        And its head answers as they ask: with one class, or for each label by itself.
+
         Reads configurations only.
 
         Args:
@@ -166,7 +185,8 @@ class Evaluator:
             others: models that are measured as they are.
 
         Raises:
-            CheckpointError: a model whose classes stand in another order than the base's.
+            CheckpointError: a model whose classes stand in another order than the base's, or whose
+                head answers otherwise than the tasks ask.
             ConfigError: a model whose labels are not the tasks' choices.
         """
         if self.request.lm is not None or not _classifies(
@@ -192,15 +212,17 @@ class Evaluator:
         """Choice → class, by a classifier's configuration or the request's `choice_map`.
 
         Raises:
+            CheckpointError: its head answers otherwise than the tasks ask.
             ConfigError: a choice is none of its labels, or `choice_map` contradicts them.
         """
-        from mergekit_fair.evaluation.lm.choices import Choices, class_names
+        from mergekit_fair.evaluation.lm.choices import Choices
 
         config = model_config(model, trust_remote_code=self._trusts)
         choice_map = self.request.model_args.get("choice_map")
-        names = class_names(config, model)
         try:
-            choices = Choices(names, config.num_labels, choice_map)
+            choices = Choices.of_model(config, model, choice_map)
+            for name, task in self.prepared("validation").tasks.items():
+                choices.require_kind(task.kind or "binary", name)
             if text := choices.left_out(self._choices):
                 self._notes[f"{model}: {text}"] = None
             return choices.of(self._choices)
@@ -296,6 +318,8 @@ class Scorer:
 
         A classifier's score is the float32 logit₁ − logit₀, a language model's the difference of
         log-probabilities; ±inf where a task says only what is predicted; NaN without an answer.
+        Documents with V classes or labels have V scores, one document after the other: the
+        log-probabilities of these, as they stand in the samples of `eval`.
 
         Args:
             split: validation or report.
@@ -392,9 +416,21 @@ class Scorer:
 
 
 def _scores(task: PreparedTask, responses: TaskResponses) -> Scores:
-    if task.is_two_class:
+    if task.kind == "binary":
         return responses.gaps(task)
-    return Predictions.of_samples(task.name, list(task.samples(responses.of(task)))).scores
+    if task.kind is not None:
+        return responses.log_probs(task).reshape(-1)
+    return read_samples_of(task.name, list(task.samples(responses.of(task)))).scores
+
+
+def _needs_question(data: DataSpec) -> ConfigError:
+    fix = "say what is asked, to be answered by no or yes, such as: Is this toxic?"
+    if data.label_kind == "classes":
+        names = ", ".join(data.label_names)
+        fix = f"say what is asked, to be answered by one of: {names}"
+    return ConfigError(
+        "a language model needs a question about each text", where=option("question"), fix=fix
+    )
 
 
 def _require_template(lm: Any, model: str) -> None:

@@ -16,11 +16,19 @@ from typing import Any
 from lm_eval.api.task import ConfigurableTask
 
 from mergekit_fair.compat.lm_eval import INLINE, add_metric, chosen, serialized, task_files
+from mergekit_fair.data.label_rules import LabelKind
 from mergekit_fair.errors import ConfigError
-from mergekit_fair.evaluation.aggregations import SIZE, aggregation, resized
-from mergekit_fair.evaluation.documents import picture_bytes
-from mergekit_fair.evaluation.tasks import ITEM_METRICS
+from mergekit_fair.evaluation.aggregations import (
+    SIZE,
+    Aggregation,
+    aggregation,
+    resized,
+    view_aggregation,
+)
+from mergekit_fair.evaluation.documents import answer_kind, picture_bytes
+from mergekit_fair.evaluation.tasks import ITEM_METRICS, VIEW_METRICS
 from mergekit_fair.fairness import METRICS
+from mergekit_fair.fairness.one_vs_rest import MULTI_METRICS
 from mergekit_fair.fairness.settings import MIN_GROUP_SIZE
 from mergekit_fair.resources import tasks_dir
 
@@ -30,6 +38,7 @@ _HIGHER_IS_BETTER = {"higher": True, "lower": False, None: None}
 METADATA = ("split", "data", SIZE)
 # Arguments of lm-eval's models, which are metadata, too, and near to one of those.
 _NO_MISTAKE = frozenset({"delta"})
+_NO_YES = ["no", "yes"]  # the choices that the templates name
 
 
 class FairTask(ConfigurableTask):
@@ -53,16 +62,18 @@ class FairTask(ConfigurableTask):
         require_metadata(config)
         require_one_answer(config)
         super().__init__(config=with_source(config))
+        kind = answer_kind(self.task_docs[0])
         rows = [
             metric
-            for metric in (_fairness_metrics() if added is None else added)
+            for metric in (_fairness_metrics(kind) if added is None else added)
             if metric["metric"] not in self.aggregation()
         ]
         for row in rows:
             better = row["higher_is_better"]
             add_metric(self, row["metric"], row["aggregation"], higher_is_better=better)
         if "weight" in self.features:  # the mean of documents that count alike is another number
-            add_metric(self, "acc", aggregation("acc"), higher_is_better=True)
+            weighted = (aggregation if kind == "binary" else view_aggregation)("acc")
+            add_metric(self, "acc", weighted, higher_is_better=True)
         self._decide_from(self.config.metadata.get(SIZE, MIN_GROUP_SIZE))
         self.config.metric_list = [*(self.config.metric_list or ()), *rows]
 
@@ -81,6 +92,28 @@ class FairTask(ConfigurableTask):
         for name, function in self.aggregation().items():
             better = self.higher_is_better().get(name)
             add_metric(self, name, resized(function, least), higher_is_better=better)
+
+    def download(self, dataset_kwargs: dict[str, Any] | None = None, **others: Any) -> None:
+        """As lm-eval's; the choices of documents with classes or labels are the names of these.
+
+        Raises:
+            ConfigError: the task's file says other choices, and not as many.
+        """
+        super().download(dataset_kwargs, **others)
+        evaluated = self.config.test_split or self.config.validation_split
+        first = self.dataset[evaluated][0] if evaluated in self.dataset else None
+        if first is None or (kind := answer_kind(first)) == "binary":
+            return
+        given, names = self.config.doc_to_choice, list(first[kind])
+        if given in (None, _NO_YES):
+            self.config.doc_to_choice = self.fewshot_cfg.doc_to_choice = names
+        elif isinstance(given, list) and len(given) != len(names):
+            raise ConfigError(
+                f"must be a text for each of the {len(names)} {kind}, in their order",
+                where=f"task {self.config.task}: doc_to_choice",
+                got=given,
+                allowed=names,
+            )
 
     def build_all_requests(
         self,
@@ -139,6 +172,13 @@ class FairTask(ConfigurableTask):
         listed = self.fewshot_cfg.samples is not None
         if not wanted or listed:
             return
+        if answer_kind(self.eval_docs[0]) == "labels":
+            raise ConfigError(
+                "an example has one answer, and the documents have several labels",
+                where=f"task {self.task_name}: num_fewshot",
+                got=wanted,
+                fix="ask for no examples: a classifier of labels takes none",
+            )
         split = self.fewshot_cfg.split or self.config.training_split
         evaluated = self.config.test_split or self.config.validation_split
         there = len(self.dataset[split]) if split in self.dataset else 0
@@ -166,15 +206,22 @@ class FairTask(ConfigurableTask):
         return digest.hexdigest()
 
 
-def _fairness_metrics() -> list[dict[str, Any]]:
-    """As in a task's `metric_list`, from the table of metrics."""
+def _fairness_metrics(kind: LabelKind) -> list[dict[str, Any]]:
+    """As in a task's `metric_list`, of documents that are answered so."""
+    functions: dict[str, Aggregation]
+    if kind == "binary":
+        functions = {name: aggregation(name) for name in ITEM_METRICS}
+    else:
+        functions = {name: view_aggregation(name) for name in VIEW_METRICS}
+    better = {name: each.better for name, each in METRICS.items()}
+    better |= {name: each.better for name, each in MULTI_METRICS.items()}
     return [
         {
             "metric": name,
-            "aggregation": "mean" if name == "unanswered" else aggregation(name),
-            "higher_is_better": _HIGHER_IS_BETTER[METRICS[name].better],
+            "aggregation": function,
+            "higher_is_better": _HIGHER_IS_BETTER[better[name]],
         }
-        for name in (*ITEM_METRICS, "unanswered")
+        for name, function in {**functions, "unanswered": "mean"}.items()
     ]
 
 

@@ -18,11 +18,17 @@ import numpy as np
 
 from mergekit_fair.compat.lm_eval import load_task_yaml
 from mergekit_fair.data import DataSpec, load_rows
+from mergekit_fair.data.label_rules import LabelKind
 from mergekit_fair.errors import ConfigError, DataError
 from mergekit_fair.evaluation.aggregations import SIZE
-from mergekit_fair.evaluation.documents import READ_BY, picture_bytes
+from mergekit_fair.evaluation.documents import READ_BY, answer_kind, picture_bytes
+from mergekit_fair.evaluation.multi_predictions import (
+    AnyPredictions,
+    MultiPredictions,
+    read_samples_of,
+)
 from mergekit_fair.evaluation.predictions import Predictions, clusters_of, weights_of
-from mergekit_fair.evaluation.tasks import process_results, split_dataset
+from mergekit_fair.evaluation.tasks import FAIR_ITEMS, process_results, split_dataset
 from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.fairness.labels import UNANSWERED
 from mergekit_fair.fairness.measure_warnings import small_group_warnings
@@ -95,21 +101,30 @@ class PreparedTask:
         return [instance for row in self.requests for instance in row]
 
     @cached_property
-    def is_two_class(self) -> bool:
-        """Whether predictions are the likelier of two choices, no and yes, and nothing else.
+    def kind(self) -> LabelKind | None:
+        """How its documents are answered, by the log-probabilities of their choices alone.
 
-        That is so for tasks over a data description. Any other task is asked document by document
-        what it makes of the model's responses.
+        That is so for tasks over a data description. Any other task, None, is asked document by
+        document what it makes of the model's responses.
         """
-        return self.task.config.process_results is process_results and all(
-            len(row) == 2 and row[0].repeats == 1 for row in self.requests
+        doc = self.docs[0][1]
+        kind = answer_kind(doc)
+        size = 2 if kind == "binary" else len(doc[kind])
+        is_ours = self.task.config.process_results is process_results and all(
+            len(row) == size and row[0].repeats == 1 for row in self.requests
         )
+        return kind if is_ours else None
+
+    @property
+    def is_two_class(self) -> bool:
+        """Whether predictions are the likelier of two choices, no and yes, and nothing else."""
+        return self.kind == "binary"
 
     @property
     def has_groups(self) -> bool:
         """Whether it measures fairness, and its documents say of which groups they are."""
         is_choice = self.task.get_config("output_type") == "multiple_choice"
-        return is_choice and "dpd" in self.task.aggregation()
+        return is_choice and not FAIR_ITEMS.isdisjoint(self.task.aggregation())
 
     def group_names(self) -> set[str]:
         """Whom its documents are about."""
@@ -125,10 +140,15 @@ class PreparedTask:
             split: of the documents.
         """
         if self.has_groups:
-            sizes = self.labels().sizes(MetricSettings(min_group_size=least))
-            yield from small_group_warnings(sizes, where=f"{self.name}, {split} rows")
+            settings, where = MetricSettings(min_group_size=least), f"{self.name}, {split} rows"
+            rows = self.labels()
+            if isinstance(rows, Predictions):
+                yield from small_group_warnings(rows.sizes(settings), where=where)
+                return
+            for name, view in rows.views.items():
+                yield from small_group_warnings(view.sizes(settings), where=f"{where}, {name!r}")
 
-    def labels(self) -> Predictions:
+    def labels(self) -> AnyPredictions:
         """Labels and groups of the documents, without predictions.
 
         Raises:
@@ -142,27 +162,43 @@ class PreparedTask:
                 got=self.task.get_config("output_type"),
                 fix="use a task of `mergekit-fair tasks-dir`, or `mergekit-fair eval` for this one",
             )
-        if self.is_two_class:
-            return self._labels_of_docs()
+        if self.kind is not None:
+            return self._labels_of_docs(self.kind)
         # By asking the task about made-up responses.
         made_up = [(-float(at), not at) for row in self.requests for at in range(len(row))]
         samples = list(self.samples(made_up))
-        return Predictions.of_samples(self.name, samples).without_predictions()
+        return read_samples_of(self.name, samples).without_predictions()
 
-    def _labels_of_docs(self) -> Predictions:
+    def _labels_of_docs(self, kind: LabelKind) -> AnyPredictions:
         docs = [doc for _, doc in self.docs]
         names = sorted({name for doc in docs for name in doc["groups"]})
         said = [{"doc": doc} for doc in docs]
+        labels = np.array([doc["label"] for doc in docs], dtype=np.int8)
+        about: dict[str, Any] = {
+            "task": self.name,
+            "keys": tuple(doc_id for doc_id, _ in self.docs),
+            "groups": {name: np.array([name in doc["groups"] for doc in docs]) for name in names},
+            "excluded": tuple(sorted({name for doc in docs for name in doc["excluded"]})),
+            "weights": weights_of(said, self.name),
+            "clusters": clusters_of(said, self.name),
+        }
+        if kind != "binary":
+            named = tuple(docs[0][kind])
+            if kind == "classes":
+                labels = (labels[:, None] == np.arange(len(named))).astype(np.int8)
+            return MultiPredictions(
+                kind=kind,
+                names=named,
+                labels=labels,
+                predicted=np.full(labels.shape, UNANSWERED, dtype=np.int8),
+                log_probs=np.full(labels.shape, np.nan),
+                **about,
+            )
         return Predictions(
-            task=self.name,
-            keys=tuple(doc_id for doc_id, _ in self.docs),
-            labels=np.array([doc["label"] for doc in docs], dtype=np.int8),
+            labels=labels,
             predicted=np.full(len(docs), UNANSWERED, dtype=np.int8),
-            groups={name: np.array([name in doc["groups"] for doc in docs]) for name in names},
-            excluded=tuple(sorted({name for doc in docs for name in doc["excluded"]})),
             logit_gaps=np.full(len(docs), np.nan),
-            weights=weights_of(said, self.name),
-            clusters=clusters_of(said, self.name),
+            **about,
         )
 
     def samples(self, responses: Sequence[Any]) -> Iterator[dict[str, Any]]:
@@ -198,7 +234,7 @@ class PreparedTask:
         version = getattr(self.task, "VERSION", None)
         arguments = [[request.args[:2] for request in row] for row in self.requests]
         docs = [doc for _, doc in self.docs]
-        if self.is_two_class:
+        if self.kind is not None:
             asked = [{k: v for k, v in doc.items() if k not in READ_BY} for doc in docs]
         else:
             asked = docs

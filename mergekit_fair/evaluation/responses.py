@@ -17,7 +17,13 @@ from mergekit_fair.compat.lm_eval import (
     token_pairs,
 )
 from mergekit_fair.errors import ScoreError
-from mergekit_fair.evaluation.lm.scoring import answers_of, class_logits, logit_gaps
+from mergekit_fair.evaluation.lm.scoring import (
+    answers_of,
+    class_logits,
+    logit_gaps,
+    refuse_labels,
+    request_log_probs,
+)
 from mergekit_fair.evaluation.predictions import choice_gaps
 from mergekit_fair.evaluation.prepared_tasks import PreparedTask
 from mergekit_fair.progress import Progress, Silent
@@ -58,6 +64,20 @@ class TaskResponses:
             return choice_gaps(np.array(values, dtype=np.float64).reshape(-1, 2))
         first = np.arange(where.start, where.stop, 2)
         return logit_gaps(self.run.lm, self.run.prepared, self.logits, first, first + 1)
+
+    def log_probs(self, task: PreparedTask) -> NDArray[np.floating[Any]]:
+        """Of every choice, (documents, choices), of a task whose documents have the same choices.
+
+        The numbers of `of`, and so of the samples: NaN without an answer.
+        """
+        where = self.run.positions[task.name]
+        values: NDArray[np.floating[Any]]
+        if self.logits is None:
+            said = [answer[0] for answer in self.answers[where.start : where.stop]]
+            values = np.array(said, dtype=np.float64)
+        else:
+            values = request_log_probs(self.run.lm, self.run.prepared, self.logits, where)
+        return values.reshape(len(task.docs), -1)
 
     def require_numbers(self) -> None:
         """No log-probability is NaN, and what `require_finite` asks for.
@@ -170,6 +190,9 @@ class RequestPass:
         Args:
             progress, label: a bar over the rows.
             bars: leave it to lm-eval to show bars for its own models.
+
+        Raises:
+            CheckpointError, ConfigError: the model cannot answer so; costs no forward pass.
         """
         rows = sum(len(task.docs) for task in self.tasks)
         if self._classifies:
@@ -181,6 +204,7 @@ class RequestPass:
                     lambda batch, values: advance(len(batch)),  # noqa: ARG005
                 )
             return TaskResponses(self.tasks, self, [], logits)
+        refuse_labels(self.requests, self.lm)
         answers: list[Any] = [None] * len(self.requests)
         with _Bar(Silent() if bars else progress, label, rows, rows):
             for kind, positions in self._kinds.items():

@@ -144,11 +144,11 @@ def read_features(
         ScoreError: features that are NaN or infinite.
     """
     layer = _layer(scorer, where)
-    (labels,) = evaluator.labels(splits[0]).values()
+    (labels,) = evaluator.binary_labels(splits[0]).values()
     _require_linear(layer, scorer, splits[0], len(labels), where)
     found = {}
     for split in splits:
-        (labels,) = evaluator.labels(split).values()
+        (labels,) = evaluator.binary_labels(split).values()
         with _without(scorer.model, layer.name):
             features = scorer.outputs(split, layer.width, progress, f"{split} split")
         answered = np.asarray(np.isfinite(features).all(axis=1))

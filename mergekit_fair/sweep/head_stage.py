@@ -240,7 +240,7 @@ def require_heads(sweep: Sweep, evaluator: Evaluator) -> None:
         model = base if name == CHOSEN else sweep.config.baselines[name]
         model, _ = base_and_adapter(model, base)
         require_classifier(model, evaluate.data, trusts_remote_code=evaluate.trusts_remote_code)
-    (rows,) = evaluator.labels("validation").values()
+    (rows,) = evaluator.binary_labels("validation").values()
     evaluator.labels("train")
     fitted = rows.take(~repeated_rows(evaluator))
     require_enough(fitted)

@@ -141,7 +141,7 @@ class PointRunner:
         return self.evaluator.tasks[0]
 
     def labels(self, split: str | None = None) -> Mapping[str, Predictions]:
-        return self.evaluator.labels(split or self.split)
+        return self.evaluator.binary_labels(split or self.split)
 
     @property
     def rows(self) -> Predictions:

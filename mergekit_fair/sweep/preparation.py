@@ -32,10 +32,12 @@ def prepared(sweep: Sweep, progress: Progress | None = None) -> tuple[Evaluator,
     evaluator = Evaluator(sweep.config.evaluate.request())
     _require_tasks(sweep, evaluator)
     select = sweep.config.select
-    require_definable(select, evaluator.labels(select.split), sweep.config.evaluate, sweep.where)
+    require_definable(
+        select, evaluator.binary_labels(select.split), sweep.config.evaluate, sweep.where
+    )
     inject_config = sweep.config.inject
     if inject_config is not None and inject_config.groups == "worst":
-        rows = evaluator.labels(select.split)[evaluator.tasks[0]]
+        rows = evaluator.binary_labels(select.split)[evaluator.tasks[0]]
         require_candidates(sweep.recipe.groups(), rows, sweep.config.evaluate, sweep.where)
     _require_no_weights(sweep, evaluator)
     require_heads(sweep, evaluator)

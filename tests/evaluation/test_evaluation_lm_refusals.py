@@ -112,7 +112,7 @@ def test_no_model_and_no_tokenizer(tmp_path: Path) -> None:
     ("changes", "got"),
     [
         ({"labels": {"score": 0}}, "'1 class'"),
-        ({"problem_type": "multi_label_classification"}, "'multi_label_classification'"),
+        ({"problem_type": "regression"}, "'regression'"),
     ],
 )
 def test_heads_that_softmax_does_not_fit(changes: Any, got: str, tmp_path: Path) -> None:

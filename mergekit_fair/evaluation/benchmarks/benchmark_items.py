@@ -20,6 +20,7 @@ from mergekit_fair.fairness import METRICS
 from mergekit_fair.fairness.benchmark import Benchmark, BenchmarkMetric, BenchmarkRows, mean_of
 from mergekit_fair.fairness.benchmark_scores import measure_benchmark
 from mergekit_fair.fairness.metrics import GROUP_RATES
+from mergekit_fair.fairness.one_vs_rest import MULTI_METRICS
 from mergekit_fair.fairness.settings import MIN_GROUP_SIZE, MetricSettings
 
 KEY = "benchmark"
@@ -124,6 +125,8 @@ def metric_names(task: Any) -> set[str]:
     names = set(task.aggregation())
     if "dpd" in names:
         return set(METRICS)
+    if "macro_dpd" in names:
+        return set(MULTI_METRICS)
     benchmark = getattr(task, "benchmark", None)
     if _PREFERENCE in names:
         benchmark = benchmark_named("crows_pairs")

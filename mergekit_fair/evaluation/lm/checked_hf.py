@@ -27,6 +27,7 @@ from mergekit_fair.evaluation.lm.answer_cache import (
     source_identity,
     tie_cache,
 )
+from mergekit_fair.evaluation.lm.scoring import refuse_labels
 from mergekit_fair.evaluation.model_inputs import position_limit, tokenizer_identity
 from mergekit_fair.evaluation.truncation import require_length
 
@@ -217,7 +218,7 @@ class GuardedHFLM(CheckedHFLM):
 
     Raises:
         CheckpointError: a classifier, or an adapter of one; weights that the checkpoint lacks.
-        ConfigError: a cache of another model.
+        ConfigError: a cache of another model; documents with several labels.
     """
 
     def choose_backend(self, config: Any, **options: Any) -> None:
@@ -228,6 +229,15 @@ class GuardedHFLM(CheckedHFLM):
                 raise _classifier(self.where, name)
         if self.adapter is not None and self.adapter.is_classifier:
             raise _classifier(f"peft={self.adapter.name}", "ForSequenceClassification")
+
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[Any]:
+        """As lm-eval's.
+
+        Raises:
+            ConfigError: documents with several labels.
+        """
+        refuse_labels(requests, self)
+        return list(super().loglikelihood(requests, disable_tqdm))
 
 
 def _classifier(where: str, name: str) -> CheckpointError:

@@ -7,11 +7,14 @@ The positive class is never guessed: a head without names (`LABEL_0`, `LABEL_1`)
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Self
 
+from mergekit_fair.data.label_rules import LabelKind
 from mergekit_fair.errors import CheckpointError, ConfigError
 from mergekit_fair.evaluation import advice
 from mergekit_fair.schema import nearest
+
+_MULTI_LABEL = "multi_label_classification"
 
 
 def class_names(config: Any, where: object) -> dict[str, int]:
@@ -40,13 +43,15 @@ def class_names(config: Any, where: object) -> dict[str, int]:
     )
 
 
-def require_softmax(config: Any, where: object) -> None:
-    """The head gives one probability distribution over two classes or more.
+def is_multi_label(config: Any, where: object) -> bool:
+    """Whether a head answers for each label by itself, and not for one of two classes or more.
 
     Raises:
-        CheckpointError: a regression, or labels that are independent of each other.
+        CheckpointError: a regression, which does neither.
     """
     kind = getattr(config, "problem_type", None)
+    if kind == _MULTI_LABEL:
+        return True
     if config.num_labels < 2 or kind not in (None, "single_label_classification"):
         raise CheckpointError(
             "its head gives no distribution over classes",
@@ -54,6 +59,7 @@ def require_softmax(config: Any, where: object) -> None:
             got=kind if config.num_labels > 1 else f"{config.num_labels} class",
             allowed="two classes or more, of which a document has one",
         )
+    return False
 
 
 class Choices:
@@ -65,14 +71,24 @@ class Choices:
         choice_map: choice → class, its number or its label: a mapping, or text such as
             `no:0;yes:1` (lm-eval splits its `--model_args` at commas). It names what labels leave
             open; what a label says (in any case), it may not contradict.
+        is_multi_label: each class is a label by itself, which a document has or not.
+        where: the model, for messages.
 
     Raises:
         ConfigError: not a map, or one that names a class twice, a class that is not there, or
             another class than the label of that name.
     """
 
-    def __init__(self, labels: Mapping[str, int], n_classes: int, choice_map: Any = None) -> None:
-        self.count = n_classes
+    def __init__(
+        self,
+        labels: Mapping[str, int],
+        n_classes: int,
+        choice_map: Any = None,
+        *,
+        is_multi_label: bool = False,
+        where: object = None,
+    ) -> None:
+        self.count, self.is_multi_label, self._where = n_classes, is_multi_label, where
         self._labels = {
             str(name): index
             for name, index in labels.items()
@@ -87,6 +103,54 @@ class Choices:
         if self._is_given and len(set(self.classes.values())) < len(self.classes):
             raise ConfigError("names a class twice", where="choice_map", got=self.classes)
         _refuse_contradictions(self.classes, self._labels)
+
+    @classmethod
+    def of_model(cls, config: Any, where: object, choice_map: Any = None) -> Self:
+        """The classes of a model's head.
+
+        Args:
+            config: transformers' configuration.
+            where: the model, for messages.
+            choice_map: see above.
+
+        Raises:
+            CheckpointError: a regression, or a configuration that names two sets of classes.
+            ConfigError: as above.
+        """
+        independent = is_multi_label(config, where)
+        names = class_names(config, where)
+        return cls(names, config.num_labels, choice_map, is_multi_label=independent, where=where)
+
+    def require_kind(self, kind: LabelKind, task: str) -> None:
+        """The head answers as a task asks.
+
+        Args:
+            kind: how the task's documents are answered.
+            task: its name.
+
+        Raises:
+            CheckpointError: one class is asked for, and the head answers for each label by itself;
+                or the other way round.
+        """
+        if (kind == "labels") == self.is_multi_label:
+            return
+        where = f"{self._where}: config.json: problem_type"
+        if self.is_multi_label:
+            raise CheckpointError(
+                f"its head answers for each label by itself, and a document of {task} has one "
+                "answer",
+                where=where,
+                got=_MULTI_LABEL,
+                allowed="single_label_classification",
+                fix="use a classifier of classes, or describe the data's `labels`",
+            )
+        raise CheckpointError(
+            f"its head answers with one class, and a document of {task} has each of several "
+            "labels or not",
+            where=where,
+            allowed=_MULTI_LABEL,
+            fix="use a classifier of labels, or describe one data set per label",
+        )
 
     def of(self, choices: Iterable[str]) -> dict[str, int]:
         """Choice as the task has it → class; spaces around a choice do not count.

@@ -22,7 +22,7 @@ from mergekit_fair.evaluation.classifier import (
     resolve_device,
 )
 from mergekit_fair.evaluation.lm.answer_cache import require_key, source_identity, tie_cache
-from mergekit_fair.evaluation.lm.choices import Choices, class_names, require_softmax
+from mergekit_fair.evaluation.lm.choices import Choices
 from mergekit_fair.evaluation.lm.scoring import (
     Answer,
     PreparedRequests,
@@ -48,6 +48,7 @@ _OPTIONS = (
 class FairImageClassifier(LM):
     """`fair-image-classifier`: log p(class of the choice | the document's picture), in float32.
 
+    p as in `FairClassifier`.
     The picture is the one of the task's `doc_to_image`, else `doc[image_field]`: a path or a PIL
     image. Each document is run once. NaN: its logits are NaN or infinite, so there is no answer.
 
@@ -65,7 +66,7 @@ class FairImageClassifier(LM):
 
     Raises:
         CheckpointError: no classification head, weights that are missing, fewer than two classes,
-            a head that is not read by softmax, no image processor, no such device.
+            a head that gives neither classes nor labels, no image processor, no such device.
         ConfigError: a choice_map that does not fit the model, an unknown option.
     """
 
@@ -106,13 +107,12 @@ class FairImageClassifier(LM):
         self.processor = load_processor(self.pretrained, "image", **options)
         self.model = self._load(dtype, options)
         self.config = self.model.config
-        require_softmax(self.config, self.pretrained)
         self._choice_map = choice_map
         self.choices = self.choices_of(self.config, self.pretrained)
 
     def choices_of(self, config: Any, where: object) -> Choices:
         """Which class each choice is, for a model of this configuration."""
-        return Choices(class_names(config, where), config.num_labels, self._choice_map)
+        return Choices.of_model(config, where, self._choice_map)
 
     def _require_model(self, options: Mapping[str, Any]) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,12 +11,15 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 import numpy as np
 
 from mergekit_fair.errors import ConfigError
+from mergekit_fair.evaluation.documents import answer_kind
 from mergekit_fair.evaluation.forward import run_batches
+from mergekit_fair.evaluation.tasks import LabelAnswer
 
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from mergekit_fair.data.label_rules import LabelKind
     from mergekit_fair.evaluation.lm.choices import Choices
     from mergekit_fair.evaluation.model_inputs import ModelInputs
 
@@ -58,12 +62,21 @@ class PreparedRequests:
         codes = [numbers.setdefault(r.args[1], len(numbers)) for r in self.requests]
         return list(numbers), np.array(codes, dtype=np.int64)
 
+    @cached_property
+    def kinds(self) -> dict[LabelKind, str]:
+        """How the documents are answered → a task of which they are."""
+        firsts = [self.requests[positions[0]] for positions in self.documents.requests]
+        return {answer_kind(first.doc): str(first.task_name) for first in firsts}
+
     def classes(self, choices: Choices) -> NDArray[np.int64]:
         """The class of every request's choice.
 
         Raises:
+            CheckpointError: the head answers otherwise than the documents are asked.
             ConfigError: a choice that no class is known of.
         """
+        for kind, task in self.kinds.items():
+            choices.require_kind(kind, task)
         texts, codes = self.choices
         of = choices.of(texts)
         return np.array([of[text] for text in texts], dtype=np.int64)[codes]
@@ -146,18 +159,22 @@ def class_logits(
     return logits
 
 
-def log_probs(logits: torch.Tensor) -> torch.Tensor:
-    """log p_c = z_c − log Σ_k exp z_k of every row, in float32.
+def log_probs(logits: torch.Tensor, *, is_multi_label: bool = False) -> torch.Tensor:
+    """log p_c = z_c − log Σ_k exp z_k of every row, in float32; of labels −log(1 + exp(−z_c)).
 
     Args:
         logits: (documents, classes), any float dtype.
+        is_multi_label: each class is a label by itself.
 
     Returns:
         (documents, classes), ≤ 0. A row with a NaN or infinite logit is NaN: it has no answer.
     """
     import torch
 
-    values = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
+    if is_multi_label:
+        values = torch.nn.functional.logsigmoid(logits.to(torch.float32))
+    else:
+        values = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
     is_finite = torch.isfinite(logits).all(dim=-1, keepdim=True)
     return values.masked_fill(~is_finite, float("nan"))
 
@@ -168,7 +185,7 @@ def answers_of(
     """Position of a request → (log p of its choice, whether it is the arg max), of some documents.
 
     The first of equals is the arg max. NaN and False where the model has no answer: NaN or
-    infinite logits, or no input at all.
+    infinite logits, or no input at all. Of labels: `LabelAnswer`s.
 
     Args:
         lm: a registered classifier.
@@ -176,16 +193,43 @@ def answers_of(
         rows: numbers of documents.
         logits: (len(rows), classes).
     """
-    values = log_probs(logits)
+    independent = lm.choices.is_multi_label
+    values = log_probs(logits, is_multi_label=independent)
     best = values.argmax(dim=-1).tolist()
     classes = prepared.classes(lm.choices)
-    answers = {}
+    answers: dict[int, Answer] = {}
     for row, of_class, top in zip(rows, values.tolist(), best, strict=True):
         for position in prepared.documents.requests[row]:
-            index = int(classes[position])
-            is_top = top == index and of_class[index] == of_class[index]
-            answers[position] = (of_class[index], is_top)
+            value = of_class[index := int(classes[position])]
+            if independent:
+                answers[position] = LabelAnswer(value, value > -math.log(2))
+            else:
+                answers[position] = (value, top == index and value == value)
     return answers
+
+
+def request_log_probs(
+    lm: Classifier,
+    prepared: PreparedRequests,
+    logits: NDArray[np.float32],
+    positions: range,
+) -> NDArray[np.float32]:
+    """The log-probability of requests' choices: the numbers of `answers_of`, as one array.
+
+    Args:
+        lm: a registered classifier.
+        prepared: from its `prepare`.
+        logits: (documents, classes), from `class_logits`.
+        positions: n of the requests.
+
+    Returns:
+        (n,), NaN without an answer.
+    """
+    import torch
+
+    values = log_probs(torch.from_numpy(logits), is_multi_label=lm.choices.is_multi_label).numpy()
+    where = np.asarray(positions)
+    return np.asarray(values[prepared.rows[where], prepared.classes(lm.choices)[where]])
 
 
 def logit_gaps(
@@ -236,6 +280,27 @@ def answer(lm: Classifier, prepared: PreparedRequests, *, quiet: bool) -> list[A
 
         class_logits(lm, prepared, take)
     return answers
+
+
+def refuse_labels(requests: Sequence[Any], model: object) -> None:
+    """Refuse documents with several labels, for a model that answers with one text.
+
+    The likelihood of a label's name says nothing of whether a document has it.
+
+    Raises:
+        ConfigError: names the task.
+    """
+    for request in requests:
+        if answer_kind(request.doc) == "labels":
+            raise ConfigError(
+                "its documents have each of several labels or not, and the model answers with one "
+                "text",
+                where=f"task {request.task_name}",
+                got=type(model).__name__,
+                allowed="a classifier with problem_type: multi_label_classification",
+                fix="describe one data set per label, each with a `label` of its own, and ask "
+                "about one after the other",
+            )
 
 
 def only_choices(requests: Sequence[Any]) -> NoReturn:

@@ -17,7 +17,7 @@ from mergekit_fair.evaluation import advice
 from mergekit_fair.evaluation.classifier import require_head, resolve_device
 from mergekit_fair.evaluation.lm.answer_cache import require_key
 from mergekit_fair.evaluation.lm.checked_hf import CheckedHFLM
-from mergekit_fair.evaluation.lm.choices import Choices, class_names, require_softmax
+from mergekit_fair.evaluation.lm.choices import Choices
 from mergekit_fair.evaluation.lm.scoring import (
     Answer,
     PreparedRequests,
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 class FairClassifier(CheckedHFLM):
     """`fair-classifier`: log p(class of the choice | the document's text), in float32.
 
+    p is the softmax of the head; of documents with several labels, which take a head with
+    `problem_type: multi_label_classification`, the sigmoid of the label's logit.
     The text is `doc[text_field]`, never the prompt, which the classifier was not trained on. Each
     text is run once, truncated to `max_length` tokens (the model's, unless given), in batches of
     like length. NaN: the model has no answer, since its logits are NaN or infinite or the text has
@@ -50,7 +52,7 @@ class FairClassifier(CheckedHFLM):
 
     Raises:
         CheckpointError: no classification head, a head of random numbers, fewer than two classes,
-            a head that is not read by softmax, no tokenizer.
+            a head that gives neither classes nor labels, no tokenizer.
         ConfigError: a choice_map or max_length that does not fit the model.
     """
 
@@ -65,7 +67,6 @@ class FairClassifier(CheckedHFLM):
         self.options |= {"text_field": text_field, "choice_map": choice_map}
         self.text_field = str(text_field)
         config = self.model.config
-        require_softmax(config, self.where)
         self._choice_map = choice_map
         self.choices = self.choices_of(config, self.where)
         self._accepted = _accepted(self.inner)
@@ -74,7 +75,7 @@ class FairClassifier(CheckedHFLM):
 
     def choices_of(self, config: Any, where: object) -> Choices:
         """Which class each choice is, for a model of this configuration."""
-        return Choices(class_names(config, where), config.num_labels, self._choice_map)
+        return Choices.of_model(config, where, self._choice_map)
 
     def read_config(self, pretrained: str, **options: Any) -> None:
         if is_adapter_folder(pretrained):
