@@ -31,39 +31,42 @@ from mergekit_fair.audit.audited_models import (
     models_to_audit,
     with_local_models,
 )
-from mergekit_fair.checkpoints.fingerprint import sha256
+from mergekit_fair.audit.kept_runs import (
+    MADE_OF,
+    KeptRun,
+    Questions,
+    keep_run,
+    require_same_questions,
+)
 from mergekit_fair.compat.lm_eval import serialized
-from mergekit_fair.errors import CheckpointError, FairError, RecipeError
+from mergekit_fair.errors import CheckpointError, RecipeError
+from mergekit_fair.evaluation.aggregations import SIZE
 from mergekit_fair.evaluation.benchmarks.benchmark_items import (
     directions,
     metric_names,
     metrics_by_group,
 )
 from mergekit_fair.evaluation.classifier import resolve_device
-from mergekit_fair.evaluation.eval_folder import samples_name, write_evaluation
-from mergekit_fair.evaluation.eval_run import EvaluationRun, finished_run, measure_run
-from mergekit_fair.evaluation.evaluate import read_evaluation, versions
+from mergekit_fair.evaluation.eval_run import EvaluationRun, finished_run
+from mergekit_fair.evaluation.evaluate import versions
 from mergekit_fair.evaluation.evaluator import Evaluator, Scorer
-from mergekit_fair.evaluation.evidence import prints_of_run
 from mergekit_fair.evaluation.fair_task import FairTask
 from mergekit_fair.evaluation.model_inputs import chat_template_of
 from mergekit_fair.evaluation.responses import TaskResponses
-from mergekit_fair.evaluation.run_files import run_files
 from mergekit_fair.evaluation.seen_rows import SeenRows
-from mergekit_fair.files import is_file_name, text_of, write_atomic
+from mergekit_fair.files import is_file_name, write_atomic
 from mergekit_fair.merging.program import MergeSettings
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.references import model_parts
 from mergekit_fair.merging.stock_plan import is_random
 from mergekit_fair.merging.to_disk import merge_to_folder
 from mergekit_fair.progress import Progress
-from mergekit_fair.schema import digest_of_json, parse_json, sealed
+from mergekit_fair.schema import digest_of_json, sealed
 from mergekit_fair.sweep.input_models import require_fitting
 from mergekit_fair.sweep.points import Point
 from mergekit_fair.sweep.record import PlannedPoint
 from mergekit_fair.sweep.worker import PointWorker
 
-_MADE_OF = "made_of.json"
 TOKENIZER_CONFIGS = ("tokenizer_config.json", "chat_template.jinja")
 _IN_PLACE, _OPENED, _MERGED = "put into the base", "opened", "merged to a folder, then opened"
 
@@ -102,11 +105,12 @@ def run_audit(
     auditor = _Auditor(recipe, models, settings, progress)
     auditor.require_known()
     folders = _folders(out, models)
+    require_same_questions(out / MODELS, auditor.questions)
     for name in (RESULTS, PAGE):  # of an earlier audit, which is over where this one begins
         (out / name).unlink(missing_ok=True)
     ways = auditor.measure(folders)
     for folder in (out / MODELS).iterdir():
-        if (folder / _MADE_OF).is_file() and folder not in folders.values():
+        if (folder / MADE_OF).is_file() and folder not in folders.values():
             shutil.rmtree(folder)
     found = audit_results(recipe, models, ways, folders, settings, auditor.about_tasks())
     write_atomic(out / RESULTS, json.dumps(sealed(found.to_dict()), indent=2) + "\n")
@@ -215,6 +219,13 @@ class _Auditor:
         for model in self.models:
             seen.require_unseen([str(folder) for folder in model.folders], self.settings.split)
 
+    @cached_property
+    def questions(self) -> Questions:
+        """What is asked."""
+        return Questions(
+            tasks=sorted(self.tasks), split=self.settings.split, limit=self.settings.request.limit
+        )
+
     def measure(self, folders: Mapping[str, Path]) -> dict[str, str]:
         """Run what is not measured yet, and write it; model → how it was run."""
         content = self._content()
@@ -225,10 +236,8 @@ class _Auditor:
         ways = {
             model.name: way
             for model in self.models
-            if (way := _measured(folders[model.name], digests[model.name], self.tasks))
+            if (way := self._measured(model, folders[model.name], digests[model.name]))
         }
-        for name in ways:
-            self.progress.say(f"{name}: measured before, on the same documents")
         open_ones = [model for model in self.models if model.name not in ways]
         apart = []
         with ExitStack() as stack:
@@ -238,7 +247,7 @@ class _Auditor:
                     apart.append(model)
                     continue
                 ways[model.name] = _IN_PLACE
-                self._write(finished, model, folders[model.name], digests, _IN_PLACE)
+                self._write(finished, model, folders[model.name], digests[model.name], _IN_PLACE)
             self._close()
             for model in apart:
                 source, way = model.source, _OPENED
@@ -246,18 +255,38 @@ class _Auditor:
                     source, way = stack.enter_context(self._merged()), _MERGED
                 finished = self._opened(model, source)
                 ways[model.name] = way
-                self._write(finished, model, folders[model.name], digests, way)
+                self._write(finished, model, folders[model.name], digests[model.name], way)
         return ways
+
+    def _measured(self, model: ModelToAudit, folder: Path, digest: str) -> str | None:
+        """How a model was run that has answered this before; its figures as they are asked for."""
+        kept = KeptRun.read(folder)
+        if kept is None or not kept.has_answers(folder, digest):
+            return None
+        if kept.has_figures(folder, self._read_with):
+            self.progress.say(f"{model.name}: measured before, on the same documents")
+        else:
+            self.progress.say(f"{model.name}: figures from its answers, which are there")
+            run = kept.run(folder, self._plain, self.settings.split, model, self.recipe.where)
+            self._write(run, model, folder, digest, kept.way)
+        return kept.way
+
+    @cached_property
+    def _read_with(self) -> str:
+        """A digest of what decides how answers are read."""
+        return digest_of_json(json.dumps(asdict(self.settings.metrics), default=str))
 
     def _content(self) -> str:
         """A digest of documents, prompts and settings: what answers depend on beside the model."""
         request = asdict(self.settings.request)
-        for key in ("batch_size", "allow_trained_rows"):
+        for key in ("batch_size", "allow_trained_rows", SIZE):
             request.pop(key)
         tasks = self._plain.prepared(self.settings.split).tasks.values()
         parts = [part.decode("latin-1") for task in tasks for part in task.content()]
-        read_by = [json.dumps(serialized(task.task), default=str) for task in tasks]
-        how = [json.dumps(each, default=str) for each in (request, asdict(self.settings.metrics))]
+        # How documents are read belongs to them: it is written into the samples.
+        parts += [json.dumps(task.docs, sort_keys=True, default=str) for task in tasks]
+        read_by = [json.dumps(_as_asked(task.task), default=str) for task in tasks]
+        how = json.dumps(request, default=str)
         return digest_of_json([how, self.settings.split, parts, read_by, dict(versions())])
 
     def _prompts(self, model: ModelToAudit) -> str | None:
@@ -351,40 +380,14 @@ class _Auditor:
             yield str(model)
 
     def _write(
-        self,
-        finished: EvaluationRun,
-        model: ModelToAudit,
-        folder: Path,
-        digests: Mapping[str, str],
-        way: str,
+        self, finished: EvaluationRun, model: ModelToAudit, folder: Path, digest: str, way: str
     ) -> None:
-        metrics = self.settings.metrics
-        evaluations = measure_run(finished, metrics)
-        prints = {} if model.source is None else prints_of_run(model.source, {})
-        _, files = run_files(finished, evaluations, prints, metrics)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / _MADE_OF).unlink(missing_ok=True)
-        write_evaluation(folder, files)
-        made_of = {
-            "digest": digests[model.name],
-            "way": way,
-            "evaluations": list(evaluations),
-            "files": {task: sha256(folder / samples_name(task)) for task in finished.samples},
-        }
-        write_atomic(folder / _MADE_OF, json.dumps(made_of) + "\n")
+        about = {"digest": digest, "read_with": self._read_with, "way": way}
+        keep_run(folder, finished, model.source, self.settings.metrics, self.questions, about)
 
 
-def _measured(folder: Path, digest: str, tasks: Sequence[str]) -> str | None:
-    """How a model was run that was measured on the same, and whose files are all there."""
-    try:
-        made_of = parse_json(text_of(folder / _MADE_OF))
-        if made_of["digest"] != digest or set(made_of["files"]) != set(tasks):
-            return None
-        for task, content in made_of["files"].items():
-            if sha256(folder / samples_name(task)) != content:
-                return None
-        for task in made_of["evaluations"]:
-            read_evaluation(folder / f"{task}.json")
-        return str(made_of["way"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, FairError):
-        return None
+def _as_asked(task: Any) -> dict[str, Any]:
+    """A task's configuration without what is read only when its answers are measured."""
+    found = serialized(task)
+    metadata = {key: each for key, each in (found.get("metadata") or {}).items() if key != SIZE}
+    return {**found, "metadata": metadata}

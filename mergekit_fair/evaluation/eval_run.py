@@ -36,7 +36,7 @@ from mergekit_fair.evaluation.evaluate import (
 from mergekit_fair.evaluation.evaluator import Evaluator, Scorer
 from mergekit_fair.evaluation.multi_predictions import ITEM, read_samples_of
 from mergekit_fair.evaluation.predictions import GAP
-from mergekit_fair.evaluation.prepared_tasks import EvaluationRequest, PreparedTask
+from mergekit_fair.evaluation.prepared_tasks import EvaluationRequest, PreparedTask, TaskSet
 from mergekit_fair.evaluation.responses import TaskResponses
 from mergekit_fair.evaluation.seen_rows import SeenRows, models_of, told
 from mergekit_fair.evaluation.truncation import Truncation
@@ -139,11 +139,7 @@ def finished_run(
     for name, of_task in samples.items():
         if cutoff is not None and "dpd" in of_task[0]:
             predict_anew(name, of_task, cutoff)
-    results = aggregated(
-        {name: task.task for name, task in tasks.tasks.items()},
-        {name: _values(of_task) for name, of_task in samples.items()},
-        tasks.groups,
-    )
+    results = results_of(tasks, samples)
     results["config"] = _config(evaluator.request, scorer)
     results["date"] = begin
     cut = {name: responses.run.is_cut(task) for name, task in tasks.tasks.items()}
@@ -157,6 +153,17 @@ def finished_run(
         ),
         max_length=scorer.max_length,
         is_cut={name: is_cut for name, is_cut in cut.items() if is_cut is not None},
+    )
+
+
+def results_of(
+    tasks: TaskSet, samples: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> dict[str, Any]:
+    """lm-eval's own results of its samples, but for what they say of the run."""
+    return aggregated(
+        {name: task.task for name, task in tasks.tasks.items()},
+        {name: _values(samples[name]) for name in tasks.tasks},
+        tasks.groups,
     )
 
 

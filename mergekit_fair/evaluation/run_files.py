@@ -27,6 +27,7 @@ def run_files(
     settings: MetricSettings,
     *,
     rows: bool = False,
+    written: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, AnyEvaluation], dict[str, str]]:
     """Evaluations that say what they are of, and the content of all files by name.
 
@@ -36,8 +37,11 @@ def run_files(
         prints: from `prints_of_run`.
         settings: by which it was measured.
         rows: also a table of every task's rows.
+        written: name → content of the files of samples, where they were read from such.
     """
-    files = {samples_name(task): lines_of(found) for task, found in finished.samples.items()}
+    files = dict(written or {}) or {
+        samples_name(task): lines_of(found) for task, found in finished.samples.items()
+    }
     known = {
         task: fingerprinted(evaluation, files[samples_name(task)], prints, settings)
         for task, evaluation in evaluations.items()

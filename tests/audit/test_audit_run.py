@@ -17,6 +17,7 @@ from refusals import refusal
 from task_tables import write_table
 from tiny import GROUPS, words_of
 
+from mergekit_fair.audit import audit_run
 from mergekit_fair.cli import main
 from mergekit_fair.errors import ConfigError
 
@@ -304,14 +305,56 @@ def test_a_lost_or_changed_file_is_made_again(models: Path, tmp_path: Path) -> N
     assert {folder.name for folder in (out / "models").iterdir()} == {"base", "blue", "merge"}
 
 
-def test_figures_are_read_again_with_other_settings(models: Path, tmp_path: Path) -> None:
+def test_figures_are_read_again_with_other_settings(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a model being run, every file is what a fresh audit writes."""
     path = recipe(tmp_path / "recipe.yml", addition(models, "blue"))
-    audit(models, path, tmp_path / "audit")
     wide = json.loads(audit(models, path, tmp_path / "audit", "--json").stdout)
-    narrow = audit(models, path, tmp_path / "audit", "--confidence", 0.8, "--json")
-    fresh = audit(models, path, tmp_path / "fresh", "--confidence", 0.8, "--json")
-    assert json.loads(narrow.stdout)["tasks"] == json.loads(fresh.stdout)["tasks"]
-    assert json.loads(narrow.stdout)["tasks"] != wide["tasks"]
+    others = ("--confidence", 0.8, "--min-group-size", 40, "--reference", "one_vs_rest", "--json")
+    fresh = audit(models, path, tmp_path / "fresh", *others)
+    monkeypatch.setattr(audit_run.Evaluator, "open", None)  # no model can be opened
+    again = audit(models, path, tmp_path / "audit", *others)
+    assert again.exit_code == 0, again.output
+    assert json.loads(again.stdout) == json.loads(fresh.stdout)
+    assert json.loads(again.stdout)["tasks"] != wide["tasks"]
+    for name in ("base", "blue", "merge"):
+        mine, theirs = (tmp_path / of / "models" / name for of in ("audit", "fresh"))
+        assert {each.name for each in mine.iterdir()} == {each.name for each in theirs.iterdir()}
+        for file in (f"{TASK}.json", f"samples_{TASK}.jsonl"):
+            assert (mine / file).read_bytes() == (theirs / file).read_bytes()
+        ours, alone = (json.loads((of / "lm_eval.json").read_text()) for of in (mine, theirs))
+        assert ours["results"] == alone["results"]
+        assert ours.keys() == alone.keys()
+    audit(models, path, tmp_path / "audit", *others, "--require", f"{TASK}/acc >= 0")
+    assert json.loads((tmp_path / "audit" / "audit.json").read_text())["requirements"][0]["met"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "others"),
+    [
+        (("--limit", 40), "limit"),
+        (("--split", "report"), "split"),
+        (("--tasks", f"{TASK},fair_bbq_religion"), "tasks"),
+    ],
+)
+def test_other_questions_replace_no_audit(
+    changes: tuple[object, ...], others: str, models: Path, tmp_path: Path
+) -> None:
+    path, out = recipe(tmp_path / "recipe.yml", addition(models, "blue")), tmp_path / "audit"
+    audit(models, path, out)
+    (out / "audit.json").unlink()  # one that was not finished, too
+    files = {each: each.read_bytes() for each in out.rglob("*") if each.is_file()}
+    refusal(
+        [
+            *("audit", path, "--tasks", TASK, "--data", models / f"{TASK}.jsonl", "-o", out),
+            *("--device", "cpu", "--split", "validation", "--min-group-size", 5, *changes),
+        ],
+        ConfigError,
+        f"holds an audit with other {others}",
+        where=out,
+    )
+    assert {each: each.read_bytes() for each in out.rglob("*") if each.is_file()} == files
 
 
 def test_a_model_that_answers_nothing_is_an_error(models: Path, tmp_path: Path) -> None:
@@ -389,7 +432,9 @@ def test_a_merge_that_exists(models: Path, tmp_path: Path) -> None:
     assert other["models"]["merge"]["source"] == str(tmp_path / "merged")
 
 
-def test_decisions_by_group_are_audited_too(family: Path, tmp_path: Path) -> None:
+def test_decisions_by_group_are_audited_too(
+    family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Classifiers over a task of labels and groups."""
     block = yaml.safe_load((family / "train.yml").read_text())["data"]
     (tmp_path / "data.yml").write_text(yaml.safe_dump(block))
@@ -401,11 +446,12 @@ def test_decisions_by_group_are_audited_too(family: Path, tmp_path: Path) -> Non
         ],
     }
     path = recipe(tmp_path / "recipe.yml", raw)
-    found = run(
+    command = (
         *("audit", path, "--tasks", "fair_adult_sex", "--data", tmp_path / "data.yml"),
-        *("-o", tmp_path / "audit", "--max-length", 16, "--min-group-size", 5, "--quiet"),
+        *("-o", tmp_path / "audit", "--max-length", 8, "--min-group-size", 5, "--quiet"),
         *("--require", f"fair_adult_sex/dpd <= {GROUPS[0]} + 1", "--device", "cpu"),
     )
+    found = run(*command)
     assert found.exit_code == 0, found.output
     content = json.loads((tmp_path / "audit" / "audit.json").read_text())
     task = content["tasks"]["fair_adult_sex"]
@@ -413,3 +459,12 @@ def test_decisions_by_group_are_audited_too(family: Path, tmp_path: Path) -> Non
     assert {"acc", "dpd", "eod"} <= set(task["differences"][GROUPS[1]])
     assert set(task["groups"]["merge"]) == set(GROUPS)
     assert f"met: fair_adult_sex/dpd <= {GROUPS[0]} + 1" in found.stdout
+    merge = tmp_path / "audit" / "models" / "merge" / "fair_adult_sex.json"
+    said = json.loads(merge.read_text())
+    monkeypatch.setattr(audit_run.Evaluator, "open", None)
+    assert run(*command, "--confidence", 0.8).exit_code == 0
+    again = json.loads(merge.read_text())
+    assert again["confidence"] == 0.8
+    for key in ("truncated", "max_length", "model_args", "warnings", "limit"):
+        assert again[key] == said[key]
+    assert said["truncated"]["overall"]["n"] > 0
