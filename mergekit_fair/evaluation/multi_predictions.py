@@ -21,7 +21,7 @@ from mergekit_fair.evaluation.predictions import (
 from mergekit_fair.fairness.groups import Groups
 from mergekit_fair.fairness.labels import UNANSWERED
 from mergekit_fair.fairness.level_offsets import level_offsets
-from mergekit_fair.fairness.views import Kind, Views
+from mergekit_fair.fairness.views import Kind, MultiCodes, Views
 from mergekit_fair.fairness.weights import Weighted
 
 ITEM = "macro_dpd"  # in a sample: (prediction or None, label, groups that may decide, names)
@@ -173,16 +173,8 @@ class MultiPredictions:
 
     def counted(self) -> Views:
         """Rows by groups, labels and predictions, as `measure_views` takes them."""
-        sampled = self.members, self.weights, self.clusters
-        if self.kind == "labels":
-            labels, predicted = (
-                dict(zip(self.names, columns.T, strict=True))
-                for columns in (self.labels, self.predicted)
-            )
-            return Views.of_labels(labels, predicted, *sampled)
-        codes = self.predicted.argmax(axis=1)
-        codes[(self.predicted == UNANSWERED).any(axis=1)] = len(self.names)
-        return Views.of_classes(self.labels.argmax(axis=1), codes, self.names, *sampled)
+        codes = MultiCodes(self.kind, self.names, self.labels, self.predicted)
+        return codes.counted(self.members, self.weights, self.clusters)
 
     @property
     def base_rates(self) -> dict[str, float]:

@@ -48,6 +48,11 @@ from mergekit_fair.fairness.groups import Groups, cross
 from mergekit_fair.fairness.measure import estimate, measure, measure_table
 from mergekit_fair.fairness.measurement import Measurement
 from mergekit_fair.fairness.metrics import HEADLINE, METRICS
+from mergekit_fair.fairness.multi_pairs import (
+    MultiComparison,
+    compare_classes,
+    compare_labels,
+)
 from mergekit_fair.fairness.one_vs_rest import MultiMeasurement, measure_classes, measure_labels
 from mergekit_fair.fairness.pair import Difference
 from mergekit_fair.fairness.score_quality import ScoreQuality, score_quality
@@ -69,10 +74,13 @@ __all__ = [
     "Groups",
     "Measurement",
     "MetricSettings",
+    "MultiComparison",
     "MultiMeasurement",
     "ScoreMeasurement",
     "ScoreQuality",
     "compare",
+    "compare_classes",
+    "compare_labels",
     "compare_many",
     "cross",
     "estimate",

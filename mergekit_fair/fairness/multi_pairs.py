@@ -14,17 +14,24 @@ the larger case. How often these intervals are right: `benchmarks/class_interval
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Unpack
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from mergekit_fair.fairness.clusters import students
-from mergekit_fair.fairness.counts import Patterns
+from mergekit_fair.fairness.counts import Patterns, groups_of
 from mergekit_fair.fairness.intervals import Number
 from mergekit_fair.fairness.inversion import Test
 from mergekit_fair.fairness.labels import UNANSWERED
+from mergekit_fair.fairness.measure_warnings import (
+    draw_warnings,
+    interval_warnings,
+    nameless_warnings,
+    weightless_warnings,
+)
 from mergekit_fair.fairness.metric_kinds import Gap
 from mergekit_fair.fairness.metrics import COMPARED, HEADLINE_GAPS
 from mergekit_fair.fairness.one_vs_rest import MULTI_METRICS
@@ -36,7 +43,8 @@ from mergekit_fair.fairness.pair import (
     inverted_numbers,
     turned,
 )
-from mergekit_fair.fairness.settings import MetricSettings
+from mergekit_fair.fairness.settings import MetricSettings, SettingOptions
+from mergekit_fair.fairness.views import MultiCodes
 
 _FREEDOM = 20.0  # as far tails of draws, see `inversion.upper_tail`
 
@@ -107,6 +115,124 @@ def multi_differences(
                 else worst.difference(metric.gap)
             )
     return MultiDifferences(found, views)
+
+
+@dataclass(frozen=True)
+class MultiComparison:
+    """Differences b − a of two predictors of classes or labels, each in [−1, 1].
+
+    Attributes:
+        n: number of rows.
+        reference, confidence: as in a `Measurement`.
+        metrics: name of `MULTI_METRICS` → `Difference`.
+        views: class or label → metric that is compared → `Difference`.
+        warnings: why a difference is undefined, and predictions that are no class.
+    """
+
+    n: int
+    reference: str
+    confidence: float
+    metrics: dict[str, Difference]
+    views: dict[str, dict[str, Difference]]
+    warnings: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, dict[str, float | None]]:
+        """Return `{metric: {"value", "low", "high", "p_value"}}`; None means undefined."""
+        return {name: difference.to_dict() for name, difference in self.metrics.items()}
+
+
+def compare_classes(
+    y_true: ArrayLike,
+    y_pred_a: ArrayLike,
+    y_pred_b: ArrayLike,
+    groups: Any,
+    *,
+    classes: Sequence[Hashable] | None = None,
+    weights: ArrayLike | None = None,
+    clusters: Any = None,
+    **settings: Unpack[SettingOptions],
+) -> MultiComparison:
+    """Compare two multi-class predictors on the same rows, b minus a.
+
+    Args:
+        y_true, y_pred_a, y_pred_b: shape (n,), classes, as in `measure_classes`.
+        groups, classes, weights, clusters, settings: as in `measure_classes`.
+
+    Raises:
+        MeasurementError: as `measure_classes`.
+
+    >>> animals, groups = ["cat", "dog", "bird"] * 40, ["a", "b"] * 60
+    >>> found = compare_classes(animals, ["cat", "dog", "dog"] * 40, animals, groups)
+    >>> round(found.metrics["acc"].value, 3), found.metrics["macro_eod"].value
+    (0.333, 0.0)
+    """
+    checked = MetricSettings(**settings)
+    a, b = (MultiCodes.of_classes(y_true, each, classes) for each in (y_pred_a, y_pred_b))
+    return _compared(a, b, groups, checked, weights, clusters)
+
+
+def compare_labels(
+    y_true: Mapping[str, ArrayLike],
+    y_pred_a: Mapping[str, ArrayLike],
+    y_pred_b: Mapping[str, ArrayLike],
+    groups: Any,
+    *,
+    weights: ArrayLike | None = None,
+    clusters: Any = None,
+    **settings: Unpack[SettingOptions],
+) -> MultiComparison:
+    """Compare two multi-label predictors on the same rows, b minus a.
+
+    Args:
+        y_true, y_pred_a, y_pred_b: label → shape (n,), as in `measure_labels`.
+        groups, weights, clusters, settings: as in `measure_labels`.
+
+    Raises:
+        MeasurementError: as `measure_labels`.
+
+    >>> y_true = {"toxic": [0, 0, 1, 1] * 30, "threat": [0, 0, 0, 1] * 30}
+    >>> before = {"toxic": [0, 1, 1, 1] * 30, "threat": [0, 0, 0, 0] * 30}
+    >>> found = compare_labels(y_true, before, y_true, ["a", "b"] * 60)
+    >>> found.metrics["acc"].value, found.views["threat"]["dpd"].value
+    (0.5, 0.5)
+    """
+    checked = MetricSettings(**settings)
+    a, b = (MultiCodes.of_labels(y_true, each) for each in (y_pred_a, y_pred_b))
+    return _compared(a, b, groups, checked, weights, clusters)
+
+
+def _compared(
+    a: MultiCodes,
+    b: MultiCodes,
+    groups: Any,
+    settings: MetricSettings,
+    weights: ArrayLike | None,
+    clusters: Any,
+) -> MultiComparison:
+    members = groups_of(groups, len(a.labels)).by_name()
+    patterns = Patterns.of(members, len(a.labels), weights, clusters)
+    labels, one, two = (each[patterns.rows] for each in (a.labels, a.predicted, b.predicted))
+    found = multi_differences(patterns, a.names, labels, one, two, settings)
+    warnings = (
+        *dict.fromkeys((*a.warnings, *b.warnings)),
+        *weightless_warnings(patterns.weightless),
+        *nameless_warnings(patterns.names),
+        *(
+            f"the difference in {name} is undefined"
+            for name, difference in found.metrics.items()
+            if difference.value is None
+        ),
+        *interval_warnings(found.metrics),
+        *draw_warnings(settings),
+    )
+    return MultiComparison(
+        n=len(labels),
+        reference=settings.reference,
+        confidence=settings.confidence,
+        metrics=found.metrics,
+        views=found.views,
+        warnings=warnings,
+    )
 
 
 def _right(labels: NDArray[np.int8], answers: NDArray[np.int8]) -> NDArray[np.int8]:

@@ -40,7 +40,7 @@ from mergekit_fair.fairness.metrics import HEADLINE_GAPS
 from mergekit_fair.fairness.rates import Values, deviations, gap, largest, mean
 from mergekit_fair.fairness.settings import MetricSettings, SettingOptions
 from mergekit_fair.fairness.smoothing import Smoothed
-from mergekit_fair.fairness.views import Kind, Views, class_views, label_views
+from mergekit_fair.fairness.views import Kind, MultiCodes, Views
 from mergekit_fair.schema import Record
 
 
@@ -168,8 +168,8 @@ def measure_classes(
     ('bird', 0.5)
     """
     checked = MetricSettings(**settings)
-    views, warnings = class_views(y_true, y_pred, groups, classes, weights, clusters)
-    return measure_views(views, checked, warnings)
+    codes = MultiCodes.of_classes(y_true, y_pred, classes)
+    return measure_views(codes.counted(groups, weights, clusters), checked, codes.warnings)
 
 
 def measure_labels(
@@ -199,7 +199,8 @@ def measure_labels(
     (0.5, 'toxic', 0.5)
     """
     checked = MetricSettings(**settings)
-    return measure_views(label_views(y_true, y_pred, groups, weights, clusters), checked)
+    codes = MultiCodes.of_labels(y_true, y_pred)
+    return measure_views(codes.counted(groups, weights, clusters), checked)
 
 
 def measure_views(
@@ -255,8 +256,8 @@ def estimate_views(views: Views, settings: MetricSettings) -> dict[str, float]:
         Name → value in [0, 1], NaN where undefined; a view whose gap is undefined is left out of
         mean and maximum.
 
-    >>> views, _ = class_views(["a", "b", "c"] * 4, ["a", "b", "b"] * 4, ["x", "y"] * 6,
-    ...                        None, None, None)
+    >>> codes = MultiCodes.of_classes(["a", "b", "c"] * 4, ["a", "b", "b"] * 4)
+    >>> views = codes.counted(["x", "y"] * 6)
     >>> estimate_views(views, MetricSettings())["worst_eod"]
     0.0
     """

@@ -107,67 +107,97 @@ class Views:
         )
 
 
-def class_views(
-    y_true: ArrayLike,
-    y_pred: ArrayLike,
-    groups: Any,
-    classes: Sequence[Hashable] | None,
-    weights: ArrayLike | None,
-    clusters: Any,
-) -> tuple[Views, list[str]]:
-    """The views of classes as a user passes them, and what to know of them; see `measure_classes`.
+@dataclass(frozen=True, eq=False)
+class MultiCodes:
+    """Truth and predictions of V views as a user passes them, as codes.
 
-    Raises:
-        MeasurementError: fewer than two classes, or an unknown label.
+    Attributes:
+        kind: what a view is.
+        names: of the V views.
+        labels: (n, V), 0 or 1.
+        predicted: (n, V), 0, 1 or UNANSWERED.
+        warnings: what to know of them.
     """
-    truth, predicted = _values(y_true, "y_true"), _values(y_pred, "y_pred")
-    if len(truth) != len(predicted):
-        raise MeasurementError(
-            "differs in length from y_true", where="y_pred", got=len(predicted), allowed=len(truth)
-        )
-    names = _sorted(set(truth)) if classes is None else list(classes)
-    code = _codes(names)
-    if unknown := [label for label in truth if label not in code]:
-        raise MeasurementError(
-            "is not a class",
-            where="y_true",
-            got=unknown[0],
-            allowed=names,
-            fix="complete `classes`",
-        )
-    labels = np.array([code[label] for label in truth])
-    answers = np.array([code.get(label, len(names)) for label in predicted])
-    named = [str(name) for name in names]
-    views = Views.of_classes(labels, answers, named, groups, weights, clusters)
-    return views, list(_unknown_predictions(predicted, code))
 
+    kind: Kind
+    names: tuple[str, ...]
+    labels: NDArray[np.int8]
+    predicted: NDArray[np.int8]
+    warnings: tuple[str, ...] = ()
 
-def label_views(
-    y_true: Mapping[str, ArrayLike],
-    y_pred: Mapping[str, ArrayLike],
-    groups: Any,
-    weights: ArrayLike | None,
-    clusters: Any,
-) -> Views:
-    """The views of labels as a user passes them; see `measure_labels`.
+    @classmethod
+    def of_classes(
+        cls, y_true: ArrayLike, y_pred: ArrayLike, classes: Sequence[Hashable] | None = None
+    ) -> MultiCodes:
+        """As `measure_classes` takes them.
 
-    Raises:
-        MeasurementError: no labels, different labels, or as `measure`.
-    """
-    names = _label_names(y_true, "y_true")
-    if set(names) != set(_label_names(y_pred, "y_pred")):
-        raise MeasurementError(
-            "needs the labels of y_true", where="y_pred", got=list(y_pred), allowed=names
+        Raises:
+            MeasurementError: fewer than two classes, or an unknown label.
+        """
+        truth, predicted = _values(y_true, "y_true"), _values(y_pred, "y_pred")
+        if len(truth) != len(predicted):
+            raise MeasurementError(
+                "differs in length from y_true",
+                where="y_pred",
+                got=len(predicted),
+                allowed=len(truth),
+            )
+        names = _sorted(set(truth)) if classes is None else list(classes)
+        code = _codes(names)
+        if unknown := [label for label in truth if label not in code]:
+            raise MeasurementError(
+                "is not a class",
+                where="y_true",
+                got=unknown[0],
+                allowed=names,
+                fix="complete `classes`",
+            )
+        one_hot = np.eye(len(names), dtype=np.int8)
+        answers = np.concatenate([one_hot, np.full((1, len(names)), UNANSWERED, dtype=np.int8)])
+        return cls(
+            "classes",
+            tuple(str(name) for name in names),
+            one_hot[[code[label] for label in truth]],
+            answers[[code.get(label, len(names)) for label in predicted]],
+            tuple(_unknown_predictions(predicted, code)),
         )
-    labels: dict[str, Column] = {}
-    predicted: dict[str, Column] = {}
-    for name in names:
-        labels[str(name)] = binary_labels(y_true[name], f"y_true[{name!r}]")
-        predicted[str(name)] = binary_predictions(y_pred[name], f"y_pred[{name!r}]")
-        first = next(iter(labels.values()))
-        same_length(first, labels[str(name)], f"y_true[{name!r}]")
-        same_length(first, predicted[str(name)], f"y_pred[{name!r}]")
-    return Views.of_labels(labels, predicted, groups, weights, clusters)
+
+    @classmethod
+    def of_labels(
+        cls, y_true: Mapping[str, ArrayLike], y_pred: Mapping[str, ArrayLike]
+    ) -> MultiCodes:
+        """As `measure_labels` takes them.
+
+        Raises:
+            MeasurementError: no labels, different labels, or as `measure`.
+        """
+        names = _label_names(y_true, "y_true")
+        if set(names) != set(_label_names(y_pred, "y_pred")):
+            raise MeasurementError(
+                "needs the labels of y_true", where="y_pred", got=list(y_pred), allowed=names
+            )
+        columns: list[tuple[Column, Column]] = []
+        for name in names:
+            truth = binary_labels(y_true[name], f"y_true[{name!r}]")
+            predicted = binary_predictions(y_pred[name], f"y_pred[{name!r}]")
+            columns.append((truth, predicted))
+            same_length(columns[0][0], truth, f"y_true[{name!r}]")
+            same_length(columns[0][0], predicted, f"y_pred[{name!r}]")
+        labels, answers = (np.stack(part, axis=1) for part in zip(*columns, strict=True))
+        return cls("labels", tuple(map(str, names)), labels, answers)
+
+    def counted(self, groups: Any, weights: ArrayLike | None = None, clusters: Any = None) -> Views:
+        """The rows by groups, labels and predictions; arguments as in `measure`."""
+        if self.kind == "labels":
+            labels, predicted = (
+                dict(zip(self.names, columns.T, strict=True))
+                for columns in (self.labels, self.predicted)
+            )
+            return Views.of_labels(labels, predicted, groups, weights, clusters)
+        codes = self.predicted.argmax(axis=1)
+        codes[(self.predicted == UNANSWERED).any(axis=1)] = len(self.names)
+        truth = self.labels.argmax(axis=1)
+        return Views.of_classes(truth, codes, self.names, groups, weights, clusters)
 
 
 def _codes(names: list[Any]) -> dict[Any, int]:

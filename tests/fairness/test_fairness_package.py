@@ -11,7 +11,8 @@ def test_exports():
     assert fairness.__all__ == [
         "HEADLINE", "METRICS", "Comparison", "Comparisons", "CountTable", "Difference", "Groups",
         "Measurement", "MetricSettings",
-        "MultiMeasurement", "ScoreMeasurement", "ScoreQuality", "compare", "compare_many",
+        "MultiComparison", "MultiMeasurement", "ScoreMeasurement", "ScoreQuality", "compare",
+        "compare_classes", "compare_labels", "compare_many",
         "cross", "estimate",
         "holm", "matching_threshold", "measure", "measure_classes", "measure_labels",
         "measure_scores", "measure_table", "predict_at", "score_quality",
