@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,20 @@ class _Names(click.ParamType):  # type: ignore[type-arg]
 @click.option("--weight", metavar="COLUMN", help="What a row counts for.")
 @click.option("--cluster", metavar="COLUMN", help="What a row is sampled with: template, author.")
 @click.option("--positive", multiple=True, metavar="VALUE", help="Labels that are 1; repeatable.")
+@click.option(
+    "--classes",
+    type=_Names(),
+    default="",
+    metavar="A,B,C",
+    help="Label and prediction hold these classes; or all: those among the labels.",
+)
+@click.option(
+    "--labels",
+    type=_Names(),
+    default="",
+    metavar="LABEL:PREDICTION,…",
+    help="Several labels a row: pairs of columns of 0 and 1, in place of --label and --prediction.",
+)
 @click.option("--format", type=click.Choice(FORMATS), help="Of the file; else by its name.")
 @click.option("--separator", metavar="CHARACTER", help="Between cells of a csv.")
 @click.option("--quotes", metavar="CHARACTER", help="Around cells of a csv; or none, standard.")
@@ -63,13 +78,19 @@ def command(file: Path, **options: Any) -> None:
     `lm_eval --log_samples` has written, which need no options.
 
     \b
-    Example:
+    Examples:
       mergekit-fair measure predictions.csv --label y --score p --groups sex,race
+      mergekit-fair measure speech.csv --label class --prediction p --classes all --groups sex
     """
     from mergekit_fair.cli.terminal import echo, echo_json
     from mergekit_fair.errors import ConfigError
     from mergekit_fair.evaluation.cutoff import Cutoff
-    from mergekit_fair.evaluation.measure_file import measure_file
+    from mergekit_fair.evaluation.measure_file import FileMeasurement, measure_file
+    from mergekit_fair.evaluation.multi_table import (
+        MultiFileMeasurement,
+        MultiTable,
+        measure_multi_table,
+    )
     from mergekit_fair.evaluation.prediction_table import PredictionColumns, read_rows_of
     from mergekit_fair.fairness import MetricSettings
 
@@ -89,11 +110,22 @@ def command(file: Path, **options: Any) -> None:
             where=file,
             fix="leave one of them out",
         )
-    names = ("label", "prediction", "score", "groups", "weight", "cluster", "positive")
-    columns = PredictionColumns(**{name: options[name] for name in names})
+    columns = PredictionColumns(
+        **{each.name: options[each.name] for each in dataclasses.fields(PredictionColumns)}
+    )
     written = ("format", "separator", "quotes", "decimal", "encoding")
     rows = read_rows_of(file, columns, {name: options[name] for name in written})
-    measured = measure_file(file, rows, settings, cutoff)
+    if isinstance(rows, MultiTable):
+        if cutoff is not None:
+            raise ConfigError(
+                "--threshold is for binary scores",
+                where=file,
+                got=threshold,
+                fix="leave it out: of classes the likeliest is predicted",
+            )
+        measured: MultiFileMeasurement | FileMeasurement = measure_multi_table(file, rows, settings)
+    else:
+        measured = measure_file(file, rows, settings, cutoff)
     if options["as_json"]:
         echo_json(measured.to_dict())
         return

@@ -173,8 +173,12 @@ class MultiPredictions:
 
     def counted(self) -> Views:
         """Rows by groups, labels and predictions, as `measure_views` takes them."""
-        codes = MultiCodes(self.kind, self.names, self.labels, self.predicted)
-        return codes.counted(self.members, self.weights, self.clusters)
+        return self.codes.counted(self.members, self.weights, self.clusters)
+
+    @property
+    def codes(self) -> MultiCodes:
+        """Truth and predictions."""
+        return MultiCodes(self.kind, self.names, self.labels, self.predicted)
 
     @property
     def base_rates(self) -> dict[str, float]:

@@ -21,7 +21,8 @@ from mergekit_fair.data.label_rules import OneLabel
 from mergekit_fair.data.list_text import read_list
 from mergekit_fair.data.table import read_table
 from mergekit_fair.errors import ConfigError, DataError
-from mergekit_fair.evaluation.predictions import Predictions
+from mergekit_fair.evaluation.multi_predictions import MultiPredictions, read_samples_of
+from mergekit_fair.evaluation.multi_table import MultiTable, classes_of, labels_of
 from mergekit_fair.evaluation.sample_files import require_each_once
 from mergekit_fair.fairness.groups import Groups
 from mergekit_fair.fairness.labels import UNANSWERED
@@ -50,6 +51,8 @@ class PredictionColumns:
         weight: what a row counts for.
         cluster: what a row belongs to that is sampled as a whole; empty: it is by itself.
         positive: the label's values that are 1; all others are 0.
+        classes: names of classes, or `all`: label and prediction hold such names.
+        labels: `LABEL:PREDICTION`, pairs of columns: several labels a row.
     """
 
     label: str | None = None
@@ -59,6 +62,8 @@ class PredictionColumns:
     weight: str | None = None
     cluster: str | None = None
     positive: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
 
     @property
     def given(self) -> list[str]:
@@ -97,7 +102,7 @@ class TableRows:
 
 def read_rows_of(
     path: Path, columns: PredictionColumns, source: Mapping[str, Any] | None = None
-) -> TableRows:
+) -> TableRows | MultiTable:
     """The rows of a csv, tsv, jsonl or parquet file, or of a file of lm-eval's samples.
 
     Args:
@@ -129,7 +134,10 @@ def read_rows_of(
                 fix="leave these options out",
             )
         return _of_samples(path, frame)
-    for name in ("label", "groups"):
+    if columns.classes or columns.labels:
+        _require_alone(path, columns)
+    needed = ("groups",) if columns.labels else ("label", "groups")
+    for name in needed:
         if not getattr(columns, name):
             raise ConfigError(
                 f"--{name} is missing",
@@ -137,6 +145,8 @@ def read_rows_of(
                 allowed=[str(known) for known in frame.columns],
                 fix=f"say which column: --{name} NAME",
             )
+    if columns.labels or (columns.classes and columns.prediction):
+        return _of_multi_table(path, frame, columns)
     if columns.prediction is None and columns.score is None:
         raise ConfigError(
             "neither --prediction nor --score is given",
@@ -147,6 +157,45 @@ def read_rows_of(
     return _of_table(path, frame, columns)
 
 
+def _require_alone(path: Path, columns: PredictionColumns) -> None:
+    """What says how classes or labels are read, and nothing that is for binary predictions.
+
+    Raises:
+        ConfigError: both are given.
+    """
+    kind = "labels" if columns.labels else "classes"
+    others = ["positive", "score", *(("classes", "label", "prediction") * bool(columns.labels))]
+    if given := [f"--{name}" for name in others if getattr(columns, name)]:
+        raise ConfigError(
+            f"--{kind} says what label and prediction are",
+            where=path,
+            got=given,
+            fix=f"leave out {' and '.join(given)}",
+        )
+
+
+def _of_multi_table(path: Path, frame: pd.DataFrame, columns: PredictionColumns) -> MultiTable:
+    where = str(path)
+
+    def binary(label: str, prediction: str) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
+        pair = PredictionColumns(label=label, prediction=prediction)
+        return _labels(frame, pair, where).values, _predictions(frame, pair, where)
+
+    if columns.labels:
+        codes = labels_of(columns.labels, binary)
+    else:
+        pair = str(columns.label), str(columns.prediction)
+        codes = classes_of(frame, *pair, columns.classes, where)
+    groups, notes = _groups(frame, columns.groups, where)
+    return MultiTable(
+        codes,
+        groups,
+        weights=_weights(frame, columns.weight, where) if columns.weight else None,
+        clusters=_clusters(frame, columns.cluster, where) if columns.cluster else None,
+        warnings=tuple(notes),
+    )
+
+
 def _are_samples(frame: pd.DataFrame) -> bool:
     """Whether these are lm-eval's: documents with what was answered."""
     if not {"doc_id", "doc", "filtered_resps"} <= set(map(str, frame.columns)):
@@ -154,13 +203,21 @@ def _are_samples(frame: pd.DataFrame) -> bool:
     return all(isinstance(doc, Mapping) for doc in frame["doc"].head().tolist())
 
 
-def _of_samples(path: Path, frame: pd.DataFrame) -> TableRows:
+def _of_samples(path: Path, frame: pd.DataFrame) -> TableRows | MultiTable:
     records: list[dict[str, Any]] = [
         {key: value for key, value in record.items() if not _is_nan(value)}
         for record in frame.to_dict("records")
     ]
     require_each_once(records, path)
-    predictions = Predictions.of_samples(path.name, records)
+    predictions = read_samples_of(path.name, records)
+    if isinstance(predictions, MultiPredictions):
+        return MultiTable(
+            predictions.codes,
+            predictions.members,
+            predictions.excluded,
+            predictions.weights,
+            predictions.clusters,
+        )
     return TableRows(
         labels=predictions.labels,
         predicted=predictions.predicted,
@@ -207,7 +264,7 @@ def _labels(frame: pd.DataFrame, columns: PredictionColumns, where: str) -> Labe
     name = str(columns.label)
     column(frame, name, f"{where}, --label")
     rule: dict[str, Any] = {"column": name}
-    fix = "say which values are positive: --positive VALUE"
+    fix = "say which values are positive: --positive VALUE; or --classes all, to measure each class"
     if columns.positive:
         rule |= {"positive": list(columns.positive), "negative": "*"}
         fix = "check --positive; a row without a label cannot be measured: remove it"

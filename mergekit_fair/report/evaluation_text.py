@@ -13,6 +13,7 @@ from mergekit_fair.evaluation.evaluate import (
     MultiEvaluation,
 )
 from mergekit_fair.evaluation.measure_file import FileMeasurement
+from mergekit_fair.evaluation.multi_table import MultiFileMeasurement
 from mergekit_fair.fairness import METRICS, Measurement, ScoreQuality
 from mergekit_fair.fairness.claims import LEVEL, JudgedDifference
 from mergekit_fair.fairness.deciding import Deciding
@@ -36,27 +37,33 @@ def evaluation_text(evaluation: AnyEvaluation) -> str:
     if isinstance(evaluation, BenchmarkEvaluation):
         return benchmark_text(evaluation)
     if isinstance(evaluation, MultiEvaluation):
-        of_views = (text for view in evaluation.views.values() for text in view.warnings)
-        said = dict.fromkeys([*evaluation.warnings, *of_views])
-        lines = [f"warning: {one_line(text)}" for text in said]
-        return "\n".join([*multi_body(_title(evaluation), evaluation), *lines])
+        return "\n".join([*multi_body(_title(evaluation), evaluation), *_view_warnings(evaluation)])
     parts = _body(_title(evaluation), evaluation, evaluation.level_matched)
     return "\n".join([*parts, *_warnings(evaluation)])
 
 
-def file_text(measured: FileMeasurement, *, quiet: bool = False) -> str:
+def file_text(measured: FileMeasurement | MultiFileMeasurement, *, quiet: bool = False) -> str:
     """The same of a file of predictions.
 
     Args:
-        measured: from `measure_file`.
+        measured: from `measure_file` or `measure_multi_table`.
         quiet: without warnings.
     """
     title = one_line(
         f"{measured.file}: n = {measured.n}, {measured.reference}, "
         f"{measured.confidence * 100:g} % intervals{_marks(measured)}"
     )
-    parts = _body(title, measured)
-    return "\n".join([*parts, *([] if quiet else _warnings(measured))])
+    if isinstance(measured, MultiFileMeasurement):
+        parts, said = multi_body(title, measured), _view_warnings(measured)
+    else:
+        parts, said = _body(title, measured), _warnings(measured)
+    return "\n".join([*parts, *([] if quiet else said)])
+
+
+def _view_warnings(measured: MultiMeasurement) -> list[str]:
+    of_views = (text for view in measured.views.values() for text in view.warnings)
+    said = dict.fromkeys([*measured.warnings, *of_views])
+    return [f"warning: {one_line(text)}" for text in said]
 
 
 def _body(
