@@ -149,8 +149,8 @@ def run(world: World, trials: int, templates: int, rows: int, draws: int) -> Non
     print(f"{'b - a':>9}{'holds':>8}{'width':>8}{'p <= .05':>10}")
     for name in SHOWN:
         cells = [f"{name:<20}{true[0][name]:>8.3f}{_shares(held[name])}"]
-        by_row = held.get(f"{name} by rows")
-        cells.append(_shares(by_row, 9) if by_row else " " * 17)
+        of_rows = held.get(f"{name} by rows")
+        cells.append(_shares(of_rows, 9) if of_rows else " " * 17)
         cells.append(f"{true[1][name] - true[0][name]:>+9.3f}{_shares(held[f'{name} paired'])}")
         cells.append(f"{claims[name] / trials:>10.1%}")
         print("".join(cells), flush=True)

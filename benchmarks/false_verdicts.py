@@ -43,12 +43,13 @@ from mergekit_fair.fairness.measure import estimate_table
 from mergekit_fair.progress import Silent
 from mergekit_fair.report import outputs
 from mergekit_fair.sweep import point_runner, runner
+from mergekit_fair.sweep.limits import Select
 from mergekit_fair.sweep.point_runner import PointRunner, TimeBudget
 from mergekit_fair.sweep.points import Point
 from mergekit_fair.sweep.record import INJECTED, PlannedPoint
 from mergekit_fair.sweep.results import SweepResults
 from mergekit_fair.sweep.store import Store
-from mergekit_fair.sweep.sweep_config import Select, Sweep, SweepConfig
+from mergekit_fair.sweep.sweep_config import Sweep, SweepConfig
 from mergekit_fair.sweep.worker import Outcome, PointJob
 
 CONFIG: dict[str, Any] = {
@@ -144,7 +145,7 @@ class Points:
             kind=kind,
             label=label,
             settings=found,
-            lambda_=found.get("lambda"),
+            lambda_=found.get("lambda"),  # type: ignore[arg-type]
             lambda_eff=size,
             lambda_l1=size,
             is_identity=size == 0,
@@ -182,10 +183,10 @@ class Runner(PointRunner):
         return self.labels(TRUTH)[TASK].with_scores(scorer.scores(point, TRUTH))
 
 
-Base: Any = getattr(runner, "SweepRun", None) or runner._Run  # type: ignore[attr-defined]
+Base: Any = getattr(runner, "SweepRun", None) or vars(runner)["_Run"]
 
 
-class Run(Base):  # type: ignore[misc]
+class Run(Base):
     """A sweep that writes no results, and knows the truth about group thresholds."""
 
     def _report(
@@ -198,8 +199,9 @@ class Run(Base):  # type: ignore[misc]
     def _write(self, *_: Any, **__: Any) -> None:
         return None
 
-    def _gains(self, chosen: Point, thresholds: Any, baseline: str, metric: str) -> float:
+    def _gains(self, chosen: Point | None, thresholds: Any, baseline: str, metric: str) -> float:
         """How much better the chosen point truly is than thresholds."""
+        assert chosen is not None  # of no choice nothing is said to be won
         both = thresholds.predictions(TRUTH)[baseline], self.runner.predictions(chosen.id, TRUTH)
         theirs, its = (
             estimate_table(counted(answers), self.runner.settings)[metric] for answers in both
@@ -248,7 +250,7 @@ def simulated(population: Population, seed: tuple[int, ...]) -> tuple[SweepResul
             budget=TimeBudget(),
         )
         try:
-            run = Run(sweep, planner, points)  # type: ignore[arg-type]
+            run = Run(sweep, planner, points)
             results = run.run()
             return results, [
                 (name, metric, gain)
@@ -267,7 +269,7 @@ def wins(results: SweepResults) -> list[tuple[str, str, float]]:
             if hasattr(gap, "claimed"):
                 claimed = bool(gap.claimed)
             else:  # an older version
-                claimed = gap.holds(results.confidence)
+                claimed = gap.holds(results.confidence)  # type: ignore[attr-defined]
             sign = -1 if METRICS[name.rpartition(".")[2]].better == "lower" else 1
             if claimed and (gap.value or 0.0) * sign > 0:
                 won.append((baseline, name, float(gap.value or 0.0)))
@@ -278,7 +280,7 @@ def printed_wins(results: SweepResults) -> list[str]:
     """The sentences of the terminal, the page and the card that say a win."""
     if not results.comparison:
         return []
-    lines = outputs.verdict(results).splitlines()
+    lines = vars(outputs)["verdict"](results).splitlines()
     return [line for line in lines if " against " in line and "othing was won" not in line]
 
 
@@ -317,7 +319,7 @@ def run_here(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Every population, in this process."""
     for module in (point_runner, _module("mergekit_fair.sweep.rescored")):
         vars(module)["evaluate"] = quick_evaluate
-    evaluating._scores = lambda *_: None  # type: ignore[assignment]
+    evaluating._scores = lambda *_: None
     found = []
     for number, population in enumerate(POPULATIONS):
         if arguments.only and arguments.only not in population.name:

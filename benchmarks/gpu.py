@@ -19,6 +19,7 @@ import hashlib
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,9 +134,10 @@ def points(raw: dict[str, Any], device: str, rounds: int) -> None:
         with torch.no_grad():
             model(tokens)
 
-    compose(0.1), forward()  # the first of each warms up
+    compose(0.1)  # the first of each warms up
+    forward()
     for number in range(rounds):
-        seconds = timed(device, lambda scale=0.2 + 0.1 * number: compose(scale))
+        seconds = timed(device, partial(compose, 0.2 + 0.1 * number))
         print(f"λ: {seconds:.3f} s; forward: {timed(device, forward):.3f} s", flush=True)
 
 

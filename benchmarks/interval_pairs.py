@@ -191,10 +191,11 @@ def simulate_pair(
         for metric in PAIRED:
             interval = found[metric]
             known = interval.low is not None and interval.high is not None
-            cell.add(metric, "inversion", (interval.low, interval.high) if known else None)
+            ends = (interval.low, interval.high) if known else None
+            cell.add(metric, "inversion", ends)  # type: ignore[arg-type]
             defined = drawn[metric][np.isfinite(drawn[metric])]
-            for way, ends in (("percentile", percentile), ("basic", basic)):
-                made = ends(value[metric], defined, CONFIDENCE) if known else None
+            for way, limits in (("percentile", percentile), ("basic", basic)):
+                made = limits(value[metric], defined, CONFIDENCE) if known else None
                 cell.add(metric, way, made)
     return cell
 
@@ -259,7 +260,7 @@ def simulate_many(gap: float, n: int, trials: int, seed: Iterable[int]) -> ManyC
         found = compare_many(labels, predictions, groups, baseline="model 0", seed=trial)
         cell.any_found += any(found.significant(*key) for key in found.adjusted)
         cell.uncorrected += any(
-            found.differences[name].metrics[metric].p_value <= 1 - CONFIDENCE
+            found.differences[name].metrics[metric].p_value <= 1 - CONFIDENCE  # type: ignore[operator]
             for name, metric in found.adjusted
         )
     return cell

@@ -91,7 +91,7 @@ def recounted(table: CountTable, draws: int, seed: int) -> NDArray[np.int64]:
     DPD and EOD are not computed here, which can only make it look faster.
     """
     rng = np.random.default_rng(seed)
-    cell = np.repeat(np.arange(table.cells.size), table.cells.reshape(-1))
+    cell = np.repeat(np.arange(table.cells.size), table.cells.reshape(-1).astype(np.int64))
     drawn = [
         np.bincount(cell[rng.integers(0, cell.size, cell.size)], minlength=table.cells.size)
         for _ in range(draws)

@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -45,8 +45,8 @@ def run_speed(quick: bool, seed: int) -> dict[str, Any]:
     show.print_whole(found["whole"])
     found["same"] = same_distribution(4_000, seed, 100 if quick else 1_000)
     show.print_same(found["same"])
-    problems = [(10_000, 3, 1)] if quick else [(10_000, 10, 3), (1_000_000, 5, 1)]
-    found["fairlearn"] = [time_fairlearn(n, seed, *much) for n, *much in problems]
+    repeated = [(10_000, 3, 1)] if quick else [(10_000, 10, 3), (1_000_000, 5, 1)]
+    found["fairlearn"] = [time_fairlearn(n, seed, *much) for n, *much in repeated]
     show.print_fairlearn(found["fairlearn"])
     return found
 
@@ -125,7 +125,7 @@ def _call(job: Callable[[], Any]) -> Any:
         return job()
 
 
-def _simulated(jobs: list[Callable[[], Any]], workers: int, what: str) -> list[Any]:
+def _simulated(jobs: Sequence[Callable[[], Any]], workers: int, what: str) -> list[Any]:
     """Results in the order of the jobs; they depend on seeds, not on the number of workers."""
     start = time.perf_counter()
     if workers == 1:

@@ -48,9 +48,10 @@ print(json.dumps({"patterns": patterns, "seconds": seconds, "megabytes": megabyt
 def run(case: tuple[str, int, int, float], package: Path) -> dict[str, float]:
     """One case with the package of a checkout."""
     environment = {**os.environ, "PYTHONPATH": str(package), "OMP_NUM_THREADS": "1"}
-    options = {"cwd": package, "env": environment}  # the folder of a process comes first
     command = [sys.executable, "-c", CASE, json.dumps(case)]
-    done = subprocess.run(command, **options, capture_output=True, text=True, check=True)
+    done = subprocess.run(  # the folder of a process comes first
+        command, cwd=package, env=environment, capture_output=True, text=True, check=True
+    )
     return dict(json.loads(done.stdout))
 
 

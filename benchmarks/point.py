@@ -67,8 +67,13 @@ def written(folder: Path) -> Recipe:
         }
         save_file(noisy, folder / name / "model.safetensors", metadata={"format": "pt"})
     models = [{"model": str(folder / n), "parameters": {"group": n}} for n in GROUPS]
-    raw = {"merge_method": "subgroup_task_addition", "base_model": str(folder / "base")}
-    raw |= {"models": models, "parameters": {"lambda": 0.1}, "dtype": "float32"}
+    raw: dict[str, Any] = {"merge_method": "subgroup_task_addition"}
+    raw |= {
+        "base_model": str(folder / "base"),
+        "models": models,
+        "parameters": {"lambda": 0.1},
+        "dtype": "float32",
+    }
     return Recipe.from_mapping(raw, "recipe")
 
 

@@ -60,7 +60,8 @@ def searched(
     """Hypervolumes on report rows of one search."""
     from mergekit_fair.progress import Silent
     from mergekit_fair.sweep.point_runner import LocalExecutor, TimeBudget
-    from mergekit_fair.sweep.runner import SweepRun, prepared, run_sweep
+    from mergekit_fair.sweep.preparation import prepared
+    from mergekit_fair.sweep.runner import SweepRun, run_sweep
     from mergekit_fair.sweep.store import Store
     from mergekit_fair.sweep.sweep_config import load_sweep
 
@@ -108,10 +109,11 @@ def objectives(result: Any) -> tuple[float, ...]:
     """1 − acc, DPD and EOD; NaN of a point that cannot be chosen on the searched rows."""
     evaluation = result.evaluation
     is_usable = evaluation is not None and not evaluation.degenerate and not evaluation.saturated
-    values = [result.value(name) for name in OBJECTIVES] if evaluation is not None else [None]
-    if None in values or (not is_usable and result.split == "validation"):
+    values = [] if evaluation is None else [result.value(name) for name in OBJECTIVES]
+    known = [float(value) for value in values if value is not None]
+    if len(known) < len(OBJECTIVES) or (not is_usable and result.split == "validation"):
         return (float("nan"),) * 3
-    return (1 - values[0], *values[1:])
+    return (1 - known[0], *known[1:])
 
 
 def block_of(given: argparse.Namespace, method: str, seed: int) -> Mapping[str, Any]:

@@ -29,6 +29,7 @@ import numpy as np
 from scipy.special import expit
 
 from mergekit_fair.evaluation.evaluate import Level
+from mergekit_fair.evaluation.soft_objective import SOFTNESS
 from mergekit_fair.fairness.rates import RARE
 from mergekit_fair.sweep.limits import Limit
 from mergekit_fair.sweep.search.level_model import at_level
@@ -36,7 +37,6 @@ from mergekit_fair.sweep.search.pareto import front, hypervolume
 from mergekit_fair.sweep.search.proposers import Observation, Space
 from mergekit_fair.sweep.search.rate_model import GroupLayout
 from mergekit_fair.sweep.search.search_stage import PROPOSERS
-from mergekit_fair.sweep.search.soft_rates import SOFTNESS
 from mergekit_fair.sweep.selection import Rule
 
 REPORT, BUDGET = 16_000, 32

@@ -15,12 +15,11 @@ import numpy as np
 
 from mergekit_fair.data import spec_inside
 from mergekit_fair.errors import MeasurementError
-from mergekit_fair.evaluation.compare_runs import read_predictions
 from mergekit_fair.evaluation.evaluate import evaluate
 from mergekit_fair.evaluation.evidence import require_samples
 from mergekit_fair.evaluation.group_thresholds import fit
 from mergekit_fair.evaluation.predictions import Predictions
-from mergekit_fair.evaluation.sample_files import sample_files
+from mergekit_fair.evaluation.sample_files import read_samples, sample_files
 from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.report.tables import Table, as_markdown
 from mergekit_fair.schema import load_yaml
@@ -155,7 +154,7 @@ def _heads(folder: Path, fft: Predictions) -> Iterator[Measured]:
 def _predictions(folder: Path, name: str) -> Predictions:
     ((task, path),) = sample_files(folder / "eval" / name).items()
     require_samples(path)
-    return read_predictions(task, path)
+    return Predictions.of_samples(task, read_samples(path))
 
 
 # ------------------------------------------------------------------------------ tables
