@@ -93,8 +93,9 @@ def simulate(population: Population, n: int, trials: int, draws: int, seed: int)
         rng = np.random.default_rng((seed, n, trial))
         groups, labels, a, b = rows_of(population, n, rng)
         patterns = Patterns.of(Groups.of(groups.astype(str), n).by_name(), n)
-        codes = (one_hot[each][patterns.rows] for each in (labels, a, b))
-        differences = multi_differences(patterns, NAMES, *codes, settings, ("dpd", "eod"))
+        truths, one, two = (one_hot[each][patterns.rows] for each in (labels, a, b))
+        gaps = ("dpd", "eod")
+        differences = multi_differences(patterns, NAMES, truths, one, two, settings, gaps)
         for name, each in differences.metrics.items():
             if each.low is not None and each.high is not None:
                 covers = each.low - 1e-12 <= truth[name] <= each.high + 1e-12
