@@ -45,7 +45,7 @@ def command(
     from mergekit_fair.cli.terminal import echo_json
     from mergekit_fair.evaluation.compare_runs import compare_folders
     from mergekit_fair.fairness import MetricSettings
-    from mergekit_fair.report.evaluation_text import (
+    from mergekit_fair.report.comparison_text import (
         benchmark_comparison_text,
         comparison_text,
         marks_text,

@@ -24,7 +24,8 @@ from mergekit_fair.cli.terminal import Terminal, echo, echo_json
 from mergekit_fair.errors import DataError
 from mergekit_fair.escaping import in_markdown, in_spreadsheet, is_seen, one_line, printable
 from mergekit_fair.report.card import card_of_evaluations, card_of_sweep
-from mergekit_fair.report.evaluation_text import comparison_text, evaluation_text
+from mergekit_fair.report.comparison_text import comparison_text
+from mergekit_fair.report.evaluation_text import evaluation_text
 from mergekit_fair.report.figures import vectors_pictures
 from mergekit_fair.report.outputs import summary_text
 from mergekit_fair.report.page import write_page
