@@ -5,18 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mergekit_fair.errors import ConfigError
 from mergekit_fair.escaping import in_json, in_spreadsheet
+from mergekit_fair.evaluation.multi_predictions import ITEM
 from mergekit_fair.evaluation.predictions import GAP
 from mergekit_fair.files import is_file_name, write_together
 
 RESULTS = "lm_eval.json"
 _SAMPLES, _ROWS = "samples_{}.jsonl", "rows_{}.csv"
-_COLUMNS = ("id", "split", "label", "groups", "prediction", GAP, "weight")
 
 
 def require_free(out: Path, *, overwrite: bool) -> None:
@@ -82,8 +83,10 @@ def rows_table(samples: Sequence[Mapping[str, Any]], split: str) -> str:
     """A csv of the rows that were measured; `mergekit-fair measure` reads it.
 
     Columns: id (row number in the source), split, label (0 or 1), groups (a JSON list), prediction
-    (0, 1, or empty without an answer), logit_gap (logit₁ − logit₀ of a classifier), weight. A text
-    that a spreadsheet would run begins with an apostrophe.
+    (0, 1, or empty without an answer), logit_gap (logit₁ − logit₀ of a classifier), weight. Label
+    and prediction of classes are names, and there is a log_prob.NAME of each in place of the gap;
+    of labels there are label.NAME, prediction.NAME and log_prob.NAME. A text that a spreadsheet
+    would run begins with an apostrophe.
 
     Args:
         samples: of a task that measures fairness.
@@ -93,24 +96,53 @@ def rows_table(samples: Sequence[Mapping[str, Any]], split: str) -> str:
     >>> print(rows_table([{"doc_id": 0, "doc": doc, "dpd": (0, 1, ["=a"])}], "report"), end="")
     id,split,label,groups,prediction,logit_gap,weight
     7,report,1,"[""=a""]",0,,
+    >>> sample = {"doc_id": 0, "doc": {**doc, "classes": ["no", "maybe"]}, "filtered_resps": []}
+    >>> sample["macro_dpd"] = (0, 1, ["=a"], ["no", "maybe"])
+    >>> print(rows_table([sample], "report"), end="")
+    id,split,label,groups,prediction,weight
+    7,report,maybe,"[""=a""]",no,
     """
     buffer = io.StringIO()
     table = csv.writer(buffer, lineterminator="\n")
-    table.writerow(_COLUMNS)
-    for sample in samples:
-        doc, (prediction, label, groups) = sample["doc"], sample["dpd"]
-        gap = sample.get(GAP)
-        cells = (
-            doc.get("id", sample["doc_id"]),
-            doc.get("split", split),
-            label,
-            json.dumps(list(doc.get("groups", groups)), ensure_ascii=False),
-            "" if prediction is None else prediction,
-            "" if gap is None else gap,
-            doc.get("weight", ""),
-        )
-        table.writerow([in_spreadsheet(cell) for cell in cells])
+    columns = _multi_columns if ITEM in samples[0] else _binary_columns
+    for row, sample in enumerate(samples):
+        doc, (labels, groups, answers) = sample["doc"], columns(sample)
+        cells = {
+            "id": doc.get("id", sample["doc_id"]),
+            "split": doc.get("split", split),
+            **labels,
+            "groups": json.dumps(list(doc.get("groups", groups)), ensure_ascii=False),
+            **answers,
+            "weight": doc.get("weight", ""),
+        }
+        if row == 0:
+            table.writerow([in_spreadsheet(name) for name in cells])
+        table.writerow(["" if cell is None else in_spreadsheet(cell) for cell in cells.values()])
     return buffer.getvalue()
+
+
+_Columns = tuple[dict[str, Any], Sequence[str], dict[str, Any]]  # of labels, groups, of answers
+
+
+def _binary_columns(sample: Mapping[str, Any]) -> _Columns:
+    prediction, label, groups = sample["dpd"]
+    return {"label": label}, groups, {"prediction": prediction, GAP: sample.get(GAP)}
+
+
+def _multi_columns(sample: Mapping[str, Any]) -> _Columns:
+    prediction, label, groups, names = sample[ITEM]
+    found = [float(answer[0]) for answer in sample["filtered_resps"]]
+    scores: dict[str, Any] = {}
+    if len(found) == len(names):  # a task with a Python function of its own may ask otherwise
+        known = [value if math.isfinite(value) else None for value in found]
+        scores = {f"log_prob.{name}": value for name, value in zip(names, known, strict=True)}
+    if isinstance(label, int):
+        said = None if prediction is None else names[prediction]
+        return {"label": names[label]}, groups, {"prediction": said, **scores}
+    told = prediction or [None] * len(names)
+    labels = {f"label.{name}": has for name, has in zip(names, label, strict=True)}
+    predicted = {f"prediction.{name}": has for name, has in zip(names, told, strict=True)}
+    return labels, groups, {**predicted, **scores}
 
 
 def results_text(content: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from mergekit_fair.evaluation.eval_folder import (
     samples_name,
 )
 from mergekit_fair.evaluation.eval_run import EvaluationRun
-from mergekit_fair.evaluation.evaluate import AnyEvaluation, Evaluation
+from mergekit_fair.evaluation.evaluate import AnyEvaluation, FairEvaluation
 from mergekit_fair.evaluation.evidence import evaluation_text, fingerprinted
 from mergekit_fair.fairness import MetricSettings
 
@@ -48,7 +48,7 @@ def run_files(
     }
     for task, evaluation in known.items():
         files[f"{task}.json"] = evaluation_text(evaluation)
-        if rows and isinstance(evaluation, Evaluation):
+        if rows and isinstance(evaluation, FairEvaluation):
             files[rows_name(task)] = rows_table(finished.samples[task], finished.split)
     return known, {**files, RESULTS: results_text(finished.results)}
 

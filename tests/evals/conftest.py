@@ -28,7 +28,7 @@ SMALL = {"min_group_size": 1}  # groups of a few documents
 def evaluate() -> Callable[..., dict[str, Any]]:
     """`evaluate(task, choose, metadata, **options)`: lm-eval's results, with samples.
 
-    choose: document → the log-probabilities of its choices.
+    choose: document → the log-probabilities of its choices, or whole answers.
     """
     import lm_eval
     from lm_eval.api.model import LM
@@ -37,13 +37,14 @@ def evaluate() -> Callable[..., dict[str, Any]]:
     class Model(LM):
         MULTIMODAL = True
 
-        def __init__(self, choose: Callable[[dict[str, Any]], list[float]]) -> None:
+        def __init__(self, choose: Callable[[dict[str, Any]], list[Any]]) -> None:
             super().__init__()
             self.choose = choose
 
-        def loglikelihood(self, requests: Any, **options: Any) -> list[tuple[float, bool]]:
+        def loglikelihood(self, requests: Any, **options: Any) -> list[Any]:
             del options
-            return [(self.choose(request.doc)[request.idx], False) for request in requests]
+            answers = [self.choose(request.doc)[request.idx] for request in requests]
+            return [each if isinstance(each, tuple) else (each, False) for each in answers]
 
         def loglikelihood_rolling(self, requests: Any, **options: Any) -> Any:
             raise NotImplementedError
@@ -56,7 +57,7 @@ def evaluate() -> Callable[..., dict[str, Any]]:
 
     def run(
         task: str,
-        choose: Callable[[dict[str, Any]], list[float]],
+        choose: Callable[[dict[str, Any]], list[Any]],
         metadata: dict[str, Any] | None = None,
         folder: Path = EVALS,
         **options: Any,

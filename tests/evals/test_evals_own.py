@@ -9,10 +9,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
 from refusals import raises
 from task_tables import write_table
 
 from mergekit_fair.errors import ConfigError
+from mergekit_fair.evaluation.tasks import LabelAnswer
 
 EVALS = Path(__file__).parents[2] / "evals"
 OWN = """
@@ -130,3 +132,56 @@ def test_small_groups_decide_nothing_unless_the_metadata_say_so(
             load("my_comments", folder=own, min_group_size=wrong)
     with raises(ConfigError, "min_group_size", where="metadata"):
         load("my_comments", folder=own, min_groupsize=3)
+
+
+def write_posts(folder: Path) -> None:
+    """The tables that the tasks in `evals/README.md` name."""
+    count = range(240)
+    shared = {"toxicity": [(row * 7 % 10) / 10 for row in count]}
+    comments = {
+        **shared,
+        "comment": [f"comment {row}" for row in count],
+        "comment_id": list(count),
+        "language": ["en" if row % 6 else "fr" for row in count],
+        "male": [row % 2 for row in count],
+        "female": [1 - row % 2 for row in count],
+    }
+    posts = {
+        **shared,
+        "post": [f"post {row}" for row in count],
+        "class": [row * 5 % 4 for row in count],
+        "threat": [row % 3 % 2 for row in count],
+        "kind": [("insult", "slur", "fact", "praise", "joke")[row % 5] for row in count],
+        "dialect": ["ab"[row % 2] for row in count],
+    }
+    pd.DataFrame(comments).to_parquet(folder / "comments.parquet")
+    pd.DataFrame(posts).to_csv(folder / "posts.csv", index=False)
+
+
+def test_the_tasks_of_the_readme(
+    tmp_path: Path, evaluate: Callable[..., Any], load: Callable[..., Any]
+) -> None:
+    """Every block is a task that runs, and a model that knows the truth is right."""
+    write_posts(tmp_path)
+    text = (EVALS / "README.md").read_text(encoding="utf-8")
+    blocks = [block.partition("```")[0] for block in text.split("```yaml\n")[1:]]
+    found = {}
+    for block in blocks:
+        task = yaml.safe_load(block)["task"]
+        own = block.replace("/path/of/mergekit-fair tasks-dir", str(EVALS))
+        (tmp_path / f"{task}.yaml").write_text(own, encoding="utf-8")
+        choices = load(task, folder=tmp_path).config.doc_to_choice
+
+        def truth(doc: dict[str, Any], choices: list[str] = choices) -> list[Any]:
+            if "labels" in doc:
+                return [LabelAnswer(-1.0 + 0.9 * has, bool(has)) for has in doc["label"]]
+            return [-float(number != doc["label"]) for number in range(len(choices))]
+
+        if task == "my_moderation":
+            with raises(ConfigError, fix="one data set per label"):
+                evaluate(task, lambda _: [-1.0] * 3, folder=tmp_path)
+        found[task] = evaluate(task, truth, folder=tmp_path)["results"][task]
+        assert found[task]["acc,none"] == 1, task
+        gap = "eod,none" if task == "my_comments" else "worst_eod,none"
+        assert found[task][gap] == 0
+    assert list(found) == ["my_comments", "my_speech", "my_moderation"]
