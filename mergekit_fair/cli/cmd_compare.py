@@ -49,6 +49,7 @@ def command(
         benchmark_comparison_text,
         comparison_text,
         marks_text,
+        multi_comparison_text,
     )
     from mergekit_fair.report.verdict_text import MARKED
 
@@ -59,7 +60,9 @@ def command(
         return
     for task, compared in comparisons.items():
         shown = compared["models"], compared["baseline"], compared["n"]
-        if compared["marks"]:
+        if "views" in compared:
+            echo(multi_comparison_text(task, compared))
+        elif compared["marks"]:
             echo(comparison_text(task, *shown))
             echo(marks_text(compared["marks"]))
         else:
@@ -67,7 +70,6 @@ def command(
         for text in (*compared["warnings"], *compared["notes"]):
             echo(one_line(f"warning: {text}"))
     if not quiet:
-        echo(
-            f"[low, high]: paired {confidence * 100:g} % intervals; acc=, dpd=, eod=: at the "
-            f"selection rate of A, on these rows; !: {MARKED}"
-        )
+        has_levels = any(each["marks"] and "views" not in each for each in comparisons.values())
+        levels = "acc=, dpd=, eod=: at the selection rate of A, on these rows; " * has_levels
+        echo(f"[low, high]: paired {confidence * 100:g} % intervals; {levels}!: {MARKED}")

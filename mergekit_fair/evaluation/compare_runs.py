@@ -320,8 +320,8 @@ def _paired(
 
 def marks(own: Mapping[str, OwnFigures], baseline: str) -> dict[str, dict[str, Any]]:
     """Model → what qualifies its differences: its selection rate or rates, its gaps with their
-    intervals, `degenerate`, and `saturated`: it selects over 0.1 more or fewer than the baseline;
-    None where one of the rates is unknown.
+    intervals and whose they are, `degenerate`, and `saturated`: it selects over 0.1 more or fewer
+    than the baseline; None where one of the rates is unknown.
     """
     level = own[baseline]
     return {
@@ -333,6 +333,7 @@ def marks(own: Mapping[str, OwnFigures], baseline: str) -> dict[str, dict[str, A
             else figures.selects_otherwise(level),
             **{gap: interval.to_dict() for gap, interval in figures.gaps.items()},
             "deciding": {gap: each.to_dict() for gap, each in figures.deciding.items()},
+            **({"worst_view": dict(figures.worst_view)} if figures.worst_view else {}),
         }
         for name, figures in own.items()
     }

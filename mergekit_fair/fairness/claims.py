@@ -79,7 +79,8 @@ class OwnFigures:
             at the model's own threshold.
         worse: the metrics in which it is worse than what it was made of, as thresholds by group
             may be than the model whose scores they cut.
-        deciding: gap → the groups that make it.
+        deciding: gap → the groups that make it; of classes and labels those of the worst one.
+        worst_view: of classes and labels: `dpd` and `eod` → which of them has the largest gap.
     """
 
     rates: Mapping[str, Number]
@@ -88,6 +89,7 @@ class OwnFigures:
     gaps: Mapping[str, Interval]
     worse: frozenset[str] = frozenset()
     deciding: Mapping[str, Deciding] = field(default_factory=dict)
+    worst_view: Mapping[str, str | None] = field(default_factory=dict)
 
     @classmethod
     def of(cls, table: CountTable, settings: MetricSettings) -> Self:
@@ -117,6 +119,12 @@ class OwnFigures:
                 for rate, share in zip(rates.values(), shares, strict=True)
             ),
             gaps={name: each for name, each in measured.metrics.items() if name != "acc"},
+            deciding={
+                f"worst_{gap}": views[view].deciding[gap]
+                for gap, view in measured.worst_view.items()
+                if view is not None and gap in views[view].deciding
+            },
+            worst_view=measured.worst_view,
         )
 
     def selects_otherwise(self, other: OwnFigures, limit: float = SATURATION) -> bool:

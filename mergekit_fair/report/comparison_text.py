@@ -10,10 +10,14 @@ from mergekit_fair.fairness.deciding import Deciding
 from mergekit_fair.fairness.intervals import Interval
 from mergekit_fair.fairness.metrics import HEADLINE_GAPS
 from mergekit_fair.fairness.one_vs_rest import MULTI_METRICS
+from mergekit_fair.fairness.pair import Difference
 from mergekit_fair.report.deciding_text import made_by
+from mergekit_fair.report.multi_tables import view_differences_table
 from mergekit_fair.report.sweep_tables import difference_titles
-from mergekit_fair.report.tables import Row, Table, as_text, interval_text, value_text
+from mergekit_fair.report.tables import Row, Table, as_text, interval_text, short, value_text
 from mergekit_fair.report.verdict_text import difference_cell, withheld_text
+
+_MARKS = ("degenerate", "saturated")
 
 
 def comparison_text(task: str, compared: dict[str, Any], baseline: str, n: int) -> str:
@@ -51,34 +55,122 @@ def marks_text(marks: dict[str, dict[str, Any]]) -> str:
     gaps, and its marks.
 
     Args:
-        marks: model → selection_rate (or selection_rates), degenerate, saturated, dpd, eod (or
-            the gaps over classes or labels), deciding.
+        marks: model → selection_rate, degenerate, saturated, dpd, eod, deciding.
     """
-    names, first = ("degenerate", "saturated"), next(iter(marks.values()))
-    gaps = [name for name in (*HEADLINE_GAPS, *MULTI_METRICS) if name != "acc" and name in first]
-    rates = {model: _selects(entry) for model, entry in marks.items()}
     rows = [
         [
             model,
-            *map(value_text, rates[model].values()),
-            *(_own_gap(entry, gap) for gap in gaps),
-            *("yes" if entry[name] else "–" for name in names),
+            value_text(entry["selection_rate"]),
+            *(_own_gap(entry, gap) for gap in HEADLINE_GAPS),
+            *(_yes(entry[name]) for name in _MARKS),
         ]
         for model, entry in marks.items()
     ]
-    selects = [f"selects {name}".rstrip() for name in next(iter(rates.values()))]
-    return as_text(Table.plain(["", *selects, *gaps, *names], rows))
+    return as_text(Table.plain(["", "selects", *HEADLINE_GAPS, *_MARKS], rows))
 
 
-def _selects(entry: dict[str, Any]) -> dict[str, float | None]:
-    """Class or label → its selection rate; of a binary task "" → that one."""
-    return entry.get("selection_rates") or {"": entry["selection_rate"]}
+def _yes(mark: bool | None) -> str:
+    return "yes" if mark else "–"
 
 
 def _own_gap(entry: dict[str, Any], gap: str) -> str:
     """Its interval, and the groups that make it, if there is one: the higher rate first."""
     made = made_by(Deciding.from_dict(entry["deciding"].get(gap, {})))
     return f"{interval_text(Interval.from_dict(entry[gap]))} {made}".rstrip()
+
+
+def multi_comparison_text(task: str, compared: dict[str, Any]) -> str:
+    """The same of classes or labels: the five figures, every model by itself, then each class.
+
+    Args:
+        task: its name.
+        compared: what `compare_folders` says of it.
+    """
+    baseline, marks = compared["baseline"], compared["marks"]
+    models = {
+        model: {key: JudgedDifference.from_dict(gap) for key, gap in gaps.items()}
+        for model, gaps in compared["models"].items()
+    }
+    views = {
+        model: {
+            view: {gap: Difference.from_dict(gaps[gap]) for gap in HEADLINE_GAPS}
+            for view, gaps in of_model.items()
+        }
+        for model, of_model in compared["views"].items()
+    }
+    lines = [
+        f"{task}: minus {baseline}, on the same {compared['n']} rows",
+        *_table_lines(_five(models, baseline)),
+        *_not_claimed(models),
+        "",
+        *_table_lines(_marks_by_view(marks)),
+        "",
+        f"minus {baseline}, each by itself; none of these is claimed",
+        *_table_lines(view_differences_table(views)),
+    ]
+    return "\n".join(map(one_line, lines))
+
+
+def _table_lines(table: Table) -> list[str]:
+    return as_text(table).splitlines()
+
+
+def _five(models: dict[str, dict[str, JudgedDifference]], baseline: str) -> Table:
+    """A section a model: differences, and the same at the baseline's selection rates."""
+    has_levels = any(f"{LEVEL}{name}" in gaps for gaps in models.values() for name in MULTI_METRICS)
+    sections = [
+        (
+            model,
+            [
+                Row(
+                    name,
+                    [
+                        difference_cell(gaps.get(key), with_p=False)
+                        for key in (name, *([f"{LEVEL}{name}"] * has_levels))
+                    ],
+                )
+                for name in MULTI_METRICS
+            ],
+        )
+        for model, gaps in models.items()
+    ]
+    columns = ["difference", *([f"at the selection rates of {baseline}"] * has_levels)]
+    return Table("", "", columns, sections)
+
+
+def _marks_by_view(marks: dict[str, dict[str, Any]]) -> Table:
+    """A column a model."""
+    entries = list(marks.values())
+    rows = [
+        [
+            f"selects {short(view)}",
+            *(value_text(entry["selection_rates"][view]) for entry in entries),
+        ]
+        for view in entries[0]["selection_rates"]
+    ]
+    for name, metric in MULTI_METRICS.items():
+        if metric.gap is not None:
+            rows.append([name, *(interval_text(Interval.from_dict(of[name])) for of in entries)])
+        if metric.over == "worst":
+            rows.append(["  that of", *(_worst_of(entry, str(metric.gap)) for entry in entries)])
+    rows += [[name, *(_yes(entry[name]) for entry in entries)] for name in _MARKS]
+    return Table.plain(["", *marks], rows)
+
+
+def _worst_of(entry: dict[str, Any], gap: str) -> str:
+    """`hate: a − b`: the class or label, and the groups that make its gap."""
+    view = entry["worst_view"][gap]
+    made = made_by(Deciding.from_dict(entry["deciding"].get(f"worst_{gap}", {})))
+    return "–" if view is None else f"{short(view)}: {made}" if made else short(view)
+
+
+def _not_claimed(models: dict[str, dict[str, JudgedDifference]]) -> list[str]:
+    return [
+        f"{model}, {name} {interval_text(gap, '+')}, not claimed: {gap.withheld}"
+        for model, gaps in models.items()
+        for name, gap in gaps.items()
+        if gap.withheld
+    ]
 
 
 def benchmark_comparison_text(task: str, compared: dict[str, Any], baseline: str, n: int) -> str:
@@ -100,11 +192,5 @@ def benchmark_comparison_text(task: str, compared: dict[str, Any], baseline: str
         for name in names
     ]
     title = f"{task}: minus {baseline}, on the same {n} documents"
-    withheld = [
-        f"{model}, {name} {interval_text(gap, '+')}, not claimed: {gap.withheld}"
-        for model, gaps in models.items()
-        for name, gap in gaps.items()
-        if gap.withheld
-    ]
     table = as_text(Table("", "", list(models), [("", rows)]))
-    return "\n".join([one_line(title), table, *map(one_line, withheld)])
+    return "\n".join([one_line(title), table, *map(one_line, _not_claimed(models))])

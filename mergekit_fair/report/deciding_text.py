@@ -5,7 +5,7 @@ from __future__ import annotations
 from mergekit_fair.fairness import Measurement
 from mergekit_fair.fairness.deciding import Deciding
 from mergekit_fair.fairness.metrics import GROUP_RATES
-from mergekit_fair.report.tables import value_text
+from mergekit_fair.report.tables import short, value_text
 
 
 def made_by(deciding: Deciding) -> str:
@@ -14,14 +14,14 @@ def made_by(deciding: Deciding) -> str:
     >>> made_by(Deciding(rate="tpr", highest="a", lowest="b")), made_by(Deciding())
     ('a − b', '')
     """
-    return "" if deciding.all_alike else " − ".join(deciding.groups)
+    return "" if deciding.all_alike else " − ".join(map(short, deciding.groups))
 
 
 def deciding_text(deciding: Deciding, measured: Measurement) -> str:
     """The groups that make a gap, in words: "TPR of a (0.812) minus that of b (0.617)"."""
 
     def of(name: str) -> str:
-        return f"{name} ({value_text(getattr(measured.groups[name], str(deciding.rate)))})"
+        return f"{short(name)} ({value_text(getattr(measured.groups[name], str(deciding.rate)))})"
 
     title = GROUP_RATES[str(deciding.rate)].title
     if deciding.highest is not None and deciding.lowest is not None:

@@ -21,7 +21,12 @@ from mergekit_fair.fairness.measurement import Against
 from mergekit_fair.fairness.metrics import GROUP_RATES
 from mergekit_fair.fairness.one_vs_rest import MultiMeasurement
 from mergekit_fair.report.deciding_text import deciding_text, made_by
-from mergekit_fair.report.multi_text import multi_body
+from mergekit_fair.report.multi_tables import (
+    overall_table,
+    view_groups_table,
+    views_table,
+    worst_sentences,
+)
 from mergekit_fair.report.sweep_tables import (
     group_columns,
     group_rows,
@@ -29,13 +34,15 @@ from mergekit_fair.report.sweep_tables import (
 )
 from mergekit_fair.report.tables import Row, Table, as_text, interval_text, value_text
 
+_MANY = 24  # rows by group of classes or labels, at most
+
 
 def evaluation_text(evaluation: AnyEvaluation) -> str:
     """Metrics with intervals, groups, gaps under the other references, warnings."""
     if isinstance(evaluation, BenchmarkEvaluation):
         return benchmark_text(evaluation)
     if isinstance(evaluation, MultiEvaluation):
-        return "\n".join([*multi_body(_title(evaluation), evaluation), *_view_warnings(evaluation)])
+        return "\n".join([*_views(_title(evaluation), evaluation), *_view_warnings(evaluation)])
     parts = _body(_title(evaluation), evaluation, evaluation.level_matched)
     return "\n".join([*parts, *_warnings(evaluation)])
 
@@ -52,10 +59,24 @@ def file_text(measured: FileMeasurement | MultiFileMeasurement, *, quiet: bool =
         f"{measured.confidence * 100:g} % intervals{_marks(measured)}"
     )
     if isinstance(measured, MultiFileMeasurement):
-        parts, said = multi_body(title, measured), _view_warnings(measured)
+        parts, said = _views(title, measured), _view_warnings(measured)
     else:
         parts, said = _body(title, measured), _warnings(measured)
     return "\n".join([*parts, *([] if quiet else said)])
+
+
+def _views(title: str, measured: MultiMeasurement) -> list[str]:
+    """Figures over all classes or labels, whose the worst are, then of each, and by group."""
+    return [
+        title,
+        as_text(overall_table(measured)),
+        *map(one_line, worst_sentences(measured)),
+        "",
+        as_text(views_table(measured)),
+        "",
+        as_text(view_groups_table(measured, _MANY)),
+        "",
+    ]
 
 
 def _view_warnings(measured: MultiMeasurement) -> list[str]:

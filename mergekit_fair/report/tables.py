@@ -112,6 +112,16 @@ def interval_text(entry: IntervalLike, sign: str = "") -> str:
     return str(interval_cell(entry, sign))
 
 
+def short(name: str, size: int = 40) -> str:
+    """The beginning and the end of a name that is too long for a column.
+
+    >>> short("a" * 30 + "b" * 30, 20), short("Female")
+    ('aaaaaaaaaaaaaa…bbbbb', 'Female')
+    """
+    end = size // 4
+    return name if len(name) <= size else f"{name[: size - end - 1]}…{name[-end:]}"
+
+
 def as_text(table: Table, width: int | None = None) -> str:
     """Columns of text, aligned by what a terminal shows; `*` marks the chosen row.
 

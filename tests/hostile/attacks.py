@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from evaluations import evaluation, interval
 
-from mergekit_fair.evaluation.evaluate import Evaluation
+from mergekit_fair.evaluation.evaluate import Evaluation, MultiEvaluation, evaluate
+from mergekit_fair.evaluation.multi_predictions import MultiPredictions
+from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.fairness.metrics import GROUP_RATES, METRICS
 from mergekit_fair.sweep.record import PointResult
 from mergekit_fair.sweep.results import SweepResults
@@ -63,6 +66,7 @@ NAMES = {
     "blank before": " =1+1",
     "front matter": "x\n---\ntags: [evil]\n---",
     "yaml": "!!python/object/apply:os.system ['x']",
+    "long": "long " * 200 + "name",
 }
 
 
@@ -80,6 +84,23 @@ def measured(name: str, **changes: Any) -> Evaluation:
         **changes,
     )
     return Evaluation.from_dict(content)
+
+
+def measured_classes(name: str) -> MultiEvaluation:
+    """An evaluation of a class, group, task and model of this name."""
+    rows, names = np.arange(24), (name, "other", "third")
+    predictions = MultiPredictions(
+        task=name,
+        keys=tuple(rows.tolist()),
+        kind="classes",
+        names=names,
+        labels=np.eye(3, dtype=np.int8)[rows % 3],
+        predicted=np.eye(3, dtype=np.int8)[(rows % 2) * (rows % 3)],
+        groups={name: rows % 2 == 0, "rest": rows % 2 == 1},
+        excluded=(),
+    )
+    settings = MetricSettings(draws=20, min_group_size=1)
+    return evaluate(predictions, settings, model=name, split="report")
 
 
 def swept(name: str) -> SweepResults:

@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 
 import pytest
 import yaml
-from attacks import NAMES, measured, swept
+from attacks import NAMES, measured, measured_classes, swept
 from click.testing import CliRunner
 from markdown_it import MarkdownIt
 
@@ -24,7 +24,7 @@ from mergekit_fair.cli.terminal import Terminal, echo, echo_json
 from mergekit_fair.errors import DataError
 from mergekit_fair.escaping import in_markdown, in_spreadsheet, is_seen, one_line, printable
 from mergekit_fair.report.card import card_of_evaluations, card_of_sweep
-from mergekit_fair.report.comparison_text import comparison_text
+from mergekit_fair.report.comparison_text import comparison_text, multi_comparison_text
 from mergekit_fair.report.evaluation_text import evaluation_text
 from mergekit_fair.report.figures import vectors_pictures
 from mergekit_fair.report.outputs import summary_text
@@ -83,6 +83,26 @@ def test_on_a_terminal(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert is_harmless(shown.out.replace("\t", ""))
     assert shown.err.count("\n") == 1
     assert is_harmless(shown.err)
+
+
+@attacked
+def test_classes_on_a_terminal(name: str) -> None:
+    found, plain = measured_classes(name), measured_classes("plain")
+    text = evaluation_text(found)
+    assert is_harmless(text)
+    tables, of_plain = (
+        [line for line in each.splitlines() if not line.startswith("warning: ")]
+        for each in (text, evaluation_text(plain))
+    )
+    assert len(tables) == len(of_plain)
+    gap = {"value": 0.1, "low": 0.01, "high": 0.2}
+    mark = {**found.metrics, "worst_view": found.worst_view, "deciding": {}}
+    mark |= {"degenerate": False, "saturated": None, "selection_rates": {name: 0.5}}
+    mark = {key: each.to_dict() if hasattr(each, "to_dict") else each for key, each in mark.items()}
+    compared = {"n": 8, "baseline": name, "marks": {name: mark}}
+    compared["models"] = {name: {m: gap | {"withheld": name} for m in found.metrics}}
+    compared["views"] = {name: {name: {"dpd": gap, "eod": gap}}}
+    assert is_harmless(multi_comparison_text(name, compared))
 
 
 @attacked

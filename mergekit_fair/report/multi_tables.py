@@ -1,0 +1,134 @@
+"""Classes and labels as tables: figures over all of them, of each, and of the groups in each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from mergekit_fair.fairness.deciding import Deciding
+from mergekit_fair.fairness.measurement import Measurement
+from mergekit_fair.fairness.metrics import GROUP_RATES, HEADLINE_GAPS
+from mergekit_fair.fairness.one_vs_rest import MULTI_METRICS, MultiMeasurement
+from mergekit_fair.fairness.views import Kind
+from mergekit_fair.report.deciding_text import deciding_text
+from mergekit_fair.report.tables import (
+    Cell,
+    IntervalLike,
+    Row,
+    Table,
+    interval_cell,
+    short,
+    value_text,
+)
+
+ONE: Mapping[Kind, str] = {"classes": "class", "labels": "label"}
+_RATES = ("selection_rate", "tpr", "fpr")  # of a group: what DPD and EOD are made of
+
+
+def overall_table(measured: MultiMeasurement) -> Table:
+    """The five figures, and the class or label that has the worst gap."""
+    rows = []
+    for name, metric in MULTI_METRICS.items():
+        view = measured.worst_view[str(metric.gap)] if metric.over == "worst" else None
+        rows.append(Row(name, [interval_cell(measured.metrics[name]), Cell(short(view or ""))]))
+    return Table("Over all", "", ["value", "worst for"], [("", rows)])
+
+
+def worst_sentences(measured: MultiMeasurement) -> list[str]:
+    """`Worst DPD: of hate, the selection rate of a (0.562) minus that of b (0.277).`"""
+    found = []
+    for gap, view in measured.worst_view.items():
+        deciding = Deciding() if view is None else _deciding(measured.views[view], gap)
+        if view is not None and not deciding.all_alike:
+            said = deciding_text(deciding, measured.views[view])
+            found.append(f"Worst {HEADLINE_GAPS[gap].title}: of {short(view)}, {said}.")
+    return found
+
+
+def views_table(measured: MultiMeasurement) -> Table:
+    """One a class or label: its share of the rows, how often it is predicted, its gaps."""
+    rows = [
+        Row(
+            short(name),
+            [
+                Cell(value_text(view.labels.base_rate)),
+                Cell(value_text(view.metrics["selection_rate"].value)),
+                *(interval_cell(view.metrics[gap]) for gap in HEADLINE_GAPS),
+            ],
+        )
+        for name, view in measured.views.items()
+    ]
+    one = ONE[measured.kind]
+    columns = ["base rate", "selected", *HEADLINE_GAPS]
+    return Table(f"Every {one}", one, columns, [("", rows)])
+
+
+def view_groups_table(measured: MultiMeasurement, rows: int | None = None) -> Table:
+    """A section a class or label, a row a group: its rates, and which gaps it makes.
+
+    Args:
+        measured: the evaluation.
+        rows: of more than so many, only the groups that make the gaps of a class are shown.
+    """
+    views = measured.views
+    is_folded = rows is not None and sum(len(view.groups) for view in views.values()) > rows
+    one = ONE[measured.kind]
+    sections = [
+        (f"{one} {short(name)}", _group_rows(view, is_folded)) for name, view in views.items()
+    ]
+    return Table(
+        f"Groups by {one}",
+        "group",
+        ["n", "n positive", *(GROUP_RATES[rate].title for rate in _RATES), "makes"],
+        sections,
+        foot=f"The groups that make the gaps of each {one}; all groups: --json." * is_folded,
+    )
+
+
+def _group_rows(view: Measurement, is_folded: bool) -> list[Row]:
+    makes = {
+        group: [gap for gap in HEADLINE_GAPS if group in _made(_deciding(view, gap))]
+        for group in view.groups
+    }
+    return [
+        Row(
+            short(name),
+            [
+                Cell(str(group.n)),
+                Cell(str(group.n_pos)),
+                *(Cell(value_text(getattr(group, rate, None))) for rate in _RATES),
+                Cell(" ".join(makes[name])),
+            ],
+        )
+        for name, group in view.groups.items()
+        if makes[name] or not is_folded
+    ]
+
+
+def _deciding(view: Measurement, gap: str) -> Deciding:
+    return view.deciding.get(gap, Deciding())
+
+
+def _made(deciding: Deciding) -> Sequence[str]:
+    return () if deciding.all_alike else deciding.groups
+
+
+def view_differences_table(
+    pairs: Mapping[str, Mapping[str, Mapping[str, IntervalLike]]], corner: str = ""
+) -> Table:
+    """Paired differences of the gaps of every class or label; none of them is claimed.
+
+    Args:
+        pairs: a section each: class or label → metric → difference.
+        corner: what a row is.
+    """
+    sections = [
+        (
+            title,
+            [
+                Row(short(name), [interval_cell(gaps[gap], "+") for gap in HEADLINE_GAPS])
+                for name, gaps in views.items()
+            ],
+        )
+        for title, views in pairs.items()
+    ]
+    return Table("", corner, list(HEADLINE_GAPS), sections)
