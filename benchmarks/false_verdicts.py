@@ -37,6 +37,7 @@ from false_verdict_populations import POPULATIONS, TASK, Drawn, Population
 
 from mergekit_fair.evaluation import evaluate as evaluating
 from mergekit_fair.evaluation.evaluate import counted, evaluate
+from mergekit_fair.evaluation.multi_predictions import AnyPredictions
 from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.fairness import METRICS, MetricSettings
 from mergekit_fair.fairness.measure import estimate_table
@@ -176,7 +177,7 @@ class Scorer:
 class Runner(PointRunner):
     """It measures nothing on the rows that show the truth."""
 
-    def predictions(self, point: str, split: str | None = None) -> Predictions:
+    def predictions(self, point: str, split: str | None = None) -> AnyPredictions:
         if split != TRUTH:
             return super().predictions(point, split)
         scorer: Any = self.make_executor()

@@ -67,7 +67,7 @@ def figures(folder: Path) -> dict[str, Any]:
     lines = []
     for line in _measured(folder, fft, settings):
         found = evaluate(line.rows, settings, model=line.name, split="report")
-        minus = {} if line.is_fft else differences(line.rows, {"fft": fft}, settings)["fft"]
+        minus = {} if line.is_fft else differences(line.rows, {"fft": fft}, settings).judged["fft"]
         lines.append(
             {
                 "model": line.name,
@@ -130,6 +130,7 @@ def _control(sweep: Path, name: str, results: SweepResults, fft: Predictions) ->
             stored = points[point.id, "report"]
             rows = read_rows(sweep, stored)
             found = answered(rows, read_scores(sweep, stored))[results.task]
+            assert isinstance(found, Predictions)
             if found.keys != tuple(number for number, _ in fft.keys):
                 raise SystemExit(f"{sweep}: other rows than those of eval")
             yield Measured(name, found)

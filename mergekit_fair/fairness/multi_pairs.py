@@ -70,6 +70,7 @@ def multi_differences(
     b: NDArray[np.int8],
     settings: MetricSettings,
     of_views: Sequence[str] = COMPARED,
+    metrics: Sequence[str] = tuple(MULTI_METRICS),
 ) -> MultiDifferences:
     """b minus a.
 
@@ -80,6 +81,8 @@ def multi_differences(
         a, b: (m, V), 0, 1 or UNANSWERED.
         settings: how they are measured.
         of_views: the metrics that are compared of every view, the gaps among them.
+        metrics: of `MULTI_METRICS`, those that are compared; with fewer, views show only what
+            these need.
 
     >>> from mergekit_fair.fairness.groups import Groups
     >>> groups = Groups.of(["x", "y"] * 60, 120)
@@ -95,25 +98,35 @@ def multi_differences(
         PairedCells.of(patterns, labels[:, view], a[:, view], b[:, view])
         for view in range(len(names))
     ]
+    asked = [MULTI_METRICS[name] for name in metrics]
+    gaps = {str(metric.gap) for metric in asked if metric.over == "macro"}
+    is_all = gaps == set(HEADLINE_GAPS)
     views = {
-        name: cells.differences(settings, of_views)
+        name: cells.differences(settings, of_views if is_all else sorted(gaps))
         for name, cells in zip(names, by_view, strict=True)
     }
-    right = [_right(labels, answers) for answers in (a, b)]
-    every = PairedCells.of(patterns, np.ones(len(labels), dtype=np.int8), *right)
-    worst = _Worst.of(patterns, names, labels, (a, b), [cells.sign for cells in by_view], settings)
-    found = {"acc": every.differences(settings, ["acc"])["acc"]}
-    for name, metric in MULTI_METRICS.items():
-        if metric.gap is not None:
-            gaps = {view: each[metric.gap] for view, each in views.items()}
-            is_macro = metric.over == "macro"
-            found[name] = (
-                mean_difference(list(gaps.values()), settings.confidence)
-                if is_macro and worst.is_same(metric.gap)
-                else Difference()
-                if is_macro
-                else worst.difference(metric.gap)
-            )
+    worst = _Worst.of(
+        patterns,
+        names,
+        labels,
+        (a, b),
+        [cells.sign for cells in by_view],
+        settings,
+        [gap for gap in HEADLINE_GAPS if any(metric.gap == gap for metric in asked)],
+    )
+    found = {}
+    for metric in asked:
+        if metric.gap is None:
+            right = [_right(labels, answers) for answers in (a, b)]
+            every = PairedCells.of(patterns, np.ones(len(labels), dtype=np.int8), *right)
+            found[metric.name] = every.differences(settings, ["acc"])["acc"]
+        elif metric.over == "worst":
+            found[metric.name] = worst.difference(metric.gap)
+        elif worst.is_same(metric.gap):
+            of_gap = [each[metric.gap] for each in views.values()]
+            found[metric.name] = mean_difference(of_gap, settings.confidence)
+        else:
+            found[metric.name] = Difference()
     return MultiDifferences(found, views)
 
 
@@ -300,6 +313,7 @@ class _Worst:
         answers: tuple[NDArray[np.int8], NDArray[np.int8]],
         signs: Sequence[int],
         settings: MetricSettings,
+        gaps: Sequence[str],
     ) -> _Worst:
         """Of two models; the views decide together which is the first, so that both orders are
         drawn alike."""
@@ -318,7 +332,8 @@ class _Worst:
                 of_view.numbers(metric, replace(settings, seed=_seed(settings.seed, number)))
                 for number, of_view in enumerate(cells.values())
             ]
-            for key, metric in HEADLINE_GAPS.items()
+            for key in gaps
+            for metric in [HEADLINE_GAPS[key]]
         }
         return cls(models, sign, clusters, settings)
 

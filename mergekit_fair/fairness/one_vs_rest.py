@@ -36,7 +36,8 @@ from mergekit_fair.fairness.joint import JointTable
 from mergekit_fair.fairness.measure import estimate_table, measure_table
 from mergekit_fair.fairness.measure_warnings import draw_warnings, interval_warnings
 from mergekit_fair.fairness.measurement import Measurement, without_unsaid
-from mergekit_fair.fairness.metrics import HEADLINE_GAPS
+from mergekit_fair.fairness.metric_kinds import Metric
+from mergekit_fair.fairness.metrics import HEADLINE_GAPS, METRICS
 from mergekit_fair.fairness.rates import Values, deviations, gap, largest, mean
 from mergekit_fair.fairness.settings import MetricSettings, SettingOptions
 from mergekit_fair.fairness.smoothing import Smoothed
@@ -87,6 +88,8 @@ MULTI_METRICS: Mapping[str, MultiMetric] = MappingProxyType(
     }
 )
 """Name → figure: accuracy, and mean and maximum of DPD and EOD over classes or labels."""
+EVERY_METRIC: Mapping[str, Metric | MultiMetric] = MappingProxyType({**MULTI_METRICS, **METRICS})
+"""The same, and `METRICS`, of tasks that are answered by no or yes."""
 
 
 class MultiMeasurement(Record):

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from mergekit_fair.escaping import Raw, in_markdown, one_line, printable
-from mergekit_fair.evaluation.evaluate import Evaluation
+from mergekit_fair.evaluation.evaluate import Evaluation, FairEvaluation
 from mergekit_fair.merging.methods.fair_head_method import FairHeadMethod
 from mergekit_fair.report.page import budget_text, template
 from mergekit_fair.report.power_text import power_sentence
 from mergekit_fair.report.sweep_tables import (
     comparison_table,
     groups_table,
-    ordered_metrics,
+    metrics_of,
     points_table,
 )
 from mergekit_fair.report.tables import as_markdown
@@ -238,7 +238,7 @@ def _metadata(
         )
         for point in own
         for task in point.evaluations
-        for metric in ordered_metrics()
+        for metric in metrics_of([point], task)
         if (value := point.value(f"{task}/{metric.name}")) is not None
     ]
     base, is_adapter = merge.get("base", ""), _is_adapter(config)
@@ -259,9 +259,12 @@ def _is_adapter(config: Mapping[str, Any]) -> bool:
     return "peft_type" in config
 
 
-def _sizes(evaluation: Evaluation | None) -> str:
+def _sizes(evaluation: FairEvaluation | None) -> str:
     """`Female 700, Male 1,300`: nobody else was measured."""
-    groups = {} if evaluation is None else evaluation.groups
+    if evaluation is None:
+        return ""
+    views = [evaluation] if isinstance(evaluation, Evaluation) else [*evaluation.views.values()]
+    groups = views[0].groups
     return ", ".join(f"{name} {group.n:,}" for name, group in groups.items())
 
 

@@ -10,16 +10,23 @@ from typing import Any
 
 from mergekit_fair.errors import ConfigError
 from mergekit_fair.escaping import one_line
-from mergekit_fair.evaluation.evaluate import Evaluation
-from mergekit_fair.fairness.metrics import METRICS
+from mergekit_fair.evaluation.evaluate import FairEvaluation
+from mergekit_fair.fairness.one_vs_rest import EVERY_METRIC
 from mergekit_fair.files import write_together
 from mergekit_fair.report.sweep_axis import lines_over, number_on, swept_axis
-from mergekit_fair.report.sweep_tables import CHANGES, WORSE, group_labels, transfer_cell
+from mergekit_fair.report.sweep_tables import (
+    CHANGES,
+    WORSE,
+    group_labels,
+    is_of_views,
+    transfer_cell,
+)
 from mergekit_fair.sweep.record import PointResult
 from mergekit_fair.sweep.results import SweepResults, TransferRecord
 from mergekit_fair.sweep.swept_settings import symbol
 
 _PANELS = ("acc", "dpd", "eod", "selection_rate")
+_PANELS_OF_VIEWS = ("acc", "macro_dpd", "macro_eod", "worst_eod")
 _SERIES = {
     "merge": ("merges", "C0"),
     "injection": ("injection", "C1"),
@@ -115,7 +122,7 @@ def _curves(figure: Any, results: SweepResults) -> None:
     numbers = [x for point, _ in points if (x := number_on(axis, point)) is not None]
     width = 0.03 * ((max(numbers) - min(numbers)) or 1.0) if numbers else 0.0
     panels = figure.subplots(2, 2, sharex=True).ravel()
-    for axes, name in zip(panels, _PANELS, strict=True):
+    for axes, name in zip(panels, _panels(results), strict=True):
         for kind, (label, colour) in _SERIES.items():
             of_kind = [point for point, _ in points if point.kind == kind]
             for number, (words, series) in enumerate(lines_over(axis, of_kind)):
@@ -135,7 +142,7 @@ def _curves(figure: Any, results: SweepResults) -> None:
                 axes.axvspan(x - width, x + width, facecolor="none", edgecolor="0.7", hatch="////")
         for point in _chosen(results):
             _star(axes, number_on(axis, point), point.value(name), point)
-        axes.set_title(METRICS[name].title)
+        axes.set_title(EVERY_METRIC[name].title)
         axes.grid(alpha=0.3)
     for axes in panels[2:]:
         axes.set_xlabel(one_line(symbol(axis)))
@@ -177,7 +184,8 @@ def _series(
 def _pareto(figure: Any, results: SweepResults) -> None:
     """Accuracy against DPD and EOD; the upper left is better; hollow points are degenerate."""
     points, axis = _measured(results), swept_axis(results.points)
-    for axes, name in zip(figure.subplots(1, 2, sharey=True), ("dpd", "eod"), strict=True):
+    _, *gaps = _panels(results)[:3]
+    for axes, name in zip(figure.subplots(1, 2, sharey=True), gaps, strict=True):
         for kind, (label, colour) in _SERIES.items():
             of_kind = [point for point, _ in points if point.kind == kind]
             _scatter(axes, of_kind, (axis, name), label, colour)
@@ -188,7 +196,7 @@ def _pareto(figure: Any, results: SweepResults) -> None:
             )  # fmt: skip
         for point in _chosen(results):
             _star(axes, point.value(name), point.value("acc"), point)
-        axes.set_xlabel(f"{METRICS[name].title} (lower is fairer)")
+        axes.set_xlabel(f"{EVERY_METRIC[name].title} (lower is fairer)")
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("accuracy")
     _legend(figure, figure.axes[0])
@@ -221,7 +229,11 @@ def _legend(figure: Any, axes: Any) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
-def _measured(results: SweepResults) -> list[tuple[PointResult, Evaluation]]:
+def _panels(results: SweepResults) -> tuple[str, ...]:
+    return _PANELS_OF_VIEWS if is_of_views(results.points, results.task) else _PANELS
+
+
+def _measured(results: SweepResults) -> list[tuple[PointResult, FairEvaluation]]:
     return [(point, point.evaluation) for point in results.points if point.evaluation is not None]
 
 
@@ -237,7 +249,7 @@ def _star(axes: Any, x: float | None, y: float | None, chosen: PointResult) -> N
 
 
 def _baselines(
-    points: Sequence[tuple[PointResult, Evaluation]],
+    points: Sequence[tuple[PointResult, FairEvaluation]],
 ) -> Iterator[tuple[PointResult, dict[str, Any]]]:
     """Every baseline with its own look."""
     for number, point in enumerate(p for p, _ in points if p.kind == "baseline"):

@@ -141,7 +141,7 @@ def _view(results: SweepResults, folder: Path) -> dict[str, Any]:
         "banners": _banners(results),
         "budget": budget_text(results),
         "confidence": f"{results.confidence * 100:.4g} %",
-        "level": f"{results.level.rate:.3f}",
+        "level": None if results.level.rate is None else f"{results.level.rate:.3f}",
         "reference": "" if evaluation is None else evaluation.reference,
         "report": _tables(results, results.report),
         "comparison": comparison_table(results.comparison),

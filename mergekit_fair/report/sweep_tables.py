@@ -8,11 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mergekit_fair.escaping import in_spreadsheet
+from mergekit_fair.evaluation.evaluate import Evaluation, FairEvaluation, MultiEvaluation
 from mergekit_fair.fairness import HEADLINE, Measurement
 from mergekit_fair.fairness.claims import LEVEL
 from mergekit_fair.fairness.metric_kinds import Metric
 from mergekit_fair.fairness.metrics import GROUP_RATES, HEADLINE_GAPS, MATCHED, METRICS
-from mergekit_fair.fairness.one_vs_rest import MULTI_METRICS
+from mergekit_fair.fairness.one_vs_rest import MULTI_METRICS, MultiMetric
 from mergekit_fair.report.tables import Cell, Row, Table, interval_cell, value_text
 from mergekit_fair.report.verdict_text import difference_cell
 from mergekit_fair.sweep.differences import compared_as
@@ -32,13 +33,28 @@ def ordered_metrics(rule: str = "") -> list[Metric]:
     return sorted(shown, key=lambda metric: (not metric.headline, metric.name not in words))
 
 
+def is_of_views(points: Iterable[PointResult], task: str) -> bool:
+    """Whether a task has classes or labels, in place of an answer by no or yes."""
+    return any(isinstance(point.evaluations.get(task), MultiEvaluation) for point in points)
+
+
+def metrics_of(
+    points: Iterable[PointResult], task: str, rule: str = ""
+) -> Sequence[Metric | MultiMetric]:
+    """Those of a task that have a column; see `ordered_metrics`."""
+    of_views = is_of_views(points, task)
+    return list(MULTI_METRICS.values()) if of_views else ordered_metrics(rule)
+
+
 def points_table(
     results: SweepResults, points: Sequence[PointResult], task: str | None = None
 ) -> Table:
     """One row a point: every metric with its interval, level-matched gaps, marks."""
-    metrics, task = ordered_metrics(results.selected.rule), task or results.task
+    task = task or results.task
+    metrics = metrics_of(points, task, results.selected.rule)
     titles = [metric.title for metric in metrics]
-    matched = [f"{METRICS[name].title}, level matched" for name in HEADLINE_GAPS]
+    gaps = () if is_of_views(points, task) else tuple(HEADLINE_GAPS)
+    matched = [f"{METRICS[name].title}, level matched" for name in gaps]
     has_sums, rows = _has_sums(points), []
     for point in points:
         evaluation = point.evaluations.get(task)
@@ -46,10 +62,10 @@ def points_table(
             rows.append(_error_row(point))
             continue
         cells = [interval_cell(point.interval(f"{task}/{metric.name}")) for metric in metrics]
-        is_matched = evaluation.level_matched is not None
+        is_matched = isinstance(evaluation, Evaluation) and evaluation.level_matched is not None
         cells += [
             interval_cell(point.interval(f"{task}/level_matched.{n}")) if is_matched else Cell("")
-            for n in HEADLINE_GAPS
+            for n in gaps
         ]
         about = [Cell(point.kind), *([Cell(_effective(point))] if has_sums else [])]
         rows.append(_point_row(results, point, task, [*about, *cells]))
@@ -65,9 +81,11 @@ def points_table(
 
 def brief_points_table(results: SweepResults, points: Sequence[PointResult]) -> Table:
     """The same for a terminal: by the metrics' names, intervals of the headline alone."""
-    metrics, task = ordered_metrics(results.selected.rule), results.task
-    headline = [metric for metric in metrics if metric.headline]
-    others = [metric for metric in metrics if not metric.headline]
+    task = results.task
+    metrics = metrics_of(points, task, results.selected.rule)
+    headline = [each for each in metrics if isinstance(each, MultiMetric) or each.headline]
+    others = [metric for metric in metrics if metric not in headline]
+    gaps = () if is_of_views(points, task) else tuple(HEADLINE_GAPS)
     has_sums, rows = _has_sums(points), []
     for point in points:
         evaluation = point.evaluations.get(task)
@@ -75,17 +93,17 @@ def brief_points_table(results: SweepResults, points: Sequence[PointResult]) -> 
             rows.append(_error_row(point))
             continue
         cells = [interval_cell(point.interval(metric.name)) for metric in headline]
-        is_matched = evaluation.level_matched is not None
+        is_matched = isinstance(evaluation, Evaluation) and evaluation.level_matched is not None
         cells += [
             Cell(value_text(point.value(f"level_matched.{name}")) if is_matched else "")
-            for name in HEADLINE_GAPS
+            for name in gaps
         ]
         cells += [Cell(value_text(point.value(metric.name))) for metric in others]
         effective = [Cell(_effective(point))] if has_sums else []
         rows.append(_point_row(results, point, task, [*effective, *cells]))
     names = [
         *(m.name for m in headline),
-        *(f"{n}=" for n in HEADLINE_GAPS),
+        *(f"{n}=" for n in gaps),
         *(m.name for m in others),
     ]
     return Table(
@@ -94,7 +112,7 @@ def brief_points_table(results: SweepResults, points: Sequence[PointResult]) -> 
         columns=[*([EFFECTIVE] if has_sums else []), *names],
         sections=[("", rows)],
         foot=_foot(points, task),
-        needed=has_sums + len(headline) + len(HEADLINE_GAPS),
+        needed=has_sums + len(headline) + len(gaps),
     )
 
 
@@ -129,6 +147,8 @@ def _foot(points: Sequence[PointResult], task: str) -> str:
     evaluation = next((each for each in known if each is not None), None)
     if evaluation is None:
         return ""
+    if isinstance(evaluation, MultiEvaluation):
+        return _foot_of_views(evaluation)
     groups = [f"{name} {g.n} ({g.n_pos} positive)" for name, g in evaluation.groups.items()]
     text = (
         f"n = {evaluation.n} rows: {', '.join(groups)}; positive in all "
@@ -141,6 +161,18 @@ def _foot(points: Sequence[PointResult], task: str) -> str:
     needing = [point.label for point in points if point.needs_groups]
     who = f"by {', '.join(needing)} alone" if needing else "by none of these models"
     return f"{text} Group labels are needed to predict {who}."
+
+
+def _foot_of_views(evaluation: MultiEvaluation) -> str:
+    """Rows, groups, and how often each class or label occurs."""
+    views = evaluation.views
+    shares = [f"{name} {value_text(view.labels.base_rate)}" for name, view in views.items()]
+    first = next(iter(views.values()))
+    groups = [f"{name} {group.n}" for name, group in first.groups.items()]
+    return (
+        f"n = {evaluation.n} rows: {', '.join(groups)}; share of each of the {evaluation.kind}: "
+        f"{', '.join(shares)}. Group labels are needed to predict by none of these models."
+    )
 
 
 def comparison_table(comparison: Mapping[str, Mapping[str, DifferenceRecord]]) -> Table:
@@ -157,7 +189,7 @@ def comparison_table(comparison: Mapping[str, Mapping[str, DifferenceRecord]]) -
         columns=list(titles.values()),
         sections=[("", rows)],
         foot="Level matched: both at the baseline's selection rate, on these rows." * is_matched,
-        needed=sum(key.removeprefix(LEVEL) in HEADLINE for key in titles),
+        needed=sum(key.removeprefix(LEVEL) in (*HEADLINE, *MULTI_METRICS) for key in titles),
     )
 
 
@@ -181,7 +213,12 @@ def difference_titles(gaps: Iterable[Mapping[str, object]]) -> dict[str, str]:
 
 def groups_table(points: Sequence[PointResult], task: str) -> Table:
     """Size, positives and rates of every group, for each model."""
-    evaluations = {p.label: p.evaluations[task] for p in points if task in p.evaluations}
+    evaluations = {
+        title: measured
+        for point in points
+        if task in point.evaluations
+        for title, measured in _measurements(point.label, point.evaluations[task])
+    }
     parts = {label: group_rows(evaluation) for label, evaluation in evaluations.items()}
     columns = group_columns(evaluations.values())
     sections = [
@@ -189,6 +226,13 @@ def groups_table(points: Sequence[PointResult], task: str) -> Table:
         for label, rows in parts.items()
     ]
     return Table(f"{task}, report rows, by group", "group", columns, sections)
+
+
+def _measurements(label: str, evaluation: FairEvaluation) -> list[tuple[str, Measurement]]:
+    """One; of classes or labels one each, named by it."""
+    if isinstance(evaluation, Evaluation):
+        return [(label, evaluation)]
+    return [(f"{label}, {name}", view) for name, view in evaluation.views.items()]
 
 
 def group_columns(evaluations: Iterable[Measurement]) -> list[str]:
@@ -277,11 +321,13 @@ def results_csv(results: SweepResults) -> str:
 
     Rows of the report split end with what the chosen point differs from them by.
     """
-    names = [metric.name for metric in ordered_metrics()]
-    matched = [f"level_matched_{name}" for name in MATCHED]
+    of_views = is_of_views([*results.points, *results.report], results.task)
+    names = [metric.name for metric in metrics_of(results.points, results.task)]
+    matched = [] if of_views else [f"level_matched_{name}" for name in MATCHED]
+    headline = tuple(MULTI_METRICS) if of_views else HEADLINE
     columns = ["id", "kind", "label", "split", "lambda", "lambda_eff", "selected"]
     columns += [f"{name}{suffix}" for name in names for suffix in _PARTS]
-    columns += [*matched, "degenerate", "saturated", "error", *_difference_columns({})]
+    columns += [*matched, "degenerate", "saturated", "error", *_difference_columns({}, headline)]
     settings = settings_of_grid(results.points)
     columns += settings
     out = io.StringIO()
@@ -299,7 +345,8 @@ def results_csv(results: SweepResults) -> str:
                 for name in names:
                     row |= _columns(name, point.interval(name))
                 row |= {name: point.value(name.replace("matched_", "matched.")) for name in matched}
-            row |= _difference_columns(comparison.get(compared_as(point.kind, point.label), {}))
+            gaps = comparison.get(compared_as(point.kind, point.label), {})
+            row |= _difference_columns(gaps, headline)
             writer.writerow({name: in_spreadsheet(value) for name, value in row.items()})
     return out.getvalue()
 
@@ -317,12 +364,14 @@ def _columns(name: str, entry: object) -> dict[str, Any]:
     return {f"{name}{suffix}": getattr(entry, part, None) for suffix, part in _PARTS.items()}
 
 
-def _difference_columns(gaps: Mapping[str, DifferenceRecord]) -> dict[str, Any]:
+def _difference_columns(
+    gaps: Mapping[str, DifferenceRecord], headline: Sequence[str]
+) -> dict[str, Any]:
     """`chosen_minus_dpd`, its limits and whether it is claimed; `chosen_minus_level_matched_dpd`;
-    the same of accuracy and EOD.
+    the same of every other metric of the headline.
     """
     found: dict[str, Any] = {}
-    for name in HEADLINE:
+    for name in headline:
         found |= _columns(f"chosen_minus_{name}", gaps.get(name))
         found[f"chosen_minus_{name}_claimed"] = getattr(gaps.get(name), "claimed", None)
         found |= _columns(f"chosen_minus_level_matched_{name}", gaps.get(f"{LEVEL}{name}"))

@@ -7,9 +7,8 @@ from typing import Protocol
 
 from mergekit_fair.escaping import one_line
 from mergekit_fair.fairness.claims import LEVEL
-from mergekit_fair.fairness.metric_kinds import Metric
-from mergekit_fair.fairness.metrics import HEADLINE, METRICS
-from mergekit_fair.fairness.one_vs_rest import MULTI_METRICS, MultiMetric
+from mergekit_fair.fairness.metrics import HEADLINE
+from mergekit_fair.fairness.one_vs_rest import EVERY_METRIC, MULTI_METRICS
 from mergekit_fair.report.tables import Cell, IntervalLike, interval_cell, interval_text
 from mergekit_fair.sweep.results import SweepResults
 
@@ -33,7 +32,6 @@ class DifferenceLike(IntervalLike, Protocol):
 
 
 Gaps = Mapping[str, DifferenceLike]
-_KNOWN: Mapping[str, Metric | MultiMetric] = {**MULTI_METRICS, **METRICS}
 
 
 def difference_cell(gap: DifferenceLike | None, *, with_p: bool = True) -> Cell:
@@ -95,7 +93,7 @@ def _headline(gaps: Gaps) -> tuple[str, ...]:
 def _parted(gaps: Gaps) -> tuple[list[str], list[str], list[str]]:
     """What was won, what was lost, and what cannot be told from noise."""
     names = _headline(gaps)
-    better = {name: -1 if _KNOWN[name].better == "lower" else 1 for name in names}
+    better = {name: -1 if EVERY_METRIC[name].better == "lower" else 1 for name in names}
     claimed = [name for name in names if gaps[name].claimed]
     won = [name for name in claimed if (gaps[name].value or 0.0) * better[name] > 0]
     lost = [name for name in claimed if name not in won]
@@ -106,13 +104,13 @@ def _parted(gaps: Gaps) -> tuple[list[str], list[str], list[str]]:
 def _noise(gaps: Gaps, names: Sequence[str]) -> str:
     if not names:
         return ""
-    *titles, last = (_KNOWN[name].title for name in names)
+    *titles, last = (EVERY_METRIC[name].title for name in names)
     listed = f"{', '.join(titles)} or {last}" if titles else last
     return f"; no difference in {listed} can be told from noise ({_named(gaps, names)})"
 
 
 def _named(gaps: Gaps, names: Sequence[str]) -> str:
-    return ", ".join(f"{_KNOWN[name].title} {_with_level(gaps, name)}" for name in names)
+    return ", ".join(f"{EVERY_METRIC[name].title} {_with_level(gaps, name)}" for name in names)
 
 
 def _with_level(gaps: Gaps, name: str) -> str:

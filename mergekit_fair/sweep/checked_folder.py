@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from mergekit_fair.checkpoints.fingerprint import model_fingerprint
 from mergekit_fair.errors import FairError, SweepError
 from mergekit_fair.evaluation.evidence import first_difference
+from mergekit_fair.evaluation.multi_predictions import AnyPredictions
 from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.fairness.claims import SATURATION
 from mergekit_fair.merging.measured_inputs import MeasuredInputs
@@ -171,7 +172,7 @@ def _require_choice(folder: Path, results: SweepResults) -> None:
         known = {p.id: said.distances[p.label] for p in tied if p.label in said.distances}
         return Nearness(known, said.nearest or "")
 
-    def answers(point: PointResult) -> Mapping[str, Predictions]:
+    def answers(point: PointResult) -> Mapping[str, AnyPredictions]:
         rows, scores = read_rows(folder, point), read_scores(folder, point)
         return answered(rows, scores, list(point.evaluations))
 
@@ -242,7 +243,10 @@ def _require_comparison(folder: Path, results: SweepResults) -> None:
     saturation = SATURATION if measured is None else measured.saturation
     worse = {label: change.worse for label, change in results.thresholds.items()}
     found = differences(own, answers, settings_of(chosen), saturation, worse=worse)
-    _require_same(folder, _plain(found), _plain(results.comparison), "comparison")
+    _require_same(folder, _plain(found.judged), _plain(results.comparison), "comparison")
+    for name, views in found.views.items():
+        place = f"comparison_views.{name}"
+        _require_same(folder, _plain(views), _plain(results.comparison_views.get(name, {})), place)
     if results.detectable is not None:
         shown = of_report(
             own,
@@ -266,9 +270,7 @@ def _require_thresholds(folder: Path, results: SweepResults) -> None:
             source, own = (_predictions(folder, point, results) for point in pair if point)
             found = differences(own, {"source": source}, settings_of(points[label, split]))
             place = f"thresholds.{label}.change.{split}"
-            _require_same(
-                folder, _plain(found)["source"], _plain({"source": said})["source"], place
-            )
+            _require_same(folder, _plain(found.judged)["source"], _plain({"": said})[""], place)
 
 
 def _require_cutoffs(folder: Path, results: SweepResults) -> None:
@@ -280,7 +282,7 @@ def _require_cutoffs(folder: Path, results: SweepResults) -> None:
             continue
         said = point.settings
         source = sources.get((str(said.get(SOURCE)), point.split))
-        expected = None if source is None else _predictions(folder, source, results)
+        expected = None if source is None else _binary(folder, source, results)
         by = GlobalThreshold(float(said.get(THRESHOLD, math.nan)))
         scores = read_scores(folder, point)
         if expected is None or not np.array_equal(by.scores(expected), scores, equal_nan=True):
@@ -304,10 +306,10 @@ def _require_transfer(folder: Path, results: SweepResults) -> None:
     tried = {one.group: by_label[one.group] for one in transfer.tried if one.group in by_label}
     heads = [point.label.partition(" + ")[0] for point in steps.values()]
     target = next(p for p in results.points if p.kind == "baseline" and p.label == heads[0])
-    before, settings = _predictions(folder, target, results), settings_of(target)
+    before, settings = _binary(folder, target, results), settings_of(target)
 
     def found(points: Mapping[str, PointResult], step: float) -> dict[str, Any]:
-        after = {name: _predictions(folder, point, results) for name, point in points.items()}
+        after = {name: _binary(folder, point, results) for name, point in points.items()}
         matrix = transfer_matrix(before, after, settings, step=step)
         return judged(matrix, transfer.tolerance).to_dict()
 
@@ -329,10 +331,22 @@ def _steps(results: SweepResults, transfer: TransferRecord) -> dict[str, PointRe
     return {name: found[name] for name in transfer.injected if name in found}
 
 
-def _predictions(folder: Path, point: PointResult, results: SweepResults) -> Predictions:
+def _predictions(folder: Path, point: PointResult, results: SweepResults) -> AnyPredictions:
     """What a point answered to the deciding task."""
     rows, scores = read_rows(folder, point), read_scores(folder, point)
     return answered(rows, scores, list(point.evaluations) or None)[results.task]
+
+
+def _binary(folder: Path, point: PointResult, results: SweepResults) -> Predictions:
+    """The same of a point that only a task answered by no or yes can have."""
+    found = _predictions(folder, point, results)
+    if not isinstance(found, Predictions):
+        raise SweepError(
+            f"says {point.kind} of {results.task}, which has {found.kind}",
+            where=folder / "results.json",
+            fix=_AGAIN.format(folder),
+        )
+    return found
 
 
 def _plain(differences: Mapping[str, Mapping[str, DifferenceRecord]]) -> dict[str, Any]:

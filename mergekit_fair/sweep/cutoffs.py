@@ -60,7 +60,7 @@ class Cutoffs:
         none, name = Rescored.none(runner), reference_of(baselines)
         if "threshold" not in config.controls or name is None:
             return cls(none, none)
-        source, rows = baselines[name], runner.predictions(baselines[name].id)
+        source, rows = baselines[name], runner.binary(baselines[name].id)
         own = source.value("selection_rate")
         if rows.logit_gaps is None or np.isnan(rows.logit_gaps).all():
             return cls(none, none, (f"controls: threshold: {name} has no scores to put one on",))

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from mergekit_fair.errors import SweepError
+from mergekit_fair.evaluation.multi_predictions import AnyPredictions, MultiPredictions
 from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.fairness import METRICS, MetricSettings, estimate
 from mergekit_fair.fairness.eligible_groups import GroupSizes
+from mergekit_fair.fairness.one_vs_rest import estimate_views
 from mergekit_fair.fairness.rates import DPD_RATES, EOD_RATES
 from mergekit_fair.sweep.limits import Select
 from mergekit_fair.sweep.sweep_config import Evaluate
 
+_NO_VIEW = "no class or label has two groups with enough rows to decide it"
+
 
 def require_definable(
-    select: Select, tasks: Mapping[str, Predictions], evaluate: Evaluate, where: object
+    select: Select, tasks: Mapping[str, AnyPredictions], evaluate: Evaluate, where: object
 ) -> None:
     """Every metric of the rule has a value for some predictions.
 
@@ -36,10 +41,11 @@ def require_definable(
         task, name = task or first, name.rpartition(".")[2]
         if task not in known:
             known[task] = frozenset(_definable(tasks[task], evaluate))
-        if name in METRICS and name not in known[task]:
+        if name not in known[task]:
+            why = METRICS[name].undefined if name in METRICS else _NO_VIEW
             raise SweepError(
                 f"{metric} has no value on the {select.split} rows, whatever a model predicts: "
-                f"{METRICS[name].undefined}",
+                f"{why}",
                 where=where,
                 got=_counts(tasks[task], evaluate),
                 fix=f"lower evaluate.min_group_size ({evaluate.min_group_size}), merge groups, "
@@ -80,8 +86,16 @@ def _sizes(rows: Predictions, evaluate: Evaluate) -> GroupSizes:
     return rows.sizes(MetricSettings(min_group_size=evaluate.min_group_size))
 
 
-def _definable(rows: Predictions, evaluate: Evaluate) -> Iterator[str]:
+def _definable(rows: AnyPredictions, evaluate: Evaluate) -> Iterator[str]:
     """The metrics of a model that is always right, and of one that always says 1."""
+    if isinstance(rows, MultiPredictions):
+        settings = MetricSettings(
+            reference=evaluate.reference, min_group_size=evaluate.min_group_size
+        )
+        right = replace(rows, predicted=rows.labels).counted()
+        values = estimate_views(right, settings.excluding(rows.excluded))
+        yield from (name for name, value in values.items() if not math.isnan(value))
+        return
     for predicted in (rows.labels, np.ones_like(rows.labels)):
         values = estimate(
             rows.labels,
@@ -95,8 +109,12 @@ def _definable(rows: Predictions, evaluate: Evaluate) -> Iterator[str]:
         yield from (name for name, value in values.items() if not math.isnan(value))
 
 
-def _counts(rows: Predictions, evaluate: Evaluate) -> str:
-    """Of all rows and of each group that weigh something: how many, and how many are positive."""
+def _counts(rows: AnyPredictions, evaluate: Evaluate) -> str:
+    """Of all rows and of each group that weigh something: how many, and how many are positive; of
+    classes or labels for each of them.
+    """
+    if isinstance(rows, MultiPredictions):
+        return "; ".join(f"{name}: {_counts(of, evaluate)}" for name, of in rows.views.items())
     sizes = _sizes(rows, evaluate)
     weighing = np.ones(len(rows), dtype=bool) if rows.weights is None else rows.weights > 0
     said = [f"{int(rows.labels[weighing].sum())} of {int(weighing.sum())} rows positive"]

@@ -6,26 +6,33 @@ from collections.abc import Mapping
 
 from mergekit_fair.errors import SweepError
 from mergekit_fair.evaluation.evaluate import (
+    AnyLevel,
     Evaluated,
     Evaluation,
+    FairEvaluation,
     Level,
+    MultiEvaluation,
+    MultiLevel,
     counted,
     evaluate,
     level_threshold,
 )
 from mergekit_fair.evaluation.evidence import as_far_as_said, first_difference
+from mergekit_fair.evaluation.multi_predictions import AnyPredictions, MultiPredictions
 from mergekit_fair.evaluation.predictions import Predictions, Scores
 from mergekit_fair.fairness import MetricSettings
-from mergekit_fair.fairness.intervals import undefined_to_none
+from mergekit_fair.fairness.intervals import Interval, undefined_to_none
 from mergekit_fair.fairness.measure import estimate_table
+from mergekit_fair.fairness.one_vs_rest import MULTI_METRICS, estimate_views
 from mergekit_fair.sweep.record import MeasuredPoint, PointResult
 from mergekit_fair.sweep.store import POINTS
 
 
 def answered(
-    rows: Mapping[str, Predictions], scores: Scores, tasks: list[str] | None = None
-) -> dict[str, Predictions]:
-    """Task → its rows with their part of a point's scores, which stand one task after the other.
+    rows: Mapping[str, AnyPredictions], scores: Scores, tasks: list[str] | None = None
+) -> dict[str, AnyPredictions]:
+    """Task → its rows with their part of a point's scores, which stand one task after the other;
+    those of a row's classes or labels stand side by side.
 
     Args:
         rows: of every task.
@@ -34,7 +41,7 @@ def answered(
     """
     found, start = {}, 0
     for task in rows if tasks is None else tasks:
-        stop = start + len(rows[task])
+        stop = start + rows[task].labels.size
         found[task] = rows[task].with_scores(scores[start:stop])
         start = stop
     if start != len(scores):
@@ -54,7 +61,7 @@ def _read_with(result: PointResult) -> MeasuredPoint:
 
 def require_figures(
     result: PointResult,
-    rows: Mapping[str, Predictions],
+    rows: Mapping[str, AnyPredictions],
     scores: Scores,
     *,
     where: object,
@@ -81,6 +88,8 @@ def require_figures(
     settings = settings_of(result)
     for task, said in result.evaluations.items():
         of_task = predictions[task]
+        if not _is_of(said, of_task):
+            raise _different(result, where, f"says nothing of these rows of {task}")
         found = (
             _whole(result, said, of_task, settings) if whole else _values(said, of_task, settings)
         )
@@ -97,54 +106,116 @@ def require_figures(
                 )
 
 
+def _is_of(said: FairEvaluation, predictions: AnyPredictions) -> bool:
+    """Whether an evaluation is of the same kind of task, and of the same classes or labels."""
+    if not isinstance(predictions, MultiPredictions):
+        return isinstance(said, Evaluation)
+    if not isinstance(said, MultiEvaluation) or said.kind != predictions.kind:
+        return False
+    level = said.level
+    names = set(predictions.names)
+    return set(said.views) == names and (level is None or set(level.rates) == names)
+
+
 def _values(
-    said: Evaluation, predictions: Predictions, settings: MetricSettings
+    said: FairEvaluation, predictions: AnyPredictions, settings: MetricSettings
 ) -> dict[str, object]:
     """The keys of an evaluation that are known without intervals."""
-    values = estimate_table(counted(predictions), settings.excluding(predictions.excluded))
-    metrics = {name: undefined_to_none(value) for name, value in values.items()}
-    found: dict[str, object] = {
-        "n": len(predictions),
-        "reference": settings.reference,
-        "confidence": settings.confidence,
-        "metrics": {
-            name: each.to_dict() | {"value": metrics.get(name)}
-            for name, each in said.metrics.items()
-        },
-    }
-    matched = said.level_matched
+    settings = settings.excluding(predictions.excluded)
+    of_kind = (
+        _values_of_views(said, predictions, settings)
+        if isinstance(predictions, MultiPredictions)
+        else _values_of_rows(said, predictions, settings)
+    )
+    about = {"reference": settings.reference, "confidence": settings.confidence}
+    return {"n": len(predictions), **about, **of_kind}
+
+
+def _values_of_rows(
+    said: FairEvaluation, predictions: Predictions, settings: MetricSettings
+) -> dict[str, object]:
+    values = estimate_table(counted(predictions), settings)
+    found: dict[str, object] = {"metrics": _with_values(said.metrics, values)}
+    matched = said.level_matched if isinstance(said, Evaluation) else None
     if matched is not None:
         at_level = counted(predictions.predict_at(matched.threshold))
-        values = estimate_table(at_level, settings.excluding(predictions.excluded))
-        content = matched.model_dump(mode="json")
-        for name, each in content.items():
-            if isinstance(each, dict):
-                each["value"] = undefined_to_none(values.get(name, float("nan")))
-        found["level_matched"] = content
+        metrics = matched.__pydantic_extra__
+        found["level_matched"] = {
+            **matched.model_dump(mode="json"),
+            **_with_values(metrics, estimate_table(at_level, settings)),
+        }
     return found
 
 
+def _values_of_views(
+    said: FairEvaluation, predictions: MultiPredictions, settings: MetricSettings
+) -> dict[str, object]:
+    views = predictions.counted()
+    values = estimate_views(views, settings)
+    found: dict[str, object] = {"acc": _with_values(said.metrics, values)["acc"]}
+    for over in ("macro", "worst"):
+        names = [name for name, metric in MULTI_METRICS.items() if metric.over == over]
+        of_gaps = _with_values({name: said.metrics[name] for name in names}, values)
+        found[over] = {MULTI_METRICS[name].gap: each for name, each in of_gaps.items()}
+    if isinstance(said, MultiEvaluation):
+        found["views"] = {
+            name: {
+                **said.views[name].to_dict(),
+                "metrics": _with_values(
+                    said.views[name].metrics, estimate_table(views.joint.table(view), settings)
+                ),
+            }
+            for name, view in views.by_name.items()
+        }
+    return found
+
+
+def _with_values(
+    said: Mapping[str, Interval], values: Mapping[str, float]
+) -> dict[str, dict[str, object]]:
+    """Metrics as they were said, with these values."""
+    return {
+        name: each.to_dict() | {"value": undefined_to_none(values.get(name, float("nan")))}
+        for name, each in said.items()
+    }
+
+
 def _whole(
-    result: PointResult, said: Evaluation, predictions: Predictions, settings: MetricSettings
+    result: PointResult,
+    said: FairEvaluation,
+    predictions: AnyPredictions,
+    settings: MetricSettings,
 ) -> dict[str, object]:
     """All keys that measuring gives; not what it is about, nor warnings."""
-    matched, saturation = said.level_matched, _read_with(result).saturation
+    saturation = _read_with(result).saturation
+    level, threshold = _read_beside(said, saturation)
     found = evaluate(
         predictions,
         settings,
         model=said.model,
         split=said.split,
-        level=None if matched is None else Level(matched.to, matched.rate, saturation),
-        threshold=None if matched is None else matched.threshold,
+        level=level,
+        threshold=threshold,
     ).to_dict()
     about = {*Evaluated.model_fields, "warnings"}
     return {key: value for key, value in found.items() if key not in about}
 
 
+def _read_beside(said: FairEvaluation, saturation: float) -> tuple[AnyLevel | None, float | None]:
+    """The selection rates that an evaluation looks at, and the threshold that gives them."""
+    if isinstance(said, MultiEvaluation):
+        level = said.level
+        return (None if level is None else MultiLevel(level.to, level.rates, saturation)), None
+    matched = said.level_matched
+    if matched is None:
+        return None, None
+    return Level(matched.to, matched.rate, saturation), matched.threshold
+
+
 def require_threshold(
     result: PointResult,
     selected: PointResult | None,
-    rows: Mapping[str, Predictions],
+    rows: Mapping[str, AnyPredictions],
     scores: Scores,
     *,
     where: object,
@@ -163,11 +234,12 @@ def require_threshold(
     """
     predictions = answered(rows, scores, list(result.evaluations))
     for task, said in result.evaluations.items():
-        matched = said.level_matched
-        if matched is None or predictions[task].logit_gaps is None:
+        matched = said.level_matched if isinstance(said, Evaluation) else None
+        own = predictions[task]
+        if matched is None or not isinstance(own, Predictions) or own.logit_gaps is None:
             continue
         kept = None if selected is None else selected.thresholds.get(task)
-        expected = level_threshold(predictions[task], matched.rate) if kept is None else kept
+        expected = level_threshold(own, matched.rate) if kept is None else kept
         if first_difference(float(expected), matched.threshold) is not None:
             raise _different(
                 result,

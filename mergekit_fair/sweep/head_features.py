@@ -81,7 +81,7 @@ class TargetFeatures:
     def _with_scores(self, split: str, layer: LastLayer, features: Any) -> FeatureRows:
         """Those that were measured; of training rows, which nobody measures, the layer's own."""
         if split != "train":
-            return FeatureRows(features, self.runner.predictions(self.target.id, split))
+            return FeatureRows(features, self.runner.binary(self.target.id, split))
         answered = np.isfinite(features).all(axis=1)
         gaps = np.full(len(features), np.nan)
         gaps[answered] = layer.gaps(features[answered])

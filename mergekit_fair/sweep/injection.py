@@ -87,7 +87,7 @@ def _inject_safely(
     order = _screened(planner, sweep.recipe.groups(), config)
     names = [str(one["group"]) for one in order]
     steps = {name: planner.injection({name: config.step}) for name in names}
-    target = runner.predictions(baselines[config.target].id)
+    target = runner.binary(baselines[config.target].id)
     outlook = outlook_of(target, runner.settings, config)
     tolerance = outlook.tolerance
     for text in outlook.warnings:
@@ -135,7 +135,7 @@ def _screened(planner: Planner, groups: Mapping[str, str], config: Inject) -> li
 def _transfer(
     runner: PointRunner, target: Predictions, stepped: Mapping[str, Point], step: float
 ) -> Transfer:
-    answers = {name: runner.predictions(point.id) for name, point in stepped.items()}
+    answers = {name: runner.binary(point.id) for name, point in stepped.items()}
     return transfer_matrix(target, answers, runner.settings, step=step)
 
 

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from pydantic import field_validator, model_validator
 
 from mergekit_fair.errors import ConfigError, SweepError
-from mergekit_fair.fairness.metrics import LOWER_IS_BETTER, MATCHED, METRICS
+from mergekit_fair.fairness.metrics import COMPARED, MATCHED, METRICS
+from mergekit_fair.fairness.one_vs_rest import EVERY_METRIC, MULTI_METRICS
 from mergekit_fair.schema import Strict, nearest
 from mergekit_fair.sweep.record import SATURATED, PointResult
 
@@ -26,9 +27,14 @@ Operator = Literal["<=", ">=", "<", ">"]
 # A limit in a sweep file, or several on one metric.
 Words = str | float | bool | list[str]
 
-# What a rule may read: of an evaluation, and of it at the reference's selection rate.
+# What a rule may read: of a task that is answered by no or yes, also at the reference's selection
+# rate; and of one of classes or labels.
 READABLE = tuple(METRICS)
 LEVEL_MATCHED = tuple(f"level_matched.{name}" for name in MATCHED)
+READABLE_OF_VIEWS = tuple(MULTI_METRICS)
+_READABLE = tuple(dict.fromkeys((*READABLE, *LEVEL_MATCHED, *READABLE_OF_VIEWS)))
+# Metrics of which the difference of two models has an interval.
+HAS_INTERVAL = frozenset({*COMPARED, *MULTI_METRICS})
 
 # Missing a strict limit by equality still counts as missing it.
 _EQUAL = 1e-12
@@ -42,8 +48,9 @@ _FORMS = "'<= fft', '<= 0.9 * fft', '>= fft - 0.01', '<= 0.9 * fft + 0.01', '>= 
 
 
 def lower_is_better(metric: str) -> bool:
-    """Of `dpd`, `level_matched.eod`, `TASK/dpd` and the like."""
-    return metric.rpartition("/")[2].rpartition(".")[2] in LOWER_IS_BETTER
+    """Of `dpd`, `level_matched.eod`, `macro_eod`, `TASK/dpd` and the like."""
+    known = EVERY_METRIC.get(metric.rpartition("/")[2].rpartition(".")[2])
+    return known is not None and known.better == "lower"
 
 
 @dataclass(frozen=True)
@@ -103,8 +110,8 @@ class Constraint:
                 not known.
         """
         name = metric.rpartition("/")[2]
-        if name not in (*READABLE, *LEVEL_MATCHED):
-            known = [*READABLE, *LEVEL_MATCHED, SATURATED]
+        if name not in _READABLE:
+            known = [*_READABLE, SATURATED]
             raise ValueError(
                 f"unknown metric {metric!r}{nearest(name, known)}; allowed: {', '.join(known)}"
             )
@@ -167,9 +174,10 @@ class Select(Strict):
     @field_validator("maximize", "minimize")
     @classmethod
     def _metric(cls, value: str | None) -> str | None:
-        known = (*READABLE, *LEVEL_MATCHED)
-        if value is not None and value.rpartition("/")[2] not in known:
-            raise ValueError(f"not a metric; got {value!r}; allowed: {', '.join(known)}")
+        name = "" if value is None else value.rpartition("/")[2]
+        if value is not None and name not in _READABLE:
+            near = nearest(name, list(_READABLE))
+            raise ValueError(f"not a metric; got {value!r}{near}; allowed: {', '.join(_READABLE)}")
         return value
 
     @field_validator("subject_to")
@@ -186,7 +194,7 @@ class Select(Strict):
                 f"got maximize: {self.maximize} and minimize: {self.minimize}; allowed: one of "
                 "them; the other metric can be a limit in subject_to"
             )
-        better = METRICS[self.objective.rpartition("/")[2].rpartition(".")[2]].better
+        better = EVERY_METRIC[self.objective.rpartition("/")[2].rpartition(".")[2]].better
         asked, other = ("minimize", "maximize") if self.minimize else ("maximize", "minimize")
         if better == ("higher" if self.minimize else "lower"):
             raise ValueError(

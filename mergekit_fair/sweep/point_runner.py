@@ -14,12 +14,23 @@ from typing import Protocol
 
 import numpy as np
 
-from mergekit_fair.evaluation.evaluate import Level, counted, evaluate, versions
+from mergekit_fair.evaluation.evaluate import (
+    AnyLevel,
+    Evaluation,
+    FairEvaluation,
+    Level,
+    LevelRates,
+    MultiLevel,
+    counted,
+    evaluate,
+    versions,
+)
 from mergekit_fair.evaluation.evaluator import Evaluator
+from mergekit_fair.evaluation.multi_predictions import AnyPredictions
 from mergekit_fair.evaluation.predictions import Predictions, Scores
 from mergekit_fair.evaluation.saved_rows import rows_digest
 from mergekit_fair.evaluation.seen_rows import SeenRows, told
-from mergekit_fair.fairness import MetricSettings
+from mergekit_fair.fairness import CountTable, MetricSettings
 from mergekit_fair.fairness.measure import estimate_table
 from mergekit_fair.progress import Progress, bar
 from mergekit_fair.sweep.figures_again import answered
@@ -104,7 +115,8 @@ class PointRunner:
     Attributes:
         split: the one that is selected on.
         budget: once it is spent no point of that split is started.
-        levels: task → the selection rate that level-matched figures are measured at.
+        levels: task → the selection rate that level-matched figures are measured at, or those that
+            classes or labels are read beside.
         left_out: labels of points that the budget has left out, in order.
         unfinished: stages that it has cut short, in words → further points, at most.
         saturation: see `Level`.
@@ -118,7 +130,7 @@ class PointRunner:
     split: str
     make_executor: Callable[[], Executor]
     budget: TimeBudget = field(default_factory=TimeBudget)
-    levels: Mapping[str, Level] | None = None
+    levels: Mapping[str, AnyLevel] | None = None
     left_out: dict[str, None] = field(default_factory=dict)
     unfinished: dict[str, int] = field(default_factory=dict)
     saturation: float = 0.1
@@ -140,11 +152,11 @@ class PointRunner:
         """The one that decides."""
         return self.evaluator.tasks[0]
 
-    def labels(self, split: str | None = None) -> Mapping[str, Predictions]:
-        return self.evaluator.binary_labels(split or self.split)
+    def labels(self, split: str | None = None) -> Mapping[str, AnyPredictions]:
+        return self.evaluator.labels(split or self.split)
 
     @property
-    def rows(self) -> Predictions:
+    def rows(self) -> AnyPredictions:
         """The deciding task's rows of the split that is selected on, unanswered."""
         return self.labels()[self.task]
 
@@ -165,14 +177,22 @@ class PointRunner:
         done = self.store.results(split)
         return [done[point.id] for point in points if point.id in done]
 
-    def answers(self, point: PointResult) -> Mapping[str, Predictions]:
+    def answers(self, point: PointResult) -> Mapping[str, AnyPredictions]:
         """Task → what a finished point answered, on the split that it was measured on."""
         return answered(self.labels(point.split), self.store.scores(point.id, point.split))
 
-    def predictions(self, point: str, split: str | None = None) -> Predictions:
+    def predictions(self, point: str, split: str | None = None) -> AnyPredictions:
         """What a finished point answered to the deciding task, by its id."""
         split = split or self.split
         return answered(self.labels(split), self.store.scores(point, split))[self.task]
+
+    def binary(self, point: str, split: str | None = None) -> Predictions:
+        """The same of a deciding task that is answered by no or yes, which `sweep.answer_kinds`
+        asks for before anything is run.
+        """
+        found = self.predictions(point, split)
+        assert isinstance(found, Predictions)
+        return found
 
     @property
     def measured_with(self) -> MeasuredPoint:
@@ -199,11 +219,7 @@ class PointRunner:
         for task, each in said.evaluations.items():
             if each.versions.get(_OWN) != versions()[_OWN]:
                 return False
-            matched, level = each.level_matched, levels[task]
-            if matched is not None and (
-                (matched.to, matched.rate) != (level.to, level.rate)
-                or matched.threshold != thresholds.get(task, matched.threshold)
-            ):
+            if not _is_at(each, levels[task], thresholds.get(task)):
                 return False
         return True
 
@@ -270,7 +286,7 @@ class PointRunner:
         """A model whose scores are NaN or infinite has an error and no evaluation."""
         labels, planned = self.labels(split), point.planned
         if outcome.error is not None:
-            n = sum(map(len, labels.values()))
+            n = sum(rows.labels.size for rows in labels.values())
             failed = PointResult(**vars(planned), split=split, error=outcome.error)
             return failed, np.full(n, np.nan, dtype=np.float32)
         thresholds = self._thresholds(point.id, split)
@@ -304,13 +320,35 @@ class PointRunner:
         )
         return result, np.concatenate([outcome.scores[task] for task in labels])
 
-    def _own_level(self, label: str, predictions: Predictions) -> Level:
-        """The selection rate of these predictions, to the last digit as they are measured."""
-        rate = estimate_table(counted(predictions), self.settings)["selection_rate"]
-        return Level(label, 0.0 if np.isnan(rate) else rate, self.saturation)
+    def _own_level(self, label: str, predictions: AnyPredictions) -> AnyLevel:
+        """The selection rate of these predictions, or of each class or label, to the last digit as
+        they are measured.
+        """
+
+        def rate(table: CountTable) -> float:
+            found = estimate_table(table, self.settings)["selection_rate"]
+            return 0.0 if np.isnan(found) else found
+
+        if isinstance(predictions, Predictions):
+            return Level(label, rate(counted(predictions)), self.saturation)
+        views = predictions.counted()
+        rates = {name: rate(views.joint.table(view)) for name, view in views.by_name.items()}
+        return MultiLevel(label, rates, self.saturation)
 
 
-def _as_if_run(said: PointResult, rows: Mapping[str, Predictions], scores: Scores) -> Outcome:
+def _is_at(said: FairEvaluation, level: AnyLevel, threshold: float | None) -> bool:
+    """Whether an evaluation looks at these selection rates, at the threshold that was set."""
+    if isinstance(level, MultiLevel):
+        beside = LevelRates(to=level.to, rates=dict(level.rates))
+        return not isinstance(said, Evaluation) and said.level == beside
+    matched = said.level_matched if isinstance(said, Evaluation) else None
+    if matched is None:
+        return isinstance(said, Evaluation)
+    is_same = (matched.to, matched.rate) == (level.to, level.rate)
+    return is_same and matched.threshold == (matched.threshold if threshold is None else threshold)
+
+
+def _as_if_run(said: PointResult, rows: Mapping[str, AnyPredictions], scores: Scores) -> Outcome:
     """A finished point as it came from its worker.
 
     Args:
@@ -318,7 +356,7 @@ def _as_if_run(said: PointResult, rows: Mapping[str, Predictions], scores: Score
         rows: that its scores are of, of every task.
         scores: of them.
     """
-    ends = np.cumsum([len(each) for each in rows.values()])
+    ends = np.cumsum([each.labels.size for each in rows.values()])
     first = said.evaluation
     truncated = {task: each.truncated for task, each in said.evaluations.items()}
     return Outcome(

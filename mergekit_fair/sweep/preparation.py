@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from mergekit_fair.errors import ConfigError
 from mergekit_fair.evaluation.evaluator import SPLITS, Evaluator
+from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.evaluation.seen_rows import SeenRows
 from mergekit_fair.progress import Progress
+from mergekit_fair.sweep.answer_kinds import require_kinds
 from mergekit_fair.sweep.definable import require_candidates, require_definable
 from mergekit_fair.sweep.head_stage import require_heads
 from mergekit_fair.sweep.points import Planner
@@ -31,13 +33,12 @@ def prepared(sweep: Sweep, progress: Progress | None = None) -> tuple[Evaluator,
         require_possible(sweep, sweep.config.search)
     evaluator = Evaluator(sweep.config.evaluate.request())
     _require_tasks(sweep, evaluator)
+    require_kinds(sweep, evaluator)
     select = sweep.config.select
-    require_definable(
-        select, evaluator.binary_labels(select.split), sweep.config.evaluate, sweep.where
-    )
-    inject_config = sweep.config.inject
-    if inject_config is not None and inject_config.groups == "worst":
-        rows = evaluator.binary_labels(select.split)[evaluator.tasks[0]]
+    require_definable(select, evaluator.labels(select.split), sweep.config.evaluate, sweep.where)
+    inject_config, rows = sweep.config.inject, evaluator.labels(select.split)[evaluator.tasks[0]]
+    is_worst = inject_config is not None and inject_config.groups == "worst"
+    if is_worst and isinstance(rows, Predictions):
         require_candidates(sweep.recipe.groups(), rows, sweep.config.evaluate, sweep.where)
     _require_no_weights(sweep, evaluator)
     require_heads(sweep, evaluator)

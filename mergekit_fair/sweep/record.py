@@ -12,17 +12,29 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     ConfigDict,
+    Discriminator,
     Field,
     SerializerFunctionWrapHandler,
+    Tag,
     ValidationError,
     model_serializer,
     model_validator,
 )
 
 from mergekit_fair.errors import SweepError
-from mergekit_fair.evaluation.evaluate import Evaluation, Level, MeasuredWith
+from mergekit_fair.evaluation.evaluate import (
+    AnyLevel,
+    Evaluation,
+    FairEvaluation,
+    Level,
+    MeasuredWith,
+    MultiEvaluation,
+    MultiLevel,
+)
 from mergekit_fair.fairness import HEADLINE, METRICS, MetricSettings
 from mergekit_fair.fairness.intervals import Interval, Number
+from mergekit_fair.fairness.metrics import HEADLINE_GAPS
+from mergekit_fair.fairness.one_vs_rest import MULTI_METRICS
 from mergekit_fair.schema import Record
 
 # Of results.json and plan.json. Version 1 (0.1 of the package) named no version.
@@ -47,6 +59,9 @@ Names = Annotated[tuple[str, ...], Field(strict=False)]  # a list, in JSON
 
 # What a point says of the files that its figures come from.
 _OF_FILES = ("measured_with", "scores", "rows")
+
+# Which evaluation a JSON object is; no keys of the file.
+_BINARY, _MULTI = "<binary>", "<multi>"
 
 # Attributes that have another name in JSON.
 _KEYS = {"lambda_": "lambda", "lambda_l1": "size", "is_identity": "adds_nothing"}
@@ -126,11 +141,24 @@ class MeasuredPoint(MeasuredWith):
         return MetricSettings(**self.model_dump(exclude={"saturation"}))
 
 
+def _kind_of(evaluation: Any) -> str:
+    is_read = isinstance(evaluation, Mapping)
+    is_multi = "macro" in evaluation if is_read else isinstance(evaluation, MultiEvaluation)
+    return _MULTI if is_multi else _BINARY
+
+
+_AnEvaluation = Annotated[
+    Annotated[Evaluation, Tag(_BINARY)] | Annotated[MultiEvaluation, Tag(_MULTI)],
+    Discriminator(_kind_of),
+]
+
+
 class PointResult(PlannedPoint):
     """One model measured on one split: a line of points.jsonl, an entry of results.json.
 
     Attributes:
-        evaluation: of the deciding task; None with an error.
+        evaluation: of the deciding task, of classes or labels a `MultiEvaluation`; None with an
+            error.
         tasks: further task → evaluation.
         error: why nothing could be measured.
         seconds: of weights and forward passes; not in results.json, which depends on no machine.
@@ -142,8 +170,8 @@ class PointResult(PlannedPoint):
     optional = ("evaluation", "tasks", "error", "seconds", "refused", *_OF_FILES)
 
     split: str
-    evaluation: Evaluation | None = None
-    tasks: dict[str, Evaluation] = {}
+    evaluation: _AnEvaluation | None = None
+    tasks: dict[str, _AnEvaluation] = {}
     error: str | None = None
     seconds: Number = None
     refused: str | None = None
@@ -156,9 +184,8 @@ class PointResult(PlannedPoint):
         if self.evaluation is None and not self.error:
             raise ValueError("neither an evaluation nor an error")
         for evaluation in self.evaluations.values():
-            for name in HEADLINE:
-                if name not in evaluation.metrics:
-                    raise ValueError(f"lacks evaluation.metrics.{name}")
+            for name in _lacking(evaluation):
+                raise ValueError(f"lacks evaluation.{name}")
         return self
 
     @property
@@ -167,13 +194,13 @@ class PointResult(PlannedPoint):
         return self.kind == "thresholds"
 
     @property
-    def evaluations(self) -> dict[str, Evaluation]:
+    def evaluations(self) -> dict[str, FairEvaluation]:
         """Task → evaluation, the deciding one first; empty with an error."""
         if self.evaluation is None:
             return {}
         return {self.evaluation.task: self.evaluation, **self.tasks}
 
-    def require_measured(self) -> Evaluation:
+    def require_measured(self) -> FairEvaluation:
         """The deciding task's evaluation, of a model that a sweep cannot do without.
 
         Raises:
@@ -188,12 +215,16 @@ class PointResult(PlannedPoint):
         return self.evaluation
 
     def interval(self, metric: str) -> Interval:
-        """Of `acc`, `level_matched.eod` or `TASK/acc`; undefined where it was not measured."""
+        """Of `acc`, `level_matched.eod`, `macro_eod` or `TASK/acc`; undefined where it was not
+        measured.
+        """
         task, _, name = metric.rpartition("/")
         evaluation = self.evaluations.get(task) if task else self.evaluation
         block, _, key = name.rpartition(".")
         if evaluation is None:
             return Interval()
+        if isinstance(evaluation, MultiEvaluation):
+            return evaluation.metrics.get(name, Interval())
         if not block:
             return evaluation.metrics.get(key) or _point_value(evaluation, key)
         matched = evaluation.level_matched
@@ -208,11 +239,10 @@ class PointResult(PlannedPoint):
         is_known = evaluation is not None and evaluation.saturated is not None
         return float(bool(evaluation.saturated)) if evaluation is not None and is_known else None
 
-    def levels(self, saturation: float) -> dict[str, Level]:
-        """Task → the selection rate that this model has."""
+    def levels(self, saturation: float) -> dict[str, AnyLevel]:
+        """Task → the selection rate that this model has, or that of each class or label."""
         return {
-            task: Level(self.label, each.metrics["selection_rate"].value or 0.0, saturation)
-            for task, each in self.evaluations.items()
+            task: _level(self.label, each, saturation) for task, each in self.evaluations.items()
         }
 
     @property
@@ -221,7 +251,7 @@ class PointResult(PlannedPoint):
         return {
             task: each.level_matched.threshold
             for task, each in self.evaluations.items()
-            if each.level_matched is not None
+            if isinstance(each, Evaluation) and each.level_matched is not None
         }
 
     def marks(self, task: str | None = None) -> list[str]:
@@ -242,13 +272,34 @@ class PointResult(PlannedPoint):
         return self.model_copy(update={"seconds": None, "refused": refused})
 
     def one_line(self) -> str:
-        """`λ=0.2 validation: acc 0.841, dpd 0.181, eod 0.128, selected 0.214` and its marks."""
+        """`λ=0.2 validation: acc 0.841, dpd 0.181, eod 0.128, selected 0.214` and its marks; of
+        classes or labels accuracy, mean and worst gaps.
+        """
         head = f"{self.label} {self.split}: "
         if self.evaluation is None:
             return head + str(self.error)
         names = {"acc": "acc", "dpd": "dpd", "eod": "eod", "selection_rate": "selected"}
+        if isinstance(self.evaluation, MultiEvaluation):
+            names = {name: name for name in MULTI_METRICS}
         shown = [f"{short} {_number(self.value(name))}" for name, short in names.items()]
         return head + ", ".join([*shown, *self.marks()])
+
+
+def _lacking(evaluation: FairEvaluation) -> list[str]:
+    """The figures that every evaluation has, and this one has not."""
+    if isinstance(evaluation, Evaluation):
+        return [f"metrics.{name}" for name in HEADLINE if name not in evaluation.metrics]
+    over = {"macro": evaluation.macro, "worst": evaluation.worst}
+    return [f"{key}.{name}" for key in over for name in HEADLINE_GAPS if name not in over[key]]
+
+
+def _level(label: str, evaluation: FairEvaluation, saturation: float) -> AnyLevel:
+    if isinstance(evaluation, Evaluation):
+        rate = evaluation.metrics["selection_rate"].value
+        return Level(label, rate or 0.0, saturation)
+    views = evaluation.views
+    rates = {name: view.metrics["selection_rate"].value or 0.0 for name, view in views.items()}
+    return MultiLevel(label, rates, saturation)
 
 
 def _point_value(evaluation: Evaluation, name: str) -> Interval:
@@ -271,7 +322,7 @@ def explained(error: ValueError) -> str:
     if not isinstance(error, ValidationError):
         return "is not a JSON line"
     first = error.errors(include_url=False, include_input=False)[0]
-    key = ".".join(str(part) for part in first["loc"])
+    key = ".".join(str(part) for part in first["loc"] if part not in (_BINARY, _MULTI))
     _, _, part = first["msg"].partition("Value error, lacks ")  # by our own checks
     if first["type"] == "missing" or part:
         name = f"{key}.{part}".strip(".")

@@ -58,10 +58,10 @@ class Rescored:
         """Label → predictions on a split."""
         if not self.decisions:
             return {}
-        rows = self.runner.predictions(self.source, split)
+        rows = self.runner.binary(self.source, split)
         done = self.runner.store.results(split)
         return {
-            label: self.runner.predictions(each.planned.id, split)
+            label: self.runner.binary(each.planned.id, split)
             if each.planned.id in done
             else rows.with_scores(each.by.scores(rows))
             for label, each in self.decisions.items()

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from mergekit_fair.errors import SweepError
+from mergekit_fair.evaluation.evaluate import AnyLevel, MultiLevel
 from mergekit_fair.fairness.intervals import Interval, Number
 from mergekit_fair.fairness.metrics import HEADLINE, LOWER_IS_BETTER
 from mergekit_fair.fairness.power import Detectable
@@ -28,10 +29,38 @@ _RUN_AGAIN = "run `mergekit-fair sweep SWEEP -o {}` again; points that this vers
 
 
 class LevelRecord(SweepRecord):
-    """The selection rate that level-matched figures are measured at, and whose it is."""
+    """The selection rate that level-matched figures are measured at, and whose it is.
+
+    Attributes:
+        to: whose.
+        rate: of a task that is answered by no or yes; else None.
+        rates: class or label → its own, which models' are read beside; else empty.
+    """
+
+    optional = ("rate", "rates")
 
     to: str
-    rate: float
+    rate: Number = None
+    rates: dict[str, float] = {}
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if (self.rate is None) == (not self.rates):
+            both = "neither a rate nor rates" if self.rate is None else "both a rate and rates"
+            raise ValueError(both)
+        return self
+
+    @classmethod
+    def of(cls, level: AnyLevel) -> Self:
+        """As it was measured at."""
+        if isinstance(level, MultiLevel):
+            return cls(to=level.to, rates=dict(level.rates))
+        return cls(to=level.to, rate=level.rate)
+
+    def __str__(self) -> str:
+        """`the selection rate of fft, 0.214`; of classes or labels `the selection rates of fft`."""
+        rate = f"rate of {self.to}, {self.rate:.3f}" if self.rate is not None else None
+        return f"the selection {rate or f'rates of {self.to}'}"
 
 
 class Choice(SweepRecord):
@@ -290,6 +319,8 @@ class SweepResults(SweepRecord):
         report: on the report rows: baselines, the choice, its control, group thresholds.
         report_opened_for_another_selection: the report rows are no longer untouched.
         comparison: baseline → metric → chosen minus it, on the report rows.
+        comparison_views: of classes or labels: baseline → class or label → metric → chosen minus
+            it, of which nothing is claimed; else empty.
         thresholds: label of thresholds by group → what they are and have changed; empty without.
         detectable: the smallest gaps and differences that the report rows can show.
         budget: None unless something was left out.
@@ -298,7 +329,7 @@ class SweepResults(SweepRecord):
             0.2. How the scores are read stands with every point (`measured_with`).
     """
 
-    optional = ("inputs", "measuring", "thresholds", "detectable")
+    optional = ("inputs", "measuring", "thresholds", "detectable", "comparison_views")
 
     schema_version: int = 1
     sweep: str
@@ -313,6 +344,7 @@ class SweepResults(SweepRecord):
     report: list[PointResult]
     report_opened_for_another_selection: bool
     comparison: dict[str, dict[str, DifferenceRecord]]
+    comparison_views: dict[str, dict[str, dict[str, DifferenceRecord]]] = {}
     thresholds: dict[str, ThresholdsRecord] = {}
     detectable: Detectable | None = None
     budget: BudgetRecord | None = None

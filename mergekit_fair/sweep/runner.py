@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from mergekit_fair.errors import SweepError
-from mergekit_fair.evaluation.evaluate import Level, versions
+from mergekit_fair.evaluation.evaluate import AnyLevel, level_of_labels, versions
 from mergekit_fair.evaluation.evaluator import Evaluator
+from mergekit_fair.evaluation.multi_predictions import AnyPredictions
 from mergekit_fair.evaluation.truncation import length_notes
 from mergekit_fair.files import write_atomic
 from mergekit_fair.progress import Progress
@@ -106,7 +107,8 @@ class Candidates:
 
     Attributes:
         baselines: name → result.
-        level: the selection rate that level-matched figures are measured at.
+        level: the selection rate that level-matched figures are measured at; of classes or labels
+            those that models' are read beside.
         points: merges, searched and injected ones.
         results: of the baselines, then of the points.
         injected: what the second stage says.
@@ -114,7 +116,7 @@ class Candidates:
     """
 
     baselines: dict[str, PointResult]
-    level: Level
+    level: AnyLevel
     points: list[Point]
     results: list[PointResult]
     injected: Injected
@@ -192,7 +194,7 @@ class SweepRun:
             sweep=self.sweep.where,
             task=runner.task,
             confidence=runner.settings.confidence,
-            level=LevelRecord(to=level.to, rate=level.rate),
+            level=LevelRecord.of(level),
             selected_on=config.select.split,
             points=[
                 result.public(injected.refused.get(result.id)) for result in [*results, *rescored]
@@ -264,15 +266,14 @@ class SweepRun:
         )
         return choice, next((point for point in points if point.id == choice.id), None)
 
-    def _baselines(self) -> tuple[list[PointResult], Level]:
+    def _baselines(self) -> tuple[list[PointResult], AnyLevel]:
         """Their results, and the selection rate that level-matched figures are measured at."""
         runner, points = self.runner, self.planner.baselines()
         saturation = self.sweep.config.evaluate.saturation
         if not points:
-            labels = runner.labels()
-            rates = {task: rows.base_rate for task, rows in labels.items()}
             runner.levels = {
-                task: Level("labels", rate, saturation) for task, rate in rates.items()
+                task: replace(level_of_labels(rows), saturation=saturation)
+                for task, rows in runner.labels().items()
             }
             return [], runner.levels[runner.task]
         reference = reference_of([point.label for point in points])
@@ -339,6 +340,7 @@ class SweepRun:
                 "report": [],
                 "report_opened_for_another_selection": flag,
                 "comparison": {},
+                "comparison_views": {},
                 "thresholds": thresholds.records({runner.split}),
             }
         needed = self.on_report(chosen, heads)
@@ -348,7 +350,7 @@ class SweepRun:
         results[len(needed) : len(needed)] = heads.chosen(chosen).results("report")
         rivals = heads.controls(chosen, self.sweep.config.controls, "report")
         changes = thresholds.records({runner.split, "report"})
-        others = {
+        others: dict[str, AnyPredictions] = {
             compared_as(point.kind, point.label): runner.predictions(point.id, "report")
             for point in [*needed, *control]
             if point.id != chosen.id
@@ -359,7 +361,7 @@ class SweepRun:
                 for label, predictions in each.predictions("report").items()
             }
             results += each.results("report")
-        comparison = differences(
+        found = differences(
             runner.predictions(chosen.id, "report"),
             others,
             runner.settings,
@@ -369,7 +371,8 @@ class SweepRun:
         return {
             "report": [result.public() for result in results],
             "report_opened_for_another_selection": flag,
-            "comparison": comparison,
+            "comparison": found.judged,
+            "comparison_views": found.views,
             "thresholds": changes,
         }
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from mergekit_fair.evaluation.multi_predictions import AnyPredictions
 from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.fairness import HEADLINE, MetricSettings
 from mergekit_fair.fairness.power import Assumed, Detectable, Study, detectable
@@ -15,7 +16,7 @@ _RATES = ("selection_rate", "tpr", "fpr")
 
 
 def planned(
-    rows: Mapping[str, Predictions], settings: MetricSettings, comparisons: int
+    rows: Mapping[str, AnyPredictions], settings: MetricSettings, comparisons: int
 ) -> dict[str, Detectable]:
     """Split → the smallest gaps and differences that its rows can show.
 
@@ -24,7 +25,8 @@ def planned(
 
     Args:
         rows: split → rows of the deciding task; what is predicted is not looked at.
-        settings: how they are measured. Of another reference than max − min nothing is known.
+        settings: how they are measured. Of another reference than max − min nothing is known, nor
+            of means and maxima over classes or labels.
         comparisons: how many models the chosen one will be compared with.
     """
     if settings.reference != "between_groups":
@@ -32,14 +34,15 @@ def planned(
     return {
         split: detectable(_study(each, settings), tests=_tests(comparisons))
         for split, each in rows.items()
+        if isinstance(each, Predictions)
     }
 
 
 def of_report(
-    rows: Predictions,
+    rows: AnyPredictions,
     settings: MetricSettings,
     points: Sequence[PointResult],
-    answers: Callable[[PointResult], Predictions],
+    answers: Callable[[PointResult], AnyPredictions],
     *,
     reference: str,
     chosen: str | None,
@@ -55,7 +58,7 @@ def of_report(
         chosen: id of the chosen point, whose agreement with the baseline is taken; None: 90 %.
         comparisons: how many models the chosen one was compared with.
     """
-    if settings.reference != "between_groups":
+    if settings.reference != "between_groups" or not isinstance(rows, Predictions):
         return None
     study = _study(rows, settings)
     assumed = Assumed.of(study.base_rate)

@@ -9,6 +9,8 @@ from typing import Any
 
 from mergekit_fair.errors import SweepError
 from mergekit_fair.escaping import one_line
+from mergekit_fair.evaluation.evaluate import Evaluation
+from mergekit_fair.fairness.one_vs_rest import MULTI_METRICS
 from mergekit_fair.files import write_atomic
 from mergekit_fair.progress import Progress
 from mergekit_fair.schema import dump_yaml
@@ -49,7 +51,9 @@ def selected_recipe(recipe: Mapping[str, Any], results: SweepResults) -> str:
     for split, measured in ((results.selected_on, results.points), ("report", results.report)):
         result = next((item for item in measured if item.id == point.id), None)
         if result is not None and result.evaluation is not None:
-            provenance[split] = {name: result.value(name) for name in _SHOWN}
+            is_binary = isinstance(result.evaluation, Evaluation)
+            shown = _SHOWN if is_binary else MULTI_METRICS
+            provenance[split] = {name: result.value(name) for name in shown}
     named = [recipe.get("base_model"), *(item["model"] for item in recipe.get("models") or ())]
     provenance |= {
         "point": point.id,

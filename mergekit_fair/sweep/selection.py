@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from mergekit_fair.errors import SweepError
-from mergekit_fair.evaluation.evaluate import Level
-from mergekit_fair.fairness.metrics import COMPARED, HEADLINE_GAPS
-from mergekit_fair.sweep.limits import Array, Limit, Select, lower_is_better
+from mergekit_fair.evaluation.evaluate import AnyLevel, MultiLevel
+from mergekit_fair.fairness.metrics import HEADLINE_GAPS
+from mergekit_fair.sweep.limits import HAS_INTERVAL, Array, Limit, Select, lower_is_better
 from mergekit_fair.sweep.record import PointResult
 from mergekit_fair.sweep.results import BudgetRecord, Choice
 
@@ -45,6 +45,9 @@ class Nearness:
             return cls({}, f"comes first by its own figures{because}")
         return cls(known, f"has the smallest Σ|λ|{because}")
 
+
+# What a search makes smaller where the rule names no gap of classes or labels.
+_MEAN_GAPS = ("macro_dpd", "macro_eod")
 
 # Points that are tied → how far each is from the reference.
 Measure = Callable[[Sequence[PointResult]], Nearness]
@@ -101,14 +104,20 @@ class Rule:
             select=select,
         )
 
-    def for_search(self, level: Level | None = None) -> Rule:
+    def for_search(self, level: AnyLevel | None = None) -> Rule:
         """What proposers aim at: limits of the deciding task alone, gaps at equal levels where
         the rule reads them there. The choice itself looks at everything.
+
+        Of classes or labels: the gaps that the rule reads; a saturated point misses it by 1.
 
         Args:
             level: what selection rates must be near to, if saturated points cannot win.
         """
         own = [limit for limit in self.limits if "/" not in limit.metric]
+        if isinstance(level, MultiLevel):
+            read = [self.objective, *(limit.metric for limit in own)]
+            found = tuple(dict.fromkeys(name for name in read if lower_is_better(name)))
+            return replace(self, limits=tuple(own), gaps=found or _MEAN_GAPS)
         limits = tuple(limit for limit in own if not limit.is_of_saturation)
         gaps = tuple(x.metric for x in limits if lower_is_better(x.metric) and "." in x.metric)
         if level is not None and len(limits) < len(own):
@@ -376,7 +385,7 @@ class _Found:
     @property
     def _has_noise(self) -> bool:
         """Whether differences in the objective have an interval."""
-        return self.rule.objective.rpartition("/")[2].rpartition(".")[2] in COMPARED
+        return self.rule.objective.rpartition("/")[2].rpartition(".")[2] in HAS_INTERVAL
 
     def _why_none(self, first: PointResult | None, reference: PointResult | None) -> str:
         rule = self.rule

@@ -14,7 +14,8 @@ import numpy as np
 from pydantic import ValidationError
 
 from mergekit_fair.errors import SweepError
-from mergekit_fair.evaluation.predictions import Predictions, Scores
+from mergekit_fair.evaluation.multi_predictions import AnyPredictions
+from mergekit_fair.evaluation.predictions import Scores
 from mergekit_fair.evaluation.saved_rows import read_rows_text, rows_text
 from mergekit_fair.files import lock_folder, write_atomic
 from mergekit_fair.schema import parse_json, sealed, unsealed
@@ -58,7 +59,7 @@ class ReadStore:
         return _loaded(added) if added else read_scores(self.folder, self._results[point, split])
 
     def append(
-        self, result: PointResult, scores: Scores | None, rows: Mapping[str, Predictions]
+        self, result: PointResult, scores: Scores | None, rows: Mapping[str, AnyPredictions]
     ) -> PointResult:
         """Add a finished point, its scores, and the rows that they are of.
 
@@ -201,7 +202,7 @@ def read_scores(folder: Path, result: PointResult) -> Scores:
     return _loaded(content)
 
 
-def read_rows(folder: Path, result: PointResult) -> dict[str, Predictions]:
+def read_rows(folder: Path, result: PointResult) -> dict[str, AnyPredictions]:
     """Task → the rows that a finished point was measured on, unanswered.
 
     Raises:
@@ -213,8 +214,7 @@ def read_rows(folder: Path, result: PointResult) -> dict[str, Predictions]:
         fix=f"remove all lines on {result.split} rows from {folder / POINTS}, which need this "
         "file, and run the sweep again, which measures their points again",
     )
-    rows = read_rows_text(content.decode())
-    return {task: each for task, each in rows.items() if isinstance(each, Predictions)}
+    return read_rows_text(content.decode())
 
 
 def _checked(file: Path, digest: str | None, *, fix: str) -> bytes:

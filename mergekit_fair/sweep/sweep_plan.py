@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mergekit_fair.evaluation.evaluator import Evaluator
+from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.fairness.power import Detectable
 from mergekit_fair.sweep.head_block import CHOSEN
 from mergekit_fair.sweep.outlook import Outlook, outlook_of
@@ -120,7 +121,7 @@ class SweepPlan(SweepRecord):
             head_points=None if sweep.head_grid is None else len(targets) * sweep.head_grid.most,
             head_rows=of_heads or None,
             detectable=planned(
-                {split: evaluator.binary_labels(split)[evaluator.tasks[0]] for split in rows},
+                {split: evaluator.labels(split)[evaluator.tasks[0]] for split in rows},
                 config.evaluate.settings(config.seed),
                 len(config.baselines) + len(set(config.controls)) + (2 if config.thresholds else 0),
             ),
@@ -141,7 +142,8 @@ def _outlook(sweep: Sweep, evaluator: Evaluator) -> Outlook | None:
     config = sweep.config
     if config.inject is None or config.inject.groups != "safe":
         return None
-    rows = evaluator.binary_labels(config.select.split)[evaluator.tasks[0]]
+    rows = evaluator.labels(config.select.split)[evaluator.tasks[0]]
+    assert isinstance(rows, Predictions)  # `sweep.answer_kinds` asks for it
     return outlook_of(rows, config.evaluate.settings(config.seed), config.inject)
 
 

@@ -51,7 +51,7 @@ class ThresholdedBaseline:
         if name is None:
             return cls(Rescored.none(runner))
         source, settings = baselines[name], runner.settings
-        rows = runner.predictions(source.id)
+        rows = runner.binary(source.id)
         decisions, gaps, said = {}, {}, [NOTE]
         for gap in CONSTRAINTS:
             label = f"{name} + thresholds ({gap})"
@@ -74,7 +74,7 @@ class ThresholdedBaseline:
             label: {} for label in self.gaps
         }
         for split in sorted(splits, reverse=True):  # validation first
-            own = runner.predictions(self.source.id, split)
+            own = runner.binary(self.source.id, split)
             for label, predictions in self.points.predictions(split).items():
                 changes[label][split] = change_of(own, predictions, runner.settings)
         return {
@@ -87,7 +87,7 @@ def change_of(
     source: Predictions, thresholded: Predictions, settings: MetricSettings
 ) -> dict[str, DifferenceRecord]:
     """Thresholds minus their own source on the same rows, paired: metric → difference."""
-    return differences(thresholded, {"source": source}, settings)["source"]
+    return differences(thresholded, {"source": source}, settings).judged["source"]
 
 
 def _planned(label: str, source: str, gap: str, settings: MetricSettings) -> PlannedPoint:

@@ -119,11 +119,9 @@ def _repeated_like(first: Predictions, second: Predictions) -> Predictions:
 def test_what_a_sweep_says_of_its_choice_is_weighed() -> None:
     chosen = predictions(2)
     other = replace(chosen, predicted=predictions(3).predicted, logit_gaps=None)
-    found = differences(chosen, {"fft": other}, SETTINGS)["fft"]
-    expected = differences(repeated(chosen), {"fft": _repeated_like(chosen, other)}, SETTINGS)[
-        "fft"
-    ]
-    for name, entry in expected.items():
+    found = differences(chosen, {"fft": other}, SETTINGS).judged["fft"]
+    expected = differences(repeated(chosen), {"fft": _repeated_like(chosen, other)}, SETTINGS)
+    for name, entry in expected.judged["fft"].items():
         assert found[name].value == entry.value
 
 

@@ -93,6 +93,8 @@ def at_level(rule: Rule, seen: Observation) -> bool:
     """Whether a point was measured, and has a selection rate that the rule allows."""
     rate = seen.overall.get(RATE)
     limits = [limit for limit in rule.limits if limit.metric == RATE]
+    if not limits:
+        return seen.n > 0
     return rate is not None and not any(limit.missed_by(np.array(rate)) > 0 for limit in limits)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mergekit_fair.errors import ConfigError
+from mergekit_fair.evaluation.evaluate import Evaluation, FairEvaluation
 from mergekit_fair.sweep.limits import Array
 from mergekit_fair.sweep.record import PointResult
 from mergekit_fair.sweep.search.pareto import front
@@ -168,12 +169,12 @@ class Observation:
     Attributes:
         x: its λs, in the order of the space's names.
         groups: group → n, n_pos, selection_rate, tpr, fpr, acc; None where undefined. Empty if
-            the point failed.
+            the point failed, and of classes or labels.
         n: rows measured; 0 if it failed.
         objectives: (k,), minimised; NaN where undefined.
         violation: ≥ 0, total miss of the limits; 0 means feasible, infinity that the point failed,
             is degenerate, or has a metric undefined.
-        overall: the same six numbers over all rows.
+        overall: the same six numbers over all rows; likewise empty.
     """
 
     x: Coordinates
@@ -191,22 +192,31 @@ class Observation:
             return cls(x, {}, 0, (math.nan,) * len(rule.objectives), math.inf)
         values = {name: found[0] for name, found in rule.table([result]).items()}
         is_unusable = evaluation.degenerate or any(math.isnan(v) for v in values.values())
-        rate, n = evaluation.labels.base_rate, evaluation.n
-        positives = None if rate is None else round(rate * n)
-        rates = {key: result.value(key) for key in ("selection_rate", "tpr", "fpr", "acc")}
+        groups, overall = _blocks(result, evaluation)
         return cls(
             x=x,
-            groups={name: group.to_dict() for name, group in evaluation.groups.items()},
-            n=n,
+            groups=groups,
+            n=evaluation.n,
             objectives=tuple(rule.to_minimise(values).tolist()),
             violation=math.inf if is_unusable else float(rule.violation(values)),
-            overall={"n": n, "n_pos": positives, **rates},
+            overall=overall,
         )
 
     @property
     def feasible(self) -> bool:
         """It satisfies every limit and is not degenerate."""
         return self.violation == 0
+
+
+def _blocks(result: PointResult, evaluation: FairEvaluation) -> tuple[dict[str, Block], Block]:
+    """Of every group, and of all rows."""
+    if not isinstance(evaluation, Evaluation):
+        return {}, {}
+    rate, n = evaluation.labels.base_rate, evaluation.n
+    positives = None if rate is None else round(rate * n)
+    rates = {key: result.value(key) for key in ("selection_rate", "tpr", "fpr", "acc")}
+    groups: dict[str, Block] = {name: group.to_dict() for name, group in evaluation.groups.items()}
+    return groups, {"n": n, "n_pos": positives, **rates}
 
 
 def feasible_front(history: Sequence[Observation]) -> list[Observation]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from mergekit_fair.errors import ConfigError
-from mergekit_fair.evaluation.predictions import Predictions
+from mergekit_fair.evaluation.multi_predictions import AnyPredictions, MultiPredictions
 from mergekit_fair.fairness.metrics import HEADLINE_GAPS
 from mergekit_fair.merging.parameter_names import name_of
 from mergekit_fair.sweep.limits import Array
@@ -58,7 +58,7 @@ def search(
 
     def read(result: PointResult) -> PointResult:
         """As the search sees it."""
-        return softened(result, runner.predictions(result.id), layout) if soft else result
+        return softened(result, runner.binary(result.id), layout) if soft else result
 
     seen = {name: read(result) for name, result in baselines.items()}
     level = (runner.levels or {}).get(runner.task)
@@ -99,8 +99,10 @@ def space_of(sweep: Sweep, planner: Planner) -> Space:
     return Space.of(sweep.ranges, tuple(np.abs(sums[1]).sum(axis=0).tolist()))
 
 
-def is_soft(sweep: Sweep, rows: Predictions) -> bool:
+def is_soft(sweep: Sweep, rows: AnyPredictions) -> bool:
     """Whether the search reads soft rates: its objectives and limits can be composed from them."""
+    if isinstance(rows, MultiPredictions):
+        return False
     reads = {*sweep.config.select.metrics, *HEADLINE_GAPS}
     is_composed = all(name in COMPOSED for name in reads if "/" not in name)
     reference = sweep.config.evaluate.reference

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 import numpy as np
 from scipy.special import expit
 
+from mergekit_fair.evaluation.evaluate import Evaluation
 from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.evaluation.soft_objective import SOFTNESS
 from mergekit_fair.fairness.intervals import Interval, undefined_to_none
@@ -42,7 +43,7 @@ def softened(result: PointResult, rows: Predictions, groups: GroupLayout) -> Poi
         The result itself where it has no evaluation, or rows without a finite score.
     """
     evaluation, chances = result.evaluation, soft_predictions(rows)
-    if evaluation is None or chances is None:
+    if not isinstance(evaluation, Evaluation) or chances is None:
         return result
     found = {
         name: group.model_copy(update=_rates(chances, rows, rows.groups[name]))

@@ -1,0 +1,324 @@
+"""Sweeps over tasks of classes and of labels: scores, figures, rules, resuming, refusals."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+from refusals import raises
+
+from mergekit_fair.errors import ConfigError, SweepError
+from mergekit_fair.evaluation.eval_run import run_tasks
+from mergekit_fair.evaluation.evaluate import MultiEvaluation
+from mergekit_fair.evaluation.multi_predictions import MultiPredictions, read_samples_of
+from mergekit_fair.fairness import MetricSettings, measure_classes, measure_labels
+from mergekit_fair.fairness.multi_pairs import multi_differences
+from mergekit_fair.fairness.one_vs_rest import MULTI_METRICS
+from mergekit_fair.progress import Silent
+from mergekit_fair.sweep.checked_folder import require_proof
+from mergekit_fair.sweep.points import Planner, Point
+from mergekit_fair.sweep.preparation import prepared
+from mergekit_fair.sweep.record import PointResult
+from mergekit_fair.sweep.results import SweepResults
+from mergekit_fair.sweep.runner import run_sweep
+from mergekit_fair.sweep.store import POINTS, ReadStore, read_rows
+from mergekit_fair.sweep.sweep_config import load_sweep
+
+KINDS = ("classes", "labels")
+SELECT = {
+    "minimize": "macro_eod",
+    "subject_to": {"acc": ">= fft - 0.9", "worst_dpd": "<= 0.95", "saturated": True},
+}
+Many = Callable[[str], Path]
+
+
+def write(many: Many, kind: str, path: Path, **changes: Any) -> Path:
+    """A sweep file over the family of classes or labels."""
+    family = many(kind)
+    block = {"classes": tiny.classes_block, "labels": tiny.labels_block}[kind]
+    data = block(family / "speech.csv")
+    evaluate = {"data": data, "max_length": 16, "device": "cpu", "min_group_size": 1}
+    inject = {"target": "fft", "groups": ["blue"], "lambda": [0.2]}
+    settings = {"evaluate": evaluate, "select": SELECT, "inject": inject, **changes}
+    return tiny.write_sweep(family, path, **settings)
+
+
+@pytest.fixture(scope="module")
+def swept_many(many: Many, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A folder with `sweep.yml`, and its results in `out/`; read only."""
+    made: dict[str, Path] = {}
+
+    def swept(kind: str) -> Path:
+        if kind not in made:
+            folder = tmp_path_factory.mktemp(f"swept-{kind}")
+            run_sweep(load_sweep(write(many, kind, folder / "sweep.yml")), folder / "out", Silent())
+            made[kind] = folder
+        return made[kind]
+
+    return swept
+
+
+def answers(out: Path, point: PointResult) -> MultiPredictions:
+    [rows] = read_rows(out, point).values()
+    assert isinstance(rows, MultiPredictions)
+    return rows.with_scores(ReadStore(out).scores(point.id, point.split))
+
+
+def points(folder: Path) -> Iterator[tuple[Point, PointResult]]:
+    """What was planned, and what was found on the validation rows."""
+    sweep = load_sweep(folder / "sweep.yml")
+    evaluator, _ = prepared(sweep)
+    planner = Planner(sweep, evaluator.fingerprint())
+    results = {p.id: p for p in SweepResults.load(folder / "out").points}
+    planned = [*planner.baselines(), *planner.merges(), *planner.injections(["blue"], [0.2])]
+    for point in planned:
+        yield point, results[point.id]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_point_is_what_merge_and_eval_give_row_by_row(
+    swept_many: Callable[[str], Path], tmp_path: Path, kind: str
+) -> None:
+    from mergekit.options import MergeOptions
+
+    from mergekit_fair.merging.to_disk import merge_to_folder
+
+    folder = swept_many(kind)
+    request = load_sweep(folder / "sweep.yml").config.evaluate.request()
+    kinds = set()
+    for point, found in points(folder):
+        if point.kind == "control":  # of random vectors, which no recipe names
+            continue
+        model = point.whole
+        if model is None:
+            assert point.recipe is not None
+            model = str(tmp_path / point.id)
+            merge_to_folder(point.recipe, Path(model), MergeOptions(quiet=True))
+        finished = run_tasks(request, model, "validation", "cpu")
+        [samples] = finished.samples.values()
+        expected = read_samples_of("tiny", samples)
+        own = answers(folder / "out", found)
+        assert np.array_equal(own.scores, expected.scores), found.label
+        assert np.array_equal(own.predicted, expected.predicted)
+        assert own.log_probs is not None
+        of_eval = finished.results["results"]["tiny"]
+        values = {name: of_eval[f"{name},none"] for name in MULTI_METRICS}
+        assert {name: found.value(name) for name in MULTI_METRICS} == values
+        kinds.add(point.kind)
+    assert kinds == {"baseline", "merge", "injection"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_figures_are_those_of_the_python_functions(
+    swept_many: Callable[[str], Path], kind: str
+) -> None:
+    folder = swept_many(kind)
+    for _, found in points(folder):
+        own = answers(folder / "out", found)
+        options: dict[str, Any] = {"min_group_size": 1, "seed": 0}
+        if kind == "classes":
+            names = np.array(own.names)
+            truth, said = (each.argmax(axis=1) for each in (own.labels, own.predicted))
+            by_hand = measure_classes(
+                names[truth], names[said], own.groups, classes=own.names, **options
+            )
+        else:
+            truth, said = (
+                dict(zip(own.names, each.T, strict=True)) for each in (own.labels, own.predicted)
+            )
+            by_hand = measure_labels(truth, said, own.groups, **options)
+        assert isinstance(found.evaluation, MultiEvaluation)
+        assert found.evaluation.metrics == by_hand.metrics
+        views = {name: view.to_dict() for name, view in by_hand.views.items()}
+        assert found.evaluation.to_dict()["views"] == views
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_results_are_read_as_they_were_written_and_are_what_the_scores_give(
+    swept_many: Callable[[str], Path], kind: str
+) -> None:
+    out = swept_many(kind) / "out"
+    results = require_proof(out)
+    written = json.loads((out / "results.json").read_text())
+    assert results.sealed() == written
+    names = {"classes": ("hate", "offensive", "neither"), "labels": ("toxic", "threat")}[kind]
+    assert set(results.level.rates) == set(names)
+    assert "rate" not in written["level"]
+    fft = next(p for p in results.points if p.label == "fft")
+    assert isinstance(fft.evaluation, MultiEvaluation)
+    assert fft.evaluation.level is not None
+    assert fft.evaluation.level.rates == results.level.rates
+    assert fft.evaluation.saturated is False
+    assert tuple(fft.evaluation.views) == names
+    assert set(results.comparison) == {"fft", "lora", "random vectors"}
+    for name, gaps in results.comparison.items():
+        assert set(MULTI_METRICS) <= set(gaps)
+        assert set(results.comparison_views[name]) == set(names)
+    assert results.detectable is None
+
+
+def test_the_rule_chooses_what_a_hand_computation_chooses(
+    swept_many: Callable[[str], Path],
+) -> None:
+    """The smallest macro EOD, and who cannot be told from it by paired intervals."""
+    folder = swept_many("classes")
+    results = SweepResults.load(folder / "out")
+    by_label = {p.label: p for p in results.points}
+    able = [p for p in results.points if p.kind in ("merge", "injection") and not p.is_identity]
+    values = {p.label: p.value("macro_eod") for p in able}
+    assert None not in values.values()
+    top = min(values, key=lambda label: values[label] or 0.0)
+    settings, best = MetricSettings(min_group_size=1), answers(folder / "out", by_label[top])
+    from mergekit_fair.fairness.counts import Patterns
+
+    patterns = Patterns.of(best.members.by_name(), len(best))
+    rows, alike = patterns.rows, {top}
+    for label in values:
+        other = answers(folder / "out", by_label[label])
+        parts = (best.labels[rows], other.predicted[rows], best.predicted[rows])
+        gap = multi_differences(patterns, best.names, *parts, settings).metrics["macro_eod"]
+        if gap.high is not None and gap.high >= 0:  # the best is not shown to be smaller
+            alike.add(label)
+    selected = results.selected
+    assert selected.candidates == (len(able), len(able))
+    assert set(selected.ties or (selected.label,)) == alike
+    assert (selected.best or selected.label) == top
+    assert selected.label == min(selected.distances, key=lambda name: selected.distances[name])
+
+
+def test_a_limit_on_the_worst_class_leaves_points_out(
+    many: Many, swept_many: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """With everything measured already, so that no model is run."""
+    shutil.copytree(swept_many("classes") / "out", tmp_path / "out")
+    before = SweepResults.load(tmp_path / "out")
+    worst = {
+        p.label: p.value("worst_dpd") or 0.0
+        for p in before.points
+        if p.kind in ("merge", "injection") and not p.is_identity
+    }
+    least = sorted(worst.values())[1]
+    select = {"maximize": "acc", "subject_to": {"worst_dpd": f"<= {least!r}", "saturated": True}}
+    path = write(many, "classes", tmp_path / "sweep.yml", select=select)
+    found = run_sweep(load_sweep(path), tmp_path / "out", Silent()).selected
+    within = {label for label, value in worst.items() if value <= least}
+    assert found.candidates == (len(worst), len(within))
+    assert found.label is None or found.label in within
+
+
+def test_a_sweep_that_was_killed_ends_with_the_same_bytes(
+    swept_many: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = swept_many("labels")
+    shutil.copytree(folder / "out", tmp_path / "out")
+    lines = (tmp_path / "out" / POINTS).read_bytes().splitlines(keepends=True)
+    (tmp_path / "out" / POINTS).write_bytes(b"".join(lines[:4]) + lines[4][:50])
+    run_sweep(load_sweep(folder / "sweep.yml"), tmp_path / "out", Silent())
+    again, whole = (each / "out" / "results.json" for each in (tmp_path, folder))
+    assert again.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_settings_read_the_scores_again_and_run_nothing(
+    many: Many, swept_many: Callable[[str], Path], tmp_path: Path, kind: str
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(swept_many(kind) / "out", out)
+    before = SweepResults.load(out)
+    path = write(many, kind, tmp_path / "sweep.yml")
+    sweep = load_sweep(path)
+    changes = {"confidence": 0.9, "reference": "one_vs_rest", "saturation": 0.01}
+    for name, value in changes.items():
+        object.__setattr__(sweep.config.evaluate, name, value)
+    found = run_sweep(sweep, out, Silent(), make_executor=_none)
+    assert {p.evaluation.reference for p in found.points if p.evaluation} == {"one_vs_rest"}
+    assert found.confidence == 0.9
+    saturated = [
+        sum(bool(p.value("saturated")) for p in results.points) for results in (before, found)
+    ]
+    assert saturated[1] > saturated[0]
+    require_proof(out)
+
+
+def _none(*_: Any) -> Any:
+    raise AssertionError("a model is run")
+
+
+@pytest.mark.parametrize("room", ["scores", "rows"])
+def test_changed_files_are_refused(
+    swept_many: Callable[[str], Path], tmp_path: Path, room: str
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(swept_many("classes") / "out", out)
+    file = sorted((out / room).iterdir())[0]
+    content = bytearray(file.read_bytes())
+    content[-2] ^= 1
+    file.write_bytes(bytes(content))
+    with raises(SweepError, "was changed", where=file):
+        require_proof(out)
+
+
+@pytest.mark.parametrize(
+    "place", ["acc.value", "macro.eod.value", "worst.dpd.value", "views.hate.metrics.tpr.value"]
+)
+def test_a_figure_that_the_scores_do_not_give_is_refused(
+    swept_many: Callable[[str], Path], tmp_path: Path, place: str
+) -> None:
+    """Though every digest is right."""
+    from mergekit_fair.schema import sealed
+
+    out = tmp_path / "out"
+    shutil.copytree(swept_many("classes") / "out", out)
+    lines = [json.loads(line) for line in (out / POINTS).read_text().splitlines()]
+    *parts, last = place.split(".")
+    inner = lines[3]["evaluation"]
+    for part in parts:
+        inner = inner[part]
+    inner[last] = 0.123
+    texts = (json.dumps(sealed({k: v for k, v in x.items() if k != "digest"})) for x in lines)
+    (out / POINTS).write_text("".join(text + "\n" for text in texts))
+    with raises(SweepError, f"tiny/{place}", got=0.123):
+        run_sweep(load_sweep(swept_many("classes") / "sweep.yml"), out, Silent())
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"thresholds": "fft"}, "thresholds"),
+        ({"controls": ["threshold"]}, "controls: threshold"),
+        ({"inject": {"target": "fft", "groups": "worst"}}, "inject.groups: worst"),
+        ({"inject": {"target": "fft", "groups": "safe"}}, "inject.groups: safe"),
+        ({"search": {"budget": 4}}, "search.method: surrogate"),
+        ({"head": {"metric": "eod", "of": ["fft"]}}, "head"),
+        ({"select": {"maximize": "bal_acc"}}, "select"),
+        ({"select": {"subject_to": {"eod": "<= fft"}}}, "select"),
+        ({"select": {"subject_to": {"level_matched.acc": ">= fft"}}}, "select"),
+    ],
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_needs_answers_by_no_or_yes_is_refused_before_anything_is_run(
+    many: Many, tmp_path: Path, kind: str, changes: dict[str, Any], where: str
+) -> None:
+    path = write(many, kind, tmp_path / "sweep.yml", **changes)
+    with raises(ConfigError, where=f"{path}: {where}"):
+        run_sweep(load_sweep(path), tmp_path / "out", Silent(), make_executor=_none)
+    assert not (tmp_path / "out").exists()
+
+
+def test_metrics_of_classes_are_none_of_a_binary_task(family: Path, tmp_path: Path) -> None:
+    select = {"minimize": "macro_eod"}
+    path = tiny.write_sweep(family, tmp_path / "sweep.yml", select=select)
+    with raises(ConfigError, where=f"{path}: select", got="macro_eod"):
+        run_sweep(load_sweep(path), tmp_path / "out", Silent(), make_executor=_none)
+
+
+def test_a_name_that_is_nearly_one_is_said(many: Many, tmp_path: Path) -> None:
+    path = write(many, "classes", tmp_path / "sweep.yml", select={"minimize": "macro_eodd"})
+    with raises(ConfigError, "did you mean 'macro_eod'"):
+        load_sweep(path)
