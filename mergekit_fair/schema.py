@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -153,6 +154,16 @@ def parse_yaml_loosely(text: str, where: object) -> tuple[dict[str, Any], tuple[
     return _mapping(text, where, _LooseLoader)
 
 
+def require_distinct_keys(path: str | Path) -> None:
+    """Check that no mapping of a YAML file, whose tags may be those of others, has a key twice.
+
+    Raises:
+        ConfigError: one has; or as `load_yaml`.
+    """
+    with _loading(read_text(path), path, _StrictLoader) as loader:
+        loader.get_single_node()
+
+
 def count_documents(text: str) -> tuple[int, int]:
     """Of YAML text: documents between its `---`, and how many of them hold something."""
     count = empty = 0
@@ -173,11 +184,21 @@ def count_documents(text: str) -> tuple[int, int]:
 def _mapping(
     text: str, where: object, kind: type[_LooseLoader]
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    repeated: tuple[str, ...] = ()
+    with _loading(text, where, kind) as loader:
+        value, repeated = loader.get_single_data(), tuple(loader.repeated)
+    if not isinstance(value, dict):
+        got = "nothing" if value is None else type(value).__name__
+        raise ConfigError("the top level must be a mapping", where=where, got=got)
+    return value, repeated
+
+
+@contextmanager
+def _loading(text: str, where: object, kind: type[_LooseLoader]) -> Iterator[_LooseLoader]:
+    """A loader of the text, whatever of PyYAML's errors it raises."""
     try:
         loader = kind(text)
         try:
-            value, repeated = loader.get_single_data(), tuple(loader.repeated)
+            yield loader
         finally:
             loader.dispose()
     except RecursionError as error:
@@ -185,10 +206,6 @@ def _mapping(
     except Exception as error:  # PyYAML raises whatever a date or a tagged value makes it raise
         line = " ".join(str(error).replace('in "<unicode string>", ', "in ").split())
         raise ConfigError(f"is not valid YAML: {line}", where=where) from error
-    if not isinstance(value, dict):
-        got = "nothing" if value is None else type(value).__name__
-        raise ConfigError("the top level must be a mapping", where=where, got=got)
-    return value, repeated
 
 
 def parse_json(text: str, **options: Any) -> Any:

@@ -19,7 +19,7 @@ from mergekit_fair.data.blocks import FORMATS, suffix_of
 from mergekit_fair.data.label_rules import LabelKind
 from mergekit_fair.errors import ConfigError, DataError, FairError
 from mergekit_fair.evaluation.advice import another_file
-from mergekit_fair.schema import load_yaml, suggestion
+from mergekit_fair.schema import load_yaml, require_distinct_keys, suggestion
 
 if TYPE_CHECKING:
     import datasets
@@ -68,6 +68,8 @@ def described(spec: str | Mapping[str, Any], data: object, source: object) -> Da
         where = folder / spec
         block, folder = load_yaml(where), where.parent
     elif isinstance(spec, Mapping):
+        if task.is_file():  # lm-eval keeps the last of equal keys: a class would be gone
+            require_distinct_keys(task)
         block = dict(spec)
     else:
         raise ConfigError("must be a data block or the name of a YAML file", where=where, got=spec)

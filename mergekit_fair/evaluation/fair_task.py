@@ -94,26 +94,35 @@ class FairTask(ConfigurableTask):
             add_metric(self, name, resized(function, least), higher_is_better=better)
 
     def download(self, dataset_kwargs: dict[str, Any] | None = None, **others: Any) -> None:
-        """As lm-eval's; the choices of documents with classes or labels are the names of these.
-
-        Raises:
-            ConfigError: the task's file says other choices, and not as many.
-        """
+        """As lm-eval's; the choices of documents with classes or labels are the names of these,
+        unless the task's file says others."""
         super().download(dataset_kwargs, **others)
         evaluated = self.config.test_split or self.config.validation_split
         first = self.dataset[evaluated][0] if evaluated in self.dataset else None
         if first is None or (kind := answer_kind(first)) == "binary":
             return
-        given, names = self.config.doc_to_choice, list(first[kind])
-        if given in (None, _NO_YES):
-            self.config.doc_to_choice = self.fewshot_cfg.doc_to_choice = names
-        elif isinstance(given, list) and len(given) != len(names):
+        if self.config.doc_to_choice in (None, _NO_YES):
+            self.config.doc_to_choice = self.fewshot_cfg.doc_to_choice = list(first[kind])
+
+    def doc_to_choice(self, doc: Any, doc_to_choice: Any = None) -> list[str]:
+        """As lm-eval's; of documents with classes or labels a text for each, in their order.
+
+        Raises:
+            ConfigError: another number of texts, or the name of one class in the place of another.
+        """
+        choices: list[str] = super().doc_to_choice(doc, doc_to_choice)
+        if (kind := answer_kind(doc)) == "binary":
+            return choices
+        number = {str(name).casefold(): at for at, name in enumerate(doc[kind])}
+        said = [number.get(str(text).strip().casefold(), at) for at, text in enumerate(choices)]
+        if said != list(range(len(doc[kind]))):
             raise ConfigError(
-                f"must be a text for each of the {len(names)} {kind}, in their order",
+                f"must be a text for each of the {len(doc[kind])} {kind}, in their order",
                 where=f"task {self.config.task}: doc_to_choice",
-                got=given,
-                allowed=names,
+                got=choices,
+                allowed=doc[kind],
             )
+        return choices
 
     def build_all_requests(
         self,

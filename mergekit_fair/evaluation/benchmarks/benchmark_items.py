@@ -15,6 +15,7 @@ from typing import Any
 
 from mergekit_fair.errors import MeasurementError
 from mergekit_fair.evaluation.aggregations import by_size
+from mergekit_fair.evaluation.documents import answer_kind
 from mergekit_fair.evaluation.predictions import clusters_of, require_one_filter, weights_of
 from mergekit_fair.fairness import METRICS
 from mergekit_fair.fairness.benchmark import Benchmark, BenchmarkMetric, BenchmarkRows, mean_of
@@ -134,10 +135,13 @@ def metric_names(task: Any) -> set[str]:
 
 
 def metrics_by_group(task: Any) -> set[str]:
-    """The same of the figures that every group has."""
+    """The same of the figures that every group has; of classes and labels such as `hate.tpr`."""
     names = set(task.aggregation())
     if "dpd" in names:
         return set(GROUP_RATES)
+    if "macro_dpd" in names:
+        first = task.eval_docs[0]
+        return {f"{view}.{rate}" for view in first[answer_kind(first)] for rate in GROUP_RATES}
     benchmark = getattr(task, "benchmark", None)
     if _PREFERENCE in names:
         benchmark = benchmark_named("crows_pairs")

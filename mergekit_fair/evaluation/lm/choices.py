@@ -27,9 +27,17 @@ def class_names(config: Any, where: object) -> dict[str, int]:
         where: the model, for messages.
 
     Raises:
-        CheckpointError: `id2label` and `label2id` both name the classes, and not the same.
+        CheckpointError: two classes have one name, or `id2label` and `label2id` both name the
+            classes, and not the same.
     """
     by_id = {int(index): str(name) for index, name in (config.id2label or {}).items()}
+    if len(set(by_id.values())) < len(by_id):
+        raise CheckpointError(
+            "two classes have one name",
+            where=f"{where}: config.json: id2label",
+            got=by_id,
+            fix="give each class a name of its own: predictions depend on it",
+        )
     by_name = {str(name): index for name, index in (config.label2id or {}).items()}
     names = {name: index for index, name in by_id.items()}
     is_default = all(name == f"LABEL_{index}" for name, index in by_name.items())
@@ -165,7 +173,12 @@ class Choices:
         return {choice: self.classes[text] for choice, text in stripped.items()}
 
     def left_out(self, choices: Iterable[str]) -> str | None:
-        """That a head has classes which none of the choices is; None if it has not."""
+        """That a head has classes which none of the choices is; None if it has not.
+
+        Of labels each is answered by itself: others change nothing.
+        """
+        if self.is_multi_label:
+            return None
         known = set(self.of(choices).values())
         names = {index: name for name, index in self._labels.items()}
         others = [names.get(index, str(index)) for index in range(self.count) if index not in known]
@@ -174,7 +187,7 @@ class Choices:
         named = ", ".join(map(repr, others))
         return (
             f"the head has {self.count} classes, and {named} is no choice of the task: where it is "
-            "the likeliest class, the likelier choice counts"
+            "the likeliest class, the likeliest choice counts"
         )
 
     def _unknown(self, unknown: list[str], choices: list[str]) -> ConfigError:
@@ -185,22 +198,34 @@ class Choices:
                 got=self.classes,
                 fix=f"the task's choices are {choices[:8]}; name each of them",
             )
+        if len(choices) > self.count:
+            return ConfigError(
+                "the task has more choices than the model has classes",
+                got=choices[:8],
+                allowed=list(self._labels)[:8],
+                fix="use a model whose head has a class for each of them",
+            )
+        example = self._example(choices)
         return ConfigError(
             "the task's choices are not the model's labels",
             got=choices[:8],
             allowed=list(self._labels)[:8],
-            fix=f"say which class each choice is: {_example(choices)}, if {choices[0]!r} is "
-            "class 0 (or the class's label in place of its number)" + self._rest(choices),
+            fix=f"say which class each choice is: {advice.choice_map(example)}, if "
+            f"{choices[0]!r} is class {example[choices[0]]} (or the class's label in place of its "
+            "number)" + self._rest(choices),
         )
+
+    def _example(self, choices: list[str]) -> dict[str, int]:
+        """By labels that differ in case alone; else in their order."""
+        alike = {name.strip().casefold(): index for name, index in self._labels.items()}
+        found = {choice: alike.get(choice.casefold(), -1) for choice in choices[:8]}
+        is_known = -1 not in found.values()
+        return found if is_known else {choice: at for at, choice in enumerate(choices[:8])}
 
     def _rest(self, choices: list[str]) -> str:
         """Of a head with more classes than there are choices."""
         more = self.count - len(choices)
         return f"; of its other classes ({more}) none is ever predicted" if more > 0 else ""
-
-
-def _example(choices: list[str]) -> str:
-    return advice.choice_map({choice: index for index, choice in enumerate(choices[:8])})
 
 
 def _pairs(choice_map: Any) -> dict[str, Any]:
