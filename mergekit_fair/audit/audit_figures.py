@@ -32,9 +32,11 @@ from mergekit_fair.evaluation.prepared_tasks import EvaluationRequest
 from mergekit_fair.fairness import METRICS, MetricSettings
 from mergekit_fair.fairness.intervals import Interval
 from mergekit_fair.fairness.measurement import GroupRates
-from mergekit_fair.fairness.metrics import GROUP_RATES
+from mergekit_fair.fairness.metrics import GROUP_RATES, HEADLINE_GAPS
 from mergekit_fair.fairness.one_vs_rest import MULTI_METRICS
 from mergekit_fair.merging.recipe import Recipe
+
+_OF_A_VIEW = ("selection_rate", *HEADLINE_GAPS)
 
 
 @dataclass(frozen=True)
@@ -182,12 +184,43 @@ def _task(
             "group_differences": {
                 parent: pair["groups"].get(MERGE, {}) for parent, pair in pairs.items()
             },
+            **_of_views(evaluations, pairs),
             "sampled": about.sampled,
             "better": _better(merge, about),
             "warnings": list(dict.fromkeys(said)),
         },
         where=task,
     )
+
+
+def _of_views(
+    evaluations: Mapping[str, AnyEvaluation], pairs: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """What is said of each class or label, and whose the worst gaps are."""
+    measured = {n: each for n, each in evaluations.items() if isinstance(each, MultiEvaluation)}
+    if not measured:
+        return {}
+    return {
+        "views": {
+            name: {
+                view: {
+                    "base_rate": Interval(value=of.labels.base_rate).to_dict(),
+                    **{
+                        metric: of.metrics[metric].to_dict()
+                        for metric in ("selection_rate", *HEADLINE_GAPS)
+                    },
+                }
+                for view, of in each.views.items()
+            }
+            for name, each in measured.items()
+        },
+        "view_differences": {parent: pair["views"][MERGE] for parent, pair in pairs.items()},
+        "worst_view": {name: each.worst_view for name, each in measured.items()},
+        "deciding": {
+            name: {gap: of.to_dict() for gap, of in each.deciding.items()}
+            for name, each in measured.items()
+        },
+    }
 
 
 def _warnings(models: Mapping[str, Sequence[str]]) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from mergekit_fair.fairness.claims import JudgedDifference
+from mergekit_fair.fairness.deciding import Deciding
 from mergekit_fair.fairness.intervals import Interval, Number
 from mergekit_fair.fairness.pair import Difference
 from mergekit_fair.schema import Record
@@ -42,6 +43,11 @@ class AuditedTask(Record):
         group_sizes: group → its documents `n`, and its `clusters` where documents come in such.
         differences: parent → metric → merge minus parent, paired, with what is claimed.
         group_differences: parent → group → metric → the same by group; none is claimed.
+        views: of classes or labels: model → class or label → its base rate, selection rate, DPD and
+            EOD; else empty.
+        view_differences: parent → class or label → metric → as in `differences`; none is claimed.
+        worst_view: model → `dpd` and `eod` → the class or label with the largest gap.
+        deciding: model → gap → the groups that make it.
         sampled: which of its documents were measured, in words; None: all of the split.
         better: metric → `higher`, `lower`, `zero` for a bias of either sign, or `half` for a share
             that is best at 0.5; of others nothing.
@@ -55,6 +61,10 @@ class AuditedTask(Record):
     group_sizes: dict[str, dict[str, int]] = {}
     differences: dict[str, dict[str, JudgedDifference]]
     group_differences: dict[str, dict[str, dict[str, Difference]]] = {}
+    views: dict[str, dict[str, dict[str, Interval]]] = {}
+    view_differences: dict[str, dict[str, dict[str, Difference]]] = {}
+    worst_view: dict[str, dict[str, str | None]] = {}
+    deciding: dict[str, dict[str, Deciding]] = {}
     sampled: str | None = None
     better: dict[str, Literal["higher", "lower", "zero", "half"]] = {}
     warnings: Annotated[tuple[str, ...], Field(strict=False)] = ()

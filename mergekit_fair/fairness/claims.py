@@ -119,11 +119,7 @@ class OwnFigures:
                 for rate, share in zip(rates.values(), shares, strict=True)
             ),
             gaps={name: each for name, each in measured.metrics.items() if name != "acc"},
-            deciding={
-                f"worst_{gap}": views[view].deciding[gap]
-                for gap, view in measured.worst_view.items()
-                if view is not None and gap in views[view].deciding
-            },
+            deciding=measured.deciding,
             worst_view=measured.worst_view,
         )
 

@@ -24,6 +24,7 @@ from pydantic import Field, model_serializer
 
 from mergekit_fair.fairness.clusters import Spread, widened
 from mergekit_fair.fairness.counts import CountTable
+from mergekit_fair.fairness.deciding import Deciding
 from mergekit_fair.fairness.eligible_groups import EligibleGroups
 from mergekit_fair.fairness.grouped import Grouped
 from mergekit_fair.fairness.intervals import (
@@ -135,6 +136,15 @@ class MultiMeasurement(Record):
         return {
             name: self.acc if metric.over is None else gaps[metric.over][str(metric.gap)]
             for name, metric in MULTI_METRICS.items()
+        }
+
+    @property
+    def deciding(self) -> dict[str, Deciding]:
+        """`worst_dpd` and `worst_eod` → the groups that make the gap, where there is one."""
+        return {
+            f"worst_{gap}": self.views[view].deciding[gap]
+            for gap, view in self.worst_view.items()
+            if view is not None and gap in self.views[view].deciding
         }
 
 

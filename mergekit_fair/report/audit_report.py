@@ -16,7 +16,10 @@ from mergekit_fair.audit.audit_results import (
 from mergekit_fair.escaping import one_line
 from mergekit_fair.fairness.benchmark_scores import MIN_CLUSTERS
 from mergekit_fair.fairness.claims import LEVEL
+from mergekit_fair.fairness.metrics import GROUP_RATES
 from mergekit_fair.files import write_atomic
+from mergekit_fair.report.deciding_text import worst_of
+from mergekit_fair.report.multi_tables import VIEW_RATES, view_differences_table
 from mergekit_fair.report.page import shown, template
 from mergekit_fair.report.tables import (
     Cell,
@@ -25,6 +28,7 @@ from mergekit_fair.report.tables import (
     as_text,
     interval_cell,
     interval_text,
+    short,
     value_text,
 )
 from mergekit_fair.report.verdict_text import difference_cell
@@ -33,6 +37,9 @@ MARKED = (
     "what may be claimed, after Holm's correction over every score, task and parent here; of a gap "
     "of decisions what also holds at equal selection rates; no gap that may be 0 in both models"
 )
+
+_OF_A_VIEW = {"base_rate": "base rate", "selection_rate": "selected", "dpd": "dpd", "eod": "eod"}
+_MANY = 24  # rows by group of classes or labels that a terminal shows
 
 
 def audit_text(results: AuditResults) -> str:
@@ -47,8 +54,11 @@ def audit_text(results: AuditResults) -> str:
             as_text(differences_table(task)),
             *(one_line(text) for text in sentences(task)),
         ]
+        for of_views in (views_by_model(task), view_differences(task)):
+            parts += ["", one_line(of_views.caption), as_text(of_views)] if task.views else []
         if task.groups.get(MERGE):
-            parts += ["", as_text(groups_table(task))]
+            groups = view_groups(task, _MANY) if task.views else groups_table(task)
+            parts += ["", as_text(groups)]
         parts += [*(one_line(f"warning: {text}") for text in task.warnings), ""]
     parts.append(f"!: {MARKED}")
     parts += [one_line(requirement_text(each)) for each in results.requirements]
@@ -73,7 +83,15 @@ def figures_table(task: AuditedTask) -> Table:
         for name in task.models[MERGE]
         if any(of[name].value is not None for of in task.models.values())
     ]
-    rows = [Row(name, [interval_cell(of[name]) for of in task.models.values()]) for name in metrics]
+    rows = []
+    for name in metrics:
+        rows.append(Row(name, [interval_cell(of[name]) for of in task.models.values()]))
+        if task.views and name.startswith("worst_"):
+            whose = [
+                worst_of(of[name.removeprefix("worst_")], task.deciding[model].get(name))
+                for model, of in task.worst_view.items()
+            ]
+            rows.append(Row("  that of", list(map(Cell, whose))))
     return Table("Figures", "", list(task.models), [("", rows)])
 
 
@@ -117,6 +135,59 @@ def groups_table(task: AuditedTask, parent: str | None = None) -> Table:
     rows = [Row(_sized(task, group), [cell(group, name) for name in names]) for group in of]
     caption = MERGE if parent is None else f"{MERGE} minus {parent}, by group, paired"
     return Table(caption, "group" if parent else f"{MERGE}, by group", names, [("", rows)])
+
+
+def views_by_model(task: AuditedTask) -> Table:
+    """Every class or label: its share of the rows, and of every model selection rate and gaps."""
+    sections = [
+        (
+            short(view),
+            [
+                Row(title, [interval_cell(of[view][metric]) for of in task.views.values()])
+                for metric, title in _OF_A_VIEW.items()
+            ],
+        )
+        for view in (task.views[MERGE] if task.views else ())
+    ]
+    return Table("Each class or label by itself", "", list(task.views), sections)
+
+
+def view_differences(task: AuditedTask) -> Table:
+    """The merge minus every parent in the gaps of every class or label."""
+    return view_differences_table(
+        {f"− {parent}": of for parent, of in task.view_differences.items()},
+        f"{MERGE} minus each, in each class or label; none of these is claimed",
+    )
+
+
+def view_groups(task: AuditedTask, rows: int | None = None) -> Table:
+    """The merge by group: a section a class or label.
+
+    Args:
+        task: of classes or labels.
+        rows: of more than so many only the classes or labels with the worst gaps are shown.
+    """
+    of, views = task.groups[MERGE], list(task.views[MERGE])
+    is_folded = rows is not None and len(of) * len(views) > rows
+    if is_folded:
+        worst = task.worst_view[MERGE].values()
+        views = [view for view in views if view in worst]
+    sections = [
+        (
+            short(view),
+            [
+                Row(
+                    _sized(task, group),
+                    [Cell(value_text(metrics[f"{view}.{rate}"].value)) for rate in VIEW_RATES],
+                )
+                for group, metrics in of.items()
+            ],
+        )
+        for view in views
+    ]
+    titles = [GROUP_RATES[rate].title for rate in VIEW_RATES]
+    foot = "Only where the worst gaps are; the others: report.html, audit.json." * is_folded
+    return Table(f"{MERGE}, by group", f"{MERGE}, by group", titles, sections, foot)
 
 
 def _sized(task: AuditedTask, group: str) -> str:
@@ -188,7 +259,10 @@ def _view(results: AuditResults) -> dict[str, Any]:
                 "sentences": sentences(task),
                 "figures": figures_table(task),
                 "differences": differences_table(task),
-                "groups": [
+                "views": [views_by_model(task), view_differences(task)] if task.views else [],
+                "groups": [view_groups(task)]
+                if task.views
+                else [
                     groups_table(task),
                     *(groups_table(task, p) for p, of in task.group_differences.items() if of),
                 ]

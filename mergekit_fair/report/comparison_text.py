@@ -11,7 +11,7 @@ from mergekit_fair.fairness.intervals import Interval
 from mergekit_fair.fairness.metrics import HEADLINE_GAPS
 from mergekit_fair.fairness.one_vs_rest import MULTI_METRICS
 from mergekit_fair.fairness.pair import Difference
-from mergekit_fair.report.deciding_text import made_by
+from mergekit_fair.report.deciding_text import made_by, worst_of
 from mergekit_fair.report.multi_tables import view_differences_table
 from mergekit_fair.report.sweep_tables import difference_titles
 from mergekit_fair.report.tables import Row, Table, as_text, interval_text, short, value_text
@@ -105,7 +105,7 @@ def multi_comparison_text(task: str, compared: dict[str, Any]) -> str:
         "",
         *_table_lines(_marks_by_view(marks)),
         "",
-        f"minus {baseline}, each by itself; none of these is claimed",
+        f"minus {baseline}, in each class or label; none of these is claimed",
         *_table_lines(view_differences_table(views)),
     ]
     return "\n".join(map(one_line, lines))
@@ -152,16 +152,11 @@ def _marks_by_view(marks: dict[str, dict[str, Any]]) -> Table:
         if metric.gap is not None:
             rows.append([name, *(interval_text(Interval.from_dict(of[name])) for of in entries)])
         if metric.over == "worst":
-            rows.append(["  that of", *(_worst_of(entry, str(metric.gap)) for entry in entries)])
+            deciding = [Deciding.from_dict(of["deciding"].get(name, {})) for of in entries]
+            views = [of["worst_view"][metric.gap] for of in entries]
+            rows.append(["  that of", *map(worst_of, views, deciding)])
     rows += [[name, *(_yes(entry[name]) for entry in entries)] for name in _MARKS]
     return Table.plain(["", *marks], rows)
-
-
-def _worst_of(entry: dict[str, Any], gap: str) -> str:
-    """`hate: a − b`: the class or label, and the groups that make its gap."""
-    view = entry["worst_view"][gap]
-    made = made_by(Deciding.from_dict(entry["deciding"].get(f"worst_{gap}", {})))
-    return "–" if view is None else f"{short(view)}: {made}" if made else short(view)
 
 
 def _not_claimed(models: dict[str, dict[str, JudgedDifference]]) -> list[str]:

@@ -17,6 +17,12 @@ def made_by(deciding: Deciding) -> str:
     return "" if deciding.all_alike else " − ".join(map(short, deciding.groups))
 
 
+def worst_of(view: str | None, deciding: Deciding | None) -> str:
+    """`hate: a − b`: the class or label with the worst gap, and the groups that make it."""
+    made = "" if deciding is None else made_by(deciding)
+    return "–" if view is None else f"{short(view)}: {made}" if made else short(view)
+
+
 def deciding_text(deciding: Deciding, measured: Measurement) -> str:
     """The groups that make a gap, in words: "TPR of a (0.812) minus that of b (0.617)"."""
 

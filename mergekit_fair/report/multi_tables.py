@@ -21,7 +21,7 @@ from mergekit_fair.report.tables import (
 )
 
 ONE: Mapping[Kind, str] = {"classes": "class", "labels": "label"}
-_RATES = ("selection_rate", "tpr", "fpr")  # of a group: what DPD and EOD are made of
+VIEW_RATES = ("selection_rate", "tpr", "fpr")  # of a group: what DPD and EOD are made of
 
 
 def overall_table(measured: MultiMeasurement) -> Table:
@@ -78,7 +78,7 @@ def view_groups_table(measured: MultiMeasurement, rows: int | None = None) -> Ta
     return Table(
         f"Groups by {one}",
         "group",
-        ["n", "n positive", *(GROUP_RATES[rate].title for rate in _RATES), "makes"],
+        ["n", "n positive", *(GROUP_RATES[rate].title for rate in VIEW_RATES), "makes"],
         sections,
         foot=f"The groups that make the gaps of each {one}; all groups: --json." * is_folded,
     )
@@ -95,7 +95,7 @@ def _group_rows(view: Measurement, is_folded: bool) -> list[Row]:
             [
                 Cell(str(group.n)),
                 Cell(str(group.n_pos)),
-                *(Cell(value_text(getattr(group, rate, None))) for rate in _RATES),
+                *(Cell(value_text(getattr(group, rate, None))) for rate in VIEW_RATES),
                 Cell(" ".join(makes[name])),
             ],
         )
@@ -113,13 +113,13 @@ def _made(deciding: Deciding) -> Sequence[str]:
 
 
 def view_differences_table(
-    pairs: Mapping[str, Mapping[str, Mapping[str, IntervalLike]]], corner: str = ""
+    pairs: Mapping[str, Mapping[str, Mapping[str, IntervalLike]]], caption: str = ""
 ) -> Table:
     """Paired differences of the gaps of every class or label; none of them is claimed.
 
     Args:
         pairs: a section each: class or label → metric → difference.
-        corner: what a row is.
+        caption: what it shows.
     """
     sections = [
         (
@@ -131,4 +131,4 @@ def view_differences_table(
         )
         for title, views in pairs.items()
     ]
-    return Table("", corner, list(HEADLINE_GAPS), sections)
+    return Table(caption, "", list(HEADLINE_GAPS), sections)

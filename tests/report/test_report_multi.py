@@ -142,7 +142,7 @@ class TestComparison:
         [line] = [line for line in lines if line.startswith("worst_dpd  -")]
         assert line.split()[1] == value_text(own["value"], "+")
         assert "] ! " in line
-        start = lines.index(next(line for line in lines if "each by itself" in line))
+        start = lines.index(next(line for line in lines if "in each class or label" in line))
         of_class = {line.split()[0]: line for line in lines[start:] if "[" in line}
         assert set(of_class) == set(NAMES)
         dpd = compared["views"]["b"]["hate"]["dpd"]["value"]
