@@ -46,18 +46,17 @@ from mergekit_fair.evaluation.benchmarks.benchmark_items import (
     metric_names,
     metrics_by_group,
 )
+from mergekit_fair.evaluation.chat_prompts import template_of
 from mergekit_fair.evaluation.classifier import resolve_device
 from mergekit_fair.evaluation.eval_run import EvaluationRun, finished_run
 from mergekit_fair.evaluation.evaluate import versions
 from mergekit_fair.evaluation.evaluator import Evaluator, Scorer
 from mergekit_fair.evaluation.fair_task import FairTask
-from mergekit_fair.evaluation.model_inputs import chat_template_of
 from mergekit_fair.evaluation.responses import TaskResponses
 from mergekit_fair.evaluation.seen_rows import SeenRows
 from mergekit_fair.files import is_file_name, write_atomic
 from mergekit_fair.merging.program import MergeSettings
 from mergekit_fair.merging.recipe import Recipe
-from mergekit_fair.merging.references import model_parts
 from mergekit_fair.merging.stock_plan import is_random
 from mergekit_fair.merging.to_disk import merge_to_folder
 from mergekit_fair.progress import Progress
@@ -67,7 +66,6 @@ from mergekit_fair.sweep.points import Point
 from mergekit_fair.sweep.record import PlannedPoint
 from mergekit_fair.sweep.worker import PointWorker
 
-TOKENIZER_CONFIGS = ("tokenizer_config.json", "chat_template.jinja")
 _IN_PLACE, _OPENED, _MERGED = "put into the base", "opened", "merged to a folder, then opened"
 
 
@@ -164,10 +162,7 @@ class _Auditor:
     @cache  # noqa: B019 (lives as long as the audit)
     def _template(self, source: str) -> str | None:
         """Of the model's own tokenizer; an adapter without one has its base's."""
-        for folder in reversed(model_parts(source)):
-            if any((Path(folder) / name).is_file() for name in TOKENIZER_CONFIGS):
-                return chat_template_of(folder)
-        return self._template(self._base) if source != self._base else None
+        return template_of(source, self._base)
 
     def _asks_otherwise(self, model: ModelToAudit) -> bool:
         """Whether prompts of a model's own template are others than the base's."""

@@ -3,8 +3,9 @@
     [abs(]TASK/METRIC[/GROUP][)]  OP  [abs(]MODEL[)] [± NUMBER]  or  NUMBER
 
 What stands on the left is the merge's; MODEL is `base` or the name of a parent, whose figure is the
-same metric of the same task (and group). A requirement is met by the figures that were measured;
-whether the difference could also be noise is said beside it.
+same metric of the same task (and group). A name that could be read otherwise, such as that of a
+parent called `0.5` or `a + 0.02`, stands in quotes: `t/acc >= "0.5"`. A requirement is met by the
+figures that were measured; whether the difference could also be noise is said beside it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from dataclasses import dataclass
 from mergekit_fair.errors import ConfigError
 from mergekit_fair.schema import nearest
 
-FORM = "TASK/METRIC <= MODEL + 0.02, or TASK/METRIC/GROUP >= 0.5; abs(…) around either side"
+FORM = (
+    "TASK/METRIC <= MODEL + 0.02, or TASK/METRIC/GROUP >= 0.5; abs(…) around either side; in "
+    "quotes a name that holds / < > = or looks like a number"
+)
 _OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
     ">=": operator.ge,
@@ -26,12 +30,14 @@ _OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
 }
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+_QUOTED = r"\"[^\"]+\"|'[^']+'"
+_PART, _REST = (rf"(?:{_QUOTED}|[^{no}\"'\s][^{no}]*?)" for no in ("<>=/", "<>="))
 _WRITTEN = re.compile(
-    rf"\s*(?P<left>abs\(\s*[^<>=]+?\s*\)|[^<>=]+?)\s*(?P<operator><=|>=|<|>)\s*"
-    rf"(?:(?P<number>{_NUMBER})|(?P<right>abs\(\s*[^<>=]+?\s*\)|[^<>=]+?)"
-    rf"(?:\s+(?P<sign>[+-])\s*(?P<margin>{_NUMBER}))?)\s*"
+    rf"\s*(?P<size>abs\(\s*)?(?P<task>{_PART})\s*/\s*(?P<metric>{_PART})"
+    rf"(?:\s*/\s*(?P<group>{_REST}))?(?(size)\s*\))\s*(?P<operator><=|>=|<|>)\s*"
+    rf"(?P<right>(?P<number>{_NUMBER})|(?P<models_size>abs\(\s*)?(?P<model>{_REST})"
+    rf"(?(models_size)\s*\))(?:\s+(?P<sign>[+-])\s*(?P<margin>{_NUMBER}))?)\s*"
 )
-_ABSOLUTE = re.compile(r"abs\(\s*(.*?)\s*\)")
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,7 @@ class Requirement:
         model: whose figure the merge's is compared with; None: `margin` alone.
         margin: what is added to it.
         of_size: whether the merge's figure counts by its size; of_models_size: the model's.
+        right: all that stands on the right.
     """
 
     text: str
@@ -57,6 +64,7 @@ class Requirement:
     margin: float
     of_size: bool = False
     of_models_size: bool = False
+    right: str = ""
 
     @classmethod
     def parse(cls, text: str) -> Requirement:
@@ -70,26 +78,25 @@ class Requirement:
         ('fair_bbq', 'bias_ambig', 'base', 0.02, True)
         >>> Requirement.parse("fair_bbq/stereotyped/old people < 0.5").group
         'old people'
+        >>> Requirement.parse("fair_bbq/acc >= 'a + 0.02' - 0.01").model
+        'a + 0.02'
         """
-        read = _WRITTEN.fullmatch(text)
-        left, of_size = _bare(read["left"]) if read else ("", False)
-        parts = left.split("/", 2)
-        if read is None or len(parts) < 2 or not all(part.strip() for part in parts):
+        if (read := _WRITTEN.fullmatch(text)) is None:
             raise ConfigError("is no requirement", where="--require", got=text, allowed=FORM)
-        right, of_models_size = _bare(read["right"] or "")
         margin = float(read["number"] or read["margin"] or 0)
         if not math.isfinite(margin):
             raise ConfigError("has a number without end", where="--require", got=text)
         return cls(
             text.strip(),
-            parts[0].strip(),
-            parts[1].strip(),
-            parts[2].strip() if len(parts) > 2 else None,
+            _bare(read["task"]),
+            _bare(read["metric"]),
+            _bare(read["group"]) if read["group"] else None,
             read["operator"],
-            right or None,
+            _bare(read["model"]) if read["model"] else None,
             -margin if read["sign"] == "-" else margin,
-            of_size,
-            of_models_size,
+            read["size"] is not None,
+            read["models_size"] is not None,
+            read["right"].strip(),
         )
 
     def require_known(
@@ -108,7 +115,8 @@ class Requirement:
             models: names that may stand on the right.
 
         Raises:
-            ConfigError: an unknown one, with the near one.
+            ConfigError: an unknown one, with the near one; or a model is called like something
+                else that the right side says.
         """
         where = f"--require {self.text}"
         _known(self.task, set(metrics), "task", where)
@@ -117,6 +125,14 @@ class Requirement:
         else:
             _known(self.metric, by_group[self.task], "metric by group", where)
             _known(self.group, groups[self.task], "group", where)
+        if self.right in models and self.right != self.model:
+            raise ConfigError(
+                "a model is called so, and it is read otherwise",
+                where=where,
+                got=self.right,
+                fix=f'write "{self.right}" with its quotes for the model'
+                + ("" if self.model else f", or +{self.right} for the number"),
+            )
         if self.model is not None:
             _known(self.model, models, "model", where)
 
@@ -143,10 +159,9 @@ class Requirement:
         return value is not None and bound is not None and _OPERATORS[self.operator](value, bound)
 
 
-def _bare(side: str) -> tuple[str, bool]:
-    """A side without `abs(…)`, and whether that stood around it."""
-    found = _ABSOLUTE.fullmatch(side.strip())
-    return (found[1], True) if found else (side.strip(), False)
+def _bare(name: str) -> str:
+    """Without the quotes around it."""
+    return name[1:-1] if re.fullmatch(_QUOTED, name.strip()) else name.strip()
 
 
 def _known(name: str, known: set[str], what: str, where: str) -> None:

@@ -223,6 +223,22 @@ def cut_pairs(lm: Any, pairs: TokenPairs) -> list[bool] | None:
     return [max(len(context), len(text)) > most for _, context, text in pairs]
 
 
+def templated(like: Any, history: list[dict[str, str]], is_open: bool) -> str:
+    """Messages in a chat template, as `hf` puts them.
+
+    Private: `HFLM.apply_chat_template` reads nothing of a model but `tokenizer` and
+    `chat_template_args`.
+
+    Args:
+        like: has both.
+        history: the messages.
+        is_open: whether the answer is still to come.
+    """
+    from lm_eval.models.huggingface import HFLM
+
+    return str(HFLM.apply_chat_template(like, history, is_open))
+
+
 def set_torch_model(lm: Any, model: Any) -> None:
     """Put another torch module into an lm-eval model; `HFLM.model` is a read-only property."""
     for name in ("_model", "model"):

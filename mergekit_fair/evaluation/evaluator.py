@@ -19,6 +19,11 @@ from mergekit_fair.compat.lm_eval import set_torch_model
 from mergekit_fair.data import DataSpec
 from mergekit_fair.errors import CheckpointError, ConfigError
 from mergekit_fair.evaluation.advice import option
+from mergekit_fair.evaluation.chat_prompts import (
+    ChatPrompts,
+    require_template,
+    takes_no_template,
+)
 from mergekit_fair.evaluation.classifier import backend_of, model_config, opening
 from mergekit_fair.evaluation.multi_predictions import AnyPredictions, read_samples_of
 from mergekit_fair.evaluation.predictions import Predictions, Scores
@@ -45,6 +50,7 @@ class Evaluator:
 
     Args:
         request: tasks and settings.
+        asked_as: a model in whose chat template prompts are put while none is open.
 
     >>> evaluator = Evaluator(EvaluationRequest(tasks=("fair_adult_sex",)))   # doctest: +SKIP
     >>> scorer = evaluator.open("runs/adult_sex/fft", "cpu")                  # doctest: +SKIP
@@ -54,8 +60,9 @@ class Evaluator:
     array([0, 0, 1, 0], dtype=int8)
     """
 
-    def __init__(self, request: EvaluationRequest) -> None:
+    def __init__(self, request: EvaluationRequest, asked_as: str | None = None) -> None:
         self.request = request
+        self._asked_as = asked_as
         self._sets: dict[str, TaskSet] = {}
         self._notes: dict[str, None] = {}  # of models
         self._lm: Any = None  # whose chat template prompts are put into
@@ -98,8 +105,22 @@ class Evaluator:
         if split not in known:
             raise ConfigError("unknown split", where="split", got=split, allowed=known)
         if split not in self._sets:
-            self._sets[split] = prepare_tasks(self.request, split, self._lm)
+            self._sets[split] = prepare_tasks(self.request, split, self._lm or self._prompts)
         return self._sets[split]
+
+    @cached_property
+    def _prompts(self) -> ChatPrompts | None:
+        """What puts prompts into the template of the model that they are for.
+
+        Raises:
+            ConfigError: it is a classifier, or has no template.
+        """
+        model, request = self._asked_as, self.request
+        if model is None or not request.apply_chat_template:
+            return None
+        if _classifies(request.lm or backend_of(model, trust_remote_code=self._trusts)[0]):
+            raise takes_no_template()
+        return ChatPrompts(model, request.model_args)
 
     @cache  # noqa: B019 (lives as long as the sweep)
     def labels(self, split: str) -> Mapping[str, AnyPredictions]:
@@ -168,7 +189,7 @@ class Evaluator:
         with opening(model):
             lm = get_model(name).create_from_arg_obj(arguments, options)
         if request.apply_chat_template:
-            _require_template(lm, model)
+            require_template(getattr(lm, "tokenizer", None), model)
             self._lm = lm
         return Scorer(self, lm, model, {"model": name, **arguments})
 
@@ -431,21 +452,6 @@ def _needs_question(data: DataSpec) -> ConfigError:
     return ConfigError(
         "a language model needs a question about each text", where=option("question"), fix=fix
     )
-
-
-def _require_template(lm: Any, model: str) -> None:
-    """A language model has a chat template; what has no tokenizer of its own says so itself.
-
-    Raises:
-        ConfigError: it has none.
-    """
-    tokenizer = getattr(lm, "tokenizer", None)
-    if tokenizer is not None and getattr(tokenizer, "chat_template", "") is None:
-        raise ConfigError(
-            "its tokenizer has no chat template",
-            where=f"{model}: {option('apply_chat_template')}",
-            fix="leave the option out, or save the template beside the model",
-        )
 
 
 def register_lm_eval() -> None:

@@ -159,16 +159,6 @@ def same_tokenizer(base: str | Path, other: str | Path) -> bool:
     return tokenizer_identity(first) == tokenizer_identity(second)
 
 
-def chat_template_of(folder: str | Path) -> str | None:
-    """The chat template of the tokenizer in a folder; None without one.
-
-    Raises:
-        CheckpointError: no tokenizer can be read there.
-    """
-    template = load_processor(folder, "text").chat_template
-    return None if template is None else json.dumps(template, sort_keys=True)
-
-
 def _no_processor(model_folder: str | Path, what: str, why: str) -> CheckpointError:
     return CheckpointError(
         f"has no {what} ({why})", where=model_folder, fix=f"save the {what} beside the model"

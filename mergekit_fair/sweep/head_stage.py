@@ -234,11 +234,9 @@ def require_heads(sweep: Sweep, evaluator: Evaluator) -> None:
     if block is None:
         return
     evaluate = sweep.config.evaluate
-    raw = sweep.recipe.raw
-    base = str(raw.get("base_model") or raw["models"][0]["model"])
     for name in block.of:
-        model = base if name == CHOSEN else sweep.config.baselines[name]
-        model, _ = base_and_adapter(model, base)
+        model = sweep.base if name == CHOSEN else sweep.config.baselines[name]
+        model, _ = base_and_adapter(model, sweep.base)
         require_classifier(model, evaluate.data, trusts_remote_code=evaluate.trusts_remote_code)
     (rows,) = evaluator.binary_labels("validation").values()
     evaluator.labels("train")

@@ -24,7 +24,7 @@ from mergekit_fair.merging.config_checks import differing_settings
 from mergekit_fair.merging.references import base_and_adapter
 from mergekit_fair.progress import Progress
 
-_MEASURE_APART = "leave it out of the sweep, and measure it with `mergekit-fair eval`"
+MEASURE_APART = "leave it out of the sweep, and measure it with `mergekit-fair eval`"
 
 
 @dataclass(frozen=True)
@@ -134,11 +134,11 @@ def _require_same_reading(base: str, other: str) -> None:
                     where=other,
                     got=got,
                     allowed=expected,
-                    fix=_MEASURE_APART,
+                    fix=MEASURE_APART,
                 )
     if not same_tokenizer(base, other):
         raise CheckpointError(
             "its tokenizer is another than the base's, by which a sweep reads texts",
             where=other,
-            fix=_MEASURE_APART,
+            fix=MEASURE_APART,
         )

@@ -137,8 +137,7 @@ class Planner:
         """The base first, then every other folder that the sweep reads."""
         raw = self._sweep.recipe.raw
         listed = [str(item["model"]) for item in raw.get("models") or ()]
-        base = str(raw.get("base_model") or listed[0])
-        return list(dict.fromkeys([base, *listed, *self.finished()]))
+        return list(dict.fromkeys([self._sweep.base, *listed, *self.finished()]))
 
     def finished(self) -> list[str]:
         """The models that are run as they are: baselines and candidates."""

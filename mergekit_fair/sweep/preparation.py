@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from mergekit_fair.errors import ConfigError
+from mergekit_fair.errors import CheckpointError, ConfigError
+from mergekit_fair.evaluation.chat_prompts import template_of
 from mergekit_fair.evaluation.evaluator import SPLITS, Evaluator
 from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.evaluation.seen_rows import SeenRows
@@ -10,6 +11,7 @@ from mergekit_fair.progress import Progress
 from mergekit_fair.sweep.answer_kinds import require_kinds
 from mergekit_fair.sweep.definable import require_candidates, require_definable
 from mergekit_fair.sweep.head_stage import require_heads
+from mergekit_fair.sweep.input_models import MEASURE_APART
 from mergekit_fair.sweep.points import Planner
 from mergekit_fair.sweep.sweep_config import Sweep
 from mergekit_fair.sweep.sweep_plan import SweepPlan
@@ -31,7 +33,8 @@ def prepared(sweep: Sweep, progress: Progress | None = None) -> tuple[Evaluator,
         from mergekit_fair.sweep.search.search_stage import require_possible
 
         require_possible(sweep, sweep.config.search)
-    evaluator = Evaluator(sweep.config.evaluate.request())
+    _require_one_template(sweep)
+    evaluator = Evaluator(sweep.config.evaluate.request(), asked_as=sweep.base)
     _require_tasks(sweep, evaluator)
     require_kinds(sweep, evaluator)
     select = sweep.config.select
@@ -67,6 +70,32 @@ def _require_tasks(sweep: Sweep, evaluator: Evaluator) -> None:
             got=unknown[0],
             allowed=evaluator.tasks,
         )
+
+
+def _require_one_template(sweep: Sweep) -> None:
+    """All points are asked in the base's chat template, if in any.
+
+    Raises:
+        ConfigError: the recipe gives merges another.
+        CheckpointError: a finished model has another, so that `eval` would ask it otherwise.
+    """
+    if not sweep.config.evaluate.apply_chat_template:
+        return
+    if "chat_template" in sweep.recipe.raw:
+        raise ConfigError(
+            "points are asked in the base's chat template, and the recipe gives merges another",
+            where=f"{sweep.where}: evaluate.apply_chat_template",
+            got=sweep.recipe.raw["chat_template"],
+            fix="leave chat_template out of the recipe, and save that template beside the base",
+        )
+    base = template_of(sweep.base, sweep.base)
+    for model in (*sweep.config.baselines.values(), *sweep.config.candidates):
+        if base is not None and template_of(model, sweep.base) not in (None, base):
+            raise CheckpointError(
+                "its chat template is another than the base's, by which a sweep asks",
+                where=model,
+                fix=MEASURE_APART,
+            )
 
 
 def _require_no_weights(sweep: Sweep, evaluator: Evaluator) -> None:

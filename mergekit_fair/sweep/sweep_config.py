@@ -41,7 +41,8 @@ class Evaluate(Strict):
         max_length: tokens; the model's own unless given.
         bf16: run forward passes under bfloat16 autocast.
         limit: rows of a task, a random sample.
-        num_fewshot, include_path, model_args: as in `eval`.
+        num_fewshot, system_instruction, include_path, model_args: as in `eval`.
+        apply_chat_template: put prompts into the base's chat template.
         reference: which DPD and EOD `dpd` and `eod` are.
         min_group_size: as in `MetricSettings`.
         saturation: distance from the reference's selection rate that marks a point `saturated`.
@@ -63,6 +64,8 @@ class Evaluate(Strict):
     bf16: bool = False
     limit: Annotated[int, Field(gt=0)] | None = None
     num_fewshot: Annotated[int, Field(ge=0)] | None = None
+    apply_chat_template: bool = False
+    system_instruction: str | None = None
     include_path: str | None = None
     model_args: dict[str, Any] = {}
     reference: Literal["between_groups", "one_vs_rest", "to_overall"] = "between_groups"
@@ -78,7 +81,11 @@ class Evaluate(Strict):
 
     def asked(self) -> dict[str, Any]:
         """What decides the scores of a model, beside its own content and that of the data."""
-        return self.model_dump(mode="json", exclude={"data", *self._READING})
+        asked = self.model_dump(mode="json", exclude={"data", *self._READING})
+        for key in ("apply_chat_template", "system_instruction"):
+            if not asked[key]:  # as of sweeps that were begun before there were these
+                del asked[key]
+        return asked
 
     @model_validator(mode="after")
     def _either(self) -> Evaluate:
@@ -121,6 +128,8 @@ class Evaluate(Strict):
             batch_size=self.batch_size,
             limit=self.limit,
             num_fewshot=self.num_fewshot,
+            apply_chat_template=self.apply_chat_template,
+            system_instruction=self.system_instruction,
             include_path=self.include_path,
             allow_trained_rows=self.allow_trained_rows,
             min_group_size=self.min_group_size,
@@ -278,6 +287,12 @@ class Sweep:
     ranges: dict[str, tuple[float, float]]
     where: str
     head_grid: HeadGrid | None = None
+
+    @property
+    def base(self) -> str:
+        """θ₀, or the first model of a recipe that has none: its configuration is the merges'."""
+        raw = self.recipe.raw
+        return str(raw.get("base_model") or raw["models"][0]["model"])
 
 
 def load_sweep(path: str | Path) -> Sweep:

@@ -22,6 +22,11 @@ from mergekit_fair.errors import ConfigError
             ("t", "stereotyped", "old people", ">", "young/x", 0),
         ),
         ("t/a/b/c <= 1", ("t", "a", "b/c", "<=", None, 1.0)),
+        ("t/a/people's <= 1", ("t", "a", "people's", "<=", None, 1.0)),
+        ("t/acc >= '0.5'", ("t", "acc", None, ">=", "0.5", 0.0)),
+        ('t/acc >= "a + 0.02" - 1', ("t", "acc", None, ">=", "a + 0.02", -1.0)),
+        ("'t/1' / \"n/a.tpr\" / 'age < 30' < 1", ("t/1", "n/a.tpr", "age < 30", "<", None, 1.0)),
+        ("abs('t'/'b')<=abs('abs(x)') + 1", ("t", "b", None, "<=", "abs(x)", 1.0)),
     ],
 )
 def test_forms(text: str, expected: tuple[object, ...]) -> None:
@@ -31,7 +36,11 @@ def test_forms(text: str, expected: tuple[object, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "acc >= 0.5", "t/acc", "t/acc = 0.5", "t/ >= 0.5", "t/acc >="]
+    "text",
+    [
+        *("", "acc >= 0.5", "t/acc", "t/acc = 0.5", "t/ >= 0.5", "t/acc >=", "t/acc >= ''"),
+        *("t/'acc >= 0.5", "t/acc >= 'base", "/acc >= 1"),
+    ],
 )
 def test_other_forms_are_refused(text: str) -> None:
     with raises(ConfigError, "is no requirement", where="--require", got=text):
@@ -58,6 +67,21 @@ def test_what_is_undefined_meets_nothing() -> None:
     assert not found.is_met(None, 0.0)
     assert not found.is_met(0.0, None)
     assert not Requirement.parse("t/b >= 0").is_met(None, None)
+
+
+def test_models_that_are_called_like_something_else() -> None:
+    """Never taken for the number that it also is, nor for the other model."""
+    models = {"base", "0.5", "a", "a + 0.02", "abs(a)"}
+    for right, fix in (("0.5", "+0.5 for the number"), ("a + 0.02", '"a + 0.02"'), ("abs(a)", "")):
+        text = f"t/acc >= {right}"
+        with raises(ConfigError, where=f"--require {text}", got=right, fix=fix):
+            Requirement.parse(text).require_known({"t": {"acc"}}, {}, {}, models)
+        quoted = Requirement.parse(f"t/acc >= '{right}'")
+        quoted.require_known({"t": {"acc"}}, {}, {}, models)
+        assert (quoted.model, quoted.margin, quoted.of_models_size) == (right, 0, False)
+    number = Requirement.parse("t/acc >= +0.5")
+    number.require_known({"t": {"acc"}}, {}, {}, models)
+    assert (number.model, number.margin) == (None, 0.5)
 
 
 def test_names_are_checked_with_the_near_one() -> None:

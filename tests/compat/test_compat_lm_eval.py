@@ -23,6 +23,21 @@ def causal(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return HFLM(str(folder), device="cpu", batch_size=4)
 
 
+def test_prompts_are_put_into_a_template_without_a_model(causal: Any) -> None:
+    """`HFLM.apply_chat_template`: sweeps could not say what they ask before a model is open."""
+    from types import SimpleNamespace
+
+    history = [{"role": "user", "content": "Is it?"}, {"role": "assistant", "content": "no"}]
+    template = "{% for m in messages %}[{{ m['role'] }}{{ x }}] {{ m['content'] }}\n{% endfor %}"
+    causal.tokenizer.chat_template = template
+    for is_open in (True, False):
+        like = SimpleNamespace(tokenizer=causal.tokenizer, chat_template_args={"x": 7})
+        found = private.templated(like, history, is_open)
+        assert found.startswith("[user7] Is it?\n[assistant7] no")
+        causal.chat_template_args = {"x": 7}
+        assert found == causal.apply_chat_template(history, is_open)
+
+
 def test_a_registered_model_is_replaced() -> None:
     """`_objs`: stock `lm_eval --model hf` would again load classifiers with a random head."""
     import lm_eval.models  # noqa: F401

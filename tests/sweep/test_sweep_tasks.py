@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import tiny
 import yaml
 from classifiers import write_causal
 from click.testing import CliRunner
+from refusals import raises
 
 from mergekit_fair.cli import main
-from mergekit_fair.errors import ConfigError
+from mergekit_fair.errors import CheckpointError, ConfigError
 from mergekit_fair.progress import Silent
+from mergekit_fair.sweep.preparation import prepared
 from mergekit_fair.sweep.runner import run_sweep
 from mergekit_fair.sweep.store import Store
 from mergekit_fair.sweep.sweep_config import load_sweep
@@ -211,3 +214,103 @@ def test_a_rule_about_a_task_that_is_not_measured(family: Path, data: Path, tmp_
     )
     with pytest.raises(ConfigError, match="select names a task that is not measured; got 'other'"):
         run_sweep(load_sweep(path), tmp_path / "out", Silent())
+
+
+TEMPLATE = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}"
+
+
+@pytest.fixture(scope="module")
+def chat(causal: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The family, whose base alone has a chat template."""
+    folder = tmp_path_factory.mktemp("chat") / "family"
+    shutil.copytree(causal, folder)
+    (folder / "base" / "chat_template.jinja").write_text(TEMPLATE)
+    return folder
+
+
+def chat_sweep(chat: Path, data: Path, path: Path, **changes: Any) -> Path:
+    options = {"apply_chat_template": True, "system_instruction": "Be fair."}
+    return tiny.write_sweep(
+        chat,
+        path,
+        recipe=changes.pop("recipe", merged(chat)),
+        grid={"lambda": [0.5]},
+        evaluate={
+            "data": yaml.safe_load(data.read_text()),
+            "question": "Is it good?",
+            "limit": 20,
+            "device": "cpu",
+            **options,
+            **changes.pop("evaluate", {}),
+        },
+        controls=[],
+        inject=None,
+        select={},
+        **{"baselines": {"base": str(chat / "base")}, **changes},
+    )
+
+
+def test_prompts_in_the_bases_template(chat: Path, data: Path, tmp_path: Path) -> None:
+    """As `eval` asks base and merge; other words are another sweep."""
+    from mergekit.options import MergeOptions
+
+    from mergekit_fair.merging.recipe import Recipe
+    from mergekit_fair.merging.to_disk import merge_to_folder
+
+    path = chat_sweep(chat, data, tmp_path / "sweep.yml")
+    results = run_sweep(load_sweep(path), tmp_path / "out", Silent()).to_dict()
+    merge_to_folder(
+        Recipe.from_mapping(merged(chat), "r.yml"), tmp_path / "merged", MergeOptions(quiet=True)
+    )
+    store = Store(tmp_path / "out")
+    for label, model in {"base": chat / "base", "λ=0.5": tmp_path / "merged"}.items():
+        out = tmp_path / f"eval-{label}"
+        arguments = ["eval", "--model", model, "--data", data, "--question", "Is it good?"]
+        arguments += ["--limit", 20, "-o", out, "--device", "cpu", "--quiet"]
+        arguments += ["--apply-chat-template", "--system-instruction", "Be fair."]
+        found = CliRunner().invoke(main, [str(argument) for argument in arguments])
+        assert found.exit_code == 0, found.output
+        line = next(line for line in results["points"] if line["label"] == label)
+        margins = scores(out, "tiny")
+        assert store.scores(line["id"], "validation").tolist() == list(margins.values())
+    store.close()
+    first = (out / "samples_tiny.jsonl").read_text().splitlines()[0]
+    prompt = json.loads(first)["arguments"]["gen_args_0"]["arg_0"]
+    assert prompt.startswith("[system] Be fair.\n[user] ")
+    for changed in ({"system_instruction": "Be quick."}, {"apply_chat_template": False}):
+        other = chat_sweep(chat, data, tmp_path / "other.yml", evaluate=changed)
+        ids = {line["id"] for line in results["points"]}
+        again = run_sweep(load_sweep(other), tmp_path / "again", Silent()).to_dict()
+        assert not ids & {line["id"] for line in again["points"]}
+
+
+def test_templates_that_would_differ_are_refused(
+    chat: Path, causal: Path, family: Path, data: Path, tmp_path: Path
+) -> None:
+    """Before anything is run."""
+
+    def prepare(path: Path) -> None:
+        prepared(load_sweep(path))
+
+    path = tmp_path / "sweep.yml"
+    with raises(ConfigError, where=f"{causal / 'base'}: ", fix="save the template"):
+        prepare(chat_sweep(chat, data, path, recipe=merged(causal)))
+    with raises(ConfigError, where=f"{path}: evaluate.apply_chat_template", got="chatml"):
+        prepare(chat_sweep(chat, data, path, recipe={**merged(chat), "chat_template": "chatml"}))
+    other = shutil.copytree(chat / "blue", tmp_path / "other")
+    prepare(chat_sweep(chat, data, path, baselines={"other": str(other)}))  # it has none
+    (other / "chat_template.jinja").write_text("{{ messages }}")
+    with raises(CheckpointError, where=other, fix="mergekit-fair eval"):
+        prepare(chat_sweep(chat, data, path, baselines={"other": str(other)}))
+    prepare(
+        chat_sweep(
+            *(chat, data, path),
+            evaluate={"apply_chat_template": False},
+            baselines={"other": str(other)},
+        )
+    )
+    raw = yaml.safe_load(tiny.write_sweep(family, path, select={}).read_text())
+    raw["evaluate"]["apply_chat_template"] = True
+    path.write_text(yaml.safe_dump(raw))
+    with raises(ConfigError, "a classifier takes the document's text", fix="leave it out"):
+        prepare(path)

@@ -14,6 +14,7 @@ from transformers import AutoModelForSequenceClassification
 from mergekit_fair.checkpoints.adapter_config import is_adapter_folder
 from mergekit_fair.errors import CheckpointError, ConfigError, DataError, first_line
 from mergekit_fair.evaluation import advice
+from mergekit_fair.evaluation.chat_prompts import takes_no_template
 from mergekit_fair.evaluation.classifier import require_head, resolve_device
 from mergekit_fair.evaluation.lm.answer_cache import require_key
 from mergekit_fair.evaluation.lm.checked_hf import CheckedHFLM
@@ -214,11 +215,7 @@ class FairClassifier(CheckedHFLM):
             ConfigError: always.
         """
         del args, options
-        raise ConfigError(
-            "a classifier takes the document's text as it is",
-            where=advice.option("apply_chat_template"),
-            fix="leave it out",
-        )
+        raise takes_no_template()
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> NoReturn:
         """Refused. Raises ConfigError."""
