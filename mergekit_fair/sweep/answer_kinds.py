@@ -6,12 +6,11 @@ threshold on its scores, is refused by name.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from mergekit_fair.errors import ConfigError
 from mergekit_fair.evaluation.evaluator import Evaluator
 from mergekit_fair.evaluation.multi_predictions import AnyPredictions, MultiPredictions
-from mergekit_fair.schema import suggestion
 from mergekit_fair.sweep.limits import LEVEL_MATCHED, READABLE, READABLE_OF_VIEWS
 from mergekit_fair.sweep.sweep_config import Sweep
 
@@ -36,7 +35,7 @@ def require_kinds(sweep: Sweep, evaluator: Evaluator) -> None:
                 where=f"{sweep.where}: select",
                 got=metric,
                 allowed=allowed,
-                fix=suggestion(name, list(allowed)),
+                fix=_instead(name.rpartition(".")[2], allowed),
             )
     if not isinstance(tasks[first], MultiPredictions):
         return
@@ -47,6 +46,13 @@ def require_kinds(sweep: Sweep, evaluator: Evaluator) -> None:
             got=first,
             fix=fix,
         )
+
+
+def _instead(name: str, allowed: Sequence[str]) -> str | None:
+    """`use macro_dpd or worst_dpd` in place of `dpd`, and the other way round."""
+    names = [each for each in allowed if "." not in each]
+    like = [each for each in names if each.endswith(f"_{name}") or name.endswith(f"_{each}")]
+    return f"use {' or '.join(like)}" if like else None
 
 
 def said_of(rows: AnyPredictions) -> str:

@@ -179,12 +179,12 @@ class PointRunner:
 
     def answers(self, point: PointResult) -> Mapping[str, AnyPredictions]:
         """Task → what a finished point answered, on the split that it was measured on."""
-        return answered(self.labels(point.split), self.store.scores(point.id, point.split))
+        scores = self.store.scores(point.id, point.split)
+        return answered(self.labels(point.split), scores, list(point.evaluations) or None)
 
     def predictions(self, point: str, split: str | None = None) -> AnyPredictions:
         """What a finished point answered to the deciding task, by its id."""
-        split = split or self.split
-        return answered(self.labels(split), self.store.scores(point, split))[self.task]
+        return self.answers(self.store.lines[point, split or self.split])[self.task]
 
     def binary(self, point: str, split: str | None = None) -> Predictions:
         """The same of a deciding task that is answered by no or yes, which `sweep.answer_kinds`

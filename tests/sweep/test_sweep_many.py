@@ -11,17 +11,21 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
+import yaml
 from refusals import raises
+from test_sweep_tasks import merged, write_causal_family
 
 from mergekit_fair.errors import ConfigError, SweepError
 from mergekit_fair.evaluation.eval_run import run_tasks
-from mergekit_fair.evaluation.evaluate import MultiEvaluation
+from mergekit_fair.evaluation.evaluate import MultiEvaluation, evaluate
 from mergekit_fair.evaluation.multi_predictions import MultiPredictions, read_samples_of
 from mergekit_fair.fairness import MetricSettings, measure_classes, measure_labels
 from mergekit_fair.fairness.multi_pairs import multi_differences
 from mergekit_fair.fairness.one_vs_rest import MULTI_METRICS
 from mergekit_fair.progress import Silent
+from mergekit_fair.resources import tasks_dir
 from mergekit_fair.sweep.checked_folder import require_proof
+from mergekit_fair.sweep.figures_again import answered
 from mergekit_fair.sweep.points import Planner, Point
 from mergekit_fair.sweep.preparation import prepared
 from mergekit_fair.sweep.record import PointResult
@@ -35,6 +39,8 @@ SELECT = {
     "minimize": "macro_eod",
     "subject_to": {"acc": ">= fft - 0.9", "worst_dpd": "<= 0.95", "saturated": True},
 }
+SETTINGS = MetricSettings(min_group_size=1, draws=1)
+ABOUT = {"model": "m", "split": "validation"}
 Many = Callable[[str], Path]
 
 
@@ -46,6 +52,7 @@ def write(many: Many, kind: str, path: Path, **changes: Any) -> Path:
     evaluate = {"data": data, "max_length": 16, "device": "cpu", "min_group_size": 1}
     inject = {"target": "fft", "groups": ["blue"], "lambda": [0.2]}
     settings = {"evaluate": evaluate, "select": SELECT, "inject": inject, **changes}
+    settings.setdefault("baselines", {"fft": str(family / "run" / "fft")})
     return tiny.write_sweep(family, path, **settings)
 
 
@@ -156,7 +163,7 @@ def test_results_are_read_as_they_were_written_and_are_what_the_scores_give(
     assert fft.evaluation.level.rates == results.level.rates
     assert fft.evaluation.saturated is False
     assert tuple(fft.evaluation.views) == names
-    assert set(results.comparison) == {"fft", "lora", "random vectors"}
+    assert set(results.comparison) == {"fft", "random vectors"}
     for name, gaps in results.comparison.items():
         assert set(MULTI_METRICS) <= set(gaps)
         assert set(results.comparison_views[name]) == set(names)
@@ -224,11 +231,10 @@ def test_a_sweep_that_was_killed_ends_with_the_same_bytes(
     assert again.read_bytes() == whole.read_bytes()
 
 
-@pytest.mark.parametrize("kind", KINDS)
 def test_other_settings_read_the_scores_again_and_run_nothing(
-    many: Many, swept_many: Callable[[str], Path], tmp_path: Path, kind: str
+    many: Many, swept_many: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    out = tmp_path / "out"
+    kind, out = "labels", tmp_path / "out"
     shutil.copytree(swept_many(kind) / "out", out)
     before = SweepResults.load(out)
     path = write(many, kind, tmp_path / "sweep.yml")
@@ -314,7 +320,134 @@ def test_what_needs_answers_by_no_or_yes_is_refused_before_anything_is_run(
 def test_metrics_of_classes_are_none_of_a_binary_task(family: Path, tmp_path: Path) -> None:
     select = {"minimize": "macro_eod"}
     path = tiny.write_sweep(family, tmp_path / "sweep.yml", select=select)
-    with raises(ConfigError, where=f"{path}: select", got="macro_eod"):
+    with raises(ConfigError, where=f"{path}: select", got="macro_eod", fix="use eod"):
+        run_sweep(load_sweep(path), tmp_path / "out", Silent(), make_executor=_none)
+
+
+@pytest.mark.parametrize(("kind", "method"), [("labels", "random"), ("classes", "optuna")])
+def test_a_search_asks_for_points_and_the_rule_chooses_among_them(
+    many: Many, swept_many: Callable[[str], Path], tmp_path: Path, kind: str, method: str
+) -> None:
+    """The grid of the finished sweep is known; killed on its way, it asks the same again."""
+    if method == "optuna":
+        pytest.importorskip("optuna")
+    shutil.copytree(swept_many(kind) / "out", tmp_path / "out")
+    changes: dict[str, Any] = {"search": {"method": method, "budget": 4}, "controls": []}
+    path = write(many, kind, tmp_path / "sweep.yml", **changes)
+    found = run_sweep(load_sweep(path), tmp_path / "out", Silent())
+    searched = [point for point in found.points if point.kind == "search"]
+    assert len({point.label for point in searched}) == 4
+    able = [p for p in found.points if p.kind in ("merge", "injection", "search")]
+    assert found.selected.candidates[0] == sum(not p.is_identity for p in able)
+    if method == "optuna":
+        journal = (tmp_path / "out" / "optuna.log").read_text()
+        assert "macro_eod" in journal
+        assert "worst_dpd" in journal
+    lines = (tmp_path / "out" / POINTS).read_bytes().splitlines(keepends=True)
+    ids = {point.id for point in searched[2:]}
+    kept = [line for line in lines if json.loads(line)["id"] not in ids]
+    (tmp_path / "out" / POINTS).write_bytes(b"".join(kept))
+    whole = (tmp_path / "out" / "results.json").read_bytes()
+    run_sweep(load_sweep(path), tmp_path / "out", Silent())
+    again = json.loads((tmp_path / "out" / "results.json").read_bytes())
+    assert _without_flag(again) == _without_flag(json.loads(whole))
+    require_proof(tmp_path / "out")
+
+
+def _without_flag(results: dict[str, Any]) -> dict[str, Any]:
+    """The copied folder's report rows were opened for another choice."""
+    left_out = ("report_opened_for_another_selection", "digest")
+    return {key: value for key, value in results.items() if key not in left_out}
+
+
+@pytest.fixture(scope="module")
+def both_kinds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Language models, and tasks of three classes and of an answer by no or yes."""
+    folder = tmp_path_factory.mktemp("both")
+    write_causal_family(folder, "llama")
+    csv = tiny.write_speech(folder / "speech.csv", n=120)
+    threat = {"column": "threat", "positive": "y", "negative": "n"}
+    blocks = {"speech": tiny.classes_block(csv), "threats": tiny.data_block(csv, label=threat)}
+    (folder / "tasks").mkdir()
+    for name, block in blocks.items():
+        task = {
+            "include": str(tasks_dir() / "_fair_binary"),
+            "task": name,
+            "dataset_kwargs": {"question": "Is it?", "spec": {**block, "name": name}},
+            "metadata": {"version": 1.0},
+        }
+        (folder / "tasks" / f"{name}.yaml").write_text(yaml.safe_dump(task))
+    return folder
+
+
+def write_both(folder: Path, path: Path, tasks: list[str], **changes: Any) -> Path:
+    evaluate = {"tasks": tasks, "include_path": str(folder / "tasks"), "limit": 30}
+    settings = {
+        "recipe": merged(folder),
+        "grid": {"lambda": [0.5, 1]},
+        "evaluate": {**evaluate, "device": "cpu", "min_group_size": 1},
+        "baselines": {"base": str(folder / "base")},
+        "controls": [],
+        "inject": None,
+        **changes,
+    }
+    return tiny.write_sweep(folder, path, **settings)
+
+
+@pytest.mark.parametrize("tasks", [["speech", "threats"], ["threats", "speech"]])
+def test_several_tasks_may_be_of_both_kinds(
+    both_kinds: Path, tmp_path: Path, tasks: list[str]
+) -> None:
+    """The first decides, the rule reads each in its own metrics; thresholds are for no or yes."""
+    is_multi = tasks[0] == "speech"
+    objective, limit = ("macro_eod", "threats/dpd") if is_multi else ("eod", "speech/worst_dpd")
+    unsaturated = {"saturated": True, f"{tasks[1]}/saturated": True}
+    path = write_both(
+        both_kinds,
+        tmp_path / "sweep.yml",
+        tasks,
+        select={"minimize": objective, "subject_to": {limit: "<= 1.0", **unsaturated}},
+        **({} if is_multi else {"thresholds": "base"}),
+    )
+    out = tmp_path / "out"
+    found = run_sweep(load_sweep(path), out, Silent())
+    for point in found.points:
+        if point.kind == "thresholds":
+            assert list(point.evaluations) == ["threats"]
+            continue
+        first, second = (point.evaluations[task] for task in tasks)
+        assert isinstance(first, MultiEvaluation) == is_multi
+        assert isinstance(second, MultiEvaluation) != is_multi
+        rows, scores = read_rows(out, point), ReadStore(out).scores(point.id, point.split)
+        assert [len(rows[task]) for task in tasks] == [30, 30]
+        assert len(scores) == 30 * (1 + 3)
+        again = answered(rows, scores)
+        counts = {task: evaluate(again[task], SETTINGS, **ABOUT).acc for task in ("speech",)}
+        assert counts["speech"].value == point.value("speech/acc")
+        share = np.mean(again["threats"].predicted == again["threats"].labels)
+        assert point.value("threats/acc") == share
+    first_bytes = (out / "results.json").read_bytes()
+    run_sweep(load_sweep(path), out, Silent(), make_executor=_none)
+    assert (out / "results.json").read_bytes() == first_bytes
+    require_proof(out)
+
+
+@pytest.mark.parametrize(
+    ("metric", "fix"),
+    [
+        ("dpd", "use macro_dpd or worst_dpd"),
+        ("speech/level_matched.eod", "use macro_eod or worst_eod"),
+        ("threats/worst_eod", "use eod"),
+        ("threats/macro_dpd", "use dpd"),
+        ("selection_rate", None),
+    ],
+)
+def test_a_rule_reads_each_task_in_its_own_metrics(
+    both_kinds: Path, tmp_path: Path, metric: str, fix: str | None
+) -> None:
+    tasks, select = ["speech", "threats"], {"subject_to": {metric: "<= 0.5"}}
+    path = write_both(both_kinds, tmp_path / "sweep.yml", tasks, select=select)
+    with raises(ConfigError, where=f"{path}: select", got=metric, fix=fix):
         run_sweep(load_sweep(path), tmp_path / "out", Silent(), make_executor=_none)
 
 

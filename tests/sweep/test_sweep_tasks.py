@@ -17,6 +17,7 @@ from refusals import raises
 from mergekit_fair.cli import main
 from mergekit_fair.errors import CheckpointError, ConfigError
 from mergekit_fair.progress import Silent
+from mergekit_fair.sweep.checked_folder import require_proof
 from mergekit_fair.sweep.preparation import prepared
 from mergekit_fair.sweep.runner import run_sweep
 from mergekit_fair.sweep.store import Store
@@ -105,6 +106,32 @@ def test_a_sweep_over_two_tasks_has_the_numbers_of_eval(
             margins = scores(out, "fair_adult_sex")
             assert found[: len(margins)].tolist() == list(margins.values())  # to the bit
     store.close()
+
+
+def test_thresholds_beside_several_tasks_are_of_the_first(
+    family: Path, data: Path, tmp_path: Path
+) -> None:
+    """They were taken for scores of all tasks."""
+    tasks = ["fair_adult_sex", "fair_adult_race"]
+    path = tiny.write_sweep(
+        family,
+        tmp_path / "sweep.yml",
+        grid={"lambda": [0.3]},
+        evaluate={"tasks": tasks, "data": str(data), "device": "cpu", "min_group_size": 1},
+        baselines={"fft": str(family / "run" / "fft")},
+        controls=["threshold"],
+        thresholds="fft",
+        inject=None,
+        select=tiny.FEWEST,
+    )
+    results = run_sweep(load_sweep(path), tmp_path / "out", Silent())
+    kinds = {p.kind: list(p.evaluations) for p in results.report}
+    assert kinds["thresholds"] == kinds["cutoff"] == tasks[:1]
+    assert kinds["merge"] == tasks
+    first = (tmp_path / "out" / "results.json").read_bytes()
+    run_sweep(load_sweep(path), tmp_path / "out", Silent())
+    assert (tmp_path / "out" / "results.json").read_bytes() == first
+    require_proof(tmp_path / "out")
 
 
 @pytest.fixture(scope="module")

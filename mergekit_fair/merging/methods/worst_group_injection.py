@@ -259,7 +259,7 @@ def _evaluation(raw: dict[str, Any], report: str) -> dict[str, Any]:
         content = baselines[target].get("evaluation")
     if not _is_evaluation(content):
         raise RecipeError(
-            "holds no evaluation (one_vs_rest and groups)",
+            "holds no evaluation of answers by no or yes (one_vs_rest and groups)",
             where=report,
             fix=fix,
         )
