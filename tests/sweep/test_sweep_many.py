@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tiny
 import yaml
+from checkpoints import rewrite
 from refusals import raises
 from test_sweep_tasks import merged, write_causal_family
 
@@ -455,3 +456,63 @@ def test_a_name_that_is_nearly_one_is_said(many: Many, tmp_path: Path) -> None:
     path = write(many, "classes", tmp_path / "sweep.yml", select={"minimize": "macro_eodd"})
     with raises(ConfigError, "did you mean 'macro_eod'"):
         load_sweep(path)
+
+
+def permuted(model: Path, out: Path, order: list[int]) -> Path:
+    """The same model, whose classes stand in another order; with one that says NaN if asked."""
+    shutil.copytree(model, out)
+    config = json.loads((out / "config.json").read_text())
+    names = [config["id2label"][str(number)] for number in order]
+    config["id2label"] = {str(number): name for number, name in enumerate(names)}
+    config["label2id"] = {name: number for number, name in enumerate(names)}
+    (out / "config.json").write_text(json.dumps(config))
+
+    def swap(tensors: dict[str, Any]) -> None:
+        for name in ("classifier.weight", "classifier.bias"):
+            tensors[name] = tensors[name][order].clone()
+
+    return rewrite(out, swap)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_with_weights_and_clusters_and_candidates_with_classes_in_another_order(
+    many: Many, tmp_path: Path, kind: str
+) -> None:
+    csv = many(kind) / "speech.csv"
+    head, *lines = csv.read_text().splitlines()
+    rows = [f"{line},{1 + n % 3},{n // 2}" for n, line in enumerate(lines)]
+    (tmp_path / "rows.csv").write_text("\n".join([f"{head},weight,pair", *rows]) + "\n")
+    block = {"classes": tiny.classes_block, "labels": tiny.labels_block}[kind]
+    data = block(tmp_path / "rows.csv", weight="weight", cluster="pair")
+    fft, broken = many(kind) / "run" / "fft", tmp_path / "broken"
+    order = {"classes": [2, 0, 1], "labels": [1, 0]}[kind]
+    other = permuted(fft, tmp_path / "other", order)
+    shutil.copytree(fft, broken)
+    rewrite(broken, lambda tensors: tensors["classifier.bias"].fill_(float("nan")))
+    path = write(
+        many,
+        kind,
+        tmp_path / "sweep.yml",
+        grid={"lambda": [0.5]},
+        evaluate={"data": data, "max_length": 16, "min_group_size": 1, "allow_trained_rows": True},
+        candidates=[str(other), str(broken)],
+        controls=[],
+        inject=None,
+    )
+    out = tmp_path / "out"
+    found = run_sweep(load_sweep(path), out, Silent())
+    by_label = {point.label: point for point in found.points}
+    own = by_label["fft"].evaluation
+    assert isinstance(own, MultiEvaluation)
+    assert own.weighted
+    assert own.clusters is not None
+    assert own.clusters < own.n
+    assert by_label["other"].evaluations["tiny"].to_dict()["views"] == own.to_dict()["views"]
+    assert by_label["broken"].error is not None
+    scores = ReadStore(out).scores(by_label["broken"].id, "validation")
+    assert scores.shape == (own.n * len(order),)
+    assert np.isnan(scores).all()
+    before = (out / POINTS).read_bytes()
+    run_sweep(load_sweep(path), out, Silent(), make_executor=_none)
+    assert (out / POINTS).read_bytes() == before  # no figure was computed anew
+    require_proof(out)
