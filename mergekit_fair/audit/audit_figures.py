@@ -26,6 +26,7 @@ from mergekit_fair.evaluation.evaluate import (
     MultiEvaluation,
     read_evaluation,
     versions,
+    warnings_of,
 )
 from mergekit_fair.evaluation.evidence import require_samples
 from mergekit_fair.evaluation.prepared_tasks import EvaluationRequest
@@ -154,7 +155,7 @@ def _task(
     is_plain = isinstance(merge, BenchmarkEvaluation) and merge.benchmark == MEANS
     said = [
         *([f"no numbers in [0, 1], left out: {', '.join(unread)}"] if is_plain and unread else []),
-        *_warnings({name: each.warnings for name, each in evaluations.items()}),
+        *_warnings({name: warnings_of(each) for name, each in evaluations.items()}),
         *(text for pair in pairs.values() for text in (*pair["warnings"], *pair["notes"])),
     ]
     return AuditedTask.from_dict(

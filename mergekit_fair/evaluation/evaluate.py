@@ -217,6 +217,13 @@ FairEvaluation = Evaluation | MultiEvaluation
 AnyEvaluation = FairEvaluation | BenchmarkEvaluation
 
 
+def warnings_of(evaluation: AnyEvaluation) -> tuple[str, ...]:
+    """What a reader should know; of classes or labels that of each of them, too."""
+    if isinstance(evaluation, MultiEvaluation):
+        return evaluation.all_warnings
+    return evaluation.warnings
+
+
 def read_evaluation(path: Path) -> AnyEvaluation:
     """A TASK.json that `eval` has written, of this version or of 0.1.
 

@@ -139,12 +139,22 @@ class MultiMeasurement(Record):
         }
 
     @property
+    def all_warnings(self) -> tuple[str, ...]:
+        """Its own, then those of the views, with their names where not all of them say it."""
+        of = {name: view.warnings for name, view in self.views.items()}
+        found = list(self.warnings)
+        for text in dict.fromkeys(text for said in of.values() for text in said):
+            names = [name for name, said in of.items() if text in said]
+            found.append(text if len(names) == len(of) else f"{', '.join(names)}: {text}")
+        return tuple(dict.fromkeys(found))
+
+    @property
     def deciding(self) -> dict[str, Deciding]:
         """`worst_dpd` and `worst_eod` → the groups that make the gap, where there is one."""
         return {
             f"worst_{gap}": self.views[view].deciding[gap]
             for gap, view in self.worst_view.items()
-            if view is not None and gap in self.views[view].deciding
+            if view in self.views and gap in self.views[view].deciding
         }
 
 

@@ -8,17 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from mergekit_fair.escaping import Raw, in_markdown, one_line, printable
-from mergekit_fair.evaluation.evaluate import Evaluation, FairEvaluation
+from mergekit_fair.evaluation.evaluate import Evaluation, FairEvaluation, warnings_of
 from mergekit_fair.merging.methods.fair_head_method import FairHeadMethod
 from mergekit_fair.report.page import budget_text, template
 from mergekit_fair.report.power_text import power_sentence
 from mergekit_fair.report.sweep_tables import (
     comparison_table,
     groups_table,
+    is_of_views,
     metrics_of,
     points_table,
+    views_table_of_points,
 )
-from mergekit_fair.report.tables import as_markdown
+from mergekit_fair.report.tables import as_markdown, short
 from mergekit_fair.report.verdict_text import MARKED, verdict
 from mergekit_fair.schema import parse_yaml_loosely
 from mergekit_fair.sweep.head_block import MEMBER
@@ -78,7 +80,7 @@ def card_of_sweep(
 
 
 def card_of_evaluations(
-    evaluations: Sequence[Evaluation],
+    evaluations: Sequence[FairEvaluation],
     *,
     name: str,
     recipe: str,
@@ -152,6 +154,8 @@ def _rendered(
 ) -> str:
     tasks = tasks_of(own)
     tables = [points_table(results, results.report, task) for task in tasks]
+    of_views = [task for task in tasks if is_of_views(own, task)]
+    views = [views_table_of_points(results, results.report, task) for task in of_views]
     groups = [groups_table(own, task) for task in tasks]
     merge = _merge(recipe)
     evaluation = own[0].evaluation if own else None
@@ -166,7 +170,9 @@ def _rendered(
         fence=Raw("`" * max([3, *(len(run) + 1 for run in re.findall("`+", recipe))])),
         tasks=tasks,
         tables=[(table.caption, as_markdown(table), table.foot) for table in tables],
-        groups=[(table.caption, as_markdown(table)) for table in groups],
+        groups=[(table.caption, as_markdown(table)) for table in (*views, *groups)],
+        of_views=of_views,
+        labels_dpd=_labels_dpd(evaluation),
         comparison=comparison,
         detectable=None if results.detectable is None else power_sentence(results.detectable),
         marked=MARKED,
@@ -268,9 +274,21 @@ def _sizes(evaluation: FairEvaluation | None) -> str:
     return ", ".join(f"{name} {group.n:,}" for name, group in groups.items())
 
 
+def _labels_dpd(evaluation: FairEvaluation | None) -> str:
+    """The gap of the labels themselves, in words; nothing where it is undefined."""
+    if evaluation is None or isinstance(evaluation, Evaluation):
+        dpd = None if evaluation is None else evaluation.labels.dpd
+        return "" if dpd is None else f": their own DPD is {dpd:.3f}"
+    known = {n: of.labels.dpd for n, of in evaluation.views.items() if of.labels.dpd is not None}
+    if not known:
+        return ""
+    worst = max(known, key=lambda name: known[name])
+    return f": their own worst DPD is {known[worst]:.3f}, that of {short(worst)}"
+
+
 def _warnings(own: Sequence[PointResult], results: SweepResults) -> list[str]:
     texts = list(results.warnings)
     for point in own:
         for task, evaluation in point.evaluations.items():
-            texts += [f"{task}: {text}" for text in evaluation.warnings]
+            texts += [f"{task}: {text}" for text in warnings_of(evaluation)]
     return list(dict.fromkeys(texts))

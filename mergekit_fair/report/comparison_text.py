@@ -12,7 +12,7 @@ from mergekit_fair.fairness.metrics import HEADLINE_GAPS
 from mergekit_fair.fairness.one_vs_rest import MULTI_METRICS
 from mergekit_fair.fairness.pair import Difference
 from mergekit_fair.report.deciding_text import made_by, worst_of
-from mergekit_fair.report.multi_tables import view_differences_table
+from mergekit_fair.report.multi_tables import overall_differences_table, view_differences_table
 from mergekit_fair.report.sweep_tables import difference_titles
 from mergekit_fair.report.tables import Row, Table, as_text, interval_text, short, value_text
 from mergekit_fair.report.verdict_text import difference_cell, withheld_text
@@ -100,7 +100,7 @@ def multi_comparison_text(task: str, compared: dict[str, Any]) -> str:
     }
     lines = [
         f"{task}: minus {baseline}, on the same {compared['n']} rows",
-        *_table_lines(_five(models, baseline)),
+        *_table_lines(overall_differences_table(models, f"at the selection rates of {baseline}")),
         *_not_claimed(models),
         "",
         *_table_lines(_marks_by_view(marks)),
@@ -113,29 +113,6 @@ def multi_comparison_text(task: str, compared: dict[str, Any]) -> str:
 
 def _table_lines(table: Table) -> list[str]:
     return as_text(table).splitlines()
-
-
-def _five(models: dict[str, dict[str, JudgedDifference]], baseline: str) -> Table:
-    """A section a model: differences, and the same at the baseline's selection rates."""
-    has_levels = any(f"{LEVEL}{name}" in gaps for gaps in models.values() for name in MULTI_METRICS)
-    sections = [
-        (
-            model,
-            [
-                Row(
-                    name,
-                    [
-                        difference_cell(gaps.get(key), with_p=False)
-                        for key in (name, *([f"{LEVEL}{name}"] * has_levels))
-                    ],
-                )
-                for name in MULTI_METRICS
-            ],
-        )
-        for model, gaps in models.items()
-    ]
-    columns = ["difference", *([f"at the selection rates of {baseline}"] * has_levels)]
-    return Table("", "", columns, sections)
 
 
 def _marks_by_view(marks: dict[str, dict[str, Any]]) -> Table:

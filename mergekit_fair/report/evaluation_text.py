@@ -80,9 +80,7 @@ def _views(title: str, measured: MultiMeasurement) -> list[str]:
 
 
 def _view_warnings(measured: MultiMeasurement) -> list[str]:
-    of_views = (text for view in measured.views.values() for text in view.warnings)
-    said = dict.fromkeys([*measured.warnings, *of_views])
-    return [f"warning: {one_line(text)}" for text in said]
+    return [f"warning: {one_line(text)}" for text in measured.all_warnings]
 
 
 def _body(

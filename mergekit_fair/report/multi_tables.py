@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from mergekit_fair.fairness.claims import LEVEL
 from mergekit_fair.fairness.deciding import Deciding
 from mergekit_fair.fairness.measurement import Measurement
 from mergekit_fair.fairness.metrics import GROUP_RATES, HEADLINE_GAPS
@@ -19,9 +20,12 @@ from mergekit_fair.report.tables import (
     short,
     value_text,
 )
+from mergekit_fair.report.verdict_text import Gaps, difference_cell
 
 ONE: Mapping[Kind, str] = {"classes": "class", "labels": "label"}
 VIEW_RATES = ("selection_rate", "tpr", "fpr")  # of a group: what DPD and EOD are made of
+
+VIEW_GROUP_COLUMNS = ("n", "n positive", *(GROUP_RATES[rate].title for rate in VIEW_RATES), "makes")
 
 
 def overall_table(measured: MultiMeasurement) -> Table:
@@ -37,7 +41,7 @@ def worst_sentences(measured: MultiMeasurement) -> list[str]:
     """`Worst DPD: of hate, the selection rate of a (0.562) minus that of b (0.277).`"""
     found = []
     for gap, view in measured.worst_view.items():
-        deciding = Deciding() if view is None else _deciding(measured.views[view], gap)
+        deciding = measured.deciding.get(f"worst_{gap}", Deciding())
         if view is not None and not deciding.all_alike:
             said = deciding_text(deciding, measured.views[view])
             found.append(f"Worst {HEADLINE_GAPS[gap].title}: of {short(view)}, {said}.")
@@ -73,18 +77,20 @@ def view_groups_table(measured: MultiMeasurement, rows: int | None = None) -> Ta
     is_folded = rows is not None and sum(len(view.groups) for view in views.values()) > rows
     one = ONE[measured.kind]
     sections = [
-        (f"{one} {short(name)}", _group_rows(view, is_folded)) for name, view in views.items()
+        (f"{one} {short(name)}", view_group_rows(view, is_folded=is_folded))
+        for name, view in views.items()
     ]
     return Table(
         f"Groups by {one}",
         "group",
-        ["n", "n positive", *(GROUP_RATES[rate].title for rate in VIEW_RATES), "makes"],
+        VIEW_GROUP_COLUMNS,
         sections,
         foot=f"The groups that make the gaps of each {one}; all groups: --json." * is_folded,
     )
 
 
-def _group_rows(view: Measurement, is_folded: bool) -> list[Row]:
+def view_group_rows(view: Measurement, *, is_folded: bool = False) -> list[Row]:
+    """One a group: size, rates, and which gaps it makes; folded, of groups that make one alone."""
     makes = {
         group: [gap for gap in HEADLINE_GAPS if group in _made(_deciding(view, gap))]
         for group in view.groups
@@ -112,6 +118,38 @@ def _made(deciding: Deciding) -> Sequence[str]:
     return () if deciding.all_alike else deciding.groups
 
 
+def overall_differences_table(
+    pairs: Mapping[str, Gaps], level: str, *, titled: bool = False, with_p: bool = False
+) -> Table:
+    """Paired differences of the five figures.
+
+    Args:
+        pairs: a section each: metric → difference; `level_matched.` before a metric's name is the
+            same at the selection rates of the other model.
+        level: title of the column of those.
+        titled: rows have the metrics' titles in place of their names.
+        with_p: with p-values.
+    """
+    has_levels = any(f"{LEVEL}{name}" in gaps for gaps in pairs.values() for name in MULTI_METRICS)
+    sections = [
+        (
+            title,
+            [
+                Row(
+                    metric.title if titled else name,
+                    [
+                        difference_cell(gaps.get(key), with_p=with_p)
+                        for key in (name, *([f"{LEVEL}{name}"] * has_levels))
+                    ],
+                )
+                for name, metric in MULTI_METRICS.items()
+            ],
+        )
+        for title, gaps in pairs.items()
+    ]
+    return Table("", "", ["difference", *([level] * has_levels)], sections)
+
+
 def view_differences_table(
     pairs: Mapping[str, Mapping[str, Mapping[str, IntervalLike]]], caption: str = ""
 ) -> Table:
@@ -131,4 +169,4 @@ def view_differences_table(
         )
         for title, views in pairs.items()
     ]
-    return Table(caption, "", list(HEADLINE_GAPS), sections)
+    return Table(caption, "", [metric.title for metric in HEADLINE_GAPS.values()], sections)

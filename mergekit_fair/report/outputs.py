@@ -11,13 +11,15 @@ from mergekit_fair.progress import Progress
 from mergekit_fair.report.figures import draw_sweep
 from mergekit_fair.report.page import budget_text, capitalised, closed_text, write_page
 from mergekit_fair.report.power_text import power_sentence, power_table
+from mergekit_fair.report.sweep_csv import results_csv
 from mergekit_fair.report.sweep_tables import (
     added_text,
     brief_points_table,
     comparison_table,
-    results_csv,
+    is_of_views,
     transfer_tables,
     verdicts_table,
+    views_table_of_points,
 )
 from mergekit_fair.report.tables import as_text
 from mergekit_fair.report.verdict_text import MARKED, verdict
@@ -67,6 +69,8 @@ def summary_text(results: SweepResults, width: int | None = None) -> str:
         parts.append(f"\n{closed}")
     else:
         parts += [f"\n{_OPENED}", table(results.report)]
+        if is_of_views(results.report, results.task):
+            parts += ["\nEach class or label by itself, of these", _views(results)]
     if split == "report":
         parts.insert(0, _OPTIMISTIC)
     if (unfinished := budget_text(results)) is not None:
@@ -82,6 +86,16 @@ def summary_text(results: SweepResults, width: int | None = None) -> str:
             "no longer untouched."
         )
     return "\n".join(parts)
+
+
+def _views(results: SweepResults) -> str:
+    """Every class or label by itself, of the chosen model and of the one it is read beside."""
+    shown = [
+        point
+        for point in results.report
+        if point.id == results.selected.id or point.label == results.level.to
+    ]
+    return as_text(views_table_of_points(results, shown))
 
 
 def transfer_text(transfer: TransferRecord) -> str:

@@ -10,15 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mergekit_fair.escaping import printable
+from mergekit_fair.evaluation.evaluate import warnings_of
 from mergekit_fair.files import write_atomic
+from mergekit_fair.report.multi_tables import view_differences_table
 from mergekit_fair.report.power_text import power_table
 from mergekit_fair.report.sweep_tables import (
     added_text,
     comparison_table,
     groups_table,
+    is_of_views,
     points_table,
     transfer_tables,
     verdicts_table,
+    views_table_of_points,
     worst_table,
 )
 from mergekit_fair.report.tables import Table
@@ -44,6 +48,10 @@ _PICTURES = {
         "What each injected vector changes in each group",
         "Red is worse for the group; bold numbers are harms that make a vector unsafe.",
     ),
+}
+_TITLES_OF_VIEWS = {
+    "curves": "Accuracy, macro DPD, macro EOD and worst EOD over what the grid sets",
+    "pareto": "Accuracy against macro DPD and against macro EOD",
 }
 _STAR = ", the star is the chosen point"
 _FORCED = (
@@ -144,7 +152,13 @@ def _view(results: SweepResults, folder: Path) -> dict[str, Any]:
         "level": None if results.level.rate is None else f"{results.level.rate:.3f}",
         "reference": "" if evaluation is None else evaluation.reference,
         "report": _tables(results, results.report),
+        "views": [
+            views_table_of_points(results, results.report, task)
+            for task in tasks_of(results.report)
+            if is_of_views(results.report, task)
+        ],
         "comparison": comparison_table(results.comparison),
+        "view_differences": _view_differences(results),
         "detectable": _detectable(results),
         "marked": MARKED,
         "pictures": _pictures(results, folder),
@@ -157,6 +171,13 @@ def _view(results: SweepResults, folder: Path) -> dict[str, Any]:
         "recipe": _recipe(folder, is_chosen=chosen.id is not None),
         "sweep": shlex.quote(results.sweep),
     }
+
+
+def _view_differences(results: SweepResults) -> Table | None:
+    """Of classes or labels: chosen minus each baseline in each of them."""
+    pairs = {f"minus {name}": views for name, views in results.comparison_views.items()}
+    caption = "Chosen minus baseline in each class or label; none of these is claimed"
+    return view_differences_table(pairs, caption) if pairs else None
 
 
 def _detectable(results: SweepResults) -> Table | None:
@@ -200,7 +221,7 @@ def _warnings(results: SweepResults) -> list[str]:
     texts = list(results.warnings)
     for point in results.report:
         for task, evaluation in point.evaluations.items():
-            texts += [f"{point.label}, {task}: {text}" for text in evaluation.warnings]
+            texts += [f"{point.label}, {task}: {text}" for text in warnings_of(evaluation)]
     return list(dict.fromkeys(texts))
 
 
@@ -222,6 +243,8 @@ def _pictures(results: SweepResults, folder: Path) -> list[dict[str, str]]:
         path = folder / f"{name}.svg"
         if path.is_file():
             title, reading = _PICTURES[name]
+            if is_of_views(results.points, results.task):
+                title = _TITLES_OF_VIEWS.get(name, title)
             reading = reading.format(star=_STAR if results.selected.id is not None else "")
             content = base64.b64encode(path.read_bytes()).decode("ascii")
             pictures.append({"name": name, "title": title, "reading": reading, "content": content})

@@ -12,7 +12,7 @@ from mergekit_fair.checkpoints.file_kinds import deciding_files
 from mergekit_fair.checkpoints.fingerprint import ModelFingerprint, model_fingerprint
 from mergekit_fair.checkpoints.folder import require_no_vector
 from mergekit_fair.errors import CheckpointError, ConfigError, MeasurementError
-from mergekit_fair.evaluation.evaluate import Evaluation
+from mergekit_fair.evaluation.evaluate import FairEvaluation
 from mergekit_fair.evaluation.evidence import evaluation_text, require_proof
 from mergekit_fair.files import text_of, write_atomic
 from mergekit_fair.merging.measured_inputs import MeasuredInputs
@@ -138,10 +138,10 @@ def upload_of_model(model: Path, name: str, paths: Sequence[Path], progress: Pro
     return _upload(model, prints, manifest, card, extra)
 
 
-def _evaluation_of(path: Path, model: Path, prints: ModelFingerprint) -> Evaluation:
+def _evaluation_of(path: Path, model: Path, prints: ModelFingerprint) -> FairEvaluation:
     """An evaluation of these files."""
     evaluation = require_proof(path)
-    if not isinstance(evaluation, Evaluation):
+    if not isinstance(evaluation, FairEvaluation):
         raise MeasurementError("is of a task without groups", where=path, got=evaluation.task)
     known = evaluation.fingerprint
     if known is None or known.model != prints.digest:

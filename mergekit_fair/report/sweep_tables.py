@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
 
-from mergekit_fair.escaping import in_spreadsheet
 from mergekit_fair.evaluation.evaluate import Evaluation, FairEvaluation, MultiEvaluation
 from mergekit_fair.fairness import HEADLINE, Measurement
 from mergekit_fair.fairness.claims import LEVEL
 from mergekit_fair.fairness.metric_kinds import Metric
-from mergekit_fair.fairness.metrics import GROUP_RATES, HEADLINE_GAPS, MATCHED, METRICS
+from mergekit_fair.fairness.metrics import GROUP_RATES, HEADLINE_GAPS, METRICS
 from mergekit_fair.fairness.one_vs_rest import MULTI_METRICS, MultiMetric
-from mergekit_fair.report.tables import Cell, Row, Table, interval_cell, value_text
+from mergekit_fair.report.deciding_text import worst_of
+from mergekit_fair.report.multi_tables import (
+    VIEW_GROUP_COLUMNS,
+    overall_differences_table,
+    view_group_rows,
+)
+from mergekit_fair.report.tables import Cell, Row, Table, interval_cell, short, value_text
 from mergekit_fair.report.verdict_text import difference_cell
-from mergekit_fair.sweep.differences import compared_as
-from mergekit_fair.sweep.record import INJECTED, PointResult
+from mergekit_fair.sweep.record import PointResult
 from mergekit_fair.sweep.results import DifferenceRecord, SweepResults, TransferRecord, WorstRecord
 
+_WORST_OF = {name: f"worst {metric.title} of" for name, metric in HEADLINE_GAPS.items()}
+_NARROW = 3  # figures over classes or labels that a narrow terminal shows, and what the rule names
 # Changes of a transfer matrix, and which way they are worse for the group.
 WORSE = {"harm": 1, "acc": -1}
 EFFECTIVE = "λ_eff"
@@ -29,8 +33,12 @@ CHANGES = {"harm": "change of the mean of one-vs-rest DPD and EOD", "acc": "chan
 def ordered_metrics(rule: str = "") -> list[Metric]:
     """The headline first, then those that a rule's words name, then the rest."""
     shown = [metric for metric in METRICS.values() if not metric.is_point]
-    words = set(rule.replace("/", " ").replace(".", " ").replace(",", " ").split())
+    words = _words(rule)
     return sorted(shown, key=lambda metric: (not metric.headline, metric.name not in words))
+
+
+def _words(rule: str) -> set[str]:
+    return set(rule.replace("/", " ").replace(".", " ").replace(",", " ").split())
 
 
 def is_of_views(points: Iterable[PointResult], task: str) -> bool:
@@ -41,9 +49,12 @@ def is_of_views(points: Iterable[PointResult], task: str) -> bool:
 def metrics_of(
     points: Iterable[PointResult], task: str, rule: str = ""
 ) -> Sequence[Metric | MultiMetric]:
-    """Those of a task that have a column; see `ordered_metrics`."""
-    of_views = is_of_views(points, task)
-    return list(MULTI_METRICS.values()) if of_views else ordered_metrics(rule)
+    """Those of a task that have a column; see `ordered_metrics`. Of classes or labels accuracy,
+    what the rule names, and the rest."""
+    if not is_of_views(points, task):
+        return ordered_metrics(rule)
+    words = _words(rule)
+    return sorted(MULTI_METRICS.values(), key=lambda m: (m.gap is not None, m.name not in words))
 
 
 def points_table(
@@ -53,6 +64,7 @@ def points_table(
     task = task or results.task
     metrics = metrics_of(points, task, results.selected.rule)
     titles = [metric.title for metric in metrics]
+    titles += _WORST_OF.values() if is_of_views(points, task) else ()
     gaps = () if is_of_views(points, task) else tuple(HEADLINE_GAPS)
     matched = [f"{METRICS[name].title}, level matched" for name in gaps]
     has_sums, rows = _has_sums(points), []
@@ -62,6 +74,7 @@ def points_table(
             rows.append(_error_row(point))
             continue
         cells = [interval_cell(point.interval(f"{task}/{metric.name}")) for metric in metrics]
+        cells += _worst_cells(evaluation)
         is_matched = isinstance(evaluation, Evaluation) and evaluation.level_matched is not None
         cells += [
             interval_cell(point.interval(f"{task}/level_matched.{n}")) if is_matched else Cell("")
@@ -81,11 +94,13 @@ def points_table(
 
 def brief_points_table(results: SweepResults, points: Sequence[PointResult]) -> Table:
     """The same for a terminal: by the metrics' names, intervals of the headline alone."""
-    task = results.task
-    metrics = metrics_of(points, task, results.selected.rule)
+    task, rule = results.task, results.selected.rule
+    metrics = metrics_of(points, task, rule)
     headline = [each for each in metrics if isinstance(each, MultiMetric) or each.headline]
     others = [metric for metric in metrics if metric not in headline]
-    gaps = () if is_of_views(points, task) else tuple(HEADLINE_GAPS)
+    is_multi = is_of_views(points, task)
+    named = 1 + sum(m.name in _words(rule) for m in headline if m.name != "acc")
+    gaps = () if is_multi else tuple(HEADLINE_GAPS)
     has_sums, rows = _has_sums(points), []
     for point in points:
         evaluation = point.evaluations.get(task)
@@ -98,12 +113,14 @@ def brief_points_table(results: SweepResults, points: Sequence[PointResult]) -> 
             Cell(value_text(point.value(f"level_matched.{name}")) if is_matched else "")
             for name in gaps
         ]
+        cells += _worst_cells(evaluation)
         cells += [Cell(value_text(point.value(metric.name))) for metric in others]
         effective = [Cell(_effective(point))] if has_sums else []
         rows.append(_point_row(results, point, task, [*effective, *cells]))
     names = [
         *(m.name for m in headline),
         *(f"{n}=" for n in gaps),
+        *(_WORST_OF.values() if is_multi else ()),
         *(m.name for m in others),
     ]
     return Table(
@@ -112,8 +129,16 @@ def brief_points_table(results: SweepResults, points: Sequence[PointResult]) -> 
         columns=[*([EFFECTIVE] if has_sums else []), *names],
         sections=[("", rows)],
         foot=_foot(points, task),
-        needed=has_sums + len(headline) + len(gaps),
+        needed=has_sums + (max(_NARROW, named) if is_multi else len(headline) + len(gaps)),
     )
+
+
+def _worst_cells(evaluation: FairEvaluation) -> list[Cell]:
+    """Of classes or labels: which has the worst gaps, and the groups that make them."""
+    if isinstance(evaluation, Evaluation):
+        return []
+    deciding, views = evaluation.deciding, evaluation.worst_view
+    return [Cell(worst_of(views[gap], deciding.get(f"worst_{gap}"))) for gap in _WORST_OF]
 
 
 def _point_row(results: SweepResults, point: PointResult, task: str, cells: Sequence[Cell]) -> Row:
@@ -177,19 +202,25 @@ def _foot_of_views(evaluation: MultiEvaluation) -> str:
 
 def comparison_table(comparison: Mapping[str, Mapping[str, DifferenceRecord]]) -> Table:
     """Chosen minus each baseline on the same rows; p corrected where several were looked at."""
+    caption = "Chosen minus baseline, paired on the report rows"
+    is_matched = any(key.startswith(LEVEL) for gaps in comparison.values() for key in gaps)
+    if any("macro_dpd" in gaps for gaps in comparison.values()):
+        pairs = {f"minus {name}": gaps for name, gaps in comparison.items()}
+        table = overall_differences_table(pairs, "level matched", titled=True, with_p=True)
+        foot = "Level matched: both at the baseline's selection rates, on these rows." * is_matched
+        return replace(table, caption=caption, corner="chosen", foot=foot)
     titles = difference_titles(comparison.values())
     rows = [
         Row(f"minus {name}", [difference_cell(gaps.get(key)) for key in titles])
         for name, gaps in comparison.items()
     ]
-    is_matched = any(key.startswith(LEVEL) for key in titles)
     return Table(
-        caption="Chosen minus baseline, paired on the report rows",
+        caption=caption,
         corner="chosen",
         columns=list(titles.values()),
         sections=[("", rows)],
         foot="Level matched: both at the baseline's selection rate, on these rows." * is_matched,
-        needed=sum(key.removeprefix(LEVEL) in (*HEADLINE, *MULTI_METRICS) for key in titles),
+        needed=sum(key.removeprefix(LEVEL) in HEADLINE for key in titles),
     )
 
 
@@ -198,10 +229,6 @@ def difference_titles(gaps: Iterable[Mapping[str, object]]) -> dict[str, str]:
     where any pair has them, and the rest.
     """
     known = {key for each in gaps for key in each}
-    if "macro_dpd" in known:  # of classes or labels
-        titles = {name: metric.title for name, metric in MULTI_METRICS.items()}
-        levels = {f"{LEVEL}{name}": f"{title}, level matched" for name, title in titles.items()}
-        return titles | {key: title for key, title in levels.items() if key in known}
     compared = [metric for metric in ordered_metrics() if metric.compared]
     matched = {f"{LEVEL}{name}": f"{METRICS[name].title}, level matched" for name in HEADLINE}
     return {
@@ -213,26 +240,55 @@ def difference_titles(gaps: Iterable[Mapping[str, object]]) -> dict[str, str]:
 
 def groups_table(points: Sequence[PointResult], task: str) -> Table:
     """Size, positives and rates of every group, for each model."""
-    evaluations = {
-        title: measured
-        for point in points
-        if task in point.evaluations
-        for title, measured in _measurements(point.label, point.evaluations[task])
-    }
-    parts = {label: group_rows(evaluation) for label, evaluation in evaluations.items()}
+    caption = f"{task}, report rows, by group"
+    found = {p.label: p.evaluations[task] for p in points if task in p.evaluations}
+    evaluations = {label: each for label, each in found.items() if isinstance(each, Evaluation)}
+    of_views = [
+        (f"{label}, {short(name)}", view_group_rows(view))
+        for label, each in found.items()
+        if isinstance(each, MultiEvaluation)
+        for name, view in each.views.items()
+    ]
+    if of_views:
+        return Table(caption, "group", VIEW_GROUP_COLUMNS, of_views)
     columns = group_columns(evaluations.values())
     sections = [
-        (label, [Row(row.head, row.cells[: len(columns)]) for row in rows])
-        for label, rows in parts.items()
+        (label, [Row(row.head, row.cells[: len(columns)]) for row in group_rows(evaluation)])
+        for label, evaluation in evaluations.items()
     ]
-    return Table(f"{task}, report rows, by group", "group", columns, sections)
+    return Table(caption, "group", columns, sections)
 
 
-def _measurements(label: str, evaluation: FairEvaluation) -> list[tuple[str, Measurement]]:
-    """One; of classes or labels one each, named by it."""
-    if isinstance(evaluation, Evaluation):
-        return [(label, evaluation)]
-    return [(f"{label}, {name}", view) for name, view in evaluation.views.items()]
+def views_table_of_points(
+    results: SweepResults, points: Sequence[PointResult], task: str | None = None
+) -> Table:
+    """Every class or label by itself: how often each model predicts it, and its gaps."""
+    task = task or results.task
+    measured = [
+        (point, evaluation)
+        for point in points
+        if isinstance(evaluation := point.evaluations.get(task), MultiEvaluation)
+    ]
+    first = measured[0][1].views if measured else {}
+    sections = []
+    for name in first:
+        rows = [
+            Row(
+                point.label,
+                [
+                    Cell(value_text(evaluation.views[name].metrics["selection_rate"].value)),
+                    *(interval_cell(evaluation.views[name].metrics[gap]) for gap in HEADLINE_GAPS),
+                ],
+                chosen=point.id == results.selected.id,
+            )
+            for point, evaluation in measured
+        ]
+        sections.append((short(name), rows))
+    split = next((point.split for point in points), "")
+    titles = ["selected", *(metric.title for metric in HEADLINE_GAPS.values())]
+    caption = f"{task}, {split} rows, each class or label by itself"
+    shares = (f"{short(name)} {value_text(of.labels.base_rate)}" for name, of in first.items())
+    return Table(caption, "model", titles, sections, foot=f"Base rates: {', '.join(shares)}.")
 
 
 def group_columns(evaluations: Iterable[Measurement]) -> list[str]:
@@ -313,66 +369,3 @@ def group_labels(transfer: TransferRecord) -> list[str]:
     """`Female n=700`; in brackets a group that decides no verdict."""
     texts = {f"{name} n={group.n}": group.decides for name, group in transfer.groups.items()}
     return [text if decides else f"({text})" for text, decides in texts.items()]
-
-
-def results_csv(results: SweepResults) -> str:
-    """Every point as one CSV row, by the deciding task; undefined values are empty. The last
-    columns are what the grid sets beside λ.
-
-    Rows of the report split end with what the chosen point differs from them by.
-    """
-    of_views = is_of_views([*results.points, *results.report], results.task)
-    names = [metric.name for metric in metrics_of(results.points, results.task)]
-    matched = [] if of_views else [f"level_matched_{name}" for name in MATCHED]
-    headline = tuple(MULTI_METRICS) if of_views else HEADLINE
-    columns = ["id", "kind", "label", "split", "lambda", "lambda_eff", "selected"]
-    columns += [f"{name}{suffix}" for name in names for suffix in _PARTS]
-    columns += [*matched, "degenerate", "saturated", "error", *_difference_columns({}, headline)]
-    settings = settings_of_grid(results.points)
-    columns += settings
-    out = io.StringIO()
-    writer = csv.DictWriter(out, columns, lineterminator="\n")
-    writer.writeheader()
-    for points, comparison in ((results.points, {}), (results.report, results.comparison)):
-        for point in points:
-            row: dict[str, Any] = {name: getattr(point, name) for name in ("id", "kind", "label")}
-            row |= {"split": point.split, "lambda": point.lambda_, "lambda_eff": point.lambda_eff}
-            row |= {name: point.settings.get(name) for name in settings}
-            row |= {"selected": point.id == results.selected.id, "error": point.error}
-            evaluation = point.evaluation
-            if evaluation is not None:
-                row |= {"degenerate": evaluation.degenerate, "saturated": evaluation.saturated}
-                for name in names:
-                    row |= _columns(name, point.interval(name))
-                row |= {name: point.value(name.replace("matched_", "matched.")) for name in matched}
-            gaps = comparison.get(compared_as(point.kind, point.label), {})
-            row |= _difference_columns(gaps, headline)
-            writer.writerow({name: in_spreadsheet(value) for name, value in row.items()})
-    return out.getvalue()
-
-
-def settings_of_grid(points: Sequence[PointResult]) -> list[str]:
-    """The numbers that a grid or search sets beside λ, by their names in the sweep file."""
-    names = (name for p in points if p.kind in ("merge", "search") for name in p.settings)
-    return [name for name in dict.fromkeys(names) if name != "lambda" and INJECTED not in name]
-
-
-_PARTS = {"": "value", "_low": "low", "_high": "high"}
-
-
-def _columns(name: str, entry: object) -> dict[str, Any]:
-    return {f"{name}{suffix}": getattr(entry, part, None) for suffix, part in _PARTS.items()}
-
-
-def _difference_columns(
-    gaps: Mapping[str, DifferenceRecord], headline: Sequence[str]
-) -> dict[str, Any]:
-    """`chosen_minus_dpd`, its limits and whether it is claimed; `chosen_minus_level_matched_dpd`;
-    the same of every other metric of the headline.
-    """
-    found: dict[str, Any] = {}
-    for name in headline:
-        found |= _columns(f"chosen_minus_{name}", gaps.get(name))
-        found[f"chosen_minus_{name}_claimed"] = getattr(gaps.get(name), "claimed", None)
-        found |= _columns(f"chosen_minus_level_matched_{name}", gaps.get(f"{LEVEL}{name}"))
-    return found

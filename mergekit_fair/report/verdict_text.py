@@ -106,7 +106,8 @@ def _noise(gaps: Gaps, names: Sequence[str]) -> str:
         return ""
     *titles, last = (EVERY_METRIC[name].title for name in names)
     listed = f"{', '.join(titles)} or {last}" if titles else last
-    return f"; no difference in {listed} can be told from noise ({_named(gaps, names)})"
+    figures = "" if "macro_dpd" in gaps else f" ({_named(gaps, names)})"  # five: they are a table
+    return f"; no difference in {listed} can be told from noise{figures}"
 
 
 def _named(gaps: Gaps, names: Sequence[str]) -> str:

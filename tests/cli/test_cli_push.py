@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import many_answers
 import pytest
 import tiny
 import yaml
@@ -231,6 +232,28 @@ def test_a_model_goes_up_with_its_evaluations(
     refusal(["push", model, "me/m", *twice], MeasurementError, where="--evaluation")
     other = ["push", family / "run" / "fft", "me/m", "--evaluation", evaluation]
     refusal(other, MeasurementError, "another model", where=evaluation)
+
+
+def test_a_model_of_classes_goes_up_with_its_evaluation(tmp_path: Path) -> None:
+    data = tmp_path / "data.yml"
+    data.write_text(yaml.safe_dump(many_answers.classes_block(many_answers.write_many(tmp_path))))
+    model = many_answers.write_head(tmp_path / "head")
+    asked("eval", "--model", model, "--data", data, "-o", tmp_path / "e", "--device", "cpu",
+          "--split", "report", "--min-group-size", 1, "--quiet")  # fmt: skip
+    measured = tmp_path / "e" / "speech.json"
+    shown = asked("push", model, "me/m", "--dry-run", "--evaluation", measured).stdout
+    found = json.loads(measured.read_text())
+    worst = found["worst"]["eod"]["value"]
+    front = yaml.safe_load(shown.split("---\n", 2)[1])
+    values = {
+        metric["type"]: metric["value"]
+        for metric in front["model-index"][0]["results"][0]["metrics"]
+    }
+    assert values["worst_eod"] == pytest.approx(worst, abs=1e-6)
+    assert "speech, report rows, each class or label by itself:" in shown
+    for name, view in found["views"].items():
+        assert f"| **m, {name}** |" in shown
+        assert f"{view['metrics']['eod']['value']:.3f} [" in shown
 
 
 def test_a_merged_adapter_goes_up(family: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from mergekit_fair.evaluation.evaluate import Evaluation, MultiEvaluation, evalu
 from mergekit_fair.evaluation.multi_predictions import MultiPredictions
 from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.fairness.metrics import GROUP_RATES, METRICS
+from mergekit_fair.fairness.one_vs_rest import MULTI_METRICS
 from mergekit_fair.sweep.record import PointResult
 from mergekit_fair.sweep.results import SweepResults
 
@@ -86,8 +87,8 @@ def measured(name: str, **changes: Any) -> Evaluation:
     return Evaluation.from_dict(content)
 
 
-def measured_classes(name: str) -> MultiEvaluation:
-    """An evaluation of a class, group, task and model of this name."""
+def measured_classes(name: str, *, turn: int = 0) -> MultiEvaluation:
+    """An evaluation of a class, group, task and model of this name; `turn` makes it another."""
     rows, names = np.arange(24), (name, "other", "third")
     predictions = MultiPredictions(
         task=name,
@@ -95,7 +96,7 @@ def measured_classes(name: str) -> MultiEvaluation:
         kind="classes",
         names=names,
         labels=np.eye(3, dtype=np.int8)[rows % 3],
-        predicted=np.eye(3, dtype=np.int8)[(rows % 2) * (rows % 3)],
+        predicted=np.eye(3, dtype=np.int8)[(rows % 2) * ((rows + turn * (rows > 12)) % 3)],
         groups={name: rows % 2 == 0, "rest": rows % 2 == 1},
         excluded=(),
     )
@@ -131,3 +132,25 @@ def swept(name: str) -> SweepResults:
         },
         strict=False,
     )
+
+
+def swept_classes(name: str) -> SweepResults:
+    """A sweep over classes whose class, point, baseline, rule, group and task have this name."""
+    points = [
+        PointResult(
+            id=kind, kind=kind, label=label, settings={}, lambda_=0.5, lambda_eff=0.5,
+            split="report", evaluation=measured_classes(name, turn=turn),
+        )
+        for turn, (kind, label) in enumerate([("baseline", name), ("merge", f"{name}!")])
+    ]  # fmt: skip
+    gap = interval(-0.1, -0.2, -0.05) | {"p_value": 0.001, "adjusted_p_value": 0.001}
+    binary, views = swept(name).to_dict(), (name, "other", "third")
+    every = {metric: gap | {"claimed": metric == "acc"} for metric in MULTI_METRICS}
+    content = binary | {
+        "points": [point.to_dict() for point in points],
+        "report": [point.to_dict() for point in points],
+        "level": {"to": name, "rates": dict.fromkeys(views, 0.5)},
+        "comparison": {name: every},
+        "comparison_views": {name: {view: {"dpd": gap, "eod": gap} for view in views}},
+    }
+    return SweepResults.model_validate(content, strict=False)

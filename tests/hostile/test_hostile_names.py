@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 
 import pytest
 import yaml
-from attacks import NAMES, measured, measured_classes, swept
+from attacks import NAMES, measured, measured_classes, swept, swept_classes
 from click.testing import CliRunner
 from markdown_it import MarkdownIt
 
@@ -29,9 +29,10 @@ from mergekit_fair.report.evaluation_text import evaluation_text
 from mergekit_fair.report.figures import vectors_pictures
 from mergekit_fair.report.outputs import summary_text
 from mergekit_fair.report.page import write_page
-from mergekit_fair.report.sweep_tables import results_csv
+from mergekit_fair.report.sweep_csv import results_csv
 from mergekit_fair.report.tables import Table, as_text
 from mergekit_fair.report.vectors_text import check_text, vectors_table
+from mergekit_fair.sweep.results import SweepResults
 
 attacked = pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
 VECTORS = {
@@ -66,6 +67,7 @@ def test_on_a_terminal(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     table = as_text(Table.plain(["group", "n"], [[name, "1"], ["other", "2"]]))
     assert len(table.splitlines()) == 3
     texts = [table, evaluation_text(measured(name)), summary_text(swept(name))]
+    texts.append(summary_text(swept_classes(name)))
     gaps = {
         metric: {"value": 0.1, "low": 0.01, "high": 0.2, "withheld": name}
         for metric in swept(name).comparison[name]
@@ -130,11 +132,12 @@ def test_in_markdown(name: str) -> None:
 def test_on_a_card(name: str) -> None:
     recipe = "merge_method: x\n# a comment\n"
     config = {"architectures": ["BertForSequenceClassification"]}
-    cards = [card_of_evaluations([measured(name)], name="m", recipe=recipe, config=config)]
-    cards.append(
-        card_of_sweep(swept(name), name="m", recipe=recipe, config=config, pictures=["a.png"])
-    )
-    plain = card_of_evaluations([measured("plain")], name="m", recipe=recipe, config=config)
+    about = {"name": "m", "recipe": recipe, "config": config}
+    cards = [card_of_evaluations([measured(name)], **about)]
+    cards.append(card_of_evaluations([measured_classes(name)], **about))
+    for results in (swept(name), swept_classes(name)):
+        cards.append(card_of_sweep(results, **about, pictures=["a.png"]))
+    plain = card_of_evaluations([measured("plain")], **about)
     for card in cards:
         assert is_harmless(card)
         _, front, body = card.split("---\n", 2)
@@ -165,23 +168,26 @@ class _Tags(HTMLParser):
         self.text += data
 
 
-def page(name: str, folder: Path) -> _Tags:
+def page(results: SweepResults, folder: Path) -> _Tags:
     tags = _Tags()
-    text = write_page(swept(name), folder).read_text(encoding="utf-8")
+    text = write_page(results, folder).read_text(encoding="utf-8")
     assert is_harmless(text.replace("\t", ""))
     tags.feed(text)
     return tags
 
 
 @pytest.fixture(scope="module")
-def plain_page(tmp_path_factory: pytest.TempPathFactory) -> _Tags:
-    return page("plain", tmp_path_factory.mktemp("page"))
+def plain_pages(tmp_path_factory: pytest.TempPathFactory) -> list[_Tags]:
+    folder = tmp_path_factory.mktemp("page")
+    return [page(made("plain"), folder) for made in (swept, swept_classes)]
 
 
 @attacked
-def test_on_a_page(name: str, tmp_path: Path, plain_page: _Tags) -> None:
-    found = page(name, tmp_path)
-    assert found.found == plain_page.found
+def test_on_a_page(name: str, tmp_path: Path, plain_pages: list[_Tags]) -> None:
+    found, of_classes = (page(made(name), tmp_path) for made in (swept, swept_classes))
+    assert found.found == plain_pages[0].found
+    assert [tag for tag, _ in of_classes.found].count("table") == 6
+    assert {tag for tag, _ in of_classes.found} == {tag for tag, _ in plain_pages[1].found}
     assert printable(name).replace("\n", " ").split() == [
         word for word in printable(name).replace("\n", " ").split() if word in found.text
     ]
@@ -189,16 +195,18 @@ def test_on_a_page(name: str, tmp_path: Path, plain_page: _Tags) -> None:
 
 @attacked
 def test_in_a_spreadsheet(name: str) -> None:
-    rows = list(csv.reader(io.StringIO(results_csv(swept(name)), newline="")))
-    assert len(rows) == 5
-    assert len({len(row) for row in rows}) == 1
-    for row in rows[1:]:
-        for cell in row:
-            assert is_harmless(cell)
-            is_number = re.fullmatch(r"-?[0-9.]+", cell) is not None
-            assert is_number or not cell.strip().startswith(("=", "+", "-", "@", "\uff1d"))
-    label = rows[1][rows[0].index("label")]
-    assert label.removeprefix("'") == one_line(name)
+    for results in (swept(name), swept_classes(name)):
+        rows = list(csv.reader(io.StringIO(results_csv(results), newline="")))
+        assert len(rows) == 5
+        assert len({len(row) for row in rows}) == 1
+        assert len(set(rows[0])) == len(rows[0])
+        for row in rows:
+            for cell in row:
+                assert is_harmless(cell)
+                is_number = re.fullmatch(r"-?[0-9.]+", cell) is not None
+                assert is_number or not cell.strip().startswith(("=", "+", "-", "@", "\uff1d"))
+        label = rows[1][rows[0].index("label")]
+        assert label.removeprefix("'") == one_line(name)
 
 
 def test_numbers_stay_numbers_in_a_spreadsheet() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -9,16 +11,26 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from multi_samples import NAMES, multi_samples, three_classes
 
 from mergekit_fair.evaluation.compare_runs import compare_folders
 from mergekit_fair.evaluation.evaluate import MultiEvaluation, evaluate
 from mergekit_fair.evaluation.multi_predictions import MultiPredictions, read_samples_of
 from mergekit_fair.fairness import MetricSettings
+from mergekit_fair.report.card import card_of_evaluations, card_of_sweep
 from mergekit_fair.report.comparison_text import multi_comparison_text
 from mergekit_fair.report.evaluation_text import evaluation_text
 from mergekit_fair.report.multi_tables import view_groups_table, views_table
+from mergekit_fair.report.outputs import summary_text
+from mergekit_fair.report.page import write_page
+from mergekit_fair.report.sweep_csv import results_csv
+from mergekit_fair.report.sweep_tables import comparison_table, groups_table
 from mergekit_fair.report.tables import interval_text, value_text
+from mergekit_fair.report.verdict_text import verdict
+from mergekit_fair.sweep.differences import differences
+from mergekit_fair.sweep.record import PointResult
+from mergekit_fair.sweep.results import Choice, LevelRecord, SweepResults
 
 SETTINGS = MetricSettings(draws=200, min_group_size=1)
 
@@ -111,6 +123,17 @@ class TestEvaluation:
         assert max(map(len, lines[1:])) < 180
         assert any(line.startswith("x" * 29 + "…" + "x" * 10) for line in lines)
 
+    def test_what_one_class_says_has_its_name(self, evaluation: MultiEvaluation) -> None:
+        views = {
+            name: view.model_copy(update={"warnings": ("all", *((name,) * (name != "hate")))})
+            for name, view in evaluation.views.items()
+        }
+        found = evaluation.model_copy(update={"views": views, "warnings": ("whole", "all")})
+        names = ["offensive: offensive", "neither: neither"]
+        assert evaluation_text(found).splitlines()[-4:] == [
+            f"warning: {text}" for text in ("whole", "all", *names)
+        ]
+
     def test_a_label_without_a_gap(self) -> None:
         rng = np.random.default_rng(0)
         labels = rng.integers(0, 2, (60, 2))
@@ -131,6 +154,120 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         text = "".join(json.dumps(each) + "\n" for each in samples)
         (folders[-1] / "samples_t.jsonl").write_text(text)
     return compare_folders(folders[0], folders[1:], SETTINGS)["t"]
+
+
+@pytest.fixture(scope="module")
+def swept() -> SweepResults:
+    """A baseline and a merge, whose report rows are compared."""
+    models = {
+        "fft": rows_of(three_classes(skill=2.0, bias=2.0, seed=2)),
+        "λ=0.5": rows_of(three_classes(skill=2.0, seed=1)),
+    }
+    points = [
+        PointResult(
+            id=label, kind=kind, label=label, settings={}, lambda_=None, lambda_eff=None,
+            split="report", evaluation=measured(rows),
+        )
+        for (label, rows), kind in zip(models.items(), ("baseline", "merge"), strict=True)
+    ]  # fmt: skip
+    found = differences(models["λ=0.5"], {"fft": models["fft"]}, SETTINGS, saturation=0.1)
+    chosen = Choice(
+        label="λ=0.5", id="λ=0.5", feasible=True, rule="minimise macro_eod", reason="it is",
+        candidates=(1, 1), ties=(),
+    )  # fmt: skip
+    return SweepResults(
+        **{"sweep": "s.yml", "task": "t", "confidence": 0.95, "selected_on": "validation"},
+        level=LevelRecord(to="fft", rates=models["fft"].selection_rates),
+        **{"points": points, "selected": chosen, "report": points, "transfer": None},
+        **{"worst_group": None, "report_opened_for_another_selection": False},
+        **{"comparison": found.judged, "comparison_views": found.views},
+        **{"warnings": [], "versions": {}},
+    )
+
+
+class TestSweep:
+    def test_text(self, swept: SweepResults) -> None:
+        lines = summary_text(swept, 100).splitlines()
+        head = next(line for line in lines if line.split()[:1] == ["model"])
+        assert head.split() == ["model", "acc", "macro_eod", "macro_dpd"]
+        merge = swept.report[1].evaluation
+        assert isinstance(merge, MultiEvaluation)
+        start = lines.index("Each class or label by itself, of these")
+        rate = value_text(merge.views["hate"].labels.base_rate)
+        assert lines[start + 2].split() == ["hate"]
+        assert lines[start + 11].startswith(f"Base rates: hate {rate}, offensive ")
+        shown = merge.views["hate"].metrics
+        assert lines[start + 4].split()[:2] == ["*", "λ=0.5"]
+        assert lines[start + 4].split()[2] == value_text(shown["selection_rate"].value)
+        assert all(interval_text(shown[name]) in lines[start + 4] for name in ("dpd", "eod"))
+        assert max(map(len, lines[start : start + 11])) <= 80
+
+    def test_the_verdict_names_macro_and_worst(self, swept: SweepResults) -> None:
+        said = verdict(swept)
+        assert swept.comparison["fft"]["worst_dpd"].claimed
+        assert "worst DPD -" in said
+        assert " against fft" in said
+
+    def test_csv(self, swept: SweepResults) -> None:
+        fft, *_ = rows = list(csv.DictReader(io.StringIO(results_csv(swept))))
+        assert len(rows) == 4
+        evaluation = swept.points[0].evaluation
+        assert isinstance(evaluation, MultiEvaluation)
+        assert fft["worst_dpd_of"] == evaluation.worst_view["dpd"] == "hate"
+        for name, view in evaluation.views.items():
+            for metric in ("selection_rate", "dpd", "eod"):
+                assert float(fft[f"{metric}/{name}"]) == view.metrics[metric].value
+        assert not {"selection_rate", "dpd", "level_matched_dpd"} & set(fft)
+        assert float(rows[2]["chosen_minus_worst_dpd"]) < 0
+
+    def test_page(self, swept: SweepResults, tmp_path: Path) -> None:
+        page = write_page(swept, tmp_path).read_text()
+        for caption in (
+            "t, report rows, each class or label by itself",
+            "Chosen minus baseline in each class or label; none of these is claimed",
+            "t, report rows, by group",
+        ):
+            assert f"<caption>{caption}</caption>" in page
+        assert "hate: a − b" in page
+        assert "threshold for everybody" not in page
+        assert "Group thresholds" not in page
+
+    def test_groups_of_every_model_and_class_are_shown(self, swept: SweepResults) -> None:
+        table = groups_table(swept.report, "t")
+        titles = [f"{point.label}, {name}" for point in swept.report for name in NAMES]
+        assert [title for title, _ in table.sections] == titles
+
+    def test_differences_are_a_section_a_baseline(self, swept: SweepResults) -> None:
+        table = comparison_table(swept.comparison)
+        [(title, rows)] = table.sections
+        assert title == "minus fft"
+        titles = ["accuracy", "macro DPD", "worst DPD", "macro EOD", "worst EOD"]
+        assert [row.head for row in rows] == titles
+        assert rows[2].cells[0].strong
+        assert "p < 0.001" in rows[2].cells[0].note
+
+    @pytest.mark.parametrize("is_sweep", [True, False])
+    def test_card(self, swept: SweepResults, *, is_sweep: bool) -> None:
+        about: dict[str, Any] = {"name": "m", "recipe": "", "config": {}}
+        evaluation = swept.report[1].evaluation
+        assert isinstance(evaluation, MultiEvaluation)
+        card = (
+            card_of_sweep(swept, **about, pictures=[])
+            if is_sweep
+            else card_of_evaluations([evaluation], **about)
+        )
+        _, front, body = card.split("---\n", 2)
+        [found] = yaml.safe_load(front)["model-index"][0]["results"]
+        values = {metric["type"]: metric["value"] for metric in found["metrics"]}
+        assert set(values) == {"accuracy", "macro_dpd", "worst_dpd", "macro_eod", "worst_eod"}
+        assert values["worst_eod"] == pytest.approx(evaluation.worst["eod"].value, abs=1e-6)
+        assert "| worst DPD of | worst EOD of |" in body
+        assert "t, report rows, each class or label by itself:" in body
+        assert f"| {interval_text(evaluation.views['neither'].metrics['eod'])} |" in body
+        dpds = {name: view.labels.dpd or 0.0 for name, view in evaluation.views.items()}
+        worst = max(dpds, key=lambda name: dpds[name])
+        assert f"their own worst DPD is {dpds[worst]:.3f}, that of {worst}." in body
+        assert "threshold for everybody" not in body
 
 
 class TestComparison:

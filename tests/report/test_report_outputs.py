@@ -16,10 +16,10 @@ from mergekit_fair.errors import ConfigError, SweepError
 from mergekit_fair.fairness.metrics import METRICS
 from mergekit_fair.report.figures import _baselines, draw_sweep
 from mergekit_fair.report.outputs import summary_text
+from mergekit_fair.report.sweep_csv import results_csv
 from mergekit_fair.report.sweep_tables import (
     brief_points_table,
     comparison_table,
-    results_csv,
 )
 from mergekit_fair.report.tables import as_text
 from mergekit_fair.report.verdict_text import verdict
