@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from mergekit_fair.evaluation.evaluate import LevelRates
 from mergekit_fair.fairness.claims import LEVEL
 from mergekit_fair.fairness.deciding import Deciding
 from mergekit_fair.fairness.measurement import Measurement
@@ -38,31 +39,39 @@ def overall_table(measured: MultiMeasurement) -> Table:
 
 
 def worst_sentences(measured: MultiMeasurement) -> list[str]:
-    """`Worst DPD: of hate, the selection rate of a (0.562) minus that of b (0.277).`"""
-    found = []
+    """`Worst DPD (class hate): the selection rate of a (0.562) minus that of b (0.277).`"""
+    found, one = [], ONE[measured.kind]
     for gap, view in measured.worst_view.items():
         deciding = measured.deciding.get(f"worst_{gap}", Deciding())
         if view is not None and not deciding.all_alike:
             said = deciding_text(deciding, measured.views[view])
-            found.append(f"Worst {HEADLINE_GAPS[gap].title}: of {short(view)}, {said}.")
+            found.append(f"Worst {HEADLINE_GAPS[gap].title} ({one} {short(view)}): {said}.")
     return found
 
 
-def views_table(measured: MultiMeasurement) -> Table:
-    """One a class or label: its share of the rows, how often it is predicted, its gaps."""
+def views_table(measured: MultiMeasurement, level: LevelRates | None = None) -> Table:
+    """One a class or label: its share of the rows, how often it is predicted, its gaps.
+
+    Args:
+        measured: the evaluation.
+        level: how often another model predicts each.
+    """
+    other = level if level is not None and level.to != "labels" else None
     rows = [
         Row(
             short(name),
             [
                 Cell(value_text(view.labels.base_rate)),
                 Cell(value_text(view.metrics["selection_rate"].value)),
+                *([] if other is None else [Cell(value_text(other.rates[name]))]),
                 *(interval_cell(view.metrics[gap]) for gap in HEADLINE_GAPS),
             ],
         )
         for name, view in measured.views.items()
     ]
     one = ONE[measured.kind]
-    columns = ["base rate", "selected", *HEADLINE_GAPS]
+    by_other = [] if other is None else [f"by {short(other.to)}"]
+    columns = ["base rate", "selected", *by_other, *HEADLINE_GAPS]
     return Table(f"Every {one}", one, columns, [("", rows)])
 
 

@@ -15,7 +15,7 @@ import yaml
 from multi_samples import NAMES, multi_samples, three_classes
 
 from mergekit_fair.evaluation.compare_runs import compare_folders
-from mergekit_fair.evaluation.evaluate import MultiEvaluation, evaluate
+from mergekit_fair.evaluation.evaluate import MultiEvaluation, MultiLevel, evaluate
 from mergekit_fair.evaluation.multi_predictions import MultiPredictions, read_samples_of
 from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.report.card import card_of_evaluations, card_of_sweep
@@ -78,7 +78,8 @@ class TestEvaluation:
         hate = evaluation.views["hate"]
         assert evaluation.worst_view["dpd"] == "hate"
         a, b = (value_text(hate.groups[name].selection_rate) for name in "ab")
-        assert f"Worst DPD: of hate, the selection rate of a ({a}) minus that of b ({b}).\n" in text
+        said = f"Worst DPD (class hate): the selection rate of a ({a}) minus that of b ({b}).\n"
+        assert said in text
         shown = interval_text(evaluation.worst["dpd"])
         assert f"worst_dpd  {shown}  hate" in text
 
@@ -94,6 +95,16 @@ class TestEvaluation:
                 interval_text(view.metrics["dpd"]),
                 interval_text(view.metrics["eod"]),
             ]
+
+    def test_how_often_the_other_model_predicts_each(self, rows: MultiPredictions) -> None:
+        rates = {"hate": 0.111, "offensive": 0.222, "neither": 0.667}
+        level = MultiLevel("fft", rates)
+        found = evaluate(rows, SETTINGS, model="m", split="report", level=level)
+        lines = evaluation_text(found).splitlines()
+        head = next(number for number, line in enumerate(lines) if line.startswith("class  "))
+        assert lines[head].split()[:6] == ["class", "base", "rate", "selected", "by", "fft"]
+        shown = [line.split()[3] for line in lines[head + 1 : head + 4]]
+        assert shown == [value_text(rate) for rate in rates.values()]
 
     def test_lines_fit_a_terminal(self) -> None:
         for found in (measured(many(3, 2)), measured(many(5, 8))):
@@ -115,7 +126,7 @@ class TestEvaluation:
         plain = evaluation_text(measured(rows)).splitlines()
         text = evaluation_text(measured(renamed(rows, ("n", "value", "TPR"), "class n")))
         assert len(text.splitlines()) == len(plain)
-        assert "Worst DPD: of n, the selection rate of class n (" in text
+        assert "Worst DPD (class n): the selection rate of class n (" in text
 
     def test_long_names_are_cut(self, rows: MultiPredictions) -> None:
         long = renamed(rows, ("x" * 500, "y" * 500, "z"), "g" * 500)
