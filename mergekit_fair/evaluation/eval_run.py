@@ -26,6 +26,7 @@ from mergekit_fair.evaluation.evaluate import (
     Level,
     MultiEvaluation,
     MultiLevel,
+    Threshold,
     UsedBySelection,
     evaluate,
     evaluate_benchmark,
@@ -257,7 +258,7 @@ def measure_run(
     settings: MetricSettings,
     *,
     level: AnyLevel | None = None,
-    thresholds: Mapping[str, float] | None = None,
+    thresholds: Mapping[str, Threshold] | None = None,
 ) -> dict[str, AnyEvaluation]:
     """Task → one evaluation; tasks without a number of each document are left out.
 
@@ -267,9 +268,10 @@ def measure_run(
     Args:
         finished: from `run_tasks`.
         settings: how to measure.
-        level: the selection rate of level-matched figures, of classes or labels those that are
-            looked at; None: each task's share of positive labels.
-        thresholds: task → threshold set on validation.
+        level: the selection rate of level-matched figures, or those of classes or labels; None:
+            each task's share of positive labels.
+        thresholds: task → threshold set on validation, of classes or labels the numbers added to
+            their scores.
     """
     evaluations: dict[str, AnyEvaluation] = {}
     selected = selections(finished.model)
@@ -324,7 +326,7 @@ def _truncated(
     return Truncation.of(is_cut, groups) if is_cut is not None and len(is_cut) == rows else None
 
 
-def level_of(path: Path, model: str) -> tuple[AnyLevel, dict[str, float]]:
+def level_of(path: Path, model: str) -> tuple[AnyLevel, dict[str, Threshold]]:
     """The level that another evaluation sets, and the thresholds, if it is of the same model.
 
     Args:
@@ -335,7 +337,11 @@ def level_of(path: Path, model: str) -> tuple[AnyLevel, dict[str, float]]:
         MeasurementError: not an evaluation, or one without a selection rate.
     """
     evaluation = read_evaluation(path)
+    is_own = evaluation.model == model and evaluation.split == "validation"
     if isinstance(evaluation, MultiEvaluation):
+        level, set_there = evaluation.level, evaluation.level_matched
+        if is_own and level is not None and set_there is not None:
+            return MultiLevel(level.to, level.rates), {evaluation.task: set_there.offsets}
         rates = {
             name: rate
             for name, view in evaluation.views.items()
@@ -347,7 +353,7 @@ def level_of(path: Path, model: str) -> tuple[AnyLevel, dict[str, float]]:
     if not isinstance(evaluation, Evaluation):
         raise MeasurementError("is of a task without a selection rate", where=path)
     matched = evaluation.level_matched
-    if evaluation.model == model and evaluation.split == "validation" and matched:
+    if is_own and matched:
         return Level(matched.to, matched.rate), {evaluation.task: matched.threshold}
     rate = evaluation.metrics["selection_rate"].value
     if rate is None:

@@ -31,7 +31,7 @@ from mergekit_fair.fairness.claims import SATURATION, are_apart
 from mergekit_fair.fairness.intervals import Interval, Samples
 from mergekit_fair.fairness.measurement import without_unsaid
 from mergekit_fair.fairness.metrics import MATCHED
-from mergekit_fair.fairness.one_vs_rest import MultiMeasurement, measure_views
+from mergekit_fair.fairness.one_vs_rest import MultiMeasurement, measure_views, view_intervals
 from mergekit_fair.fairness.score_quality import measure_quality
 from mergekit_fair.schema import Record, read_sealed
 
@@ -79,6 +79,30 @@ class LevelRates(Record):
     rates: dict[str, float]
 
 
+# What brings predictions to a selection rate: a threshold on logit gaps; of classes or labels each
+# one's number, see `MultiPredictions.moved`.
+Threshold = float | Mapping[str, float]
+
+
+class MatchedViews(Record):
+    """The metrics of `MULTI_METRICS` at the selection rates of another model, `LevelRates`.
+
+    Attributes:
+        offsets: class or label → what is added to its log-probability, of a label to its logit, in
+            every row.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Interval]
+
+    offsets: dict[str, float]
+
+    @property
+    def set_at(self) -> Threshold:
+        """What brought the predictions there."""
+        return self.offsets
+
+
 class MatchedMetrics(Record):
     """The metrics of `MATCHED` at one global threshold on the logit gaps.
 
@@ -94,6 +118,11 @@ class MatchedMetrics(Record):
     to: str
     rate: float
     threshold: float
+
+    @property
+    def set_at(self) -> Threshold:
+        """What brought the predictions there."""
+        return self.threshold
 
 
 class UsedBySelection(Record):
@@ -200,10 +229,12 @@ class MultiEvaluation(Evaluated, MultiMeasurement):
 
     Attributes:
         level: the selection rates of another model; None if there is none to look at.
+        level_matched: the figures at these rates; None without log-probabilities.
         saturated: a class or label has a selection rate far from that one's; None without one.
     """
 
     level: LevelRates | None = None
+    level_matched: MatchedViews | None = None
     saturated: bool | None = None
 
 
@@ -266,9 +297,22 @@ def evaluate(
     model: str,
     split: str,
     level: AnyLevel | None = None,
-    threshold: float | None = None,
+    threshold: Mapping[str, float] | None = None,
 ) -> MultiEvaluation:
     """Of classes or labels."""
+
+
+@overload
+def evaluate(
+    predictions: AnyPredictions,
+    settings: MetricSettings,
+    *,
+    model: str,
+    split: str,
+    level: AnyLevel | None = None,
+    threshold: Threshold | None = None,
+) -> FairEvaluation:
+    """Of either."""
 
 
 def evaluate(
@@ -278,7 +322,7 @@ def evaluate(
     model: str,
     split: str,
     level: AnyLevel | None = None,
-    threshold: float | None = None,
+    threshold: Threshold | None = None,
 ) -> FairEvaluation:
     """Accuracy, DPD, EOD and the rest, with intervals.
 
@@ -289,8 +333,9 @@ def evaluate(
         split: the split's name, copied into the result.
         level: also measure at one global threshold on the logit gaps that gives this overall
             selection rate; no group label is used. Left out where there are none. Of classes and
-            labels: what their selection rates are compared with.
-        threshold: that threshold, when it was set on another split; else it is set on this one.
+            labels one number each is added to everybody's scores.
+        threshold: that threshold, or these numbers, when they were set on another split; else they
+            are set on this one.
 
     >>> rows = Predictions(
     ...     "toxic", (0, 1, 2, 3), np.array([0, 1, 0, 1]), np.array([0, 1, 1, 1]),
@@ -304,8 +349,10 @@ def evaluate(
     settings = settings.excluding(predictions.excluded)
     if isinstance(predictions, MultiPredictions):
         assert not isinstance(level, Level)
-        return _evaluate_views(predictions, settings, model, split, level)
+        assert not isinstance(threshold, float)
+        return _evaluate_views(predictions, settings, model, split, level, threshold)
     assert not isinstance(level, MultiLevel)
+    assert not isinstance(threshold, Mapping)
     measured = measure_table(counted(predictions), settings)
     rate = measured.metrics["selection_rate"].value
     matched, saturated = None, None
@@ -331,9 +378,10 @@ def _evaluate_views(
     model: str,
     split: str,
     level: MultiLevel | None,
+    offsets: Mapping[str, float] | None,
 ) -> MultiEvaluation:
     measured = measure_views(predictions.counted(), settings)
-    saturated = None
+    saturated, matched = None, None
     if level is not None:
         rates = {
             name: view.metrics["selection_rate"].value for name, view in measured.views.items()
@@ -341,12 +389,17 @@ def _evaluate_views(
         saturated = any(
             are_apart(rate, level.rates[name], level.saturation) for name, rate in rates.items()
         )
+        if (found := offsets or predictions.offsets_at(level.rates)) is not None:
+            at_level = predictions.moved(found).counted()
+            intervals: dict[str, Any] = {**view_intervals(at_level, settings)}
+            matched = MatchedViews(offsets=dict(found), **intervals)
     return MultiEvaluation.model_construct(
         **dict(measured),
         model=model,
         task=predictions.task,
         split=split,
         level=None if level is None else LevelRates(to=level.to, rates=dict(level.rates)),
+        level_matched=matched,
         saturated=saturated,
         versions=versions(),
     )

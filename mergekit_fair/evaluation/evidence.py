@@ -234,11 +234,12 @@ def recomputed(evaluation: Evaluated, samples: Path) -> AnyEvaluation:
         against=with_.against,
     )
     if isinstance(evaluation, MultiEvaluation):
-        beside = evaluation.level
+        beside, at_level = evaluation.level, evaluation.level_matched
         return evaluate(
             MultiPredictions.of_samples(evaluation.task, items),
             settings,
             level=None if beside is None else MultiLevel(beside.to, beside.rates),
+            threshold=None if at_level is None else at_level.offsets,
             model=evaluation.model,
             split=evaluation.split,
         )

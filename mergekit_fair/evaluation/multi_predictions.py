@@ -201,21 +201,54 @@ class MultiPredictions:
         Returns:
             The rows, predicted anew; None without log-probabilities.
         """
-        if self.log_probs is None:
-            return None
-        scores = self.log_probs if self.kind == "classes" else margins("labels", self.log_probs)
-        answered = ~np.isnan(scores).any(axis=1)
-        if not answered.any():
+        offsets = self.offsets_at(rates)
+        return None if offsets is None else self.moved(offsets)
+
+    def offsets_at(self, rates: Mapping[str, float]) -> dict[str, float] | None:
+        """What `moved` takes to give these selection rates; None without log-probabilities.
+
+        Args:
+            rates: as in `at_level`.
+        """
+        answered = self.is_answered
+        if self.log_probs is None or not answered.any():
             return None
         weights = None if self.weights is None else self.weights[answered]
         wanted = np.array([rates[name] for name in self.names])
-        known = np.clip(scores[answered], -1e30, 1e30)
-        shifted = known + level_offsets(known, wanted, weights, is_exclusive=self.kind == "classes")
+        is_exclusive = self.kind == "classes"
+        known = self._shiftable(answered)
+        found = level_offsets(known, wanted, weights, is_exclusive=is_exclusive)
+        return dict(zip(self.names, found.tolist(), strict=True))
+
+    def moved(self, offsets: Mapping[str, float]) -> MultiPredictions:
+        """Predictions of log-probabilities, or logits of labels, plus one number a class or label.
+
+        Args:
+            offsets: class or label → that number.
+
+        Raises:
+            MeasurementError: there are no log-probabilities.
+        """
+        if self.log_probs is None:
+            raise MeasurementError("has no log-probabilities to add to", where=self.task)
+        answered = self.is_answered
+        shifted = self._shiftable(answered) + np.array([offsets[name] for name in self.names])
         predicted = np.full(self.labels.shape, UNANSWERED, dtype=np.int8)
         predicted[answered] = (
             _one_hot(shifted) if self.kind == "classes" else (shifted > 0).astype(np.int8)
         )
         return replace(self, predicted=predicted, log_probs=None)
+
+    @property
+    def is_answered(self) -> NDArray[np.bool_]:
+        """(n,), the rows that have a prediction of every class or label."""
+        return (self.predicted != UNANSWERED).all(axis=1)
+
+    def _shiftable(self, rows: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Log-probabilities of some rows, of labels their logits, all finite."""
+        assert self.log_probs is not None
+        scores = self.log_probs if self.kind == "classes" else margins("labels", self.log_probs)
+        return np.clip(scores[rows], -1e30, 1e30)
 
     def _shares(self, hits: NDArray[np.int8]) -> NDArray[np.float64]:
         weighted = Weighted.of(self.weights, len(self))

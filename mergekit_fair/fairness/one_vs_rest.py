@@ -239,15 +239,11 @@ def measure_views(
     Raises:
         MeasurementError: an unknown group is excluded.
     """
-    confidence, joint, by_name = settings.confidence, views.joint, views.by_name
-    measurements, gaps = {}, {}
-    replicates = joint.resampled(list(by_name.values()), settings.draws, settings.seed)
-    for (name, view), drawn in zip(by_name.items(), replicates, strict=True):
-        table = joint.table(view)
-        measurements[name] = measure_table(table, settings)
-        eligible = EligibleGroups.of(table, settings)
-        rng = np.random.default_rng([settings.seed, sorted(by_name).index(name)])
-        gaps[name] = _View.of(table, drawn, eligible, settings, rng)
+    confidence, joint = settings.confidence, views.joint
+    measurements = {
+        name: measure_table(joint.table(view), settings) for name, view in views.by_name.items()
+    }
+    gaps = _gaps(views, settings)
     macro = {key: _macro(gaps, key, confidence) for key in HEADLINE_GAPS}
     worst = {key: _worst(gaps, key, confidence) for key in HEADLINE_GAPS}
     return MultiMeasurement(
@@ -266,6 +262,34 @@ def measure_views(
         views=measurements,
         warnings=(*warnings, *_view_warnings(gaps, macro, worst), *draw_warnings(settings)),
     )
+
+
+def view_intervals(views: Views, settings: MetricSettings) -> dict[str, Interval]:
+    """`MULTI_METRICS` with their intervals, as `measure_views` has them, and nothing else.
+
+    Args:
+        views: the rows.
+        settings: as in `measure`.
+    """
+    gaps, over = _gaps(views, settings), {"macro": _macro, "worst": _worst}
+    return {
+        name: _share(views.joint, views.correct, settings.confidence)
+        if metric.over is None
+        else over[metric.over](gaps, str(metric.gap), settings.confidence)
+        for name, metric in MULTI_METRICS.items()
+    }
+
+
+def _gaps(views: Views, settings: MetricSettings) -> dict[str, _View]:
+    """View → its gaps, with draws that all views share."""
+    joint, by_name, found = views.joint, views.by_name, {}
+    replicates = joint.resampled(list(by_name.values()), settings.draws, settings.seed)
+    for (name, view), drawn in zip(by_name.items(), replicates, strict=True):
+        table = joint.table(view)
+        rng = np.random.default_rng([settings.seed, sorted(by_name).index(name)])
+        eligible = EligibleGroups.of(table, settings)
+        found[name] = _View.of(table, drawn, eligible, settings, rng)
+    return found
 
 
 def estimate_views(views: Views, settings: MetricSettings) -> dict[str, float]:

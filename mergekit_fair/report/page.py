@@ -149,7 +149,8 @@ def _view(results: SweepResults, folder: Path) -> dict[str, Any]:
         "banners": _banners(results),
         "budget": budget_text(results),
         "confidence": f"{results.confidence * 100:.4g} %",
-        "level": None if results.level.rate is None else f"{results.level.rate:.3f}",
+        "level": str(results.level),
+        "is_of_views": results.level.rate is None,
         "reference": "" if evaluation is None else evaluation.reference,
         "report": _tables(results, results.report),
         "views": [

@@ -28,7 +28,7 @@ def results_csv(results: SweepResults) -> str:
     """
     of_views = is_of_views([*results.points, *results.report], results.task)
     names = [metric.name for metric in metrics_of(results.points, results.task)]
-    matched = [] if of_views else [f"level_matched_{name}" for name in MATCHED]
+    matched = [f"level_matched_{name}" for name in (MULTI_METRICS if of_views else MATCHED)]
     headline = tuple(MULTI_METRICS) if of_views else HEADLINE
     columns = ["id", "kind", "label", "split", "lambda", "lambda_eff", "selected"]
     columns += [f"{name}{suffix}" for name in names for suffix in _PARTS]

@@ -10,7 +10,7 @@ from mergekit_fair.fairness import HEADLINE, Measurement
 from mergekit_fair.fairness.claims import LEVEL
 from mergekit_fair.fairness.metric_kinds import Metric
 from mergekit_fair.fairness.metrics import GROUP_RATES, HEADLINE_GAPS, METRICS
-from mergekit_fair.fairness.one_vs_rest import MULTI_METRICS, MultiMetric
+from mergekit_fair.fairness.one_vs_rest import EVERY_METRIC, MULTI_METRICS, MultiMetric
 from mergekit_fair.report.deciding_text import worst_of
 from mergekit_fair.report.multi_tables import (
     VIEW_GROUP_COLUMNS,
@@ -57,6 +57,12 @@ def metrics_of(
     return sorted(MULTI_METRICS.values(), key=lambda m: (m.gap is not None, m.name not in words))
 
 
+def _gaps_of(points: Iterable[PointResult], task: str) -> tuple[str, ...]:
+    """The gaps of a task, which have columns level matched, too."""
+    gaps = tuple(name for name, metric in MULTI_METRICS.items() if metric.gap is not None)
+    return gaps if is_of_views(points, task) else tuple(HEADLINE_GAPS)
+
+
 def points_table(
     results: SweepResults, points: Sequence[PointResult], task: str | None = None
 ) -> Table:
@@ -65,8 +71,8 @@ def points_table(
     metrics = metrics_of(points, task, results.selected.rule)
     titles = [metric.title for metric in metrics]
     titles += _WORST_OF.values() if is_of_views(points, task) else ()
-    gaps = () if is_of_views(points, task) else tuple(HEADLINE_GAPS)
-    matched = [f"{METRICS[name].title}, level matched" for name in gaps]
+    gaps = _gaps_of(points, task)
+    matched = [f"{EVERY_METRIC[name].title}, level matched" for name in gaps]
     has_sums, rows = _has_sums(points), []
     for point in points:
         evaluation = point.evaluations.get(task)
@@ -75,7 +81,7 @@ def points_table(
             continue
         cells = [interval_cell(point.interval(f"{task}/{metric.name}")) for metric in metrics]
         cells += _worst_cells(evaluation)
-        is_matched = isinstance(evaluation, Evaluation) and evaluation.level_matched is not None
+        is_matched = evaluation.level_matched is not None
         cells += [
             interval_cell(point.interval(f"{task}/level_matched.{n}")) if is_matched else Cell("")
             for n in gaps
@@ -100,7 +106,7 @@ def brief_points_table(results: SweepResults, points: Sequence[PointResult]) -> 
     others = [metric for metric in metrics if metric not in headline]
     is_multi = is_of_views(points, task)
     named = 1 + sum(m.name in _words(rule) for m in headline if m.name != "acc")
-    gaps = () if is_multi else tuple(HEADLINE_GAPS)
+    gaps = _gaps_of(points, task)
     has_sums, rows = _has_sums(points), []
     for point in points:
         evaluation = point.evaluations.get(task)
@@ -108,19 +114,19 @@ def brief_points_table(results: SweepResults, points: Sequence[PointResult]) -> 
             rows.append(_error_row(point))
             continue
         cells = [interval_cell(point.interval(metric.name)) for metric in headline]
-        is_matched = isinstance(evaluation, Evaluation) and evaluation.level_matched is not None
+        cells += _worst_cells(evaluation)
+        is_matched = evaluation.level_matched is not None
         cells += [
             Cell(value_text(point.value(f"level_matched.{name}")) if is_matched else "")
             for name in gaps
         ]
-        cells += _worst_cells(evaluation)
         cells += [Cell(value_text(point.value(metric.name))) for metric in others]
         effective = [Cell(_effective(point))] if has_sums else []
         rows.append(_point_row(results, point, task, [*effective, *cells]))
     names = [
         *(m.name for m in headline),
-        *(f"{n}=" for n in gaps),
         *(_WORST_OF.values() if is_multi else ()),
+        *(f"{n}=" for n in gaps),
         *(m.name for m in others),
     ]
     return Table(
@@ -194,9 +200,11 @@ def _foot_of_views(evaluation: MultiEvaluation) -> str:
     shares = [f"{name} {value_text(view.labels.base_rate)}" for name, view in views.items()]
     first = next(iter(views.values()))
     groups = [f"{name} {group.n}" for name, group in first.groups.items()]
+    level = evaluation.level
+    at = "" if level is None else f" Level matched: at the selection rates of {level.to}."
     return (
         f"n = {evaluation.n} rows: {', '.join(groups)}; share of each of the {evaluation.kind}: "
-        f"{', '.join(shares)}. Group labels are needed to predict by none of these models."
+        f"{', '.join(shares)}.{at} Group labels are needed to predict by none of these models."
     )
 
 

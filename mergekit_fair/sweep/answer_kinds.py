@@ -35,7 +35,7 @@ def require_kinds(sweep: Sweep, evaluator: Evaluator) -> None:
                 where=f"{sweep.where}: select",
                 got=metric,
                 allowed=allowed,
-                fix=_instead(name.rpartition(".")[2], allowed),
+                fix=_instead(name, allowed),
             )
     if not isinstance(tasks[first], MultiPredictions):
         return
@@ -50,8 +50,10 @@ def require_kinds(sweep: Sweep, evaluator: Evaluator) -> None:
 
 def _instead(name: str, allowed: Sequence[str]) -> str | None:
     """`use macro_dpd or worst_dpd` in place of `dpd`, and the other way round."""
-    names = [each for each in allowed if "." not in each]
-    like = [each for each in names if each.endswith(f"_{name}") or name.endswith(f"_{each}")]
+    block, _, key = name.rpartition(".")
+    own = [each for each in allowed if each.rpartition(".")[0] == block]
+    ends = {each: each.rpartition(".")[2] for each in own}
+    like = [n for n, end in ends.items() if end.endswith(f"_{key}") or key.endswith(f"_{end}")]
     return f"use {' or '.join(like)}" if like else None
 
 

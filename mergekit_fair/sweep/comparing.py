@@ -61,6 +61,7 @@ class Noise:
 def _predicted(
     predictions: AnyPredictions, point: PointResult, task: str, *, is_matched: bool
 ) -> NDArray[np.int8]:
-    if is_matched and isinstance(predictions, Predictions) and predictions.logit_gaps is not None:
-        return predictions.predict_at(point.thresholds[task]).predicted
-    return predictions.predicted
+    at = point.thresholds.get(task) if is_matched else None
+    if isinstance(predictions, Predictions):
+        return (predictions.predict_at(at) if isinstance(at, float) else predictions).predicted
+    return (predictions.moved(at) if isinstance(at, Mapping) else predictions).predicted

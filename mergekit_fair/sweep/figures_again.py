@@ -11,8 +11,10 @@ from mergekit_fair.evaluation.evaluate import (
     Evaluation,
     FairEvaluation,
     Level,
+    MatchedMetrics,
     MultiEvaluation,
     MultiLevel,
+    Threshold,
     counted,
     evaluate,
     level_threshold,
@@ -112,9 +114,10 @@ def _is_of(said: FairEvaluation, predictions: AnyPredictions) -> bool:
         return isinstance(said, Evaluation)
     if not isinstance(said, MultiEvaluation) or said.kind != predictions.kind:
         return False
-    level = said.level
-    names = set(predictions.names)
-    return set(said.views) == names and (level is None or set(level.rates) == names)
+    named = [set(said.views)]
+    named += [] if said.level is None else [set(said.level.rates)]
+    named += [] if said.level_matched is None else [set(said.level_matched.offsets)]
+    return all(each == set(predictions.names) for each in named)
 
 
 def _values(
@@ -157,6 +160,13 @@ def _values_of_views(
         names = [name for name, metric in MULTI_METRICS.items() if metric.over == over]
         of_gaps = _with_values({name: said.metrics[name] for name in names}, values)
         found[over] = {MULTI_METRICS[name].gap: each for name, each in of_gaps.items()}
+    if isinstance(said, MultiEvaluation) and said.level_matched is not None:
+        matched = said.level_matched
+        at_level = estimate_views(predictions.moved(matched.offsets).counted(), settings)
+        found["level_matched"] = {
+            **matched.model_dump(mode="json"),
+            **_with_values(matched.__pydantic_extra__, at_level),
+        }
     if isinstance(said, MultiEvaluation):
         found["views"] = {
             name: {
@@ -201,15 +211,16 @@ def _whole(
     return {key: value for key, value in found.items() if key not in about}
 
 
-def _read_beside(said: FairEvaluation, saturation: float) -> tuple[AnyLevel | None, float | None]:
+def _read_beside(
+    said: FairEvaluation, saturation: float
+) -> tuple[AnyLevel | None, Threshold | None]:
     """The selection rates that an evaluation looks at, and the threshold that gives them."""
-    if isinstance(said, MultiEvaluation):
-        level = said.level
-        return (None if level is None else MultiLevel(level.to, level.rates, saturation)), None
     matched = said.level_matched
-    if matched is None:
-        return None, None
-    return Level(matched.to, matched.rate, saturation), matched.threshold
+    at = None if matched is None else matched.set_at
+    if isinstance(matched, MatchedMetrics):
+        return Level(matched.to, matched.rate, saturation), at
+    level = said.level if isinstance(said, MultiEvaluation) else None
+    return (None if level is None else MultiLevel(level.to, level.rates, saturation)), at
 
 
 def require_threshold(
@@ -220,7 +231,7 @@ def require_threshold(
     *,
     where: object,
 ) -> None:
-    """Check where the level-matched threshold comes from.
+    """Check where the level-matched threshold, or what is added to scores of views, comes from.
 
     Args:
         result: as it was stored.
@@ -234,20 +245,28 @@ def require_threshold(
     """
     predictions = answered(rows, scores, list(result.evaluations))
     for task, said in result.evaluations.items():
-        matched = said.level_matched if isinstance(said, Evaluation) else None
-        own = predictions[task]
-        if matched is None or not isinstance(own, Predictions) or own.logit_gaps is None:
-            continue
         kept = None if selected is None else selected.thresholds.get(task)
-        expected = level_threshold(own, matched.rate) if kept is None else kept
-        if first_difference(float(expected), matched.threshold) is not None:
+        expected = _threshold_of(said, predictions[task]) if kept is None else kept
+        got = result.thresholds.get(task)
+        if None not in (expected, got) and first_difference(expected, got) is not None:
+            key = "threshold" if isinstance(got, float) else "offsets"
             raise _different(
                 result,
                 where,
-                f"has another {task}/level_matched.threshold",
-                got=matched.threshold,
-                allowed=float(expected),
+                f"has another {task}/level_matched.{key}",
+                got=got,
+                allowed=expected,
             )
+
+
+def _threshold_of(said: FairEvaluation, predictions: AnyPredictions) -> Threshold | None:
+    """What brings a point's own predictions to the level that it says."""
+    if isinstance(said, MultiEvaluation) and isinstance(predictions, MultiPredictions):
+        return None if said.level is None else predictions.offsets_at(said.level.rates)
+    matched = said.level_matched
+    if not isinstance(matched, MatchedMetrics) or not isinstance(predictions, Predictions):
+        return None
+    return None if predictions.logit_gaps is None else level_threshold(predictions, matched.rate)
 
 
 def _different(result: PointResult, where: object, problem: str, **fields: object) -> SweepError:

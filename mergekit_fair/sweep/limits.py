@@ -27,11 +27,11 @@ Operator = Literal["<=", ">=", "<", ">"]
 # A limit in a sweep file, or several on one metric.
 Words = str | float | bool | list[str]
 
-# What a rule may read: of a task that is answered by no or yes, also at the reference's selection
-# rate; and of one of classes or labels.
+# What a rule may read, also at the reference's selection rate: of a task that is answered by no or
+# yes, and of one of classes or labels.
 READABLE = tuple(METRICS)
 LEVEL_MATCHED = tuple(f"level_matched.{name}" for name in MATCHED)
-READABLE_OF_VIEWS = tuple(MULTI_METRICS)
+READABLE_OF_VIEWS = (*MULTI_METRICS, *(f"level_matched.{name}" for name in MULTI_METRICS))
 _READABLE = tuple(dict.fromkeys((*READABLE, *LEVEL_MATCHED, *READABLE_OF_VIEWS)))
 # Metrics of which the difference of two models has an interval.
 HAS_INTERVAL = frozenset({*COMPARED, *MULTI_METRICS})

@@ -20,7 +20,10 @@ from mergekit_fair.evaluation.evaluate import (
     FairEvaluation,
     Level,
     LevelRates,
+    MatchedMetrics,
+    MultiEvaluation,
     MultiLevel,
+    Threshold,
     counted,
     evaluate,
     versions,
@@ -250,7 +253,7 @@ class PointRunner:
     def _digest(self, split: str) -> str:
         return rows_digest(self.labels(split))
 
-    def _thresholds(self, point: str, split: str) -> Mapping[str, float]:
+    def _thresholds(self, point: str, split: str) -> Mapping[str, Threshold]:
         """Task → the threshold that was set on the rows that are selected on, kept for others."""
         return {} if split == self.split else self.store.results(self.split)[point].thresholds
 
@@ -336,16 +339,17 @@ class PointRunner:
         return MultiLevel(label, rates, self.saturation)
 
 
-def _is_at(said: FairEvaluation, level: AnyLevel, threshold: float | None) -> bool:
+def _is_at(said: FairEvaluation, level: AnyLevel, threshold: Threshold | None) -> bool:
     """Whether an evaluation looks at these selection rates, at the threshold that was set."""
+    matched = said.level_matched
     if isinstance(level, MultiLevel):
         beside = LevelRates(to=level.to, rates=dict(level.rates))
-        return not isinstance(said, Evaluation) and said.level == beside
-    matched = said.level_matched if isinstance(said, Evaluation) else None
-    if matched is None:
-        return isinstance(said, Evaluation)
-    is_same = (matched.to, matched.rate) == (level.to, level.rate)
-    return is_same and matched.threshold == (matched.threshold if threshold is None else threshold)
+        is_same = isinstance(said, MultiEvaluation) and said.level == beside
+    elif isinstance(matched, MatchedMetrics):
+        is_same = (matched.to, matched.rate) == (level.to, level.rate)
+    else:
+        is_same = isinstance(said, Evaluation)
+    return is_same and (matched is None or threshold is None or matched.set_at == threshold)
 
 
 def _as_if_run(said: PointResult, rows: Mapping[str, AnyPredictions], scores: Scores) -> Outcome:

@@ -30,6 +30,7 @@ from mergekit_fair.evaluation.evaluate import (
     MeasuredWith,
     MultiEvaluation,
     MultiLevel,
+    Threshold,
 )
 from mergekit_fair.fairness import HEADLINE, METRICS, MetricSettings
 from mergekit_fair.fairness.intervals import Interval, Number
@@ -223,11 +224,10 @@ class PointResult(PlannedPoint):
         block, _, key = name.rpartition(".")
         if evaluation is None:
             return Interval()
-        if isinstance(evaluation, MultiEvaluation):
-            return evaluation.metrics.get(name, Interval())
-        if not block:
-            return evaluation.metrics.get(key) or _point_value(evaluation, key)
         matched = evaluation.level_matched
+        if not block:
+            found = evaluation.metrics.get(key)
+            return found or _point_value(evaluation, key)
         return Interval() if matched is None else matched.__pydantic_extra__.get(key, Interval())
 
     def value(self, metric: str) -> float | None:
@@ -246,12 +246,14 @@ class PointResult(PlannedPoint):
         }
 
     @property
-    def thresholds(self) -> dict[str, float]:
-        """Task → the level-matched threshold that was set on these rows."""
+    def thresholds(self) -> dict[str, Threshold]:
+        """Task → the level-matched threshold that was set on these rows; of classes or labels what
+        is added to their scores.
+        """
         return {
-            task: each.level_matched.threshold
+            task: matched.set_at
             for task, each in self.evaluations.items()
-            if isinstance(each, Evaluation) and each.level_matched is not None
+            if (matched := each.level_matched) is not None
         }
 
     def marks(self, task: str | None = None) -> list[str]:
@@ -302,9 +304,9 @@ def _level(label: str, evaluation: FairEvaluation, saturation: float) -> AnyLeve
     return MultiLevel(label, rates, saturation)
 
 
-def _point_value(evaluation: Evaluation, name: str) -> Interval:
+def _point_value(evaluation: FairEvaluation, name: str) -> Interval:
     """Of a metric that has no interval; its count stands beside the metrics."""
-    metric = METRICS.get(name)
+    metric = METRICS.get(name) if isinstance(evaluation, Evaluation) else None
     if metric is None or not metric.is_point or not evaluation.n:
         return Interval()
     count = evaluation.unanswered

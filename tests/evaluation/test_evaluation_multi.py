@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from refusals import raises
 from mergekit_fair.cli import main
 from mergekit_fair.errors import MeasurementError
 from mergekit_fair.evaluation.compare_runs import compare_folders
+from mergekit_fair.evaluation.eval_run import level_of
 from mergekit_fair.evaluation.evaluate import (
     Level,
     MultiEvaluation,
@@ -34,6 +36,7 @@ from mergekit_fair.evaluation.paired_models import paired_models
 from mergekit_fair.evaluation.saved_rows import read_rows_text, rows_text
 from mergekit_fair.fairness import MetricSettings, measure_classes, measure_labels
 from mergekit_fair.fairness.labels import UNANSWERED
+from mergekit_fair.schema import sealed
 
 SETTINGS = MetricSettings(draws=200)
 ABOUT = {"model": "m", "split": "report"}
@@ -95,8 +98,6 @@ class TestPredictions:
         assert np.array_equal(again.scores, fair.scores)
 
     def test_predictions_alone_come_back_without_scores(self, fair: MultiPredictions) -> None:
-        from dataclasses import replace
-
         alone = replace(fair, log_probs=None)
         again = fair.without_predictions().with_scores(alone.scores)
         assert np.array_equal(again.predicted, fair.predicted)
@@ -181,6 +182,55 @@ class TestEvaluations:
         (tmp_path / "t.json").write_text(evaluation_text(whole))
         with raises(MeasurementError, where=tmp_path / "t.json", got=0.99):
             require_proof(tmp_path / "t.json")
+
+    @pytest.mark.parametrize("kind", ["classes", "labels"])
+    def test_figures_at_other_selection_rates(self, kind: str, biased: MultiPredictions) -> None:
+        rows = biased if kind == "classes" else labels_of()
+        level = MultiLevel("labels", rows.base_rates)
+        found = evaluate(rows, SETTINGS, level=level, **ABOUT).level_matched
+        moved = rows.at_level(rows.base_rates)
+        assert found is not None
+        assert moved is not None
+        expected = evaluate(moved, SETTINGS, **ABOUT)
+        assert found.__pydantic_extra__ == expected.metrics
+        assert np.array_equal(rows.moved(found.offsets).predicted, moved.predicted)
+        kept = {name: 2.5 * number for number, name in enumerate(rows.names)}
+        again = evaluate(rows, SETTINGS, level=level, threshold=kept, **ABOUT).level_matched
+        assert again is not None
+        assert again.offsets == kept
+        by_hand = evaluate(rows.moved(kept), SETTINGS, **ABOUT)
+        assert again.__pydantic_extra__ == by_hand.metrics
+
+    def test_predictions_alone_have_none(self, biased: MultiPredictions) -> None:
+        alone = replace(biased, log_probs=None)
+        level = MultiLevel("labels", biased.base_rates)
+        found = evaluate(alone, SETTINGS, level=level, **ABOUT)
+        assert found.level_matched is None
+        assert "level_matched" not in found.to_dict()
+        with raises(MeasurementError, where="t"):
+            alone.moved(dict.fromkeys(NAMES, 0.0))
+
+    def test_unanswered_rows_stay_so(self, biased: MultiPredictions) -> None:
+        assert biased.log_probs is not None
+        scores = biased.log_probs.copy()
+        scores[0], scores[1] = np.nan, -np.inf
+        moved = biased.with_scores(scores.reshape(-1)).at_level(biased.base_rates)
+        assert moved is not None
+        assert (moved.predicted[:2] == UNANSWERED).all()
+        assert not (moved.predicted[2:] == UNANSWERED).any()
+
+    def test_what_was_set_on_validation_rows_holds_on_others(
+        self, biased: MultiPredictions, tmp_path: Path
+    ) -> None:
+        """As `eval --level` of the model's own validation file."""
+        level = MultiLevel("labels", biased.base_rates)
+        about = {"model": "m", "split": "validation"}
+        said = evaluate(biased, SETTINGS, level=level, **about)
+        assert said.level_matched is not None
+        (tmp_path / "t.json").write_text(json.dumps(sealed(said.to_dict())))
+        own = level_of(tmp_path / "t.json", "m")
+        assert own == (level, {"t": said.level_matched.offsets})
+        assert level_of(tmp_path / "t.json", "other")[1] == {}
 
     def test_saturation_is_that_of_any_class(self, biased: MultiPredictions) -> None:
         level = MultiLevel("fft", biased.selection_rates)

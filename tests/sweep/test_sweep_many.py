@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,9 @@ def test_results_are_read_as_they_were_written_and_are_what_the_scores_give(
     assert fft.evaluation.level.rates == results.level.rates
     assert fft.evaluation.saturated is False
     assert tuple(fft.evaluation.views) == names
+    for point in (*results.points, *results.report):
+        assert point.evaluation is not None
+        assert set(point.evaluation.to_dict()["level_matched"]) == {"offsets", *MULTI_METRICS}
     assert set(results.comparison) == {"fft", "random vectors"}
     for name, gaps in results.comparison.items():
         assert set(MULTI_METRICS) <= set(gaps)
@@ -198,6 +202,53 @@ def test_the_rule_chooses_what_a_hand_computation_chooses(
     assert set(selected.ties or (selected.label,)) == alike
     assert (selected.best or selected.label) == top
     assert selected.label == min(selected.distances, key=lambda name: selected.distances[name])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_figures_at_the_baselines_selection_rates_by_hand(
+    swept_many: Callable[[str], Path], kind: str
+) -> None:
+    """One number a class or label, set on validation rows and kept for report rows."""
+    out = swept_many(kind) / "out"
+    results = SweepResults.load(out)
+    selected = {point.id: point for point in results.points}
+    for point in (*results.points, *results.report):
+        own = answers(out, point)
+        added = np.array([point.thresholds["tiny"][name] for name in own.names])  # type: ignore[index]
+        assert point.thresholds == selected[point.id].thresholds
+        assert own.log_probs is not None
+        if kind == "classes":
+            hits = np.eye(3, dtype=np.int8)[(own.log_probs + added).argmax(axis=1)]
+        else:
+            hits = (own.log_probs - np.log1p(-np.exp(own.log_probs)) + added > 0).astype(np.int8)
+        if point.split == "validation":
+            shares = dict(zip(own.names, hits.mean(axis=0), strict=True))
+            assert shares == pytest.approx(results.level.rates, abs=2 / len(own))
+        found = evaluate(replace(own, predicted=hits, log_probs=None), SETTINGS, **ABOUT)
+        for name in MULTI_METRICS:
+            assert point.value(f"level_matched.{name}") == found.metrics[name].value, name
+
+
+def test_a_rule_may_read_figures_at_equal_selection_rates(
+    many: Many, swept_many: Callable[[str], Path], tmp_path: Path
+) -> None:
+    shutil.copytree(swept_many("labels") / "out", tmp_path / "out")
+    limits = {"level_matched.acc": ">= 0.1", "saturated": True}
+    select = {"minimize": "level_matched.worst_eod", "subject_to": limits}
+    path = write(many, "labels", tmp_path / "sweep.yml", select=select)
+    found = run_sweep(load_sweep(path), tmp_path / "out", Silent())
+    able = [
+        point
+        for point in found.points
+        if point.kind in ("merge", "injection") and not point.is_identity
+    ]
+    values = {point.label: point.value("level_matched.worst_eod") or 0.0 for point in able}
+    top = min(values, key=lambda label: values[label])
+    if found.selected.id is None:  # the baseline is better beyond noise
+        assert top in found.selected.reason
+    else:
+        assert (found.selected.best or found.selected.label) in (top, "fft")
+    require_proof(tmp_path / "out")
 
 
 def test_a_limit_on_the_worst_class_leaves_points_out(
@@ -272,7 +323,15 @@ def test_changed_files_are_refused(
 
 
 @pytest.mark.parametrize(
-    "place", ["acc.value", "macro.eod.value", "worst.dpd.value", "views.hate.metrics.tpr.value"]
+    "place",
+    [
+        "acc.value",
+        "macro.eod.value",
+        "worst.dpd.value",
+        "views.hate.metrics.tpr.value",
+        "level_matched.worst_eod.value",
+        "level_matched.offsets.hate",
+    ],
 )
 def test_a_figure_that_the_scores_do_not_give_is_refused(
     swept_many: Callable[[str], Path], tmp_path: Path, place: str
@@ -290,7 +349,7 @@ def test_a_figure_that_the_scores_do_not_give_is_refused(
     inner[last] = 0.123
     texts = (json.dumps(sealed({k: v for k, v in x.items() if k != "digest"})) for x in lines)
     (out / POINTS).write_text("".join(text + "\n" for text in texts))
-    with raises(SweepError, f"tiny/{place}", got=0.123):
+    with raises(SweepError, "tiny/" + place.partition(".offsets")[0]):
         run_sweep(load_sweep(swept_many("classes") / "sweep.yml"), out, Silent())
 
 
@@ -305,7 +364,7 @@ def test_a_figure_that_the_scores_do_not_give_is_refused(
         ({"head": {"metric": "eod", "of": ["fft"]}}, "head"),
         ({"select": {"maximize": "bal_acc"}}, "select"),
         ({"select": {"subject_to": {"eod": "<= fft"}}}, "select"),
-        ({"select": {"subject_to": {"level_matched.acc": ">= fft"}}}, "select"),
+        ({"select": {"subject_to": {"level_matched.eod": "<= fft"}}}, "select"),
     ],
 )
 @pytest.mark.parametrize("kind", KINDS)
@@ -437,7 +496,8 @@ def test_several_tasks_may_be_of_both_kinds(
     ("metric", "fix"),
     [
         ("dpd", "use macro_dpd or worst_dpd"),
-        ("speech/level_matched.eod", "use macro_eod or worst_eod"),
+        ("speech/level_matched.eod", "use level_matched.macro_eod or level_matched.worst_eod"),
+        ("threats/level_matched.macro_dpd", "use level_matched.dpd"),
         ("threats/worst_eod", "use eod"),
         ("threats/macro_dpd", "use dpd"),
         ("selection_rate", None),
