@@ -171,7 +171,7 @@ def stratify(labels: np.ndarray, membership: np.ndarray) -> np.ndarray:
         membership: bool (n, G).
     """
     if labels.ndim == 1:  # a column for each class but the first: of two classes, label == 1
-        labels = labels[:, None] == np.arange(1, max(labels, default=0) + 1)
+        labels = labels[:, None] == np.arange(1, labels.max(initial=0) + 1)
     bits = np.packbits(np.column_stack([labels == 1, membership]), axis=1)
     inverse: np.ndarray = np.unique(bits, axis=0, return_inverse=True)[1]
     return inverse.reshape(-1)
