@@ -64,6 +64,11 @@ def upload_of_sweep(folder: Path, name: str, scratch: Path, progress: Progress) 
         CheckpointError: the model is not the one that was chosen and measured, files are not what
             was merged, or lie beside it.
     """
+    model, recipe = folder / FOLDER / MODEL, folder / FOLDER / RECIPE
+    is_there = is_merged(folder / FOLDER)
+    manifest = verify(model) if is_there else {}
+    if is_there:
+        _own_files(model, manifest)  # before figures are computed and pictures drawn
     results = require_proof_of_sweep(folder)
     if results.selected.id is None:
         raise CheckpointError(
@@ -73,13 +78,11 @@ def upload_of_sweep(folder: Path, name: str, scratch: Path, progress: Progress) 
             fix="measure a model that you want to upload all the same with `mergekit-fair eval`, "
             "and give --evaluation",
         )
-    model, recipe = folder / FOLDER / MODEL, folder / FOLDER / RECIPE
     again = f"run `mergekit-fair merge {recipe} {model} --overwrite`"
-    if not is_merged(folder / FOLDER):
+    if not is_there:
         raise CheckpointError(
             "is not there, or not the model that was chosen", where=model, fix=again
         )
-    manifest = verify(model)
     _require_inputs(model, manifest, Recipe.load(recipe), again)
     prints = model_fingerprint(model, progress, anew=True)
     write_atomic(scratch / "results.json", results.text())

@@ -56,6 +56,34 @@ assert module.__spec__.loader is module.__loader__
 """
 
 
+# Each word is run in a fork of a process that has imported what all of them would import.
+FORKS = """
+import os, sys, traceback
+{warm}
+for number, code in enumerate(sys.argv[2:]):
+    if os.fork():
+        continue
+    for stream, name in enumerate(("stdout", "stderr"), 1):
+        os.dup2(os.open(f"{{sys.argv[1]}}/{{name}}.{{number}}", os.O_WRONLY | os.O_CREAT), stream)
+    try:
+        exec(code, {{"__name__": "__main__"}})
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush(), sys.stderr.flush(), os._exit(0)
+for _ in sys.argv[2:]:
+    os.wait()
+"""
+
+
+# What a merge needs.
+MERGES = """
+import mergekit_fair.merging.recipe_check, mergekit_fair.cli.cmd_methods, mergekit_fair.cli.cmd_exec
+from click.testing import CliRunner
+from mergekit_fair.cli import main
+assert CliRunner().invoke(main, ["methods"]).exit_code == 0
+"""
+
+
 class Environment:
     """A virtual environment without pip that can import what this one can."""
 
@@ -87,6 +115,13 @@ class Environment:
 
     def run(self, *args, **variables):
         return finished(self.start(*args, **variables))
+
+    def forked(self, out, warm, ways):
+        """What each way says and warns, in a process that began with the imports `warm`."""
+        result = self.run("-c", FORKS.format(warm=warm), out, *ways)
+        assert (result.code, result.stdout) == (0, ""), result.stderr
+        for number in range(len(ways)):
+            yield [(out / f"{name}.{number}").read_text() for name in ("stdout", "stderr")]
 
     def fair(self, *args, **variables):
         return self.run("-m", "mergekit_fair", "hook", *args, **variables)
@@ -158,8 +193,9 @@ def test_install_status_and_remove(environment):
     assert environment.fair("remove", "--quiet").stdout == ""
 
 
-def test_every_way_into_mergekit_sees_the_methods(hooked):
-    """In any order of imports; the stock program begins with mergekit.config and .merge."""
+def test_every_way_into_mergekit_sees_the_methods(hooked, tmp_path):
+    """In any order of imports, none of which waits for lm-eval; the stock program begins with
+    mergekit.config and .merge."""
     gone = """
 import sys
 left = [finder for finder in sys.meta_path if "mergekit" in type(finder).__module__]
@@ -171,15 +207,15 @@ assert not [name for name in sys.modules if name.startswith("lm_eval")]
         # Our own modules are half imported when mergekit's methods are ready.
         "import mergekit_fair.merging.methods.registry, mergekit.plan" + gone,
         "import mergekit_fair; mergekit_fair.register()",
+        MERGES + gone.replace('assert "merge methods"', "#"),
     ]
-    started = [hooked.start("-c", way + SEES) for way in ways]
-    for way, result in zip(ways, [finished(process) for process in started], strict=True):
-        assert result.code == 0, f"{way}: {result.stderr}"
-        assert "mergekit-fair" not in result.stderr, way
-        assert result.stdout.split() == list(METHODS), way
+    found = hooked.forked(tmp_path, "import torch, transformers, peft", [w + SEES for w in ways])
+    for way, (said, warned) in zip(ways, found, strict=True):
+        assert said.split() == list(METHODS), f"{way}: {warned}"
+        assert "mergekit-fair" not in warned, way
 
 
-def test_every_way_into_lm_eval_sees_the_models(hooked):
+def test_every_way_into_lm_eval_sees_the_models(hooked, tmp_path):
     """Through the list of models, through the metrics alone, and from one of our own modules."""
     gone = """
 import sys
@@ -187,30 +223,28 @@ left = [finder for finder in sys.meta_path if "mergekit" in type(finder).__modul
 assert [finder.registration[2] for finder in left] == ["merge methods", "checks of models"]
 assert not [name for name in sys.modules if name == "mergekit" or name.startswith("mergekit.")]
 """
-    light = """
-import sys, lm_eval.api.metrics, lm_eval.models
-assert not {"torch", "transformers", "mergekit"} & set(sys.modules)
-"""
     ways = [
         "",
-        light,
+        "import lm_eval.api.metrics, lm_eval.models",
         "import mergekit_fair.evaluation.lm.text_classifier",
         "import mergekit_fair.evaluation.lm as lm; lm.register_models(); lm.register_models()",
     ]
-    started = [hooked.start("-c", way + SEES_MODELS + gone) for way in ways]
-    for way, result in zip(ways, [finished(process) for process in started], strict=True):
-        assert result.code == 0, f"{way}: {result.stderr}"
-        assert "mergekit-fair" not in result.stderr, way
-        assert result.stdout.split() == ["FairClassifier", "FairImageClassifier"], way
+    warm = "import torch, transformers, peft, accelerate, datasets"
+    found = hooked.forked(tmp_path, warm, [way + SEES_MODELS + gone for way in ways])
+    for way, (said, warned) in zip(ways, found, strict=True):
+        assert said.split() == ["FairClassifier", "FairImageClassifier"], f"{way}: {warned}"
+        assert "mergekit-fair" not in warned, way
 
 
 def test_a_task_alone_sees_the_aggregations(hooked):
-    """As `lm_eval validate` looks at it: no model is asked for."""
+    """As `lm_eval validate` looks at it: no model is asked for, and nothing heavy imported."""
     code = """
 import sys
 from lm_eval.api.registry import get_aggregation
 print(get_aggregation("mean").__name__, get_aggregation("fair_eod").__name__)
 assert "lm_eval.models" not in sys.modules
+import lm_eval.models
+assert not {"torch", "transformers", "mergekit"} & set(sys.modules)
 """
     result = hooked.run("-c", code)
     assert (result.code, result.stdout) == (0, "mean eod\n"), result.stderr

@@ -46,6 +46,23 @@ def hub() -> Iterator[Hub]:
         yield found
 
 
+@pytest.fixture
+def _here(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """huggingface_hub is told in this process what `pushed` has in the environment."""
+    from huggingface_hub import constants
+
+    settings = {"ENDPOINT": hub.url, "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}
+    for name, value in settings.items():
+        monkeypatch.setattr(constants, name, value)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+
+
+def hub_is_here(test: Any) -> Any:
+    """In this process: the address of the Hub is read when huggingface_hub is imported."""
+    ignored = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of its own
+    return pytest.mark.usefixtures("_here")(ignored(test))
+
+
 def asked(*arguments: object, code: int = 0) -> Any:
     found = CliRunner().invoke(main, tiny.words_of(*arguments))
     assert found.exit_code == code, found.output
@@ -90,9 +107,9 @@ def tables(markdown: str) -> list[list[list[str]]]:
     return found
 
 
+@hub_is_here
 def test_a_sweep_goes_up_with_its_card(finished: Path, hub: Hub) -> None:
-    done = pushed(hub.url, finished, "me/fair-tiny", "--private")
-    assert done.returncode == 0, done.stderr
+    done = asked("push", finished, "me/fair-tiny", "--private")
     assert done.stdout.strip() == f"{hub.url}/me/fair-tiny"
     assert hub.private == {"me/fair-tiny": True}
     assert hub.commits == [("me/fair-tiny", "main")]
@@ -214,13 +231,13 @@ def test_a_recipe_cannot_end_its_block() -> None:
     assert "their own DPD" not in card
 
 
+@hub_is_here
 def test_a_model_goes_up_with_its_evaluations(
     family: Path, finished: Path, tmp_path: Path, hub: Hub
 ) -> None:
     model = finished / "selected" / "model"
     evaluation = evaluated(family, model, tmp_path)
-    done = pushed(hub.url, model, "me/m", "--evaluation", evaluation, "--revision", "v1")
-    assert done.returncode == 0, done.stderr
+    asked("push", model, "me/m", "--evaluation", evaluation, "--revision", "v1")
     assert hub.commits == [("me/m", "v1")]
     files = hub.repos["me/m"]
     assert files["fairness/fair_adult_sex.json"] == evaluation.read_bytes()
@@ -318,6 +335,9 @@ def test_files_in_folders_go_up(finished: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_hub_that_refuses_or_is_not_there(finished: Path, hub: Hub) -> None:
+    done = pushed(hub.url, finished, "me/fair-tiny")
+    assert done.stdout.strip() == f"{hub.url}/me/fair-tiny", done.stderr
+    hub.commits.clear()
     refused = pushed(hub.url, finished, "me/fair-tiny", token="hf_of_a_reader")
     assert refused.returncode == 2
     assert "(401). Run `hf auth login`" in refused.stderr

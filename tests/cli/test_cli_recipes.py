@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -47,23 +48,27 @@ def python(*args, cwd, **environment):
     )
 
 
-def test_merge_and_the_stock_program_in_processes_of_their_own(family, tmp_path):
+BOTH = """
+import sys
+from mergekit_fair.cli import main
+main(["merge", "r.yml", sys.argv[1]], standalone_mode=False)
+main(["exec", "mergekit-yaml", "r.yml", sys.argv[2], "--no-write-model-card"])
+"""
+
+
+def test_merge_and_the_stock_program_in_a_process_of_their_own(family, tmp_path, monkeypatch):
     """Every byte is the same under another hash seed, every tensor through mergekit-yaml."""
     root = family.base.parent
     text = dump_yaml(family.addition(lambda_=0.3)).replace(f"{root}/", "")
     (root / "r.yml").write_text(text, encoding="utf-8")
-    command = ("-m", "mergekit_fair")
     outs = [tmp_path / name / "merged" for name in ("one", "two", "stock")]
-    started = [
-        python(*command, "merge", "r.yml", str(outs[0]), cwd=root, PYTHONHASHSEED="1"),
-        python(*command, "merge", "r.yml", str(outs[1]), cwd=root, PYTHONHASHSEED="2"),
-    ]
-    stock = (*command, "exec", "mergekit-yaml", "r.yml", str(outs[2]), "--no-write-model-card")
-    started.append(python(*stock, cwd=root, PYTHONHASHSEED="3"))
-    for process in started:
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
-        assert "Traceback" not in errors
+    seed = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
+    process = python("-c", BOTH, *map(str, outs[1:]), cwd=root, PYTHONHASHSEED=seed)
+    monkeypatch.chdir(root)
+    assert run("merge", "r.yml", outs[0]).exit_code == 0
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert "Traceback" not in errors
     names = sorted(path.name for path in outs[0].iterdir())
     assert "model.safetensors" in names
     assert "README.md" in names
@@ -108,7 +113,7 @@ def test_the_help_of_a_command_has_an_example(name):
     result = run(name, "--help")
     assert result.exit_code == 0, result.output
     assert f"Usage: mergekit-fair {name}" in result.output
-    assert f"Example:\n    mergekit-fair {name}" in result.output
+    assert re.search(rf"Examples?:\n    mergekit-fair {name}", result.output)
 
 
 def test_an_unknown_command():

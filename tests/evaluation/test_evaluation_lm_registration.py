@@ -84,15 +84,3 @@ assert {"hf", "vllm", "fair-classifier"} <= set(model_registry)
 assert get_aggregation("mean") and get_metric("acc")
 """
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_a_merge_does_not_wait_for_lm_eval() -> None:
-    code = """
-import sys
-import mergekit_fair.merging.recipe_check, mergekit_fair.cli.cmd_methods, mergekit_fair.cli.cmd_exec
-from click.testing import CliRunner
-from mergekit_fair.cli import main
-assert CliRunner().invoke(main, ["methods"]).exit_code == 0
-assert "lm_eval" not in sys.modules
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)

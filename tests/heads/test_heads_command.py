@@ -6,7 +6,6 @@ import csv
 import json
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -157,11 +156,13 @@ def test_thresholds_that_help_nothing_are_left_out_with_one_warning(
         assert not any("thresholds" in column for column in next(csv.reader(file)))
 
 
-def test_stock_mergekit_writes_the_same_bytes(fitted: Any, merged: Path) -> None:
+def test_stock_mergekit_writes_the_same_bytes(
+    fitted: Any, merged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, folder = fitted
     recipe, out = folder / "heads" / "recipe.yml", folder / "stock"
-    command = [sys.executable, "-m", "mergekit_fair", "exec", "mergekit-yaml", recipe, out]
-    subprocess.run(list(map(str, command)), check=True, capture_output=True)
+    monkeypatch.setattr(sys, "argv", ["mergekit-fair"])
+    run("exec", "mergekit-yaml", recipe, out)
     assert load_bytes(out) == load_bytes(merged / "merged")
 
 

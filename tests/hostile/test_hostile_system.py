@@ -130,39 +130,39 @@ def test_an_interruption(scene, monkeypatch):
     assert {path.name for path in scene.here.iterdir()} == before
 
 
-def program(scene, out="out", mount=""):
-    """The installed program in a process of its own; `mount` options make `disk` a file system."""
-    words = [sys.executable, "-m", "mergekit_fair", "merge", "r.yml", out, "--quiet"]
-    script = f'mount -t tmpfs -o {mount} none disk && "$@"; code=$?; ls -A disk; exit $code'
-    if mount:
-        (scene.here / "disk").mkdir(exist_ok=True)
-        words = ["unshare", "--map-root-user", "--mount", "sh", "-c", script, "sh", *words]
-    return subprocess.Popen(
-        words, cwd=scene.here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-def told(process):
-    stdout, stderr = process.communicate(timeout=120)
-    return process.returncode, stdout, stderr
+DISKS = {"full": "size=108k", "fixed": "ro"}
+ON_DISKS = """
+import os, sys
+from click.testing import CliRunner
+from mergekit_fair.cli import main
+for disk in sys.argv[1:]:
+    result = CliRunner().invoke(main, ["merge", "r.yml", f"{disk}/out", "--quiet"])
+    print([result.exit_code, result.stdout, result.stderr, os.listdir(disk)])
+"""
 
 
 def test_a_full_and_a_fixed_disk(scene):
     test = ["unshare", "--map-root-user", "--mount", "mount", "-t", "tmpfs", "none", scene.here]
     if subprocess.run(test, capture_output=True, check=False).returncode:
         pytest.skip("no file system can be mounted here, not even in a namespace of its own")
-    # The weights fit, what comes beside them does not.
-    full, fixed = (program(scene, "disk/out", mount) for mount in ("size=108k", "ro"))
-    assert told(full) == (1, "", f"Error: disk/out: {FULL}\n")
-    assert told(fixed) == (1, "", f"Error: disk/out: {FIXED}\n")
+    # The weights fit on the first, what comes beside them does not.
+    mounts = [f"mkdir {n}; mount -t tmpfs -o {o} none {n}; " for n, o in DISKS.items()]
+    words = ["unshare", "--map-root-user", "--mount", "sh", "-c", "".join(mounts) + 'exec "$@"']
+    words += ["sh", sys.executable, "-c", ON_DISKS, *DISKS]
+    found = subprocess.run(words, cwd=scene.here, capture_output=True, text=True, check=False)
+    assert found.stdout.splitlines() == [
+        *(str([1, "", f"Error: full/out: {FULL}\n", []]),),
+        *(str([1, "", f"Error: fixed/out: {FIXED}\n", []]),),
+    ], found.stderr
 
 
 def test_the_program_itself(scene):
     file = scene.here / "Male" / "model.safetensors"
     size = file.stat().st_size
     os.truncate(file, size + 1)
-    damaged = program(scene)
-    assert told(damaged) == (
+    words = [sys.executable, "-m", "mergekit_fair", "merge", "r.yml", "out", "--quiet"]
+    told = subprocess.run(words, cwd=scene.here, capture_output=True, text=True, check=False)
+    assert (told.returncode, told.stdout, told.stderr) == (
         2,
         "",
         f"Error: {file}: is truncated or damaged; got '{size + 1} bytes'; allowed: {size} bytes, "
