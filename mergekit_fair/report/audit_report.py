@@ -16,9 +16,10 @@ from mergekit_fair.audit.audit_results import (
 from mergekit_fair.escaping import one_line
 from mergekit_fair.fairness.benchmark_scores import MIN_CLUSTERS
 from mergekit_fair.fairness.claims import LEVEL
+from mergekit_fair.fairness.deciding import Deciding
 from mergekit_fair.fairness.metrics import GROUP_RATES
 from mergekit_fair.files import write_atomic
-from mergekit_fair.report.deciding_text import worst_of
+from mergekit_fair.report.deciding_text import made_by
 from mergekit_fair.report.multi_tables import VIEW_RATES, view_differences_table
 from mergekit_fair.report.page import shown, template
 from mergekit_fair.report.tables import (
@@ -87,11 +88,10 @@ def figures_table(task: AuditedTask) -> Table:
     for name in metrics:
         rows.append(Row(name, [interval_cell(of[name]) for of in task.models.values()]))
         if task.views and name.startswith("worst_"):
-            whose = [
-                worst_of(of[name.removeprefix("worst_")], task.deciding[model].get(name))
-                for model, of in task.worst_view.items()
-            ]
-            rows.append(Row("  that of", list(map(Cell, whose))))
+            views = [of[name.removeprefix("worst_")] for of in task.worst_view.values()]
+            groups = [made_by(of.get(name, Deciding())) for of in task.deciding.values()]
+            rows.append(Row("  that of", [Cell(short(view or "–")) for view in views]))
+            rows.append(Row("  between", list(map(Cell, groups))))
     return Table("Figures", "", list(task.models), [("", rows)])
 
 

@@ -11,7 +11,7 @@ from mergekit_fair.fairness.intervals import Interval
 from mergekit_fair.fairness.metrics import HEADLINE_GAPS
 from mergekit_fair.fairness.one_vs_rest import MULTI_METRICS
 from mergekit_fair.fairness.pair import Difference
-from mergekit_fair.report.deciding_text import made_by, worst_of
+from mergekit_fair.report.deciding_text import made_by
 from mergekit_fair.report.multi_tables import overall_differences_table, view_differences_table
 from mergekit_fair.report.sweep_tables import difference_titles
 from mergekit_fair.report.tables import Row, Table, as_text, interval_text, short, value_text
@@ -131,7 +131,8 @@ def _marks_by_view(marks: dict[str, dict[str, Any]]) -> Table:
         if metric.over == "worst":
             deciding = [Deciding.from_dict(of["deciding"].get(name, {})) for of in entries]
             views = [of["worst_view"][metric.gap] for of in entries]
-            rows.append(["  that of", *map(worst_of, views, deciding)])
+            rows.append(["  that of", *(short(view or "–") for view in views)])
+            rows.append(["  between", *map(made_by, deciding)])
     rows += [[name, *(_yes(entry[name]) for entry in entries)] for name in _MARKS]
     return Table.plain(["", *marks], rows)
 

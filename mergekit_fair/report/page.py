@@ -158,6 +158,7 @@ def _view(results: SweepResults, folder: Path) -> dict[str, Any]:
             for task in tasks_of(results.report)
             if is_of_views(results.report, task)
         ],
+        "has_views": any(is_of_views(measured, task) for task in tasks_of(measured)),
         "comparison": comparison_table(results.comparison),
         "view_differences": _view_differences(results),
         "detectable": _detectable(results),

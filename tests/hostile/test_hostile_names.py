@@ -19,10 +19,12 @@ from attacks import NAMES, measured, measured_classes, swept, swept_classes
 from click.testing import CliRunner
 from markdown_it import MarkdownIt
 
+from mergekit_fair.audit.audit_results import AuditResults
 from mergekit_fair.cli import main
 from mergekit_fair.cli.terminal import Terminal, echo, echo_json
 from mergekit_fair.errors import DataError
 from mergekit_fair.escaping import in_markdown, in_spreadsheet, is_seen, one_line, printable
+from mergekit_fair.report.audit_report import audit_text, write_audit_page
 from mergekit_fair.report.card import card_of_evaluations, card_of_sweep
 from mergekit_fair.report.comparison_text import comparison_text, multi_comparison_text
 from mergekit_fair.report.evaluation_text import evaluation_text
@@ -105,6 +107,52 @@ def test_classes_on_a_terminal(name: str) -> None:
     compared["models"] = {name: {m: gap | {"withheld": name} for m in found.metrics}}
     compared["views"] = {name: {name: {"dpd": gap, "eod": gap}}}
     assert is_harmless(multi_comparison_text(name, compared))
+
+
+def audited(name: str) -> AuditResults:
+    """An audit of a task of classes; model, class, group and task have this name."""
+    gap, found = {"value": 0.1, "low": 0.01, "high": 0.2}, measured_classes(name)
+    model = {"kind": "merge", "source": name, "digest": None, "way": name}
+    by_group = {
+        f"{view}.{rate}": {"value": 0.5}
+        for view in found.views
+        for rate in ("selection_rate", "tpr", "fpr")
+    }
+    task = {
+        "n": 24,
+        "models": {name: dict.fromkeys(found.metrics, gap)},
+        "differences": {name: {metric: gap | {"withheld": name} for metric in found.metrics}},
+        "groups": {name: {name: by_group}},
+        "group_sizes": {name: {"n": 12}},
+        "views": {
+            name: {
+                view: dict.fromkeys(("base_rate", "selection_rate", "dpd", "eod"), gap)
+                for view in found.views
+            }
+        },
+        "view_differences": {name: {view: {"dpd": gap, "eod": gap} for view in found.views}},
+        "worst_view": {name: dict.fromkeys(("dpd", "eod"), name)},
+        "deciding": {name: {"worst_dpd": {"rate": "tpr", "highest": name, "lowest": "rest"}}},
+        "warnings": [name],
+    }
+    for key in ("models", "groups", "views", "worst_view", "deciding"):
+        task[key]["merge"] = task[key][name]  # type: ignore[index]
+    content = {"recipe": name, "method": name, "split": "report", "limit": None, "confidence": 0.95}
+    content |= {"models": {name: model, "merge": model}, "tasks": {name: task}, "versions": {}}
+    return AuditResults.from_dict(content)
+
+
+@attacked
+def test_in_an_audit(name: str, tmp_path: Path) -> None:
+    text = audit_text(audited(name))
+    assert is_harmless(text)
+    assert len(text.splitlines()) == len(audit_text(audited("plain")).splitlines())
+    found = [_Tags(), _Tags()]
+    for tags, each in zip(found, (name, "plain"), strict=True):
+        html = write_audit_page(audited(each), tmp_path).read_text(encoding="utf-8")
+        assert is_harmless(html.replace("\t", ""))
+        tags.feed(html)
+    assert found[0].found == found[1].found
 
 
 @attacked

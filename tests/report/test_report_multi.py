@@ -243,6 +243,37 @@ class TestSweep:
         assert "threshold for everybody" not in page
         assert "Group thresholds" not in page
 
+    @pytest.mark.parametrize("decides", ["classes", "binary"])
+    def test_beside_a_task_of_no_or_yes(
+        self, swept: SweepResults, tmp_path: Path, decides: str
+    ) -> None:
+        rows = rows_of(three_classes(skill=2.0, bias=2.0, seed=2)).views["hate"]
+        binary = evaluate(replace(rows, task="u"), SETTINGS, model="m", split="report")
+
+        def both(point: PointResult) -> PointResult:
+            evaluation = point.evaluation
+            assert evaluation is not None
+            if decides == "classes":
+                return point.model_copy(update={"tasks": {"u": binary}})
+            return point.model_copy(update={"evaluation": binary, "tasks": {"t": evaluation}})
+
+        changes: dict[str, Any] = {"points": [both(point) for point in swept.points]}
+        changes["report"] = changes["points"]
+        if decides == "binary":
+            level = LevelRecord(to="fft", rate=0.3)
+            changes |= {"task": "u", "level": level, "comparison": {}, "comparison_views": {}}
+        results = swept.model_copy(update=changes)
+        page = write_page(results, tmp_path).read_text()
+        assert page.count("each class or label by itself</caption>") == 1
+        assert "<dt>macro, worst</dt>" in page
+        assert ("The gap at one threshold" in page) is (decides == "binary")
+        card = card_of_sweep(results, name="m", recipe="", config={}, pictures=[])
+        assert "at one threshold for everybody" in card
+        assert "**macro**, **worst**" in card
+        first = next(csv.DictReader(io.StringIO(results_csv(results))))
+        assert ("dpd/hate" in first) is (decides == "classes")
+        assert ("Each class" in summary_text(results)) is (decides == "classes")
+
     def test_groups_of_every_model_and_class_are_shown(self, swept: SweepResults) -> None:
         table = groups_table(swept.report, "t")
         titles = [f"{point.label}, {name}" for point in swept.report for name in NAMES]
@@ -304,4 +335,6 @@ class TestComparison:
             "highest": "a",
             "lowest": "b",
         }
-        assert "  that of          hate: a − b" in multi_comparison_text("t", compared)
+        text = multi_comparison_text("t", compared)
+        assert "  that of          hate  " in text
+        assert "  between          a − b  " in text
