@@ -67,13 +67,12 @@ def file_text(measured: FileMeasurement | MultiFileMeasurement, *, quiet: bool =
 
 def _views(title: str, measured: MultiMeasurement) -> list[str]:
     """Figures over all classes or labels, whose the worst are, then of each, and by group."""
-    level = measured.level if isinstance(measured, MultiEvaluation) else None
     return [
         title,
         as_text(overall_table(measured)),
         *map(one_line, worst_sentences(measured)),
         "",
-        as_text(views_table(measured, level)),
+        as_text(views_table(measured)),
         "",
         as_text(view_groups_table(measured, _MANY)),
         "",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from mergekit_fair.evaluation.evaluate import LevelRates
+from mergekit_fair.evaluation.evaluate import LevelRates, MultiEvaluation
 from mergekit_fair.fairness.claims import LEVEL
 from mergekit_fair.fairness.deciding import Deciding
 from mergekit_fair.fairness.measurement import Measurement
@@ -30,12 +30,18 @@ VIEW_GROUP_COLUMNS = ("n", "n positive", *(GROUP_RATES[rate].title for rate in V
 
 
 def overall_table(measured: MultiMeasurement) -> Table:
-    """The five figures, and the class or label that has the worst gap."""
-    rows = []
+    """The five figures, the class or label that has the worst gap, and what the figures are at
+    equal selection rates, where an evaluation says it."""
+    rows, level = [], measured.level if isinstance(measured, MultiEvaluation) else None
+    matched = measured.level_matched if isinstance(measured, MultiEvaluation) else None
+    at = {} if matched is None else matched.__pydantic_extra__
     for name, metric in MULTI_METRICS.items():
         view = measured.worst_view[str(metric.gap)] if metric.over == "worst" else None
-        rows.append(Row(name, [interval_cell(measured.metrics[name]), Cell(short(view or ""))]))
-    return Table("Over all", "", ["value", "worst for"], [("", rows)])
+        cells = [interval_cell(measured.metrics[name]), Cell(short(view or ""))]
+        rows.append(Row(name, [*cells, *([interval_cell(at[name])] if at else [])]))
+    other = _other(level)
+    title = "at the base rates" if other is None else f"at the rates of {short(other.to)}"
+    return Table("Over all", "", ["value", "worst for", *([title] if at else [])], [("", rows)])
 
 
 def worst_sentences(measured: MultiMeasurement) -> list[str]:
@@ -49,14 +55,15 @@ def worst_sentences(measured: MultiMeasurement) -> list[str]:
     return found
 
 
-def views_table(measured: MultiMeasurement, level: LevelRates | None = None) -> Table:
-    """One a class or label: its share of the rows, how often it is predicted, its gaps.
+def _other(level: LevelRates | None) -> LevelRates | None:
+    """Selection rates that are another model's."""
+    return None if level is None or level.to == "labels" else level
 
-    Args:
-        measured: the evaluation.
-        level: how often another model predicts each.
-    """
-    other = level if level is not None and level.to != "labels" else None
+
+def views_table(measured: MultiMeasurement) -> Table:
+    """One a class or label: its share of the rows, how often it is predicted (and by the other
+    model whose selection rates an evaluation is read beside), its gaps."""
+    other = _other(measured.level) if isinstance(measured, MultiEvaluation) else None
     rows = [
         Row(
             short(name),

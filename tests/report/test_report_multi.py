@@ -101,6 +101,10 @@ class TestEvaluation:
         level = MultiLevel("fft", rates)
         found = evaluate(rows, SETTINGS, model="m", split="report", level=level)
         lines = evaluation_text(found).splitlines()
+        assert found.level_matched is not None
+        at = found.level_matched.__pydantic_extra__["worst_dpd"]
+        assert lines[1].split() == ["value", "worst", "for", "at", "the", "rates", "of", "fft"]
+        assert lines[4].endswith(f"  {interval_text(at)}")
         head = next(number for number, line in enumerate(lines) if line.startswith("class  "))
         assert lines[head].split()[:6] == ["class", "base", "rate", "selected", "by", "fft"]
         shown = [line.split()[3] for line in lines[head + 1 : head + 4]]
