@@ -104,29 +104,32 @@ def brief_points_table(results: SweepResults, points: Sequence[PointResult]) -> 
     metrics = metrics_of(points, task, rule)
     headline = [each for each in metrics if isinstance(each, MultiMetric) or each.headline]
     others = [metric for metric in metrics if metric not in headline]
-    is_multi = is_of_views(points, task)
-    named = 1 + sum(m.name in _words(rule) for m in headline if m.name != "acc")
-    gaps = _gaps_of(points, task)
+    is_multi, gaps = is_of_views(points, task), _gaps_of(points, task)
+    named, read = len(headline), gaps
+    last: tuple[str, ...] = ()
+    if is_multi:  # what the rule reads first
+        named = 1 + sum(m.name in _words(rule) for m in headline if m.name != "acc")
+        read = tuple(name for name in gaps if f"{LEVEL}{name}" in rule)
+        last = tuple(name for name in gaps if name not in read)
     has_sums, rows = _has_sums(points), []
     for point in points:
         evaluation = point.evaluations.get(task)
         if evaluation is None:
             rows.append(_error_row(point))
             continue
-        cells = [interval_cell(point.interval(metric.name)) for metric in headline]
-        cells += _worst_cells(evaluation)
-        is_matched = evaluation.level_matched is not None
-        cells += [
-            Cell(value_text(point.value(f"level_matched.{name}")) if is_matched else "")
-            for name in gaps
-        ]
+        own = [interval_cell(point.interval(metric.name)) for metric in headline]
+        matched = {name: _matched_cell(point, evaluation, name) for name in gaps}
+        cells = [*own[:named], *(matched[name] for name in read), *own[named:]]
+        cells += [*_worst_cells(evaluation), *(matched[name] for name in last)]
         cells += [Cell(value_text(point.value(metric.name))) for metric in others]
         effective = [Cell(_effective(point))] if has_sums else []
         rows.append(_point_row(results, point, task, [*effective, *cells]))
     names = [
-        *(m.name for m in headline),
+        *(m.name for m in headline[:named]),
+        *(f"{n}=" for n in read),
+        *(m.name for m in headline[named:]),
         *(_WORST_OF.values() if is_multi else ()),
-        *(f"{n}=" for n in gaps),
+        *(f"{n}=" for n in last),
         *(m.name for m in others),
     ]
     return Table(
@@ -135,8 +138,13 @@ def brief_points_table(results: SweepResults, points: Sequence[PointResult]) -> 
         columns=[*([EFFECTIVE] if has_sums else []), *names],
         sections=[("", rows)],
         foot=_foot(points, task),
-        needed=has_sums + (max(_NARROW, named) if is_multi else len(headline) + len(gaps)),
+        needed=has_sums + max(_NARROW, named + len(read)),
     )
+
+
+def _matched_cell(point: PointResult, evaluation: FairEvaluation, name: str) -> Cell:
+    is_matched = evaluation.level_matched is not None
+    return Cell(value_text(point.value(f"{LEVEL}{name}")) if is_matched else "")
 
 
 def _worst_cells(evaluation: FairEvaluation) -> list[Cell]:

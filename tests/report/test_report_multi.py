@@ -217,6 +217,15 @@ class TestSweep:
         assert all(interval_text(shown[name]) in lines[start + 4] for name in ("dpd", "eod"))
         assert max(map(len, lines[start : start + 11])) <= 80
 
+    def test_what_the_rule_reads_at_equal_rates_is_shown_beside_it(
+        self, swept: SweepResults
+    ) -> None:
+        rule = "minimise level_matched.worst_eod, subject to acc >= 0.3"
+        selected = swept.selected.model_copy(update={"rule": rule})
+        text = summary_text(swept.model_copy(update={"selected": selected}), 100)
+        head = next(line for line in text.splitlines() if line.split()[:1] == ["model"])
+        assert head.split()[:4] == ["model", "acc", "worst_eod", "worst_eod="]
+
     def test_the_verdict_names_macro_and_worst(self, swept: SweepResults) -> None:
         said = verdict(swept)
         assert swept.comparison["fft"]["worst_dpd"].claimed
