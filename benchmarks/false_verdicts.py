@@ -33,6 +33,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 from false_verdict_populations import POPULATIONS, TASK, Drawn, Population
 
 from mergekit_fair.evaluation import evaluate as evaluating
@@ -108,6 +109,17 @@ class Points:
     def require_unchanged(self) -> None:
         return None
 
+    def candidates(self) -> list[Point]:
+        return []
+
+    def composer(self) -> Any:
+        """Models of one weight, so that points of near levels are near."""
+
+        def tensors(label: str) -> dict[str, torch.Tensor]:
+            return {"level": torch.tensor([self.levels[_id(label)]])}
+
+        return SimpleNamespace(tensors=tensors)
+
     def baselines(self) -> list[Point]:
         return [self._point("baseline", name, self._baseline) for name in ("fft", "lora")]
 
@@ -142,7 +154,7 @@ class Points:
         found = dict(settings or (like.settings if like else {}))
         size = sum(map(float, found.values())) if kind != "baseline" else None
         planned = PlannedPoint(
-            id=f"{label.encode().hex():0<16}",
+            id=_id(label),
             kind=kind,
             label=label,
             settings=found,
@@ -153,6 +165,10 @@ class Points:
         )
         self.levels[planned.id] = level
         return Point(planned, None, label)
+
+
+def _id(label: str) -> str:
+    return f"{label.encode().hex():0<16}"
 
 
 @dataclass
