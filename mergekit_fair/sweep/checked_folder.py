@@ -244,9 +244,9 @@ def _require_comparison(folder: Path, results: SweepResults) -> None:
     worse = {label: change.worse for label, change in results.thresholds.items()}
     found = differences(own, answers, settings_of(chosen), saturation, worse=worse)
     _require_same(folder, _plain(found.judged), _plain(results.comparison), "comparison")
-    for name, views in found.views.items():
-        place = f"comparison_views.{name}"
-        _require_same(folder, _plain(views), _plain(results.comparison_views.get(name, {})), place)
+    said = {name: _plain(views) for name, views in results.comparison_views.items()}
+    expected = {name: _plain(views) for name, views in found.views.items()}
+    _require_same(folder, expected, said, "comparison_views")
     if results.detectable is not None:
         shown = of_report(
             own,
@@ -257,8 +257,8 @@ def _require_comparison(folder: Path, results: SweepResults) -> None:
             chosen=chosen.id,
             comparisons=len(answers),
         )
-        expected = None if shown is None else shown.to_dict()
-        _require_same(folder, expected, results.detectable.to_dict(), "detectable")
+        of_rows = None if shown is None else shown.to_dict()
+        _require_same(folder, of_rows, results.detectable.to_dict(), "detectable")
 
 
 def _require_thresholds(folder: Path, results: SweepResults) -> None:

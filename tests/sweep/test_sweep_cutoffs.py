@@ -21,7 +21,7 @@ from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.fairness.intervals import Interval
 from mergekit_fair.progress import Silent
 from mergekit_fair.report.outputs import summary_text, write_outputs
-from mergekit_fair.report.sweep_tables import results_csv
+from mergekit_fair.report.sweep_csv import results_csv
 from mergekit_fair.schema import sealed
 from mergekit_fair.sweep.checked_folder import checked_results
 from mergekit_fair.sweep.cutoffs import FACTORS, Cutoffs

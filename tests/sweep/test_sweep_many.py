@@ -26,8 +26,10 @@ from mergekit_fair.fairness.multi_pairs import multi_differences
 from mergekit_fair.fairness.one_vs_rest import MULTI_METRICS
 from mergekit_fair.progress import Silent
 from mergekit_fair.resources import tasks_dir
+from mergekit_fair.schema import sealed
 from mergekit_fair.sweep.checked_folder import require_proof
 from mergekit_fair.sweep.figures_again import answered
+from mergekit_fair.sweep.forecast import plan_sweep
 from mergekit_fair.sweep.points import Planner, Point
 from mergekit_fair.sweep.preparation import prepared
 from mergekit_fair.sweep.record import PointResult
@@ -281,6 +283,9 @@ def test_a_sweep_that_was_killed_ends_with_the_same_bytes(
     run_sweep(load_sweep(folder / "sweep.yml"), tmp_path / "out", Silent())
     again, whole = (each / "out" / "results.json" for each in (tmp_path, folder))
     assert again.read_bytes() == whole.read_bytes()
+    left = plan_sweep(load_sweep(folder / "sweep.yml"), out=tmp_path / "out").left
+    assert left is not None
+    assert (left.points, left.forward_passes) == (0, 0)
 
 
 def test_other_settings_read_the_scores_again_and_run_nothing(
@@ -306,6 +311,32 @@ def test_other_settings_read_the_scores_again_and_run_nothing(
 
 def _none(*_: Any) -> Any:
     raise AssertionError("a model is run")
+
+
+@pytest.mark.parametrize("views", ["hate", "a fourth"])
+def test_differences_of_a_class_are_those_of_the_scores(
+    swept_many: Callable[[str], Path], tmp_path: Path, views: str
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(swept_many("classes") / "out", out)
+    results = json.loads((out / "results.json").read_text())
+    of_fft = results["comparison_views"]["fft"]
+    of_fft[views] = {**of_fft["hate"], "dpd": {**of_fft["hate"]["dpd"], "value": 0.123}}
+    content = sealed({key: value for key, value in results.items() if key != "digest"})
+    (out / "results.json").write_text(json.dumps(content))
+    with raises(SweepError, f"comparison_views.fft.{views}", where=out / "results.json"):
+        require_proof(out)
+
+
+@pytest.mark.parametrize("level", [{"to": "fft"}, {"to": "fft", "rate": 0.5, "rates": {"a": 0.5}}])
+def test_a_level_is_a_rate_or_rates(
+    swept_many: Callable[[str], Path], tmp_path: Path, level: dict[str, Any]
+) -> None:
+    results = json.loads((swept_many("classes") / "out" / "results.json").read_text())
+    content = {key: value for key, value in results.items() if key != "digest"}
+    (tmp_path / "results.json").write_text(json.dumps(sealed({**content, "level": level})))
+    with raises(SweepError, "rates", where=tmp_path / "results.json"):
+        SweepResults.load(tmp_path)
 
 
 @pytest.mark.parametrize("room", ["scores", "rows"])
@@ -337,8 +368,6 @@ def test_a_figure_that_the_scores_do_not_give_is_refused(
     swept_many: Callable[[str], Path], tmp_path: Path, place: str
 ) -> None:
     """Though every digest is right."""
-    from mergekit_fair.schema import sealed
-
     out = tmp_path / "out"
     shutil.copytree(swept_many("classes") / "out", out)
     lines = [json.loads(line) for line in (out / POINTS).read_text().splitlines()]

@@ -24,7 +24,8 @@ from mergekit_fair.merging.to_disk import merge_to_folder
 from mergekit_fair.progress import Silent
 from mergekit_fair.report.figures import draw_sweep
 from mergekit_fair.report.sweep_axis import lines_over, number_on, swept_axis
-from mergekit_fair.report.sweep_tables import brief_points_table, points_table, results_csv
+from mergekit_fair.report.sweep_csv import results_csv
+from mergekit_fair.report.sweep_tables import brief_points_table, points_table
 from mergekit_fair.report.tables import as_text
 from mergekit_fair.sweep.checked_folder import checked_results
 from mergekit_fair.sweep.forecast import plan_sweep
