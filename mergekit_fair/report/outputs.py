@@ -57,11 +57,13 @@ def summary_text(results: SweepResults, width: int | None = None) -> str:
         return as_text(brief_points_table(results, points), width)
 
     chosen, level, split = results.selected, results.level, results.selected_on
+    points = table(results.points)
     gaps = "dpd=, eod=" if level.rate is not None else "names with ="
+    at = f"; {gaps}: at {one_line(str(level))}" if "=" in points.splitlines()[0] else ""
     parts = [
         f"{split.capitalize()} rows of {one_line(results.task)} ([low, high]: "
-        f"{results.confidence:.4g} confidence intervals; {gaps}: at {one_line(str(level))})",
-        table(results.points),
+        f"{results.confidence:.4g} confidence intervals{at})",
+        points,
         *(["", transfer_text(results.transfer)] if results.transfer else []),
         f"\nRule: {one_line(chosen.rule)}.\n{capitalised(one_line(chosen.sentence))}.",
     ]

@@ -205,6 +205,10 @@ class TestSweep:
         lines = summary_text(swept, 100).splitlines()
         head = next(line for line in lines if line.split()[:1] == ["model"])
         assert head.split() == ["model", "acc", "macro_eod", "macro_dpd"]
+        assert lines[0].endswith("confidence intervals)")
+        wide = summary_text(swept, 300).splitlines()
+        assert "worst_eod=" in wide[1].split()
+        assert wide[0].endswith("; names with =: at the selection rates of fft)")
         merge = swept.report[1].evaluation
         assert isinstance(merge, MultiEvaluation)
         start = lines.index("Each class or label by itself, of these")
