@@ -203,7 +203,7 @@ def test_a_baseline_without_scores_or_of_one_class_has_none(
     rate = Interval(value=float(rows.predicted.mean()))
     metrics = {**fft.evaluation.metrics, "selection_rate": rate}
     evaluation = fft.evaluation.model_copy(update={"metrics": metrics})
-    runner: Any = SimpleNamespace(predictions=lambda _: rows)
+    runner: Any = SimpleNamespace(binary=lambda _: rows)
     config = load_sweep(cut / "sweep.yml").config
     baselines = {"fft": fft.model_copy(update={"evaluation": evaluation})}
     found = Cutoffs.of(config, runner, baselines, None)
