@@ -412,6 +412,25 @@ def flush_data(handle: int) -> None:
     getattr(os, "fdatasync", os.fsync)(handle)
 
 
+def set_direct(handle: int, wanted: bool) -> bool:
+    """Have writes to an open file pass by the page cache, or not, where system and disk can.
+
+    Returns:
+        Whether they do now. They then need aligned memory, places and lengths.
+    """
+    flag = getattr(os, "O_DIRECT", 0)  # Linux
+    if not flag:
+        return False
+    import fcntl
+
+    now = fcntl.fcntl(handle, fcntl.F_GETFL)
+    try:
+        fcntl.fcntl(handle, fcntl.F_SETFL, now | flag if wanted else now & ~flag)
+    except OSError:  # some file systems have no such writes
+        return False
+    return wanted
+
+
 def _flush(path: Path) -> None:
     if path.is_dir() and os.name == "nt":
         return  # Windows opens no folders

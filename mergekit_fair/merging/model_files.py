@@ -28,7 +28,7 @@ from mergekit_fair.files import text_of
 from mergekit_fair.merging.measured_inputs import require_measured
 from mergekit_fair.merging.model_checks import OpenModels
 from mergekit_fair.merging.recipe import OrderedConfiguration, Recipe
-from mergekit_fair.merging.shards import Written
+from mergekit_fair.merging.shard_files import Written
 from mergekit_fair.schema import parse_json, read_sealed, sealed
 
 MANIFEST = "merge_manifest.json"

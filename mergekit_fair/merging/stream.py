@@ -21,7 +21,8 @@ from mergekit_fair.checkpoints.reader import Buffer, Reader, one_thread_each
 from mergekit_fair.errors import CheckpointError, first_line
 from mergekit_fair.merging.methods.arithmetic import ACCUMULATOR, SLICE, Scratch, parts_of
 from mergekit_fair.merging.methods.formula import unequal
-from mergekit_fair.merging.shards import Outputs, Piece, Shard, SliceJob, Stopped, Written, jobs
+from mergekit_fair.merging.shard_files import Outputs, Stopped, Written
+from mergekit_fair.merging.shards import Piece, Shard, SliceJob, jobs
 
 Readers = Mapping[str, Reader]
 
@@ -77,7 +78,7 @@ def write_weights(
             outputs.stop()
 
     try:
-        with one_thread_each() as count, outputs.flushing():
+        with one_thread_each() as count:
             _run([threading.Thread(target=work) for _ in range(_workers(count, where))], outputs)
         if failures:
             raise failures[0]

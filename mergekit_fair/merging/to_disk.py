@@ -29,7 +29,8 @@ from mergekit_fair.merging.program import MergeSettings
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.result_checks import require_complete
 from mergekit_fair.merging.saved_config import complete_config
-from mergekit_fair.merging.shards import Shard, Written, index_json, shards
+from mergekit_fair.merging.shard_files import Written
+from mergekit_fair.merging.shards import Shard, index_json, shards
 from mergekit_fair.merging.stream import write_weights
 from mergekit_fair.progress import Progress, Silent, bar
 

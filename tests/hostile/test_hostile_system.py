@@ -6,7 +6,6 @@ import os
 import resource
 import subprocess
 import sys
-import time
 from errno import EIO, ENOSPC, EROFS
 from pathlib import Path
 
@@ -36,8 +35,9 @@ def failing(monkeypatch, call, number, *, where="", after=0, last=999):
 
 
 CALLS = {
-    "first-write": ("os.write", ENOSPC, {}, FULL),
-    "later-write": ("os.write", ENOSPC, {"after": 1}, FULL),
+    "room": ("os.posix_fallocate", ENOSPC, {}, FULL),
+    "first-write": ("os.pwrite", ENOSPC, {}, FULL),
+    "later-write": ("os.pwrite", ENOSPC, {"after": 1}, FULL),
     "flush": ("os.fsync", EIO, {}, FAILED),
     "folder": ("Path.mkdir", EROFS, {"where": ".out.partial"}, FIXED),
     "lock": ("os.open", EROFS, {"where": ".out.lock"}, FIXED),
@@ -80,14 +80,10 @@ def test_each_call_that_fails_once(scene, monkeypatch, call):
 
 def test_the_disk_says_once_that_it_failed(scene, monkeypatch):
     """While the merge goes on, by a flush whose error the last flush would not repeat."""
-    monkeypatch.setattr("mergekit_fair.merging.shards.FLUSHED_FROM", 0)
-    write = os.write
-
-    def slow(*given):
-        time.sleep(0.1)
-        return write(*given)
-
-    monkeypatch.setattr("os.write", slow)
+    place = "mergekit_fair.merging.shard_files"
+    monkeypatch.setattr(f"{place}.BLOCK", 4096)
+    monkeypatch.setattr(f"{place}.FLUSHED_FROM", 0)
+    monkeypatch.setattr(f"{place}.set_direct", lambda *_: False)
     failing(monkeypatch, "os.fdatasync", EIO)
     assert scene.refused(code=1) == f"HERE/out: {FAILED}"
 
@@ -123,7 +119,7 @@ def test_an_interruption(scene, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("os.write", interrupted)
+    monkeypatch.setattr("os.pwrite", interrupted)
     before = {path.name for path in scene.here.iterdir()}
     result = scene.invoke()
     assert (result.exit_code, result.stderr.strip()) == (1, "Aborted!")

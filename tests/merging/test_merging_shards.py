@@ -1,58 +1,143 @@
-"""Output files: appended in turn, hashed on the way, and no error of the disk gets lost."""
+"""Output files: written past the page cache or through it, hashed on the way; no error is lost."""
 
+from __future__ import annotations
+
+import errno
 import hashlib
+import mmap
 import os
 import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from mergekit_fair.merging import shards as module
+from mergekit_fair.merging import shard_files as module
 from mergekit_fair.merging.methods.formula import copy_of
 from mergekit_fair.merging.program import OutputTensor
 from mergekit_fair.merging.recipe import Recipe
-from mergekit_fair.merging.shards import Outputs, Stopped, shards
+from mergekit_fair.merging.shard_files import Outputs, Stopped
+from mergekit_fair.merging.shards import Shard, shards
 from mergekit_fair.merging.to_disk import merge_to_folder
 
+WAYS = ("direct", "buffered", "refused later", "no reserve")
 
-@pytest.fixture
-def files():
+
+def made(sizes: Sequence[int], limit: int = 0) -> tuple[Shard, ...]:
+    """Files of byte tensors."""
     copied = copy_of("base", "base")
     tensors = [
-        OutputTensor(name, (8,), torch.uint8, torch.uint8, copied, (1.0,)) for name in ("a", "b")
+        OutputTensor(f"t{number:03}", (size,), torch.uint8, torch.uint8, copied, (1.0,))
+        for number, size in enumerate(sizes)
     ]
-    return shards(tensors, 8)
+    return shards(tensors, limit)
 
 
-def test_jobs_are_written_in_order_whoever_comes_first(tmp_path, files):
-    places = [tmp_path / name for name in ("one", "two")]
-    for place in places:
-        place.mkdir()
+@pytest.fixture(params=WAYS)
+def way(request: Any, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How the file system takes writes."""
+    if request.param == "buffered":
+        monkeypatch.setattr(module, "set_direct", lambda *_: False)
+    elif request.param == "refused later":  # it takes the flag, and no such write
+        real, direct = os.pwrite, set()
+
+        def set_direct(handle: int, wanted: bool) -> bool:
+            (direct.add if wanted else direct.discard)(handle)
+            return wanted
+
+        def pwrite(handle: int, data: Any, at: int) -> int:
+            if handle in direct:
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            return real(handle, data, at)
+
+        monkeypatch.setattr(module, "set_direct", set_direct)
+        monkeypatch.setattr(os, "pwrite", pwrite)
+    elif request.param == "no reserve":
+
+        def unknown(*_: Any) -> None:
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+        monkeypatch.setattr(os, "posix_fallocate", unknown)
+    return str(request.param)
+
+
+def written(
+    places: Sequence[Path], files: Sequence[Shard], jobs: Sequence[tuple[int, bytes]], workers: int
+) -> list[dict[str, module.Written]]:
+    """All jobs, taken by workers, the last one first in every hand."""
     outputs = Outputs(places, files)
-    parts = [(0, b"aaaa"), (0, b"AAAA"), (1, b"bbbbbbbb")]
+    hands = [range(number, len(jobs), workers) for number in range(workers)]
 
-    def append(index):
-        shard, data = parts[index]
-        for output in range(2):
-            outputs.append(output, index, shard, memoryview(data))
+    def work(hand: range) -> None:
+        for index in hand:
+            shard, data = jobs[index]
+            for output in range(len(places)):
+                outputs.append(output, index, shard, memoryview(data))
 
-    threads = [threading.Thread(target=append, args=(index,)) for index in (2, 1, 0)]
+    threads = [threading.Thread(target=work, args=(hand,)) for hand in reversed(hands)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    for place, written in zip(places, outputs.finish(), strict=True):
-        for file, data in zip(files, (b"aaaaAAAA", b"bbbbbbbb"), strict=True):
-            content = (place / file.name).read_bytes()
-            assert content == file.header + data
-            assert written[file.name].sha256 == hashlib.sha256(content).hexdigest()
-            assert written[file.name].bytes == len(content)
+    try:
+        return outputs.finish()
+    finally:
+        outputs.close()
 
 
-def test_stopping_ends_whoever_waits(tmp_path, files):
-    outputs, ended = Outputs([tmp_path], files), []
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("block", [4096, 16384])
+@pytest.mark.parametrize("sizes", [(8, 8), (0, 1), (4096, 4095, 1), (70_000, 3, 9_000, 0, 12_288)])
+def test_files_hold_their_jobs_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int, sizes: Sequence[int]
+) -> None:
+    monkeypatch.setattr(module, "BLOCK", block)
+    monkeypatch.setattr(module, "FLUSHED_FROM", 1)
+    places = [tmp_path / name for name in ("one", "two", "three")]
+    for place in places:
+        place.mkdir()
+    files = made(sizes, 10_000)
+    rng = np.random.default_rng(0)
+    data = [rng.bytes(sum(tensor.shape[0] for tensor in file.tensors)) for file in files]
+    jobs = [
+        (number, content[at : at + 3_000])
+        for number, content in enumerate(data)
+        for at in range(0, len(content), 3_000)
+    ]
+    for place, found in zip(places, written(places, files, jobs, 3), strict=True):
+        for file, content in zip(files, data, strict=True):
+            read = (place / file.name).read_bytes()
+            assert read == file.header + content
+            assert found[file.name].sha256 == hashlib.sha256(read).hexdigest()
+            assert found[file.name].bytes == len(read)
 
-    def wait():
+
+@pytest.mark.usefixtures("way")
+def test_a_job_larger_than_blocks_takes_few_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BLOCK", 4096)
+    maps: list[int] = []
+
+    def counted(*given: Any) -> mmap.mmap:
+        maps.append(1)
+        return mmap.mmap(*given)
+
+    monkeypatch.setattr(module, "mmap", type("maps", (), {"mmap": staticmethod(counted)}))
+    content = np.random.default_rng(0).bytes(1_000_000)
+    files = made([len(content)])
+    written([tmp_path], files, [(0, content)], 1)
+    assert (tmp_path / files[0].name).read_bytes() == files[0].header + content
+    assert len(maps) <= 1 + 2 * module.WRITERS
+
+
+def test_stopping_ends_whoever_waits(tmp_path: Path) -> None:
+    outputs, ended = Outputs([tmp_path], made([8, 8])), []
+
+    def wait() -> None:
         with pytest.raises(Stopped):
             outputs.append(0, 1, 0, memoryview(b"x"))
         ended.append(True)
@@ -65,12 +150,27 @@ def test_stopping_ends_whoever_waits(tmp_path, files):
     assert ended == [True]
 
 
-def test_an_error_of_the_disk_while_flushing_is_not_lost(tiny, tmp_path, options, monkeypatch):
+def test_a_full_disk_is_told_before_the_first_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        Outputs([tmp_path], made([8]))
+
+
+def test_an_error_of_the_disk_while_flushing_is_not_lost(
+    tiny: Any, tmp_path: Path, options: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A second fsync of the same file would succeed."""
+    monkeypatch.setattr(module, "set_direct", lambda *_: False)
     monkeypatch.setattr(module, "FLUSHED_FROM", 1)
+    monkeypatch.setattr(module, "BLOCK", 4096)
     monkeypatch.setattr("mergekit_fair.merging.stream.SLICE", 1)
 
-    def fail(_):
+    def fail(_: int) -> None:
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(os, "fdatasync", fail)

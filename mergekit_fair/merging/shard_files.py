@@ -1,0 +1,285 @@
+"""Write the output's files: past the page cache, in aligned blocks, hashed from front to back.
+
+A file has its whole length from the start, so that a full disk is an error before the first byte.
+Where the file system takes it (`O_DIRECT`), blocks go from our memory to the disk, some at a time,
+which saves the copy into the page cache: that, and not the disk, is what buffered writes of whole
+models wait for. Elsewhere (macOS, some network mounts) the same blocks go through the cache.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import mmap
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from mergekit_fair.files import flush_data, set_direct
+from mergekit_fair.merging.shards import Shard
+
+# Bytes of a block, and how many are written at once: disks are slow at one write after another.
+BLOCK = 1 << 20
+WRITERS = 4
+# Where direct writes begin and end: a multiple of any disk's sector, and of a page of memory.
+_ALIGNED = 4096
+# Bytes that wait in the page cache before the disk gets them, so that it works meanwhile.
+FLUSHED_FROM = 64 << 20
+# A file system that cannot reserve space, where nothing is wrong with the disk.
+_UNRESERVED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV)
+
+
+@dataclass(frozen=True)
+class Written:
+    """A finished file: its length in bytes and its SHA-256."""
+
+    bytes: int
+    sha256: str
+
+
+class Stopped(Exception):  # noqa: N818 (no error: another thread has failed, this one ends)
+    """Another worker has failed."""
+
+
+@dataclass
+class _Block:
+    """`size` bytes of a file from `start` on, in `memory`."""
+
+    memory: mmap.mmap
+    start: int
+    size: int = 0
+
+
+class _Disk:
+    """Threads that write blocks, and the memory of these: few, and used again.
+
+    Args:
+        blocks: how many are in use at most; who needs one more waits for a write.
+        failed: told of the first write that fails. The others are then left out.
+    """
+
+    def __init__(self, blocks: int, failed: Callable[[], None]) -> None:
+        self._pool = ThreadPoolExecutor(WRITERS, "write")
+        self._room = threading.Semaphore(blocks)
+        self._free: queue.SimpleQueue[mmap.mmap] = queue.SimpleQueue()
+        self._failed = failed
+        self._failure: BaseException | None = None
+
+    def take(self) -> mmap.mmap:
+        """Memory for a block, aligned as a map of pages is."""
+        self._room.acquire()
+        try:
+            return self._free.get_nowait()
+        except queue.Empty:
+            return mmap.mmap(-1, BLOCK)
+
+    def put(self, block: _Block, write: Callable[[_Block], None]) -> None:
+        """Have a block written, and take its memory back."""
+        self._pool.submit(self._write, block, write)
+
+    def end(self) -> None:
+        """Wait until all is written.
+
+        Raises:
+            OSError: a write failed.
+        """
+        self._pool.shutdown()
+        if self._failure is not None:
+            raise self._failure
+
+    def _write(self, block: _Block, write: Callable[[_Block], None]) -> None:
+        try:
+            if self._failure is None:
+                write(block)
+        except BaseException as error:
+            self._failure = error
+            self._failed()
+        finally:
+            self._free.put(block.memory)
+            self._room.release()
+
+
+class ShardFile:
+    """One safetensors file in the making.
+
+    Args:
+        path: it exists and is as long as it will be.
+        size: that length.
+        disk: it writes what is full. The write that makes the file whole flushes and closes it.
+    """
+
+    def __init__(self, path: Path, size: int, disk: _Disk) -> None:
+        self._handle = os.open(path, os.O_WRONLY)
+        self._is_direct = set_direct(self._handle, True)
+        self._size, self._left, self._waiting = size, size, 0
+        self._disk, self._block = disk, _Block(disk.take(), 0)
+        self._tail = b""  # what follows the last aligned byte
+        self._digest = hashlib.sha256()
+        self._lock = threading.Lock()
+        self.written: Written | None = None
+
+    def append(self, data: memoryview) -> None:
+        """Take the next bytes, from one thread at a time."""
+        self._digest.update(data)
+        while data:
+            block = self._block
+            taken = min(len(data), BLOCK - block.size)
+            block.memory[block.size : block.size + taken] = data[:taken]
+            block.size += taken
+            data, end = data[taken:], block.start + block.size
+            if end == self._size or block.size == BLOCK:
+                self._disk.put(block, self._write)
+                if end < self._size:
+                    self._block = _Block(self._disk.take(), end)
+
+    def close(self) -> None:
+        """Let go of the file, whole or not; nobody writes any more."""
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+    def _write(self, block: _Block) -> None:
+        whole = block.size - block.size % _ALIGNED
+        with memoryview(block.memory) as view:
+            self._put(view[:whole], block.start)
+            tail = bytes(view[whole : block.size])
+        with self._lock:
+            self._tail = tail or self._tail
+            self._left -= block.size
+            self._waiting += block.size
+            is_last, is_much = not self._left, self._waiting >= FLUSHED_FROM
+            if is_much:
+                self._waiting = 0
+        if is_last:
+            self._finish()
+        elif is_much and not self._is_direct:
+            flush_data(self._handle)
+
+    def _put(self, data: memoryview, at: int) -> None:
+        while data:
+            try:
+                done = os.pwrite(self._handle, data, at)
+            except OSError as error:
+                if error.errno != errno.EINVAL or not self._is_direct:
+                    raise
+                self._is_direct = set_direct(self._handle, False)  # it wants another alignment
+                continue
+            data, at = data[done:], at + done
+
+    def _finish(self) -> None:
+        if self._is_direct:
+            self._is_direct = set_direct(self._handle, False)
+        self._put(memoryview(self._tail), self._size - len(self._tail))
+        os.fsync(self._handle)
+        self.close()
+        self.written = Written(self._size, self._digest.hexdigest())
+
+
+class Outputs:
+    """The files of all outputs of a merge; workers append to each in the order of the jobs.
+
+    Output k takes job i only after job i − 1: two workers follow each other through the outputs,
+    one hashing for the first while the other still computes.
+
+    Args:
+        folders: of the outputs; they exist.
+        shards: of each.
+
+    Raises:
+        OSError: there is no room for all of it, or whatever else the system says.
+    """
+
+    def __init__(self, folders: Sequence[Path], shards: Sequence[Shard]) -> None:
+        self._folders = folders
+        self._shards = shards
+        self._disk = _Disk(len(folders) + 2 * WRITERS, self.stop)
+        self._files: list[dict[int, ShardFile]] = [{} for _ in folders]
+        self._next = [0 for _ in folders]
+        self._turn = threading.Condition()
+        self._stopped = False
+        for folder in folders:
+            for shard in shards:
+                _reserve(folder / shard.name, shard.size)
+
+    def append(self, output: int, job: int, shard: int, data: memoryview) -> None:
+        """Take a job's bytes when its turn has come.
+
+        Raises:
+            Stopped: `stop` was called, or a write has failed.
+            OSError: whatever the system says.
+        """
+        with self._in_turn(output, job):
+            self._opened(output, shard).append(data)
+
+    def finish(self) -> list[dict[str, Written]]:
+        """Per output, file name → what it became, when all of it is on the disk.
+
+        Raises:
+            OSError: a write failed.
+        """
+        if not self._stopped:
+            for output in range(len(self._folders)):
+                for shard in range(len(self._shards)):
+                    self._opened(output, shard)  # a file of only empty tensors has had no job
+        self._disk.end()
+        return [
+            {
+                self._shards[shard].name: file.written
+                for shard, file in sorted(files.items())
+                if file.written is not None
+            }
+            for files in self._files
+        ]
+
+    def stop(self) -> None:
+        """Let no worker wait or write any more."""
+        with self._turn:
+            self._stopped = True
+            self._turn.notify_all()
+
+    def close(self) -> None:
+        """Let go of all files, whole or not."""
+        with suppress(BaseException):  # `finish` has told it
+            self._disk.end()
+        for files in self._files:
+            for file in files.values():
+                file.close()
+
+    def _opened(self, output: int, shard: int) -> ShardFile:
+        files = self._files[output]
+        if shard not in files:
+            of_shard = self._shards[shard]
+            path = self._folders[output] / of_shard.name
+            files[shard] = ShardFile(path, of_shard.size, self._disk)
+            files[shard].append(memoryview(of_shard.header))
+        return files[shard]
+
+    @contextmanager
+    def _in_turn(self, output: int, job: int) -> Iterator[None]:
+        with self._turn:
+            self._turn.wait_for(lambda: self._stopped or self._next[output] == job)
+            if self._stopped:
+                raise Stopped
+        yield
+        with self._turn:
+            self._next[output] += 1
+            self._turn.notify_all()
+
+
+def _reserve(path: Path, size: int) -> None:
+    """A new file of that length, with room on the disk where the file system can say so."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    try:
+        os.truncate(handle, size)
+        if hasattr(os, "posix_fallocate"):  # not on macOS
+            os.posix_fallocate(handle, 0, size)
+    except OSError as error:
+        if error.errno not in _UNRESERVED:
+            raise
+    finally:
+        os.close(handle)
