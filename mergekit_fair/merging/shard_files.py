@@ -197,7 +197,7 @@ class Outputs:
     def __init__(self, folders: Sequence[Path], shards: Sequence[Shard]) -> None:
         self._folders = folders
         self._shards = shards
-        self._disk = _Disk(len(folders) + 2 * WRITERS, self.stop)
+        self._disk = _Disk(_blocks(len(folders)), self.stop)
         self._files: list[dict[int, ShardFile]] = [{} for _ in folders]
         self._next = [0 for _ in folders]
         self._turn = threading.Condition()
@@ -269,6 +269,15 @@ class Outputs:
         with self._turn:
             self._next[output] += 1
             self._turn.notify_all()
+
+
+def block_memory(outputs: int) -> int:
+    """Bytes of all blocks that are in use at most."""
+    return _blocks(outputs) * BLOCK
+
+
+def _blocks(outputs: int) -> int:
+    return outputs + 2 * WRITERS  # one of each output is being filled
 
 
 def _reserve(path: Path, size: int) -> None:

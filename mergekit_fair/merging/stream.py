@@ -21,7 +21,7 @@ from mergekit_fair.checkpoints.reader import Buffer, Reader, one_thread_each
 from mergekit_fair.errors import CheckpointError, first_line
 from mergekit_fair.merging.methods.arithmetic import ACCUMULATOR, SLICE, Scratch, parts_of
 from mergekit_fair.merging.methods.formula import unequal
-from mergekit_fair.merging.shard_files import Outputs, Stopped, Written
+from mergekit_fair.merging.shard_files import Outputs, Stopped, Written, block_memory
 from mergekit_fair.merging.shards import Piece, Shard, SliceJob, jobs
 
 Readers = Mapping[str, Reader]
@@ -98,7 +98,7 @@ def memory(shards: Sequence[Shard], outputs: int, device: str) -> int:
     count, width = max(largest[0], elements), largest[1]
     # Raw bytes of one model, four float64 intermediates, the rounded bytes of every output.
     number = _workers(torch.get_num_threads(), torch.device(device))
-    return number * count * (8 + 4 * 8 + width * outputs)
+    return number * count * (8 + 4 * 8 + width * outputs) + block_memory(outputs)
 
 
 def _workers(threads: int, device: torch.device) -> int:
