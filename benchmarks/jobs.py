@@ -28,23 +28,39 @@ class Bench:
         work: the folder of models, recipes and outputs.
         repeats: rounds; every round measures each job once, one after the other.
         keeps_models: leave models in `work` when a part is done with them.
+        old: another checkout, whose merges are measured, too.
         results: what was measured, for --json.
     """
 
     work: Path
     repeats: int
     keeps_models: bool
+    old: Path | None = None
     results: dict[str, Any] = field(default_factory=dict)
 
     def ours(self, models: list[Path]) -> Usage:
         """One merge by `mergekit-fair merge`; its numbers are checked."""
         return self._ours(models, (), _check_ours)
 
+    def before(self, models: list[Path]) -> Usage:
+        """The same by the other checkout."""
+        return self._ours(models, (), _check_ours, self.old)
+
     def grid(self, models: list[Path]) -> Usage:
         """Eleven merges by one `mergekit-fair merge`; all their numbers are checked."""
         return self._ours(models, ("--lambda", "0:1:0.1"), _check_grid)
 
-    def _ours(self, models: list[Path], extra: tuple[str, ...], check: Check) -> Usage:
+    def grid_before(self, models: list[Path]) -> Usage:
+        """The same by the other checkout."""
+        return self._ours(models, ("--lambda", "0:1:0.1"), _check_grid, self.old)
+
+    def _ours(
+        self,
+        models: list[Path],
+        extra: tuple[str, ...],
+        check: Check,
+        package: Path | None = None,
+    ) -> Usage:
         recipe = {
             "merge_method": "subgroup_task_addition",
             "base_model": str(models[0]),
@@ -55,7 +71,8 @@ class Bench:
             "parameters": {"lambda": SCALE},
         }
         command = [program("mergekit-fair"), "merge"]
-        return self._merge("ours", command, recipe, extra, models, check)
+        name = "ours" if package is None else "before"
+        return self._merge(name, command, recipe, extra, models, check, package)
 
     def stock(self, models: list[Path], scale: float = SCALE) -> Usage:
         """The same merge by `mergekit-yaml`, which sums in the input's dtype."""
@@ -74,23 +91,33 @@ class Bench:
         return self._merge("stock", [program("mergekit-yaml")], recipe, (), models, check)
 
     def floor(self, models: list[Path]) -> Usage:
-        """Read every input, write one model: what no merge can avoid."""
-        files = [model / WEIGHTS for model in models]
-        out = self.work / "floor"
-        commands = [
-            ["cat", *map(str, files)],
-            ["mkdir", str(out)],
-            ["cp", "--reflink=never", "--sparse=never", str(files[0]), str(out / WEIGHTS)],
-        ]
+        """Read every input, write one model through the page cache."""
+        return self._copied("floor", models, ["cp", "--reflink=never", "--sparse=never"])
+
+    def direct(self, models: list[Path]) -> Usage:
+        """The same past the page cache: what no merge can avoid."""
+        return self._copied("direct", models, ["dd", "bs=4M", "oflag=direct", "status=none"])
+
+    def copies(self, models: list[Path]) -> list[Usage]:
+        """As many copies of a model as a grid has outputs."""
+        return [self.floor(models[:1]) for _ in GRID]
+
+    def _copied(self, name: str, models: list[Path], how: list[str]) -> Usage:
+        files, out = [model / WEIGHTS for model in models], self.work / name
+        places = [str(files[0]), str(out / WEIGHTS)]
+        if how[0] == "dd":
+            places = [f"if={places[0]}", f"of={places[1]}"]
+        commands = [["cat", *map(str, files)], ["mkdir", str(out)], [*how, *places]]
         try:
-            return self._told("floor", measure(commands, files, out))
+            return self._told(name, measure(commands, files, out))
         finally:
             shutil.rmtree(out, ignore_errors=True)
 
     def starts(self, vectors: int) -> dict[str, Usage]:
-        """Both programs on two layers of width 32: what they cost before the first real tensor."""
+        """All programs on two layers of width 32: what they cost before the first real tensor."""
         models = Family(self.work, START).make(vectors)
-        return {start_of("ours"): self.ours(models), start_of("stock"): self.stock(models)}
+        found = {start_of("ours"): self.ours(models), start_of("stock"): self.stock(models)}
+        return found | ({start_of("before"): self.before(models)} if self.old else {})
 
     def _merge(
         self,
@@ -100,13 +127,14 @@ class Bench:
         extra: tuple[str, ...],
         models: list[Path],
         check: Check,
+        package: Path | None = None,
     ) -> Usage:
         file, out = self.work / f"{name}.yml", self.work / name
         file.write_text(json.dumps(recipe, indent=2))  # JSON is YAML
         options = ["--no-copy-tokenizer", "--quiet", *extra]
         files = [model / WEIGHTS for model in models]
         try:
-            usage = measure([[*command, str(file), str(out), *options]], files, out)
+            usage = measure([[*command, str(file), str(out), *options]], files, out, package)
             check(out, models)
         finally:
             shutil.rmtree(out, ignore_errors=True)
@@ -114,7 +142,7 @@ class Bench:
 
     def _told(self, name: str, usage: Usage) -> Usage:
         text = f"{usage.wall:7.2f} s, fsync {usage.fsync:5.2f} s, {usage.moved / 1e9:6.2f} GB"
-        print(f"  {name:5s} {text}", file=sys.stderr, flush=True)
+        print(f"  {name:6s} {text}", file=sys.stderr, flush=True)
         return usage
 
     def record(self, part: str, **entry: Any) -> None:

@@ -45,7 +45,8 @@ def bench_main(bench: Bench, size: float, counts: list[int]) -> None:
         samples: Samples = {}
         for _ in _rounds(bench, f"{vectors} vectors"):
             found = bench.starts(vectors)
-            found |= {name: getattr(bench, name)(models) for name in ("ours", "stock", "floor")}
+            names = ("ours", *(("before",) if bench.old else ()), "stock", "floor", "direct")
+            found |= {name: getattr(bench, name)(models) for name in names}
             _append(samples, found)
         gigabytes, own = family.shape.nbytes / 1e9, sum(m.name.startswith("v") for m in models)
         print(f"\n{vectors} vectors ({own} with weights of their own), {gigabytes:.2f} GB a model")
@@ -63,6 +64,11 @@ def _print_main_figures(samples: Samples, *, has_targets: bool) -> None:
     )
     print_heading()
     print_figure("ours / floor, start apart", ratios(ours_apart, floor), 1.5)
+    direct = [run.durable for run in samples["direct"]]
+    print_figure("ours / direct floor, start apart", ratios(ours_apart, direct), 1.3)
+    if "before" in samples:
+        before = apart(samples, "before", flushed=True)
+        print_figure("ours / before, start apart", ratios(ours_apart, before), 0.65)
     for flushed, name in ((False, "stock"), (True, "(stock + fsync)")):
         stock_apart = apart(samples, "stock", flushed=flushed)
         stock_whole = [run.durable if flushed else run.wall for run in stock]
@@ -78,8 +84,11 @@ def bench_grid(bench: Bench, size: float) -> None:
     models = Family(bench.work, Shape.of_size(size)).make(4, outputs=len(GRID))
     samples: Samples = {}
     totals: list[tuple[float, float, float]] = []
+    copied: list[float] = []
     for _ in _rounds(bench, "grid"):
         found = bench.starts(4) | {"ours": bench.grid(models)}
+        found |= {"before": bench.grid_before(models)} if bench.old else {}
+        copied.append(sum(run.durable for run in bench.copies(models)))
         stock = [bench.stock(models, scale) for scale in GRID]
         _append(samples, found)
         samples.setdefault("stock", []).extend(stock)
@@ -92,6 +101,10 @@ def bench_grid(bench: Bench, size: float) -> None:
         apart(samples, "ours", flushed=True),
     )
     print_heading()
+    print_figure(f"grid / {len(GRID)} cp, start apart", ratios(ours_apart, copied), 0.5)
+    if "before" in samples:
+        before = apart(samples, "before", flushed=True)
+        print_figure("grid / before, start apart", ratios(ours_apart, before))
     for column, name in enumerate(("stock", "(stock + fsync)")):
         whole = [total[column] for total in totals]
         net = [total[column] - total[2] for total in totals]
@@ -184,6 +197,7 @@ def _arguments() -> argparse.Namespace:
         help="folder whose models are reused and stay; default: a temporary one",
     )
     parser.add_argument("--keep", action="store_true", help="leave the temporary folder")
+    parser.add_argument("--old", type=Path, help="another checkout, measured beside this one")
     parser.add_argument("--json", type=Path, metavar="FILE", help="every run, not only medians")
     parser.add_argument("--main", action="store_true", help="ours, stock, floor (the default part)")
     parser.add_argument("--grid", action="store_true", help="one run of eleven λ, eleven of stock")
@@ -206,7 +220,7 @@ def main() -> None:
     print(", ".join(f"{key} {value}" for key, value in machine.items()), flush=True)
     with _folder(arguments.work, arguments.keep) as work:
         keeps_models = arguments.keep or arguments.work is not None
-        bench = Bench(work, arguments.repeats, keeps_models)
+        bench = Bench(work, arguments.repeats, keeps_models, arguments.old)
         run = {
             "main": lambda: bench_main(bench, arguments.size, arguments.vectors),
             "grid": lambda: bench_grid(bench, arguments.size),

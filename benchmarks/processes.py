@@ -64,8 +64,11 @@ def program(name: str) -> str:
     return found
 
 
-def measure(commands: list[list[str]], inputs: list[Path], out: Path) -> Usage:
-    """Run commands one after the other as one job that reads `inputs` and writes folder `out`.
+def measure(
+    commands: list[list[str]], inputs: list[Path], out: Path, package: Path | None = None
+) -> Usage:
+    """Run commands one after the other as one job that reads `inputs` and writes folder `out`,
+    with the package of another checkout, if one is given.
 
     Before: `out` is deleted, dirty pages are flushed, and the inputs are read once, so that every
     job finds them in the page cache.
@@ -78,7 +81,7 @@ def measure(commands: list[list[str]], inputs: list[Path], out: Path) -> Usage:
     for file in inputs:
         _read(file)
     log = out.with_name("log.txt")
-    runs = [_run(command, log) for command in commands]
+    runs = [_run(command, log, package) for command in commands]
     written = sorted(path for path in out.rglob("*") if path.is_file())
     start = time.perf_counter()
     for path in written:
@@ -133,8 +136,10 @@ class _Watch(threading.Thread):
         return memory["RssAnon"]
 
 
-def _run(command: list[str], log: Path) -> tuple[float, float, _Watch]:
+def _run(command: list[str], log: Path, package: Path | None) -> tuple[float, float, _Watch]:
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    if package is not None:
+        environment["PYTHONPATH"] = str(package)
     with log.open("wb") as stderr:
         start = time.perf_counter()
         process = subprocess.Popen(
