@@ -6,11 +6,13 @@ process of its own; `run_merge` from Python. No option of mergekit's decides wha
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +55,14 @@ import json, sys
 from mergekit_fair import hook
 hook.arm()
 from mergekit.scripts.run_yaml import main
-for recipe, out, arguments in json.loads(sys.stdin.read()):
-    try:
-        main([recipe, out, *arguments], standalone_mode=False)
-        print("RESULT written")
-    except Exception as error:
-        print("RESULT", type(error).__name__, " ".join(str(error).split()))
+for line in sys.stdin:
+    for recipe, out, arguments in json.loads(line):
+        try:
+            main([recipe, out, *arguments], standalone_mode=False)
+            print("RESULT written")
+        except Exception as error:
+            print("RESULT", type(error).__name__, " ".join(str(error).split()))
+    print("RESULT end", flush=True)
 """
 
 
@@ -99,25 +103,41 @@ def by_python(recipe: Path, out: Path, options: dict[str, Any]) -> str:
     return "written"
 
 
-def hooked(jobs: list[tuple[Path, Path, dict[str, Any]]]) -> list[str]:
-    asked = [[str(recipe), str(out), flags(options)] for recipe, out, options in jobs]
-    result = subprocess.run(
-        [sys.executable, "-c", HOOKED],
-        input=json.dumps(asked),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    lines = [line for line in result.stdout.splitlines() if line.startswith("RESULT ")]
-    assert len(lines) == len(jobs), result.stderr
-    words = [line.removeprefix("RESULT ") for line in lines]
-    return [word if word == "written" else f"refused: {word.partition(' ')[2]}" for word in words]
+Jobs = list[tuple[Path, Path, dict[str, Any]]]
+Hooked = Callable[[Jobs], list[str]]
 
 
-def every_route(recipes: dict[str, Path]) -> dict[tuple[str, str], dict[str, str]]:
+@pytest.fixture(scope="module")
+def hooked() -> Iterator[Hooked]:
+    """What came of jobs in a process whose hook is armed; one serves all."""
+    command = [sys.executable, "-c", HOOKED]
+    with (
+        tempfile.TemporaryFile("w+") as warned,
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=warned, text=True
+        ) as process,
+    ):
+        assert process.stdin is not None
+        assert process.stdout is not None
+        said = (line.rstrip("\n") for line in process.stdout)
+        results = (line.removeprefix("RESULT ") for line in said if line.startswith("RESULT "))
+
+        def run(jobs: Jobs) -> list[str]:
+            asked = [[str(recipe), str(out), flags(options)] for recipe, out, options in jobs]
+            print(json.dumps(asked), file=process.stdin, flush=True)
+            words = list(itertools.takewhile(lambda word: word != "end", results))
+            warned.seek(0)
+            assert len(words) == len(jobs), warned.read()
+            return [w if w == "written" else f"refused: {w.partition(' ')[2]}" for w in words]
+
+        yield run
+        process.stdin.close()
+
+
+def every_route(recipes: dict[str, Path], hooked: Hooked) -> dict[tuple[str, str], dict[str, str]]:
     """Name of a recipe and options → route → what came of it.
 
-    Outputs lie beside the recipe, as OPTIONS-ROUTE. One process serves all that is hooked.
+    Outputs lie beside the recipe, as OPTIONS-ROUTE.
     """
     came: dict[tuple[str, str], dict[str, str]] = {}
     jobs = []
@@ -147,12 +167,14 @@ def write(trio: Trio, folder: Path) -> Path:
     [("bert", "vit"), pytest.param(tuple(FAMILIES), marks=pytest.mark.slow)],
     ids=["two", "all"],
 )
-def test_every_route_writes_the_same_tensors(families: tuple[str, ...], tmp_path: Path) -> None:
+def test_every_route_writes_the_same_tensors(
+    families: tuple[str, ...], hooked: Hooked, tmp_path: Path
+) -> None:
     trios = {
         name: write_trio(tmp_path / name, BY_NAME[name], (torch.float32,) * 3) for name in families
     }
     recipes = {name: write(trio, tmp_path / name) for name, trio in trios.items()}
-    came = every_route(recipes)
+    came = every_route(recipes, hooked)
     for (family, label), results in came.items():
         assert set(results.values()) == {"written"}, (family, label, results)
         expected = tensors_in(tmp_path / family / "plain-merge")
@@ -194,7 +216,7 @@ WRONG: dict[str, tuple[Callable[[Path], Any], str]] = {
 }
 
 
-def test_every_route_refuses_the_same_inputs(tmp_path: Path) -> None:
+def test_every_route_refuses_the_same_inputs(hooked: Hooked, tmp_path: Path) -> None:
     recipes = {}
     for name, (change, _) in WRONG.items():
         trio = write_trio(tmp_path / name, BY_NAME["bert"], (torch.float32,) * 3)
@@ -202,7 +224,7 @@ def test_every_route_refuses_the_same_inputs(tmp_path: Path) -> None:
             config(folder, id2label={"0": "yes", "1": "no"})
         recipes[name] = write(trio, tmp_path / name)
         change(trio.a)
-    for (name, label), results in every_route(recipes).items():
+    for (name, label), results in every_route(recipes, hooked).items():
         texts = {text.replace(f"{recipes[name]}: ", "recipe: ") for text in results.values()}
         assert len(texts) == 1, (name, label, results)
         (text,) = texts
