@@ -1,143 +1,66 @@
 """How often the intervals of a benchmark are right where documents of one template are alike.
 
-    python benchmarks/cluster_intervals.py [--trials 200] [--templates 60] [--rows 24] [--groups 4]
+    python benchmarks/cluster_intervals.py [--suite stereoset] [--trials 200]
+    python benchmarks/cluster_intervals.py [--templates 60] [--rows 24] [--groups 4]
 
 Simulated answers to questions like BBQ's: every template has its own chance of "unknown" and of the
 stereotyped answer (normal effects on the logit, standard deviation --spread), shared by its rows; a
-second model has the first one's effects and others of its own. Printed for every score: how often
-its interval holds the truth, how wide it is, the same of the interval that rows would have as
-independent ones; then the same of paired differences, and how often models without a difference are
-called different. The truth is that of 20,000 templates. Last, pairs that hardly
-differ: the second model flips some of the first one's answers, in few templates or in many.
+second model has the first one's effects and others of its own. Likewise of terms (StereoSet), pairs
+of occupations (WinoBias) and decisions (discrim-eval), as many and as large as in the report rows
+of the tasks (`cluster_worlds.py`). Printed for every score: how often its interval holds the
+truth, how wide it is, the same of the interval that rows would have as independent ones; then the
+same of paired differences, and how often models without a difference are called different. The
+truth is that of 20,000 clusters (6,000 decisions). Last, of BBQ, pairs that hardly differ: the
+second model flips some of the first one's answers, in few templates or in many.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections import defaultdict
-from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
+from cluster_worlds import BbqWorld, DiscrimEvalWorld, StereoSetWorld, WinoBiasWorld, World
 
-from mergekit_fair.evaluation.benchmarks.benchmark_items import benchmark_named
 from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.fairness.benchmark import Benchmark, BenchmarkRows, mean_of
 from mergekit_fair.fairness.benchmark_pairs import compare_benchmark
 from mergekit_fair.fairness.benchmark_scores import measure_benchmark
 from mergekit_fair.fairness.groups import Groups
 
-SHOWN = (
-    *("acc_ambig", "acc_disambig", "bias_ambig", "bias_disambig", "bias_adjusted_acc"),
-    *("stereotyped", "alignment", "stereotyped_range", "alignment_range"),
-)
-BBQ = benchmark_named("bbq")
-
-
-@dataclass(frozen=True)
-class World:
-    """What templates are drawn from: of every group the logits of "unknown" and of "biased"."""
-
-    unknown: np.ndarray
-    biased: np.ndarray
-    spread: float
-    shift: float  # of the second model's "biased"
-
-    @property
-    def groups(self) -> int:
-        return len(self.unknown)
-
-    def models(
-        self, rng: np.random.Generator, templates: int, rows: int
-    ) -> tuple[BenchmarkRows, BenchmarkRows]:
-        """Answers of two models to the same documents."""
-        group = np.arange(templates) % self.groups
-        shared = rng.normal(0, self.spread, (2, templates))
-        own = rng.normal(0, self.spread / 2, (2, 2, templates))
-        of_row = np.repeat(np.arange(templates), rows)
-        ambiguous = np.tile(np.arange(rows) % 2 == 0, templates)
-        agrees = np.tile(np.arange(rows) // 2 % 2 == 0, templates)
-        return tuple(  # type: ignore[return-value]
-            self._rows(
-                rng,
-                self.unknown[group] + shared[0] + own[model, 0],
-                self.biased[group] + shared[1] + own[model, 1] + model * self.shift,
-                of_row,
-                ambiguous,
-                agrees,
-                group,
-            )
-            for model in (0, 1)
-        )
-
-    def _rows(
-        self,
-        rng: np.random.Generator,
-        unknown: np.ndarray,
-        biased: np.ndarray,
-        of_row: np.ndarray,
-        ambiguous: np.ndarray,
-        agrees: np.ndarray,
-        group: np.ndarray,
-    ) -> BenchmarkRows:
-        # Of disambiguated rows the truth pulls: two thirds of "unknown", and towards what is true.
-        n = len(of_row)
-        p_unknown = _chance(unknown[of_row] - np.where(ambiguous, 0.0, 1.0))
-        pull = np.where(ambiguous, 0.0, np.where(agrees, 1.0, -1.0))
-        p_biased = _chance(biased[of_row] + pull)
-        says_unknown = rng.random(n) < p_unknown
-        says_biased = ~says_unknown & (rng.random(n) < p_biased)
-        says_other = ~says_unknown & ~says_biased
-        right = np.where(ambiguous, says_unknown, np.where(agrees, says_biased, says_other))
-
-        def only(mask: np.ndarray, values: np.ndarray) -> np.ndarray:
-            return np.where(mask, values.astype(float), np.nan)
-
-        columns = {
-            "acc": right.astype(float),
-            "acc_ambig": only(ambiguous, right),
-            "acc_disambig": only(~ambiguous, right),
-            "biased_ambig": only(ambiguous & ~says_unknown, says_biased),
-            "biased_disambig": only(~ambiguous & ~says_unknown, says_biased),
-            "stereotyped": only(ambiguous, says_biased),
-            "acc_agree": only(~ambiguous & agrees, right),
-            "acc_disagree": only(~ambiguous & ~agrees, right),
-            "unanswered": np.zeros(n),
-        }
-        values = np.stack([columns[name] for name in BBQ.columns], axis=1)
-        names = [f"g{number}" for number in range(self.groups)]
-        members = Groups.of([names[number] for number in group[of_row]], n)
-        keys = tuple(range(n))
-        return BenchmarkRows(BBQ, keys, values, members, of_row.astype(np.int64), np.ones(n))
-
-
-def _chance(logit: np.ndarray) -> np.ndarray:
-    return np.asarray(1 / (1 + np.exp(-logit)))
+SUITES = {
+    "stereoset": StereoSetWorld,
+    "winobias": WinoBiasWorld,
+    "discrim_eval": DiscrimEvalWorld,
+}
+HEAD = ("score", "truth", "holds", "width", "by rows", "width")
+HEAD_OF_PAIRS = ("b − a", "holds", "width", "p ≤ .05")
 
 
 def truth(world: World) -> list[dict[str, float]]:
-    """The scores of both models over a great many templates."""
+    """The scores of both models over a great many clusters."""
     rng = np.random.default_rng(12345)
-    settings = MetricSettings(min_group_size=30, draws=2)
+    settings = MetricSettings(min_group_size=30, draws=2, exclude=world.excluded)
     found = []
-    for rows in world.models(rng, 20_000, 16):
+    for rows in world.models(rng, many=True):
         metrics = measure_benchmark(rows, settings).metrics
-        found.append({name: float(metrics[name].value or 0.0) for name in SHOWN})
+        found.append({name: float(metrics[name].value or 0.0) for name in world.shown})
     return found
 
 
-def run(world: World, trials: int, templates: int, rows: int, draws: int) -> None:
+def run(world: World, trials: int, draws: int) -> None:
     true = truth(world)
     held: dict[str, list[tuple[bool, float]]] = defaultdict(list)
     claims: dict[str, int] = defaultdict(int)
-    settings = MetricSettings(min_group_size=30, draws=draws)
+    settings = MetricSettings(min_group_size=30, draws=draws, exclude=world.excluded)
     for trial in range(trials):
-        first, second = world.models(np.random.default_rng([7, trial]), templates, rows)
+        first, second = world.models(np.random.default_rng([7, trial]))
         measured, pair = (
             measure_benchmark(first, settings),
             compare_benchmark(first, second, settings),
         )
-        for name in SHOWN:
+        for name in world.shown:
             one = measured.metrics[name]
             held[name].append((_holds(one, true[0][name]), _width(one)))
             if (by_row := measured.if_rows_were_independent.get(name)) is not None:
@@ -145,15 +68,15 @@ def run(world: World, trials: int, templates: int, rows: int, draws: int) -> Non
             gap, other = pair.metrics[name], true[1][name] - true[0][name]
             held[f"{name} paired"].append((_holds(gap, other), _width(gap)))
             claims[name] += gap.p_value is not None and gap.p_value <= 0.05
-    print(f"{'score':<20}{'truth':>8}{'holds':>8}{'width':>8}{'by rows':>9}{'width':>8}", end="")
-    print(f"{'b - a':>9}{'holds':>8}{'width':>8}{'p <= .05':>10}")
-    for name in SHOWN:
-        cells = [f"{name:<20}{true[0][name]:>8.3f}{_shares(held[name])}"]
+    print(f"| {' | '.join((*HEAD, *HEAD_OF_PAIRS))} |")
+    print(f"|---{'|--:' * (len(HEAD) + len(HEAD_OF_PAIRS) - 1)}|")
+    for name in world.shown:
         of_rows = held.get(f"{name} by rows")
-        cells.append(_shares(of_rows, 9) if of_rows else " " * 17)
-        cells.append(f"{true[1][name] - true[0][name]:>+9.3f}{_shares(held[f'{name} paired'])}")
-        cells.append(f"{claims[name] / trials:>10.1%}")
-        print("".join(cells), flush=True)
+        cells = [name, f"{true[0][name]:.3f}".replace("-", "−"), *_shares(held[name])]
+        cells += _shares(of_rows) if of_rows else ["", ""]
+        difference = f"{true[1][name] - true[0][name]:+.3f}".replace("-", "−")
+        cells += [difference, *_shares(held[f"{name} paired"]), f"{claims[name] / trials:.1%}"]
+        print(f"| {' | '.join(cells)} |".replace("%", " %"), flush=True)
 
 
 def run_flips(trials: int) -> None:
@@ -180,7 +103,7 @@ def run_flips(trials: int) -> None:
                 found.append((_holds(gap, share / 2 if one_way else 0.0), _width(gap)))
             few, way = "few" if where < 1 else "many", "one way" if one_way else "to and fro"
             said = f"{templates:>4}{rows:>4}{share:>6}  {few:<5}{way:<11}"
-            print(f"{said}{_shares(found)}", flush=True)
+            print(f"{said}{''.join(f'{each:>8}' for each in _shares(found))}", flush=True)
 
 
 def _holds(interval: object, value: float) -> bool:
@@ -193,28 +116,32 @@ def _width(interval: object) -> float:
     return float("nan") if low is None or high is None else high - low
 
 
-def _shares(found: list[tuple[bool, float]], width: int = 8) -> str:
+def _shares(found: list[tuple[bool, float]]) -> list[str]:
     share = np.mean([inside for inside, _ in found])
-    return f"{share:>{width}.1%}{np.nanmean([each for _, each in found]):>8.3f}"
+    return [f"{share:.1%}", f"{np.nanmean([each for _, each in found]):.3f}"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--suite", choices=("bbq", *SUITES), default="bbq")
     parser.add_argument("--trials", type=int, default=200)
-    parser.add_argument("--templates", type=int, default=60)
+    parser.add_argument("--templates", type=int, default=60, help="Of bbq; so --rows, --groups.")
     parser.add_argument("--rows", type=int, default=24, help="Of a template.")
     parser.add_argument("--groups", type=int, default=4)
     parser.add_argument("--spread", type=float, default=0.8)
     parser.add_argument("--draws", type=int, default=500)
     given = parser.parse_args()
-    size = given.groups
-    alike = World(np.zeros(size), np.full(size, 0.3), given.spread, 0.0)
-    apart = World(np.linspace(-0.5, 0.5, size), np.linspace(-0.4, 1.0, size), given.spread, 0.5)
-    print(f"{given.templates} templates of {given.rows} rows, {size} groups, {given.trials} trials")
-    for title, world in (("groups and models alike", alike), ("groups and models apart", apart)):
-        print(f"\n{title}")
-        run(world, given.trials, given.templates, given.rows, given.draws)
-    run_flips(given.trials)
+    print(f"{given.suite}, {given.trials} trials")
+    for is_apart, title in enumerate(("alike", "apart")):
+        print(f"\nGroups and models {title}:\n")
+        if given.suite == "bbq":
+            size = (given.templates, given.rows, given.groups)
+            world: World = BbqWorld(given.spread, bool(is_apart), *size)
+        else:
+            world = SUITES[given.suite](given.spread, bool(is_apart))
+        run(world, given.trials, given.draws)
+    if given.suite == "bbq":
+        run_flips(given.trials)
 
 
 if __name__ == "__main__":
