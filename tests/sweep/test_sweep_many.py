@@ -413,7 +413,10 @@ def test_metrics_of_classes_are_none_of_a_binary_task(family: Path, tmp_path: Pa
         run_sweep(load_sweep(path), tmp_path / "out", Silent(), make_executor=_none)
 
 
-@pytest.mark.parametrize(("kind", "method"), [("labels", "random"), ("classes", "optuna")])
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [pytest.param("labels", "random", marks=pytest.mark.slow), ("classes", "optuna")],
+)
 def test_a_search_asks_for_points_and_the_rule_chooses_among_them(
     many: Many, swept_many: Callable[[str], Path], tmp_path: Path, kind: str, method: str
 ) -> None:
@@ -563,7 +566,7 @@ def permuted(model: Path, out: Path, order: list[int]) -> Path:
     return rewrite(out, swap)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["classes", pytest.param("labels", marks=pytest.mark.slow)])
 def test_rows_with_weights_and_clusters_and_candidates_with_classes_in_another_order(
     many: Many, tmp_path: Path, kind: str
 ) -> None:
