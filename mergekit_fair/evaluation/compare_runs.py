@@ -25,7 +25,12 @@ from mergekit_fair.evaluation.multi_predictions import (
 )
 from mergekit_fair.evaluation.paired_models import PairedModels, paired_models
 from mergekit_fair.evaluation.predictions import Predictions
-from mergekit_fair.evaluation.sample_files import earlier_runs, read_samples, sample_files
+from mergekit_fair.evaluation.sample_files import (
+    earlier_runs,
+    precision_of,
+    read_samples,
+    sample_files,
+)
 from mergekit_fair.evaluation.seen_rows import seen_in_samples
 from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.fairness.benchmark import BenchmarkRows
@@ -227,8 +232,8 @@ def compared_rows(
 def notes(task: str, paths: Mapping[str, Path]) -> list[str]:
     """What a reader should know of where the predictions come from.
 
-    That a file is one of several runs; and what `eval` has said of the model: rows that chose it
-    or that it was trained on, texts that were cut, and lengths and thresholds that differ.
+    That a file is one of several runs; what `eval` has said of the model: rows that chose it or
+    that it was trained on, texts that were cut; and lengths, thresholds and precisions that differ.
 
     Args:
         task: its name.
@@ -262,6 +267,13 @@ def notes(task: str, paths: Mapping[str, Path]) -> list[str]:
             f"{name} {0.5 if cutoff is None else cutoff:g}" for name, cutoff in cutoffs.items()
         )
         said.append(f"1 is predicted from thresholds on that differ ({listed})")
+    precisions = {n: found for n, path in paths.items() if (found := precision_of(path))}
+    if len(set(precisions.values())) > 1:
+        listed = ", ".join(f"{name} {found}" for name, found in precisions.items())
+        said.append(
+            f"models have computed in precisions that differ ({listed}), which is part of what "
+            "they differ by; --model-args dtype=float32 gives all the same"
+        )
     return said
 
 

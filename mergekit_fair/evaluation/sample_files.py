@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mergekit_fair.errors import ConfigError
+from mergekit_fair.files import text_of
 from mergekit_fair.schema import parse_json
 
 _PREFIX = "samples_"
@@ -65,6 +66,21 @@ def earlier_runs(path: Path) -> str | None:
         return None
     which = "the latest" if path.name == max(runs) else "not the latest"
     return f"{path.name} is {which} of {len(runs)} runs in its folder"
+
+
+def precision_of(path: Path) -> str | None:
+    """The dtype that a model computed its answers in, such as `bfloat16`; None where nothing says.
+
+    Args:
+        path: the samples; results of the same run lie beside them.
+    """
+    time = _TIME.search(path.stem)
+    beside = path.with_name(f"results{time.group()}.json" if time else "lm_eval.json")
+    try:
+        said = parse_json(text_of(beside))["config"]["model_dtype"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return said.removeprefix("torch.") if isinstance(said, str) else None
 
 
 def _by_task(paths: list[Path]) -> dict[str, list[Path]]:

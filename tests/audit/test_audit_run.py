@@ -198,6 +198,12 @@ def test_halves_are_run_as_by_themselves(forced: str | None, models: Path, tmp_p
         )
         assert told.exit_code == 0, told.output
         assert samples(tmp_path / "audit" / "models" / name) == samples(tmp_path / name)
+    written = json.loads((tmp_path / "audit" / "audit.json").read_text())
+    said = written["tasks"][TASK]["warnings"]
+    differ = [
+        text for text in said if "precisions that differ (blue bfloat16, merge float32)" in text
+    ]
+    assert len(differ) == (forced is None)
 
 
 def test_compare_says_the_same(models: Path, tmp_path: Path) -> None:

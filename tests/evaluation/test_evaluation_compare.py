@@ -96,6 +96,22 @@ def test_several_runs_of_one_model(tmp_path: Path) -> None:
         compared(first, runs)
 
 
+@pytest.mark.parametrize("time", [TIMES[0], ""], ids=["lm_eval", "eval"])
+def test_precisions_that_differ(tmp_path: Path, time: str) -> None:
+    """Of the same run; nothing is said where all are alike, or where nobody knows."""
+    end = f"_{time}" if time else ""
+    folders = [write(tmp_path / name, name=f"samples_t{end}.jsonl") for name in ("a", "b")]
+    files = [folder if folder.is_file() else folder / f"samples_t{end}.jsonl" for folder in folders]
+    for dtypes, is_said in ((("float32", "bfloat16"), True), (("float32",) * 2, False)):
+        for file, dtype in zip(files, dtypes, strict=True):
+            beside = file.with_name(f"results{end}.json" if time else "lm_eval.json")
+            beside.write_text(json.dumps({"config": {"model_dtype": f"torch.{dtype}"}}))
+        notes = compared(*folders)["notes"]
+        assert any("(a float32, b bfloat16)" in text for text in notes) == is_said, notes
+    beside.write_text("{")
+    assert not any("precisions" in text for text in compared(*folders)["notes"])
+
+
 def test_the_same_folder_twice(tmp_path: Path) -> None:
     folder = write(tmp_path / "one")
     (tmp_path / "link").symlink_to(folder)
