@@ -17,7 +17,7 @@ from scene import Scene
 
 from mergekit_fair.checkpoints.headers import MOST_TENSORS, read_header
 from mergekit_fair.cli import main
-from mergekit_fair.data import load_rows, load_spec, package_file
+from mergekit_fair.data import Rows, load_rows, load_spec, package_file
 from mergekit_fair.data.images import image_file
 from mergekit_fair.errors import CheckpointError, ConfigError, DataError, TrainingError
 from mergekit_fair.files import is_file_name, text_of, write_atomic
@@ -240,9 +240,16 @@ def test_a_group_whose_name_is_a_path(name: str) -> None:
     from mergekit_fair.training.family import subgroups
 
     config = SimpleNamespace(subgroups=SimpleNamespace(only=None, min_rows=1))
-    few = SimpleNamespace(labels=np.array([0, 1]))
-    rows = SimpleNamespace(
-        group_names=(name,), excluded=(), in_group=lambda _: few, name="d", weights=None
+    rows = Rows(
+        name="d",
+        kind="text",
+        inputs=("a", "b"),
+        labels=np.array([0, 1], dtype=np.int8),
+        group_names=(name,),
+        excluded=frozenset(),
+        membership=np.ones((2, 1), dtype=bool),
+        split=np.array(["train"] * 2),
+        ids=np.arange(2),
     )
     with raises(TrainingError, "cannot be a folder name"):
         subgroups(config, rows)  # type: ignore[arg-type]
