@@ -148,24 +148,32 @@ class ShardFile:
         with memoryview(block.memory) as view:
             self._put(view[:whole], block.start)
             tail = bytes(view[whole : block.size])
-        with self._lock:
+        if not self._is_direct:
+            self._flush(whole)
+        with self._lock:  # last of all: the file is closed when nothing is left
             self._tail = tail or self._tail
             self._left -= block.size
-            self._waiting += block.size
-            is_last, is_much = not self._left, self._waiting >= FLUSHED_FROM
-            if is_much:
-                self._waiting = 0
+            is_last = not self._left
         if is_last:
             self._finish()
-        elif is_much and not self._is_direct:
+
+    def _flush(self, size: int) -> None:
+        """Let the disk have what waits in the page cache, if it is much."""
+        with self._lock:
+            self._waiting += size
+            is_much = self._waiting >= FLUSHED_FROM
+            if is_much:
+                self._waiting = 0
+        if is_much:
             flush_data(self._handle)
 
     def _put(self, data: memoryview, at: int) -> None:
         while data:
+            was_direct = self._is_direct
             try:
                 done = os.pwrite(self._handle, data, at)
             except OSError as error:
-                if error.errno != errno.EINVAL or not self._is_direct:
+                if error.errno != errno.EINVAL or not was_direct:
                     raise
                 self._is_direct = set_direct(self._handle, False)  # it wants another alignment
                 continue

@@ -7,6 +7,7 @@ import hashlib
 import mmap
 import os
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,14 @@ def made(sizes: Sequence[int], limit: int = 0) -> tuple[Shard, ...]:
 def way(request: Any, monkeypatch: pytest.MonkeyPatch) -> str:
     """How the file system takes writes."""
     if request.param == "buffered":
+        flush = os.fdatasync
+
+        def slow(handle: int) -> None:
+            time.sleep(0.001)  # others write the last block meanwhile
+            flush(handle)
+
         monkeypatch.setattr(module, "set_direct", lambda *_: False)
+        monkeypatch.setattr(os, "fdatasync", slow)
     elif request.param == "refused later":  # it takes the flag, and no such write
         real, direct = os.pwrite, set()
 
@@ -50,6 +58,7 @@ def way(request: Any, monkeypatch: pytest.MonkeyPatch) -> str:
 
         def pwrite(handle: int, data: Any, at: int) -> int:
             if handle in direct:
+                time.sleep(0.001)  # others are refused meanwhile
                 raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
             return real(handle, data, at)
 
