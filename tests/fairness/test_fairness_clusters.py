@@ -103,7 +103,8 @@ def test_draws_do_not_depend_on_what_fits_into_memory(
     monkeypatch.setattr(grouped, "_AT_ONCE", 7 * K)
     parts = Samples.of(table, MetricSettings(draws=40))
     assert (whole.drawn.groups == parts.drawn.groups).all()
-    assert (whole.smooth_drawn.groups == parts.smooth_drawn.groups).all()
+    # Smoothed rows are no whole numbers: kernels add up blocks of other widths otherwise.
+    assert whole.smooth_drawn.groups == pytest.approx(parts.smooth_drawn.groups, rel=1e-12)
 
 
 def test_copies_tell_nothing_new(rows: dict[str, Any]) -> None:
