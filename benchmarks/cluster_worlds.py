@@ -9,6 +9,7 @@ what is apart.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -43,7 +44,7 @@ def answered(
 
 
 @dataclass(frozen=True)
-class World:
+class World(ABC):
     """What answers are drawn from.
 
     Attributes:
@@ -61,9 +62,9 @@ class World:
         both, own = rng.normal(0, self.spread, shape), rng.normal(0, self.spread / 2, (2, *shape))
         return both + own[0], both + own[1]
 
+    @abstractmethod
     def models(self, rng: np.random.Generator, *, many: bool = False) -> Both:
         """Answers of two models to the same documents; of a great many clusters for the truth."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
