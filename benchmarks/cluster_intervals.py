@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 from collections import defaultdict
+from collections.abc import Callable
 from itertools import product
 
 import numpy as np
@@ -29,7 +30,7 @@ from mergekit_fair.fairness.benchmark_pairs import compare_benchmark
 from mergekit_fair.fairness.benchmark_scores import measure_benchmark
 from mergekit_fair.fairness.groups import Groups
 
-SUITES = {
+SUITES: dict[str, Callable[[float, bool], World]] = {
     "stereoset": StereoSetWorld,
     "winobias": WinoBiasWorld,
     "discrim_eval": DiscrimEvalWorld,
