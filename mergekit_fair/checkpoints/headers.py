@@ -63,7 +63,8 @@ def read_header(file: Path) -> dict[str, Stored]:
     Raises:
         CheckpointError: no safetensors file, or one that is not as long as its header says.
     """
-    size, header = _raw_header(file)
+    content = header_bytes(file)
+    size, header = len(content) - 8, _entries(file, content)
     stored = {
         name: Stored(
             TensorInfo(entry["dtype"], tuple(entry["shape"])),
@@ -77,24 +78,13 @@ def read_header(file: Path) -> dict[str, Stored]:
 
 
 def header_bytes(file: Path) -> bytes:
-    """The header as it stands in the file; identifies names, dtypes, shapes and order.
+    """The header as it stands in the file, its length before it; not looked at.
+
+    It identifies names, dtypes, shapes and order.
 
     Raises:
-        CheckpointError: as `read_header`.
+        CheckpointError: the file cannot be read, or is too short for the header that it announces.
     """
-    size, _ = _raw_header(file)
-    with file.open("rb") as stream:
-        return stream.read(8 + size)
-
-
-def unreadable(file: Path, error: OSError) -> CheckpointError:
-    """The error for a file that the system does not allow to be read."""
-    return CheckpointError(
-        f"cannot be read ({error.strerror})", where=file, fix="make the file readable"
-    )
-
-
-def _raw_header(file: Path) -> tuple[int, dict[str, Any]]:
     try:
         if is_special(file):
             raise ValueError("it is a pipe or a device")
@@ -105,10 +95,32 @@ def _raw_header(file: Path) -> tuple[int, dict[str, Any]]:
             size = int.from_bytes(start, "little")
             if not 0 < size <= min(file.stat().st_size - 8, _LONGEST):
                 raise ValueError("header length out of range" if start else "it is empty")
-            content = stream.read(size)
+            return start + stream.read(size)
+    except OSError as error:
+        raise unreadable(file, error) from error
+    except ValueError as error:
+        raise _unlike(file, error) from error
+
+
+def unreadable(file: Path, error: OSError) -> CheckpointError:
+    """The error for a file that the system does not allow to be read."""
+    return CheckpointError(
+        f"cannot be read ({error.strerror})", where=file, fix="make the file readable"
+    )
+
+
+def _unlike(file: Path, error: ValueError) -> CheckpointError:
+    return CheckpointError(
+        f"is not a readable safetensors file ({error})", where=file, fix=COPY_AGAIN
+    )
+
+
+def _entries(file: Path, content: bytes) -> dict[str, Any]:
+    """Tensor name → dtype, shape and offsets, as a header says."""
+    try:
         if content.count(b"{") > MOST_TENSORS:
             raise ValueError(f"it describes more than {MOST_TENSORS:,} tensors")
-        text = content.decode("utf-8")
+        text = content[8:].decode("utf-8")
         header = parse_json(text, object_pairs_hook=_without_duplicates)
         if not isinstance(header, dict):
             raise ValueError("the header does not describe tensors")
@@ -116,13 +128,9 @@ def _raw_header(file: Path) -> tuple[int, dict[str, Any]]:
         if not (_is_metadata(metadata) and all(map(_is_entry, header.values()))):
             raise ValueError("the header does not describe tensors")
         "".join(header).encode("utf-8")  # JSON can spell names that no text file can hold
-    except OSError as error:
-        raise unreadable(file, error) from error
     except ValueError as error:
-        raise CheckpointError(
-            f"is not a readable safetensors file ({error})", where=file, fix=COPY_AGAIN
-        ) from error
-    return size, header
+        raise _unlike(file, error) from error
+    return header
 
 
 def _require_layout(file: Path, size: int, header: dict[str, Any]) -> None:

@@ -63,6 +63,7 @@ _TENSORS = (
     (r"\.weight\._(data|scale)$", "quanto"),
     (r"\.(weight_scale|weight_scale_inv)$", "FP8"),
 )
+_ANY_TENSOR = re.compile("|".join(pattern for pattern, _ in _TENSORS))
 
 
 def quantization(folder: Path, config: Mapping[str, Any]) -> str | None:
@@ -89,9 +90,10 @@ def quantized_tensors(tensors: Mapping[str, TensorInfo]) -> tuple[str, str] | No
     >>> quantized_tensors({"h.0.mlp.qweight": TensorInfo("I32", (4, 8))})
     ('h.0.mlp.qweight', 'GPTQ or AWQ')
     """
+    telling = [name for name in tensors if _ANY_TENSOR.search(name)]
     for pattern, method in _TENSORS:
-        for name, info in tensors.items():
-            if re.search(pattern, name) and (method != "MXFP4" or info.dtype == "U8"):
+        for name in telling:
+            if re.search(pattern, name) and (method != "MXFP4" or tensors[name].dtype == "U8"):
                 return name, method
     for name, info in tensors.items():
         if re.match(r"F(8_|6_|4)", info.dtype) and info.dtype not in FLOATS:

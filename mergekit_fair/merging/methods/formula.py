@@ -171,6 +171,8 @@ class Formula:
         Args:
             unmoved: the models.
         """
+        if not unmoved:
+            return self
         terms = tuple(term for term in self.terms if term.model not in unmoved)
         if terms and self.reduction != Reduction.SUM:
             terms = tuple(
