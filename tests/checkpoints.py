@@ -118,8 +118,10 @@ def fine_tune(base: Path, folder: Path, *, seed: int, size: float = 0.02) -> Pat
 
 
 def read(folder: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a folder with one `model.safetensors`."""
-    return load_file(folder / "model.safetensors")
+    """The tensors of a folder's files of weights."""
+    files = sorted(folder.glob("model*.safetensors"))
+    assert files, folder
+    return {name: tensor for file in files for name, tensor in load_file(file).items()}
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> Path:

@@ -12,6 +12,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
+
+import xxhash
 
 from mergekit_fair.checkpoints.file_kinds import deciding_files, json_of
 from mergekit_fair.checkpoints.folder import inside
@@ -20,13 +23,29 @@ from mergekit_fair.errors import CheckpointError
 from mergekit_fair.files import cache_folder, write_atomic
 from mergekit_fair.progress import Progress, Silent, bar
 
+State = tuple[int, ...]
+
+
+class Digest(Protocol):
+    """A digest in the making."""
+
+    def update(self, data: Any, /) -> None:
+        """Take the next bytes."""
+
+    def hexdigest(self) -> str:
+        """Of all bytes so far."""
+
+
+# What a file is checked by. xxh3 finds damage as surely, 40 times as fast; it keeps out no forger.
+DIGESTS: Mapping[str, Callable[[], Digest]] = {
+    "sha256": hashlib.sha256,
+    "xxh3_128": xxhash.xxh3_128,
+}
 _BLOCK = 8 << 20
 # Smaller files are always read; of larger ones the digest is kept by what the system says of them.
 _KEPT_FROM = 1 << 20
 # A file that was just changed could be changed again within one tick of the system's clock.
 _SETTLED_NS = 2_000_000_000
-
-State = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -110,12 +129,17 @@ def model_fingerprint(
 
 
 def sha256(file: Path, advance: Callable[[int], None] | None = None) -> str:
-    """The digest of a file's content, in hexadecimal digits.
+    """The SHA-256 of a file's content, in hexadecimal digits.
 
     Raises:
         CheckpointError: it cannot be read.
     """
-    digest = hashlib.sha256()
+    return file_digest(file, "sha256", advance)
+
+
+def file_digest(file: Path, kind: str, advance: Callable[[int], None] | None = None) -> str:
+    """The same of any kind of `DIGESTS`."""
+    digest = DIGESTS[kind]()
     try:
         with file.open("rb") as stream:
             while block := stream.read(_BLOCK):

@@ -12,6 +12,7 @@ from mergekit.options import PrettyPrintHelp
 
 from mergekit_fair.cli.terminal import Terminal, echo, errors_alone, quiet_libraries
 from mergekit_fair.compat.mergekit import add_options
+from mergekit_fair.errors import ConfigError
 from mergekit_fair.merging.grid import parse_grid
 from mergekit_fair.merging.program import MergeSettings
 from mergekit_fair.merging.to_disk import merge_to_folder
@@ -36,6 +37,12 @@ from mergekit_fair.sweep.worst_report import load_checked_recipe
     default=False,
     help="Merge LoRA adapters to one adapter instead of a whole model.",
 )
+@click.option(
+    "--hard-links",
+    is_flag=True,
+    help="Let the models of a grid share the files that no λ changes, read-only, where the file "
+    "system cannot clone: changing one would change all.",
+)
 @click.option("--hash-inputs", is_flag=True, help="SHA-256 of every input file in the manifest.")
 @add_options
 def command(
@@ -45,13 +52,14 @@ def command(
     grid: str | None,
     allow_pickle: bool,
     adapter: bool,
+    hard_links: bool,
     hash_inputs: bool,
     merge_options: Any,
 ) -> None:
     """Run one merge recipe (any mergekit method) and write the model to OUT.
 
     The recipe and the models are checked first; OUT appears complete or not at all. It holds
-    merge_manifest.json: what was read and written, with SHA-256.
+    merge_manifest.json: what was read and written, with digests (of a grid: xxh3 of the weights).
 
     \b
     Example:
@@ -64,7 +72,11 @@ def command(
     is_quiet = merge_options.quiet or not sys.stderr.isatty()
     options = merge_options.model_copy(update={"quiet": is_quiet})
     lambdas = None if grid is None else parse_grid(grid, "--lambda")
-    settings = MergeSettings(overwrite, allow_pickle, hash_inputs, lambdas, adapter)
+    if hard_links and lambdas is None:
+        raise ConfigError(
+            "is for the models of a grid, and this is one", where="--hard-links", fix="add --lambda"
+        )
+    settings = MergeSettings(overwrite, allow_pickle, hash_inputs, lambdas, adapter, hard_links)
     progress = Terminal(quiet=merge_options.quiet)
     says_nothing = merge_options.quiet and merge_options.verbosity == 0
     with errors_alone() if says_nothing else nullcontext():

@@ -18,7 +18,7 @@ from typing import Any
 from mergekit.card import generate_card
 
 from mergekit_fair.checkpoints.file_kinds import deciding_files
-from mergekit_fair.checkpoints.fingerprint import digest_of_files, sha256
+from mergekit_fair.checkpoints.fingerprint import DIGESTS, digest_of_files, file_digest, sha256
 from mergekit_fair.checkpoints.headers import header_bytes
 from mergekit_fair.checkpoints.trained_rows import TrainedRows, trained_rows
 from mergekit_fair.compat.mergekit import output_config
@@ -84,18 +84,19 @@ def write_manifest(
     if union := TrainedRows.union(rows for rows in seen if rows is not None):
         union.write(folder)
     files: dict[str, dict[str, Any]] = {
-        name: {"bytes": done.bytes, "sha256": done.sha256}
+        name: {"bytes": done.bytes, done.kind: done.digest}
         if (done := weights.get(name))
         else {"bytes": path.stat().st_size, "sha256": sha256(path)}
         for path in sorted(folder.rglob("*"))
         if path.is_file() and (name := path.relative_to(folder).as_posix()) != MANIFEST
     }
-    deciding = {name: files[name]["sha256"] for name in deciding_files(folder)}
+    deciding = {name: files[name].get("sha256") for name in deciding_files(folder)}
+    known = {name: digest for name, digest in deciding.items() if digest is not None}
     content = {
         "versions": versions(),
         **facts,
         "inputs": dict(inputs),
-        "fingerprint": digest_of_files(deciding),
+        "fingerprint": digest_of_files(known) if known.keys() == deciding.keys() else None,
         "files": files,
     }
     (folder / MANIFEST).write_text(manifest_text(content), encoding="utf-8")
@@ -149,7 +150,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         files: dict[str, Any] = content["files"]
         for name, entry in files.items():
-            if not isinstance(entry["sha256"], str) or not isinstance(entry["bytes"], int):
+            if not isinstance(entry["bytes"], int) or not _digest_in(entry)[1]:
                 raise TypeError(name)
     except (LookupError, TypeError, AttributeError) as error:
         raise CheckpointError(
@@ -179,7 +180,7 @@ def verify(folder: Path) -> dict[str, Any]:
     wrong = [
         name
         for name, entry in content["files"].items()
-        if not (folder / name).is_file() or sha256(folder / name) != entry["sha256"]
+        if not (folder / name).is_file() or not _is_as_recorded(folder / name, entry)
     ]
     if wrong:
         raise CheckpointError(
@@ -189,6 +190,17 @@ def verify(folder: Path) -> dict[str, Any]:
             fix=_MERGE_AGAIN,
         )
     return content
+
+
+def _digest_in(entry: Mapping[str, Any]) -> tuple[str, str]:
+    """Kind and digest of an entry; of the first kind that it has."""
+    kind = next(kind for kind in DIGESTS if isinstance(entry.get(kind), str))
+    return kind, entry[kind]
+
+
+def _is_as_recorded(file: Path, entry: Mapping[str, Any]) -> bool:
+    kind, digest = _digest_in(entry)
+    return file_digest(file, kind) == digest
 
 
 def unlisted(folder: Path, listed: Collection[str]) -> list[str]:

@@ -20,6 +20,7 @@ class MergeSettings:
         hash_inputs: put the SHA-256 of every input file into the manifest.
         lambdas: write one model for each of these λ instead of the recipe's.
         as_adapter: write a LoRA adapter over the base instead of a whole model.
+        hard_links: let the models of a grid share the files that no λ changes as one file.
     """
 
     overwrite: bool = False
@@ -27,6 +28,7 @@ class MergeSettings:
     hash_inputs: bool = False
     lambdas: tuple[float, ...] | None = None
     as_adapter: bool = False
+    hard_links: bool = False
 
 
 @dataclass(frozen=True)

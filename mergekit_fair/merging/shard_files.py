@@ -9,7 +9,7 @@ models wait for. Elsewhere (macOS, some network mounts) the same blocks go throu
 from __future__ import annotations
 
 import errno
-import hashlib
+import itertools
 import mmap
 import os
 import queue
@@ -20,7 +20,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from mergekit_fair.files import flush_data, set_direct
+from mergekit_fair.checkpoints.fingerprint import DIGESTS, Digest
+from mergekit_fair.files import Sharing, flush_data, set_direct, share_file
 from mergekit_fair.merging.shards import Shard
 
 # Bytes of a block, and how many are written at once: disks are slow at one write after another.
@@ -33,13 +34,16 @@ FLUSHED_FROM = 64 << 20
 # A file system that cannot reserve space, where nothing is wrong with the disk.
 _UNRESERVED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV)
 
+Place = tuple[int, int]  # a file: number of the output, of the shard in it
+
 
 @dataclass(frozen=True)
 class Written:
-    """A finished file: its length in bytes and its SHA-256."""
+    """A finished file: its length in bytes, and a digest of one of the kinds of `DIGESTS`."""
 
     bytes: int
-    sha256: str
+    kind: str
+    digest: str
 
 
 class Stopped(Exception):  # noqa: N818 (no error: another thread has failed, this one ends)
@@ -111,21 +115,22 @@ class ShardFile:
         path: it exists and is as long as it will be.
         size: that length.
         disk: it writes what is full. The write that makes the file whole flushes and closes it.
+        digest: told of all bytes; None if they are those of another file.
     """
 
-    def __init__(self, path: Path, size: int, disk: _Disk) -> None:
+    def __init__(self, path: Path, size: int, disk: _Disk, digest: Digest | None) -> None:
         self._handle = os.open(path, os.O_WRONLY)
         self._is_direct = set_direct(self._handle, True)
         self._size, self._left, self._waiting = size, size, 0
         self._disk, self._block = disk, _Block(disk.take(), 0)
         self._tail = b""  # what follows the last aligned byte
-        self._digest = hashlib.sha256()
+        self._digest = digest
         self._lock = threading.Lock()
-        self.written: Written | None = None
 
     def append(self, data: memoryview) -> None:
         """Take the next bytes, from one thread at a time."""
-        self._digest.update(data)
+        if self._digest is not None:
+            self._digest.update(data)
         while data:
             block = self._block
             taken = min(len(data), BLOCK - block.size)
@@ -185,7 +190,6 @@ class ShardFile:
         self._put(memoryview(self._tail), self._size - len(self._tail))
         os.fsync(self._handle)
         self.close()
-        self.written = Written(self._size, self._digest.hexdigest())
 
 
 class Outputs:
@@ -197,22 +201,28 @@ class Outputs:
     Args:
         folders: of the outputs; they exist.
         shards: of each.
+        sharing: how all but the first come by files that are the same in all.
 
     Raises:
         OSError: there is no room for all of it, or whatever else the system says.
     """
 
-    def __init__(self, folders: Sequence[Path], shards: Sequence[Shard]) -> None:
+    def __init__(
+        self, folders: Sequence[Path], shards: Sequence[Shard], sharing: Sharing = Sharing.COPY
+    ) -> None:
         self._folders = folders
         self._shards = shards
+        self._sharing = sharing
+        # Of what is kept the Hub's own, which of a grid would take longer than all else.
+        self._kind = "sha256" if len(folders) == 1 else "xxh3_128"
+        self._digests: dict[Place, Digest] = {}
         self._disk = _Disk(_blocks(len(folders)), self.stop)
-        self._files: list[dict[int, ShardFile]] = [{} for _ in folders]
+        self._files: dict[Place, ShardFile] = {}
         self._next = [0 for _ in folders]
         self._turn = threading.Condition()
         self._stopped = False
-        for folder in folders:
-            for shard in shards:
-                _reserve(folder / shard.name, shard.size)
+        for place in self._written():
+            _reserve(self._path(place), shards[place[1]].size)
 
     def append(self, output: int, job: int, shard: int, data: memoryview) -> None:
         """Take a job's bytes when its turn has come.
@@ -221,8 +231,10 @@ class Outputs:
             Stopped: `stop` was called, or a write has failed.
             OSError: whatever the system says.
         """
+        place = output, shard
         with self._in_turn(output, job):
-            self._opened(output, shard).append(data)
+            if self._is_written(place):
+                self._opened(place).append(data)
 
     def finish(self) -> list[dict[str, Written]]:
         """Per output, file name → what it became, when all of it is on the disk.
@@ -231,17 +243,18 @@ class Outputs:
             OSError: a write failed.
         """
         if not self._stopped:
-            for output in range(len(self._folders)):
-                for shard in range(len(self._shards)):
-                    self._opened(output, shard)  # a file of only empty tensors has had no job
+            for place in self._written():
+                self._opened(place)  # a file of only empty tensors has had no job
         self._disk.end()
+        for place in self._places():
+            if not self._is_written(place):
+                share_file(self._path((0, place[1])), self._path(place), self._sharing)
         return [
             {
-                self._shards[shard].name: file.written
-                for shard, file in sorted(files.items())
-                if file.written is not None
+                shard.name: Written(shard.size, self._kind, self._digest((output, index)))
+                for index, shard in enumerate(self._shards)
             }
-            for files in self._files
+            for output in range(len(self._folders))
         ]
 
     def stop(self) -> None:
@@ -254,18 +267,38 @@ class Outputs:
         """Let go of all files, whole or not."""
         with suppress(BaseException):  # `finish` has told it
             self._disk.end()
-        for files in self._files:
-            for file in files.values():
-                file.close()
+        for file in self._files.values():
+            file.close()
 
-    def _opened(self, output: int, shard: int) -> ShardFile:
-        files = self._files[output]
-        if shard not in files:
-            of_shard = self._shards[shard]
-            path = self._folders[output] / of_shard.name
-            files[shard] = ShardFile(path, of_shard.size, self._disk)
-            files[shard].append(memoryview(of_shard.header))
-        return files[shard]
+    def _places(self) -> Iterator[Place]:
+        return itertools.product(range(len(self._folders)), range(len(self._shards)))
+
+    def _written(self) -> Iterator[Place]:
+        return filter(self._is_written, self._places())
+
+    def _path(self, place: Place) -> Path:
+        return self._folders[place[0]] / self._shards[place[1]].name
+
+    def _is_own(self, place: Place) -> bool:
+        """Whether it is not the same file as the first output's."""
+        return not place[0] or not self._shards[place[1]].is_shared
+
+    def _is_written(self, place: Place) -> bool:
+        return self._sharing == Sharing.COPY or self._is_own(place)
+
+    def _digest(self, place: Place) -> str:
+        first = place if self._is_own(place) else (0, place[1])
+        return self._digests[first].hexdigest()
+
+    def _opened(self, place: Place) -> ShardFile:
+        if place not in self._files:
+            shard, digest = self._shards[place[1]], None
+            if self._is_own(place):
+                digest = self._digests[place] = DIGESTS[self._kind]()
+            file = ShardFile(self._path(place), shard.size, self._disk, digest)
+            self._files[place] = file
+            file.append(memoryview(shard.header))
+        return self._files[place]
 
     @contextmanager
     def _in_turn(self, output: int, job: int) -> Iterator[None]:

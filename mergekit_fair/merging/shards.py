@@ -2,7 +2,8 @@
 
 Shards are filled in the order of mergekit's plan, as mergekit fills them; inside a file, tensors
 lie as safetensors' own writer puts them: wide dtypes first, then by name. The files are equal to
-those that `safetensors.torch.save_file` would write of the same tensors.
+those that `safetensors.torch.save_file` would write of the same tensors. Of a grid, tensors that no
+λ changes lie in files of their own, which are the same in all outputs.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 from mergekit_fair.checkpoints.reader import NAMES
 from mergekit_fair.merging.program import OutputTensor
 
+# The part of a grid's bytes that no λ changes, from which on they are worth files of their own.
+SHARED_FROM = 0.1
 # safetensors orders dtypes by alignment, in the order of its own enumeration (widest last).
 _RANK = {
     name: rank
@@ -26,11 +29,19 @@ _RANK = {
 
 @dataclass(frozen=True)
 class Shard:
-    """One file: its name, its header as bytes, its tensors in the order of their data."""
+    """One file.
+
+    Attributes:
+        name: of the file.
+        header: as it stands in the file.
+        tensors: in the order of their data.
+        is_shared: whether it is the same in every output of a grid.
+    """
 
     name: str
     header: bytes
     tensors: tuple[OutputTensor, ...]
+    is_shared: bool = False
 
     @property
     def size(self) -> int:
@@ -61,6 +72,11 @@ class SliceJob:
     def size(self) -> int:
         return sum(piece.size for piece in self.pieces)
 
+    @property
+    def moves(self) -> bool:
+        """Whether outputs of a grid differ in it."""
+        return any(piece.tensor.active_formula.moves for piece in self.pieces)
+
 
 def tensor_bytes(tensor: OutputTensor) -> int:
     """Bytes of its data in the file."""
@@ -72,8 +88,19 @@ def shards(tensors: Sequence[OutputTensor], limit: int) -> tuple[Shard, ...]:
 
     Args:
         tensors: in mergekit's order.
-        limit: 0 or less for one file.
+        limit: 0 or less for one file; for two where a grid changes some tensors only.
     """
+    kept = [tensor for tensor in tensors if not tensor.active_formula.moves]
+    size = sum(map(tensor_bytes, kept))
+    is_grid = bool(tensors) and len(tensors[0].scales) > 1
+    if not is_grid or size < SHARED_FROM * sum(map(tensor_bytes, tensors)):
+        return _named([(part, False) for part in _parts(tensors, limit)])
+    moved = [tensor for tensor in tensors if tensor.active_formula.moves]
+    parts = [(part, False) for part in _parts(moved, limit)] if moved else []
+    return _named([*parts, *((part, True) for part in _parts(kept, limit))])
+
+
+def _parts(tensors: Sequence[OutputTensor], limit: int) -> list[list[OutputTensor]]:
     parts: list[list[OutputTensor]] = [[]]
     size = 0
     for tensor in tensors:
@@ -83,11 +110,15 @@ def shards(tensors: Sequence[OutputTensor], limit: int) -> tuple[Shard, ...]:
             size = 0
         parts[-1].append(tensor)
         size += width
+    return parts
+
+
+def _named(parts: Sequence[tuple[Sequence[OutputTensor], bool]]) -> tuple[Shard, ...]:
     names = ["model.safetensors"]
     if len(parts) > 1:
         count = len(parts)
         names = [f"model-{index + 1:05d}-of-{count:05d}.safetensors" for index in range(count)]
-    return tuple(_shard(name, part) for name, part in zip(names, parts, strict=True))
+    return tuple(_shard(name, *part) for name, part in zip(names, parts, strict=True))
 
 
 def index_json(files: Sequence[Shard]) -> str | None:
@@ -122,7 +153,7 @@ def jobs(files: Sequence[Shard], elements: int) -> Iterator[SliceJob]:
             yield SliceJob(index, tuple(pending))
 
 
-def _shard(name: str, tensors: Sequence[OutputTensor]) -> Shard:
+def _shard(name: str, tensors: Sequence[OutputTensor], is_shared: bool) -> Shard:
     ordered = sorted(tensors, key=lambda tensor: (-_RANK[NAMES[tensor.dtype]], tensor.name))
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
@@ -136,4 +167,4 @@ def _shard(name: str, tensors: Sequence[OutputTensor]) -> Shard:
         offset = end
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    return Shard(name, len(text).to_bytes(8, "little") + text, tuple(ordered))
+    return Shard(name, len(text).to_bytes(8, "little") + text, tuple(ordered), is_shared)

@@ -19,6 +19,7 @@ import torch
 
 from mergekit_fair.checkpoints.reader import Buffer, Reader, one_thread_each
 from mergekit_fair.errors import CheckpointError, first_line
+from mergekit_fair.files import Sharing
 from mergekit_fair.merging.methods.arithmetic import ACCUMULATOR, SLICE, Scratch, parts_of
 from mergekit_fair.merging.methods.formula import unequal
 from mergekit_fair.merging.shard_files import Outputs, Stopped, Written, block_memory
@@ -39,6 +40,7 @@ def write_weights(
     *,
     device: str = "cpu",
     advance: Callable[[int], None] | None = None,
+    sharing: Sharing = Sharing.COPY,
 ) -> list[dict[str, Written]]:
     """Compute all tensors and write every output's files.
 
@@ -48,16 +50,17 @@ def write_weights(
         folders: one an output, in the order of the tensors' scales; they exist.
         device: where the arithmetic runs.
         advance: told the number of bytes of the first output after each job.
+        sharing: how the outputs of a grid come by files that are equal in all of them.
 
     Returns:
-        Per output, file name → length and SHA-256. The files are on the disk.
+        Per output, file name → length and digest. The files are on the disk.
 
     Raises:
         CheckpointError: NaN, Inf or a read error in an input; a result that its dtype cannot hold.
         OSError: the outputs cannot be written.
     """
     where = require_float64(device)
-    outputs = Outputs(folders, shards)
+    outputs = Outputs(folders, shards, sharing)
     queue = enumerate(jobs(shards, SLICE if where.type == "cpu" else DEVICE_SLICE))
     lock = threading.Lock()
     failures: list[BaseException] = []
@@ -142,18 +145,21 @@ class SliceWorker:
     def compute(self, job: SliceJob) -> list[memoryview]:
         """The job's bytes for every output; valid until the next call.
 
+        Where no λ changes them they are made once.
+
         Raises:
             CheckpointError: see `write_weights`.
         """
         self._out = [self._grown(buffer, job.size) for buffer in self._out]
+        made = self._out if job.moves else self._out[:1]
         at = 0
         with torch.no_grad(), self._on_device():
             for piece in job.pieces:
-                self._piece(piece, at)
+                self._piece(piece, at, made)
                 at += piece.size
-        return [buffer.memory[:at] for buffer in self._out]
+        return [(buffer if job.moves else made[0]).memory[:at] for buffer in self._out]
 
-    def _piece(self, piece: Piece, at: int) -> None:
+    def _piece(self, piece: Piece, at: int, made: Sequence[Buffer]) -> None:
         tensor = piece.tensor
         load = _Loaded(self, piece)
         if tensor.must_match:
@@ -161,13 +167,13 @@ class SliceWorker:
         formula = tensor.active_formula
         if not formula.moves:
             value = load(formula.start)
-            for buffer in self._out:
+            for buffer in made:
                 self._store(value, buffer, piece, at)
             return
         self._scratch.reset()
         vector, start = parts_of(formula, load, self._scratch, tensor.name)
         moved = self._scratch.take(len(start))
-        for buffer, scale in zip(self._out, tensor.scales, strict=True):
+        for buffer, scale in zip(made, tensor.scales, strict=True):
             value = start if scale == 0 else torch.add(start, vector, alpha=scale, out=moved)
             self._store(value, buffer, piece, at)
 

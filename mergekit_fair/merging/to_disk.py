@@ -9,7 +9,7 @@ from typing import Any
 
 from mergekit_fair.checkpoints.folder import INDEX
 from mergekit_fair.errors import CheckpointError, RecipeError
-from mergekit_fair.files import staged_folder
+from mergekit_fair.files import Sharing, sharing_in, staged_folder
 from mergekit_fair.merging.by_mergekit import merge_by_mergekit, merge_slices, run_checked
 from mergekit_fair.merging.carried_files import CarriedFiles, carried_files
 from mergekit_fair.merging.grid import point_name
@@ -116,8 +116,17 @@ def _stream(
     program = plan.at(lambdas=settings.lambdas)
     files = shards(program.tensors, options.out_shard_size)
     targets = outputs(folder, plan.recipe, settings.lambdas)
+    sharing = Sharing.COPY
+    if shared := sum(file.size for file in files if file.is_shared):
+        sharing = sharing_in(folder, hard_links=settings.hard_links)
     size = sum(file.size for file in files)
-    _require_space(folder, size * len(targets))
+    notes = [*plan.recipe.remarks, *plan.notes, *carried.notes]
+    if sharing == Sharing.LINK:
+        names = ", ".join(file.name for file in files if file.is_shared)
+        notes.append(f"one file for all models of this grid, read-only: {names}")
+        progress.say(notes[-1])
+    spared = shared * (len(targets) - 1) if sharing != Sharing.COPY else 0
+    _require_space(folder, size * len(targets) - spared)
     inputs = describe_models(plan.models, plan.recipe, with_hash=settings.hash_inputs)
     with bar(progress, "merge", size) as advance:
         weights = write_weights(
@@ -126,10 +135,11 @@ def _stream(
             [target for target, _ in targets],
             device=options.device or "cpu",
             advance=advance,
+            sharing=sharing,
         )
     for (target, recipe), written in zip(targets, weights, strict=True):
         title = name if target == folder else target.name
-        _complete(recipe, target, title, options, plan, files, written, inputs, carried)
+        _complete(recipe, target, title, options, plan, files, written, inputs, carried, notes)
     require_unchanged(plan.models, inputs)
 
 
@@ -168,6 +178,7 @@ def _complete(
     written: Mapping[str, Written],
     inputs: Mapping[str, Any],
     carried: CarriedFiles,
+    notes: Sequence[str],
 ) -> None:
     """Put everything beside the weights of one output, and look at it once more."""
     index = index_json(files)
@@ -188,7 +199,7 @@ def _complete(
         method=recipe.method,
         arithmetic={"accumulator": "float64", "device": options.device or "cpu"},
         norms=None if plan.norms is None else dict(plan.norms),
-        notes=[*plan.recipe.remarks, *plan.notes, *carried.notes],
+        notes=notes,
     )
 
 

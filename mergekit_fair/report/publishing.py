@@ -194,13 +194,21 @@ def _upload(
     files: dict[str, Path | bytes] = {name: model / name for name in names}
     files |= extra
     if manifest is not None:
-        entries = {name: manifest["files"][name] for name in names}
+        entries = {
+            name: _with_hub_digest(manifest["files"][name], prints.files.get(name))
+            for name in names
+        }
         entries |= {name: _entry(file) for name, file in {**extra, CARD: card.encode()}.items()}
         content = {**manifest, "files": dict(sorted(entries.items()))}
         files[MANIFEST] = manifest_text(content).encode()
     listed = {} if manifest is None else manifest["files"]
-    digests = {name: str(entry["sha256"]) for name, entry in listed.items() if name in names}
+    digests = {name: entry.get("sha256") for name, entry in listed.items() if name in names}
     return Upload(card, files, digests | dict(prints.files))
+
+
+def _with_hub_digest(entry: Mapping[str, Any], sha256: str | None) -> dict[str, Any]:
+    """What a manifest says of a file, by the digest that the Hub has, too."""
+    return dict(entry) if sha256 is None else {"bytes": entry["bytes"], "sha256": sha256}
 
 
 def _own_files(model: Path, manifest: Mapping[str, Any] | None) -> list[str]:

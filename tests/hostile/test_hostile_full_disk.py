@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from mounts import mounted
 from refusals import refusal
 from scene import Scene, listing
 from tiny import words_of
@@ -22,25 +22,8 @@ MEGABYTES = {"tmpfs": 1, "ext4": 4}
 @pytest.fixture(params=MEGABYTES)
 def disk(request: Any, tmp_path: Path) -> Iterator[Path]:
     """A mounted folder; skipped where nothing may be mounted."""
-    folder, image = tmp_path / "disk", tmp_path / "image"
-    folder.mkdir()
-    size = f"{MEGABYTES[request.param]}M"
-    if request.param == "tmpfs":
-        commands = [["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]]
-    else:
-        make = ["mkfs.ext4", "-q", "-m", "0", "-O", "^has_journal", str(image), size]
-        commands = [make, ["mount", "-o", "loop", str(image), str(folder)]]
-    for command in commands:
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-        except FileNotFoundError as error:
-            pytest.skip(f"no {error.filename}")
-        if done.returncode:
-            pytest.skip(f"{command[0]}: {done.stderr.strip()}")
-    try:
+    with mounted(tmp_path, request.param, MEGABYTES[request.param]) as folder:
         yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def test_a_merge_that_fits(scene: Scene, disk: Path) -> None:
