@@ -16,13 +16,14 @@ from mergekit_fair.checkpoints.trained_rows import TrainedRows
 from mergekit_fair.data import package_file
 from mergekit_fair.errors import CheckpointError
 from mergekit_fair.evaluation.classifier import auto_class, opening
-from mergekit_fair.evaluation.model_inputs import load_processor, position_limit
+from mergekit_fair.evaluation.model_inputs import load_processor, open_inputs, position_limit
 from mergekit_fair.evaluation.truncation import require_length
 from mergekit_fair.training.probe import fit_probe
 from mergekit_fair.training.train_config import TrainConfig
 
 if TYPE_CHECKING:
     from mergekit_fair.data import Rows
+    from mergekit_fair.evaluation.model_inputs import ModelInputs
 
 
 # The choices of the task suite, so that an evaluation knows which class is which.
@@ -86,7 +87,7 @@ def head_config(rows: Rows) -> dict[str, Any]:
 
 def build_base(
     config: TrainConfig, rows: Rows, out: Path, device: str, seen: TrainedRows | None = None
-) -> None:
+) -> ModelInputs | None:
     """Save the base model with its head, and its tokenizer or image processor, in `out`.
 
     Args:
@@ -95,6 +96,9 @@ def build_base(
         out: an existing empty folder.
         device: where the probe's features are computed.
         seen: what is written about the rows that the probe is fitted on.
+
+    Returns:
+        The rows' inputs, if a probe was fitted on them.
 
     Raises:
         CheckpointError: the source is not a model that takes a head of so many outputs.
@@ -120,8 +124,11 @@ def build_base(
         processor.model_max_length = config.max_length
         if model.config.pad_token_id is None:
             model.config.pad_token_id = processor.pad_token_id
+    inputs = None
     if config.head == "probe":
-        fit_probe(model.to(device), rows, source, config, device)
+        inputs = open_inputs(rows, source, config.max_length)
+        fit_probe(model.to(device), rows, inputs, source, device)
         (seen or TrainedRows.of(rows)).write(out)
     model.to("cpu").save_pretrained(out)
     processor.save_pretrained(out)
+    return inputs

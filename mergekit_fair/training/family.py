@@ -19,11 +19,19 @@ from mergekit_fair.data import load_rows, source_fingerprint
 from mergekit_fair.errors import TrainingError
 from mergekit_fair.evaluation.classifier import resolve_device
 from mergekit_fair.evaluation.evaluate import versions
+from mergekit_fair.evaluation.truncation import Truncation
 from mergekit_fair.files import lock_folder, staged_folder, text_of, write_atomic
 from mergekit_fair.progress import Progress, Silent
 from mergekit_fair.schema import differences, dump_yaml, parse_json
 from mergekit_fair.training.base_model import build_base, file_sha256
-from mergekit_fair.training.finetune import TrainingRun, finetune, process_state
+from mergekit_fair.training.finetune import (
+    BATCHES,
+    Entry,
+    FamilyTrainer,
+    TrainingRun,
+    has_these_batches,
+    process_state,
+)
 from mergekit_fair.training.soup import FOLDER as SOUP
 from mergekit_fair.training.soup import make_soup, seed_runs
 from mergekit_fair.training.train_config import Subgroups, TrainConfig
@@ -36,6 +44,7 @@ from mergekit_fair.training.training_rows import (
 
 if TYPE_CHECKING:
     from mergekit_fair.data import Rows
+    from mergekit_fair.evaluation.model_inputs import ModelInputs
 
 
 def train(
@@ -86,13 +95,21 @@ def _train(
     seen = TrainedRows.of(training_rows, rows)
     with state.main_process_first():
         family.claim(progress)
-        _base(config, training_rows, family, progress, resolve_device(device), seen)
+        inputs = _base(config, training_rows, family, progress, resolve_device(device), seen)
     runs = plan_runs(config, training_rows, groups, state.num_processes)
     _require_alike(config, runs, family)
-    for run in runs:
+    trainer = FamilyTrainer(config, training_rows, out / "base", inputs)
+    keys = training_rows.keys() if config.head != "probe" else None
+    missing = [run for run in runs if not family.has(run.name)]
+    if missing and (other := [run.name for run in runs if family.has_other_batches(run.name)]):
+        progress.say(
+            f"warning: {', '.join(other)}: trained by an earlier version, in batches of random "
+            "rows; what is trained now takes batches of like length"
+        )
+    for run in missing:
         # Through a probe's head every model of the family has seen all of the training rows.
-        of_run = seen if config.head == "probe" else replace(seen, keys=np.unique(run.rows.keys()))
-        _one(replace(run, seen=of_run), config, family, progress)
+        of_run = seen if keys is None else replace(seen, keys=np.unique(keys[run.rows]))
+        _one(replace(run, seen=of_run), trainer, family, progress)
     if state.is_main_process:
         recipe = out / "addition.yml"
         if groups and not recipe.is_file():  # it may be somebody's by now
@@ -100,7 +117,7 @@ def _train(
         _soup(config, family, progress)
         source = source_fingerprint(config.data)
         family.write(data=config.data.to_dict(), source=source, counts=rows.counts())
-        shutil.rmtree(out / ".work", ignore_errors=True)
+        family.remove(out / ".work")
     return family.record
 
 
@@ -110,7 +127,7 @@ def plan_runs(
     """The runs in their order: FFT, LoRA, one per group, then FFT with further seeds."""
     full = steps_for(config, len(rows), config.training.epochs, processes)
     fft, *further = (
-        TrainingRun(name, "fft", full, rows, seed)
+        TrainingRun(name, "fft", full, np.arange(len(rows)), seed)
         for name, seed in seed_runs(config.seed, config.seeds).items()
     )
     runs = [fft]
@@ -118,7 +135,7 @@ def plan_runs(
         runs.append(replace(fft, name="lora", method="lora", keep=config.lora.keep))
     block = config.subgroups or Subgroups()
     for name in groups:
-        of_group = rows.in_group(name)
+        of_group = np.flatnonzero(rows.membership[:, rows.group_names.index(name)])
         size = len(of_group)
         steps = steps_for(config, size, block.epochs, processes) if block.epochs else full
         runs.append(
@@ -191,6 +208,10 @@ class _Family:
     def has(self, name: str) -> bool:
         return name in self.record["runs"] and _is_whole(self.folder / name)
 
+    def has_other_batches(self, name: str) -> bool:
+        """Whether a model is there that an earlier version has trained."""
+        return self.has(name) and self.record["runs"][name].get("batches") != BATCHES
+
     def add(self, name: str, entry: dict[str, Any]) -> None:
         if name in self.of_soup:
             self.forget(SOUP)
@@ -206,6 +227,11 @@ class _Family:
     def of_soup(self) -> list[str]:
         """The runs that the soup is the mean of; empty if there is none."""
         return list(self.record["runs"].get(SOUP, {}).get("of", ())) if self.has(SOUP) else []
+
+    def remove(self, folder: Path) -> None:
+        """What nobody needs any more."""
+        if self._is_writer:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def write(self, **more: Any) -> None:
         self.record |= {"versions": versions(), **more}
@@ -236,13 +262,15 @@ def _base(
     progress: Progress,
     device: str,
     seen: TrainedRows,
-) -> None:
+) -> ModelInputs | None:
+    """Make the base if it is not there; returns the rows' inputs if they were made for it."""
     if family.has("base"):
-        return
+        return None
+    inputs = None
     start, out = time.monotonic(), family.folder / "base"
     if not (out / "config.json").is_file():  # else: killed between the two, as in `_one`
         with staged_folder(out) as folder:
-            build_base(config, rows, folder, device, seen)
+            inputs = build_base(config, rows, folder, device, seen)
     seconds = round(time.monotonic() - start, 1)
     weights = out / "model.safetensors"
     entry: dict[str, Any] = {"head": config.head, "n": len(rows), "seconds": seconds}
@@ -250,23 +278,26 @@ def _base(
         entry["sha256"] = file_sha256(weights)
     family.add("base", entry)
     progress.say(f"base: {config.head} head, {seconds:.0f} s")
+    return inputs
 
 
-def _one(run: TrainingRun, config: TrainConfig, family: _Family, progress: Progress) -> None:
-    out = family.folder / run.name
-    if family.has(run.name):
-        return
-    # A folder without an entry in train.json: killed between the two. The work is done.
-    entry: dict[str, Any] = {"steps": run.steps}
-    if not _is_whole(out):
-        work = family.folder / ".work" / run.name.replace("/", "--")
-        work.mkdir(parents=True, exist_ok=True)
-        entry = finetune(run, config, family.folder / "base", out, work, progress)
-    method = run.method
-    about = {"method": method, "seed": run.seed, "n": len(run.rows), **run.rows.label_counts}
+def _one(run: TrainingRun, trainer: FamilyTrainer, family: _Family, progress: Progress) -> None:
+    out, work = family.folder / run.name, family.folder / ".work" / run.name.replace("/", "--")
+    if _is_whole(out):  # without an entry in train.json: killed between the two, the work is done
+        entry: Entry = {"steps": run.steps}
+        entry |= {"batches": BATCHES} if has_these_batches(work) else {}
+    else:
+        entry = trainer.finetune(run, out, work, progress)
+    rows, method = trainer.rows.take(run.rows), run.method
+    about = {"method": method, "seed": run.seed, "n": len(rows), **rows.label_counts}
     family.add(run.name, {**about, **entry})
+    family.remove(work)
+    if "truncated" in entry:
+        truncation = Truncation.from_dict(entry["truncated"])
+        if (said := truncation.sentence(trainer.config.max_length)) is not None:
+            progress.say(f"warning: {run.name}: {said}")
     seconds = f", {entry['seconds']:.0f} s" if "seconds" in entry else ""
-    progress.say(f"{run.name}: {method}, {len(run.rows)} rows, {run.steps} steps{seconds}")
+    progress.say(f"{run.name}: {method}, {len(rows)} rows, {run.steps} steps{seconds}")
 
 
 def _require_alike(config: TrainConfig, runs: Iterable[TrainingRun], family: _Family) -> None:

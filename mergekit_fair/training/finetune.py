@@ -1,4 +1,4 @@
-"""One fine-tuning run on transformers' Trainer: resumable, and complete or absent."""
+"""Fine-tuning runs on transformers' Trainer: each resumable, and complete or absent."""
 
 from __future__ import annotations
 
@@ -8,17 +8,28 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mergekit_fair.errors import TrainingError, first_line
 from mergekit_fair.evaluation.classifier import auto_class
-from mergekit_fair.evaluation.model_inputs import load_processor, open_inputs
+from mergekit_fair.evaluation.model_inputs import ModelInputs, load_processor, open_inputs
 from mergekit_fair.evaluation.truncation import Truncation
 from mergekit_fair.files import placed, staged_folder, write_atomic
 from mergekit_fair.progress import Progress
-from mergekit_fair.training.kinds import Kept, TrainingKind
+from mergekit_fair.training.batches import Batch, batches_digest, length_grouped_batches
+from mergekit_fair.training.kinds import Kept
 from mergekit_fair.training.train_config import TrainConfig
+
+Entry = dict[str, Any]  # of a run in train.json
+
+# What train.json says of them; earlier versions, whose batches were of random rows, say nothing.
+BATCHES = "by length"
+_DIGEST = "batches.sha256"
 
 if TYPE_CHECKING:
     from mergekit_fair.checkpoints.trained_rows import TrainedRows
@@ -33,7 +44,7 @@ class TrainingRun:
         name: its folder below the training folder: `fft`, `lora`, `groups/<group>`, `seeds/<seed>`.
         method: its kind, a name of `KINDS`.
         steps: optimiser steps.
-        rows: the training rows.
+        rows: int64, which of the family's training rows.
         seed: of their order and of dropout.
         seen: what is written beside the model about all rows that went into it.
         keep: what is kept of it.
@@ -42,64 +53,160 @@ class TrainingRun:
     name: str
     method: str
     steps: int
-    rows: Rows
+    rows: NDArray[np.int64]
     seed: int
     seen: TrainedRows | None = None
     keep: Kept = "model"
 
 
-def finetune(
-    run: TrainingRun, config: TrainConfig, base: Path, out: Path, work: Path, progress: Progress
-) -> dict[str, Any]:
-    """Train one model from `base`, and put it at `out` when it is complete.
+class FamilyTrainer:
+    """Trains the models of one family, whose rows it tokenises once.
 
-    A killed run leaves its last state in `work`; the same call goes on from there and ends with
-    the same weights.
-
-    Raises:
-        TrainingError: `training.arguments` that transformers refuses, or weights that are NaN.
-
-    Returns:
-        What goes into train.json: steps, seconds, mean training loss, texts that were cut.
+    Args:
+        config: of the training folder.
+        rows: all training rows.
+        base: the folder of θ₀.
+        inputs: of these rows, if somebody has them.
     """
-    from transformers import set_seed
 
-    kind = config.kind(run.method)
-    inputs = open_inputs(run.rows, base, config.max_length)
-    set_seed(run.seed)
-    model = kind.prepare(auto_class(run.rows.kind).from_pretrained(str(base)))
-    keeper = _keeper(run, config, base, work, progress)
-    with _known_settings(config):
-        trainer = _trainer(run, config, model, inputs, kind.learning_rate, work, keeper)
-    progress.start(run.name, run.steps)
-    # The states that a killed run resumes from fill a disk, too.
-    with placed(out), _known_settings(config, (TypeError, ValueError, ImportError)):
-        result = trainer.train(resume_from_checkpoint=last_state(work))
-    progress.stop()
-    _require_finite(run.name, trainer.model)
-    state = process_state()
-    if state.is_main_process:
-        with staged_folder(out) as folder:
-            _save(trainer.accelerator.unwrap_model(trainer.model), run, kind, base, folder)
-            if (work / "kept").is_dir():
-                shutil.copytree(work / "kept", folder / "checkpoints")
-        shutil.rmtree(work, ignore_errors=True)
-    state.wait_for_everyone()
-    entry: dict[str, Any] = {
-        "steps": run.steps,
-        "seconds": round(keeper.elapsed(), 1),
-        "train_loss": round(float(result.training_loss), 6),
-    }
-    if inputs.is_cut is not None:
-        truncation = Truncation.of(inputs.is_cut, _groups(run.rows))
-        entry["truncated"] = truncation.to_dict()
-        if (said := truncation.sentence(config.max_length)) is not None:
-            progress.say(f"warning: {run.name}: {said}")
-    return entry
+    def __init__(
+        self, config: TrainConfig, rows: Rows, base: Path, inputs: ModelInputs | None = None
+    ) -> None:
+        self.config, self.rows, self.base = config, rows, base
+        self._inputs = inputs
+
+    @cached_property
+    def inputs(self) -> ModelInputs:
+        """Of all training rows."""
+        return self._inputs or open_inputs(self.rows, self.base, self.config.max_length)
+
+    @cached_property
+    def processor(self) -> Any:
+        """The tokenizer or image processor that is saved with every model."""
+        return load_processor(self.base, self.rows.kind)
+
+    def finetune(self, run: TrainingRun, out: Path, work: Path, progress: Progress) -> Entry:
+        """Train one model from the base, and put it at `out` when it is complete.
+
+        A killed run leaves its last state in `work`; the same call goes on from there and ends with
+        the same weights. A state of other batches is removed.
+
+        Raises:
+            TrainingError: `training.arguments` that transformers refuses, or weights that are NaN.
+
+        Returns:
+            What goes into train.json: steps, batches, seconds, mean training loss, texts that were
+            cut.
+        """
+        from transformers import set_seed
+
+        kind, config = self.config.kind(run.method), self.config
+        set_seed(run.seed)
+        model = kind.prepare(auto_class(self.rows.kind).from_pretrained(str(self.base)))
+        state = process_state()
+        with _known_settings(config):
+            arguments = _arguments(run, config, kind.learning_rate, work)
+        batches = self._batches(run, arguments)
+        with placed(out), state.main_process_first():
+            if state.is_main_process and not _claim_states(batches, work):
+                progress.say(f"{run.name}: begins anew: what was left of it took other batches")
+        keeper = _keeper(run, self, work, progress)
+        with _known_settings(config):
+            trainer = self._trainer(model, arguments, batches, keeper)
+        progress.start(run.name, run.steps)
+        # The states that a killed run resumes from fill a disk, too.
+        with placed(out), _known_settings(config, (TypeError, ValueError, ImportError)):
+            result = trainer.train(resume_from_checkpoint=last_state(work))
+        progress.stop()
+        _require_finite(run.name, trainer.model)
+        if state.is_main_process:
+            with staged_folder(out) as folder:
+                self.save(trainer.accelerator.unwrap_model(trainer.model), run, folder)
+                if (work / "kept").is_dir():
+                    shutil.copytree(work / "kept", folder / "checkpoints")
+        state.wait_for_everyone()
+        entry: Entry = {
+            "steps": run.steps,
+            "batches": BATCHES,
+            "seconds": round(keeper.elapsed(), 1),
+            "train_loss": round(float(result.training_loss), 6),
+        }
+        if self.inputs.is_cut is not None:
+            truncation = Truncation.of(self.inputs.is_cut[run.rows], self._groups(run))
+            entry["truncated"] = truncation.to_dict()
+        return entry
+
+    def save(self, model: Any, run: TrainingRun, folder: Path) -> None:
+        """Full weights that transformers loads, or an adapter for peft, with their tokenizer or
+        image processor."""
+        kind = self.config.kind(run.method)
+        kept = model if run.keep == "adapter" else kind.full_weights(model, folder)
+        kept.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+        for place in (folder, *folder.glob("adapter")):
+            if run.seen is not None:
+                run.seen.write(place)
+
+    def _groups(self, run: TrainingRun) -> dict[str, Any]:
+        return dict(zip(self.rows.group_names, self.rows.membership[run.rows].T, strict=True))
+
+    def _batches(self, run: TrainingRun, arguments: Any) -> list[Batch]:
+        """Of the family's training rows. The Trainer takes a batch for an example: a step of it
+        takes as many as there are processes, devices of a process, and accumulated gradients."""
+        per_step = arguments.world_size * arguments.gradient_accumulation_steps
+        lengths = [self.inputs.lengths[row] for row in run.rows.tolist()]
+        batches = length_grouped_batches(
+            lengths,
+            self.config.training.batch_size,
+            run.steps,
+            run.seed,
+            per_step * arguments.train_batch_size,
+        )
+        return [run.rows[batch] for batch in batches]
+
+    def _trainer(self, model: Any, arguments: Any, batches: list[Batch], keeper: Any) -> Any:
+        import torch
+        from transformers import Trainer
+        from transformers.trainer_callback import PrinterCallback
+
+        labels = torch.from_numpy(self.rows.labels)
+        # Of each of several labels the loss is binary cross entropy, with probabilities as targets.
+        labels = labels.float() if self.rows.label_kind == "labels" else labels.long()
+
+        def collate(picked: list[Batch]) -> dict[str, torch.Tensor]:
+            rows = np.concatenate(picked).tolist()
+            return {**self.inputs.batch(rows), "labels": labels[rows]}
+
+        trainer = Trainer(
+            model=model,
+            args=arguments,
+            train_dataset=batches,
+            data_collator=collate,
+            callbacks=[keeper],
+        )
+        trainer.remove_callback(PrinterCallback)
+        return trainer
 
 
-def _groups(rows: Rows) -> dict[str, Any]:
-    return dict(zip(rows.group_names, rows.membership.T, strict=True))
+def has_these_batches(work: Path) -> bool:
+    """Whether the run that has left `work` took batches by length."""
+    return (work / _DIGEST).is_file()
+
+
+def _claim_states(batches: list[Batch], work: Path) -> bool:
+    """Make `work` ready for a run with these batches.
+
+    A state that another version, or number of processes, has left there took other batches: it is
+    removed, and the result is false.
+    """
+    file, digest = work / _DIGEST, batches_digest(batches)
+    if file.is_file() and file.read_text() == digest:
+        return True
+    is_empty = not any(work.glob("checkpoint-*"))
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    write_atomic(file, digest)
+    return is_empty
 
 
 def _require_finite(name: str, model: Any) -> None:
@@ -138,37 +245,6 @@ def last_state(work: Path) -> str | None:
     return str(newest) if newest else None
 
 
-def _trainer(
-    run: TrainingRun,
-    config: TrainConfig,
-    model: Any,
-    inputs: Any,
-    learning_rate: float,
-    work: Path,
-    keeper: Any,
-) -> Any:
-    import torch
-    from transformers import Trainer
-    from transformers.trainer_callback import PrinterCallback
-
-    labels = torch.from_numpy(run.rows.labels)
-    # Of each of several labels the loss is binary cross entropy, with probabilities as targets.
-    labels = labels.float() if run.rows.label_kind == "labels" else labels.long()
-
-    def collate(indices: list[int]) -> dict[str, torch.Tensor]:
-        return {**inputs.batch(indices), "labels": labels[indices]}
-
-    trainer = Trainer(
-        model=model,
-        args=_arguments(run, config, learning_rate, work),
-        train_dataset=range(len(labels)),
-        data_collator=collate,
-        callbacks=[keeper],
-    )
-    trainer.remove_callback(PrinterCallback)
-    return trainer
-
-
 def _arguments(run: TrainingRun, config: TrainConfig, learning_rate: float, work: Path) -> Any:
     import torch
     from transformers import TrainingArguments
@@ -179,7 +255,9 @@ def _arguments(run: TrainingRun, config: TrainConfig, learning_rate: float, work
         "output_dir": str(work),
         "max_steps": run.steps,
         "learning_rate": learning_rate,
-        "per_device_train_batch_size": training.batch_size,
+        # Batches are made here, each of which is an example for it.
+        "per_device_train_batch_size": 1,
+        "train_sampling_strategy": "sequential",
         "weight_decay": training.weight_decay,
         "lr_scheduler_type": training.scheduler,
         "warmup_steps": int(training.warmup * run.steps),
@@ -216,13 +294,11 @@ def _known_settings(
         ) from error
 
 
-def _keeper(
-    run: TrainingRun, config: TrainConfig, base: Path, work: Path, progress: Progress
-) -> Any:
+def _keeper(run: TrainingRun, family: FamilyTrainer, work: Path, progress: Progress) -> Any:
     """A Trainer callback: progress, time spent before a kill, early checkpoints."""
     from transformers import TrainerCallback
 
-    wanted = {max(1, round(share * run.steps)) for share in config.checkpoints}
+    wanted = {max(1, round(share * run.steps)) for share in family.config.checkpoints}
     clock = work / "seconds.json"
 
     class Keeper(TrainerCallback):
@@ -237,13 +313,15 @@ def _keeper(
             progress.advance(state.global_step)  # done before a kill
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            del args, control
+            del args
             progress.advance(1)
+            if state.global_step == run.steps:  # the model itself follows
+                control.should_save = False
             if state.global_step in wanted and state.is_world_process_zero:
                 checkpoint = work / "kept" / f"step-{state.global_step}"
                 shutil.rmtree(checkpoint, ignore_errors=True)
                 with staged_folder(checkpoint) as folder:
-                    _save(kwargs["model"], run, config.kind(run.method), base, folder)
+                    family.save(kwargs["model"], run, folder)
 
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             del args, control, kwargs
@@ -251,14 +329,3 @@ def _keeper(
                 write_atomic(clock, json.dumps(self.elapsed()))
 
     return Keeper()
-
-
-def _save(model: Any, run: TrainingRun, kind: TrainingKind, base: Path, folder: Path) -> None:
-    """Full weights that transformers loads, or an adapter for peft, with their tokenizer or image
-    processor."""
-    kept = model if run.keep == "adapter" else kind.full_weights(model, folder)
-    kept.save_pretrained(folder)
-    load_processor(base, run.rows.kind).save_pretrained(folder)
-    for place in (folder, *folder.glob("adapter")):
-        if run.seen is not None:
-            run.seen.write(place)

@@ -8,19 +8,18 @@ import numpy as np
 
 from mergekit_fair.errors import TrainingError
 from mergekit_fair.evaluation.forward import run_batches
-from mergekit_fair.evaluation.model_inputs import open_inputs
 from mergekit_fair.merging.methods.head_policy import is_head
-from mergekit_fair.training.train_config import TrainConfig
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mergekit_fair.data import Rows
+    from mergekit_fair.evaluation.model_inputs import ModelInputs
 
 _PROBE_BATCH = 64
 
 
-def fit_probe(model: Any, rows: Rows, source: str, config: TrainConfig, device: str) -> None:
+def fit_probe(model: Any, rows: Rows, inputs: ModelInputs, source: str, device: str) -> None:
     """Set the head's last linear layer to a logistic regression on the frozen features.
 
     Of C classes p(y=c) ∝ exp(w_c·x + b_c), the multinomial one; of two p(y=1) = σ(w·x + b), where
@@ -36,7 +35,7 @@ def fit_probe(model: Any, rows: Rows, source: str, config: TrainConfig, device: 
 
     name = _last_linear(model)
     head = model.get_submodule(name)
-    features = _features(model, name, rows, source, config, device)
+    features = _features(model, name, rows, inputs, device)
     if not np.isfinite(features).all():
         raise TrainingError(
             "gives features that are NaN or infinite, on which no probe can be fitted",
@@ -89,13 +88,12 @@ def _last_linear(model: Any) -> str:
 
 
 def _features(
-    model: Any, head: str, rows: Rows, source: str, config: TrainConfig, device: str
+    model: Any, head: str, rows: Rows, inputs: ModelInputs, device: str
 ) -> NDArray[np.float64]:
     """The head's inputs, pooled as the model pools: its logits with the head left out."""
     import torch
 
     layer = model.get_submodule(head)
-    inputs = open_inputs(rows, source, config.max_length)
     if not len(rows):
         raise TrainingError("no training rows for the probe", where=rows.name)
     features: list[NDArray[np.float64]] = [np.empty(0)] * len(rows)

@@ -24,7 +24,7 @@ _OWN_ARGUMENTS = frozenset(
         *("output_dir", "max_steps", "num_train_epochs", "seed", "data_seed", "save_strategy"),
         *("save_steps", "learning_rate", "per_device_train_batch_size", "weight_decay"),
         *("lr_scheduler_type", "warmup_steps", "bf16", "remove_unused_columns", "report_to"),
-        "use_cpu",
+        *("use_cpu", "train_sampling_strategy", "auto_find_batch_size"),
     }
 )
 
@@ -34,6 +34,7 @@ class Training(Strict):
 
     Attributes:
         warmup: share of the steps over which the learning rate rises.
+        batch_size: rows of a batch; of like length, in an order that the seed decides.
         arguments: any other keys of transformers' `TrainingArguments`.
     """
 
@@ -63,7 +64,7 @@ class Training(Strict):
             known = {field.name for field in dataclasses.fields(TrainingArguments)}
             for key, item in value.items():
                 if key in _OWN_ARGUMENTS:
-                    raise ValueError(f"{key} is set by other keys of this file")
+                    raise ValueError(f"{key} is decided by train, or by other keys of this file")
                 if key == "gradient_accumulation_steps" and (type(item) is not int or item < 1):
                     raise ValueError(f"{key} must be an integer, at least 1; got {item!r}")
                 if key not in known:
