@@ -89,7 +89,7 @@ def report(method: str, recipe: Recipe, out: Path, rounds: int) -> None:
         slots.assign(composer.compose(at(value)))
 
     def merged(value: float) -> None:
-        run_merge(at(value).configuration(), str(out), options)
+        run_merge(at(value).for_mergekit(), str(out), options)
         AutoModelForSequenceClassification.from_pretrained(out).eval()
 
     values = [0.3 + 0.02 * number for number in range(rounds)]

@@ -21,8 +21,6 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from mergekit.options import MergeOptions
-
 from mergekit_fair.audit.audit_figures import AuditSettings, TaskAbout, audit_results
 from mergekit_fair.audit.audit_results import MERGE, MODELS, PAGE, RESULTS, AuditResults
 from mergekit_fair.audit.audited_models import (
@@ -55,6 +53,7 @@ from mergekit_fair.evaluation.fair_task import FairTask
 from mergekit_fair.evaluation.responses import TaskResponses
 from mergekit_fair.evaluation.seen_rows import SeenRows
 from mergekit_fair.files import is_file_name, write_atomic
+from mergekit_fair.merging.merge_options import MergeOptions
 from mergekit_fair.merging.program import MergeSettings
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.stock_plan import is_random

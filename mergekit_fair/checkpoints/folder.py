@@ -380,6 +380,22 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     return config
 
 
+def self_contained(folder: str | Path) -> str | None:
+    """The text of a config.json that says by itself what transformers makes of it.
+
+    None for one that names code or other files, or no `model_type`: transformers then looks at
+    more, even at the folder's name.
+
+    Raises:
+        CheckpointError: as `read_config`.
+    """
+    config = read_config(folder)
+    asks = "auto_map" in config or "configuration_files" in config
+    if asks or not isinstance(config.get("model_type"), str):
+        return None
+    return text_of(Path(folder) / "config.json")
+
+
 def architecture_of(config: Mapping[str, Any]) -> str | None:
     """The class that a config.json names; None if it names none, or several.
 

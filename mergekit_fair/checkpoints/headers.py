@@ -7,6 +7,7 @@ short while it is read is then an error, not a SIGBUS.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,11 @@ class TensorInfo:
     @property
     def bytes(self) -> int:
         return self.count * SIZES[self.dtype]
+
+
+def described(tensors: Mapping[str, TensorInfo]) -> list[tuple[str, str, tuple[int, ...]]]:
+    """Name, dtype and shape of every tensor, sorted: all that a header says but for places."""
+    return sorted((name, info.dtype, info.shape) for name, info in tensors.items())
 
 
 @dataclass(frozen=True)

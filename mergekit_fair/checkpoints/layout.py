@@ -43,12 +43,12 @@ class Layout:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
 
     @cached_property
     def architecture(self) -> str | None:
         """The class that config.json names."""
-        return architecture_of(read_config(self._folder))
+        return architecture_of(read_config(self.folder))
 
     @property
     def is_known(self) -> bool:
@@ -67,10 +67,10 @@ class Layout:
 
     @cached_property
     def _model(self) -> Any:
-        if "auto_map" in read_config(self._folder):
+        if "auto_map" in read_config(self.folder):
             return None
         try:
-            return meta_model(self._folder)
+            return meta_model(self.folder)
         except Exception:  # whatever a config makes transformers raise; the merge checks it again
             return None
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mergekit_fair.cli.merge_flags import add_options
 from mergekit_fair.cli.terminal import Terminal, echo, echo_json, quiet_libraries
-from mergekit_fair.compat.mergekit import add_options
 from mergekit_fair.vectors.basis_fit import Method
 
 if TYPE_CHECKING:

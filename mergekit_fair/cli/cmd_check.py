@@ -40,9 +40,8 @@ def command(
     if what.is_dir():
         _check_model(what, Terminal(quiet=quiet or as_json), as_json=as_json, quiet=quiet)
         return
-    from mergekit.options import MergeOptions
-
     from mergekit_fair.merging.dry_run import check_merge
+    from mergekit_fair.merging.merge_options import MergeOptions
     from mergekit_fair.merging.program import MergeSettings
     from mergekit_fair.sweep.worst_report import load_checked_recipe
 

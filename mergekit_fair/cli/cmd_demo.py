@@ -76,11 +76,10 @@ def command(out: Path, quiet: bool) -> None:
 
 def _heads(out: Path, sweep: Sweep, progress: Progress) -> HeadResults:
     """The fair head on FFT, merged into a model; of an earlier run, if it got so far."""
-    from mergekit.options import MergeOptions
-
     from mergekit_fair.heads.fair_head import HeadSettings
     from mergekit_fair.heads.head_results import RECIPE, RESULTS, read_heads
     from mergekit_fair.heads.head_run import run_heads
+    from mergekit_fair.merging.merge_options import MergeOptions
     from mergekit_fair.merging.program import MergeSettings
     from mergekit_fair.merging.recipe import Recipe
     from mergekit_fair.merging.to_disk import merge_to_folder

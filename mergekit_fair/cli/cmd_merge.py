@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from mergekit.options import PrettyPrintHelp
 
+from mergekit_fair.cli.merge_flags import HelpWithHeadings, add_options
 from mergekit_fair.cli.terminal import Terminal, echo, errors_alone, quiet_libraries
-from mergekit_fair.compat.mergekit import add_options
 from mergekit_fair.errors import ConfigError
 from mergekit_fair.merging.grid import parse_grid
 from mergekit_fair.merging.program import MergeSettings
@@ -19,7 +18,7 @@ from mergekit_fair.merging.to_disk import merge_to_folder
 from mergekit_fair.sweep.worst_report import load_checked_recipe
 
 
-@click.command("merge", cls=PrettyPrintHelp)
+@click.command("merge", cls=HelpWithHeadings)
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--overwrite", is_flag=True, help="Replace OUT if merge wrote it.")

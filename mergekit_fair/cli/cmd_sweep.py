@@ -179,9 +179,8 @@ def exit_by_choice(results: SweepResults) -> None:
 
 def _write_model(folder: Path, progress: Progress, *, trusts: bool) -> None:
     """Merge selected/recipe.yml into selected/model: an adapter, if it is made of nothing else."""
-    from mergekit.options import MergeOptions
-
     from mergekit_fair.merging.adapter_merge import fits_adapter
+    from mergekit_fair.merging.merge_options import MergeOptions
     from mergekit_fair.merging.program import MergeSettings
     from mergekit_fair.merging.recipe import Recipe
     from mergekit_fair.merging.to_disk import merge_to_folder

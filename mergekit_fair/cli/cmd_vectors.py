@@ -43,9 +43,8 @@ def command(
       mergekit-fair vectors runs/adult_sex/addition.yml -o runs/adult_sex/vectors
     """
     quiet_libraries(quiet=quiet)
-    from mergekit.options import MergeOptions
-
     from mergekit_fair.files import made_folder, require_writable
+    from mergekit_fair.merging.merge_options import MergeOptions
     from mergekit_fair.report.figures import require_plotting
     from mergekit_fair.report.vectors_text import vectors_table
     from mergekit_fair.sweep.worst_report import load_checked_recipe

@@ -106,10 +106,13 @@ def quiet_libraries(*, quiet: bool = False) -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     # peft and transformers warn each other about their next major versions.
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
-    from transformers.utils import logging
+    # What transformers reads when it is imported, which takes seconds: most commands never do.
+    os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+    if "transformers" in sys.modules:
+        from transformers.utils import logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
     getLogger("lm_eval").setLevel(ERROR)
 
 

@@ -5,9 +5,54 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
+
+
+def for_mergekit(recipe: Mapping[str, Any], models_in: Callable[[Any], list[Any]]) -> Any:
+    """mergekit's own configuration, for its engine; imports peft and most of transformers.
+
+    Args:
+        recipe: as mergekit's YAML.
+        models_in: lists the models of a configuration, in the order that mergekit is to see.
+    """
+    return _ordered(models_in).model_validate(recipe)
+
+
+@cache
+def _ordered(models_in: Callable[[Any], list[Any]]) -> Any:
+    from mergekit.config import MergeConfiguration
+
+    class OrderedConfiguration(MergeConfiguration):
+        def referenced_models(self) -> list[Any]:
+            return models_in(self)
+
+    return OrderedConfiguration
+
+
+def mergekits_options(options: Any) -> Any:
+    """mergekit's own `MergeOptions`, of ours or of itself."""
+    from mergekit.options import MergeOptions
+
+    return options if isinstance(options, MergeOptions) else MergeOptions(**options.model_dump())
+
+
+def run_merge(config: Any, folder: Path, options: Any) -> None:
+    """Let mergekit's engine merge to a folder.
+
+    Args:
+        config: mergekit's own.
+        folder: to write to.
+        options: ours or mergekit's.
+
+    Raises:
+        Exception: whatever mergekit refuses.
+    """
+    from mergekit.merge import run_merge as run
+
+    run(config, str(folder), mergekits_options(options))
 
 
 def output_config(config: Any, architecture: Any, options: Any) -> Any:
@@ -275,27 +320,3 @@ class _Index:
 @dataclass(frozen=True)
 class _HeaderLoader:
     index: _Index
-
-
-def add_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add all options of `mergekit-yaml`; the command gets a `MergeOptions` as `merge_options`.
-
-    A wrong size is click's own error instead of a traceback. Private: click keeps the parameters
-    of a function that is not a command yet in `__click_params__`.
-    """
-    import click
-    from mergekit.options import ShardSizeParamType, add_merge_options
-
-    class Size(ShardSizeParamType):
-        def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-            try:
-                return super().convert(value, param, ctx)
-            except (ValueError, IndexError):
-                return self.fail(f"{value!r} is not a size, such as 500M or 5B", param, ctx)
-
-    wrapped: Any = add_merge_options(command)
-    for parameter in wrapped.__click_params__:
-        if isinstance(parameter, click.Option) and isinstance(parameter.type, ShardSizeParamType):
-            parameter.type = Size()
-    options: Callable[..., Any] = wrapped
-    return options

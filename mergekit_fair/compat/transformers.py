@@ -28,6 +28,32 @@ def model_class(folder: Path) -> tuple[Any, Any]:
     return config, kind if is_model else None
 
 
+def configuration_of(model: Any, *, trust_remote_code: bool = False) -> Any:
+    """The configuration of a `ModelReference`, ours or mergekit's, as mergekit reads it.
+
+    Raises:
+        Exception: whatever a configuration makes transformers raise.
+    """
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(
+        model.model.path, revision=model.model.revision, trust_remote_code=trust_remote_code
+    )
+    if model.override_architecture:
+        config.architectures = [model.override_architecture]
+    return config
+
+
+def model_prefix(architecture: str) -> str | None:
+    """The module of a class of transformers that holds the bare model; None for other classes."""
+    import transformers
+
+    prefix: str | None = getattr(
+        getattr(transformers, architecture, None), "base_model_prefix", None
+    )
+    return prefix
+
+
 def loaded_names(model: Any, names: Iterable[str]) -> dict[str, str | None]:
     """Tensor in a file → the tensor in memory that it becomes, or is made a part of.
 

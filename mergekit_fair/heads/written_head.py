@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mergekit.options import MergeOptions
 
 from mergekit_fair.checkpoints.adapted import SlicedTensor
 from mergekit_fair.checkpoints.folder import tensor_infos
@@ -18,6 +17,7 @@ from mergekit_fair.heads.directions import cells_of
 from mergekit_fair.heads.fair_head import FairHead
 from mergekit_fair.heads.head_results import HeadVector
 from mergekit_fair.heads.last_layer import Array, FeatureRows, LastLayer, gaps_by
+from mergekit_fair.merging.merge_options import MergeOptions
 from mergekit_fair.merging.methods.arithmetic import merge_tensor
 from mergekit_fair.merging.methods.fair_head_method import fair_head_recipe
 from mergekit_fair.merging.plan import MergePlan

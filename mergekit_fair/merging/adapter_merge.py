@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mergekit.common import ModelReference
 from safetensors.torch import load_file, save
 
 from mergekit_fair.checkpoints.adapter_config import CONFIG, WEIGHTS
@@ -28,6 +27,7 @@ from mergekit_fair.checkpoints.reader import DTYPES
 from mergekit_fair.errors import CheckpointError, RecipeError
 from mergekit_fair.files import staged_folder
 from mergekit_fair.merging.carried_files import carried_files
+from mergekit_fair.merging.configuration import ModelReference
 from mergekit_fair.merging.methods.registry import is_own
 from mergekit_fair.merging.model_checks import OpenModels
 from mergekit_fair.merging.model_files import (

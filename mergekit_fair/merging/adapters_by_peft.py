@@ -15,8 +15,6 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from mergekit.common import ModelPath, ModelReference
-
 from mergekit_fair.checkpoints.adapter_config import (
     is_adapter_folder,
     raw_config,
@@ -40,7 +38,7 @@ _OTHER_BASE = ("size mismatch", "missing adapter keys", "Target modules")
 # The caches of merges in this process that end with `settle_ties`; mergekit's own commands do not.
 _SETTLED: set[str] = set()
 
-Merge = Callable[[str], ModelReference]
+Merge = Callable[[str], Any]
 
 
 def register_adapters() -> None:
@@ -87,7 +85,7 @@ def merged_adapters(options: Any, out: Path) -> Iterator[Any]:
 
 
 @contextmanager
-def adapter_merged(model: ModelReference, options: Any) -> Iterator[Reader]:
+def adapter_merged(model: Any, options: Any) -> Iterator[Reader]:
     """An adapter as mergekit's methods get it: merged by peft, or found merged.
 
     Args:
@@ -147,7 +145,7 @@ def settle_ties(config: Any, options: Any, base: Path, folder: Path) -> set[str]
     return apart
 
 
-def _merged(model: ModelReference, merge: Merge, cache: str, dtype: object) -> ModelReference:
+def _merged(model: Any, merge: Merge, cache: str, dtype: object) -> Any:
     """Merge an adapter by mergekit's own function, or find it merged.
 
     Args:
@@ -179,7 +177,7 @@ def _merged(model: ModelReference, merge: Merge, cache: str, dtype: object) -> M
     return found
 
 
-def _located(part: ModelPath | None) -> Path:
+def _located(part: Any) -> Path:
     path = "" if part is None else part.path
     if part is None or Path(path).is_dir() or path.startswith(("/", ".", "~")):
         return model_folder(path)
@@ -191,7 +189,7 @@ def _located(part: ModelPath | None) -> Path:
         ) from error
 
 
-def _digest(model: ModelReference, base: Path, adapter: Path, dtype: object) -> str:
+def _digest(model: Any, base: Path, adapter: Path, dtype: object) -> str:
     """Of the adapter's content, and of the base's files as `digest_of` sees them."""
     patterns = ("*.safetensors", "*.bin", "*.index.json", "config.json")
     files = [file for pattern in patterns for file in sorted(base.glob(pattern))]
@@ -203,7 +201,7 @@ def _digest(model: ModelReference, base: Path, adapter: Path, dtype: object) -> 
     return digest.hexdigest()
 
 
-def _merge(model: ModelReference, merge: Merge, folder: Path) -> None:
+def _merge(model: Any, merge: Merge, folder: Path) -> None:
     """Into `folder`, under the name that mergekit looks for."""
     try:
         with warnings.catch_warnings(), adapter_report() as unused:

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mergekit.merge import run_merge
 
 from mergekit_fair.checkpoints.reader import open_folder, read_whole
-from mergekit_fair.compat.mergekit import forget_models
+from mergekit_fair.compat.mergekit import forget_models, run_merge
 from mergekit_fair.errors import CheckpointError, RecipeError
 from mergekit_fair.files import staged_folder
 from mergekit_fair.merging.adapters_by_peft import merged_adapters, settle_ties
@@ -125,7 +124,7 @@ def run_checked(plan: MergePlan, folder: Path, out: Path, options: Any, progress
     forget_models()
     models, inputs = plan.models, describe_models(plan.models, plan.recipe)
     here = plan.recipe.configuration()
-    serve(plan.recipe.configuration(parts_of(here, models.folders)), models, options)
+    serve(plan.recipe.for_mergekit(parts_of(here, models.folders)), models, options)
     with merged_adapters(options, out) as ready:
         merge = _Merge(plan.recipe, ready, models.folders, plan.architecture, inputs, plan.notes)
         brought = merge.run(folder, out.name, progress)
@@ -165,10 +164,10 @@ class _Merge:
             progress.say(note)
         # mergekit copies fewer files, and logs a traceback where it cannot.
         changes = {"write_model_card": False, "copy_tokenizer": False}
-        here = recipe.configuration(parts_of(config, self.folders))
+        here = recipe.for_mergekit(parts_of(config, self.folders))
         here.chat_template = None
         with explained(recipe.where), planned_by(self.architecture.info):
-            run_merge(here, str(folder), options.model_copy(update=changes))
+            run_merge(here, folder, options.model_copy(update=changes))
         base = next(iter(self.folders.values()))
         brought = settle_ties(here, options, base, folder)
         _require_finite(folder)

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mergekit.common import ModelReference
-
 from mergekit_fair.checkpoints.file_kinds import (
     CHAT_TEMPLATE,
     GENERATION,
@@ -34,8 +32,9 @@ from mergekit_fair.checkpoints.file_kinds import (
     json_of,
 )
 from mergekit_fair.compat.mergekit import chat_template_names, chat_template_text
+from mergekit_fair.compat.remembered import remembered
+from mergekit_fair.merging.configuration import MergeConfiguration, ModelReference
 from mergekit_fair.merging.model_checks import located
-from mergekit_fair.merging.recipe import OrderedConfiguration
 from mergekit_fair.merging.saved_config import agreed_settings
 
 Contents = dict[str, bytes]
@@ -84,7 +83,7 @@ class CarriedFiles:
                 file.write_bytes(content)
 
 
-def carried_files(config: OrderedConfiguration, options: Any) -> CarriedFiles:
+def carried_files(config: MergeConfiguration, options: Any) -> CarriedFiles:
     """Find out what the models of a recipe have beside their weights, and whose it is to be.
 
     Where mergekit builds a tokenizer, it saves it itself.
@@ -123,7 +122,7 @@ def carried_files(config: OrderedConfiguration, options: Any) -> CarriedFiles:
     return CarriedFiles(contents, settings, (*notes, *its_notes))
 
 
-def _donors(config: OrderedConfiguration, options: Any) -> Donors:
+def _donors(config: MergeConfiguration, options: Any) -> Donors:
     """Model → its folder, the base first; an adapter's own folder comes before its model's."""
     models = config.referenced_models()
     parts = [models[0].model]
@@ -228,15 +227,21 @@ def _generation(kind: FileKind, donors: Donors) -> tuple[Contents, list[str]]:
     files = files_of(kind, folder)
     if GENERATION_CONFIG in files or not isinstance(config, dict):
         return _files(kind, donors)
+    settings = remembered("generation 1", config, lambda: _settings(config))
+    if settings is None:
+        return _files(kind, donors)
+    return {**_read(kind, folder, files), GENERATION_CONFIG: settings.encode()}, []
+
+
+def _settings(config: dict[str, Any]) -> str | None:
+    """What a config.json says of generation; None for the usual."""
     from transformers import GenerationConfig
 
     try:
         made = GenerationConfig.from_model_config(config)
     except (AttributeError, TypeError, ValueError):  # settings that no version could use
-        return _files(kind, donors)
-    if made.to_diff_dict().keys() <= _USUAL:
-        return _files(kind, donors)
-    return {**_read(kind, folder, files), GENERATION_CONFIG: made.to_json_string().encode()}, []
+        return None
+    return None if made.to_diff_dict().keys() <= _USUAL else str(made.to_json_string())
 
 
 def _asked_template(wanted: str | None, donors: Donors) -> str | None:

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mergekit_fair.checkpoints.folder import read_config
+from mergekit_fair.checkpoints.folder import read_config, self_contained
 from mergekit_fair.checkpoints.headers import COPY_AGAIN
 from mergekit_fair.checkpoints.reader import Reader
+from mergekit_fair.compat.remembered import remembered
 from mergekit_fair.compat.transformers import parsed_config
 from mergekit_fair.errors import CheckpointError
 
@@ -72,7 +73,12 @@ def differing_settings(base_folder: Path, folder: Path) -> dict[str, tuple[Any, 
 
 def _with_defaults(folder: Path, stated: dict[str, Any]) -> dict[str, Any]:
     """A config.json as transformers reads it, where it is transformers' own."""
-    parsed = parsed_config(folder) if "auto_map" not in stated else None
+    text = self_contained(folder)
+    parsed = None
+    if text is not None:
+        parsed = remembered("settings 1", text, lambda: parsed_config(folder))
+    elif "auto_map" not in stated:
+        parsed = parsed_config(folder)
     return {**(parsed or stated), "architectures": stated.get("architectures")}
 
 

@@ -8,6 +8,8 @@ from mergekit_fair.merging.carried_files import carried_files
 from mergekit_fair.merging.measured_inputs import require_measured
 from mergekit_fair.merging.methods.registry import is_own
 from mergekit_fair.merging.model_checks import open_models, planned_architecture, stock_models
+from mergekit_fair.merging.model_files import merged_config
+from mergekit_fair.merging.parameters import explained
 from mergekit_fair.merging.plan import MergePlan
 from mergekit_fair.merging.program import MergeSettings
 from mergekit_fair.merging.recipe import Recipe
@@ -67,6 +69,12 @@ def check_merge(
 
 
 def _facts(plan: MergePlan, options: Any, settings: MergeSettings) -> dict[str, Any]:
+    with explained(plan.recipe.where):
+        merged_config(
+            plan.recipe.configuration(),
+            plan.models.folders[plan.models.base],
+            trust_remote_code=options.trust_remote_code,
+        )
     program = plan.at(lambdas=settings.lambdas)
     tensors, readers = program.tensors, plan.models.readers
     files = shards(tensors, options.out_shard_size)

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from mergekit.common import ModelReference
-from mergekit.options import MergeOptions
 
 from mergekit_fair.checkpoints.adapted import AdaptedCheckpoint, SlicedTensor
 from mergekit_fair.checkpoints.cache import (
@@ -27,6 +25,7 @@ from mergekit_fair.checkpoints.cache import (
 from mergekit_fair.checkpoints.reader import read_whole
 from mergekit_fair.errors import RecipeError
 from mergekit_fair.merging.adapters_by_peft import adapter_merged
+from mergekit_fair.merging.merge_options import MergeOptions
 from mergekit_fair.merging.methods.arithmetic import (
     ACCUMULATOR,
     KeptDirection,
@@ -237,7 +236,7 @@ class Composer:
             if merged is not None:  # mergekit leaves out what too few models have
                 yield tensor.name, _as(merged, tensor.dtype)
 
-    def _stored(self, model: ModelReference, weight: Any) -> torch.Tensor | None:
+    def _stored(self, model: Any, weight: Any) -> torch.Tensor | None:
         """A tensor by one of the names that mergekit knows for it; None if it may be missing."""
         tensors = self.tensors(str(model))
         if isinstance(tensors, AdaptedCheckpoint):
@@ -248,7 +247,7 @@ class Composer:
             return None
         return lookup(tensors, str(model), name or weight.name).to(self.device)
 
-    def _by_peft(self, model: ModelReference) -> Tensors:
+    def _by_peft(self, model: Any) -> Tensors:
         """An adapter as mergekit gets it: the base's tensors, and those that peft has changed."""
         if str(model) not in self._merged_by_peft:
             base = self.tensors(str(model.model))

@@ -15,8 +15,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mergekit.common import ModelReference
-
 from mergekit_fair.checkpoints.folder import (
     architecture_of,
     found_folder,
@@ -41,19 +39,19 @@ from mergekit_fair.merging.architecture import (
     Architecture,
     own_architecture,
     stock_architecture,
-    weight_names,
 )
 from mergekit_fair.merging.config_checks import (
     require_plausible,
     require_same_labels,
     require_same_settings,
 )
+from mergekit_fair.merging.configuration import MergeConfiguration, ModelReference
 from mergekit_fair.merging.methods.head_policy import HeadPolicy, head_names, head_rule
 from mergekit_fair.merging.methods.members import parameters_of
 from mergekit_fair.merging.methods.registry import is_own, own_method
 from mergekit_fair.merging.methods.task_vector_method import TensorInputs
 from mergekit_fair.merging.parameters import constant_parameters, explained
-from mergekit_fair.merging.recipe import OrderedConfiguration, Recipe
+from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.saved_config import class_names
 from mergekit_fair.merging.shared_heads import require_shared_heads
 from mergekit_fair.merging.stored_vectors import require_kinds, require_whole_target
@@ -131,11 +129,11 @@ def open_models(
         heads = head_names(architecture_of(settings), readers[base].tensors)
         require_kinds(recipe, readers, heads)
         copied = _copied_heads(recipe, list(readers), heads)
-        for model in list(readers)[1:]:
-            if isinstance(readers[model], VectorReader):
+        for name in list(readers)[1:]:
+            if isinstance(readers[name], VectorReader):
                 continue  # has the base's names
-            its, more = _as_base(readers[base], readers[model], layout, copied.get(model))
-            readers[model], notes = its, notes + more
+            its, more = _as_base(readers[base], readers[name], layout, copied.get(name))
+            readers[name], notes = its, notes + more
         axes = _vocabulary_axes(readers[base], layout, settings) if resizes else {}
         notes += _require_fitting(readers, folders, copied, axes)
         if "head" not in (config.parameters or {}):
@@ -259,12 +257,18 @@ def stock_models(recipe: Recipe, options: Any, *, allow_pickle: bool = False) ->
         tensors = next(iter(readers.values())).tensors
         notes = [] if recipe.is_sliced else _suspicions(readers, folders, recipe.where)
     layout = Layout(next(iter(folders.values())))
-    config = recipe.configuration(parts_of(config, folders))
+    theirs = recipe.for_mergekit(parts_of(config, folders))
     with explained(recipe.where):
-        architecture = stock_architecture(config, options, tensors, layout)
-    names = frozenset(tensors) | weight_names(architecture, config.referenced_models()[0], options)
+        architecture = stock_architecture(theirs, options, tensors, layout)
+    names = frozenset(tensors) | _planned_names(architecture, theirs, options)
     files = {model: reader.files for model, reader in readers.items()}
     return StockModels(architecture, folders, files, names, tensors, tuple(notes))
+
+
+def _planned_names(architecture: Architecture, config: Any, options: Any) -> set[str]:
+    from mergekit_fair.merging.architecture_records import weight_names
+
+    return weight_names(architecture.info, config.referenced_models()[0], options)
 
 
 def _suspicions(
@@ -316,7 +320,7 @@ def planned_architecture(recipe: Recipe, models: OpenModels, options: Any) -> Ar
     return architecture
 
 
-def parts_of(config: OrderedConfiguration, folders: Mapping[str, Path]) -> dict[str, Path]:
+def parts_of(config: MergeConfiguration, folders: Mapping[str, Path]) -> dict[str, Path]:
     """Name of the Hub → its folder, of the models themselves, without adapters."""
     return {
         str(model.model): folders[str(model)]
@@ -325,7 +329,7 @@ def parts_of(config: OrderedConfiguration, folders: Mapping[str, Path]) -> dict[
     }
 
 
-def resizes_vocabulary(config: OrderedConfiguration, options: Any) -> bool:
+def resizes_vocabulary(config: MergeConfiguration, options: Any) -> bool:
     """Whether mergekit is told to bring vocabularies together, so that embeddings may differ."""
     return bool(config.tokenizer_source or config.tokenizer or options.unsafe_truncate_embeddings)
 

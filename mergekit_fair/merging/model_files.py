@@ -10,24 +10,27 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Collection, Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mergekit.card import generate_card
-
 from mergekit_fair.checkpoints.file_kinds import deciding_files
 from mergekit_fair.checkpoints.fingerprint import DIGESTS, digest_of_files, file_digest, sha256
+from mergekit_fair.checkpoints.folder import self_contained
 from mergekit_fair.checkpoints.headers import header_bytes
 from mergekit_fair.checkpoints.trained_rows import TrainedRows, trained_rows
-from mergekit_fair.compat.mergekit import output_config
+from mergekit_fair.compat.remembered import remembered
+from mergekit_fair.compat.transformers import configuration_of
 from mergekit_fair.errors import CheckpointError, ConfigError
 from mergekit_fair.escaping import printable
 from mergekit_fair.files import text_of
+from mergekit_fair.merging.configuration import MergeConfiguration
 from mergekit_fair.merging.measured_inputs import require_measured
+from mergekit_fair.merging.merge_card import merge_card
 from mergekit_fair.merging.model_checks import OpenModels
-from mergekit_fair.merging.recipe import OrderedConfiguration, Recipe
+from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.shard_files import Written
 from mergekit_fair.schema import parse_json, read_sealed, sealed
 
@@ -39,14 +42,35 @@ _MERGE_AGAIN = "merge again from its mergekit_config.yml"
 _PACKAGES = ("mergekit-fair", "mergekit", "torch", "transformers", "safetensors")
 
 
-def write_config(config: OrderedConfiguration, architecture: Any, options: Any, out: Path) -> None:
-    """The base's config.json with the dtype of the merge, as mergekit writes it."""
-    output_config(config, architecture, options).save_pretrained(out)
+def merged_config(config: MergeConfiguration, base: Path, *, trust_remote_code: bool) -> str:
+    """The base's config.json with the dtype of the merge, as mergekit writes it.
+
+    Args:
+        config: of the recipe, whose layers are the base's.
+        base: the folder of the base.
+        trust_remote_code: let config.json name code to run.
+
+    Raises:
+        Exception: whatever a configuration makes transformers raise.
+    """
+    dtype, model = config.out_dtype or config.dtype, config.referenced_models()[0]
+
+    def saved() -> str:
+        made = configuration_of(model, trust_remote_code=trust_remote_code)
+        if dtype:
+            made.torch_dtype = dtype
+        with tempfile.TemporaryDirectory() as folder:
+            made.save_pretrained(folder)
+            return (Path(folder) / "config.json").read_text(encoding="utf-8")
+
+    text = None if model.override_architecture else self_contained(base)
+    answer: str = remembered("config 1", None if text is None else [text, dtype], saved)
+    return answer
 
 
 def write_card(recipe: Recipe, out: Path, name: str) -> None:
     """README.md and the recipe, verbatim unless something in it was resolved."""
-    card = generate_card(recipe.configuration(), recipe.source, name=name)
+    card = merge_card(recipe.configuration(), recipe.source, name)
     (out / "README.md").write_text(printable(card), encoding="utf-8")
     (out / "mergekit_config.yml").write_text(recipe.source, encoding="utf-8")
 

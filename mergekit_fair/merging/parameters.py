@@ -1,35 +1,33 @@
-"""What a recipe says about each output tensor, as mergekit resolves it.
+"""What a recipe says about each output tensor, resolved as mergekit resolves it.
 
-Layer gradients, filters and their precedence are left to mergekit's planner. A recipe without them
-says the same about every tensor: it is resolved once, which for thousands of tensors saves most of
-the planning. Numbers can be replaced afterwards, without resolving anything again.
+A recipe without layer gradients and filters says the same about every tensor: it is resolved once,
+which for thousands of tensors saves most of the planning. Numbers can be replaced afterwards,
+without resolving anything again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from mergekit.architecture import ConfiguredModelArchitecture
-from mergekit.config import (
-    ConfigReader,
-    InputSliceDefinition,
-    OutputSliceDefinition,
-)
 from mergekit.merge_methods import MergeMethodSpec
 from mergekit.merge_methods.base import ParameterSpec
-from mergekit.parameter_resolver import resolve_parameters
 from safetensors import SafetensorError
 
 from mergekit_fair.checkpoints.headers import TensorInfo
-from mergekit_fair.compat.mergekit import disk_plan, known_tensors
 from mergekit_fair.errors import RecipeError, first_line
+from mergekit_fair.merging.architecture import PlacedWeight
+from mergekit_fair.merging.configuration import (
+    ConditionalParameter,
+    MergeConfiguration,
+    ParameterSetting,
+)
 from mergekit_fair.merging.methods.members import parameters_of
-from mergekit_fair.merging.recipe import OrderedConfiguration, Recipe
+from mergekit_fair.merging.recipe import Recipe
 
 # Models are known by their reference as text: comparing mergekit's objects takes as long as a
 # tensor operation.
@@ -63,14 +61,14 @@ class BoundTensor:
     dtype: str | None
 
 
-def models_of(config: OrderedConfiguration) -> tuple[str, ...]:
+def models_of(config: MergeConfiguration) -> tuple[str, ...]:
     """The base first, then the others in recipe order."""
     models = [str(item.model) for item in config.models or ()]
     return tuple(dict.fromkeys((str(config.base_model), *models)))
 
 
 def bound_tensors(
-    recipe: Recipe, spec: MergeMethodSpec, infos: Infos, architecture: Any, options: Any
+    recipe: Recipe, spec: MergeMethodSpec, infos: Infos, weights: Sequence[PlacedWeight]
 ) -> list[BoundTensor]:
     """The tensors of the base's checkpoint that the architecture knows, in mergekit's order.
 
@@ -78,24 +76,29 @@ def bound_tensors(
         recipe: whose every output tensor is made of the same tensor of every model.
         spec: of its method.
         infos: model → its tensors, the base first.
-        architecture: mergekit's record of it.
-        options: mergekit's.
+        weights: of the architecture.
 
     Raises:
-        RecipeError: whatever mergekit's planner refuses.
+        RecipeError: a required parameter that no setting gives for a tensor.
     """
-    config = recipe.configuration()
-    # How vocabularies are brought together changes no parameter.
-    config.tokenizer_source = config.tokenizer = None
-    options = options.model_copy(update={"unsafe_truncate_embeddings": False})
-    tensors_of = {model: infos[str(model)] for model in config.referenced_models()}
-    with explained(recipe.where), known_tensors(tensors_of):
-        if is_constant(config):
-            tensors = _alike(config, constant_parameters(recipe, spec), architecture, options)
-        else:
-            tensors = _one_by_one(config, spec, architecture, options)
-    stored = next(iter(infos.values()))
-    return [tensor for tensor in tensors if tensor.name in stored]
+    config, stored = recipe.configuration(), next(iter(infos.values()))
+    tensors = []
+    distinct: dict[str, Parameters] = {}
+    with explained(recipe.where):
+        constant = constant_parameters(recipe, spec)
+        for weight in weights:
+            if weight.name not in stored:
+                continue
+            bound = constant or _bound(config, spec, weight.name, weight.place)
+            tensors.append(
+                BoundTensor(
+                    weight.name,
+                    bound if constant else distinct.setdefault(repr(bound), bound),
+                    weight.dtype or config.dtype,
+                    weight.dtype or config.out_dtype,
+                )
+            )
+    return tensors
 
 
 def constant_parameters(recipe: Recipe, spec: MergeMethodSpec) -> Parameters | None:
@@ -104,26 +107,80 @@ def constant_parameters(recipe: Recipe, spec: MergeMethodSpec) -> Parameters | N
     Opens no file.
     """
     config = recipe.configuration()
-    if not is_constant(config):
+    return _bound(config, spec) if is_constant(config) else None
+
+
+def _bound(
+    config: MergeConfiguration, spec: MergeMethodSpec, name: str = "", place: float = 0.0
+) -> Parameters:
+    """What a recipe says about one tensor: a model's own parameter before the recipe's."""
+    _, *others = models_of(config)
+    own = {str(item.model): item.parameters for item in config.models or ()}
+    bound: dict[str, Any] = {
+        parameter.name: _resolved(parameter, [config.parameters], name, place, name)
+        for parameter in spec.shared_parameters
+    }
+    for parameter in spec.input_parameters:
+        bound[parameter.name] = {
+            model: _resolved(
+                parameter, [own.get(model), config.parameters], name, place, f"{model}.{name}"
+            )
+            for model in others
+        }
+    return bound
+
+
+def _resolved(
+    parameter: ParameterSpec,
+    blocks: Sequence[Mapping[str, ParameterSetting] | None],
+    name: str,
+    place: float,
+    where: str,
+) -> Any:
+    """The value of the first block that has one for this tensor."""
+    for block in blocks:
+        if block is not None and parameter.name in block:
+            value = evaluated(block[parameter.name], name, place, parameter.validate)
+            if value is not None:
+                return value
+    if parameter.required:
+        raise RuntimeError(f"Missing required parameter {parameter.name} for {where}")
+    return parameter.validate(parameter.default)
+
+
+def evaluated(
+    setting: ParameterSetting, name: str, place: float, validate: Callable[[Any], Any]
+) -> Any:
+    """A setting's value for one tensor, as mergekit evaluates it; None where it has none.
+
+    Of a gradient of numbers the value is interpolated between two elements, of one of words or
+    booleans it is the element before the place. Of filters the first counts that the name holds.
+
+    Args:
+        setting: a scalar, a gradient, or filters over either.
+        name: of the tensor.
+        place: among the layers, from 0 to 1.
+        validate: gives a scalar the parameter's type.
+    """
+    if isinstance(setting, ConditionalParameter):
+        setting = [setting]
+    if not isinstance(setting, list):
+        return validate(setting)
+    for item in setting:
+        if isinstance(item, ConditionalParameter) and (
+            item.filter in (None, "*") or (name and item.filter in name)
+        ):
+            return evaluated(item.value, name, place, validate)
+    if not setting or isinstance(setting[0], ConditionalParameter):
         return None
-    base, *others = models_of(config)
-    known = {str(model): model for model in config.referenced_models()}
-    items = {str(item.model): item for item in config.models or ()}
-    sources = [
-        InputSliceDefinition(
-            model=known[model], layer_range=(0, 0), parameters=items[model].parameters
-        )
-        for model in others
-    ]
-    reader = ConfigReader(config=config, t=0, slice_out=OutputSliceDefinition(sources=sources))
-    shared, by_model = resolve_parameters(
-        spec,
-        tensor_name="",
-        inputs={known[model]: "" for model in (base, *others)},
-        sources=reader.parameter_sources,
-        base_model=config.base_model,
-    )
-    return _bound(spec, shared, by_model, others)
+    values = [validate(item) for item in setting]
+    scaled = place * (len(values) - 1)
+    first = int(scaled)
+    if not all(isinstance(value, (int, float)) and type(value) is not bool for value in values):
+        return values[first]
+    share = scaled - first
+    second = min(len(values) - 1, first + 1)
+    return validate((1 - share) * values[first] + share * values[second])
 
 
 def replaced(
@@ -166,6 +223,11 @@ def _value(parameter: ParameterSpec, blocks: Sequence[Mapping[str, Any]], before
     return parameter.validate(setting)
 
 
+def dtype_of(name: str | None) -> torch.dtype | None:
+    """A dtype by the name that a recipe or an architecture has for it, checked before."""
+    return getattr(torch, name.removeprefix("torch.")) if name else None
+
+
 @contextmanager
 def explained(where: str) -> Iterator[None]:
     """A bare error of mergekit becomes a RecipeError."""
@@ -179,60 +241,7 @@ def explained(where: str) -> Iterator[None]:
         raise RecipeError(f"mergekit cannot merge it: {first_line(error)}", where=where) from error
 
 
-def _alike(
-    config: OrderedConfiguration, parameters: Parameters | None, info: Any, options: Any
-) -> list[BoundTensor]:
-    base: Any = config.base_model
-    architecture = ConfiguredModelArchitecture(
-        info=info, config=base.config(trust_remote_code=options.trust_remote_code)
-    )
-    return [
-        BoundTensor(
-            weight.name,
-            parameters or {},
-            weight.force_dtype or config.dtype,
-            weight.force_dtype or config.out_dtype,
-        )
-        for weight in architecture.all_weights()
-    ]
-
-
-def _one_by_one(
-    config: OrderedConfiguration, spec: MergeMethodSpec, architecture: Any, options: Any
-) -> list[BoundTensor]:
-    """mergekit's plan, tensor by tensor."""
-    tensors = []
-    distinct: dict[str, Parameters] = {}
-    for task in disk_plan(config, architecture, options).saved:
-        merge: Any = task.tensor_task
-        base = str(merge.base_model)
-        others = [model for model in map(str, merge.model_order) if model != base]
-        bound = _bound(
-            spec, dict(merge.parameters.items()), dict(merge.input_parameters.items()), others
-        )
-        gather: Any = merge.gather_tensors
-        forced = next(iter(gather.weight_info.values())).force_dtype
-        parameters = distinct.setdefault(repr(bound), bound)
-        tensors.append(
-            BoundTensor(task.tensor_name, parameters, forced or gather.dtype, task.dtype)
-        )
-    return tensors
-
-
-def _bound(
-    spec: MergeMethodSpec,
-    shared: Mapping[str, Any],
-    by_model: Mapping[Any, Any],
-    others: Sequence[str],
-) -> dict[str, Any]:
-    values = {str(model): settings for model, settings in by_model.items()}
-    return dict(shared) | {
-        parameter.name: {model: values[model][parameter.name] for model in others}
-        for parameter in spec.input_parameters
-    }
-
-
-def is_constant(config: OrderedConfiguration) -> bool:
+def is_constant(config: MergeConfiguration) -> bool:
     """Whether every parameter is one value for all tensors."""
     blocks = [config.parameters, *(item.parameters for item in config.models or ())]
     values = [value for block in blocks for value in (block or {}).values()]

@@ -16,7 +16,6 @@ from functools import cached_property, reduce
 from typing import Any
 
 import torch
-from mergekit.common import dtype_from_name
 
 from mergekit_fair.checkpoints.reader import DTYPES
 from mergekit_fair.errors import CheckpointError, RecipeError
@@ -43,6 +42,7 @@ from mergekit_fair.merging.parameters import (
     Infos,
     Parameters,
     bound_tensors,
+    dtype_of,
     explained,
     replaced,
 )
@@ -125,7 +125,7 @@ class MergePlan:
 
         Args:
             recipe: of one of this package's methods.
-            options: mergekit's `MergeOptions`; none of them switches a check off.
+            options: of the merge; none of them switches a check off.
             allow_pickle: read pickled weights where a model has no others.
             progress: told of the pass over the weights.
 
@@ -146,7 +146,7 @@ class MergePlan:
             base, infos = models.base, models.infos
             config = recipe.configuration()
             architecture = planned_architecture(recipe, models, options)
-            bound = bound_tensors(recipe, method.spec, infos, architecture.info, options)
+            bound = bound_tensors(recipe, method.spec, infos, architecture.weights)
             if not architecture.is_mergekits:
                 bound.sort(key=lambda tensor: tensor.name)
             _require_all(infos[base], bound, base)
@@ -318,13 +318,13 @@ def _planned(
             must_match=must_match,
             is_float=False,
         )
-    compute_dtype = dtype_from_name(bound.compute_dtype) or reduce(torch.promote_types, stored)
+    compute_dtype = dtype_of(bound.compute_dtype) or reduce(torch.promote_types, stored)
     cast = frozenset(
         model
         for model, dtype in zip(models, stored, strict=True)
         if torch.promote_types(dtype, compute_dtype) != compute_dtype
     )
-    dtype = dtype_from_name(bound.dtype) or compute_dtype
+    dtype = dtype_of(bound.dtype) or compute_dtype
     return _PlannedTensor(
         name,
         bound.parameters,

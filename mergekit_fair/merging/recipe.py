@@ -1,4 +1,4 @@
-"""A merge recipe: mergekit's own configuration, read strictly and in a fixed model order."""
+"""A merge recipe: mergekit's configuration, read strictly and in a fixed model order."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mergekit.common import ModelReference
-from mergekit.config import MergeConfiguration
-
+from mergekit_fair.compat.mergekit import for_mergekit
 from mergekit_fair.errors import RecipeError
+from mergekit_fair.merging.configuration import MergeConfiguration, models_in
 from mergekit_fair.merging.methods.members import parameters_of
 from mergekit_fair.merging.methods.registry import is_own, own_method, spec_of
 from mergekit_fair.merging.parameter_names import find_parameter
@@ -20,25 +19,6 @@ from mergekit_fair.merging.recipe_inputs import require_inputs, unmatched_filter
 from mergekit_fair.merging.recipe_keys import without_measurement
 from mergekit_fair.merging.references import found_beside, is_same_model, references
 from mergekit_fair.schema import dump_yaml, read_text
-
-
-class OrderedConfiguration(MergeConfiguration):
-    """mergekit's configuration with its models in recipe order, the base first.
-
-    mergekit collects them in a set, so cards and inferred architectures vary with
-    PYTHONHASHSEED.
-    """
-
-    def referenced_models(self) -> list[ModelReference]:
-        models = [self.base_model] if self.base_model else []
-        models += [item.model for item in self.models or ()]
-        for part in self.slices or ():
-            models += [source.model for source in part.sources]
-        for module in (self.modules or {}).values():
-            models += [item.model for item in module.models or ()]
-            for part in module.slices or ():
-                models += [source.model for source in part.sources]
-        return list(dict.fromkeys(models))
 
 
 @dataclass(frozen=True)
@@ -117,8 +97,8 @@ class Recipe:
         """Whether it puts layers together, with `slices` or `modules`."""
         return bool(self.raw.get("slices") or self.raw.get("modules"))
 
-    def configuration(self, folders: Mapping[str, Path] | None = None) -> OrderedConfiguration:
-        """mergekit's configuration object, with models as `references` spells them.
+    def configuration(self, folders: Mapping[str, Path] | None = None) -> MergeConfiguration:
+        """What mergekit would read, with models as `references` spells them.
 
         Args:
             folders: as for `references`.
@@ -126,10 +106,14 @@ class Recipe:
         Raises:
             RecipeError: no model, or an adapter whose base the recipe does not name.
         """
-        config = OrderedConfiguration.model_validate(self._references(folders))
+        config = MergeConfiguration.model_validate(self._references(folders))
         if not config.referenced_models():
             raise RecipeError("names no model", where=self.where)
         return config
+
+    def for_mergekit(self, folders: Mapping[str, Path] | None = None) -> Any:
+        """`configuration` as mergekit's own object, for its engine."""
+        return for_mergekit(self._references(folders), models_in)
 
     def text(self) -> str:
         """The recipe as YAML that mergekit's own commands run: local relative paths are marked."""

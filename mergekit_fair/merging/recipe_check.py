@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from mergekit import merge_methods
-from mergekit.config import MergeConfiguration, ParameterSetting
 from mergekit.merge_methods import MergeMethodSpec
 from mergekit.merge_methods.base import ParameterScope, ParameterSpec
 from pydantic import TypeAdapter, ValidationError
 
 from mergekit_fair.compat.mergekit import chat_template_names
 from mergekit_fair.errors import ConfigError, RecipeError
+from mergekit_fair.merging.configuration import MergeConfiguration, ParameterSetting
 from mergekit_fair.merging.methods.registry import is_own, own_method, register_methods
 from mergekit_fair.merging.recipe_inputs import require_layers
 from mergekit_fair.merging.recipe_keys import KINDS, Block, Unread, blocks, hint, known_keys

@@ -7,12 +7,15 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mergekit.common import ModelReference
-from mergekit.config import MergeConfiguration, OutputModuleDefinition
 from mergekit.merge_methods import MergeMethodSpec
 from mergekit.merge_methods.base import ParameterScope
 
 from mergekit_fair.errors import RecipeError
+from mergekit_fair.merging.configuration import (
+    MergeConfiguration,
+    ModelReference,
+    OutputModuleDefinition,
+)
 from mergekit_fair.merging.recipe_keys import Unread, blocks, hint
 from mergekit_fair.schema import nearest
 

@@ -7,17 +7,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mergekit import merge_methods
-from mergekit.common import ModelPath, ModelReference
-from mergekit.config import (
+
+from mergekit_fair.errors import RecipeError
+from mergekit_fair.merging.configuration import (
     InputModelDefinition,
     InputSliceDefinition,
     MergeConfiguration,
+    ModelPath,
+    ModelReference,
+    ModelTokenEmbedding,
     OutputModuleDefinition,
     OutputSliceDefinition,
+    TokenEmbeddingConfig,
+    TokenizerConfig,
 )
-from mergekit.tokenizer.config import ModelTokenEmbedding, TokenEmbeddingConfig, TokenizerConfig
-
-from mergekit_fair.errors import RecipeError
 from mergekit_fair.schema import nearest
 
 # What a sweep says of the models that its chosen recipe was measured with.

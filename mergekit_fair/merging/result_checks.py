@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
-from mergekit_fair.checkpoints.folder import read_config
-from mergekit_fair.checkpoints.headers import TensorInfo
+from mergekit_fair.checkpoints.folder import read_config, self_contained
+from mergekit_fair.checkpoints.headers import TensorInfo, described
 from mergekit_fair.checkpoints.layout import Layout
 from mergekit_fair.checkpoints.reader import DTYPES, open_folder
+from mergekit_fair.compat.remembered import remembered
 from mergekit_fair.compat.transformers import load_on_meta, model_class, quiet
 from mergekit_fair.errors import CheckpointError, first_line
 
@@ -38,6 +39,15 @@ def require_loadable(
     Raises:
         CheckpointError: tensors that are missing, left over or of another shape.
     """
+    config = self_contained(folder)
+    about = None if config is None else [config, described(tensors)]
+    left_out: list[str] | None = remembered(
+        "loads 1", about, lambda: _left_out(folder, tensors, layout)
+    )
+    return left_out
+
+
+def _left_out(folder: Path, tensors: Mapping[str, TensorInfo], layout: Layout) -> list[str] | None:
     problems = load_problems(folder, tensors)
     if problems is None:
         return None

@@ -18,14 +18,12 @@ from functools import cached_property
 from typing import Any, Self
 
 import torch
-from mergekit.common import ImmutableMap, dtype_from_name
-from mergekit.parameter_resolver import resolve_parameters
 
 from mergekit_fair.compat.mergekit import DiskPlan, disk_plan
 from mergekit_fair.errors import RecipeError
 from mergekit_fair.merging.methods.registry import is_own, spec_of
 from mergekit_fair.merging.model_checks import StockModels, stock_models
-from mergekit_fair.merging.parameters import explained, is_constant
+from mergekit_fair.merging.parameters import dtype_of, explained, is_constant
 from mergekit_fair.merging.recipe import Recipe
 
 # mergekit's methods whose result is the recipe's alone. Those that are not among them, and methods
@@ -72,7 +70,7 @@ class StockTensor:
         """What a model's tensor is converted to first; None for its own."""
         gather = self.merge.gather_tensors
         forced = gather.weight_info[model].force_dtype
-        return dtype_from_name(forced or gather.dtype)
+        return dtype_of(forced or gather.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +100,7 @@ class StockPlan:
         """
         models = stock_models(recipe, options)
         with explained(recipe.where):
-            disk = disk_plan(recipe.configuration(), models.architecture.info, options)
+            disk = disk_plan(recipe.for_mergekit(), models.architecture.info, options)
         return cls(recipe.method, models, disk)
 
     def at(self, recipe: Recipe) -> list[StockTensor]:
@@ -155,7 +153,7 @@ class StockPlan:
         for save, (shared, by_model) in zip(self.disk.saved, bound, strict=True):
             update = {"parameters": shared, "input_parameters": by_model}
             merge = save.tensor_task.model_copy(update=update)
-            tensors.append(StockTensor(save.tensor_name, merge, dtype_from_name(save.dtype)))
+            tensors.append(StockTensor(save.tensor_name, merge, dtype_of(save.dtype)))
         return tensors
 
     @cached_property
@@ -172,14 +170,16 @@ class StockPlan:
 
     def _bound(self, recipe: Recipe) -> list[tuple[Any, Any]]:
         """Parameters of every saved tensor: shared, and by model; equal ones are one object."""
-        config, spec = recipe.configuration(), spec_of(self.method)
+        from mergekit.parameter_resolver import resolve_parameters
+
+        config, spec = recipe.for_mergekit(), spec_of(self.method)
         own = {item.model: item.parameters for item in config.models or ()}
 
         def sources(model: Any = None) -> Iterator[Any]:
             yield own.get(model)
             yield config.parameters
 
-        constant, bound = is_constant(config), list[tuple[Any, Any]]()
+        constant, bound = is_constant(recipe.configuration()), list[tuple[Any, Any]]()
         distinct: dict[str, tuple[Any, Any]] = {}
         for save, t in zip(self.disk.saved, self.disk.t, strict=True):
             if constant and bound:
@@ -237,6 +237,7 @@ def _frozen(
     shared: Mapping[str, Any], by_model: Mapping[Any, Mapping[str, Any]]
 ) -> tuple[Any, Any]:
     """As mergekit's tasks hold them."""
+    from mergekit.common import ImmutableMap
 
     def held(values: Mapping[Any, Any]) -> Any:
         made: Any = ImmutableMap

@@ -16,11 +16,11 @@ from mergekit_fair.merging.grid import point_name
 from mergekit_fair.merging.methods.registry import is_own
 from mergekit_fair.merging.model_files import (
     describe_models,
+    merged_config,
     recorded,
     require_apart,
     require_unchanged,
     write_card,
-    write_config,
     write_manifest,
 )
 from mergekit_fair.merging.parameters import explained
@@ -189,7 +189,12 @@ def _complete(
     if options.write_model_card:
         write_card(recipe, folder, name)
     with explained(recipe.where):
-        write_config(recipe.configuration(), plan.architecture.info, options, folder)
+        config = merged_config(
+            recipe.configuration(),
+            plan.models.folders[base],
+            trust_remote_code=options.trust_remote_code,
+        )
+    (folder / "config.json").write_text(config, encoding="utf-8")
     complete_config(folder, carried.settings)
     require_complete(set(plan.infos[base]), base, folder)
     write_manifest(

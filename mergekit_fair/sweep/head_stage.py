@@ -19,6 +19,7 @@ from mergekit_fair.heads.head_run import notes_of_constant, repeated_rows
 from mergekit_fair.heads.target_checks import require_classifier
 from mergekit_fair.heads.unseen import parts
 from mergekit_fair.heads.written_head import merged_gaps, recipe_of_head
+from mergekit_fair.merging.merge_options import MergeOptions
 from mergekit_fair.merging.references import base_and_adapter
 from mergekit_fair.schema import digest_of_json
 from mergekit_fair.sweep.head_block import CHOSEN, FairHeads
@@ -93,7 +94,7 @@ class Heads:
     missing: int = 0
     is_whole: bool = True
     warnings: Sequence[str] = ()
-    options: object = None
+    options: MergeOptions | None = None
 
     @classmethod
     def fit(

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mergekit.options import MergeOptions
-
 from mergekit_fair.errors import ConfigError
 from mergekit_fair.merging.grid import MOST_POINTS
 from mergekit_fair.merging.in_memory import Composer
 from mergekit_fair.merging.measured_inputs import point_id
+from mergekit_fair.merging.merge_options import MergeOptions
 from mergekit_fair.merging.methods.formula import Coefficients
 from mergekit_fair.merging.methods.members import parameters_of
 from mergekit_fair.merging.methods.registry import is_own, spec_of

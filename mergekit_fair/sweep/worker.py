@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from mergekit.options import MergeOptions
 
 from mergekit_fair.checkpoints.adapted import AdaptedCheckpoint
 from mergekit_fair.checkpoints.assign import WeightSlots, can_assign_in_place, remade
@@ -23,6 +22,7 @@ from mergekit_fair.evaluation.responses import TaskResponses
 from mergekit_fair.evaluation.truncation import Truncation
 from mergekit_fair.heads.last_layer import FeatureRows, LastLayer, read_features
 from mergekit_fair.merging.in_memory import Composer, RandomControl
+from mergekit_fair.merging.merge_options import MergeOptions
 from mergekit_fair.merging.plan_cache import PlanCache
 from mergekit_fair.merging.references import local_path
 from mergekit_fair.progress import Progress

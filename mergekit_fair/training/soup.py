@@ -55,8 +55,7 @@ def make_soup(family: Path, seed: int, count: int, most: int, progress: Progress
         ConfigError: soup.yml or `soup` holds something else.
         CheckpointError: a model is damaged.
     """
-    from mergekit.options import MergeOptions
-
+    from mergekit_fair.merging.merge_options import MergeOptions
     from mergekit_fair.merging.program import MergeSettings
     from mergekit_fair.merging.recipe import Recipe
     from mergekit_fair.merging.to_disk import merge_to_folder

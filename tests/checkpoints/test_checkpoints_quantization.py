@@ -148,5 +148,5 @@ def test_every_route_refuses_them(
     if method == "own":
         mergekit_fair.register()
         with raises(CheckpointError, KINDS[kind][1], where=folder):
-            run_merge(Recipe.load(path).configuration(), str(out), MergeOptions(quiet=True))
+            run_merge(Recipe.load(path).for_mergekit(), str(out), MergeOptions(quiet=True))
     assert not out.exists()

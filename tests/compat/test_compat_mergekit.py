@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 import torch
-from click.testing import CliRunner
 from mergekit.architecture import get_architecture_info
 from mergekit.common import ModelReference
 from mergekit.io.tasks import LoaderCache, LoadTensor
@@ -23,7 +21,7 @@ OPTIONS: Any = MergeOptions(quiet=True)
 
 @pytest.fixture
 def config(tiny: Any) -> Any:
-    return Recipe.from_mapping(tiny("llama").addition(lambda_=[0, 1]), "r.yml").configuration()
+    return Recipe.from_mapping(tiny("llama").addition(lambda_=[0, 1]), "r.yml").for_mergekit()
 
 
 def test_the_outputs_configuration(config: Any) -> None:
@@ -122,16 +120,3 @@ def test_groups_are_executed_by_a_method_that_can_be_extended() -> None:
 
     parameters = inspect.signature(GroupMergeMethod._execute).parameters
     assert list(parameters)[:4] == ["self", "groups", "parameters", "options"]
-
-
-def test_a_wrong_size_is_an_error_of_click() -> None:
-    """`__click_params__`: `--out-shard-size x` would end in a traceback."""
-
-    @click.command()
-    @private.add_options
-    def command(merge_options: Any) -> None:
-        click.echo(merge_options.out_shard_size)
-
-    assert CliRunner().invoke(command, ["--out-shard-size", "5M"]).output == "5000000\n"
-    wrong = CliRunner().invoke(command, ["--out-shard-size", "xB"])
-    assert (wrong.exit_code, "is not a size" in wrong.output) == (2, True)

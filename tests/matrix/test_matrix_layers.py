@@ -14,8 +14,12 @@ from mergekit.options import MergeOptions
 from refusals import raises
 from zoo import BY_NAME, Tensors, Trio, loaded, write_trio
 
+from mergekit_fair.checkpoints.folder import tensor_infos
+from mergekit_fair.checkpoints.layout import Layout
 from mergekit_fair.cli import main
+from mergekit_fair.compat.mergekit import disk_plan, known_tensors
 from mergekit_fair.errors import RecipeError
+from mergekit_fair.merging.architecture import own_architecture
 from mergekit_fair.merging.in_memory import Composer
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.to_disk import merge_to_folder
@@ -58,6 +62,41 @@ def test_a_gradient_means_what_it_means_in_mergekit(family: str, tmp_path: Path)
         if tensor.is_floating_point():  # stock adds float32 numbers, this package float64
             torch.testing.assert_close(tensor, stock[name], atol=1e-6, rtol=1e-6)
     assert not all(torch.equal(own[name], base[name]) for name in base)
+
+
+@pytest.mark.parametrize("family", BY_NAME)
+def test_tensors_their_order_and_places_are_mergekits(family: str, tmp_path: Path) -> None:
+    """What a gradient is read by, asked and from the cache, beside the plan of its own engine."""
+    torch.manual_seed(0)
+    row, base = BY_NAME[family], tmp_path / "base"
+    row.cls(row.config()).save_pretrained(base)
+    (tmp_path / "a").symlink_to(base)
+    recipe = Recipe.from_mapping(
+        {
+            "merge_method": OWN,
+            "base_model": str(base),
+            "models": [{"model": str(tmp_path / "a"), "parameters": {"group": "a"}}],
+            "parameters": {"lambda": [0, 1]},
+        },
+        "r.yml",
+    )
+    reference, tensors = recipe.configuration().referenced_models()[0], tensor_infos(base)
+    asked = own_architecture(reference, tensors, Layout(base))
+    kept = own_architecture(reference, tensors, Layout(base))
+    assert kept.weights == asked.weights
+    config = recipe.for_mergekit()
+    with known_tensors(dict.fromkeys(config.referenced_models(), tensors)):
+        plan = disk_plan(config, asked.info, OPTIONS)
+    planned = [
+        (save.tensor_name, t, _forced(save)) for save, t in zip(plan.saved, plan.t, strict=True)
+    ]
+    ours = [(weight.name, weight.place, weight.dtype) for weight in kept.weights]
+    assert [each for each in ours if each[0] in tensors] == planned
+    assert {name for name, _, _ in planned} == tensors.keys()
+
+
+def _forced(save: Any) -> Any:
+    return next(iter(save.tensor_task.gather_tensors.weight_info.values())).force_dtype
 
 
 def sliced(trio: Trio, *ranges: tuple[int, int], **top: Any) -> dict[str, Any]:
@@ -143,10 +182,6 @@ def test_modules(tmp_path: Path) -> None:
     trio = write_trio(tmp_path, BY_NAME["t5-lm"], FP32)
     plan = whole(trio)
     expected = merged(plan, tmp_path / "whole")
-    from mergekit_fair.checkpoints.folder import tensor_infos
-    from mergekit_fair.checkpoints.layout import Layout
-    from mergekit_fair.merging.architecture import own_architecture
-
     reference = Recipe.from_mapping(plan, "r.yml").configuration().referenced_models()[0]
     known = own_architecture(reference, tensor_infos(trio.base), Layout(trio.base))
     modules = {name: {"models": plan["models"]} for name in known.info.modules}

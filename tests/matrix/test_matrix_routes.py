@@ -97,7 +97,7 @@ def by_python(recipe: Path, out: Path, options: dict[str, Any]) -> str:
     mergekit_fair.register()
     settings = MergeOptions(quiet=True, write_model_card=False, **options)
     try:
-        run_merge(Recipe.load(recipe).configuration(), str(out), settings)
+        run_merge(Recipe.load(recipe).for_mergekit(), str(out), settings)
     except FairError as error:
         return f"refused: {error}"
     return "written"

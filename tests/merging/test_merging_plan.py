@@ -201,8 +201,10 @@ def test_other_numbers_touch_no_file_and_plan_nothing(plan, monkeypatch):
 
     for name in ("builtins.open", "os.open", "os.stat", "pathlib.Path.stat"):
         monkeypatch.setattr(name, fail)
-    monkeypatch.setattr("mergekit.config.MergeConfiguration.model_validate", fail)
-    monkeypatch.setattr("mergekit_fair.merging.parameters.resolve_parameters", fail)
+    monkeypatch.setattr(
+        "mergekit_fair.merging.configuration.MergeConfiguration.model_validate", fail
+    )
+    monkeypatch.setattr("mergekit_fair.merging.parameters.evaluated", fail)
     assert plan.at({"lambda": 0.1}).coefficients.lambda_eff == pytest.approx(0.1)
 
 

@@ -62,7 +62,7 @@ def test_every_route_gives_the_same_bits(tiny, tmp_path, options, case, scale):
     made = recipe(family, case, scale, dtype="float32")
     merge_to_folder(made, tmp_path / "ours", options)
     ours = read(tmp_path / "ours")
-    run_merge(made.configuration(), str(tmp_path / "stock"), options)
+    run_merge(made.for_mergekit(), str(tmp_path / "stock"), options)
     assert equal(ours, read(tmp_path / "stock"))
     assert equal(ours, dict(Composer().compose(made)))
     method, shared, own = CASES[case]
@@ -78,7 +78,7 @@ def test_dtypes_mean_what_they_mean_in_mergekit(tiny, tmp_path, options, dtype, 
     """`dtype` converts inputs and rounds the result, `out_dtype` converts that for the file."""
     made = recipe(tiny("bert"), "sum", 0.3, dtype=dtype, out_dtype=out_dtype)
     merge_to_folder(made, tmp_path / "ours", options)
-    run_merge(made.configuration(), str(tmp_path / "stock"), options)
+    run_merge(made.for_mergekit(), str(tmp_path / "stock"), options)
     ours = read(tmp_path / "ours")
     assert equal(ours, read(tmp_path / "stock"))
     expected = getattr(torch, out_dtype or dtype or "float32")

@@ -43,7 +43,7 @@ def test_stock_recipes_give_mergekits_tensors(tiny, tmp_path, method, dtype):
     options = MergeOptions(quiet=True, random_seed=7)
     made = Recipe.from_mapping(raw, "r.yml")
     merge_to_folder(made, tmp_path / "ours", options)
-    run_merge(made.configuration(), str(tmp_path / "stock"), options)
+    run_merge(made.for_mergekit(), str(tmp_path / "stock"), options)
     ours, stock = read(tmp_path / "ours"), read(tmp_path / "stock")
     assert ours.keys() == stock.keys() == read(family.base).keys()
     assert all(same_bits(ours[name], stock[name]) for name in stock)

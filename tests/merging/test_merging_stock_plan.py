@@ -79,7 +79,7 @@ def test_every_point_equals_its_merges_to_disk(tiny: Any, tmp_path: Path, method
     options = OPTIONS.model_copy(update={"random_seed": SEED if is_random(method) else None})
     for number, (point, composed) in enumerate(zip(points[:-1], found, strict=False)):
         merge_to_folder(point, tmp_path / f"ours{number}", OPTIONS)
-        run_merge(point.configuration(), str(tmp_path / f"stock{number}"), options)
+        run_merge(point.for_mergekit(), str(tmp_path / f"stock{number}"), options)
         for folder in ("ours", "stock"):
             file = read(tmp_path / f"{folder}{number}")
             assert composed.keys() == file.keys()

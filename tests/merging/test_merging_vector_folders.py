@@ -94,7 +94,7 @@ def test_every_route_gives_the_same_bits(tiny, tmp_path, options, architecture, 
     merge_to_folder(made, tmp_path / "ours", options)
     ours, start = read(tmp_path / "ours"), read(target)
     mergekit_fair.register()
-    run_merge(made.configuration(), str(tmp_path / "stock"), options)
+    run_merge(made.for_mergekit(), str(tmp_path / "stock"), options)
     assert equal(ours, read(tmp_path / "stock"))
     assert equal(ours, dict(Composer().compose(made)))
     (tmp_path / "r.yml").write_text(made.text())
@@ -184,7 +184,7 @@ def test_a_stored_vector_stands_for_a_subgroup_model(stored, tmp_path, options, 
     made = of_subgroups(family, {**family.groups, "Male": folder / "part"}, case)
     merge_to_folder(made, tmp_path / "ours", options)
     ours = read(tmp_path / "ours")
-    run_merge(made.configuration(), str(tmp_path / "stock"), options)
+    run_merge(made.for_mergekit(), str(tmp_path / "stock"), options)
     assert equal(ours, read(tmp_path / "stock"))
     assert equal(ours, dict(Composer().compose(made)))
     same = of_subgroups(family, {**family.groups, "Male": folder / "model"}, case)
@@ -203,7 +203,7 @@ def test_vectors_alone_leave_what_none_holds(stored, tmp_path, options, case):
         write_vector(members[name], name, vector, family.base)
     made = of_subgroups(family, members, case)
     ours, base = dict(Composer().compose(made)), read(family.base)
-    run_merge(made.configuration(), str(tmp_path / "stock"), options)
+    run_merge(made.for_mergekit(), str(tmp_path / "stock"), options)
     assert equal(ours, read(tmp_path / "stock"))
     changed = {name for name in base if not same_bits(ours[name], base[name])}
     assert changed == (set() if case == "mean" else {"classifier.weight"})
@@ -244,7 +244,7 @@ def vector(tiny, tmp_path):
 
 ROUTES = {
     "ours": lambda made, out, options: merge_to_folder(made, out, options),
-    "stock": lambda made, out, options: run_merge(made.configuration(), str(out), options),
+    "stock": lambda made, out, options: run_merge(made.for_mergekit(), str(out), options),
 }
 
 
@@ -402,7 +402,7 @@ def test_a_mixed_target_keeps_its_dtypes(tiny, tmp_path, options):
     )
     made = fair(target, written(target, tmp_path / "v", HEADS["bert"]), "F32 BF16")
     merge_to_folder(made, tmp_path / "ours", options)
-    run_merge(made.configuration(), str(tmp_path / "stock"), options)
+    run_merge(made.for_mergekit(), str(tmp_path / "stock"), options)
     ours, start = read(tmp_path / "ours"), read(target)
     assert equal(ours, read(tmp_path / "stock"))
     assert {name: t.dtype for name, t in ours.items()} == {n: t.dtype for n, t in start.items()}

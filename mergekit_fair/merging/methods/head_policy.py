@@ -6,6 +6,9 @@ from collections.abc import Callable, Collection, Iterable
 from enum import StrEnum
 from functools import lru_cache
 
+from mergekit_fair.compat.remembered import remembered
+from mergekit_fair.compat.transformers import model_prefix
+
 # The first component of the head's names in transformers' sequence- and image-classification
 # models: what is looked for where the architecture does not tell.
 HEAD_MODULES = frozenset(
@@ -72,8 +75,5 @@ def _encoder(architecture: str) -> str | None:
     """The module that holds the encoder, of a class of transformers for classification."""
     if not any(task in architecture for task in _TASKS):
         return None
-    import transformers
-
-    kind = getattr(transformers, architecture, None)
-    prefix: str | None = getattr(kind, "base_model_prefix", None)
+    prefix: str | None = remembered("encoder 1", architecture, lambda: model_prefix(architecture))
     return prefix

@@ -1,0 +1,51 @@
+"""What a command imports: start is most of the time of a small merge."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mergekit_fair.schema import dump_yaml
+
+# Each takes longer to import than most merges take.
+LIBRARIES = ("transformers", "peft", "mergekit.common", "accelerate", "datasets", "lm_eval")
+CODE = """
+import sys
+from mergekit_fair.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit as error:
+    assert error.code == 0, error.code
+print("imported:", *sys.modules)
+"""
+
+
+def imported(*arguments: object) -> set[str]:
+    """The modules of a process that has run a command."""
+    command = [sys.executable, "-c", CODE, *map(str, arguments)]
+    result = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return set(result.stdout.rpartition("imported:")[2].split())
+
+
+@pytest.fixture
+def recipe(tiny: Any, tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.yml"
+    path.write_text(dump_yaml(tiny("bert").addition(lambda_=[0.25, 1], normalize="norm")))
+    return path
+
+
+def test_what_transformers_says_of_a_model_is_asked_once(recipe: Path, tmp_path: Path) -> None:
+    """Whether the result loads whole is asked of transformers, by the first command on a base."""
+    imported("check", recipe)
+    out = tmp_path / "out"
+    for command in (["check", recipe], ["merge", recipe, out], ["check", out]):
+        assert imported(*command).isdisjoint(LIBRARIES), command
+    grid = ["merge", recipe.with_name("grid.yml"), tmp_path / "grid", "--lambda", "0:1:0.5"]
+    grid[1].write_text(recipe.read_text().replace("- 0.25\n", "").replace("lambda:", "lambda: 1 #"))
+    assert imported(*grid).isdisjoint(LIBRARIES)
+    assert (tmp_path / "grid" / "lambda_0.5" / "config.json").is_file()
