@@ -8,7 +8,8 @@
     ├── TrainingError     a fine-tuning run that cannot start or go on
     ├── MeasurementError  labels, predictions or groups that no metric is defined on
     │   └── ScoreError    a model whose scores are NaN or infinite
-    └── SweepError        a sweep that cannot be planned, resumed or selected from
+    ├── SweepError        a sweep that cannot be planned, resumed or selected from
+    └── WorkerError       a process that works for a command, and is lost or fails
 
 Every message says where (file, key, model, tensor), what was wrong, what was given, what is
 allowed and what to do, on one line; what is foreign in it does nothing to a terminal, and it shows
@@ -94,6 +95,10 @@ class ScoreError(MeasurementError):
 
 class SweepError(FairError):
     """A sweep cannot be planned, resumed or selected from."""
+
+
+class WorkerError(FairError):
+    """A process that works for a command is lost or fails."""
 
 
 def first_line(error: BaseException) -> str:

@@ -24,7 +24,7 @@ PACKAGE = Path(mergekit_fair.__file__).parent
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 # From the ground up: a room imports what stands before it.
 ORDER = (
-    *("escaping", "errors", "files", "schema", "progress", "resources", "hook"),
+    *("escaping", "errors", "files", "schema", "progress", "resources", "ray_pool", "hook"),
     *("compat", "data", "fairness", "checkpoints", "merging", "vectors"),
     *("evaluation", "training", "heads", "sweep", "audit", "report", "cli"),
 )

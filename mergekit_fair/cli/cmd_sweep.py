@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mergekit_fair.cli.cluster_options import cluster_of, cluster_options
 from mergekit_fair.cli.terminal import echo, echo_json, terminal_width
 
 if TYPE_CHECKING:
     from mergekit_fair.progress import Progress
+    from mergekit_fair.ray_pool import Cluster
     from mergekit_fair.sweep.point_runner import ExecutorFactory
     from mergekit_fair.sweep.results import SweepResults
     from mergekit_fair.sweep.sweep_config import Sweep
@@ -27,25 +29,7 @@ KEEPS_THE_BASELINE = 3  # the exit code of a sweep that keeps the baseline
     is_flag=True,
     help="Print the plan, and what of it OUT already holds; run two batches for the time.",
 )
-@click.option(
-    "--executor",
-    type=click.Choice(["local", "ray"]),
-    default="local",
-    show_default=True,
-    help="In this process, or on Ray actors (extra ray).",
-)
-@click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Of Ray.")
-@click.option(
-    "--cpus", type=click.IntRange(1), default=1, show_default=True, help="Threads of a Ray worker."
-)
-@click.option(
-    "--gpus",
-    type=click.FloatRange(0),
-    default=0.0,
-    show_default=True,
-    help="GPUs of a Ray worker; 0.5 puts two on one.",
-)
-@click.option("--ray-address", help="A running Ray cluster; else RAY_ADDRESS, else a new one here.")
+@cluster_options
 @click.option(
     "--max-minutes",
     type=click.FloatRange(min=0, min_open=True),
@@ -67,7 +51,6 @@ def command(
     no_write: bool,
     as_json: bool,
     quiet: bool,
-    executor: str,
     max_minutes: float | None,
     trust_remote_code: bool,
     write_best: bool,
@@ -110,7 +93,8 @@ def command(
         else:
             echo(plan_text(plan))
         return
-    make = _on_ray(**cluster) if executor == "ray" else None
+    on_ray = cluster_of(**cluster)
+    make = None if on_ray is None else _on_ray(on_ray)
     results = sweep_and_report(
         sweep,
         out,
@@ -130,11 +114,9 @@ def command(
     exit_by_choice(results)
 
 
-def _on_ray(workers: int, cpus: int, gpus: float, ray_address: str | None) -> Any:
+def _on_ray(cluster: Cluster) -> Any:
     """What makes the executor, once there is something to run."""
-    from mergekit_fair.sweep.ray_executor import Cluster, RayExecutor
-
-    cluster = Cluster(workers, gpus, cpus, ray_address)
+    from mergekit_fair.sweep.ray_executor import RayExecutor
 
     def make(sweep: Any, evaluator: Any, base: str, progress: Any) -> Any:
         del evaluator  # every worker opens its own

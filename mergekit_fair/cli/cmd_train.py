@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
+from mergekit_fair.cli.cluster_options import cluster_of, cluster_options
 from mergekit_fair.cli.terminal import echo
 
 
@@ -15,18 +17,21 @@ from mergekit_fair.cli.terminal import echo
 @click.option(
     "--device", default="auto", show_default=True, help="Where the head's probe is fitted."
 )
+@cluster_options
 @click.option("--quiet", is_flag=True, help="No progress.")
-def command(config: Path, out: Path, device: str, quiet: bool) -> None:
+def command(config: Path, out: Path, device: str, quiet: bool, **cluster: Any) -> None:
     """Train a base with its head, FFT and LoRA baselines, and one model per subgroup.
 
     Makes OUT/base, OUT/fft, OUT/lora, OUT/groups/<group>, OUT/addition.yml (a merge recipe) and
     OUT/train.json; with `seeds: N` also OUT/seeds/<seed>, OUT/soup.yml and OUT/soup, the mean of N
-    FFT models. The same command again goes on where it was killed. Several GPUs: start it
-    with `torchrun --nproc_per_node N -m mergekit_fair train …`.
+    FFT models. The same command again goes on where it was killed. Several processors or GPUs:
+    `--executor ray` trains as many models side by side as it has workers; `torchrun
+    --nproc_per_node N -m mergekit_fair train …` trains one after the other, each on all of them.
 
     \b
     Example:
       mergekit-fair train recipes/adult_sex/train.yml -o runs/adult_sex
+      mergekit-fair train train.yml -o out --executor ray --workers 4 --gpus 1
     """
     from mergekit_fair.cli.terminal import Terminal, quiet_libraries
 
@@ -34,5 +39,5 @@ def command(config: Path, out: Path, device: str, quiet: bool) -> None:
     from mergekit_fair.training.family import train
     from mergekit_fair.training.train_config import load_train_config
 
-    train(load_train_config(config), out, Terminal(quiet=quiet), device)
+    train(load_train_config(config), out, Terminal(quiet=quiet), device, cluster_of(**cluster))
     echo(f"{out / 'train.json'}")

@@ -6,7 +6,8 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,16 +17,18 @@ import numpy as np
 from mergekit_fair.checkpoints.adapter_config import CONFIG as ADAPTER
 from mergekit_fair.checkpoints.trained_rows import TrainedRows
 from mergekit_fair.data import load_rows, source_fingerprint
-from mergekit_fair.errors import TrainingError
+from mergekit_fair.errors import ConfigError, TrainingError
 from mergekit_fair.evaluation.classifier import resolve_device
 from mergekit_fair.evaluation.evaluate import versions
 from mergekit_fair.evaluation.truncation import Truncation
 from mergekit_fair.files import lock_folder, staged_folder, text_of, write_atomic
-from mergekit_fair.progress import Progress, Silent
+from mergekit_fair.progress import Progress, Silent, bar
+from mergekit_fair.ray_pool import Cluster, RayPool
 from mergekit_fair.schema import differences, dump_yaml, parse_json
 from mergekit_fair.training.base_model import build_base, file_sha256
 from mergekit_fair.training.finetune import (
     BATCHES,
+    STATES,
     Entry,
     FamilyTrainer,
     TrainingRun,
@@ -35,6 +38,7 @@ from mergekit_fair.training.finetune import (
 from mergekit_fair.training.soup import FOLDER as SOUP
 from mergekit_fair.training.soup import make_soup, seed_runs
 from mergekit_fair.training.train_config import Subgroups, TrainConfig
+from mergekit_fair.training.training_actor import TrainingActor
 from mergekit_fair.training.training_rows import (
     require_trainable,
     small_groups,
@@ -48,12 +52,24 @@ if TYPE_CHECKING:
 
 
 def train(
-    config: TrainConfig, out: Path, progress: Progress, device: str = "auto"
+    config: TrainConfig,
+    out: Path,
+    progress: Progress,
+    device: str = "auto",
+    cluster: Cluster | None = None,
 ) -> dict[str, Any]:
     """Train the whole family in `out`; the same call again goes on where it was killed.
 
     Writes `base`, `fft`, `lora`, `groups/<group>`, `addition.yml` and `train.json`; with `seeds`
     also `seeds/<seed>`, `soup.yml` and `soup`; without subgroups no `addition.yml`.
+
+    Args:
+        config: the training file.
+        out: the folder.
+        progress: told what is done.
+        device: where the head's probe is fitted.
+        cluster: train the models side by side on Ray; None: one after the other, here. The weights
+            are the same where a worker has as many threads.
 
     Returns:
         The content of train.json.
@@ -61,10 +77,18 @@ def train(
     Raises:
         TrainingError: rows or a group with too few rows or one class only, a label that nothing
             teaches, or a folder that was trained with other settings.
-        ConfigError: another process is training in `out`.
+        ConfigError: another process is training in `out`, or there is no such cluster.
+        WorkerError: a worker was lost.
         DataError, CheckpointError: from the data and the model.
     """
     state = process_state()
+    if cluster and state.num_processes > 1:
+        raise ConfigError(
+            "is not for processes of a launcher",
+            where="--executor ray",
+            got=f"{state.num_processes} processes",
+            fix="take either: Ray trains models side by side, a launcher each model on all of them",
+        )
     if not state.is_main_process:
         progress = Silent()
     rows = load_rows(config.data)
@@ -75,7 +99,7 @@ def train(
         progress.say(f"warning: {warning}")
     lock = lock_folder(out) if state.is_main_process else None
     try:
-        return _train(config, out, rows, groups, progress, device)
+        return _train(config, out, rows, groups, progress, device, cluster)
     finally:
         if lock:
             lock.close()
@@ -88,6 +112,7 @@ def _train(
     groups: list[str],
     progress: Progress,
     device: str,
+    cluster: Cluster | None,
 ) -> dict[str, Any]:
     state = process_state()
     training_rows = rows.of("train")
@@ -98,18 +123,23 @@ def _train(
         inputs = _base(config, training_rows, family, progress, resolve_device(device), seen)
     runs = plan_runs(config, training_rows, groups, state.num_processes)
     _require_alike(config, runs, family)
-    trainer = FamilyTrainer(config, training_rows, out / "base", inputs)
-    keys = training_rows.keys() if config.head != "probe" else None
+    trainer = FamilyTrainer(config, training_rows, out, inputs)
     missing = [run for run in runs if not family.has(run.name)]
+    if config.head == "probe":  # through it every model has seen all of the training rows
+        missing = [replace(run, seen=seen) for run in missing]
+    else:
+        keys = training_rows.keys()
+        missing = [
+            replace(run, seen=replace(seen, keys=np.unique(keys[run.rows]))) for run in missing
+        ]
     if missing and (other := [run.name for run in runs if family.has_other_batches(run.name)]):
         progress.say(
             f"warning: {', '.join(other)}: trained by an earlier version, in batches of random "
             "rows; what is trained now takes batches of like length"
         )
-    for run in missing:
-        # Through a probe's head every model of the family has seen all of the training rows.
-        of_run = seen if keys is None else replace(seen, keys=np.unique(keys[run.rows]))
-        _one(replace(run, seen=of_run), trainer, family, progress)
+    for run, entry in _trained(missing, trainer, cluster, progress):
+        _enter(run, entry, trainer, family, progress)
+    family.sort(["base", *(run.name for run in runs)])
     if state.is_main_process:
         recipe = out / "addition.yml"
         if groups and not recipe.is_file():  # it may be somebody's by now
@@ -117,7 +147,7 @@ def _train(
         _soup(config, family, progress)
         source = source_fingerprint(config.data)
         family.write(data=config.data.to_dict(), source=source, counts=rows.counts())
-        family.remove(out / ".work")
+        family.remove(out / STATES)
     return family.record
 
 
@@ -218,6 +248,12 @@ class _Family:
         self.record["runs"][name] = entry
         self.write()
 
+    def sort(self, names: Sequence[str]) -> None:
+        """Runs in this order, whatever was done first; what has no place in it follows."""
+        runs = self.record["runs"]
+        first = {name: runs[name] for name in names if name in runs}
+        self.record["runs"] = first | runs
+
     def forget(self, name: str) -> None:
         """Of what is made anew: a killed process leaves no word of what was there before."""
         if self.record["runs"].pop(name, None) is not None:
@@ -281,17 +317,40 @@ def _base(
     return inputs
 
 
-def _one(run: TrainingRun, trainer: FamilyTrainer, family: _Family, progress: Progress) -> None:
-    out, work = family.folder / run.name, family.folder / ".work" / run.name.replace("/", "--")
-    if _is_whole(out):  # without an entry in train.json: killed between the two, the work is done
-        entry: Entry = {"steps": run.steps}
-        entry |= {"batches": BATCHES} if has_these_batches(work) else {}
-    else:
-        entry = trainer.finetune(run, out, work, progress)
+def _trained(
+    runs: list[TrainingRun], trainer: FamilyTrainer, cluster: Cluster | None, progress: Progress
+) -> Iterator[tuple[TrainingRun, Entry]]:
+    """Train what is not there, here or side by side; what goes into train.json, as it is done."""
+    waiting = []
+    for run in runs:
+        if _is_whole(trainer.folder / run.name):  # killed before train.json said so: it is done
+            has_batches = has_these_batches(trainer.states_of(run))
+            yield run, {"steps": run.steps} | ({"batches": BATCHES} if has_batches else {})
+        else:
+            waiting.append(run)
+    if cluster is None or not waiting:
+        for run in waiting:
+            yield run, trainer.finetune(run, progress)
+        return
+    cluster = replace(cluster, workers=min(cluster.workers, len(waiting)))
+    arguments = (trainer.config, trainer.rows, trainer.folder)
+    with (
+        closing(RayPool(TrainingActor, arguments, cluster, progress)) as pool,
+        bar(progress, "models", len(waiting)) as advance,
+    ):
+        for run, entry in pool.run(waiting):
+            advance(1)
+            yield run, entry
+
+
+def _enter(
+    run: TrainingRun, entry: Entry, trainer: FamilyTrainer, family: _Family, progress: Progress
+) -> None:
+    """Say in train.json, and to the user, that a model is there."""
     rows, method = trainer.rows.take(run.rows), run.method
     about = {"method": method, "seed": run.seed, "n": len(rows), **rows.label_counts}
     family.add(run.name, {**about, **entry})
-    family.remove(work)
+    family.remove(trainer.states_of(run))
     if "truncated" in entry:
         truncation = Truncation.from_dict(entry["truncated"])
         if (said := truncation.sentence(trainer.config.max_length)) is not None:

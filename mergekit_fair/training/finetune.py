@@ -30,6 +30,7 @@ Entry = dict[str, Any]  # of a run in train.json
 # What train.json says of them; earlier versions, whose batches were of random rows, say nothing.
 BATCHES = "by length"
 _DIGEST = "batches.sha256"
+STATES = ".work"
 
 if TYPE_CHECKING:
     from mergekit_fair.checkpoints.trained_rows import TrainedRows
@@ -65,14 +66,15 @@ class FamilyTrainer:
     Args:
         config: of the training folder.
         rows: all training rows.
-        base: the folder of θ₀.
+        folder: the training folder, in which `base` is there.
         inputs: of these rows, if somebody has them.
     """
 
     def __init__(
-        self, config: TrainConfig, rows: Rows, base: Path, inputs: ModelInputs | None = None
+        self, config: TrainConfig, rows: Rows, folder: Path, inputs: ModelInputs | None = None
     ) -> None:
-        self.config, self.rows, self.base = config, rows, base
+        self.config, self.rows, self.folder = config, rows, folder
+        self.base = folder / "base"
         self._inputs = inputs
 
     @cached_property
@@ -85,11 +87,15 @@ class FamilyTrainer:
         """The tokenizer or image processor that is saved with every model."""
         return load_processor(self.base, self.rows.kind)
 
-    def finetune(self, run: TrainingRun, out: Path, work: Path, progress: Progress) -> Entry:
-        """Train one model from the base, and put it at `out` when it is complete.
+    def states_of(self, run: TrainingRun) -> Path:
+        """Where a killed run leaves its last state."""
+        return self.folder / STATES / run.name.replace("/", "--")
 
-        A killed run leaves its last state in `work`; the same call goes on from there and ends with
-        the same weights. A state of other batches is removed.
+    def finetune(self, run: TrainingRun, progress: Progress) -> Entry:
+        """Train one model from the base, and put it at its place when it is complete.
+
+        The same call after a kill goes on from the last state and ends with the same weights. A
+        state of other batches is removed.
 
         Raises:
             TrainingError: `training.arguments` that transformers refuses, or weights that are NaN.
@@ -101,6 +107,7 @@ class FamilyTrainer:
         from transformers import set_seed
 
         kind, config = self.config.kind(run.method), self.config
+        out, work = self.folder / run.name, self.states_of(run)
         set_seed(run.seed)
         model = kind.prepare(auto_class(self.rows.kind).from_pretrained(str(self.base)))
         state = process_state()

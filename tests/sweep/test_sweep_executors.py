@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 from refusals import raises, refusal
 
-from mergekit_fair.errors import CheckpointError, ConfigError, SweepError
+from mergekit_fair.errors import CheckpointError, ConfigError, WorkerError
 from mergekit_fair.evaluation.evaluator import Evaluator
 from mergekit_fair.progress import Silent
+from mergekit_fair.ray_pool import Cluster
 from mergekit_fair.sweep.point_runner import Executor, LocalExecutor
 from mergekit_fair.sweep.points import Planner, Point
-from mergekit_fair.sweep.ray_executor import Cluster, RayActor, RayExecutor
+from mergekit_fair.sweep.ray_executor import RayActor, RayExecutor
 from mergekit_fair.sweep.runner import run_sweep
 from mergekit_fair.sweep.sweep_config import Sweep, load_sweep
 from mergekit_fair.sweep.worker import Outcome, PointJob
@@ -180,7 +181,7 @@ def test_a_worker_that_is_lost_again_and_again_ends_the_sweep(
             os.kill(os.getpid(), signal.SIGKILL)
 
     made = RayExecutor(sweep, "", Cluster(workers=1, restarts=1), actor=Mortal)
-    with raises(SweepError, "1 times", where="--executor ray"):
+    with raises(WorkerError, "1 times", where="--executor ray"):
         list(made.run(jobs_of(planner.baselines()[:1])))
 
 
