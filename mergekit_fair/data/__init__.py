@@ -10,7 +10,7 @@ YAML.
 """
 
 from mergekit_fair.data.description import DataSpec, load_spec, spec_inside
-from mergekit_fair.data.load import load_rows
+from mergekit_fair.data.load import load_rows, rows_kept
 from mergekit_fair.data.rows import Rows
 from mergekit_fair.data.table import package_file, source_fingerprint
 
@@ -20,6 +20,7 @@ __all__ = [
     "load_rows",
     "load_spec",
     "package_file",
+    "rows_kept",
     "source_fingerprint",
     "spec_inside",
 ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -42,6 +44,21 @@ if TYPE_CHECKING:
 
 
 _COPIES = 0.01  # a smaller share of whole copies moves no interval
+# Description → rows that were read by it; None where nobody keeps them.
+_KEPT: ContextVar[dict[str, Rows] | None] = ContextVar("rows_kept", default=None)
+
+
+@contextmanager
+def rows_kept(rows: dict[str, Rows]) -> Iterator[None]:
+    """While open, `load_rows` reads what is not among `rows`, and puts it there.
+
+    The splits of a data set are then of one reading, and the file is read once for all of them.
+    """
+    token = _KEPT.set(rows)
+    try:
+        yield
+    finally:
+        _KEPT.reset(token)
 
 
 def load_rows(spec: DataSpec, *, as_01: bool = False) -> Rows:
@@ -74,6 +91,17 @@ def load_rows(spec: DataSpec, *, as_01: bool = False) -> Rows:
         >>> rows.of("report").in_group("f").labels.tolist()
         [0, 1]
     """
+    kept = _KEPT.get()
+    if kept is None or as_01:
+        return _read(spec, as_01=as_01)
+    key = spec.model_dump_json()
+    if key not in kept:
+        kept[key] = _read(spec)
+    return kept[key]
+
+
+def _read(spec: DataSpec, *, as_01: bool = False) -> Rows:
+    """As `load_rows`."""
     where = f"data set {spec.name!r}"
     table = read_table(spec.source)
     frame, ids, left_out = _rows_that_count(table, spec, where)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mergekit_fair.checkpoints.folder import read_config, require_no_vector
 from mergekit_fair.compat.lm_eval import set_torch_model
-from mergekit_fair.data import DataSpec
+from mergekit_fair.data import DataSpec, Rows, rows_kept
 from mergekit_fair.errors import CheckpointError, ConfigError
 from mergekit_fair.evaluation.advice import option
 from mergekit_fair.evaluation.chat_prompts import (
@@ -64,6 +64,7 @@ class Evaluator:
         self.request = request
         self._asked_as = asked_as
         self._sets: dict[str, TaskSet] = {}
+        self._rows: dict[str, Rows] = {}  # by description
         self._notes: dict[str, None] = {}  # of models
         self._lm: Any = None  # whose chat template prompts are put into
 
@@ -105,7 +106,8 @@ class Evaluator:
         if split not in known:
             raise ConfigError("unknown split", where="split", got=split, allowed=known)
         if split not in self._sets:
-            self._sets[split] = prepare_tasks(self.request, split, self._lm or self._prompts)
+            with rows_kept(self._rows):
+                self._sets[split] = prepare_tasks(self.request, split, self._lm or self._prompts)
         return self._sets[split]
 
     @cached_property

@@ -17,6 +17,7 @@ from refusals import raises
 from transformers import AutoModelForSequenceClassification
 
 from mergekit_fair.data import DataSpec, load_rows, load_spec
+from mergekit_fair.data.table import read_table
 from mergekit_fair.errors import CheckpointError, ConfigError, MeasurementError, ScoreError
 from mergekit_fair.evaluation.evaluator import Evaluator
 from mergekit_fair.evaluation.forward import length_sorted_batches
@@ -56,6 +57,27 @@ def renamed(model: Path, out: Path, names: dict[int, str], *, swapped: bool = Fa
 
 def test_batches_hold_every_row_once_longest_first() -> None:
     assert length_sorted_batches((3, 9, 3, 5, 9), 2) == [[1, 4], [3, 0], [2]]
+
+
+def test_a_data_set_is_read_once_for_all_splits(
+    spec: DataSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By another evaluator again: its file may be another one by then."""
+    read: list[object] = []
+
+    def counted(source: Any) -> Any:
+        read.append(source)
+        return read_table(source)
+
+    monkeypatch.setattr("mergekit_fair.data.load.read_table", counted)
+    first = evaluator(spec)
+    rows = load_rows(spec)
+    for split in ("validation", "report", "train"):
+        (task,) = first.prepared(split).tasks.values()
+        assert {doc["text"] for _, doc in task.docs} == set(rows.of(split).inputs)
+    assert len(read) == 2
+    evaluator(spec).prepared("report")
+    assert len(read) == 3
 
 
 def test_scores_are_logit_gaps_to_the_bit_and_labels_the_rows(family: Path, spec: DataSpec) -> None:
