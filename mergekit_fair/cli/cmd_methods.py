@@ -24,20 +24,26 @@ def command(everything: bool, as_json: bool, as_markdown: bool) -> None:
     Example:
       mergekit-fair methods --json
     """
-    from mergekit.merge_methods import registered_methods
-
     from mergekit_fair.cli.terminal import echo_json
-    from mergekit_fair.merging.methods.registry import METHODS, register_methods
+    from mergekit_fair.merging.methods.registry import METHODS
 
-    register_methods()
-    methods = registered_methods() if everything else METHODS
-    described = [_describe(method) for method in methods]
+    described = [_describe(method) for method in (_registered() if everything else METHODS)]
     if as_json:
         echo_json(described)
     elif as_markdown:
         echo("\n".join(_markdown(described)))
     else:
         echo("\n".join(_text(described)))
+
+
+def _registered() -> list[Any]:
+    """All that mergekit knows; ours as they are."""
+    from mergekit.merge_methods import registered_methods
+
+    from mergekit_fair.merging.methods.registry import register_methods
+
+    register_methods()
+    return [getattr(method, "method", method) for method in registered_methods()]
 
 
 def _text(described: list[dict[str, Any]]) -> list[str]:
@@ -106,7 +112,7 @@ def _describe(method: Any) -> dict[str, Any]:
         "formula": formula.rstrip("."),
         "doc": rest.strip(),
         "reference": spec.reference_url,
-        "base_model": spec.contract.base.value,
+        "base_model": "required" if is_ours else spec.contract.base.value,
         "parameters": [
             {
                 "name": parameter.name,

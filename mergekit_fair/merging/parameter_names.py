@@ -19,11 +19,10 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from mergekit.merge_methods import MergeMethodSpec
-from mergekit.merge_methods.base import ParameterScope, ParameterSpec
 from pydantic import TypeAdapter
 
 from mergekit_fair.errors import RecipeError
+from mergekit_fair.merging.methods.declaration import MethodSpec, ParameterScope, ParameterSpec
 from mergekit_fair.merging.methods.members import parameters_of
 from mergekit_fair.merging.references import is_same_model
 from mergekit_fair.schema import nearest
@@ -97,7 +96,7 @@ class NamedParameter:
 
 
 def find_parameter(
-    raw: Mapping[str, Any], spec: MergeMethodSpec, key: str, where: str
+    raw: Mapping[str, Any], spec: MethodSpec, key: str, where: str
 ) -> NamedParameter:
     """What a name stands for in a recipe.
 
@@ -149,7 +148,7 @@ def find_parameter(
     return NamedParameter(key, parameter, (Place(block, parameter.name, path),))
 
 
-def require_numeric(found: NamedParameter, spec: MergeMethodSpec, where: str) -> None:
+def require_numeric(found: NamedParameter, spec: MethodSpec, where: str) -> None:
     """Check that a named parameter takes numbers.
 
     Raises:
@@ -196,7 +195,7 @@ def is_whole(found: NamedParameter) -> bool:
     return _type(found.parameter) == "integer"
 
 
-def numeric_names(spec: MergeMethodSpec) -> list[str]:
+def numeric_names(spec: MethodSpec) -> list[str]:
     """The parameters of a method that take numbers; per model also as `NAME.<model>`."""
     names = []
     for parameter in spec.parameters:
@@ -207,7 +206,7 @@ def numeric_names(spec: MergeMethodSpec) -> list[str]:
     return names
 
 
-def _numbers(spec: MergeMethodSpec) -> list[str]:
+def _numbers(spec: MethodSpec) -> list[str]:
     return numeric_names(spec) or [f"none: no parameter of {spec.name} is a number"]
 
 
@@ -219,7 +218,7 @@ def _type(parameter: ParameterSpec) -> str | None:
     return next((name for name in ("number", "integer") if name in types), None)
 
 
-def _parameter(spec: MergeMethodSpec, key: str, name: str, where: str) -> ParameterSpec:
+def _parameter(spec: MethodSpec, key: str, name: str, where: str) -> ParameterSpec:
     known = {parameter.name: parameter for parameter in spec.parameters}
     if name in known:
         return known[name]

@@ -14,8 +14,6 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from mergekit.merge_methods import MergeMethodSpec
-from mergekit.merge_methods.base import ParameterSpec
 from safetensors import SafetensorError
 
 from mergekit_fair.checkpoints.headers import TensorInfo
@@ -26,6 +24,7 @@ from mergekit_fair.merging.configuration import (
     MergeConfiguration,
     ParameterSetting,
 )
+from mergekit_fair.merging.methods.declaration import MethodSpec, ParameterSpec
 from mergekit_fair.merging.methods.members import parameters_of
 from mergekit_fair.merging.recipe import Recipe
 
@@ -68,7 +67,7 @@ def models_of(config: MergeConfiguration) -> tuple[str, ...]:
 
 
 def bound_tensors(
-    recipe: Recipe, spec: MergeMethodSpec, infos: Infos, weights: Sequence[PlacedWeight]
+    recipe: Recipe, spec: MethodSpec, infos: Infos, weights: Sequence[PlacedWeight]
 ) -> list[BoundTensor]:
     """The tensors of the base's checkpoint that the architecture knows, in mergekit's order.
 
@@ -101,7 +100,7 @@ def bound_tensors(
     return tensors
 
 
-def constant_parameters(recipe: Recipe, spec: MergeMethodSpec) -> Parameters | None:
+def constant_parameters(recipe: Recipe, spec: MethodSpec) -> Parameters | None:
     """One resolution for all tensors; None if gradients or filters tell them apart.
 
     Opens no file.
@@ -111,7 +110,7 @@ def constant_parameters(recipe: Recipe, spec: MergeMethodSpec) -> Parameters | N
 
 
 def _bound(
-    config: MergeConfiguration, spec: MergeMethodSpec, name: str = "", place: float = 0.0
+    config: MergeConfiguration, spec: MethodSpec, name: str = "", place: float = 0.0
 ) -> Parameters:
     """What a recipe says about one tensor: a model's own parameter before the recipe's."""
     _, *others = models_of(config)
@@ -184,7 +183,7 @@ def evaluated(
 
 
 def replaced(
-    spec: MergeMethodSpec, parameters: Parameters, raw: Mapping[str, Any], models: Mapping[str, str]
+    spec: MethodSpec, parameters: Parameters, raw: Mapping[str, Any], models: Mapping[str, str]
 ) -> Parameters:
     """Bound parameters with every number and word of a recipe that is the same for all tensors.
 

@@ -12,7 +12,7 @@ from mergekit_fair.compat.mergekit import for_mergekit
 from mergekit_fair.errors import RecipeError
 from mergekit_fair.merging.configuration import MergeConfiguration, models_in
 from mergekit_fair.merging.methods.members import parameters_of
-from mergekit_fair.merging.methods.registry import is_own, own_method, spec_of
+from mergekit_fair.merging.methods.registry import is_own, own_method, register_methods, spec_of
 from mergekit_fair.merging.parameter_names import find_parameter
 from mergekit_fair.merging.recipe_check import check_recipe, parse_recipe
 from mergekit_fair.merging.recipe_inputs import require_inputs, unmatched_filters
@@ -112,7 +112,12 @@ class Recipe:
         return config
 
     def for_mergekit(self, folders: Mapping[str, Path] | None = None) -> Any:
-        """`configuration` as mergekit's own object, for its engine."""
+        """`configuration` as mergekit's own object, for its engine, which gets to know our methods.
+
+        Raises:
+            RecipeError: as `configuration`, and as `register_methods`.
+        """
+        register_methods()
         return for_mergekit(self._references(folders), models_in)
 
     def text(self) -> str:

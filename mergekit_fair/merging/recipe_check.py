@@ -12,15 +12,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mergekit import merge_methods
-from mergekit.merge_methods import MergeMethodSpec
-from mergekit.merge_methods.base import ParameterScope, ParameterSpec
 from pydantic import TypeAdapter, ValidationError
 
 from mergekit_fair.compat.mergekit import chat_template_names
 from mergekit_fair.errors import ConfigError, RecipeError
 from mergekit_fair.merging.configuration import MergeConfiguration, ParameterSetting
-from mergekit_fair.merging.methods.registry import is_own, own_method, register_methods
+from mergekit_fair.merging.methods.declaration import MethodSpec, ParameterScope, ParameterSpec
+from mergekit_fair.merging.methods.registry import is_own, known_specs, own_method
 from mergekit_fair.merging.recipe_inputs import require_layers
 from mergekit_fair.merging.recipe_keys import KINDS, Block, Unread, blocks, hint, known_keys
 from mergekit_fair.schema import count_documents, nearest, parse_yaml, parse_yaml_loosely
@@ -107,11 +105,12 @@ def check_recipe(raw: dict[str, Any], where: str) -> tuple[str, ...]:
     return tuple(unread.warnings)
 
 
-def _spec(raw: dict[str, Any], where: str) -> MergeMethodSpec:
+def _spec(raw: dict[str, Any], where: str) -> MethodSpec:
     """The method's; says of another program's file whose it is."""
-    register_methods()
-    known = {method.spec.name: method.spec for method in merge_methods.registered_methods()}
     name = raw.get("merge_method")
+    if isinstance(name, str) and is_own(name):
+        return own_method(name).spec
+    known = known_specs()
     if isinstance(name, str) and name in known:
         return known[name]
     for program, keys in _PROGRAMS.items():
@@ -132,7 +131,7 @@ def _spec(raw: dict[str, Any], where: str) -> MergeMethodSpec:
     )
 
 
-def _keys(parts: list[Block], spec: MergeMethodSpec, unread: Unread) -> None:
+def _keys(parts: list[Block], spec: MethodSpec, unread: Unread) -> None:
     names = tuple(parameter.name for parameter in spec.parameters)
     for part in parts:
         known = KINDS[part.kind].known
@@ -207,7 +206,7 @@ def _names(part: Block) -> None:
             )
 
 
-def _parameters(part: Block, spec: MergeMethodSpec, unread: Unread) -> None:
+def _parameters(part: Block, spec: MethodSpec, unread: Unread) -> None:
     parameters, where = part.content.get("parameters"), part.place("parameters")
     if parameters is None:
         return
@@ -237,7 +236,7 @@ def _parameters(part: Block, spec: MergeMethodSpec, unread: Unread) -> None:
             )
 
 
-def _base_parameters(parts: list[Block], spec: MergeMethodSpec, unread: Unread) -> None:
+def _base_parameters(parts: list[Block], spec: MethodSpec, unread: Unread) -> None:
     """The base has no task vector, so that nothing reads its weight."""
     bases = {str(part.content["base_model"]) for part in parts if part.content.get("base_model")}
     ignored = {item.name for item in spec.parameters if item.scope == ParameterScope.NON_BASE}
@@ -251,7 +250,7 @@ def _base_parameters(parts: list[Block], spec: MergeMethodSpec, unread: Unread) 
                     )
 
 
-def check_setting(spec: MergeMethodSpec, name: str, value: Any, where: str) -> None:
+def check_setting(spec: MethodSpec, name: str, value: Any, where: str) -> None:
     """Check one value for a parameter of a method.
 
     Raises:
@@ -260,7 +259,7 @@ def check_setting(spec: MergeMethodSpec, name: str, value: Any, where: str) -> N
     validated(require_parameter(spec, name, where), value, where, Unread(is_error=True))
 
 
-def require_parameter(spec: MergeMethodSpec, name: str, where: str) -> ParameterSpec:
+def require_parameter(spec: MethodSpec, name: str, where: str) -> ParameterSpec:
     """The parameter of a method.
 
     Raises:

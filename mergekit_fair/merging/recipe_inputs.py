@@ -7,15 +7,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mergekit.merge_methods import MergeMethodSpec
-from mergekit.merge_methods.base import ParameterScope
-
 from mergekit_fair.errors import RecipeError
 from mergekit_fair.merging.configuration import (
     MergeConfiguration,
     ModelReference,
     OutputModuleDefinition,
 )
+from mergekit_fair.merging.methods.declaration import MethodSpec, ParameterScope
 from mergekit_fair.merging.recipe_keys import Unread, blocks, hint
 from mergekit_fair.schema import nearest
 
@@ -60,13 +58,13 @@ class Inputs:
 
 
 def require_inputs(
-    config: MergeConfiguration, spec: MergeMethodSpec, where: str, warnings: Sequence[str]
+    config: MergeConfiguration, spec: Any, where: str, warnings: Sequence[str]
 ) -> None:
     """Numbers of models, a base, and parameters without a default.
 
     Args:
         config: checked.
-        spec: of its method.
+        spec: of its method, one of mergekit's.
         where: the recipe.
         warnings: of the recipe; one of them may be why something is missing.
 
@@ -116,7 +114,7 @@ def require_layers(config: MergeConfiguration, where: str, unread: Unread) -> No
 
 
 def unmatched_filters(
-    raw: dict[str, Any], where: str, spec: MergeMethodSpec, names: Collection[str]
+    raw: dict[str, Any], where: str, spec: MethodSpec, names: Collection[str]
 ) -> tuple[str, ...]:
     """A warning for every filter that matches no tensor; mergekit goes on to the next one.
 

@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mergekit import merge_methods
-
 from mergekit_fair.errors import RecipeError
 from mergekit_fair.merging.configuration import (
     InputModelDefinition,
@@ -21,6 +19,7 @@ from mergekit_fair.merging.configuration import (
     TokenEmbeddingConfig,
     TokenizerConfig,
 )
+from mergekit_fair.merging.methods.registry import known_specs
 from mergekit_fair.schema import nearest
 
 # What a sweep says of the models that its chosen recipe was measured with.
@@ -191,8 +190,8 @@ def known_keys(
 
 
 def _of_others(key: Any, method: str | None) -> str:
-    others = merge_methods.registered_methods() if method else ()
-    known = {parameter.name for other in others for parameter in other.spec.parameters}
+    specs = known_specs().values() if method else ()
+    known = {parameter.name for spec in specs for parameter in spec.parameters}
     return f", no parameter of {method}" if key in known else ""
 
 

@@ -22,8 +22,9 @@ from mergekit.options import MergeOptions
 from zoo import ARCHITECTURES, BY_NAME, Architecture, Tensors, Trio, loaded, write_trio
 
 import mergekit_fair
-from mergekit_fair.compat.mergekit import forget_models
-from mergekit_fair.merging.recipe import OrderedConfiguration, Recipe
+from mergekit_fair.compat.mergekit import for_mergekit, forget_models
+from mergekit_fair.merging.configuration import models_in
+from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.to_disk import merge_to_folder
 
 GRADIENT = [0.25, 0.5, 0.75]
@@ -133,7 +134,7 @@ def by_mergekit(raw: dict[str, Any], out: Path) -> bool:
     """Whether mergekit merges it; in the order of the recipe, where mergekit has a set."""
     forget_models()
     try:
-        run_merge(OrderedConfiguration.model_validate(raw), str(out), MergeOptions(quiet=True))
+        run_merge(for_mergekit(raw, models_in), str(out), MergeOptions(quiet=True))
     except Exception:  # whatever it likes
         return False
     return True

@@ -25,7 +25,7 @@ def test_register_is_idempotent():
     mergekit_fair.register()
     assert merge_methods.registered_methods() == before
     assert [method.spec.name for method in METHODS] == NAMES
-    assert all(merge_methods.get(method.spec.name) is method for method in METHODS)
+    assert all(merge_methods.get(method.spec.name).method is method for method in METHODS)
 
 
 def test_a_foreign_method_of_the_same_name_is_an_error(monkeypatch):

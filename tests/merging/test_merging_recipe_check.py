@@ -7,7 +7,6 @@ import pytest
 from checkpoints import GROUPS, Family
 
 from mergekit_fair.errors import RecipeError
-from mergekit_fair.merging import recipe_check as check
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.recipe_check import check_recipe
 
@@ -397,10 +396,3 @@ def test_stock_recipes_pass_unchanged(method, tmp_path):
     assert recipe.method == method
     assert recipe.source == text
     assert recipe.configuration().merge_method == method
-
-
-def test_check_registers_the_methods(monkeypatch):
-    calls = []
-    monkeypatch.setattr(check, "register_methods", lambda: calls.append(1))
-    check_recipe(addition(), "r.yml")
-    assert calls == [1]

@@ -14,9 +14,10 @@ from mergekit.merge import run_merge
 from mergekit.options import MergeOptions
 from safetensors.torch import load_file
 
-from mergekit_fair.compat.mergekit import forget_models
+from mergekit_fair.compat.mergekit import for_mergekit, forget_models
 from mergekit_fair.errors import FairError
-from mergekit_fair.merging.recipe import OrderedConfiguration, Recipe
+from mergekit_fair.merging.configuration import models_in
+from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.to_disk import merge_to_folder
 
 SAME, BOTH, OURS, ALONE, OTHER = VERDICTS = (
@@ -85,7 +86,7 @@ def _merged_by_mergekit(text: str, out: Path, changes: Mapping[str, Any]) -> Exc
     """What it raises. Its models are a set; in recipe order, it takes the same one every time."""
     forget_models()
     try:
-        config = OrderedConfiguration.model_validate(yaml.safe_load(text))
+        config = for_mergekit(yaml.safe_load(text), models_in)
         run_merge(config, str(out), _options(out, changes))
     except Exception as error:  # whatever it likes
         return error

@@ -6,9 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from mergekit.merge_methods import BasePolicy, InputContract, MergeMethodSpec, ParameterScope
-from mergekit.merge_methods.base import ParameterSpec
-
+from mergekit_fair.merging.methods.declaration import MethodSpec, ParameterScope, ParameterSpec
 from mergekit_fair.merging.methods.formula import Formula
 from mergekit_fair.merging.methods.shared_parameters import FiniteFloat, GroupName
 from mergekit_fair.merging.methods.task_vector_method import (
@@ -47,11 +45,10 @@ class FairHeadMethod(TaskVectorMethod):
 
     adds_differences = True
 
-    spec = MergeMethodSpec(
+    spec = MethodSpec(
         name="fair_head",
         pretty_name="Fair Head",
         reference_url="https://arxiv.org/abs/2407.13710",
-        contract=InputContract(base=BasePolicy.REQUIRED, min_non_base=1),
         parameters=(
             ParameterSpec(
                 "group",

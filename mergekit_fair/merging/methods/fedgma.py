@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mergekit.merge_methods import ParameterScope
-from mergekit.merge_methods.base import ParameterSpec
-
+from mergekit_fair.merging.methods.declaration import ParameterScope, ParameterSpec
 from mergekit_fair.merging.methods.formula import Formula, Reduction
 from mergekit_fair.merging.methods.shared_parameters import Share, federated_spec
 from mergekit_fair.merging.methods.task_vector_method import (

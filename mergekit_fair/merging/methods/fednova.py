@@ -8,10 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mergekit.merge_methods import ParameterScope
-from mergekit.merge_methods.base import ParameterSpec
-
 from mergekit_fair.errors import RecipeError
+from mergekit_fair.merging.methods.declaration import ParameterScope, ParameterSpec
 from mergekit_fair.merging.methods.formula import Formula
 from mergekit_fair.merging.methods.members import parameters_of
 from mergekit_fair.merging.methods.shared_parameters import (

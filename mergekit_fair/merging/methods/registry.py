@@ -1,12 +1,10 @@
-"""The methods of this package, made known to mergekit."""
+"""The methods of this package, and how they are made known to mergekit."""
 
 from __future__ import annotations
 
-from mergekit import merge_methods
-from mergekit.merge_methods import MergeMethodSpec
-
 from mergekit_fair.errors import RecipeError
 from mergekit_fair.merging.methods.cclip import CClip
+from mergekit_fair.merging.methods.declaration import MethodSpec
 from mergekit_fair.merging.methods.fair_head_method import FairHeadMethod
 from mergekit_fair.merging.methods.fedgma import FedGMA
 from mergekit_fair.merging.methods.fednova import FedNova
@@ -36,8 +34,12 @@ def register_methods() -> None:
     Raises:
         RecipeError: a foreign method already has one of our names.
     """
+    from mergekit import merge_methods
+
+    from mergekit_fair.merging.methods.in_graph import graph_method
+
     known = {method.spec.name: method for method in merge_methods.registered_methods()}
-    for method in METHODS:
+    for method in map(graph_method, METHODS):
         present = known.get(method.spec.name)
         if present is None:
             merge_methods.register(method)
@@ -63,9 +65,23 @@ def is_own(name: str) -> bool:
     return any(method.spec.name == name for method in METHODS)
 
 
-def spec_of(name: str) -> MergeMethodSpec:
-    """What a method declares, this package's or mergekit's.
+def spec_of(name: str) -> MethodSpec:
+    """What a method declares, this package's or mergekit's, whose parameters are like ours."""
+    if is_own(name):
+        return own_method(name).spec
+    from mergekit import merge_methods
 
-    In a process that has read no recipe yet (a worker that got one) ours are not registered.
+    spec: MethodSpec = merge_methods.get(name).spec
+    return spec
+
+
+def known_specs() -> dict[str, MethodSpec]:
+    """Name → what a method declares, of all that are registered, ours among them.
+
+    Raises:
+        RecipeError: as `register_methods`.
     """
-    return own_method(name).spec if is_own(name) else merge_methods.get(name).spec
+    from mergekit import merge_methods
+
+    register_methods()
+    return {method.spec.name: method.spec for method in merge_methods.registered_methods()}

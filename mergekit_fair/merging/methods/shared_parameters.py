@@ -5,10 +5,9 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated
 
-from mergekit.merge_methods import BasePolicy, InputContract, MergeMethodSpec, ParameterScope
-from mergekit.merge_methods.base import ParameterSpec
 from pydantic import Field
 
+from mergekit_fair.merging.methods.declaration import MethodSpec, ParameterScope, ParameterSpec
 from mergekit_fair.merging.methods.formula import Election, Sparsifier
 from mergekit_fair.merging.methods.head_policy import HeadPolicy
 
@@ -92,12 +91,11 @@ ELECTION = ParameterSpec(
 SPARSE = (DENSITY, SPARSIFIER, RESCALE, SEED)
 
 
-def federated_spec(name: str, title: str, *more: ParameterSpec) -> MergeMethodSpec:
+def federated_spec(name: str, title: str, *more: ParameterSpec) -> MethodSpec:
     """Of a rule of one-shot federated learning, with subgroups in the place of clients."""
-    return MergeMethodSpec(
+    return MethodSpec(
         name=name,
         pretty_name=title,
         reference_url="https://arxiv.org/abs/2411.18607",
-        contract=InputContract(base=BasePolicy.REQUIRED, min_non_base=1),
         parameters=(GROUP, WEIGHT, LAMBDA, HEAD, *more),
     )

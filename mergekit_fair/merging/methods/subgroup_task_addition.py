@@ -7,9 +7,7 @@ from collections.abc import Hashable, Mapping
 from enum import StrEnum
 from typing import Any
 
-from mergekit.merge_methods import BasePolicy, InputContract, MergeMethodSpec, ParameterScope
-from mergekit.merge_methods.base import ParameterSpec
-
+from mergekit_fair.merging.methods.declaration import MethodSpec, ParameterScope, ParameterSpec
 from mergekit_fair.merging.methods.formula import Formula
 from mergekit_fair.merging.methods.shared_parameters import (
     ELECTION,
@@ -52,11 +50,10 @@ class SubgroupTaskAddition(TaskVectorMethod):
     Source: "On Fairness of Task Arithmetic", arXiv 2505.24262.
     """
 
-    spec = MergeMethodSpec(
+    spec = MethodSpec(
         name="subgroup_task_addition",
         pretty_name="Subgroup Task Addition",
         reference_url="https://arxiv.org/abs/2505.24262",
-        contract=InputContract(base=BasePolicy.REQUIRED, min_non_base=1),
         parameters=(
             GROUP,
             WEIGHT,

@@ -6,10 +6,8 @@ from collections.abc import Hashable, Mapping
 from enum import StrEnum
 from typing import Any
 
-from mergekit.merge_methods import BasePolicy, InputContract, MergeMethodSpec, ParameterScope
-from mergekit.merge_methods.base import ParameterSpec
-
 from mergekit_fair.errors import RecipeError
+from mergekit_fair.merging.methods.declaration import MethodSpec, ParameterScope, ParameterSpec
 from mergekit_fair.merging.methods.formula import Formula, Term
 from mergekit_fair.merging.methods.members import members_by_role
 from mergekit_fair.merging.methods.shared_parameters import HEAD, LAMBDA, SPARSE
@@ -40,11 +38,12 @@ class TaskAnalogy(TaskVectorMethod):
     Source: "Editing Models with Task Arithmetic", arXiv 2212.04089, §5.
     """
 
-    spec = MergeMethodSpec(
+    spec = MethodSpec(
         name="task_analogy",
         pretty_name="Task Analogy",
         reference_url="https://arxiv.org/abs/2212.04089",
-        contract=InputContract(base=BasePolicy.REQUIRED, min_non_base=3, max_non_base=3),
+        fewest=3,
+        most=3,
         parameters=(
             ParameterSpec(
                 "role",

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mergekit.merge_methods import BasePolicy, InputContract, MergeMethodSpec
-
 from mergekit_fair.errors import RecipeError
+from mergekit_fair.merging.methods.declaration import MethodSpec
 from mergekit_fair.merging.methods.formula import Formula, Term
 from mergekit_fair.merging.methods.members import members_of
 from mergekit_fair.merging.methods.shared_parameters import HEAD, LAMBDA, SPARSE
@@ -29,11 +28,11 @@ class TaskNegation(TaskVectorMethod):
     Source: "Editing Models with Task Arithmetic", arXiv 2212.04089, §3.
     """
 
-    spec = MergeMethodSpec(
+    spec = MethodSpec(
         name="task_negation",
         pretty_name="Task Negation",
         reference_url="https://arxiv.org/abs/2212.04089",
-        contract=InputContract(base=BasePolicy.REQUIRED, min_non_base=1, max_non_base=1),
+        most=1,
         parameters=(LAMBDA, HEAD, *SPARSE),
     )
 

@@ -1,20 +1,16 @@
-"""What the methods have in common: parameters become a formula, a formula becomes a tensor."""
+"""What the methods have in common: parameters become a formula."""
 
 from __future__ import annotations
 
 import itertools
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
-from mergekit.merge_methods import GroupMergeMethod, ParameterScope, TensorGroup
-
-from mergekit_fair.compat.mergekit import vectors_in_graph
 from mergekit_fair.errors import RecipeError
-from mergekit_fair.merging.methods.arithmetic import merge_tensor
-from mergekit_fair.merging.methods.formula import COUNTER, Formula, Term, copy_of
+from mergekit_fair.merging.methods.declaration import MethodSpec, ParameterScope
+from mergekit_fair.merging.methods.formula import Formula, Term, copy_of
 from mergekit_fair.merging.methods.head_policy import HeadPolicy
 from mergekit_fair.merging.methods.members import (
     distinct_groups,
@@ -22,7 +18,6 @@ from mergekit_fair.merging.methods.members import (
     merged_blocks,
     parameters_of,
 )
-from mergekit_fair.merging.methods.norms import is_head_in_graph, norms_in_graph
 from mergekit_fair.merging.methods.shared_parameters import Rescale
 
 
@@ -45,15 +40,16 @@ class TensorInputs:
     is_head: bool = False
 
 
-class TaskVectorMethod(GroupMergeMethod):
+class TaskVectorMethod(ABC):
     """θ = θ_start + λ · direction of task vectors.
 
-    A method says what is special to it and nothing else: its `spec` (name and parameters, as
-    mergekit declares them), its formula (`vectors`), which models a recipe must list (`check`),
+    A method says what is special to it and nothing else: its `spec` (name and parameters), its
+    formula (`vectors`), which models a recipe must list (`check`),
     what it finds out before a merge (`resolve`, `resolves`) and whether it reads the norms of whole
     task vectors (`needs_norms`). All else follows from the formula: the arithmetic, λ_g, λ_eff.
     """
 
+    spec: ClassVar[MethodSpec]
     # Required parameters of the recipe that `resolve` can fill in.
     resolves: ClassVar[frozenset[str]] = frozenset()
     # Whether the models beside the base are task vectors themselves, stored in vector folders.
@@ -146,47 +142,6 @@ class TaskVectorMethod(GroupMergeMethod):
             return None
         is_base = policy == HeadPolicy.BASE
         return copy_of(inputs.base if is_base else self.first(inputs, parameters), inputs.base)
-
-    def merge_group(self, group: TensorGroup, /, **parameters: Any) -> torch.Tensor:
-        """Merge one tensor; `group` is mergekit's record of the inputs to one output tensor.
-
-        Raises:
-            ValueError: as `formula`.
-        """
-        base = group.base
-        if base is None:  # the contract has refused this before any kernel runs
-            raise ValueError(f"no base input for {group.metadata.name}")
-        name = group.metadata.name or ""
-        models = tuple(entry.id for entry in group.non_base)
-        norms = parameters.pop("norms", None)
-        policy = parameters.get("head", HeadPolicy.MERGE)
-        is_head = policy != HeadPolicy.MERGE and is_head_in_graph(base.id, name)
-        inputs = TensorInputs(name, base.id, models, norms, is_head)
-        formula = self.formula(inputs, parameters).with_vectors(vectors_in_graph(models, name))
-        tensors = {entry.id: entry.tensor for entry in group.entries}
-        if name.endswith(COUNTER):  # mergekit has made a float of it
-            return tensors[formula.start]
-        return merge_tensor(formula, tensors, name)
-
-    def _execute(
-        self,
-        groups: Sequence[TensorGroup],
-        parameters: list[dict[str, Any]],
-        options: Any,
-        *,
-        input_dtypes: Sequence[torch.dtype | None],
-        out_dtype: torch.dtype | None = None,
-    ) -> tuple[torch.Tensor, ...]:
-        """mergekit's, with the norms of whole task vectors where the method needs them."""
-        if any(self.needs_norms(values) for values in parameters):
-            merges_head = all(
-                values.get("head", HeadPolicy.MERGE) == HeadPolicy.MERGE for values in parameters
-            )
-            norms = norms_in_graph(groups, merges_head=merges_head)
-            parameters = [values | {"norms": norms} for values in parameters]
-        return super()._execute(
-            groups, parameters, options, input_dtypes=input_dtypes, out_dtype=out_dtype
-        )
 
 
 def sparse_settings(parameters: Mapping[str, Any]) -> dict[str, Any]:

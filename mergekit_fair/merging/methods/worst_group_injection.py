@@ -8,13 +8,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from mergekit.merge_methods import BasePolicy, InputContract, MergeMethodSpec, ParameterScope
-from mergekit.merge_methods.base import ParameterSpec
-
 from mergekit_fair.checkpoints.folder import require_no_vector
 from mergekit_fair.errors import MeasurementError, RecipeError
 from mergekit_fair.fairness.eligible_groups import positives_of, worst_group
 from mergekit_fair.fairness.settings import MIN_GROUP_SIZE
+from mergekit_fair.merging.methods.declaration import MethodSpec, ParameterScope, ParameterSpec
 from mergekit_fair.merging.methods.formula import Formula, Term
 from mergekit_fair.merging.methods.members import distinct_groups, members_by_role, parameters_of
 from mergekit_fair.merging.methods.shared_parameters import HEAD, LAMBDA, SPARSE, GroupName
@@ -49,11 +47,11 @@ class WorstGroupInjection(TaskVectorMethod):
     Source: "On Fairness of Task Arithmetic", arXiv 2505.24262.
     """
 
-    spec = MergeMethodSpec(
+    spec = MethodSpec(
         name="worst_group_injection",
         pretty_name="Worst-Group Injection",
         reference_url="https://arxiv.org/abs/2505.24262",
-        contract=InputContract(base=BasePolicy.REQUIRED, min_non_base=2),
+        fewest=2,
         parameters=(
             ParameterSpec(
                 "role",
