@@ -125,6 +125,34 @@ class Family:
                 self._write(folder, dict(self._tuned(base, number)))
         return [base, *own, *(self._link(own, number) for number in range(distinct, vectors))]
 
+    def adapters(self, count: int) -> list[Path]:
+        """LoRA adapters of rank 8 over θ0, on query and value, as peft saves them."""
+        (base,) = self.make(0) if (self.folder / "base").is_dir() else self.make(1)[:1]
+        folders = [self.folder / f"adapter{number}" for number in range(1, count + 1)]
+        config = {
+            "peft_type": "LORA",
+            "base_model_name_or_path": str(base.resolve()),
+            "task_type": "CAUSAL_LM",
+            "r": 8,
+            "lora_alpha": 16,
+            "target_modules": ["q_proj", "v_proj"],
+        }
+        for number, folder in enumerate(folders):
+            random = torch.Generator().manual_seed(number)
+            shapes = {"A": (8, self.shape.hidden), "B": (self.shape.hidden, 8)}
+            tensors = {
+                f"base_model.model.model.layers.{layer}.self_attn.{part}_proj.lora_{side}.weight": (
+                    torch.randn(shape, generator=random).mul_(0.02)
+                )
+                for layer in range(self.shape.layers)
+                for part in "qv"
+                for side, shape in shapes.items()
+            }
+            folder.mkdir(exist_ok=True)
+            save_file(tensors, str(folder / "adapter_model.safetensors"))
+            (folder / "adapter_config.json").write_text(json.dumps(config, indent=2))
+        return [base, *folders]
+
     def _require_space(self, models: int) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         present = sum(1 for _ in self.folder.glob(f"[bv]*/{WEIGHTS}"))
@@ -202,6 +230,21 @@ def check_merge(out: Path, models: list[Path], scale: float, *, is_rounded_once:
                 )
 
 
+def check_equal(one: Path, other: Path) -> None:
+    """Compare all tensors of two models, however they are cut into files.
+
+    Raises:
+        BenchmarkError: one differs.
+    """
+    with ExitStack() as stack:
+        left, right = (_Checkpoint(folder, stack) for folder in (one, other))
+        if left.layout() != right.layout():
+            raise BenchmarkError(f"{one} and {other} have other tensors")
+        for name in left.layout():
+            if not torch.equal(left.whole(name), right.whole(name)):
+                raise BenchmarkError(f"{one} and {other} differ in {name}")
+
+
 def merged_scale(out: Path, models: list[Path]) -> float:
     """The λ by which `out` moved along Σ (θ_g − θ0), by least squares on one tensor."""
     with ExitStack() as stack:
@@ -235,6 +278,9 @@ class _Checkpoint:
             "model.norm.weight",
             "lm_head.weight",
         ]
+
+    def whole(self, name: str) -> torch.Tensor:
+        return self._files[name].get_tensor(name)
 
     def rows(self, name: str) -> torch.Tensor:
         """The first and last rows in float64."""

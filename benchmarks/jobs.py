@@ -11,7 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from checkpoints import START, WEIGHTS, BenchmarkError, Family, check_merge, merged_scale
+from checkpoints import (
+    START,
+    WEIGHTS,
+    BenchmarkError,
+    Family,
+    check_equal,
+    check_merge,
+    merged_scale,
+)
 from processes import Usage, measure, program
 from tables import start_of
 
@@ -53,6 +61,28 @@ class Bench:
     def grid_before(self, models: list[Path]) -> Usage:
         """The same by the other checkout."""
         return self._ours(models, ("--lambda", "0:1:0.1"), _check_grid, self.old)
+
+    def adapter_grids(self, models: list[Path]) -> dict[str, Usage]:
+        """A grid over adapters: by copies or clones, by hard links, and by the other checkout."""
+        ways: dict[str, tuple[tuple[str, ...], Path | None]] = {
+            "ours": ((), None),
+            "links": (("--hard-links",), None),
+        }
+        ways |= {"before": ((), self.old)} if self.old else {}
+        found: dict[str, Usage] = {}
+        expected = self.work / "expected"
+        for name, (words, package) in ways.items():
+
+            def check(out: Path, models: list[Path]) -> None:
+                del models
+                if not expected.is_dir():
+                    shutil.copytree(out / "lambda_0.5", expected)
+                check_equal(out / "lambda_0.5", expected)
+
+            extra = ("--lambda", "0:1:0.1", *words)
+            found[name] = self._ours(models, extra, check, package)
+        shutil.rmtree(expected)
+        return found
 
     def _ours(
         self,
@@ -132,7 +162,7 @@ class Bench:
         file, out = self.work / f"{name}.yml", self.work / name
         file.write_text(json.dumps(recipe, indent=2))  # JSON is YAML
         options = ["--no-copy-tokenizer", "--quiet", *extra]
-        files = [model / WEIGHTS for model in models]
+        files = [file for model in models for file in model.glob("*model.safetensors")]
         try:
             usage = measure([[*command, str(file), str(out), *options]], files, out, package)
             check(out, models)

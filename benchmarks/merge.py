@@ -114,6 +114,24 @@ def bench_grid(bench: Bench, size: float) -> None:
     bench.record("grid", lambdas=GRID, vectors=4, samples=plain(samples))
 
 
+def bench_adapters(bench: Bench, size: float) -> None:
+    """One run over eleven λ of two LoRA adapters: most tensors are the base's in every output."""
+    models = Family(bench.work, Shape.of_size(size)).adapters(2)
+    samples: Samples = {}
+    for _ in _rounds(bench, "grid of adapters"):
+        _append(samples, bench.adapter_grids(models))
+    print(f"\nGrid of {len(GRID)} λ, 2 adapters of rank 8 on query and value")
+    print_usages(samples)
+    print_heading("GB written")
+    for name, runs in samples.items():
+        print_figure(name, [run.written / 1e9 for run in runs])
+    print_heading()
+    for name in samples.keys() - {"before"} if "before" in samples else ():
+        pairs = [[run.durable for run in samples[each]] for each in (name, "before")]
+        print_figure(f"{name} / before, with start", ratios(*pairs))
+    bench.record("adapters", lambdas=GRID, samples=plain(samples))
+
+
 def bench_tiny(bench: Bench) -> None:
     """Five thousand tensors of a few hundred numbers: the cost of a tensor. Stock runs once."""
     family = Family(bench.work, MANY)
@@ -201,6 +219,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="every run, not only medians")
     parser.add_argument("--main", action="store_true", help="ours, stock, floor (the default part)")
     parser.add_argument("--grid", action="store_true", help="one run of eleven λ, eleven of stock")
+    parser.add_argument("--adapters", action="store_true", help="one run of eleven λ of adapters")
     parser.add_argument("--tiny", action="store_true", help="5,000 tiny tensors")
     parser.add_argument("--memory", action="store_true", help="RssAnon of ours at 1, 2 and 4 GB")
     arguments = parser.parse_args()
@@ -215,7 +234,8 @@ def _arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = _arguments()
-    parts = [part for part in ("main", "grid", "tiny", "memory") if getattr(arguments, part)]
+    known = ("main", "grid", "adapters", "tiny", "memory")
+    parts = [part for part in known if getattr(arguments, part)]
     machine = _machine()
     print(", ".join(f"{key} {value}" for key, value in machine.items()), flush=True)
     with _folder(arguments.work, arguments.keep) as work:
@@ -224,6 +244,7 @@ def main() -> None:
         run = {
             "main": lambda: bench_main(bench, arguments.size, arguments.vectors),
             "grid": lambda: bench_grid(bench, arguments.size),
+            "adapters": lambda: bench_adapters(bench, arguments.size),
             "tiny": lambda: bench_tiny(bench),
             "memory": lambda: bench_memory(bench, arguments.vectors),
         }

@@ -29,6 +29,7 @@ class Usage:
         anon: peak bytes of anonymous memory (RssAnon), summed over the process and its children.
         peak: peak bytes of resident memory (VmHWM), mapped files included, summed likewise.
         moved: bytes of weights read and written.
+        written: bytes that the system has sent to disks, or will, for the program.
         shard: bytes of the largest output file.
     """
 
@@ -38,6 +39,7 @@ class Usage:
     anon: int
     peak: int
     moved: int
+    written: int
     shard: int
 
     @property
@@ -95,6 +97,7 @@ def measure(
         anon=max(run[2].anon for run in runs),
         peak=max(run[2].peak for run in runs),
         moved=sum(file.stat().st_size for file in inputs) + sum(sizes),
+        written=sum(run[3] for run in runs),
         shard=max(sizes, default=0),
     )
 
@@ -136,7 +139,7 @@ class _Watch(threading.Thread):
         return memory["RssAnon"]
 
 
-def _run(command: list[str], log: Path, package: Path | None) -> tuple[float, float, _Watch]:
+def _run(command: list[str], log: Path, package: Path | None) -> tuple[float, float, _Watch, int]:
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     if package is not None:
         environment["PYTHONPATH"] = str(package)
@@ -165,7 +168,7 @@ def _run(command: list[str], log: Path, package: Path | None) -> tuple[float, fl
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
         name = " ".join([Path(command[0]).name, *command[1:2]])
         raise BenchmarkError(f"{name} ended with {process.returncode}:\n{tail}")
-    return wall, usage.ru_utime + usage.ru_stime, watch
+    return wall, usage.ru_utime + usage.ru_stime, watch, usage.ru_oublock * 512
 
 
 def _descendants(pid: int) -> list[int]:
