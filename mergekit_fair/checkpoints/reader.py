@@ -30,6 +30,7 @@ from mergekit_fair.checkpoints.quantization import (
     require_unquantized,
 )
 from mergekit_fair.errors import CheckpointError
+from mergekit_fair.files import opened_in_order
 
 DTYPES = {
     "F64": torch.float64,
@@ -113,7 +114,7 @@ class StoredReader:
         self._open: dict[Path, int] = {}
         try:
             for file in self.files:
-                self._open[file] = os.open(file, os.O_RDONLY)
+                self._open[file] = opened_in_order(file)
         except OSError as error:
             self.close()
             raise unreadable(file, error) from error

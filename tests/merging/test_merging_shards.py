@@ -16,6 +16,7 @@ import pytest
 import torch
 import xxhash
 
+from mergekit_fair.files import opened_in_order
 from mergekit_fair.merging import shard_files as module
 from mergekit_fair.merging.methods.formula import copy_of
 from mergekit_fair.merging.program import OutputTensor
@@ -187,3 +188,22 @@ def test_an_error_of_the_disk_while_flushing_is_not_lost(
     with pytest.raises(OSError, match="Input/output error"):
         merge_to_folder(recipe, tmp_path / "out", options)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_advice_that_is_not_taken_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some network mounts refuse it, and macOS does not have it."""
+    (tmp_path / "file").write_bytes(b"content")
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    for change in (
+        lambda: monkeypatch.setattr(os, "posix_fadvise", refuse),
+        lambda: monkeypatch.delattr(os, "posix_fadvise"),
+    ):
+        change()
+        handle = opened_in_order(tmp_path / "file")
+        assert os.read(handle, 10) == b"content"
+        os.close(handle)
