@@ -10,6 +10,7 @@ Trains FFT, LoRA and two groups' models of all-MiniLM-L6-v2 (22.7 M parameters),
                     forward, backward and a step of the optimizer, and nothing else
     now             this checkout
     passes now      its passes alone
+    probe           the forward pass over all rows that gives the probe's features (of `passes`)
 
 Each is a process of its own that has imported everything and knows its batches when the clock
 starts. Batches are those that the Trainer is given, taken down by a training without passes. Prints
@@ -90,24 +91,29 @@ def report(checkouts: dict[str, Path | None], given: argparse.Namespace) -> None
     seconds: dict[str, list[dict[str, float]]] = {}
     for number in range(given.rounds):
         for name, package in checkouts.items():
-            for job, label in (("train", name), ("passes", f"passes {name}")):
-                found = run_job(job, folders[name], package)
-                seconds.setdefault(label, []).append(found)
-                print(f"round {number}: {label}: {found['cpu']:.1f} s", file=sys.stderr)
-    print(f"\n{'medians':16s} CPU s  wall s")
+            passes = run_job("passes", folders[name], package)
+            probe = passes.pop("probe")
+            both = {key: passes[key] + probe[key] for key in probe}
+            found = {name: run_job("train", folders[name], package), f"passes {name}": passes}
+            found |= {f"probe {name}": probe, f"passes and probe {name}": both}
+            for label, spent in found.items():
+                seconds.setdefault(label, []).append(spent)
+            print(f"round {number}: {name}: {found[name]['cpu']:.1f} s", file=sys.stderr)
+    print(f"\n{'medians':24s} CPU s  wall s")
     for label, of in seconds.items():
         cpu, wall = (statistics.median(each[key] for each in of) for key in ("cpu", "wall"))
-        print(f"{label:16s} {cpu:5.1f}  {wall:6.1f}")
+        print(f"{label:24s} {cpu:5.1f}  {wall:6.1f}")
     pairs = [(name, f"passes {name}") for name in checkouts]
+    pairs += [(name, f"passes and probe {name}") for name in checkouts]
     pairs += [("now", "before"), ("passes now", "passes before")] if given.old else []
-    print(f"\n{'ratios':28s} CPU (least, most)      wall (least, most)")
+    print(f"\n{'ratios':32s} CPU (least, most)      wall (least, most)")
     for above, below in pairs:
         pair = [
             ratios([each[key] for each in seconds[above]], [each[key] for each in seconds[below]])
             for key in ("cpu", "wall")
         ]
         said = [f"{statistics.median(of):.2f} ({min(of):.2f}, {max(of):.2f})" for of in pair]
-        print(f"{f'{above} / {below}':28s} {said[0]:22s} {said[1]}")
+        print(f"{f'{above} / {below}':32s} {said[0]:22s} {said[1]}")
 
 
 def run_job(job: str, folder: Path, package: Path | None) -> dict[str, Any]:
@@ -198,7 +204,27 @@ def passes_alone(folder: Path) -> None:
             optimizer.step()
             optimizer.zero_grad()
         spent = {key: spent[key] + seconds for key, seconds in start.spent().items()}
-    print(json.dumps(spent))
+    print(json.dumps(spent | {"probe": _probe_pass(folder)}))
+
+
+def _probe_pass(folder: Path) -> dict[str, float]:
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    from mergekit_fair.data import load_rows
+    from mergekit_fair.evaluation.forward import length_sorted_batches
+    from mergekit_fair.evaluation.model_inputs import open_inputs
+    from mergekit_fair.training.train_config import load_train_config
+
+    config, base = load_train_config(folder / "train.yml"), folder / "base"
+    inputs = open_inputs(load_rows(config.data).of("train"), base, config.max_length)
+    batches = [inputs.batch(rows) for rows in length_sorted_batches(inputs.lengths, 64)]
+    model: Any = AutoModelForSequenceClassification.from_pretrained(base).eval()
+    start = Clock()
+    with torch.inference_mode():
+        for batch in batches:
+            model(**batch)
+    return start.spent()
 
 
 class Clock:

@@ -6,6 +6,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
+
+from mergekit_fair.errors import ConfigError
 
 if TYPE_CHECKING:
     from mergekit_fair.ray_pool import Cluster
@@ -49,7 +52,18 @@ def cluster_options(command: Callable[..., None]) -> Callable[..., None]:
 def cluster_of(
     *, executor: str, workers: int, cpus: int, gpus: float, ray_address: str | None
 ) -> Cluster | None:
-    """The cluster that is asked for; None in this process."""
+    """The cluster that is asked for; None in this process.
+
+    Raises:
+        ConfigError: an option of Ray without it.
+    """
     from mergekit_fair.ray_pool import Cluster
 
-    return Cluster(workers, gpus, cpus, ray_address) if executor == "ray" else None
+    if executor == "ray":
+        return Cluster(workers, gpus, cpus, ray_address)
+    source = click.get_current_context().get_parameter_source
+    for name in ("workers", "cpus", "gpus", "ray_address"):
+        if source(name) is ParameterSource.COMMANDLINE:
+            option = f"--{name.replace('_', '-')}"
+            raise ConfigError("is of workers on Ray", where=option, fix="add --executor ray")
+    return None

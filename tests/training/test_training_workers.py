@@ -113,3 +113,10 @@ def test_ray_that_is_not_installed_is_said(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "ray", None)
     words = ["train", tiny.write_training(tmp_path, head="random"), "-o", tmp_path / "run"]
     refusal([*words, "--executor", "ray", "--quiet"], ConfigError, fix="mergekit-fair[ray]")
+
+
+@pytest.mark.parametrize("option", ["--workers", "--cpus", "--gpus"])
+def test_options_of_ray_without_it_are_refused(tmp_path: Path, option: str) -> None:
+    words = ["train", tiny.write_training(tmp_path), "-o", tmp_path / "run", option, "2"]
+    refusal(words, ConfigError, where=option, fix="--executor ray")
+    assert not (tmp_path / "run").exists()
