@@ -17,7 +17,7 @@ import pytest
 from checkpoints import fine_tune
 from mergekit.options import MergeOptions
 
-from mergekit_fair.merging.model_files import verify
+from mergekit_fair.merging.manifest import verify
 from mergekit_fair.merging.program import MergeSettings
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.to_disk import merge_to_folder

@@ -67,7 +67,7 @@ def _check_model(folder: Path, progress: Terminal, *, as_json: bool, quiet: bool
     """Compare a merged model with its manifest; what lies beside it is named, or refused where the
     model would read it."""
     from mergekit_fair.checkpoints.fingerprint import model_fingerprint
-    from mergekit_fair.merging.model_files import unlisted, verify
+    from mergekit_fair.merging.manifest import unlisted, verify
 
     manifest = verify(folder)
     found = model_fingerprint(folder, progress, anew=True)

@@ -28,11 +28,11 @@ from mergekit_fair.errors import CheckpointError, RecipeError
 from mergekit_fair.files import staged_folder
 from mergekit_fair.merging.carried_files import carried_files
 from mergekit_fair.merging.configuration import ModelReference
+from mergekit_fair.merging.manifest import recorded
 from mergekit_fair.merging.methods.registry import is_own
 from mergekit_fair.merging.model_checks import OpenModels
 from mergekit_fair.merging.model_files import (
     describe_models,
-    recorded,
     require_unchanged,
     write_card,
     write_manifest,

@@ -17,6 +17,7 @@ from mergekit_fair.merging.adapters_by_peft import merged_adapters, settle_ties
 from mergekit_fair.merging.architecture import Architecture
 from mergekit_fair.merging.carried_files import carried_files
 from mergekit_fair.merging.gate import planned_by, serve
+from mergekit_fair.merging.manifest import recorded
 from mergekit_fair.merging.measured_inputs import MeasuredInputs
 from mergekit_fair.merging.model_checks import (
     open_models,
@@ -28,7 +29,6 @@ from mergekit_fair.merging.model_checks import (
 from mergekit_fair.merging.model_files import (
     describe_inputs,
     describe_models,
-    recorded,
     write_card,
     write_manifest,
 )

@@ -14,8 +14,9 @@ from typing import Any
 
 from mergekit_fair.errors import ConfigError, RecipeError
 from mergekit_fair.files import staged_folder, text_of
+from mergekit_fair.merging.manifest import versions
 from mergekit_fair.merging.methods.registry import is_own, spec_of
-from mergekit_fair.merging.model_files import require_apart, versions
+from mergekit_fair.merging.output_place import require_apart
 from mergekit_fair.merging.parameter_names import (
     NamedParameter,
     find_parameter,

@@ -1,45 +1,31 @@
-"""The files that a merge writes of itself: config, card, recipe and manifest.
-
-`merge_manifest.json` says what a merge read, what it wrote, and with what. With it a merge can be
-checked (`mergekit-fair check MODEL`) and repeated: the recipe lies beside it in
-`mergekit_config.yml`.
-"""
+"""The files that a merge writes of itself: config, card, recipe and manifest."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import tempfile
-from collections.abc import Collection, Iterable, Mapping
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from mergekit_fair.checkpoints.file_kinds import deciding_files
-from mergekit_fair.checkpoints.fingerprint import DIGESTS, digest_of_files, file_digest, sha256
+from mergekit_fair.checkpoints.fingerprint import digest_of_files, sha256
 from mergekit_fair.checkpoints.folder import self_contained
 from mergekit_fair.checkpoints.headers import header_bytes
 from mergekit_fair.checkpoints.trained_rows import TrainedRows, trained_rows
 from mergekit_fair.compat.remembered import remembered
 from mergekit_fair.compat.transformers import configuration_of
-from mergekit_fair.errors import CheckpointError, ConfigError
+from mergekit_fair.errors import CheckpointError
 from mergekit_fair.escaping import printable
-from mergekit_fair.files import text_of
 from mergekit_fair.merging.configuration import MergeConfiguration
+from mergekit_fair.merging.manifest import MANIFEST, manifest_text, versions
 from mergekit_fair.merging.measured_inputs import require_measured
 from mergekit_fair.merging.merge_card import merge_card
 from mergekit_fair.merging.model_checks import OpenModels
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.shard_files import Written
-from mergekit_fair.schema import parse_json, read_sealed, sealed
-
-MANIFEST = "merge_manifest.json"
 
 Inputs = dict[str, dict[str, Any]]
-
-_MERGE_AGAIN = "merge again from its mergekit_config.yml"
-_PACKAGES = ("mergekit-fair", "mergekit", "torch", "transformers", "safetensors")
 
 
 def merged_config(config: MergeConfiguration, base: Path, *, trust_remote_code: bool) -> str:
@@ -126,129 +112,6 @@ def write_manifest(
     (folder / MANIFEST).write_text(manifest_text(content), encoding="utf-8")
 
 
-def manifest_text(content: Mapping[str, Any]) -> str:
-    """A manifest as JSON, with the digest of all that it says."""
-    return json.dumps(sealed(content), indent=2, ensure_ascii=False) + "\n"
-
-
-def recorded(folder: Path) -> Iterable[str]:
-    """The paths in a folder that the manifest of a merge lists, or those of a grid of merges.
-
-    Nothing where there is no manifest that can be read: what is there is somebody else's.
-    """
-    if (folder / MANIFEST).is_file():
-        return _recorded(folder)
-    points = [path for path in folder.glob("lambda_*") if not path.is_symlink()]
-    return [f"{point.name}/{name}" for point in points for name in _recorded(point)]
-
-
-def _recorded(folder: Path) -> list[str]:
-    try:
-        files = parse_json(text_of(folder / MANIFEST))["files"]
-        return [MANIFEST, *files] if isinstance(files, dict) else []
-    except (OSError, ValueError, LookupError, TypeError):
-        return []
-
-
-def versions() -> dict[str, str]:
-    """The packages that decide a merge's bits."""
-    numbers = {}
-    for name in _PACKAGES:
-        try:
-            numbers[name] = version(name)
-        except PackageNotFoundError:
-            numbers[name] = "unknown"
-    return numbers
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a merged model; nothing that it names was looked at.
-
-    Raises:
-        CheckpointError: there is none that can be read, it was edited, or it names files that are
-            not in the folder.
-    """
-    place = folder / MANIFEST
-    fix = "give a folder as `mergekit-fair merge` has written it, or merge again"
-    content: dict[str, Any] = read_sealed(place, "manifest of a merge", CheckpointError, fix=fix)
-    try:
-        files: dict[str, Any] = content["files"]
-        for name, entry in files.items():
-            if not isinstance(entry["bytes"], int) or not _digest_in(entry)[1]:
-                raise TypeError(name)
-    except (LookupError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"lists no files ({type(error).__name__})", where=place, fix=fix
-        ) from error
-    outside = [name for name in files if not _is_inside(folder, name)]
-    if outside:
-        raise CheckpointError(
-            "names files that are not the merged model's own",
-            where=place,
-            got=outside[:8],
-            fix=_MERGE_AGAIN,
-        )
-    return content
-
-
-def verify(folder: Path) -> dict[str, Any]:
-    """Compare a merged model with its manifest.
-
-    Returns:
-        The manifest.
-
-    Raises:
-        CheckpointError: as `read_manifest`, or files that are missing or different.
-    """
-    content = read_manifest(folder)
-    wrong = [
-        name
-        for name, entry in content["files"].items()
-        if not (folder / name).is_file() or not _is_as_recorded(folder / name, entry)
-    ]
-    if wrong:
-        raise CheckpointError(
-            f"is not what was merged: {len(wrong)} files are missing or changed",
-            where=folder,
-            got=wrong[:8],
-            fix=_MERGE_AGAIN,
-        )
-    return content
-
-
-def _digest_in(entry: Mapping[str, Any]) -> tuple[str, str]:
-    """Kind and digest of an entry; of the first kind that it has."""
-    kind = next(kind for kind in DIGESTS if isinstance(entry.get(kind), str))
-    return kind, entry[kind]
-
-
-def _is_as_recorded(file: Path, entry: Mapping[str, Any]) -> bool:
-    kind, digest = _digest_in(entry)
-    return file_digest(file, kind) == digest
-
-
-def unlisted(folder: Path, listed: Collection[str]) -> list[str]:
-    """Paths of everything in a model folder that is not listed, sorted; a link to a folder counts.
-
-    What is hidden, and the manifest, are left out.
-    """
-    found = []
-    for path in folder.rglob("*"):
-        place = path.relative_to(folder)
-        is_hidden = any(part.startswith(".") for part in place.parts)
-        is_folder = path.is_dir() and not path.is_symlink()
-        if not is_hidden and not is_folder and place.as_posix() not in {*listed, MANIFEST}:
-            found.append(place.as_posix())
-    return sorted(found)
-
-
-def _is_inside(folder: Path, name: str) -> bool:
-    """Whether a name stands for a place in the folder, links followed."""
-    path = PurePosixPath(name)
-    is_plain = not path.is_absolute() and ".." not in path.parts and "\\" not in name
-    return is_plain and (folder / name).resolve().is_relative_to(folder.resolve())
-
-
 def describe_models(models: OpenModels, recipe: Recipe, *, with_hash: bool = False) -> Inputs:
     """As `describe_inputs`, of models that are open."""
     files = {model: reader.files for model, reader in models.readers.items()}
@@ -300,27 +163,3 @@ def require_unchanged(models: OpenModels, before: Mapping[str, Any]) -> None:
                     where=model,
                     fix="merge again when nothing writes to it",
                 )
-
-
-def require_apart(recipe: Recipe, out: Path) -> None:
-    """Check that the output lies beside what is read, not in it or in its place.
-
-    Raises:
-        ConfigError: `out` is a model, or the recipe, or a folder in or around one.
-    """
-    report = (recipe.raw.get("fairness") or {}).get("report")
-    inputs = [recipe.where, report] if isinstance(report, str) else [recipe.where]
-    for model in recipe.configuration().referenced_models():
-        inputs += [part.path for part in (model.model, model.lora) if part]
-    target = Path(os.path.realpath(out))
-    for path in filter(os.path.exists, inputs):
-        source = Path(os.path.realpath(path))
-        if target == source:
-            relation = "is what the merge reads"
-        elif target.is_relative_to(source) and source.is_dir():
-            relation = f"lies in {path}, which the merge reads"
-        elif source.is_relative_to(target):
-            relation = f"holds {path}, which the merge reads"
-        else:
-            continue
-        raise ConfigError(relation, where=out, fix="choose another folder")

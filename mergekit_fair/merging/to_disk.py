@@ -13,16 +13,16 @@ from mergekit_fair.files import Sharing, sharing_in, staged_folder
 from mergekit_fair.merging.by_mergekit import merge_by_mergekit, merge_slices, run_checked
 from mergekit_fair.merging.carried_files import CarriedFiles, carried_files
 from mergekit_fair.merging.grid import point_name
+from mergekit_fair.merging.manifest import recorded
 from mergekit_fair.merging.methods.registry import is_own
 from mergekit_fair.merging.model_files import (
     describe_models,
     merged_config,
-    recorded,
-    require_apart,
     require_unchanged,
     write_card,
     write_manifest,
 )
+from mergekit_fair.merging.output_place import require_apart
 from mergekit_fair.merging.parameters import explained
 from mergekit_fair.merging.plan import MergePlan
 from mergekit_fair.merging.program import MergeSettings

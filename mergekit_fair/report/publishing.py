@@ -15,8 +15,8 @@ from mergekit_fair.errors import CheckpointError, ConfigError, MeasurementError
 from mergekit_fair.evaluation.evaluate import FairEvaluation
 from mergekit_fair.evaluation.evidence import evaluation_text, require_proof
 from mergekit_fair.files import text_of, write_atomic
+from mergekit_fair.merging.manifest import MANIFEST, manifest_text, unlisted, verify
 from mergekit_fair.merging.measured_inputs import MeasuredInputs
-from mergekit_fair.merging.model_files import MANIFEST, manifest_text, unlisted, verify
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.references import own_folder
 from mergekit_fair.progress import Progress

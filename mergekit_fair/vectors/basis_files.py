@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from mergekit_fair.errors import CheckpointError, RecipeError
 from mergekit_fair.files import staged_folder, text_of, write_atomic
+from mergekit_fair.merging.manifest import recorded, versions
 from mergekit_fair.merging.methods.members import parameters_of
 from mergekit_fair.merging.methods.subgroup_task_addition import addition_recipe
-from mergekit_fair.merging.model_files import recorded, versions
 from mergekit_fair.merging.program import MergeSettings
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.to_disk import merge_to_folder

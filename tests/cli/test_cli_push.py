@@ -313,7 +313,8 @@ def test_what_cannot_be_pushed_is_said(finished: Path, tmp_path: Path) -> None:
 
 def test_files_in_folders_go_up(finished: Path, tmp_path: Path) -> None:
     """Such as the modules of a sentence encoder; and what was merged of them is checked."""
-    from mergekit_fair.merging.model_files import read_manifest, write_manifest
+    from mergekit_fair.merging.manifest import read_manifest
+    from mergekit_fair.merging.model_files import write_manifest
 
     folder = shutil.copytree(finished, tmp_path / "out")
     model = folder / "selected" / "model"

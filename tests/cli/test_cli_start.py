@@ -32,6 +32,15 @@ def imported(*arguments: object) -> set[str]:
     return set(result.stdout.rpartition("imported:")[2].split())
 
 
+def test_what_reads_no_tensor_imports_no_torch(recipe: Path, tmp_path: Path) -> None:
+    for command in (
+        ["methods"],
+        ["grid", recipe, "--set", "weight=0:1:0.5", "-o", tmp_path / "grid"],
+        ["tasks-dir"],
+    ):
+        assert imported(*command).isdisjoint({"torch", "numpy", "mergekit", *LIBRARIES}), command
+
+
 @pytest.fixture
 def recipe(tiny: Any, tmp_path: Path) -> Path:
     path = tmp_path / "recipe.yml"
@@ -43,8 +52,9 @@ def test_what_transformers_says_of_a_model_is_asked_once(recipe: Path, tmp_path:
     """Whether the result loads whole is asked of transformers, by the first command on a base."""
     imported("check", recipe)
     out = tmp_path / "out"
-    for command in (["check", recipe], ["merge", recipe, out], ["check", out]):
+    for command in (["check", recipe], ["merge", recipe, out]):
         assert imported(*command).isdisjoint(LIBRARIES), command
+    assert imported("check", out).isdisjoint({"torch", "numpy", "mergekit", *LIBRARIES})
     grid = ["merge", recipe.with_name("grid.yml"), tmp_path / "grid", "--lambda", "0:1:0.5"]
     grid[1].write_text(recipe.read_text().replace("- 0.25\n", "").replace("lambda:", "lambda: 1 #"))
     assert imported(*grid).isdisjoint(LIBRARIES)

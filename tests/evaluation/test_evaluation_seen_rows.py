@@ -104,7 +104,7 @@ def test_rows_that_come_limits_and_larger_reports_leak_nothing(
 def test_merged_models_hand_on_what_they_were_made_of(
     family: Path, merged: Path, tmp_path: Path
 ) -> None:
-    from mergekit_fair.merging.model_files import verify
+    from mergekit_fair.merging.manifest import verify
 
     other = described(family, splits=OTHER_SEED)
     found = trained_rows(merged)

@@ -17,7 +17,7 @@ from scene import Scene, listing
 from mergekit_fair.cli import main
 from mergekit_fair.errors import ConfigError
 from mergekit_fair.files import contents, staged_folder
-from mergekit_fair.merging.model_files import MANIFEST
+from mergekit_fair.merging.manifest import MANIFEST
 from mergekit_fair.vectors.basis_files import _recorded
 
 GRID = ("--lambda", "0.1:0.2:0.1")

@@ -13,7 +13,7 @@ from refusals import refusal
 from seals import edited
 
 from mergekit_fair.errors import CheckpointError
-from mergekit_fair.merging.model_files import MANIFEST
+from mergekit_fair.merging.manifest import MANIFEST
 from mergekit_fair.schema import SEAL, sealed
 
 

@@ -20,7 +20,7 @@ from checkpoints import read
 from refusals import raises
 
 from mergekit_fair.errors import RecipeError
-from mergekit_fair.merging.model_files import verify
+from mergekit_fair.merging.manifest import verify
 from mergekit_fair.merging.program import MergeSettings
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.to_disk import merge_to_folder

@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 
 from mergekit_fair.errors import CheckpointError, RecipeError
 from mergekit_fair.merging.in_memory import Composer
-from mergekit_fair.merging.model_files import verify
+from mergekit_fair.merging.manifest import verify
 from mergekit_fair.merging.program import MergeSettings
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.to_disk import merge_to_folder

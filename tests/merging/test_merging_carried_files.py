@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from mergekit_fair.checkpoints.file_kinds import TOKENIZER
 from mergekit_fair.errors import CheckpointError
 from mergekit_fair.merging.dry_run import check_merge
-from mergekit_fair.merging.model_files import verify
+from mergekit_fair.merging.manifest import verify
 from mergekit_fair.merging.program import MergeSettings
 from mergekit_fair.progress import Silent
 

@@ -24,9 +24,9 @@ from mergekit_fair.cli import main
 from mergekit_fair.errors import CheckpointError, ConfigError
 from mergekit_fair.files import Sharing, sharing_in
 from mergekit_fair.merging import to_disk as module
+from mergekit_fair.merging.manifest import MANIFEST, verify
 from mergekit_fair.merging.methods.fair_head_method import fair_head_recipe
 from mergekit_fair.merging.methods.formula import Formula, Term
-from mergekit_fair.merging.model_files import MANIFEST, verify
 from mergekit_fair.merging.program import MergeSettings, OutputTensor
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.shards import SHARED_FROM, shards

@@ -15,7 +15,7 @@ from rounding import same_bits
 from mergekit_fair.checkpoints.folder import tensor_infos
 from mergekit_fair.errors import CheckpointError
 from mergekit_fair.merging.dry_run import check_merge
-from mergekit_fair.merging.model_files import verify
+from mergekit_fair.merging.manifest import verify
 from mergekit_fair.merging.program import MergeSettings
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.to_disk import merge_to_folder

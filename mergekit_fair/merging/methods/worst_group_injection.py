@@ -10,8 +10,6 @@ from typing import Any
 
 from mergekit_fair.checkpoints.folder import require_no_vector
 from mergekit_fair.errors import MeasurementError, RecipeError
-from mergekit_fair.fairness.eligible_groups import positives_of, worst_group
-from mergekit_fair.fairness.settings import MIN_GROUP_SIZE
 from mergekit_fair.merging.methods.declaration import MethodSpec, ParameterScope, ParameterSpec
 from mergekit_fair.merging.methods.formula import Formula, Term
 from mergekit_fair.merging.methods.members import distinct_groups, members_by_role, parameters_of
@@ -183,7 +181,7 @@ def _require_report(raw: dict[str, Any], where: str) -> None:
             got=settings.get("report"),
             fix="write fairness: {report: FILE}, or name the group",
         )
-    size, excluded = settings.get("min_group_size", MIN_GROUP_SIZE), settings.get("exclude", [])
+    size, excluded = settings.get("min_group_size", 1), settings.get("exclude", [])
     if type(size) is not int or size < 1:
         raise RecipeError(
             "must be a number of rows, 1 or more",
@@ -198,6 +196,9 @@ def _require_report(raw: dict[str, Any], where: str) -> None:
 
 def _worst(raw: dict[str, Any], candidates: list[str]) -> tuple[str, list[str]]:
     """The worst-served candidate, and what to say about it."""
+    from mergekit_fair.fairness.eligible_groups import worst_group
+    from mergekit_fair.fairness.settings import MIN_GROUP_SIZE
+
     settings = raw["fairness"]
     report = settings["report"]
     evaluation = _evaluation(raw, report)
@@ -267,6 +268,8 @@ def _evaluation(raw: dict[str, Any], report: str) -> dict[str, Any]:
 
 def _is_evaluation(content: Any) -> bool:
     """Whether every group has its numbers of rows, and its DPD and EOD or null."""
+    from mergekit_fair.fairness.eligible_groups import positives_of
+
     try:
         return positives_of(content) is not None and all(
             all(type(content["groups"][name][key]) is int for key in ("n", "n_pos"))
