@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
-from mergekit_fair.evaluation.evaluate import Level
+from mergekit_fair.evaluation.levels import Level
 from mergekit_fair.evaluation.soft_objective import SOFTNESS
 from mergekit_fair.fairness.rates import RARE
 from mergekit_fair.sweep.limits import Limit

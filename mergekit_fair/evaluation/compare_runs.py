@@ -12,10 +12,7 @@ from numpy.typing import NDArray
 
 from mergekit_fair.errors import ConfigError, MeasurementError
 from mergekit_fair.evaluation.benchmarks.benchmark_items import benchmark_rows
-from mergekit_fair.evaluation.evaluate import (
-    AnyEvaluation,
-    read_evaluation,
-)
+from mergekit_fair.evaluation.evaluate import AnyEvaluation, read_evaluation
 from mergekit_fair.evaluation.evidence import require_samples
 from mergekit_fair.evaluation.multi_predictions import (
     ITEM,

@@ -21,20 +21,22 @@ from mergekit_fair.evaluation.cutoff import Cutoff, no_chance, predict_anew
 from mergekit_fair.evaluation.eval_folder import require_file_name
 from mergekit_fair.evaluation.evaluate import (
     AnyEvaluation,
-    AnyLevel,
     Evaluation,
-    Level,
     MultiEvaluation,
-    MultiLevel,
-    Threshold,
     UsedBySelection,
     evaluate,
     evaluate_benchmark,
-    level_of_labels,
     read_evaluation,
-    require_level,
 )
 from mergekit_fair.evaluation.evaluator import Evaluator, Scorer
+from mergekit_fair.evaluation.levels import (
+    AnyLevel,
+    Level,
+    MultiLevel,
+    Threshold,
+    level_of_labels,
+    require_level,
+)
 from mergekit_fair.evaluation.multi_predictions import ITEM, read_samples_of
 from mergekit_fair.evaluation.predictions import GAP
 from mergekit_fair.evaluation.prepared_tasks import EvaluationRequest, PreparedTask, TaskSet

@@ -23,14 +23,13 @@ from mergekit_fair.evaluation.evaluate import (
     Evaluated,
     Evaluation,
     Fingerprint,
-    Level,
     MeasuredWith,
     MultiEvaluation,
-    MultiLevel,
     evaluate,
     evaluate_benchmark,
     read_evaluation,
 )
+from mergekit_fair.evaluation.levels import Level, MultiLevel
 from mergekit_fair.evaluation.multi_predictions import MultiPredictions, read_samples_of
 from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.evaluation.sample_files import read_samples

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mergekit_fair.evaluation.evaluate import counted, level_threshold
+from mergekit_fair.evaluation.evaluate import counted
+from mergekit_fair.evaluation.levels import level_threshold
 from mergekit_fair.evaluation.multi_predictions import AnyPredictions, MultiPredictions
 from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.fairness import MetricSettings

@@ -12,8 +12,9 @@ import numpy as np
 
 from mergekit_fair.errors import MeasurementError
 from mergekit_fair.escaping import in_spreadsheet
-from mergekit_fair.evaluation.evaluate import Level, evaluate
+from mergekit_fair.evaluation.evaluate import evaluate
 from mergekit_fair.evaluation.group_thresholds import fit, remarks
+from mergekit_fair.evaluation.levels import Level
 from mergekit_fair.evaluation.paired_models import paired_models
 from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.fairness import MetricSettings

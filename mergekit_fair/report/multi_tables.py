@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from mergekit_fair.evaluation.evaluate import LevelRates, MultiEvaluation
+from mergekit_fair.evaluation.evaluate import MultiEvaluation
+from mergekit_fair.evaluation.levels import LevelRates
 from mergekit_fair.fairness.claims import LEVEL
 from mergekit_fair.fairness.deciding import Deciding
 from mergekit_fair.fairness.measurement import Measurement

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mergekit_fair.evaluation.evaluate import level_threshold
+from mergekit_fair.evaluation.levels import level_threshold
 from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.schema import digest_of_json
 from mergekit_fair.sweep.global_threshold import SOURCE, THRESHOLD, GlobalThreshold

@@ -6,20 +6,16 @@ from collections.abc import Mapping
 
 from mergekit_fair.errors import SweepError
 from mergekit_fair.evaluation.evaluate import (
-    AnyLevel,
     Evaluated,
     Evaluation,
     FairEvaluation,
-    Level,
     MatchedMetrics,
     MultiEvaluation,
-    MultiLevel,
-    Threshold,
     counted,
     evaluate,
-    level_threshold,
 )
 from mergekit_fair.evaluation.evidence import as_far_as_said, first_difference
+from mergekit_fair.evaluation.levels import AnyLevel, Level, MultiLevel, Threshold, level_threshold
 from mergekit_fair.evaluation.multi_predictions import AnyPredictions, MultiPredictions
 from mergekit_fair.evaluation.predictions import Predictions, Scores
 from mergekit_fair.fairness import MetricSettings

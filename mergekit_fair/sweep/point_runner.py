@@ -15,20 +15,16 @@ from typing import Protocol
 import numpy as np
 
 from mergekit_fair.evaluation.evaluate import (
-    AnyLevel,
     Evaluation,
     FairEvaluation,
-    Level,
-    LevelRates,
     MatchedMetrics,
     MultiEvaluation,
-    MultiLevel,
-    Threshold,
     counted,
     evaluate,
     versions,
 )
 from mergekit_fair.evaluation.evaluator import Evaluator
+from mergekit_fair.evaluation.levels import AnyLevel, Level, LevelRates, MultiLevel, Threshold
 from mergekit_fair.evaluation.multi_predictions import AnyPredictions
 from mergekit_fair.evaluation.predictions import Predictions, Scores
 from mergekit_fair.evaluation.saved_rows import rows_digest

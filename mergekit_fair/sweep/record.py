@@ -23,15 +23,12 @@ from pydantic import (
 
 from mergekit_fair.errors import SweepError
 from mergekit_fair.evaluation.evaluate import (
-    AnyLevel,
     Evaluation,
     FairEvaluation,
-    Level,
     MeasuredWith,
     MultiEvaluation,
-    MultiLevel,
-    Threshold,
 )
+from mergekit_fair.evaluation.levels import AnyLevel, Level, MultiLevel, Threshold
 from mergekit_fair.fairness import HEADLINE, METRICS, MetricSettings
 from mergekit_fair.fairness.intervals import Interval, Number
 from mergekit_fair.fairness.metrics import HEADLINE_GAPS

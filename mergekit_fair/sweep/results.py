@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from mergekit_fair.errors import SweepError
-from mergekit_fair.evaluation.evaluate import AnyLevel, MultiLevel
+from mergekit_fair.evaluation.levels import AnyLevel, MultiLevel
 from mergekit_fair.fairness.intervals import Interval, Number
 from mergekit_fair.fairness.metrics import HEADLINE, LOWER_IS_BETTER
 from mergekit_fair.fairness.power import Detectable

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from mergekit_fair.errors import SweepError
-from mergekit_fair.evaluation.evaluate import AnyLevel, level_of_labels, versions
+from mergekit_fair.evaluation.evaluate import versions
 from mergekit_fair.evaluation.evaluator import Evaluator
+from mergekit_fair.evaluation.levels import AnyLevel, level_of_labels
 from mergekit_fair.evaluation.multi_predictions import AnyPredictions
 from mergekit_fair.evaluation.truncation import length_notes
 from mergekit_fair.files import write_atomic

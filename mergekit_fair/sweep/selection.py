@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mergekit_fair.errors import SweepError
-from mergekit_fair.evaluation.evaluate import AnyLevel, MultiLevel
+from mergekit_fair.evaluation.levels import AnyLevel, MultiLevel
 from mergekit_fair.fairness.metrics import HEADLINE_GAPS
 from mergekit_fair.sweep.limits import HAS_INTERVAL, Array, Limit, Select, lower_is_better
 from mergekit_fair.sweep.record import PointResult

@@ -16,7 +16,8 @@ from mergekit_fair.errors import MeasurementError
 from mergekit_fair.evaluation.benchmarks.benchmark_items import benchmark_rows
 from mergekit_fair.evaluation.compare_runs import _like
 from mergekit_fair.evaluation.documents import documents
-from mergekit_fair.evaluation.evaluate import Level, evaluate
+from mergekit_fair.evaluation.evaluate import evaluate
+from mergekit_fair.evaluation.levels import Level
 from mergekit_fair.evaluation.measure_file import measure_file
 from mergekit_fair.evaluation.prediction_table import PredictionColumns, read_rows_of
 from mergekit_fair.evaluation.predictions import Predictions

@@ -12,7 +12,8 @@ from refusals import raises
 
 from mergekit_fair.data import Rows, load_rows
 from mergekit_fair.errors import MeasurementError
-from mergekit_fair.evaluation.evaluate import Evaluation, Level, evaluate, read_evaluation
+from mergekit_fair.evaluation.evaluate import Evaluation, evaluate, read_evaluation
+from mergekit_fair.evaluation.levels import Level
 from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.fairness.eligible_groups import worst_group

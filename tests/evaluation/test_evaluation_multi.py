@@ -17,15 +17,9 @@ from mergekit_fair.cli import main
 from mergekit_fair.errors import MeasurementError
 from mergekit_fair.evaluation.compare_runs import compare_folders
 from mergekit_fair.evaluation.eval_run import level_of
-from mergekit_fair.evaluation.evaluate import (
-    Level,
-    MultiEvaluation,
-    MultiLevel,
-    evaluate,
-    read_evaluation,
-    require_level,
-)
+from mergekit_fair.evaluation.evaluate import MultiEvaluation, evaluate, read_evaluation
 from mergekit_fair.evaluation.evidence import evaluation_text, fingerprinted, require_proof
+from mergekit_fair.evaluation.levels import Level, MultiLevel, require_level
 from mergekit_fair.evaluation.multi_predictions import (
     MultiPredictions,
     margins,

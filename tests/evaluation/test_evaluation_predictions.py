@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from mergekit_fair.errors import MeasurementError
-from mergekit_fair.evaluation.evaluate import Level, evaluate
+from mergekit_fair.evaluation.evaluate import evaluate
+from mergekit_fair.evaluation.levels import Level
 from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.fairness.labels import UNANSWERED

@@ -12,7 +12,8 @@ from refusals import raises
 from mergekit_fair.errors import ConfigError, MeasurementError
 from mergekit_fair.evaluation.benchmarks.benchmark_items import benchmark_rows
 from mergekit_fair.evaluation.compare_runs import _paired
-from mergekit_fair.evaluation.evaluate import Level, evaluate
+from mergekit_fair.evaluation.evaluate import evaluate
+from mergekit_fair.evaluation.levels import Level
 from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.fairness.benchmark_scores import measure_benchmark

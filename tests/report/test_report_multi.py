@@ -15,7 +15,8 @@ import yaml
 from multi_samples import NAMES, multi_samples, three_classes
 
 from mergekit_fair.evaluation.compare_runs import compare_folders
-from mergekit_fair.evaluation.evaluate import MultiEvaluation, MultiLevel, evaluate
+from mergekit_fair.evaluation.evaluate import MultiEvaluation, evaluate
+from mergekit_fair.evaluation.levels import MultiLevel
 from mergekit_fair.evaluation.multi_predictions import MultiPredictions, read_samples_of
 from mergekit_fair.fairness import MetricSettings
 from mergekit_fair.report.card import card_of_evaluations, card_of_sweep

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mergekit_fair.evaluation.evaluate import Level, evaluate
+from mergekit_fair.evaluation.evaluate import evaluate
+from mergekit_fair.evaluation.levels import Level
 from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.fairness import MetricSettings, compare
 from mergekit_fair.sweep import comparing

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from refusals import raises
 
 from mergekit_fair.errors import ConfigError, SweepError
-from mergekit_fair.evaluation.evaluate import Level
+from mergekit_fair.evaluation.levels import Level
 from mergekit_fair.fairness.intervals import Interval
 from mergekit_fair.sweep.limits import Limit, Select
 from mergekit_fair.sweep.record import PointResult
