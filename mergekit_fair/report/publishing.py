@@ -199,7 +199,8 @@ def _upload(
             for name in names
         }
         entries |= {name: _entry(file) for name, file in {**extra, CARD: card.encode()}.items()}
-        content = {**manifest, "files": dict(sorted(entries.items()))}
+        facts = {"fingerprint": prints.digest, "files": dict(sorted(entries.items()))}
+        content = {**manifest, **facts}
         files[MANIFEST] = manifest_text(content).encode()
     listed = {} if manifest is None else manifest["files"]
     digests = {name: entry.get("sha256") for name, entry in listed.items() if name in names}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -26,6 +27,7 @@ from mergekit_fair.checkpoints import trained_rows
 from mergekit_fair.cli import main
 from mergekit_fair.errors import CheckpointError, ConfigError, MeasurementError
 from mergekit_fair.escaping import in_markdown
+from mergekit_fair.merging.manifest import MANIFEST
 
 
 @pytest.fixture(scope="module")
@@ -290,6 +292,33 @@ def test_a_merged_adapter_goes_up(family: Path, tmp_path: Path) -> None:
     (out / "adapter_model.safetensors").unlink()
     push = ["push", out, "me/m", "--evaluation", measured]
     refusal(push, CheckpointError, "1 files", where=out)
+
+
+@hub_is_here
+def test_a_model_of_a_grid_goes_up_with_the_digests_of_the_hub(
+    family: Path, tmp_path: Path, hub: Hub
+) -> None:
+    raw = {
+        "merge_method": "subgroup_task_addition",
+        "base_model": str(family / "run" / "base"),
+        "models": [{"model": str(family / "run" / "fft"), "parameters": {"group": "blue"}}],
+        "parameters": {"lambda": 0.3},
+        "dtype": "float32",
+    }
+    recipe, out = tmp_path / "recipe.yml", tmp_path / "out"
+    recipe.write_text(yaml.safe_dump(raw))
+    asked("merge", recipe, out, "--lambda", "0:0.5:0.5", "--quiet")
+    model = out / "lambda_0.5"
+    assert "xxh3_128" in (model / MANIFEST).read_text()
+    asked("push", model, "me/m", "--evaluation", evaluated(family, model, tmp_path))
+    files = hub.repos["me/m"]
+    manifest = json.loads(files[MANIFEST])
+    assert manifest["fingerprint"] in files["README.md"].decode()
+    listed = manifest["files"]
+    assert listed.keys() == files.keys() - {MANIFEST}
+    for name, entry in listed.items():
+        digest = hashlib.sha256(files[name]).hexdigest()
+        assert entry == {"bytes": len(files[name]), "sha256": digest}, name
 
 
 @pytest.mark.parametrize("repo", ["model", "a/b/c", "me/sp ace"])
