@@ -24,9 +24,10 @@ from mergekit_fair.errors import CheckpointError, RecipeError
 
 Matrix = NDArray[np.float64]
 
-# Elements of all vectors together that a thread holds at a time: they stay in its cache.
+# Elements of all vectors together that a thread holds at a time: they stay in its cache, unless
+# there are so many vectors that a slice of one would cost more to ask for than to read.
 _AT_ONCE = 2**17
-_SHORTEST, _LONGEST = 2**12, 2**18
+_SHORTEST, _LONGEST = 2**14, 2**18
 # ‖Δ‖² is added up in rows of this many elements, and the rows' sums by `math.fsum`, whose result
 # does not depend on the order: the same bits with any number of threads, shards or slices.
 ROW = 4096
@@ -259,16 +260,18 @@ def _added(parts: list[_Sums], size: int) -> _Sums:
 def _tensor_sums(base: Reader, models: list[Reader], name: str) -> _Sums:
     count, rows = base.tensors[name].count, len(models)
     length = min(max(_AT_ONCE // rows, _SHORTEST), _LONGEST)
-    buffers = [Buffer(length * 8) for _ in range(2)]
-    vectors = torch.empty((rows, min(length, count)), dtype=torch.float64)
+    raw = Buffer(length * 8)
+    start = torch.empty(min(length, count), dtype=torch.float64)
+    vectors = torch.empty((rows, len(start)), dtype=torch.float64)
     parts = []
     for begin in range(0, count, length):
         end = min(begin + length, count)
-        start = base.read(name, begin, end, buffers[0]).double()
-        block = vectors[:, : end - begin]
+        block, origin = vectors[:, : end - begin], start[: end - begin]
+        origin.copy_(base.read(name, begin, end, raw))
         for row, model in zip(block, models, strict=True):
-            read = model.read(name, begin, end, buffers[1]).double()
-            torch.sub(read, _start_of(model, start), out=row)
+            row.copy_(model.read(name, begin, end, raw))
+            if not isinstance(model, VectorReader):  # which holds a task vector itself
+                row.sub_(origin)
         parts.append(_block_sums(block))
     sums = _added(parts, rows)
     _require_finite(base, models, name, np.diag(sums.gram).tolist())
@@ -293,13 +296,40 @@ def _require_finite(
 
 
 def _block_sums(block: torch.Tensor) -> _Sums:
-    """Of vectors (T, length); length < 2²⁴, so that float32 counts exactly."""
-    signs = block.sign().float()
-    both = signs.abs() @ signs.abs().T
-    differing = (both - signs @ signs.T) / 2
+    """Of vectors (T, length)."""
     gram = block @ block.T
     gram = (gram + gram.T) / 2  # symmetric to the bit, whatever the BLAS does
-    return _Sums(gram.numpy(), both.double().numpy(), differing.double().numpy())
+    return _Sums(gram.numpy(), *_sign_counts(block.numpy()))
+
+
+def _sign_counts(vectors: Matrix) -> tuple[Matrix, Matrix]:
+    """How often two of the vectors (T, length) are both non-zero, and how often they then differ
+    in sign, each (T, T): by bits, 64 elements at a time.
+    """
+
+    def ones(words: NDArray[np.uint64]) -> Matrix:
+        return np.asarray(np.bitwise_count(words).sum(axis=1, dtype=np.uint32), np.float64)
+
+    rows, length = vectors.shape
+    is_moved = vectors != 0
+    negative, moved = _bits(np.signbit(vectors)), None if is_moved.all() else _bits(is_moved)
+    both, differing = np.full((rows, rows), float(length)), np.zeros((rows, rows))
+    for row in range(rows):
+        apart = negative[row] ^ negative[row:]
+        if moved is not None:
+            shared = moved[row] & moved[row:]
+            apart &= shared
+            both[row, row:] = both[row:, row] = ones(shared)
+        differing[row, row:] = differing[row:, row] = ones(apart)
+    return both, differing
+
+
+def _bits(values: NDArray[np.bool_]) -> NDArray[np.uint64]:
+    """Rows of (T, length) as words of 64 bits, the last one filled up with 0."""
+    packed = np.packbits(values, axis=1)
+    words = np.zeros((len(packed), -(-packed.shape[1] // 8)), dtype=np.uint64)
+    words.view(np.uint8)[:, : packed.shape[1]] = packed
+    return words
 
 
 def _divided(part: Matrix, whole: Any) -> Matrix:
