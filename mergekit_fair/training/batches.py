@@ -1,7 +1,7 @@
 """The batches of a training run: rows of like length together, in an order that the seed decides.
 
-Rows are padded to the longest of their batch, and padding is computed like everything else: 43 % of
-what a model reads of RedditBias in batches of 32 random rows, 3 % in these.
+Rows are padded to the longest of their batch, and padding is computed like everything else: 44 % of
+what a model reads of RedditBias in batches of 32 random rows, 2 % in these.
 """
 
 from __future__ import annotations

@@ -31,6 +31,8 @@ Entry = dict[str, Any]  # of a run in train.json
 BATCHES = "by length"
 _DIGEST = "batches.sha256"
 STATES = ".work"
+# A state is saved where that takes a twentieth of the time since the last one, or less.
+_RARE = 20
 
 if TYPE_CHECKING:
     from mergekit_fair.checkpoints.trained_rows import TrainedRows
@@ -302,15 +304,17 @@ def _known_settings(
 
 
 def _keeper(run: TrainingRun, family: FamilyTrainer, work: Path, progress: Progress) -> Any:
-    """A Trainer callback: progress, time spent before a kill, early checkpoints."""
+    """A Trainer callback: progress, time spent before a kill, early checkpoints, fewer states."""
     from transformers import TrainerCallback
 
     wanted = {max(1, round(share * run.steps)) for share in family.config.checkpoints}
     clock = work / "seconds.json"
+    is_alone = process_state().num_processes == 1  # of several all have to save
 
     class Keeper(TrainerCallback):
         before = float(json.loads(clock.read_text())) if clock.is_file() else 0.0
-        start = time.monotonic()
+        start = step_ended = last_save = time.monotonic()
+        saving = 0.0  # seconds that the last state took
 
         def elapsed(self) -> float:
             return self.before + time.monotonic() - self.start
@@ -322,16 +326,20 @@ def _keeper(run: TrainingRun, family: FamilyTrainer, work: Path, progress: Progr
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             del args
             progress.advance(1)
-            if state.global_step == run.steps:  # the model itself follows
-                control.should_save = False
             if state.global_step in wanted and state.is_world_process_zero:
                 checkpoint = work / "kept" / f"step-{state.global_step}"
                 shutil.rmtree(checkpoint, ignore_errors=True)
                 with staged_folder(checkpoint) as folder:
                     family.save(kwargs["model"], run, folder)
+            self.step_ended = time.monotonic()
+            is_last = state.global_step == run.steps  # the model itself follows
+            if is_last or (is_alone and self.step_ended - self.last_save < _RARE * self.saving):
+                control.should_save = False
 
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             del args, control, kwargs
+            self.last_save = time.monotonic()
+            self.saving = self.last_save - self.step_ended
             if state.is_world_process_zero:
                 write_atomic(clock, json.dumps(self.elapsed()))
 
