@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -42,6 +42,7 @@ NOTHING = frozenset(
 ) | {"", "#n/a n/a"}
 # Short enough for a float to tell all of them apart.
 _NUMBER = re.compile(r"[+-]?(?=[0-9.]{1,15}$)([0-9]+\.?[0-9]*|\.[0-9]+)")
+T = TypeVar("T")
 _NESTED = (list, dict, tuple, set, np.ndarray, bytes, bytearray, memoryview)
 
 
@@ -106,15 +107,37 @@ def missing(cells: pd.Series) -> np.ndarray:
     empty: np.ndarray = cells.isna().to_numpy(dtype=bool)
     if _is_numeric(cells):
         return empty
-    gone = [isinstance(cell, str) and reads_as_nothing(cell) for cell in cells.tolist()]
+    gone = _each(cells, lambda cell: isinstance(cell, str) and reads_as_nothing(cell), True)
     return empty | np.array(gone, dtype=np.bool_)
 
 
 def texts(cells: pd.Series) -> list[str]:
     """The cells as text, "" for None and NaN; a text stays what it is, "nan" too."""
+    return _each(cells, _cell_text, "")
+
+
+def distinct(cells: pd.Series) -> tuple[np.ndarray, list[str]]:
+    """Int (n,), the number of every cell's text, and the texts, in the order of first rows."""
+    import pandas as pd
+
+    codes, values = pd.factorize(np.array(texts(cells), dtype=object))
+    return codes, values.tolist()
+
+
+def _each(cells: pd.Series, read: Callable[[Any], T], nothing: T) -> list[T]:
+    """What every cell is read as, `nothing` for None and NaN.
+
+    Of texts and numbers `read` is asked once for each value: a million rows have few.
+    """
+    import pandas as pd
+
+    if _is_numeric(cells) or isinstance(cells.dtype, pd.StringDtype):
+        codes, values = pd.factorize(cells)  # -1 where there is nothing
+        found = [*map(read, values.tolist()), nothing]
+        return [found[code] for code in codes.tolist()]
     empty = cells.isna().tolist()
     return [
-        "" if gone else _cell_text(cell) for cell, gone in zip(cells.tolist(), empty, strict=True)
+        nothing if gone else read(cell) for cell, gone in zip(cells.tolist(), empty, strict=True)
     ]
 
 

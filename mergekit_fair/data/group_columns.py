@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,9 +15,9 @@ from mergekit_fair.data.cells import (
     at_row,
     column,
     counted,
+    distinct,
     reads_as_nothing,
     scores,
-    texts,
     variants,
 )
 from mergekit_fair.data.list_text import is_bracketed, read_list
@@ -79,28 +80,41 @@ class _Raw:
 
     members: Members
     outside: int
-    words: tuple[str, ...] = ()
+    words: Counter[str] = field(default_factory=Counter)
 
 
 def _raw(frame: pd.DataFrame, spec: GroupColumns, where: str) -> _Raw:
     if spec.columns:
         return _from_columns(frame, spec, where)
     if spec.list_:
-        cells = column(frame, spec.list_, f"{where}.list", nested=True)
-        values = _lists(cells, spec.separator, f"{where}.list {spec.list_!r}")
-    else:
-        values = [[name] for name in _categories(frame, spec, f"{where}.column")]
+        return _from_lists(frame, spec, spec.list_, where)
+    codes, names = _categories(frame, spec, f"{where}.column")
+    ends = np.bincount(codes, minlength=len(names)).cumsum()
+    rows = np.split(np.argsort(codes, kind="stable"), ends[:-1])
+    nothing = {at for at, name in enumerate(names) if _is_nothing(name, spec)}
+    words: Counter[str] = Counter()
+    for at in sorted(nothing):
+        words.update({names[at]: len(rows[at])} if names[at] else {})
+    return _Raw(
+        {name: rows[at] for at, name in enumerate(names) if at not in nothing},
+        sum(len(rows[at]) for at in nothing),
+        words,
+    )
+
+
+def _from_lists(frame: pd.DataFrame, spec: GroupColumns, source: str, where: str) -> _Raw:
+    cells = column(frame, source, f"{where}.list", nested=True)
     rows: dict[str, list[int]] = {}
-    words: list[str] = []
+    words: Counter[str] = Counter()
     outside = 0
-    for row, items in enumerate(values):
+    for row, items in enumerate(_lists(cells, spec.separator, f"{where}.list {source!r}")):
         nothing = {item for item in items if _is_nothing(item, spec)}
-        words += filter(None, nothing)
+        words.update(filter(None, nothing))
         # An empty list is a statement (no group); an empty category is a gap in the data.
         outside += bool(items) and len(nothing) == len(set(items))
         for name in set(items) - nothing:
             rows.setdefault(name, []).append(row)
-    return _Raw({name: np.array(numbers) for name, numbers in rows.items()}, outside, tuple(words))
+    return _Raw({name: np.array(numbers) for name, numbers in rows.items()}, outside, words)
 
 
 def _is_nothing(name: str, spec: GroupColumns) -> bool:
@@ -108,24 +122,31 @@ def _is_nothing(name: str, spec: GroupColumns) -> bool:
     return reads_as_nothing(name) and name not in spec.named
 
 
-def _categories(frame: pd.DataFrame, spec: GroupColumns, where: str) -> list[str]:
-    """The name of every row; of several columns their names together, or what one lacks."""
-    columns = []
+def _categories(
+    frame: pd.DataFrame, spec: GroupColumns, where: str
+) -> tuple[np.ndarray, list[str]]:
+    """The number of every row's name, and the names: of several columns their names together, or
+    what one lacks."""
+    import pandas as pd
+
+    codes, rows = np.zeros(len(frame), dtype=np.int64), [tuple[str, ...]()]
     for name in spec.crossed:
-        values = texts(column(frame, name, where))
-        for value in set(values):
+        its, values = distinct(column(frame, name, where))
+        for value in values:
             if read_list(value) is not None:
                 raise DataError(
                     f"column {name!r} holds lists, such as {value!r}",
                     where=where,
                     fix=f"write `list: {name}` in place of `column`",
                 )
-        columns.append(values)
-    if len(columns) == 1:
-        return columns[0]
+        codes, pairs = pd.factorize(codes * len(values) + its)
+        whole = [divmod(pair, len(values)) for pair in pairs.tolist()]
+        rows = [(*rows[before], values[at]) for before, at in whole]
+    if len(spec.crossed) == 1:
+        return codes, [name for (name,) in rows]
     parts: dict[str, tuple[str, ...]] = {}
     names = []
-    for row in zip(*columns, strict=True):
+    for row in rows:
         name = next((value for value in row if _is_nothing(value, spec)), CROSSED.join(row))
         if parts.setdefault(name, row) != row and not _is_nothing(name, spec):
             raise DataError(
@@ -134,7 +155,7 @@ def _categories(frame: pd.DataFrame, spec: GroupColumns, where: str) -> list[str
                 fix=f"take {CROSSED!r} out of the values",
             )
         names.append(name)
-    return names
+    return codes, names
 
 
 def _from_columns(frame: pd.DataFrame, spec: GroupColumns, where: str) -> _Raw:
@@ -232,7 +253,10 @@ def _renamed(members: Members, spec: GroupColumns, where: str) -> Members:
     renamed: dict[str, list[np.ndarray]] = {}
     for raw, rows in members.items():
         renamed.setdefault(spec.rename.get(raw, raw), []).append(rows)
-    return {name: np.unique(np.concatenate(rows)) for name, rows in renamed.items()}
+    return {
+        name: rows[0] if len(rows) == 1 else np.unique(np.concatenate(rows))
+        for name, rows in renamed.items()
+    }
 
 
 def _known(wanted: tuple[str, ...], names: list[str], where: str) -> None:

@@ -69,11 +69,11 @@ def read_labels(frame: pd.DataFrame, rule: OneLabel, where: str, key: str = "lab
         labels = _by_value(cells, rule, where, key, notes)
     else:
         labels = _as_given(cells, rule, where)
-    _require_every_class(labels, rule, texts(cells), where)
+    _require_every_class(labels, rule, cells, where)
     return Labels(labels.astype(np.int8), rule.class_names, tuple(notes))
 
 
-def _require_every_class(labels: np.ndarray, rule: OneLabel, values: list[str], where: str) -> None:
+def _require_every_class(labels: np.ndarray, rule: OneLabel, cells: pd.Series, where: str) -> None:
     if names := rule.class_names:
         counts = np.bincount(labels, minlength=len(names)).tolist()
         for name, its, count in zip(names, rule.values_of, counts, strict=True):
@@ -81,7 +81,7 @@ def _require_every_class(labels: np.ndarray, rule: OneLabel, values: list[str], 
                 raise DataError(
                     f"no row is of the class {name!r}",
                     where=where,
-                    got=counted(values, most=20),
+                    got=counted(texts(cells), most=20),
                     allowed=its,
                     fix="correct the values of the class, or leave the class out",
                 )
@@ -145,10 +145,13 @@ def _by_threshold(cells: pd.Series, name: str, bound: float, where: str) -> np.n
 
 
 def _as_given(cells: pd.Series, rule: OneLabel, where: str) -> np.ndarray:
-    values, written = numbers(cells), texts(cells)
+    values = numbers(cells)
     is_bad = ~np.isin(values, (0, 1))
+    if not is_bad.any():
+        return np.asarray(values == 1)
+    written = texts(cells)
     classes = sorted(set(np.array(written)[~missing(cells)].tolist()))
-    if is_bad.any() and 2 < len(classes) <= _LIKELY_CLASSES:
+    if 2 < len(classes) <= _LIKELY_CLASSES:
         several = (
             ""
             if not isinstance(rule, Label)
@@ -164,17 +167,19 @@ def _as_given(cells: pd.Series, rule: OneLabel, where: str) -> np.ndarray:
             "other value",
         )
     hint = "say what the values mean: `positive:` and `negative:`, or a threshold such as `ge:`"
-    _refuse(is_bad, written, "are neither 0 nor 1", where, hint)
-    labels: np.ndarray = values == 1
-    return labels
+    raise _refusal(is_bad, written, "are neither 0 nor 1", where, hint)
 
 
 def _refuse(bad: np.ndarray, values: list[str], problem: str, where: str, fix: str) -> None:
     if bad.any():
-        shown = listed(values, np.flatnonzero(bad))
-        raise DataError(
-            f"{int(bad.sum())} of {len(bad)} values {problem}: {shown}", where=where, fix=fix
-        )
+        raise _refusal(bad, values, problem, where, fix)
+
+
+def _refusal(bad: np.ndarray, values: list[str], problem: str, where: str, fix: str) -> DataError:
+    shown = listed(values, np.flatnonzero(bad))
+    return DataError(
+        f"{int(bad.sum())} of {len(bad)} values {problem}: {shown}", where=where, fix=fix
+    )
 
 
 def _value_hint(rule: OneLabel) -> str:

@@ -207,12 +207,18 @@ def _table(header: list[str], rows: Iterator[list[str]]) -> pd.DataFrame:
 
     chunks = []
     while chunk := list(itertools.islice(rows, CHUNK)):
-        columns = [[_clean(cell) for cell in column] for column in zip(*chunk, strict=True)]
+        columns = [_cleaned(column) for column in zip(*chunk, strict=True)]
         chunks.append(pd.DataFrame(dict(enumerate(columns)), dtype="str"))
     empty = pd.DataFrame(columns=range(len(header)), dtype="str")
     table = pd.concat(chunks, ignore_index=True) if chunks else empty
     table.columns = header  # not before: two may have one name
     return table
+
+
+def _cleaned(column: Iterable[str]) -> list[str]:
+    """Each value once: most columns have few."""
+    clean = {cell: _clean(cell) for cell in set(column)}
+    return [clean[cell] for cell in column]
 
 
 def _clean(cell: str) -> str:

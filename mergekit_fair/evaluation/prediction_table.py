@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mergekit_fair.data.blocks import GroupColumns, Source
-from mergekit_fair.data.cells import column, counted, listed, missing, scores, texts
+from mergekit_fair.data.cells import column, counted, distinct, listed, missing, scores, texts
 from mergekit_fair.data.cluster_column import cluster_codes_of, read_cluster_keys
 from mergekit_fair.data.group_columns import read_groups
 from mergekit_fair.data.label_column import Labels, read_labels
@@ -286,19 +286,19 @@ def _predictions(frame: pd.DataFrame, columns: PredictionColumns, where: str) ->
     """0, 1, or UNANSWERED where a cell is empty."""
     name = str(columns.prediction)
     cells = column(frame, name, f"{where}, --prediction")
-    words, empty = texts(cells), missing(cells)
+    (numbers, words), empty = distinct(cells), missing(cells)
     ones, zeros = _ONES, _ZEROS
-    labels = frozenset(texts(column(frame, str(columns.label), where)))
-    said = {word for word, gone in zip(words, empty, strict=True) if not gone}
+    labels = frozenset(distinct(column(frame, str(columns.label), where))[1])
+    said = {words[number] for number in np.unique(numbers[~empty]).tolist()}
     # The labels' own words first: where 0 is the positive label, a 0 predicts it.
     if columns.positive and (said <= labels or labels & (_ONES | _ZEROS)):
         ones = frozenset(columns.positive)
         zeros = labels - ones
-    codes = np.array([1 if word in ones else 0 if word in zeros else -1 for word in words])
+    codes = np.array([1 if word in ones else 0 if word in zeros else -1 for word in words])[numbers]
     codes[empty] = UNANSWERED
     if (bad := np.flatnonzero(codes < 0)).size:
         raise DataError(
-            f"{bad.size} of {len(codes)} values are no predictions: {listed(words, bad)}",
+            f"{bad.size} of {len(codes)} values are no predictions: {listed(texts(cells), bad)}",
             where=f"{where}, column {name!r}",
             allowed="0, 1, empty" if ones is _ONES else [*sorted(ones), *sorted(zeros), "empty"],
             fix="for numbers in between, name the column with --score; for the labels' own words, "
@@ -334,6 +334,8 @@ def _groups(frame: pd.DataFrame, wanted: Sequence[str], where: str) -> tuple[Gro
 
 
 def _holds_lists(cells: pd.Series) -> bool:
+    if cells.dtype != object:
+        return any(read_list(text) is not None for text in distinct(cells)[1])
     return any(
         isinstance(cell, list | tuple | np.ndarray)
         or (isinstance(cell, str) and read_list(cell) is not None)
