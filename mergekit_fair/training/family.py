@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -14,18 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mergekit_fair.checkpoints.adapter_config import CONFIG as ADAPTER
 from mergekit_fair.checkpoints.trained_rows import TrainedRows
 from mergekit_fair.data import load_rows, source_fingerprint
 from mergekit_fair.errors import ConfigError, TrainingError
 from mergekit_fair.evaluation.classifier import resolve_device
-from mergekit_fair.evaluation.evaluate import versions
 from mergekit_fair.evaluation.truncation import Truncation
-from mergekit_fair.files import lock_folder, staged_folder, text_of, write_atomic
+from mergekit_fair.files import lock_folder, staged_folder, write_atomic
 from mergekit_fair.progress import Progress, Silent, bar
 from mergekit_fair.ray_pool import Cluster, RayPool
-from mergekit_fair.schema import differences, dump_yaml, parse_json
+from mergekit_fair.schema import dump_yaml
 from mergekit_fair.training.base_model import build_base, file_sha256
+from mergekit_fair.training.family_record import FamilyRecord, is_whole
 from mergekit_fair.training.finetune import (
     BATCHES,
     STATES,
@@ -116,7 +113,7 @@ def _train(
 ) -> dict[str, Any]:
     state = process_state()
     training_rows = rows.of("train")
-    family = _Family(out, config, rows.fingerprint(), is_writer=state.is_main_process)
+    family = FamilyRecord(out, config, rows.fingerprint(), is_writer=state.is_main_process)
     seen = TrainedRows.of(training_rows, rows)
     with state.main_process_first():
         family.claim(progress)
@@ -183,118 +180,10 @@ def steps_for(config: TrainConfig, rows: int, epochs: float, processes: int = 1)
     return max(1, math.ceil(math.ceil(rows / batch) * epochs))
 
 
-class _Family:
-    """A training folder and its record, train.json: what was done, with which settings."""
-
-    def __init__(self, folder: Path, config: TrainConfig, data: str, *, is_writer: bool) -> None:
-        self._is_writer = is_writer
-        self.folder = folder
-        self.path = folder / "train.json"
-        self.settings = _settings(config, data)
-        self.record: dict[str, Any] = {"settings": self.settings, "runs": {}}
-
-    def claim(self, progress: Progress) -> None:
-        """Take the folder over, or go on with it.
-
-        Raises:
-            TrainingError: it was trained with other settings; names them.
-        """
-        if self.path.is_file():
-            record = self._read()
-            there, here = (dict(each) for each in (record["settings"], self.settings))
-            for name in ("lora", "subgroups"):  # trained then, now or never
-                if False in (there.get(name), here[name]):
-                    there[name] = here[name] = there.get(name) or here[name]
-            if other := differences(there, here):
-                raise TrainingError(
-                    f"was trained with other settings: {'; '.join(other)}",
-                    where=self.folder,
-                    fix="choose another folder with -o, or remove this one",
-                )
-            self.record = record | {"settings": here}
-            progress.say(f"{self.folder}: going on ({len(record['runs'])} models are there)")
-        elif any(path for path in self.folder.iterdir() if not path.name.startswith(".")):
-            raise TrainingError(
-                "is not empty and holds no train.json",
-                where=self.folder,
-                fix="choose another folder with -o",
-            )
-        self.write()
-
-    def _read(self) -> dict[str, Any]:
-        try:
-            record = parse_json(text_of(self.path))
-            blocks = [record["settings"], record["runs"], *dict(record["runs"]).values()]
-            if all(isinstance(each, dict) for each in blocks):
-                return dict(record)
-            raise ValueError("settings and runs are no mappings")
-        except (ValueError, LookupError, TypeError) as error:
-            raise TrainingError(
-                f"is damaged ({type(error).__name__}: {error})",
-                where=self.path,
-                fix="choose another folder with -o, or remove this one",
-            ) from error
-
-    def has(self, name: str) -> bool:
-        return name in self.record["runs"] and _is_whole(self.folder / name)
-
-    def has_other_batches(self, name: str) -> bool:
-        """Whether a model is there that an earlier version has trained."""
-        return self.has(name) and self.record["runs"][name].get("batches") != BATCHES
-
-    def add(self, name: str, entry: dict[str, Any]) -> None:
-        if name in self.of_soup:
-            self.forget(SOUP)
-        self.record["runs"][name] = entry
-        self.write()
-
-    def sort(self, names: Sequence[str]) -> None:
-        """Runs in this order, whatever was done first; what has no place in it follows."""
-        runs = self.record["runs"]
-        first = {name: runs[name] for name in names if name in runs}
-        self.record["runs"] = first | runs
-
-    def forget(self, name: str) -> None:
-        """Of what is made anew: a killed process leaves no word of what was there before."""
-        if self.record["runs"].pop(name, None) is not None:
-            self.write()
-
-    @property
-    def of_soup(self) -> list[str]:
-        """The runs that the soup is the mean of; empty if there is none."""
-        return list(self.record["runs"].get(SOUP, {}).get("of", ())) if self.has(SOUP) else []
-
-    def remove(self, folder: Path) -> None:
-        """What nobody needs any more."""
-        if self._is_writer:
-            shutil.rmtree(folder, ignore_errors=True)
-
-    def write(self, **more: Any) -> None:
-        self.record |= {"versions": versions(), **more}
-        if self._is_writer:
-            write_atomic(self.path, json.dumps(self.record, indent=2, ensure_ascii=False) + "\n")
-
-
-def _is_whole(folder: Path) -> bool:
-    """Whether a model or an adapter is there: folders appear complete, or not at all."""
-    return any((folder / name).is_file() for name in ("config.json", ADAPTER))
-
-
-def _settings(config: TrainConfig, data: str) -> dict[str, Any]:
-    """What decides every run, as it comes back from JSON; without what keeps whole models, of
-    which earlier versions say nothing."""
-    settings = config.model_dump(mode="json", exclude={"data", "save_every", "seeds"})
-    for name in ("lora", "subgroups"):
-        if settings[name] and settings[name]["keep"] == "model":
-            del settings[name]["keep"]
-    text = json.dumps({**settings, "data_sha256": data}, sort_keys=True)
-    return dict(json.loads(text))
-
-
 def _base(
     config: TrainConfig,
     rows: Rows,
-    family: _Family,
+    family: FamilyRecord,
     progress: Progress,
     device: str,
     seen: TrainedRows,
@@ -323,7 +212,7 @@ def _trained(
     """Train what is not there, here or side by side; what goes into train.json, as it is done."""
     waiting = []
     for run in runs:
-        if _is_whole(trainer.folder / run.name):  # killed before train.json said so: it is done
+        if is_whole(trainer.folder / run.name):  # killed before train.json said so: it is done
             has_batches = has_these_batches(trainer.states_of(run))
             yield run, {"steps": run.steps} | ({"batches": BATCHES} if has_batches else {})
         else:
@@ -344,7 +233,7 @@ def _trained(
 
 
 def _enter(
-    run: TrainingRun, entry: Entry, trainer: FamilyTrainer, family: _Family, progress: Progress
+    run: TrainingRun, entry: Entry, trainer: FamilyTrainer, family: FamilyRecord, progress: Progress
 ) -> None:
     """Say in train.json, and to the user, that a model is there."""
     rows, method = trainer.rows.take(run.rows), run.method
@@ -359,7 +248,7 @@ def _enter(
     progress.say(f"{run.name}: {method}, {len(rows)} rows, {run.steps} steps{seconds}")
 
 
-def _require_alike(config: TrainConfig, runs: Iterable[TrainingRun], family: _Family) -> None:
+def _require_alike(config: TrainConfig, runs: Iterable[TrainingRun], family: FamilyRecord) -> None:
     """Models of a soup take the same number of steps.
 
     Raises:
@@ -381,7 +270,7 @@ def _require_alike(config: TrainConfig, runs: Iterable[TrainingRun], family: _Fa
             )
 
 
-def _soup(config: TrainConfig, family: _Family, progress: Progress) -> None:
+def _soup(config: TrainConfig, family: FamilyRecord, progress: Progress) -> None:
     """The mean of as many seeds as the file says, made anew if it says another number now."""
     if config.seeds < 2 or family.of_soup == list(seed_runs(config.seed, config.seeds)):
         return

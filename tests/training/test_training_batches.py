@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from mergekit_fair.progress import Silent
 from mergekit_fair.training.base_model import file_sha256
 from mergekit_fair.training.batches import batches_digest, length_grouped_batches
 from mergekit_fair.training.family import train
+from mergekit_fair.training.finetune import FamilyTrainer, TrainingRun
 from mergekit_fair.training.train_config import load_train_config
 
 LENGTHS = tuple(np.random.default_rng(0).integers(3, 60, 411).tolist())
@@ -99,6 +101,32 @@ def test_a_state_of_other_batches_is_not_gone_on_from(family: Path, tmp_path: Pa
     said.clear()
     train(load_train_config(family / "train.yml"), out, Hearing(), "cpu")
     assert not any("earlier version" in text for text in said)  # nothing is trained
+
+
+def test_no_state_is_saved_when_the_model_follows(
+    family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before it is there, it is trained again from the last state."""
+    out, config = tmp_path / "run", load_train_config(family / "train.yml")
+    shutil.copytree(family / "run", out)
+    shutil.rmtree(out / "lora")
+
+    def killed(self: FamilyTrainer, model: Any, run: TrainingRun, folder: Path) -> None:
+        if "step-" not in folder.name:
+            raise KeyboardInterrupt
+        FamilyTrainer.saved(self, model, run, folder)
+
+    monkeypatch.setattr(FamilyTrainer, "saved", FamilyTrainer.save, raising=False)
+    monkeypatch.setattr(FamilyTrainer, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, out, Silent(), "cpu")
+    states = [path.name for path in (out / ".work" / "lora").glob("checkpoint-*")]
+    assert states
+    assert "checkpoint-32" not in states  # of 32 steps
+    monkeypatch.undo()
+    train(config, out, Silent(), "cpu")
+    weights = [file_sha256(each / "lora" / "model.safetensors") for each in (out, family / "run")]
+    assert weights[0] == weights[1]
 
 
 def test_accumulated_gradients_take_as_many_rows_a_step(tmp_path: Path) -> None:

@@ -25,13 +25,9 @@ from mergekit_fair.errors import CheckpointError, ConfigError, TrainingError
 from mergekit_fair.merging.in_memory import load_tensors
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.progress import Silent
+from mergekit_fair.schema import differences
 from mergekit_fair.training.base_model import file_sha256
-from mergekit_fair.training.family import (
-    differences,
-    plan_runs,
-    steps_for,
-    train,
-)
+from mergekit_fair.training.family import plan_runs, steps_for, train
 from mergekit_fair.training.finetune import last_state
 from mergekit_fair.training.train_config import Subgroups, TrainConfig, load_train_config
 from mergekit_fair.training.training_rows import small_groups, subgroups
