@@ -8,16 +8,22 @@ of training frameworks leave a prefix. What transformers loads alike is no diffe
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
-from mergekit_fair.checkpoints.folder import architecture_of, read_config, require_equal
+from mergekit_fair.checkpoints.folder import (
+    architecture_of,
+    read_config,
+    require_equal,
+    self_contained,
+)
 from mergekit_fair.checkpoints.reader import Buffer, Reader, are_equal
+from mergekit_fair.compat.remembered import remembered
 from mergekit_fair.compat.transformers import (
     loaded_names,
     meta_model,
@@ -33,6 +39,13 @@ _WRAPPER = re.compile(
 )
 
 _NUMBER = re.compile(r"\d+")
+
+
+T = TypeVar("T")
+
+
+class _UnknownModelError(Exception):
+    """No architecture of transformers' own."""
 
 
 class Layout:
@@ -53,17 +66,33 @@ class Layout:
     @property
     def is_known(self) -> bool:
         """False for remote code, and for what transformers cannot build."""
-        return self._model is not None
+        return bool(self._answer("known 1", None, lambda _: True, unknown=False))
 
     def loaded(self, names: Iterable[str]) -> dict[str, str | None]:
         """Name in a file → tensor in memory that it becomes a part of; None: it is left out."""
         listed = sorted(names)
-        return dict.fromkeys(listed) if self._model is None else loaded_names(self._model, listed)
+        unknown: dict[str, str | None] = dict.fromkeys(listed)
+        return self._answer("loaded 1", listed, lambda m: loaded_names(m, listed), unknown=unknown)
 
     @cached_property
     def tied(self) -> dict[str, str]:
         """Tensor in memory → the one that it is tied to."""
-        return {} if self._model is None else tied_names(self._model)
+        return self._answer("tied 1", None, tied_names, unknown={})
+
+    def _answer(self, question: str, about: Any, ask: Callable[[Any], T], *, unknown: T) -> T:
+        """What is said of the model that transformers builds, now or before."""
+
+        def asked() -> T:
+            if self._model is None:
+                raise _UnknownModelError
+            return ask(self._model)
+
+        config = self_contained(self.folder)
+        try:
+            answer: T = remembered(question, None if config is None else [config, about], asked)
+        except _UnknownModelError:
+            return unknown
+        return answer
 
     @cached_property
     def _model(self) -> Any:
@@ -89,9 +118,7 @@ class Layout:
 
     def vocabulary_axes(self, names: Iterable[str]) -> dict[str, int]:
         """Name in a file → the axis that has an entry for each token; others are left out."""
-        if self._model is None:
-            return {}
-        axes = vocabulary_axes(self._model)
+        axes: dict[str, int] = self._answer("axes 1", None, vocabulary_axes, unknown={})
         loaded = self.loaded(names)
         return {name: axes[at] for name, at in loaded.items() if at is not None and at in axes}
 

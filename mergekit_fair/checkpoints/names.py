@@ -8,12 +8,13 @@ transformers is asked.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mergekit_fair.checkpoints.folder import read_config
+from mergekit_fair.checkpoints.folder import read_config, self_contained
+from mergekit_fair.compat.remembered import remembered
 from mergekit_fair.compat.transformers import loaded_names, meta_model
 
 
@@ -48,12 +49,24 @@ def memory_names(folder: Path, names: Collection[str]) -> MemoryNames:
     """
     if "auto_map" in read_config(folder):
         return MemoryNames()
+    config, listed = self_contained(folder), sorted(names)
+    about = None if config is None else [config, listed]
     try:
-        model = meta_model(folder)
+        found = remembered("names 1", about, lambda: _asked(meta_model(folder), listed))
     except Exception:  # whatever a config makes transformers raise; the merge checks it again
         return MemoryNames()
+    tied = {name: tuple(group) for name, group in found["tied"].items()}
+    return MemoryNames(found["in_file"], frozenset(found["conv1d"]), tied)
+
+
+def _asked(model: Any, names: Sequence[str]) -> dict[str, Any]:
+    """The fields of `MemoryNames`, as JSON.
+
+    Raises:
+        LookupError: no model of transformers' own.
+    """
     if model is None:
-        return MemoryNames()
+        raise LookupError
     loaded = loaded_names(model, names)
     parts = Counter(loaded.values())
     in_file = {memory: name for name, memory in loaded.items() if memory and parts[memory] == 1}
@@ -62,8 +75,8 @@ def memory_names(folder: Path, names: Collection[str]) -> MemoryNames:
         for name, module in model.named_modules()
         if type(module).__name__ == "Conv1D"
     )
-    stored = frozenset(in_file[name] for name in conv1d if name in in_file)
-    return MemoryNames(in_file, stored, _tied(model))
+    stored = [in_file[name] for name in conv1d if name in in_file]
+    return {"in_file": in_file, "conv1d": stored, "tied": _tied(model)}
 
 
 def _tied(model: Any) -> dict[str, tuple[str, ...]]:

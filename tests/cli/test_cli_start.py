@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from adapters import adapters_on, addition
+from biased import write_biased
 
 from mergekit_fair.schema import dump_yaml
 
@@ -59,3 +61,22 @@ def test_what_transformers_says_of_a_model_is_asked_once(recipe: Path, tmp_path:
     grid[1].write_text(recipe.read_text().replace("- 0.25\n", "").replace("lambda:", "lambda: 1 #"))
     assert imported(*grid).isdisjoint(LIBRARIES)
     assert (tmp_path / "grid" / "lambda_0.5" / "config.json").is_file()
+
+
+def test_adapters_are_asked_about_once_too(tiny: Any, tmp_path: Path) -> None:
+    base, path = tiny("bert").base, tmp_path / "adapters.yml"
+    path.write_text(dump_yaml(addition(base, adapters_on(base, tmp_path, "bert"))))
+    imported("check", path)
+    for command in (["check", path], ["merge", path, tmp_path / "out"], ["vectors", path]):
+        assert imported(*command).isdisjoint(LIBRARIES), command
+
+
+def test_heads_and_their_merge_import_no_mergekit(tmp_path: Path) -> None:
+    """The forward pass is transformers' and lm-eval's; the merge of the head is nobody's."""
+    model, data = write_biased(tmp_path, "bert")
+    heads = tmp_path / "heads"
+    arguments = ["--data", data, "-o", heads, "--tolerance", 0.1, "--quiet"]
+    assert "mergekit.common" not in imported("heads", model, *arguments)
+    imported("check", heads / "recipe.yml")
+    merged = imported("merge", heads / "recipe.yml", tmp_path / "merged")
+    assert merged.isdisjoint(LIBRARIES)
