@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -94,6 +95,23 @@ def is_defined(architecture: str) -> bool:
     from mergekit.architecture.json_definitions import NAME_TO_ARCH
 
     return architecture in NAME_TO_ARCH
+
+
+def definitions(architecture: str) -> list[dict[str, Any]]:
+    """mergekit's definitions of an architecture, as they stand in its files; usually one or none.
+
+    Private: the files, which its own classes read; those import transformers and peft.
+    """
+    from mergekit._data import architectures
+
+    files = (each for each in resources.files(architectures).iterdir() if _is_json(each.name))
+    texts = (file.read_text(encoding="utf-8") for file in files)
+    parsed = (json.loads(text) for text in texts if f'"{architecture}"' in text)
+    return [each for each in parsed if architecture in each["architectures"]]
+
+
+def _is_json(name: str) -> bool:
+    return name.lower().endswith(".json")
 
 
 def choose_architectures(choose: Callable[[Any, Any], Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,21 +11,11 @@ from mergekit_fair.checkpoints.folder import self_contained
 from mergekit_fair.checkpoints.headers import TensorInfo, described
 from mergekit_fair.checkpoints.layout import Layout
 from mergekit_fair.compat.remembered import remembered
+from mergekit_fair.merging.definitions import definition_for
+from mergekit_fair.merging.placed_weights import PlacedWeight, named_config, placed_by_name
 
-
-@dataclass(frozen=True)
-class PlacedWeight:
-    """A tensor of an architecture.
-
-    Attributes:
-        name: of the tensor.
-        place: among the layers, from 0 for the first to 1 for the last.
-        dtype: that it is merged and written in, whatever the recipe says; None for most.
-    """
-
-    name: str
-    place: float
-    dtype: str | None = None
+# Architectures whose definitions mergekit makes by code of its own.
+MADE_BY_CODE = ("AfmoeForCausalLM", "Glm4MoeForCausalLM")
 
 
 @dataclass(frozen=True)
@@ -57,7 +47,7 @@ def own_architecture(
 ) -> Architecture:
     """For the methods of this package: mergekit's definition if it names just these tensors.
 
-    What mergekit and transformers make of a config.json and tensors is asked once and kept.
+    What transformers makes of a config.json is asked once and kept.
 
     Args:
         base: the `ModelReference` whose config.json names the architecture.
@@ -75,23 +65,30 @@ def own_architecture(
         return own_record(base, tensors, layout, trust_remote_code=trust_remote_code)
 
     def asked() -> dict[str, Any]:
-        from mergekit_fair.merging.architecture_records import places
+        config = named_config(base, trust_remote_code)
+        if config.architectures[0] in MADE_BY_CODE:
+            from mergekit_fair.merging.architecture_records import places
 
-        info, is_mergekits = record()
-        weights = [
-            (each.name, place, each.force_dtype)
-            for each, place in places(info, base, trust_remote_code)
-        ]
-        return {"is_mergekits": is_mergekits, "weights": weights}
+            info, is_mergekits = record()
+            return _answer(is_mergekits, places(info, base, trust_remote_code))
+        defined = definition_for(config)
+        if defined is not None and defined.covers(set(tensors)):
+            return _answer(True, defined.weights)
+        return _answer(False, placed_by_name(tensors))
 
     config = None if base.override_architecture else self_contained(layout.folder)
     about = None if config is None else [config, described(tensors)]
-    answer = remembered("architecture 1", about, asked)
+    answer = remembered("architecture 2", about, asked)
     return Architecture(
         lambda: record()[0],
         answer["is_mergekits"],
         tuple(PlacedWeight(*weight) for weight in answer["weights"]),
     )
+
+
+def _answer(is_mergekits: bool, weights: Iterable[PlacedWeight]) -> dict[str, Any]:
+    listed = [(weight.name, weight.place, weight.dtype) for weight in weights]
+    return {"is_mergekits": is_mergekits, "weights": listed}
 
 
 def stock_architecture(

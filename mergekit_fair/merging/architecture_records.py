@@ -7,7 +7,6 @@ are the architecture, and the numbers in them are the layers.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -26,15 +25,17 @@ from mergekit.architecture.json_definitions import (
 )
 from mergekit.common import get_config_value
 
-from mergekit_fair.checkpoints.headers import COPY_AGAIN, TensorInfo
+from mergekit_fair.checkpoints.headers import TensorInfo
 from mergekit_fair.checkpoints.layout import Layout
 from mergekit_fair.compat.mergekit import is_defined, mergekits_options
 from mergekit_fair.compat.transformers import configuration_of
-from mergekit_fair.errors import CheckpointError
-from mergekit_fair.merging.methods.formula import COUNTER
-
-# The number of a layer, where mergekit looks for it: between the first two dots around a number.
-_LAYER = re.compile(r"\.(\d+)\.")
+from mergekit_fair.merging.placed_weights import (
+    LAYER,
+    PlacedWeight,
+    forced_dtype,
+    named_config,
+    place_of,
+)
 
 # Where config.json says how many layers there are.
 _COUNTS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "depth")
@@ -64,20 +65,15 @@ def own_record(
     Raises:
         CheckpointError: the base has no config.json or names no single architecture.
     """
-    config = _config(base, trust_remote_code)
+    config = named_config(base, trust_remote_code)
     known = arch_info_for_config(config) if is_defined(config.architectures[0]) else None
     if known is not None and _covers(known, config, set(tensors)):
         return known, True
     return architecture_of_names(config, tensors, layout), False
 
 
-def places(
-    info: ModelArchitecture, base: Any, trust_remote_code: bool
-) -> Iterator[tuple[WeightInfo, float]]:
+def places(info: ModelArchitecture, base: Any, trust_remote_code: bool) -> Iterator[PlacedWeight]:
     """The weights of a model in mergekit's order, each with its place among the layers.
-
-    Places go from 0 for the first layer to 1 for the last, as layer gradients are read; what lies
-    before and after the layers is at 0.
 
     Args:
         info: the record.
@@ -89,11 +85,11 @@ def places(
     for name in info.modules:
         module = configured.get_module(name)
         count = module.num_layers()
-        yield from ((weight, 0.0) for weight in module.pre_weights())
+        placed = [(weight, 0.0) for weight in module.pre_weights()]
         for index in range(count):
-            place = index / (count - 1) if count > 1 else 1.0
-            yield from ((weight, place) for weight in module.layer_weights(index))
-        yield from ((weight, 0.0) for weight in module.post_weights())
+            placed += [(weight, place_of(index, count)) for weight in module.layer_weights(index)]
+        placed += [(weight, 0.0) for weight in module.post_weights()]
+        yield from (PlacedWeight(each.name, place, each.force_dtype) for each, place in placed)
 
 
 def stock_record(
@@ -115,12 +111,12 @@ def stock_record(
         Exception: whatever mergekit refuses, such as models of several architectures.
     """
     models = recipe.referenced_models()
-    base = _config(recipe.base_model or models[0], options.trust_remote_code)
+    base = named_config(recipe.base_model or models[0], options.trust_remote_code)
     try:
         info = get_architecture_info(recipe, mergekits_options(options))
         loses = not _keeps_all(info, base, set(tensors), layout)
     except Exception:  # mergekit raises for many architectures, and some of its definitions do
-        configs = [_config(model, options.trust_remote_code) for model in models]
+        configs = [named_config(model, options.trust_remote_code) for model in models]
         if any(config.architectures != base.architectures for config in configs):
             raise
         loses = True
@@ -147,12 +143,9 @@ def architecture_of_names(
     layers: dict[str, dict[str, set[int]]] = {}
     dtypes: dict[str, str | None] = {}
     for name, info in sorted(tensors.items()):
-        # mergekit makes floats of integers where a recipe has a dtype. Else, it refuses those that
-        # differ, as a BatchNorm's counters do.
-        whole = "float32" if name.endswith(COUNTER) else "int64"
-        dtype = whole if info.dtype == "I64" else None
-        if found := _LAYER.search(name):
-            template = _LAYER.sub(".${layer_index}.", name, count=1)
+        dtype = forced_dtype(name, info)
+        if found := LAYER.search(name):
+            template = LAYER.sub(".${layer_index}.", name, count=1)
             layers.setdefault(name[: found.start()], {}).setdefault(template, set()).add(
                 int(found[1])
             )
@@ -207,33 +200,10 @@ def _count_key(config: Any, count: int) -> str | None:
     return None
 
 
-def _config(model: Any, trust_remote_code: bool) -> Any:
-    try:
-        config = configuration_of(model, trust_remote_code=trust_remote_code)
-    except Exception as error:  # a config makes transformers raise almost anything
-        reason = " ".join(str(error).split()) or type(error).__name__
-        fix = COPY_AGAIN
-        if "trust_remote_code" in reason:
-            reason = "it names code of its own"
-            fix = "pass --trust-remote-code if you trust that code"
-        raise CheckpointError(
-            f"transformers does not take its config.json ({reason})", where=model, fix=fix
-        ) from error
-    names = config.architectures
-    if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
-        raise CheckpointError(
-            "its config.json must name one architecture",
-            where=model,
-            got=names,
-            fix="save the model with transformers, as the class that you use it with",
-        )
-    return config
-
-
 def weight_names(info: ModelArchitecture, base: Any, options: Any) -> set[str]:
     """What an architecture plans for the base; empty where mergekit cannot tell."""
     try:
-        config = _config(base, options.trust_remote_code)
+        config = named_config(base, options.trust_remote_code)
         return {weight.name for weight in _weights(info, config)}
     except Exception:  # as in `_covers`
         return set()

@@ -18,7 +18,6 @@ from safetensors import SafetensorError
 
 from mergekit_fair.checkpoints.headers import TensorInfo
 from mergekit_fair.errors import RecipeError, first_line
-from mergekit_fair.merging.architecture import PlacedWeight
 from mergekit_fair.merging.configuration import (
     ConditionalParameter,
     MergeConfiguration,
@@ -26,6 +25,7 @@ from mergekit_fair.merging.configuration import (
 )
 from mergekit_fair.merging.methods.declaration import MethodSpec, ParameterSpec
 from mergekit_fair.merging.methods.members import parameters_of
+from mergekit_fair.merging.placed_weights import PlacedWeight
 from mergekit_fair.merging.recipe import Recipe
 
 # Models are known by their reference as text: comparing mergekit's objects takes as long as a

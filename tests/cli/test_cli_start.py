@@ -50,9 +50,14 @@ def recipe(tiny: Any, tmp_path: Path) -> Path:
     return path
 
 
-def test_what_transformers_says_of_a_model_is_asked_once(recipe: Path, tmp_path: Path) -> None:
+def test_what_transformers_says_of_a_model_is_asked_once(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whether the result loads whole is asked of transformers, by the first command on a base."""
-    imported("check", recipe)
+    monkeypatch.setenv("MERGEKIT_FAIR_CACHE", str(tmp_path / "cache"))
+    first = imported("check", recipe)
+    assert "transformers" in first
+    assert first.isdisjoint({"peft", "mergekit.common"})
     out = tmp_path / "out"
     for command in (["check", recipe], ["merge", recipe, out]):
         assert imported(*command).isdisjoint(LIBRARIES), command

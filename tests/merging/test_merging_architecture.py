@@ -2,17 +2,20 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
 from checkpoints import ARCHITECTURES, rewrite
 from mergekit.architecture.base import ConfiguredModelArchitecture
+from mergekit.architecture.json_definitions import NAME_TO_ARCH
 from mergekit.common import ModelReference
 
 from mergekit_fair.checkpoints.folder import tensor_infos
 from mergekit_fair.checkpoints.layout import Layout
 from mergekit_fair.errors import CheckpointError
-from mergekit_fair.merging.architecture import own_architecture
+from mergekit_fair.merging.architecture import MADE_BY_CODE, own_architecture
+from mergekit_fair.merging.definitions import definition_for
 
 
 def architecture_of(base):
@@ -35,6 +38,42 @@ def test_every_tensor_has_a_place(tiny, architecture):
     base = tiny(architecture).base
     planned = {weight.name for weight in weights_of(base) if not weight.optional}
     assert planned <= set(tensor_infos(base)) <= {weight.name for weight in weights_of(base)}
+
+
+@pytest.mark.parametrize("name", sorted(NAME_TO_ARCH))
+def test_definitions_are_read_as_mergekit_reads_them(name):
+    """All of mergekit's files: names, order, layers, dtypes, which tensors are optional."""
+    for info in NAME_TO_ARCH[name]:
+        config = every_setting(model_type=info.expected_model_type, architectures=[name])
+        known = definition_for(config)
+        expected = info.all_weights(config)
+        assert [(each.name, each.dtype) for each in known.weights] == [
+            (each.name, each.force_dtype) for each in expected
+        ]
+        assert known.required == {each.name for each in expected if not each.optional}
+        assert known.is_planned == (not any(each.optional and each.aliases for each in expected))
+        assert {each.place for each in known.weights} <= {0.0, 0.5, 1.0}
+
+
+def every_setting(**more):
+    """Three layers by whatever name; what parts there are have the same."""
+    counts = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "depth")
+    counts += ("encoder_layers", "decoder_layers", "num_decoder_layers")
+    names = ("text_config", "vision_config", "audio_config", "encoder", "decoder")
+    parts = {part: SimpleNamespace(**dict.fromkeys(counts, 3)) for part in names}
+    return SimpleNamespace(**dict.fromkeys(counts, 3), **parts, **more)
+
+
+def test_what_code_defines_is_left_to_mergekit():
+    """Definitions that mergekit makes by code have a file that is not the whole."""
+    from mergekit.architecture import moe_defs
+
+    made = {
+        kind.ARCHITECTURE_NAME
+        for kind in vars(moe_defs).values()
+        if hasattr(kind, "ARCHITECTURE_NAME")
+    }
+    assert made == set(MADE_BY_CODE)
 
 
 def test_layers_are_read_off_the_names(tiny):
