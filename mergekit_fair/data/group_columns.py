@@ -90,7 +90,8 @@ def _raw(frame: pd.DataFrame, spec: GroupColumns, where: str) -> _Raw:
         return _from_lists(frame, spec, spec.list_, where)
     codes, names = _categories(frame, spec, f"{where}.column")
     ends = np.bincount(codes, minlength=len(names)).cumsum()
-    rows = np.split(np.argsort(codes, kind="stable"), ends[:-1])
+    short = codes.astype(np.min_scalar_type(len(names)))  # few names are sorted by counting
+    rows = np.split(np.argsort(short, kind="stable"), ends[:-1])
     nothing = {at for at, name in enumerate(names) if _is_nothing(name, spec)}
     words: Counter[str] = Counter()
     for at in sorted(nothing):

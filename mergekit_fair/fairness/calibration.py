@@ -6,6 +6,7 @@ rows, and promise one group too much and another too little.
 
 from __future__ import annotations
 
+from itertools import chain
 from math import fsum
 
 import numpy as np
@@ -14,6 +15,7 @@ from mergekit_fair.fairness.clusters import Codes
 from mergekit_fair.fairness.jackknife import Estimate, moves_of_mean
 from mergekit_fair.fairness.rates import Mask, Values
 
+_AT_ONCE = 2**16
 _SPLITTER = 2.0**27 + 1  # cuts a float64 into halves whose products are exact (Dekker 1971)
 
 
@@ -53,7 +55,17 @@ def weighted_mean(values: Values, weights: Values) -> float:
     product = values * weights
     (a, b), (c, d) = _halves(values), _halves(weights)
     lost = b * d - (((product - a * c) - b * c) - a * d)  # by rounding the product
-    return fsum(np.concatenate([product, lost]).tolist()) / fsum(weights.tolist())
+    return _exact_sum(product, lost) / _exact_sum(weights)
+
+
+def _exact_sum(*columns: Values) -> float:
+    """Of all numbers, rounded once; few of them are Python's at a time."""
+    parts = (
+        column[start : start + _AT_ONCE].tolist()
+        for column in columns
+        for start in range(0, len(column), _AT_ONCE)
+    )
+    return fsum(chain.from_iterable(parts))
 
 
 def _halves(values: Values) -> tuple[Values, Values]:

@@ -20,7 +20,7 @@ from mergekit_fair.fairness.intervals import Ends, Interval, around, conservativ
 from mergekit_fair.fairness.rates import Values, max_min_gap
 from mergekit_fair.fairness.settings import MetricSettings
 
-_AT_ONCE = 2**24  # moves in memory at once, twice
+_AT_ONCE = 2**26  # moves in memory at once; of more, twice
 
 
 @dataclass(frozen=True, eq=False)
