@@ -6,7 +6,8 @@ For every seed both checkouts train FFT and two groups' models from the same bas
 of `train.py`), and this one sweeps λ from 0 to 1 on the same validation rows. Prints accuracy, DPD
 and EOD at each λ and of FFT: means over seeds, their difference, and that in standard errors,
 √(s₁² + s₂²) / √N of the two standard deviations s over N seeds. What is there already is not
-trained again.
+trained again. Points of one seed are of the same models: that all differ in one direction is one
+observation, not many.
 """
 
 from __future__ import annotations
