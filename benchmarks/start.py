@@ -128,14 +128,14 @@ def commands(folder: Path) -> dict[str, list[str]]:
     }
 
 
-def run(command: Sequence[str], environment: Mapping[str, str]) -> Seconds:
-    """Processor and wall seconds of a process.
+def run(command: Sequence[str], environment: Mapping[str, str], folder: Path) -> Seconds:
+    """Processor and wall seconds of a process in a folder, which holds no package.
 
     Raises:
         BenchmarkError: it failed.
     """
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    result = subprocess.run(command, check=False, capture_output=True, env=environment)
+    result = subprocess.run(command, check=False, capture_output=True, env=environment, cwd=folder)
     wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     if result.returncode not in _ALLOWED:
         tail = result.stderr.decode(errors="replace")[-2000:]
@@ -156,7 +156,7 @@ def a_round(folder: Path, checkout: Path) -> dict[str, Seconds]:
         "MERGEKIT_FAIR_CACHE": str(folder / "cache"),
         "HF_HUB_OFFLINE": "1",
     }
-    return {name: run(command, environment) for name, command in commands(folder).items()}
+    return {name: run(command, environment, folder) for name, command in commands(folder).items()}
 
 
 def table(rounds: Sequence[Mapping[str, Seconds]], old: Sequence[Mapping[str, Seconds]]) -> str:
