@@ -245,11 +245,11 @@ def test_a_rule_may_read_figures_at_equal_selection_rates(
         if point.kind in ("merge", "injection") and not point.is_identity
     ]
     values = {point.label: point.value("level_matched.worst_eod") or 0.0 for point in able}
-    top = min(values, key=lambda label: values[label])
+    top = [label for label, value in values.items() if value == min(values.values())]
     if found.selected.id is None:  # the baseline is better beyond noise
-        assert top in found.selected.reason
+        assert any(label in found.selected.reason for label in top)
     else:
-        assert (found.selected.best or found.selected.label) in (top, "fft")
+        assert (found.selected.best or found.selected.label) in (*top, "fft")
     require_proof(tmp_path / "out")
 
 

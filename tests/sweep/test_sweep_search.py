@@ -135,7 +135,8 @@ def test_optuna_that_is_not_installed_is_said(
 
 def test_equal_levels_are_searched_by_optuna(family: Path, tmp_path: Path) -> None:
     pytest.importorskip("optuna")
-    rule = {"maximize": "acc", "subject_to": {"level_matched.dpd": "<= 0.9"}}
+    limits = {"level_matched.dpd": "<= 0.9", "saturated": True}
+    rule = {"maximize": "acc", "subject_to": limits}
     path = searching(family, tmp_path / "sweep.yml", "optuna", select=rule)
     results = run_sweep(load_sweep(path), tmp_path / "out", Silent()).to_dict()
     assert results["selected"]["candidates"][0] == BUDGETS["optuna"]
