@@ -119,7 +119,7 @@ def read_level(swept: Path, line: dict[str, Any]) -> Path:
 
 def test_the_table(family: Path, data: Path, tmp_path: Path) -> None:
     found = run(
-        *("eval", "--model", family / "run" / "fft", "--tasks", "fair_adult_sex", "--data", data),
+        *("eval", "--model", family / "run" / "lora", "--tasks", "fair_adult_sex", "--data", data),
         *("--max-length", 16, "-o", tmp_path / "out", "--limit", 40, "--quiet"),
     )
     assert found.exit_code == 0, found.output

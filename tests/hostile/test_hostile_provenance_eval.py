@@ -128,7 +128,9 @@ ATTACKS: dict[str, Callable[[Measured], None]] = {
     "not used by a selection": by_hand(lambda c: c.update(used_by_selection=None, limit=None, n=1)),
     "a warning": by_hand(lambda c: c.update(warnings=["fine"])),
     "an interval": with_digest(lambda c: c["metrics"]["dpd"].update(low=0.0, high=0.001)),
-    "a group's rate": with_digest(lambda c: c["groups"]["blue"].update(tpr=1.0)),
+    "a group's rate": with_digest(
+        lambda c: c["groups"]["blue"].update(tpr=float(c["groups"]["blue"]["tpr"] < 0.5))
+    ),
     "the level's figures": with_digest(lambda c: c["level_matched"]["dpd"].update(value=0.0)),
     "another confidence": with_digest(lambda c: c.update(confidence=0.6)),
     "another smallest group": with_digest(
