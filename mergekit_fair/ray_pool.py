@@ -7,6 +7,7 @@ machine of a cluster must therefore see.
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +35,7 @@ class Cluster:
     restarts: int = 3
 
 
-class PoolActor:
+class PoolActor(ABC):
     """One worker, in a process of its own; a subclass does a job in `work`.
 
     Args:
@@ -46,9 +47,9 @@ class PoolActor:
         os.chdir(folder)
         self._threads = threads
 
+    @abstractmethod
     def work(self, job: Any) -> Any:
         """The outcome of a job."""
-        raise NotImplementedError
 
     # An error that the user can mend is an answer; Ray would wrap it in its own.
 
