@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import tiny
+import yaml
 from click.testing import CliRunner
 from refusals import raises
 from seals import edited_line
@@ -70,6 +71,11 @@ def write(path: Path, family: Path, rows: Path, *, others: bool = False, **chang
     evaluate = {"data": data, "max_length": 16, "device": "cpu", "min_group_size": 1}
     evaluate |= OTHERS if others else {}
     settings = {"evaluate": evaluate, "thresholds": "fft", "select": tiny.FEWEST, **changes}
+    if "inject" not in changes:  # of the worst group: by any setting the only one that there is
+        recipe = yaml.safe_load((family / "run" / "addition.yml").read_text())
+        one = family / "run" / "one_group.yml"
+        one.write_text(yaml.safe_dump({**recipe, "models": recipe["models"][:1]}))
+        settings["recipe"] = str(one)
     return tiny.write_sweep(family, path, **settings)
 
 
@@ -100,7 +106,10 @@ def test_other_settings_end_as_if_they_had_been_the_first_ones(
     run(path, tmp_path / "whole")
     whole = (tmp_path / "whole" / "results.json").read_bytes()
     assert (out / "results.json").read_bytes() == whole
-    assert again.points[0].value("dpd") != before.points[0].value("dpd")
+    for results, settings in ((before, {"confidence": 0.95}), (again, OTHERS)):
+        figures = results.points[0].evaluations["tiny"]
+        assert figures.confidence == settings["confidence"]
+    assert figures.reference == OTHERS["reference"]
     require_proof(out)
     (out / POINTS).write_bytes(b"".join(read[: len(lines) + 5]) + read[-1][:30])
     run(path, out, Idle)
