@@ -9,9 +9,10 @@ Source: METHODS §1 (arXiv 2505.24262) for the bound, arXiv 2212.04089 for the c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -217,53 +218,112 @@ def task_vector_geometry(
     Raises:
         CheckpointError: NaN or Inf; names model and tensor.
     """
-    readers, listed = list(models.values()), list(names)
+    listed = list(names)
 
-    def tensor(name: str) -> _Sums:
-        measured = _tensor_sums(base, readers, name)
-        if advance:
-            advance(sum(reader.tensors[name].bytes for reader in (base, *readers)))
-        return measured
+    def measure(block: torch.Tensor) -> Matrix:
+        return np.stack([_gram(block), *_sign_counts(block.numpy())])
 
-    with one_thread_each() as count, ThreadPoolExecutor(count) as pool:
-        sums = list(pool.map(tensor, listed))
-    total = _added(sums, len(readers))
+    readers = list(models.values())
+    gram, both, differing = _summed(
+        base, readers, listed, measure, lambda sums: np.diag(sums[0]), advance
+    )
     return Geometry(
         tuple(models),
-        total.gram,
-        _divided(total.differing, total.both),
+        gram,
+        _divided(differing, both),
         len(listed),
         sum(base.tensors[name].count for name in listed),
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Sums:
-    """Over some elements: K, and how often two vectors are both non-zero and differ in sign."""
+def task_vector_gram(
+    base: Reader,
+    models: Sequence[Reader],
+    names: Iterable[str],
+    advance: Callable[[int], None] | None = None,
+) -> Matrix:
+    """K alone, (T, T): arguments as for `task_vector_geometry`, and the same bits."""
+    return _summed(base, models, names, _gram, np.diag, advance)
 
-    gram: Matrix
-    both: Matrix
-    differing: Matrix
+
+def residuals(
+    base: Reader,
+    models: Sequence[Reader],
+    others: Sequence[Reader],
+    weights: ArrayLike,
+    names: Iterable[str],
+    advance: Callable[[int], None] | None = None,
+) -> Matrix:
+    """‖Δ_t − Σ_m C_mt s_m‖², (T,), of task vectors and the vectors s_m of other models.
+
+    Args:
+        base: θ₀.
+        models: T models, as for `task_vector_geometry`.
+        others: M models θ₀ + s_m.
+        weights: C, (M, T).
+        names, advance: as there.
+
+    Raises:
+        CheckpointError: NaN or Inf.
+    """
+    count, mixed = len(models), torch.from_numpy(np.asarray(weights, dtype=np.float64).T.copy())
+
+    def measure(block: torch.Tensor) -> Matrix:
+        rest = torch.addmm(block[:count], mixed, block[count:], alpha=-1)
+        return (rest * rest).sum(dim=1).numpy()
+
+    return _summed(base, [*models, *others], names, measure, np.asarray, advance)
 
 
-def _added(parts: list[_Sums], size: int) -> _Sums:
+def _gram(block: torch.Tensor) -> Matrix:
+    """Of vectors (T, length)."""
+    gram = block @ block.T
+    return ((gram + gram.T) / 2).numpy()  # symmetric to the bit, whatever the BLAS does
+
+
+def _summed(
+    base: Reader,
+    models: Sequence[Reader],
+    names: Iterable[str],
+    measure: Callable[[torch.Tensor], Matrix],
+    squares: Callable[[Matrix], Matrix],
+    advance: Callable[[int], None] | None,
+) -> Matrix:
+    """The sum of `measure(block)` over all blocks of the task vectors.
+
+    Args:
+        measure: of vectors (T, length), valid until the next call.
+        squares: of such sums what is finite, (T,) or less, if the vectors are.
+
+    Raises:
+        CheckpointError: one is not.
+    """
+    nothing = measure(torch.empty((len(models), 0), dtype=torch.float64))
+
+    def tensor(name: str) -> Matrix:
+        sums = _added(nothing, map(measure, _blocks(base, models, name)))
+        _require_finite(base, models, name, squares(sums).tolist())
+        if advance:
+            advance(sum(reader.tensors[name].bytes for reader in (base, *models)))
+        return sums
+
+    with one_thread_each() as count, ThreadPoolExecutor(count) as pool:
+        return _added(nothing, pool.map(tensor, names))
+
+
+def _added(nothing: Matrix, parts: Iterable[Matrix]) -> Matrix:
     """In a fixed order, so that threads change nothing; counts are whole numbers below 2⁵³."""
-    nothing = np.zeros((size, size))
     with np.errstate(invalid="ignore", over="ignore"):  # refused later, by the tensor's name
-        return _Sums(
-            sum((part.gram for part in parts), nothing),
-            sum((part.both for part in parts), nothing),
-            sum((part.differing for part in parts), nothing),
-        )
+        return reduce(np.add, parts, nothing)
 
 
-def _tensor_sums(base: Reader, models: list[Reader], name: str) -> _Sums:
+def _blocks(base: Reader, models: Sequence[Reader], name: str) -> Iterator[torch.Tensor]:
+    """θ − θ₀ of a tensor, (T, length) in float64, slice by slice in the same memory."""
     count, rows = base.tensors[name].count, len(models)
     length = min(max(_AT_ONCE // rows, _SHORTEST), _LONGEST)
     raw = Buffer(length * 8)
     start = torch.empty(min(length, count), dtype=torch.float64)
     vectors = torch.empty((rows, len(start)), dtype=torch.float64)
-    parts = []
     for begin in range(0, count, length):
         end = min(begin + length, count)
         block, origin = vectors[:, : end - begin], start[: end - begin]
@@ -272,10 +332,7 @@ def _tensor_sums(base: Reader, models: list[Reader], name: str) -> _Sums:
             row.copy_(model.read(name, begin, end, raw))
             if not isinstance(model, VectorReader):  # which holds a task vector itself
                 row.sub_(origin)
-        parts.append(_block_sums(block))
-    sums = _added(parts, rows)
-    _require_finite(base, models, name, np.diag(sums.gram).tolist())
-    return sums
+        yield block
 
 
 def _start_of(model: Reader, start: torch.Tensor) -> torch.Tensor | int:
@@ -286,20 +343,13 @@ def _start_of(model: Reader, start: torch.Tensor) -> torch.Tensor | int:
 def _require_finite(
     base: Reader, models: Sequence[Reader], name: str, squares: Sequence[float]
 ) -> None:
-    for model, square in zip(models, squares, strict=True):
+    for model, square in zip(models, squares, strict=False):
         if not math.isfinite(square):
             raise CheckpointError(
                 f"tensor {name} minus the base's ({base.name}) is not finite",
                 where=model.name,
                 fix="train again, or leave the model out",
             )
-
-
-def _block_sums(block: torch.Tensor) -> _Sums:
-    """Of vectors (T, length)."""
-    gram = block @ block.T
-    gram = (gram + gram.T) / 2  # symmetric to the bit, whatever the BLAS does
-    return _Sums(gram.numpy(), *_sign_counts(block.numpy()))
 
 
 def _sign_counts(vectors: Matrix) -> tuple[Matrix, Matrix]:

@@ -12,9 +12,9 @@ import click
 from mergekit_fair.cli.merge_flags import HelpWithHeadings, add_options
 from mergekit_fair.cli.terminal import Terminal, echo, errors_alone, quiet_libraries
 from mergekit_fair.errors import ConfigError
-from mergekit_fair.merging.grid import parse_grid
+from mergekit_fair.merging.grid import lambda_points, parse_grid
 from mergekit_fair.merging.program import MergeSettings
-from mergekit_fair.merging.to_disk import merge_to_folder
+from mergekit_fair.merging.to_disk import merge_grid, merge_to_folder
 from mergekit_fair.sweep.worst_report import load_checked_recipe
 
 
@@ -70,15 +70,19 @@ def command(
     # mergekit draws its bars into files and pipes, too.
     is_quiet = merge_options.quiet or not sys.stderr.isatty()
     options = merge_options.model_copy(update={"quiet": is_quiet})
-    lambdas = None if grid is None else parse_grid(grid, "--lambda")
-    if hard_links and lambdas is None:
+    if hard_links and grid is None:
         raise ConfigError(
             "is for the models of a grid, and this is one", where="--hard-links", fix="add --lambda"
         )
-    settings = MergeSettings(overwrite, allow_pickle, hash_inputs, lambdas, adapter, hard_links)
+    settings = MergeSettings(overwrite, allow_pickle, hash_inputs, adapter, hard_links)
     progress = Terminal(quiet=merge_options.quiet)
     says_nothing = merge_options.quiet and merge_options.verbosity == 0
     with errors_alone() if says_nothing else nullcontext():
-        merge_to_folder(load_checked_recipe(recipe, progress), out, options, settings, progress)
+        checked = load_checked_recipe(recipe, progress)
+        if grid is None:
+            merge_to_folder(checked, out, options, settings, progress)
+        else:
+            points = lambda_points(checked, parse_grid(grid, "--lambda"))
+            merge_grid(points, out, options, settings, progress)
     if not merge_options.quiet:
         echo(str(out))

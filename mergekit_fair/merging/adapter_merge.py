@@ -74,8 +74,6 @@ def merge_adapters(
     """
     if not is_own(recipe.method):
         raise _refused("methods of mergekit-fair, tensor by tensor", recipe, recipe.method)
-    if settings.lambdas is not None:
-        raise _refused("one λ, that of the recipe", recipe, list(settings.lambdas))
     with (
         staged_folder(out, overwrite=settings.overwrite, known=recorded) as folder,
         MergePlan.open(
@@ -136,7 +134,7 @@ def _entering(plan: MergePlan, program: MergeProgram) -> dict[str, AdapterReader
     """The adapters that the result is made of, in recipe order."""
     recipe, models, base = plan.recipe, plan.models, plan.models.base
     folder, is_plain = models.folders[base], not isinstance(models.readers[base], AdapterReader)
-    used = {str(model) for tensor in program.tensors for model in tensor.active_formula.models}
+    used = {str(model) for tensor in program.tensors for model in tensor.formulas.models}
     adapters: dict[str, AdapterReader] = {}
     for model, reader in models.readers.items():
         if model == base or model not in used:

@@ -65,20 +65,19 @@ def check_merge(
         facts["notes"] += (*plan.notes, *carried_files(config, options).notes)
         if not plan.streams:
             return facts | {"checked": True}
-        return facts | {"engine": STREAMED} | _facts(plan, options, settings)
+        return facts | {"engine": STREAMED} | _facts(plan, options)
 
 
-def _facts(plan: MergePlan, options: Any, settings: MergeSettings) -> dict[str, Any]:
+def _facts(plan: MergePlan, options: Any) -> dict[str, Any]:
     with explained(plan.recipe.where):
         merged_config(
             plan.recipe.configuration(),
             plan.models.folders[plan.models.base],
             trust_remote_code=options.trust_remote_code,
         )
-    program = plan.at(lambdas=settings.lambdas)
+    program = plan.at()
     tensors, readers = program.tensors, plan.models.readers
     files = shards(tensors, options.out_shard_size)
-    count = 1 if program.lambdas is None else len(program.lambdas)
     return {
         "architecture": "mergekit's"
         if plan.architecture.is_mergekits
@@ -92,9 +91,9 @@ def _facts(plan: MergePlan, options: Any, settings: MergeSettings) -> dict[str, 
             for tensor in tensors
             for model in tensor.models
         ),
-        "bytes_written": sum(file.size for file in files) * count,
+        "bytes_written": sum(file.size for file in files),
         "files": [file.name for file in files],
-        "memory_bytes": memory(files, count, options.device or "cpu"),
+        "memory_bytes": memory(files, 1, options.device or "cpu"),
         "norms": None if plan.norms is None else dict(plan.norms),
         "loads": "whole" if plan.is_loadable else "not checked: no architecture of transformers",
     }

@@ -87,6 +87,17 @@ def point_name(key: str, value: float) -> str:
     return f"{name}_{float(value)!r}".removesuffix(".0")
 
 
+def lambda_points(recipe: Recipe, values: Sequence[float]) -> dict[str, Recipe]:
+    """Name of a point → the recipe with its λ, and with what it leaves open (`worst: auto`) filled
+    in.
+
+    Raises:
+        RecipeError: a λ that the method does not take.
+    """
+    recipe = recipe.resolved()
+    return {point_name("lambda", v): recipe.with_settings({"lambda": v}) for v in values}
+
+
 def require_settings(
     recipe: Recipe, values: Mapping[str, Sequence[float]], where: str
 ) -> list[NamedParameter]:

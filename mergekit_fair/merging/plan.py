@@ -9,7 +9,7 @@ Every route runs programs: to disk, in memory, adapters, `check`, `vectors`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
@@ -24,6 +24,7 @@ from mergekit_fair.merging.methods.formula import (
     COUNTER,
     Coefficients,
     Formula,
+    Formulas,
     coefficients_of,
     copy_of,
 )
@@ -175,9 +176,7 @@ class MergePlan:
             plan.at()  # what the method itself refuses, it refuses here
             yield plan
 
-    def at(
-        self, settings: Settings | None = None, *, lambdas: Sequence[float] | None = None
-    ) -> MergeProgram:
+    def at(self, settings: Settings | None = None) -> MergeProgram:
         """The program with some of the recipe's numbers, or `worst`, replaced.
 
         No file is touched and nothing is resolved again.
@@ -186,21 +185,20 @@ class MergePlan:
 
         Args:
             settings: as for `Recipe.with_settings`.
-            lambdas: λ of the outputs of a grid, in place of the recipe's.
 
         Raises:
             RecipeError: as `Recipe.with_settings`: a number in place of a gradient or filter, a
                 group that the recipe does not have, a value out of range.
         """
-        return self._program(self._raw(settings or {}), lambdas)
+        return self._program([self._raw(settings or {})])
 
-    def of(self, recipe: Recipe) -> MergeProgram:
-        """The program of a recipe of this plan's family, see `family`.
+    def of(self, *recipes: Recipe) -> MergeProgram:
+        """The program with one output for each recipe, all of this plan's family, see `family`.
 
         Raises:
             RecipeError: a recipe of another family.
         """
-        return self._program(self._same_family(recipe.raw))
+        return self._program([self._same_family(recipe.raw) for recipe in recipes])
 
     def coefficients(self, settings: Settings | None = None) -> Coefficients:
         """`at(settings).coefficients`, without the tensors."""
@@ -260,44 +258,43 @@ class MergePlan:
         shown = [formula for key, (_, formula) in formulas.items() if key in merged or not merged]
         return coefficients_of(shown, self.infos)
 
-    def _program(self, raw: dict[str, Any], lambdas: Sequence[float] | None = None) -> MergeProgram:
-        formulas = self._formulas(raw)
-        scales: dict[int, tuple[float, ...]] = {}
-        for key, (parameters, formula) in formulas.items():
-            scales[key] = (formula.scale,)
-            if lambdas is not None:
-                scales[key] = tuple(
-                    self.method.vectors(self._inputs, {**parameters, "lambda": value}).scale
-                    for value in lambdas
-                )
-        tensors, vectors = [], self.models.vectors
+    def _program(self, raws: Sequence[dict[str, Any]]) -> MergeProgram:
+        points = [self._formulas(raw) for raw in raws]
+        made: dict[Hashable, Formulas] = {}  # most tensors of a model have the same
+        tensors = []
         for tensor in self.tensors:
-            key = id(tensor.parameters)
-            parameters, formula = formulas[key]
-            formula = formula.with_vectors({m: tensor.name in vectors[m] for m in vectors})
-            copied = None
-            if not tensor.is_float:
-                copied = copy_of(formula.start, formula.base)
-            elif tensor.is_head:
-                inputs = replace(self._inputs, name=tensor.name, is_head=True)
-                copied = self.method.copied_head(inputs, parameters)
-            made = (copied or formula).without(
-                [model for model, names in self.models.unmoved.items() if tensor.name in names]
-            )
+            held = tuple(tensor.name in names for names in self.models.vectors.values())
+            still = tuple(tensor.name in names for names in self.models.unmoved.values())
+            name = tensor.name if tensor.is_head else None
+            key = id(tensor.parameters), tensor.is_float, name, held, still
+            if key not in made:
+                each = (self._formula(tensor, *formulas[key[0]]) for formulas in points)
+                made[key] = Formulas(tuple(each))
             tensors.append(
                 OutputTensor(
                     tensor.name,
                     tensor.shape,
                     tensor.compute_dtype,
                     tensor.dtype,
-                    made,
-                    scales[key] if copied is None else (copied.scale,) * len(scales[key]),
+                    made[key],
                     tensor.must_match,
                     tensor.cast,
                 )
             )
-        points = None if lambdas is None else tuple(lambdas)
-        return MergeProgram(tuple(tensors), self._coefficients(formulas), points)
+        return MergeProgram(tuple(tensors), self._coefficients(points[0]))
+
+    def _formula(self, tensor: _PlannedTensor, parameters: Parameters, formula: Formula) -> Formula:
+        vectors, unmoved = self.models.vectors, self.models.unmoved
+        formula = formula.with_vectors({m: tensor.name in vectors[m] for m in vectors})
+        copied = None
+        if not tensor.is_float:
+            copied = copy_of(formula.start, formula.base)
+        elif tensor.is_head:
+            inputs = replace(self._inputs, name=tensor.name, is_head=True)
+            copied = self.method.copied_head(inputs, parameters)
+        return (copied or formula).without(
+            [m for m, names in unmoved.items() if tensor.name in names]
+        )
 
 
 def _planned(

@@ -73,9 +73,9 @@ class SliceJob:
         return sum(piece.size for piece in self.pieces)
 
     @property
-    def moves(self) -> bool:
+    def differs(self) -> bool:
         """Whether outputs of a grid differ in it."""
-        return any(piece.tensor.active_formula.moves for piece in self.pieces)
+        return not all(piece.tensor.formulas.are_alike for piece in self.pieces)
 
 
 def tensor_bytes(tensor: OutputTensor) -> int:
@@ -90,12 +90,12 @@ def shards(tensors: Sequence[OutputTensor], limit: int) -> tuple[Shard, ...]:
         tensors: in mergekit's order.
         limit: 0 or less for one file; for two where a grid changes some tensors only.
     """
-    kept = [tensor for tensor in tensors if not tensor.active_formula.moves]
+    kept = [tensor for tensor in tensors if tensor.formulas.are_alike]
     size = sum(map(tensor_bytes, kept))
-    is_grid = bool(tensors) and len(tensors[0].scales) > 1
+    is_grid = bool(tensors) and len(tensors[0].formulas.each) > 1
     if not is_grid or size < SHARED_FROM * sum(map(tensor_bytes, tensors)):
         return _named([(part, False) for part in _parts(tensors, limit)])
-    moved = [tensor for tensor in tensors if tensor.active_formula.moves]
+    moved = [tensor for tensor in tensors if not tensor.formulas.are_alike]
     parts = [(part, False) for part in _parts(moved, limit)] if moved else []
     return _named([*parts, *((part, True) for part in _parts(kept, limit))])
 
@@ -141,7 +141,7 @@ def jobs(files: Sequence[Shard], elements: int) -> Iterator[SliceJob]:
         filled = 0
         for tensor in file.tensors:
             count = math.prod(tensor.shape)
-            step = count if tensor.formula.is_sparse else elements
+            step = count if tensor.formulas.is_sparse else elements
             for start in range(0, count, max(1, step)):
                 piece = Piece(tensor, start, min(start + step, count))
                 if pending and filled + piece.stop - piece.start > elements:

@@ -47,7 +47,7 @@ def write_weights(
     Args:
         shards: the files of one output; all outputs have the same.
         readers: model → its tensors.
-        folders: one an output, in the order of the tensors' scales; they exist.
+        folders: one an output, in the order of the tensors' formulas; they exist.
         device: where the arithmetic runs.
         advance: told the number of bytes of the first output after each job.
         sharing: how the outputs of a grid come by files that are equal in all of them.
@@ -145,37 +145,38 @@ class SliceWorker:
     def compute(self, job: SliceJob) -> list[memoryview]:
         """The job's bytes for every output; valid until the next call.
 
-        Where no λ changes them they are made once.
+        Where outputs have the same they are made once.
 
         Raises:
             CheckpointError: see `write_weights`.
         """
         self._out = [self._grown(buffer, job.size) for buffer in self._out]
-        made = self._out if job.moves else self._out[:1]
+        made = self._out if job.differs else self._out[:1]
         at = 0
         with torch.no_grad(), self._on_device():
             for piece in job.pieces:
                 self._piece(piece, at, made)
                 at += piece.size
-        return [(buffer if job.moves else made[0]).memory[:at] for buffer in self._out]
+        return [(buffer if job.differs else made[0]).memory[:at] for buffer in self._out]
 
     def _piece(self, piece: Piece, at: int, made: Sequence[Buffer]) -> None:
         tensor = piece.tensor
         load = _Loaded(self, piece)
         if tensor.must_match:
             self._require_equal(piece, load)
-        formula = tensor.active_formula
-        if not formula.moves:
-            value = load(formula.start)
-            for buffer in made:
-                self._store(value, buffer, piece, at)
-            return
-        self._scratch.reset()
-        vector, start = parts_of(formula, load, self._scratch, tensor.name)
-        moved = self._scratch.take(len(start))
-        for buffer, scale in zip(made, tensor.scales, strict=True):
-            value = start if scale == 0 else torch.add(start, vector, alpha=scale, out=moved)
-            self._store(value, buffer, piece, at)
+        for formula, scales in tensor.formulas.directions:
+            wanted = [(made[output], scale) for output, scale in scales if output < len(made)]
+            if not formula.moves:
+                value = load(formula.start)
+                for buffer, _ in wanted:
+                    self._store(value, buffer, piece, at)
+                continue
+            self._scratch.reset()
+            vector, start = parts_of(formula, load, self._scratch, tensor.name)
+            moved = self._scratch.take(len(start))
+            for buffer, scale in wanted:
+                torch.add(start, vector, alpha=scale, out=moved)
+                self._store(moved, buffer, piece, at)
 
     def read(self, model: str, piece: Piece) -> torch.Tensor:
         """A slice of one model on the device, as the recipe's dtype has it."""
@@ -209,7 +210,7 @@ class SliceWorker:
         tensor = piece.tensor
         dtype = tensor.dtype if _is_finite(value) else tensor.compute_dtype
         element = piece.start + _first(~torch.isfinite(room))
-        for model in tensor.active_formula.models:
+        for model in tensor.formulas.models:
             values = self._stored(str(model), piece)
             if not _is_finite(values):
                 return CheckpointError(

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mergekit_fair.checkpoints.folder import INDEX
-from mergekit_fair.errors import CheckpointError, RecipeError
+from mergekit_fair.errors import CheckpointError
 from mergekit_fair.files import Sharing, sharing_in, staged_folder
 from mergekit_fair.merging.by_mergekit import merge_by_mergekit, merge_slices, run_checked
 from mergekit_fair.merging.carried_files import CarriedFiles, carried_files
-from mergekit_fair.merging.grid import point_name
 from mergekit_fair.merging.manifest import recorded
 from mergekit_fair.merging.methods.registry import is_own
 from mergekit_fair.merging.model_files import (
@@ -50,7 +51,7 @@ def merge_to_folder(
 
     Args:
         recipe: a checked recipe of any registered method.
-        out: the folder to make; with `lambdas`, it holds one folder `lambda_<λ>` a model.
+        out: the folder to make.
         options: mergekit's `MergeOptions`.
         settings: what else it may do.
         progress: told what is done.
@@ -73,20 +74,78 @@ def merge_to_folder(
 
         merge_adapters(recipe, out, options, settings, progress)
     elif not is_own(recipe.method):
-        _require_single(recipe, settings, recipe.method)
         recipe.require_inputs()
         merge_by_mergekit(recipe, out, options, settings, progress)
     elif recipe.is_sliced:
-        _require_single(recipe, settings, "slices")
         merge_slices(recipe, out, options, settings, progress)
     else:
-        _own(recipe, out, options, settings, progress)
+        with _opened(recipe, out, options, settings, progress) as (folder, plan):
+            if plan.streams:
+                _stream(plan, {folder: plan.recipe}, out.name, options, settings, progress)
+            else:
+                run_checked(plan, folder, out, options, progress)
 
 
-def _own(
-    recipe: Recipe, out: Path, options: Any, settings: MergeSettings, progress: Progress
+def merge_grid(
+    recipes: Mapping[str, Recipe],
+    out: Path,
+    options: Any,
+    settings: MergeSettings | None = None,
+    progress: Progress | None = None,
 ) -> None:
-    """Checked, then streamed, or run by mergekit where its options ask for more."""
+    """Run recipes that differ in numbers only, to folders that appear together or not at all.
+
+    What our engine streams is read once for all of them. Else each is merged by itself.
+
+        points = {f"lambda_{value}": recipe.with_settings({"lambda": value}) for value in values}
+        merge_grid(points, Path("grid"), MergeOptions())
+
+    Args:
+        recipes: name of a folder in `out` → a resolved recipe, of one `family`.
+        out: the folder to make.
+        options, settings, progress: as for `merge_to_folder`.
+
+    Raises:
+        RecipeError: recipes of several families; and as `merge_to_folder`.
+        ConfigError, CheckpointError, OSError: as `merge_to_folder`.
+    """
+    settings, progress = settings or MergeSettings(), progress or Silent()
+    first = next(iter(recipes.values()))
+    require_apart(first, out)
+    if not is_own(first.method) or first.is_sliced or settings.as_adapter:
+        with staged_folder(out, overwrite=settings.overwrite, known=recorded) as folder:
+            _each(recipes, folder, options, settings, progress)
+        return
+    with _opened(first, out, options, settings, progress) as (folder, plan):
+        if not plan.streams:
+            _each(recipes, folder, options, settings, progress)
+            return
+        for remark in first.remarks:
+            progress.say(remark)
+        targets = {folder / name: recipe for name, recipe in recipes.items()}
+        for target in targets:
+            target.mkdir()
+        _stream(plan, targets, "", options, settings, progress)
+
+
+def _each(
+    recipes: Mapping[str, Recipe],
+    folder: Path,
+    options: Any,
+    settings: MergeSettings,
+    progress: Progress,
+) -> None:
+    """Merge one recipe after the other."""
+    fresh = replace(settings, overwrite=False)
+    for name, recipe in recipes.items():
+        merge_to_folder(recipe, folder / name, options, fresh, progress)
+
+
+@contextmanager
+def _opened(
+    recipe: Recipe, out: Path, options: Any, settings: MergeSettings, progress: Progress
+) -> Iterator[tuple[Path, MergePlan]]:
+    """The folder that becomes `out`, and the checked plan."""
     with (
         staged_folder(out, overwrite=settings.overwrite, known=recorded) as folder,
         MergePlan.open(
@@ -95,27 +154,24 @@ def _own(
     ):
         for note in plan.notes:
             progress.say(note)
-        if plan.streams:
-            _stream(plan, folder, out.name, options, settings, progress)
-        else:
-            _require_single(recipe, settings, "a tokenizer to build, or pickled output")
-            run_checked(plan, folder, out, options, progress)
+        yield folder, plan
 
 
 def _stream(
     plan: MergePlan,
-    folder: Path,
+    targets: Mapping[Path, Recipe],
     name: str,
     options: Any,
     settings: MergeSettings,
     progress: Progress,
 ) -> None:
+    """Write one model a target; a title is the folder's own name where `name` is empty."""
     carried = carried_files(plan.recipe.configuration(), options)
     for note in carried.notes:
         progress.say(note)
-    program = plan.at(lambdas=settings.lambdas)
+    program = plan.of(*targets.values())
     files = shards(program.tensors, options.out_shard_size)
-    targets = outputs(folder, plan.recipe, settings.lambdas)
+    folder = next(iter(targets))
     sharing = Sharing.COPY
     if shared := sum(file.size for file in files if file.is_shared):
         sharing = sharing_in(folder, hard_links=settings.hard_links)
@@ -132,40 +188,15 @@ def _stream(
         weights = write_weights(
             files,
             plan.models.readers,
-            [target for target, _ in targets],
+            list(targets),
             device=options.device or "cpu",
             advance=advance,
             sharing=sharing,
         )
-    for (target, recipe), written in zip(targets, weights, strict=True):
-        title = name if target == folder else target.name
+    for (target, recipe), written in zip(targets.items(), weights, strict=True):
+        title = name or target.name
         _complete(recipe, target, title, options, plan, files, written, inputs, carried, notes)
     require_unchanged(plan.models, inputs)
-
-
-def _require_single(recipe: Recipe, settings: MergeSettings, got: str) -> None:
-    if settings.lambdas is not None:
-        raise RecipeError(
-            "a grid of λ is written for the methods of mergekit-fair, tensor by tensor",
-            where=recipe.where,
-            got=got,
-            fix="merge each λ by itself",
-        )
-
-
-def outputs(
-    folder: Path, recipe: Recipe, lambdas: Sequence[float] | None
-) -> list[tuple[Path, Recipe]]:
-    """The folder and the recipe of every model that is written; folders are made."""
-    if lambdas is None:
-        return [(folder, recipe)]
-    targets = [
-        (folder / point_name("lambda", value), recipe.with_settings({"lambda": value}))
-        for value in lambdas
-    ]
-    for target, _ in targets:
-        target.mkdir()
-    return targets
 
 
 def _complete(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from mergekit_fair.checkpoints.geometry import residuals, task_vector_gram
 from mergekit_fair.errors import CheckpointError, RecipeError
 from mergekit_fair.files import staged_folder, text_of, write_atomic
 from mergekit_fair.merging.manifest import recorded, versions
@@ -17,11 +19,11 @@ from mergekit_fair.merging.methods.members import parameters_of
 from mergekit_fair.merging.methods.subgroup_task_addition import addition_recipe
 from mergekit_fair.merging.program import MergeSettings
 from mergekit_fair.merging.recipe import Recipe
-from mergekit_fair.merging.to_disk import merge_to_folder
-from mergekit_fair.progress import Progress
+from mergekit_fair.merging.to_disk import merge_grid
+from mergekit_fair.progress import Progress, bar
 from mergekit_fair.schema import parse_json
 from mergekit_fair.vectors.basis_fit import Fit, Method, fit, spectral_bound, task_errors
-from mergekit_fair.vectors.recipe_vectors import recipe_vectors
+from mergekit_fair.vectors.recipe_vectors import open_vectors
 
 NAME = "basis.json"
 _VECTORS = "vectors"
@@ -128,8 +130,8 @@ def build_basis(
 ) -> Basis:
     """Compress the task vectors of a recipe's models.
 
-    One pass over the models for K, one for each kept vector, and one over all that measures what
-    was written. Memory is that of a merge.
+    One pass over the models for K, one that writes the kept vectors, and one over all that measures
+    what was written. Memory is that of a merge.
 
     Args:
         recipe: of any method; its models beside the base are the tasks.
@@ -145,37 +147,44 @@ def build_basis(
         CheckpointError: models that do not fit each other, are damaged or not finite.
     """
     with staged_folder(out, overwrite=settings.overwrite, known=_recorded) as folder:
-        measured = recipe_vectors(recipe, options, progress, allow_pickle=settings.allow_pickle)
-        geometry = measured.geometry
-        models = _models(recipe, geometry.names)
-        solution = fit(geometry.gram, size, method, seed=seed)
-        (folder / _VECTORS).mkdir()
-        vectors = [f"{_VECTORS}/{name}" for name in _names(solution)]
-        for vector, amounts in zip(vectors, solution.stored_mixing.T, strict=True):
-            merge = _merge(recipe, models, amounts)
-            fresh = MergeSettings(allow_pickle=settings.allow_pickle)
-            merge_to_folder(merge, folder / vector, options, fresh, progress)
+        with (
+            open_vectors(recipe, options, progress, allow_pickle=settings.allow_pickle) as vectors,
+            bar(progress, "task vectors", vectors.bytes) as advance,
+        ):
+            readers, tasks = list(vectors.models.values()), list(vectors.models)
+            gram = task_vector_gram(vectors.base, readers, vectors.names, advance)
+        models = _models(recipe, tasks)
+        solution = fit(gram, size, method, seed=seed)
+        names = _names(solution)
+        merges = {
+            name: _merge(recipe, models, amounts)
+            for name, amounts in zip(names, solution.stored_mixing.T, strict=True)
+        }
+        fresh = MergeSettings(allow_pickle=settings.allow_pickle)
+        merge_grid(merges, folder / _VECTORS, options, fresh, progress)
+        stored = [f"{_VECTORS}/{name}" for name in names]
+        for vector in stored:
             progress.say(f"{out / vector}")
-        written = [str(folder / vector) for vector in vectors]
-        stored = _stored_errors(recipe, models, written, solution, options, settings, progress)
+        written = [str(folder / vector) for vector in stored]
+        off = _stored_errors(recipe, models, written, solution, options, settings, progress)
         basis = Basis(
             method=method,
             seed=seed,
             base=str(recipe.raw["base_model"]),
             head=_head(recipe),
-            tasks=list(geometry.names),
+            tasks=tasks,
             models=models,
-            vectors=vectors,
+            vectors=stored,
             mixing=solution.stored_mixing.tolist(),
             weights=solution.weights.tolist(),
             has_mean=solution.has_mean,
-            gram=geometry.gram.tolist(),
-            errors=task_errors(geometry.gram, solution).tolist(),
-            stored_errors=stored.tolist(),
-            bound=spectral_bound(geometry.gram, solution.stored),
+            gram=gram.tolist(),
+            errors=task_errors(gram, solution).tolist(),
+            stored_errors=off.tolist(),
+            bound=spectral_bound(gram, solution.stored),
             bytes={
                 "tasks": sum(_size(model) for model in models.values()),
-                "vectors": sum(_size(str(folder / vector)) for vector in vectors),
+                "vectors": sum(map(_size, written)),
             },
             versions=versions(),
         )
@@ -193,7 +202,7 @@ def _recorded(folder: Path) -> list[str]:
     return [NAME, *(f"{each}/{name}" for each in vectors for name in recorded(folder / each))]
 
 
-def _models(recipe: Recipe, names: tuple[str, ...]) -> dict[str, str]:
+def _models(recipe: Recipe, names: Sequence[str]) -> dict[str, str]:
     """Task → model, in the order of the geometry, which is the recipe's without the base."""
     others = [str(item.model) for item in recipe.configuration().models or ()]
     others = [model for model in others if model != str(recipe.configuration().base_model)]
@@ -243,15 +252,13 @@ def _stored_errors(
     settings: MergeSettings,
     progress: Progress,
 ) -> NDArray[np.float64]:
-    """‖Δ_t − Σ_m C_mt s̃_m‖² with the vectors s̃ as they are on the disk.
-
-    From the Gram matrix of tasks and kept vectors together: one more pass.
-    """
-    both = {**models, **{f"basis vector {folder}": folder for folder in written}}
-    joint = recipe_vectors(
-        _merge(recipe, both, None), options, progress, allow_pickle=settings.allow_pickle
-    ).geometry.gram
-    tasks = len(models)
-    each = [solution.coefficients(row) for row in np.eye(tasks)]
-    rest = np.vstack([np.eye(tasks), -np.stack(each, axis=1)])
-    return np.asarray(np.maximum(np.einsum("it,ij,jt->t", rest, joint, rest), 0.0))
+    """‖Δ_t − Σ_m C_mt s̃_m‖² with the vectors s̃ as they are on the disk: one more pass."""
+    both = _merge(recipe, {**models, **{f"basis vector {each}": each for each in written}}, None)
+    weights = np.stack([solution.coefficients(row) for row in np.eye(len(models))], axis=1)
+    with (
+        open_vectors(both, options, progress, allow_pickle=settings.allow_pickle) as vectors,
+        bar(progress, "what the basis leaves out", vectors.bytes) as advance,
+    ):
+        readers = list(vectors.models.values())
+        tasks, stored = readers[: len(models)], readers[len(models) :]
+        return residuals(vectors.base, tasks, stored, weights, vectors.names, advance)

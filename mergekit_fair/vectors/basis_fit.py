@@ -174,26 +174,30 @@ def _axes(k: Matrix, size: int) -> Matrix:
 def _autoencoder(k: Matrix, size: int, seed: int) -> Matrix:
     """B = softmax(A / τ) over tasks, by Adam on tr[(BW − I)ᵀK(BW − I)] / T²; K in units as above.
 
-    A starts from N(0, 1) and W from the best for it; the best B on the way is kept.
+    A starts from N(0, 1) and W from the best for it; the best B on the way is kept. On one thread:
+    several wait for each other longer than such products take, and change their last bits.
     """
     import torch
+
+    from mergekit_fair.checkpoints.reader import one_thread_each
 
     tasks = len(k)
     generator = torch.Generator().manual_seed(seed)
     scores = torch.randn(tasks, size, generator=generator, dtype=torch.float64)
-    gram, identity = torch.from_numpy(k), torch.eye(tasks, dtype=torch.float64)
-    start = best_weights(k, torch.softmax(scores / TEMPERATURE, dim=0).numpy())
-    weights = torch.from_numpy(start.copy()).requires_grad_()
-    scores.requires_grad_()
-    adam = torch.optim.Adam([scores, weights], lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    best, mixing = np.inf, np.empty(0)
-    for _ in range(STEPS):
-        adam.zero_grad()
-        mixed = torch.softmax(scores / TEMPERATURE, dim=0)
-        rest = mixed @ weights - identity
-        loss = (rest * (gram @ rest)).sum() / tasks**2
-        if loss.item() < best:
-            best, mixing = loss.item(), mixed.detach().numpy().copy()
-        loss.backward()  # type: ignore[no-untyped-call]
-        adam.step()
+    gram, identity = torch.tensor(k), torch.eye(tasks, dtype=torch.float64)
+    with one_thread_each():
+        start = best_weights(k, torch.softmax(scores / TEMPERATURE, dim=0).numpy())
+        weights = torch.tensor(start, requires_grad=True)
+        scores.requires_grad_()
+        adam = torch.optim.Adam([scores, weights], lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+        best, mixing = np.inf, np.empty(0)
+        for _ in range(STEPS):
+            adam.zero_grad()
+            mixed = torch.softmax(scores / TEMPERATURE, dim=0)
+            rest = mixed @ weights - identity
+            loss = (rest * (gram @ rest)).sum() / tasks**2
+            if loss.item() < best:
+                best, mixing = loss.item(), mixed.detach().numpy().copy()
+            loss.backward()  # type: ignore[no-untyped-call]
+            adam.step()
     return mixing

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -19,6 +19,7 @@ from mergekit_fair.checkpoints.geometry import (
     task_vector_geometry,
     triangle_bound,
 )
+from mergekit_fair.checkpoints.reader import Reader
 from mergekit_fair.errors import RecipeError
 from mergekit_fair.merging.methods.formula import Coefficients
 from mergekit_fair.merging.methods.head_policy import HeadPolicy
@@ -26,7 +27,7 @@ from mergekit_fair.merging.methods.members import parameters_of
 from mergekit_fair.merging.methods.norms import merged_names
 from mergekit_fair.merging.methods.registry import is_own, own_method
 from mergekit_fair.merging.methods.worst_group_injection import Role, WorstGroupInjection
-from mergekit_fair.merging.model_checks import OpenModels, open_models
+from mergekit_fair.merging.model_checks import open_models
 from mergekit_fair.merging.plan import MergePlan
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.progress import Progress, bar
@@ -97,10 +98,38 @@ class RecipeVectors:
         }
 
 
-def recipe_vectors(
+@dataclass(frozen=True)
+class OpenVectors:
+    """The task vectors of a recipe, open for reading.
+
+    Attributes:
+        recipe: resolved.
+        base: θ₀.
+        models: name of the vector → θ, in recipe order: its group, its role, or its folder's name.
+        labels: model → the name of its vector.
+        names: of the tensors that count.
+        plan: of the merge, where the method is one of this package's.
+    """
+
+    recipe: Recipe
+    base: Reader
+    models: Mapping[str, Reader]
+    labels: Mapping[str, str]
+    names: Sequence[str]
+    plan: MergePlan | None
+
+    @property
+    def bytes(self) -> int:
+        """Of all files that one pass reads."""
+        readers = (self.base, *self.models.values())
+        return sum(reader.tensors[name].bytes for name in self.names for reader in readers)
+
+
+@contextmanager
+def open_vectors(
     recipe: Recipe, options: Any, progress: Progress, *, allow_pickle: bool = False
-) -> RecipeVectors:
-    """Open a recipe's models and measure their task vectors in one pass.
+) -> Iterator[OpenVectors]:
+    """Open and check a recipe's models.
 
     Heads count as the recipe merges them: all of them, none with `head: base` or `first`. Integer
     tensors never do.
@@ -108,55 +137,65 @@ def recipe_vectors(
     Args:
         recipe: of any method with a base_model and whole models.
         options: mergekit's `MergeOptions`.
-        progress: a bar over the bytes.
+        progress: told what is measured first.
         allow_pickle: as for a merge.
 
     Raises:
         RecipeError: no base_model, slices or modules, or whatever the method refuses.
-        CheckpointError: models that are missing, damaged, not finite or do not fit the base.
+        CheckpointError: models that are missing, damaged or do not fit the base.
     """
     recipe = recipe.resolved()
     _require_whole(recipe)
-    policy = parameters_of(recipe.raw).get("head", HeadPolicy.MERGE)
-    with _opened(recipe, options, allow_pickle, progress) as (models, plan):
+    with ExitStack() as stack:
+        plan = None
+        if is_own(recipe.method):
+            opened = MergePlan.open(recipe, options, allow_pickle=allow_pickle, progress=progress)
+            plan = stack.enter_context(opened)
+            models = plan.models
+        else:
+            found = open_models(recipe, options, allow_pickle=allow_pickle)
+            models = stack.enter_context(found)
         base, *others = models.readers
         labels = _labels(recipe, others)
-        names = merged_names(models.infos[base], () if policy == HeadPolicy.MERGE else models.heads)
-        geometry = _measured(models, labels, names, progress)
+        names = merged_names(models.infos[base], models.heads if _leaves_heads(recipe) else ())
+        readers = {labels[model]: models.readers[model] for model in others}
+        yield OpenVectors(recipe, models.readers[base], readers, labels, names, plan)
+
+
+def _leaves_heads(recipe: Recipe) -> bool:
+    policy = parameters_of(recipe.raw).get("head", HeadPolicy.MERGE)
+    return bool(policy != HeadPolicy.MERGE)
+
+
+def recipe_vectors(
+    recipe: Recipe, options: Any, progress: Progress, *, allow_pickle: bool = False
+) -> RecipeVectors:
+    """Open a recipe's models and measure their task vectors in one pass.
+
+    Args:
+        recipe, options, allow_pickle: as for `open_vectors`.
+        progress: a bar over the bytes.
+
+    Raises:
+        RecipeError: as `open_vectors`.
+        CheckpointError: as `open_vectors`; models that are not finite.
+    """
+    with open_vectors(recipe, options, progress, allow_pickle=allow_pickle) as vectors:
+        with bar(progress, "task vectors", vectors.bytes) as advance:
+            geometry = task_vector_geometry(vectors.base, vectors.models, vectors.names, advance)
+        recipe, labels, plan = vectors.recipe, vectors.labels, vectors.plan
     target = _target(recipe, labels)
     move = None if plan is None else _move(recipe, plan.coefficients(), geometry, labels, target)
     notes = list(recipe.remarks)
     if move is None:
         notes.append("no displacement: the merge is not a sum of λ_g Δ_g with one λ_g per vector")
-    if policy != HeadPolicy.MERGE:
+    if _leaves_heads(recipe):
+        policy = parameters_of(recipe.raw)["head"]
         notes.append(f"heads are left out, because the merge copies them (head: {policy})")
     screened = tuple(screen(geometry, target)) if target is not None else ()
     return RecipeVectors(
         recipe.where, recipe.method, geometry, target, screened, move, tuple(notes)
     )
-
-
-@contextmanager
-def _opened(
-    recipe: Recipe, options: Any, allow_pickle: bool, progress: Progress
-) -> Iterator[tuple[OpenModels, MergePlan | None]]:
-    """The models, and the plan of a merge by one of this package's methods."""
-    if is_own(recipe.method):
-        with MergePlan.open(recipe, options, allow_pickle=allow_pickle, progress=progress) as plan:
-            yield plan.models, plan
-    else:
-        with open_models(recipe, options, allow_pickle=allow_pickle) as models:
-            yield models, None
-
-
-def _measured(
-    models: OpenModels, labels: Mapping[str, str], names: list[str], progress: Progress
-) -> Geometry:
-    base, *others = models.readers
-    readers = {labels[model]: models.readers[model] for model in others}
-    total = sum(models.infos[model][name].bytes for name in names for model in models.readers)
-    with bar(progress, "task vectors", total) as advance:
-        return task_vector_geometry(models.readers[base], readers, names, advance)
 
 
 def _require_whole(recipe: Recipe) -> None:

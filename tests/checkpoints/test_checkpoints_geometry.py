@@ -14,8 +14,10 @@ from mergekit_fair.checkpoints.geometry import (
     Geometry,
     displacement,
     relative_bound,
+    residuals,
     screen,
     task_vector_geometry,
+    task_vector_gram,
     task_vector_norms,
     triangle_bound,
 )
@@ -222,3 +224,20 @@ def test_screening_orders_and_judges_nothing():
     for arguments in (("sft",), ("fft", ["aligned", "x"])):
         with pytest.raises(RecipeError, match="no such task vector; allowed: fft, aligned"):
             screen(geometry, *arguments)
+
+
+def test_gram_alone_and_what_some_vectors_leave_of_others(models, monkeypatch):
+    """Dense, in slices that do not divide the tensors; the Gram matrix is the geometry's."""
+    monkeypatch.setattr(module, "_AT_ONCE", 64)
+    monkeypatch.setattr(module, "_SHORTEST", 16)
+    base, folders = models
+    start = open_folder(base)
+    readers = [open_folder(folder) for folder in folders.values()]
+    names = [name for name, info in start.tensors.items() if info.is_float]
+    assert np.array_equal(task_vector_gram(start, readers, names), measured(base, folders).gram)
+    vectors = dense(base, folders)
+    tasks, others = readers[:2], readers[2:]
+    weights = np.random.default_rng(0).normal(size=(len(others), len(tasks)))
+    rest = vectors[:, :2] - vectors[:, 2:] @ weights
+    left = residuals(start, tasks, others, weights, names)
+    assert left == pytest.approx((rest**2).sum(axis=0), rel=1e-12)

@@ -199,9 +199,18 @@ def test_a_grid_over_a_gradient_or_a_stock_method(family, tmp_path):
         "models": [{"model": str(family.fft), "parameters": {"weight": 0.3}}],
     }
     path.write_text(dump_yaml(raw), encoding="utf-8")
-    text = run("merge", path, tmp_path / "out", "--lambda", "0:1:0.5", code=2).stderr
-    assert "a grid of λ is written for the methods of mergekit-fair" in text
-    assert [path.name for path in tmp_path.iterdir()] == ["r.yml"]
+    run("merge", path, tmp_path / "out", "--lambda", "0:1:0.5", "--quiet")
+    raw["parameters"] = {"lambda": 0.5}
+    path.write_text(dump_yaml(raw), encoding="utf-8")
+    run("merge", path, tmp_path / "alone", "--quiet")
+    one, other = (tmp_path / name / "model.safetensors" for name in ("alone", "out/lambda_0.5"))
+    assert one.read_bytes() == other.read_bytes()
+    raw["merge_method"] = "linear"
+    del raw["parameters"]
+    path.write_text(dump_yaml(raw), encoding="utf-8")
+    text = run("merge", path, tmp_path / "none", "--lambda", "0:1:0.5", code=2).stderr
+    assert "linear has no parameter 'lambda'" in text
+    assert not (tmp_path / "none").exists()
 
 
 def test_the_table_of_methods_is_that_of_the_registered_methods():

@@ -24,13 +24,14 @@ from mergekit_fair.cli import main
 from mergekit_fair.errors import CheckpointError, ConfigError
 from mergekit_fair.files import Sharing, sharing_in
 from mergekit_fair.merging import to_disk as module
+from mergekit_fair.merging.grid import lambda_points
 from mergekit_fair.merging.manifest import MANIFEST, verify
 from mergekit_fair.merging.methods.fair_head_method import fair_head_recipe
-from mergekit_fair.merging.methods.formula import Formula, Term
+from mergekit_fair.merging.methods.formula import Formula, Formulas, Term
 from mergekit_fair.merging.program import MergeSettings, OutputTensor
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.shards import SHARED_FROM, shards
-from mergekit_fair.merging.to_disk import merge_to_folder
+from mergekit_fair.merging.to_disk import merge_grid, merge_to_folder
 
 LAMBDAS = (0.0, 0.7, -1.0)
 NAMES = ("lambda_0", "lambda_0.7", "lambda_-1")
@@ -39,8 +40,9 @@ DISKS = {"xfs": 320, "btrfs": 128}
 
 def tensor(name: str, size: int, *, moves: bool, scales: tuple[float, ...]) -> OutputTensor:
     terms = (Term(1.0, "b"),) if moves else ()
-    formula = Formula("a", "a", terms, scale=scales[-1])
-    return OutputTensor(name, (size,), torch.float32, torch.float32, formula, scales)
+    formula = Formula("a", "a", terms)
+    formulas = Formulas(tuple(formula.scaled(scale) for scale in scales))
+    return OutputTensor(name, (size,), torch.float32, torch.float32, formulas)
 
 
 @pytest.fixture
@@ -61,14 +63,14 @@ def head(tiny: Any, tmp_path: Path) -> Recipe:
 @pytest.fixture(params=["copy", "link", *DISKS])
 def grid(request: Any, head: Recipe, tmp_path: Path, options: Any) -> Iterator[Path]:
     """Three models of it, on file systems that clone, and where they are linked or copied."""
-    settings = MergeSettings(lambdas=LAMBDAS, hard_links=request.param == "link")
+    settings = MergeSettings(hard_links=request.param == "link")
     sharded = options.model_copy(update={"out_shard_size": 40_000})
     if request.param not in DISKS:
-        merge_to_folder(head, tmp_path / "out", sharded, settings)
+        merge_grid(lambda_points(head, LAMBDAS), tmp_path / "out", sharded, settings)
         yield tmp_path / "out"
         return
     with mounted(tmp_path, request.param, DISKS[request.param]) as disk:
-        merge_to_folder(head, disk / "out", sharded, settings)
+        merge_grid(lambda_points(head, LAMBDAS), disk / "out", sharded, settings)
         yield disk / "out"
 
 
@@ -161,9 +163,9 @@ def test_what_is_written_once_needs_room_once(
     free = type("Usage", (), {"free": 2 * size})
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: free)
     with raises(CheckpointError, "not enough space"):
-        merge_to_folder(head, tmp_path / "out", options, MergeSettings(lambdas=LAMBDAS))
-    linked = MergeSettings(lambdas=LAMBDAS, hard_links=True)
-    merge_to_folder(head, tmp_path / "out", options, linked)
+        merge_grid(lambda_points(head, LAMBDAS), tmp_path / "out", options)
+    linked = MergeSettings(hard_links=True)
+    merge_grid(lambda_points(head, LAMBDAS), tmp_path / "out", options, linked)
     assert len(list((tmp_path / "out").iterdir())) == 3
 
 

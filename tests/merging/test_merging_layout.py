@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save
 
 from mergekit_fair.checkpoints.reader import DTYPES
-from mergekit_fair.merging.methods.formula import Formula, Term, copy_of
+from mergekit_fair.merging.methods.formula import Formula, Formulas, Term, copy_of
 from mergekit_fair.merging.program import OutputTensor
 from mergekit_fair.merging.shards import index_json, jobs, shards, tensor_bytes
 
@@ -22,7 +22,7 @@ ALL = {
 
 def tensor(name, dtype, shape, density=1.0):
     formula = Formula("base", "base", (Term(1.0, "a", density),))
-    return OutputTensor(name, shape, dtype, dtype, formula, (1.0,))
+    return OutputTensor(name, shape, dtype, dtype, Formulas((formula,)))
 
 
 def plan(entries):
@@ -92,12 +92,24 @@ def test_a_sparse_tensor_is_one_piece():
 def test_what_a_tensor_reads():
     moving = tensor("a", torch.float32, (1,))
     assert moving.models == ("base", "a")
-    still = OutputTensor("a", (1,), torch.float32, torch.float32, moving.formula, (0.0,))
+    none, half = (moving.formula.scaled(scale) for scale in (0.0, 0.5))
+    still = OutputTensor("a", (1,), torch.float32, torch.float32, Formulas((none,)))
     assert still.models == ("base",)
-    assert not still.active_formula.moves
-    grid = OutputTensor("a", (1,), torch.float32, torch.float32, moving.formula, (0.0, 0.5))
+    grid = OutputTensor("a", (1,), torch.float32, torch.float32, Formulas((none, half)))
     assert grid.models == ("base", "a")
-    kept = OutputTensor(
-        "a", (1,), torch.int64, torch.int64, copy_of("b", "base"), (1.0,), ("b", "c")
-    )
+    copied = Formulas((copy_of("b", "base"),))
+    kept = OutputTensor("a", (1,), torch.int64, torch.int64, copied, ("b", "c"))
     assert kept.models == ("b", "c")
+
+
+def test_outputs_share_what_is_the_same_in_all():
+    """Other terms are another direction; λ alone is another scale; what is copied is one."""
+    one, two = Formula("base", "base", (Term(1.0, "a"),)), Formula("a", "base", (Term(1.0, "b"),))
+    still = copy_of("base", "base")
+    assert Formulas((one, one)).are_alike
+    assert Formulas((still, one.scaled(0.0))).are_alike
+    assert not Formulas((still, copy_of("a", "base"))).are_alike
+    assert not Formulas((still, copy_of("a", "base"))).moves
+    assert not Formulas((one, one.scaled(0.5))).are_alike
+    scales = [scales for _, scales in Formulas((one, two, one.scaled(0.5), still)).directions]
+    assert scales == [((0, 1.0), (2, 0.5)), ((1, 1.0),), ((3, 1.0),)]

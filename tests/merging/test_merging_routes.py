@@ -7,13 +7,15 @@ import torch
 from checkpoints import GROUPS, read
 from mergekit.merge import run_merge
 from mergekit.merge_methods import merge_state_dicts
+from refusals import raises
 from rounding import same_bits
 from safetensors.torch import load_file
 
+from mergekit_fair.errors import RecipeError
+from mergekit_fair.merging.grid import lambda_points
 from mergekit_fair.merging.in_memory import Composer, load_tensors
-from mergekit_fair.merging.program import MergeSettings
 from mergekit_fair.merging.recipe import Recipe
-from mergekit_fair.merging.to_disk import merge_to_folder
+from mergekit_fair.merging.to_disk import merge_grid, merge_to_folder
 
 # Method → its own parameters in the recipe, parameters of each model by group.
 WEIGHTS = dict(zip(GROUPS, (1.0, -0.5, 2.0), strict=True))
@@ -112,7 +114,7 @@ LAMBDAS = (0.0, 0.25, 1.0, -0.5)
 def test_a_grid_in_one_pass_equals_single_merges(tiny, tmp_path, options, case):
     family = tiny("distilbert")
     made = recipe(family, case, 0.7, dtype="bfloat16")
-    merge_to_folder(made, tmp_path / "grid", options, MergeSettings(lambdas=LAMBDAS))
+    merge_grid(lambda_points(made, LAMBDAS), tmp_path / "grid", options)
     names = ["lambda_-0.5", "lambda_0", "lambda_0.25", "lambda_1"]
     assert sorted(path.name for path in (tmp_path / "grid").iterdir()) == names
     for value in LAMBDAS:
@@ -123,10 +125,34 @@ def test_a_grid_in_one_pass_equals_single_merges(tiny, tmp_path, options, case):
         assert load_file(place / "model.safetensors").keys() == read(family.base).keys()
 
 
+@pytest.mark.parametrize("case", ["sum", "norm", "ties", "median"])
+def test_recipes_of_one_family_in_one_pass_equal_single_merges(tiny, tmp_path, options, case):
+    """Weights that differ are other directions, one with a weight of 0 is without a model."""
+    made = recipe(tiny("bert"), case, 0.7, dtype="bfloat16")
+    points = {
+        "same": made,
+        "half": made.with_settings({"lambda": 0.35}),
+        "other": made.with_settings({"weight.Female": -0.5, "weight.Male": 2.0}),
+        "without": made.with_settings({"weight.Male": 0.0}),
+        "none": made.with_settings({"lambda": 0.0}),
+    }
+    merge_grid(points, tmp_path / "grid", options)
+    assert {path.name for path in (tmp_path / "grid").iterdir()} == points.keys()
+    for name, point in points.items():
+        merge_to_folder(point, tmp_path / name, options)
+        for file in ("model.safetensors", "mergekit_config.yml", "config.json"):
+            one, other = (folder / name / file for folder in (tmp_path, tmp_path / "grid"))
+            assert one.read_bytes() == other.read_bytes(), (name, file)
+    with raises(RecipeError, "differs in more than numbers"):
+        other = recipe(tiny("bert"), "mean", 0.7, dtype="bfloat16")
+        merge_grid({"a": made, "b": other}, tmp_path / "two", options)
+    assert not (tmp_path / "two").exists()
+
+
 def test_a_grid_over_an_injection(tiny, tmp_path, options):
     family = tiny("vit")
     made = Recipe.from_mapping(family.injection(worst="Male", lambda_=0.5), "r.yml")
-    merge_to_folder(made, tmp_path / "grid", options, MergeSettings(lambdas=(0.0, 0.5)))
+    merge_grid(lambda_points(made, (0.0, 0.5)), tmp_path / "grid", options)
     merge_to_folder(made, tmp_path / "half", options)
     assert equal(read(tmp_path / "grid" / "lambda_0"), read(family.fft))
     assert equal(read(tmp_path / "grid" / "lambda_0.5"), read(tmp_path / "half"))

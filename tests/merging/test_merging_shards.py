@@ -18,7 +18,7 @@ import xxhash
 
 from mergekit_fair.files import opened_in_order
 from mergekit_fair.merging import shard_files as module
-from mergekit_fair.merging.methods.formula import copy_of
+from mergekit_fair.merging.methods.formula import Formulas, copy_of
 from mergekit_fair.merging.program import OutputTensor
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.shard_files import Outputs, Stopped, Written
@@ -30,9 +30,9 @@ WAYS = ("direct", "buffered", "refused later", "no reserve")
 
 def made(sizes: Sequence[int], limit: int = 0) -> tuple[Shard, ...]:
     """Files of byte tensors."""
-    copied = copy_of("base", "base")
+    copied = Formulas((copy_of("base", "base"),))
     tensors = [
-        OutputTensor(f"t{number:03}", (size,), torch.uint8, torch.uint8, copied, (1.0,))
+        OutputTensor(f"t{number:03}", (size,), torch.uint8, torch.uint8, copied)
         for number, size in enumerate(sizes)
     ]
     return shards(tensors, limit)

@@ -24,11 +24,12 @@ from mergekit_fair.errors import CheckpointError, RecipeError
 from mergekit_fair.evaluation.evaluator import Evaluator
 from mergekit_fair.evaluation.model_inputs import load_processor
 from mergekit_fair.evaluation.prepared_tasks import EvaluationRequest
+from mergekit_fair.merging.grid import lambda_points
 from mergekit_fair.merging.in_memory import Composer, RandomControl
 from mergekit_fair.merging.methods.fair_head_method import fair_head_recipe
 from mergekit_fair.merging.program import MergeSettings
 from mergekit_fair.merging.recipe import Recipe
-from mergekit_fair.merging.to_disk import merge_to_folder
+from mergekit_fair.merging.to_disk import merge_grid, merge_to_folder
 from mergekit_fair.progress import Silent
 from mergekit_fair.schema import dump_yaml
 from mergekit_fair.training.base_model import model_source
@@ -102,8 +103,7 @@ def test_every_route_gives_the_same_bits(tiny, tmp_path, options, architecture, 
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 0, result.output
     assert equal(ours, read(tmp_path / "exec"))
-    grid = MergeSettings(lambdas=(0.0, 0.7))
-    merge_to_folder(made, tmp_path / "grid", options, grid)
+    merge_grid(lambda_points(made, (0.0, 0.7)), tmp_path / "grid", options)
     assert equal(ours, read(tmp_path / "grid" / "lambda_0.7"))
     assert equal(start, read(tmp_path / "grid" / "lambda_0"))
     for name, tensor in start.items():

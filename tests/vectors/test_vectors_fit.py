@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -157,3 +158,17 @@ def test_best_weights_are_the_best() -> None:
 def test_what_no_basis_can_be_made_of(gram: np.ndarray, size: int, text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         fit(gram, size)
+
+
+def test_threads_change_no_bit() -> None:
+    """Products of a few numbers: more than one thread only waited for the others."""
+    vectors = np.random.default_rng(0).normal(size=(200, 16))
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(fit(vectors.T @ vectors, 8).mixing)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert np.array_equal(*found)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import cached_property
 
 from mergekit_fair.errors import CheckpointError, RecipeError
 
@@ -189,6 +190,51 @@ class Formula:
 def copy_of(model: Hashable, base: Hashable) -> Formula:
     """The formula of a tensor that is taken from one model as it is."""
     return Formula(start=model, base=base)
+
+
+@dataclass(frozen=True)
+class Formulas:
+    """What one tensor is in each output of a merge: one formula, or of a grid one for each.
+
+    >>> half, none = Formula("a", "a", (Term(1.0, "x"),), 0.5), Formula("a", "a")
+    >>> [(direction.models, scales) for direction, scales in Formulas((half, none)).directions]
+    [(('a', 'x'), ((0, 0.5),)), (('a',), ((1, 1.0),))]
+
+    Attributes:
+        each: in the outputs' order.
+    """
+
+    each: tuple[Formula, ...]
+
+    @cached_property
+    def directions(self) -> tuple[tuple[Formula, tuple[tuple[int, float], ...]], ...]:
+        """Formulas without their scale, and the outputs that each is of: (number, scale)."""
+        found: dict[Formula, list[tuple[int, float]]] = {}
+        for number, formula in enumerate(self.each):
+            moved = formula if formula.moves else copy_of(formula.start, formula.base)
+            found.setdefault(moved.scaled(1.0), []).append((number, moved.scale))
+        return tuple((formula, tuple(scales)) for formula, scales in found.items())
+
+    @cached_property
+    def moves(self) -> bool:
+        """False if the tensor is the start's in every output, bit for bit."""
+        return any(formula.moves for formula in self.each)
+
+    @cached_property
+    def are_alike(self) -> bool:
+        """Whether every output has the same bits of it."""
+        (_, scales), *others = self.directions
+        return not others and len({scale for _, scale in scales}) == 1
+
+    @cached_property
+    def is_sparse(self) -> bool:
+        """As of a formula."""
+        return any(formula.is_sparse for formula in self.each)
+
+    @cached_property
+    def models(self) -> tuple[Hashable, ...]:
+        """The models whose tensor is read, each once."""
+        return tuple(dict.fromkeys(m for formula, _ in self.directions for m in formula.models))
 
 
 @dataclass(frozen=True)
