@@ -208,6 +208,16 @@ def loglikelihood_of_tokens(
     return list(lm._loglikelihood_tokens(pairs, disable_tqdm=quiet))
 
 
+def is_plain_causal(lm: Any) -> bool:
+    """Whether `_loglikelihood_tokens` is that of `hf`, for a causal model: plain calls."""
+    from lm_eval.models.huggingface import HFLM
+
+    if not isinstance(lm, HFLM) or lm.backend != "causal":
+        return False
+    names = ("_loglikelihood_tokens", "_model_call", "_select_cont_toks")
+    return all(getattr(type(lm), name) is getattr(HFLM, name) for name in names)
+
+
 def cut_pairs(lm: Any, pairs: TokenPairs) -> list[bool] | None:
     """Which requests `hf` shortens, from the left, before it scores them; None of other models.
 

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from mergekit_fair.compat.lm_eval import (
     cut_pairs,
-    loglikelihood_of_tokens,
     scores_tokens,
     token_pairs,
 )
@@ -24,6 +23,7 @@ from mergekit_fair.evaluation.lm.scoring import (
     refuse_labels,
     request_log_probs,
 )
+from mergekit_fair.evaluation.lm.shared_prompts import SharedPrompts
 from mergekit_fair.evaluation.predictions import choice_gaps
 from mergekit_fair.evaluation.prepared_tasks import PreparedTask
 from mergekit_fair.progress import Progress, Silent
@@ -139,6 +139,11 @@ class RequestPass:
     def _tokens(self) -> list[Any]:
         return token_pairs(self.lm, self._of_kind("loglikelihood"))
 
+    @cached_property
+    def _shared(self) -> SharedPrompts:
+        owners = [(each.task_name, each.doc_id) for each in self._of_kind("loglikelihood")]
+        return SharedPrompts(self.lm, self._tokens, owners)
+
     def is_cut(self, task: PreparedTask) -> NDArray[np.bool_] | None:
         """bool (documents,): a request of it is longer than the model is given.
 
@@ -232,7 +237,7 @@ class RequestPass:
 
     def _answer(self, kind: str, bars: bool) -> list[Any]:
         if kind == "loglikelihood" and scores_tokens(self.lm):
-            return loglikelihood_of_tokens(self.lm, self._tokens, quiet=not bars)
+            return self._shared.answers(quiet=not bars)
         return list(getattr(self.lm, kind)(self._of_kind(kind), disable_tqdm=not bars))
 
 

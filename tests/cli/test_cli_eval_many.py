@@ -163,7 +163,10 @@ def stock(scene: Path, task: str, model: str, name: str) -> dict[str, Any]:
 def test_stock_lm_eval_gives_the_same_numbers(
     task: str, model: str, name: str, scene: Path, tmp_path: Path
 ) -> None:
-    """To the last digit: results, versions, and the answer to every document."""
+    """To the last digit: results, versions, and the answer to every document.
+
+    The log-probabilities of a language model, whose prompt is read once, but for rounding.
+    """
     expected = stock(scene, task, model, name)
     result = evaluated(scene, task, model, tmp_path, "--batch-size", 8)
     assert result.exit_code == 0, result.output
@@ -176,7 +179,8 @@ def test_stock_lm_eval_gives_the_same_numbers(
         for key in ("doc_hash", "prompt_hash", "target_hash", "macro_dpd", "acc"):
             assert ours[key] == json.loads(json.dumps(theirs[key])), key
         values = [float(answer[0]) for answer in ours["filtered_resps"]]
-        assert values == [float(answer[0]) for answer in theirs["filtered_resps"]]
+        stocks = [float(answer[0]) for answer in theirs["filtered_resps"]]
+        assert values == (pytest.approx(stocks, abs=1e-4) if model == "lm" else stocks)
     evaluation = read_evaluation(tmp_path / f"{task}.json")
     assert isinstance(evaluation, MultiEvaluation)
     for metric, interval in evaluation.metrics.items():
