@@ -24,7 +24,7 @@ PACKAGE = Path(mergekit_fair.__file__).parent
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 # From the ground up: a room imports what stands before it.
 ORDER = (
-    *("escaping", "errors", "files", "schema", "progress", "resources", "ray_pool", "hook"),
+    *("escaping", "errors", "files", "disk", "schema", "progress", "resources", "ray_pool", "hook"),
     *("compat", "data", "fairness", "checkpoints", "merging", "vectors"),
     *("evaluation", "training", "heads", "sweep", "audit", "report", "cli"),
 )
@@ -180,7 +180,7 @@ def test_only_the_command_line_prints_or_exits() -> None:
 
 # Modules that write into a folder that `staged_folder` gave, which is flushed as a whole.
 _STAGED = {
-    *("checkpoints/trained_rows", "checkpoints/vector_folder", "heads/head_run"),
+    *("checkpoints/trained_rows", "checkpoints/vector_folder", "disk", "heads/head_run"),
     *("merging/adapter_merge", "merging/carried_files", "merging/grid", "merging/model_files"),
     *("merging/saved_config", "merging/shards", "merging/ties", "merging/to_disk"),
 }

@@ -29,8 +29,8 @@ from mergekit_fair.checkpoints.quantization import (
     quantized_tensors,
     require_unquantized,
 )
+from mergekit_fair.disk import opened_in_order
 from mergekit_fair.errors import CheckpointError
-from mergekit_fair.files import opened_in_order
 
 DTYPES = {
     "F64": torch.float64,

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mergekit_fair.checkpoints.fingerprint import DIGESTS, Digest
-from mergekit_fair.files import Sharing, flush_data, set_direct, share_file
+from mergekit_fair.disk import Sharing, flush_data, set_direct, share_file
 from mergekit_fair.merging.shards import Shard
 
 # Bytes of a block, and how many are written at once: disks are slow at one write after another.

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from mergekit_fair.checkpoints.reader import Buffer, Reader, one_thread_each
+from mergekit_fair.disk import Sharing
 from mergekit_fair.errors import CheckpointError, first_line
-from mergekit_fair.files import Sharing
 from mergekit_fair.merging.methods.arithmetic import ACCUMULATOR, SLICE, Scratch, parts_of
 from mergekit_fair.merging.methods.formula import unequal
 from mergekit_fair.merging.shard_files import Outputs, Stopped, Written, block_memory

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from mergekit_fair.checkpoints.folder import INDEX
+from mergekit_fair.disk import Sharing, sharing_in
 from mergekit_fair.errors import CheckpointError
-from mergekit_fair.files import Sharing, sharing_in, staged_folder
+from mergekit_fair.files import staged_folder
 from mergekit_fair.merging.by_mergekit import merge_by_mergekit, merge_slices, run_checked
 from mergekit_fair.merging.carried_files import CarriedFiles, carried_files
 from mergekit_fair.merging.manifest import recorded

@@ -7,10 +7,10 @@ import sys
 import pytest
 from refusals import raises
 
+from mergekit_fair.disk import flush_data
 from mergekit_fair.errors import ConfigError
 from mergekit_fair.files import (
     cache_folder,
-    flush_data,
     lock_folder,
     staged_folder,
     write_atomic,

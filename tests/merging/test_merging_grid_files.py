@@ -21,8 +21,8 @@ from tiny import words_of
 
 from mergekit_fair.checkpoints.vector_folder import write_vector
 from mergekit_fair.cli import main
+from mergekit_fair.disk import Sharing, sharing_in
 from mergekit_fair.errors import CheckpointError, ConfigError
-from mergekit_fair.files import Sharing, sharing_in
 from mergekit_fair.merging import to_disk as module
 from mergekit_fair.merging.grid import lambda_points
 from mergekit_fair.merging.manifest import MANIFEST, verify

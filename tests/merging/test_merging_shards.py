@@ -16,7 +16,7 @@ import pytest
 import torch
 import xxhash
 
-from mergekit_fair.files import opened_in_order
+from mergekit_fair.disk import opened_in_order
 from mergekit_fair.merging import shard_files as module
 from mergekit_fair.merging.methods.formula import Formulas, copy_of
 from mergekit_fair.merging.program import OutputTensor
