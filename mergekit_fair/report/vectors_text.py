@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from mergekit_fair.escaping import one_line
 from mergekit_fair.report.tables import Table, as_text, value_text
 
 if TYPE_CHECKING:
+    from mergekit_fair.purify.purify_results import Purification
     from mergekit_fair.vectors.basis_files import Basis
 
 _MATRICES = (("cosines", "cosine"), ("sign_conflict", "sign conflict"))
@@ -103,6 +105,31 @@ def basis_text(basis: Basis) -> str:
             f"{(basis.bound / total) ** 0.5:.4f} in all",
         ]
     )
+
+
+def purification_text(result: Purification) -> str:
+    """What every purified model keeps, in the mean of its layers."""
+    titles, rows = ["model", "rows", "layers", "ranks kept", "energy", "error"], []
+    for name, model in result.models.items():
+        layers = model.layers
+        share = sum(each.rank for each in layers) / max(1, sum(each.full_rank for each in layers))
+        means = (_mean(each.energy for each in layers), _mean(each.error for each in layers))
+        row = [one_line(name), f"{model.rows:,}", str(len(layers)), f"{share:.3f}"]
+        rows.append([*row, *map(value_text, means)])
+    notes = dict.fromkeys(note for model in result.models.values() for note in model.notes)
+    return "\n".join(
+        [
+            f"{result.of}, ranks {result.allocate}; base {one_line(result.base)}",
+            as_text(Table.plain(titles, rows)),
+            "error: ‖X(Δ − Δ')ᵀ‖ / ‖XΔᵀ‖ on these rows, in the mean of layers",
+            *(one_line(note) for note in notes),
+        ]
+    )
+
+
+def _mean(values: Iterable[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else float("nan")
 
 
 def check_text(merge: dict[str, Any]) -> str:

@@ -145,7 +145,7 @@ def open_vectors(
         CheckpointError: models that are missing, damaged or do not fit the base.
     """
     recipe = recipe.resolved()
-    _require_whole(recipe)
+    require_whole(recipe)
     with ExitStack() as stack:
         plan = None
         if is_own(recipe.method):
@@ -156,7 +156,7 @@ def open_vectors(
             found = open_models(recipe, options, allow_pickle=allow_pickle)
             models = stack.enter_context(found)
         base, *others = models.readers
-        labels = _labels(recipe, others)
+        labels = vector_labels(recipe, others)
         names = merged_names(models.infos[base], models.heads if _leaves_heads(recipe) else ())
         readers = {labels[model]: models.readers[model] for model in others}
         yield OpenVectors(recipe, models.readers[base], readers, labels, names, plan)
@@ -198,7 +198,12 @@ def recipe_vectors(
     )
 
 
-def _require_whole(recipe: Recipe) -> None:
+def require_whole(recipe: Recipe) -> None:
+    """Check that a recipe has task vectors: a base, and whole models beside it.
+
+    Raises:
+        RecipeError: it has not.
+    """
     if not recipe.raw.get("base_model"):
         raise RecipeError(
             "names no base_model, the θ₀ that task vectors start from",
@@ -216,7 +221,7 @@ def _require_whole(recipe: Recipe) -> None:
         raise RecipeError("names no model beside base_model", where=recipe.where)
 
 
-def _labels(recipe: Recipe, models: list[str]) -> dict[str, str]:
+def vector_labels(recipe: Recipe, models: list[str]) -> dict[str, str]:
     """Model → its group, else its role, else its folder's name; the model where these clash."""
     items = {str(item.model): item.parameters or {} for item in recipe.configuration().models or ()}
     labels = {}
