@@ -29,10 +29,6 @@ Matrix = NDArray[np.float64]
 # there are so many vectors that a slice of one would cost more to ask for than to read.
 _AT_ONCE = 2**17
 _SHORTEST, _LONGEST = 2**14, 2**18
-# ‖Δ‖² is added up in rows of this many elements, and the rows' sums by `math.fsum`, whose result
-# does not depend on the order: the same bits with any number of threads, shards or slices.
-ROW = 4096
-BLOCK = 64 * ROW
 # √eps: of a length that is the root of differences of squares, what lies below is rounding.
 _ROUNDING = 1e-7
 
@@ -302,7 +298,7 @@ def _summed(
 
     def tensor(name: str) -> Matrix:
         sums = _added(nothing, map(measure, _blocks(base, models, name)))
-        _require_finite(base, models, name, squares(sums).tolist())
+        require_finite(base, models, name, squares(sums).tolist())
         if advance:
             advance(sum(reader.tensors[name].bytes for reader in (base, *models)))
         return sums
@@ -335,14 +331,14 @@ def _blocks(base: Reader, models: Sequence[Reader], name: str) -> Iterator[torch
         yield block
 
 
-def _start_of(model: Reader, start: torch.Tensor) -> torch.Tensor | int:
-    """What is subtracted to get a task vector: nothing where a folder holds that itself."""
-    return 0 if isinstance(model, VectorReader) else start
-
-
-def _require_finite(
+def require_finite(
     base: Reader, models: Sequence[Reader], name: str, squares: Sequence[float]
 ) -> None:
+    """Refuse a tensor of a task vector by its sum of squares.
+
+    Raises:
+        CheckpointError: NaN or Inf; names model and tensor.
+    """
     for model, square in zip(models, squares, strict=False):
         if not math.isfinite(square):
             raise CheckpointError(
@@ -394,64 +390,3 @@ def _known(value: float) -> float | None:
 def _listed(values: Matrix) -> Any:
     """Nested lists, None for NaN."""
     return [_known(v) if np.ndim(v) == 0 else _listed(v) for v in values]
-
-
-def squares(base: torch.Tensor, models: Iterable[torch.Tensor]) -> list[list[float]]:
-    """For every model, the sums of (θ − θ₀)² over the rows of a flattened tensor.
-
-    Args:
-        base: θ₀, one-dimensional, any floating dtype.
-        models: θ, of the same length.
-    """
-    start = base.double()
-    return [_row_sums(model.double() - start) for model in models]
-
-
-def _row_sums(vector: torch.Tensor) -> list[float]:
-    """The sums of squares over rows of a flattened vector in float64, which is used up."""
-    vector.mul_(vector)
-    if short := -len(vector) % ROW:
-        vector = torch.nn.functional.pad(vector, (0, short))
-    sums: list[float] = vector.view(-1, ROW).sum(dim=1).tolist()
-    return sums
-
-
-def task_vector_norms(
-    base: Reader,
-    models: Sequence[Reader],
-    names: Iterable[str],
-    advance: Callable[[int], None] | None = None,
-) -> list[float]:
-    """‖θ − θ₀‖₂ of every model over the tensors `names`, in one pass over all files.
-
-    Args:
-        base: θ₀.
-        models: with the base's names and shapes.
-        names: floating tensors.
-        advance: told the number of bytes after each tensor.
-
-    Raises:
-        CheckpointError: NaN or Inf; names model and tensor.
-    """
-
-    def tensor(name: str) -> list[float]:
-        rows: list[list[float]] = [[] for _ in models]
-        buffers = [Buffer(BLOCK * 8) for _ in range(2)]
-        count = base.tensors[name].count
-        for begin in range(0, count, BLOCK):
-            end = min(begin + BLOCK, count)
-            start = base.read(name, begin, end, buffers[0]).double()
-            for sums, model in zip(rows, models, strict=True):
-                read = model.read(name, begin, end, buffers[1]).double()
-                sums.extend(_row_sums(read - _start_of(model, start)))
-        if advance:
-            advance(sum(reader.tensors[name].bytes for reader in (base, *models)))
-        totals = [math.fsum(sums) for sums in rows]
-        _require_finite(base, models, name, totals)
-        return totals
-
-    with one_thread_each() as count, ThreadPoolExecutor(count) as pool:
-        totals = list(pool.map(tensor, names))
-    return [math.sqrt(math.fsum(column)) for column in zip(*totals, strict=True)] or [
-        0.0 for _ in models
-    ]

@@ -330,7 +330,7 @@ def _complete(
         method=recipe.method,
         output="adapter",
         arithmetic={"accumulator": "float64", "device": options.device or "cpu"},
-        norms=None if plan.norms is None else dict(plan.norms),
+        norms=plan.norms,
         notes=[*recipe.remarks, *carried.notes],
     )
 

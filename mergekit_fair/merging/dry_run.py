@@ -94,6 +94,6 @@ def _facts(plan: MergePlan, options: Any) -> dict[str, Any]:
         "bytes_written": sum(file.size for file in files),
         "files": [file.name for file in files],
         "memory_bytes": memory(files, 1, options.device or "cpu"),
-        "norms": None if plan.norms is None else dict(plan.norms),
+        "norms": plan.norms,
         "loads": "whole" if plan.is_loadable else "not checked: no architecture of transformers",
     }

@@ -29,13 +29,14 @@ from mergekit_fair.merging.methods.formula import (
     copy_of,
 )
 from mergekit_fair.merging.methods.head_policy import HeadPolicy
+from mergekit_fair.merging.methods.measured_products import merged_names, products_of
 from mergekit_fair.merging.methods.members import parameters_of
-from mergekit_fair.merging.methods.norms import merged_names, norms_of
 from mergekit_fair.merging.methods.registry import own_method
 from mergekit_fair.merging.methods.task_vector_method import (
     TaskVectorMethod,
     TensorInputs,
 )
+from mergekit_fair.merging.methods.whole_vectors import WholeVectors
 from mergekit_fair.merging.model_checks import OpenModels, open_models, planned_architecture
 from mergekit_fair.merging.parameter_names import name_of
 from mergekit_fair.merging.parameters import (
@@ -91,7 +92,7 @@ class MergePlan:
         method: its method.
         models: open inside the block.
         tensors: all output tensors, without formulas.
-        norms: model → ‖Δ‖₂ over all merged tensors, if the method needs them.
+        whole: what the method reads of task vectors over all merged tensors, if anything.
         architecture: what mergekit plans by.
         is_loadable: False if transformers does not know the architecture.
         notes: on the models, one sentence each.
@@ -103,7 +104,7 @@ class MergePlan:
     method: TaskVectorMethod
     models: OpenModels
     tensors: tuple[_PlannedTensor, ...]
-    norms: Mapping[str, float] | None
+    whole: WholeVectors | None
     architecture: Architecture
     is_loadable: bool
     streams: bool
@@ -122,7 +123,7 @@ class MergePlan:
     ) -> Iterator[MergePlan]:
         """Find, open, check and plan; the models are open until the end of the block.
 
-        Norms that the method needs are measured, which reads the weights once; they are cached.
+        What the method reads of whole vectors is measured in a pass over the weights, and cached.
 
         Args:
             recipe: of one of this package's methods.
@@ -153,7 +154,7 @@ class MergePlan:
             _require_all(infos[base], bound, base)
             whole = [model for model in infos if model not in models.vectors]
             tensors = tuple(_planned(tensor, infos, whole, models.heads) for tensor in bound)
-            norms = _norms(recipe, method, tensors, models, progress or Silent())
+            whole_vectors = _whole_vectors(recipe, method, tensors, models, progress or Silent())
             raw_models = [str(item["model"]) for item in recipe.raw.get("models") or ()]
             listed = [str(item.model) for item in config.models or ()]
             left_out = require_loadable(models.folders[base], infos[base], models.layout)
@@ -162,7 +163,7 @@ class MergePlan:
                 method,
                 models,
                 tensors,
-                norms,
+                whole_vectors,
                 architecture,
                 left_out is not None,
                 _streams(config, options, infos),
@@ -205,6 +206,11 @@ class MergePlan:
         return self._coefficients(self._formulas(self._raw(settings or {})))
 
     @property
+    def norms(self) -> dict[str, float] | None:
+        """Model → ‖Δ‖₂ over all merged tensors, if the method reads them."""
+        return None if self.whole is None else self.whole.norms
+
+    @property
     def infos(self) -> Infos:
         """Model → its tensors, the base first."""
         return self.models.infos
@@ -235,7 +241,7 @@ class MergePlan:
     @cached_property
     def _inputs(self) -> TensorInputs:
         base, *others = self.infos
-        return TensorInputs("", base, tuple(others), self.norms)
+        return TensorInputs("", base, tuple(others), self.whole)
 
     def _formulas(self, raw: dict[str, Any]) -> dict[int, tuple[Parameters, Formula]]:
         """Id of distinct parameters → the same with this recipe's numbers, and their formula."""
@@ -343,22 +349,24 @@ def _require_all(expected: Mapping[str, Any], bound: Sequence[BoundTensor], base
         )
 
 
-def _norms(
+def _whole_vectors(
     recipe: Recipe,
     method: TaskVectorMethod,
     tensors: Sequence[_PlannedTensor],
     models: OpenModels,
     progress: Progress,
-) -> dict[str, float] | None:
-    """Model → ‖θ − θ₀‖₂ over all merged tensors; None if the method does not need them."""
-    if not any(method.needs_norms(tensor.parameters) for tensor in tensors):
+) -> WholeVectors | None:
+    """What the method reads of θ − θ₀ over all merged tensors; None if that is nothing."""
+    measured = max((method.measures(tensor.parameters) for tensor in tensors), default=None)
+    if not measured:
         return None
     base, *others = models.readers
     policy = parameters_of(recipe.raw).get("head", HeadPolicy.MERGE)
     names = merged_names(models.infos[base], () if policy == HeadPolicy.MERGE else models.heads)
     readers = [models.readers[model] for model in others]
-    norms = norms_of(models.readers[base], readers, names, progress)
-    return dict(zip(others, norms, strict=True))
+    pairs = measured.pairs(len(others))
+    products = products_of(models.readers[base], readers, pairs, names, progress)
+    return WholeVectors.of(others, pairs, products)
 
 
 def _streams(config: Any, options: Any, infos: Infos) -> bool:

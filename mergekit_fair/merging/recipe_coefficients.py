@@ -6,6 +6,7 @@ from mergekit_fair.merging.methods.formula import Coefficients, coefficients_of
 from mergekit_fair.merging.methods.members import parameters_of
 from mergekit_fair.merging.methods.registry import is_own, own_method, spec_of
 from mergekit_fair.merging.methods.task_vector_method import TensorInputs
+from mergekit_fair.merging.methods.whole_vectors import WholeVectors
 from mergekit_fair.merging.parameters import constant_parameters, models_of
 from mergekit_fair.merging.recipe import Recipe
 
@@ -16,8 +17,8 @@ def recipe_coefficients(recipe: Recipe) -> Coefficients:
     """λ_g of a resolved recipe, without its models.
 
     Returns:
-        `lambdas` is None where layers or tensors differ in them, where the method needs norms, and
-        for methods of other packages.
+        `lambdas` is None where layers or tensors differ in them, where the method reads whole
+        vectors, and for methods of other packages.
     """
     config = recipe.configuration()
     if not is_own(recipe.method):
@@ -27,10 +28,11 @@ def recipe_coefficients(recipe: Recipe) -> Coefficients:
     parameters = constant_parameters(recipe, method.spec)
     if parameters is None:
         return Coefficients(base, None, is_identity=False)
-    needs_norms = method.needs_norms(parameters)
-    norms = dict.fromkeys(others, 1.0) if needs_norms else None
-    formula = method.vectors(TensorInputs("", base, tuple(others), norms), parameters)
-    if needs_norms:
+    measured = method.measures(parameters)
+    pairs = measured.pairs(len(others))
+    whole = WholeVectors.of(others, pairs, (float(one == other) for one, other in pairs))
+    formula = method.vectors(TensorInputs("", base, tuple(others), whole), parameters)
+    if measured:
         return Coefficients(str(formula.start), None, is_identity=not formula.moves)
     return coefficients_of([formula], (base, *others))
 

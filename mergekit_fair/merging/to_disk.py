@@ -235,7 +235,7 @@ def _complete(
         written,
         method=recipe.method,
         arithmetic={"accumulator": "float64", "device": options.device or "cpu"},
-        norms=None if plan.norms is None else dict(plan.norms),
+        norms=plan.norms,
         notes=notes,
     )
 

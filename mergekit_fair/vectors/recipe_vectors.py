@@ -23,8 +23,8 @@ from mergekit_fair.checkpoints.reader import Reader
 from mergekit_fair.errors import RecipeError
 from mergekit_fair.merging.methods.formula import Coefficients
 from mergekit_fair.merging.methods.head_policy import HeadPolicy
+from mergekit_fair.merging.methods.measured_products import merged_names
 from mergekit_fair.merging.methods.members import parameters_of
-from mergekit_fair.merging.methods.norms import merged_names
 from mergekit_fair.merging.methods.registry import is_own, own_method
 from mergekit_fair.merging.methods.worst_group_injection import Role, WorstGroupInjection
 from mergekit_fair.merging.model_checks import open_models

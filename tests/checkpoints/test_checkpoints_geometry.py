@@ -18,11 +18,12 @@ from mergekit_fair.checkpoints.geometry import (
     screen,
     task_vector_geometry,
     task_vector_gram,
-    task_vector_norms,
     triangle_bound,
 )
+from mergekit_fair.checkpoints.inner_products import task_vector_products
 from mergekit_fair.checkpoints.reader import open_folder
 from mergekit_fair.errors import CheckpointError, RecipeError
+from mergekit_fair.merging.methods.whole_vectors import Measured
 
 
 def measured(base, folders, **options):
@@ -86,7 +87,23 @@ def test_norms_are_those_that_merges_use(models, found):
     start = open_folder(base)
     readers = [open_folder(folder) for folder in folders.values()]
     names = [name for name, info in start.tensors.items() if info.is_float]
-    assert found.norms == pytest.approx(task_vector_norms(start, readers, names), rel=1e-12)
+    squares = task_vector_products(start, readers, Measured.NORMS.pairs(len(readers)), names)
+    assert found.norms == pytest.approx(np.sqrt(squares), rel=1e-12)
+
+
+def test_products_are_the_gram_matrix_and_know_no_order(models, found):
+    base, folders = models
+    start = open_folder(base)
+    readers = [open_folder(folder) for folder in folders.values()]
+    names = [name for name, info in start.tensors.items() if info.is_float]
+    pairs = Measured.PRODUCTS.pairs(len(readers))
+    products = task_vector_products(start, readers, pairs, names)
+    rows, columns = zip(*pairs, strict=True)
+    np.testing.assert_allclose(products, found.gram[rows, columns], rtol=1e-12, atol=1e-13)
+    for one, other in pairs:  # alone, the other way round
+        two = [readers[other], readers[one]]
+        alone = task_vector_products(start, two, [(1, 0), (0, 0)], names)
+        assert alone[0] == products[pairs.index((one, other))]
 
 
 def test_heads_count_and_integers_do_not(tmp_path):

@@ -50,7 +50,9 @@ def assert_same_bits(found: dict[str, torch.Tensor], expected: dict[str, torch.T
 
 
 @dtypes
-@pytest.mark.parametrize("method", ["subgroup_task_addition", "task_median", "fedgma", "cclip"])
+@pytest.mark.parametrize(
+    "method", ["subgroup_task_addition", "task_median", "fedgma", "cclip", "awd"]
+)
 def test_a_merge_has_the_bits_of_the_cpu(
     method: str, dtype: str, tiny: Any, tmp_path: Path
 ) -> None:

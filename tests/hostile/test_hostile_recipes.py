@@ -252,7 +252,7 @@ KEYS = {
             "HERE/r.yml",
             "'subgroup_task_addition'?",
             "got 'subgroup_task_additon'",
-            "allowed: arcee_fusion, breadcrumbs, breadcrumbs_ties, cclip",
+            "allowed: arcee_fusion, awd, breadcrumbs, breadcrumbs_ties, cclip",
         ],
     ),
     "method-list": (
@@ -261,7 +261,7 @@ KEYS = {
             "HERE/r.yml",
             "'ties'?",
             "got ['ties']",
-            "allowed: arcee_fusion, breadcrumbs, breadcrumbs_ties, cclip",
+            "allowed: arcee_fusion, awd, breadcrumbs, breadcrumbs_ties, cclip",
         ],
     ),
     "nan": (shared(lambda_=float("nan")), ["HERE/r.yml: parameters.lambda", "got nan"]),

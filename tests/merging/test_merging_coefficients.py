@@ -21,6 +21,7 @@ from mergekit_fair.merging.methods.formula import (
 )
 from mergekit_fair.merging.methods.registry import own_method
 from mergekit_fair.merging.methods.task_vector_method import TensorInputs
+from mergekit_fair.merging.methods.whole_vectors import WholeVectors
 from mergekit_fair.merging.parameters import constant_parameters
 from mergekit_fair.merging.plan import MergePlan
 from mergekit_fair.merging.recipe import Recipe
@@ -155,9 +156,9 @@ def test_without_models_norms_are_unknown():
     raw["models"] = [{"model": name, "parameters": {"group": name}} for name in "xy"]
     made = Recipe.from_mapping(raw, "r.yml")
     assert recipe_coefficients(made).lambda_eff is None
-    method, norms = own_method("cclip"), {"x": 0.5, "y": 2.0}
+    method, whole = own_method("cclip"), WholeVectors({("x", "x"): 0.25, ("y", "y"): 4.0})
     parameters = constant_parameters(made, method.spec)
-    formula = method.vectors(TensorInputs("", "b", ("x", "y"), norms), parameters)
+    formula = method.vectors(TensorInputs("", "b", ("x", "y"), whole), parameters)
     assert coefficients_of([formula], "bxy").lambdas == {"x": 0.5, "y": 0.25}
     assert recipe_coefficients(made.with_settings({"lambda": 0.0})).is_identity
 

@@ -55,6 +55,7 @@ RECIPES = {
     "filters": lambda *on: addition(*on, lambda_=[*FILTER, {"value": 0.5}]),
     "head": lambda *on: addition(*on, parameters={"lambda": 0.5, "head": "base"}),
     "median": lambda *on: addition(*on, merge_method="task_median"),
+    "awd": lambda *on: addition(*on, merge_method="awd"),
     "sparse": sparse,
     "injection": injected,
     "target": lambda *on: injected(*on, lambda_=0.0),

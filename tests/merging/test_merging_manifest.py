@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -117,21 +118,21 @@ def norm(base, model):
 def cache(tmp_path, monkeypatch):
     folder = tmp_path / "cache"
     monkeypatch.setenv("MERGEKIT_FAIR_CACHE", str(folder))
-    return folder / "norms"
+    return folder / "products"
 
 
 @pytest.fixture
 def passes(monkeypatch):
     """The models of every pass over the weights."""
-    from mergekit_fair.merging.methods import norms
+    from mergekit_fair.merging.methods import measured_products
 
-    passes, measure = [], norms.task_vector_norms
+    passes, measure = [], measured_products.task_vector_products
 
-    def counted(base, models, names, advance):
+    def counted(base, models, pairs, names, advance):
         passes.append([model.name for model in models])
-        return measure(base, models, names, advance)
+        return measure(base, models, pairs, names, advance)
 
-    monkeypatch.setattr(norms, "task_vector_norms", counted)
+    monkeypatch.setattr(measured_products, "task_vector_products", counted)
     return passes
 
 
@@ -144,8 +145,8 @@ def test_norms_are_measured_once_and_kept_by_content(clipped, cache, passes, opt
     first = checked(made, options)
     for model, value in first.items():
         assert value == pytest.approx(norm(folder / "base", model), rel=1e-12)
-    kept = [json.loads(file.read_text())["norm"] for file in cache.glob("*.json")]
-    assert sorted(kept) == sorted(first.values())
+    kept = [json.loads(file.read_text())["product"] for file in cache.glob("*.json")]
+    assert sorted(map(math.sqrt, kept)) == sorted(first.values())
     assert not list(folder.glob(".*"))  # nothing beside the recipe
     passes.clear()
     merge_to_folder(made, folder / "out", options)
@@ -173,7 +174,7 @@ def test_a_file_of_the_same_size_and_time_elsewhere_is_another(clipped, options)
     assert second[str(folder / "twin")] == pytest.approx(norm(folder / "base", folder / "twin"))
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{", '{"norm": "b"}', '{"norm": NaN}', "\0"])
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"product": "b"}', '{"product": NaN}', "\0"])
 def test_a_broken_cache_is_measured_anew(clipped, cache, passes, options, content):
     first = checked(Recipe.load(clipped), options)
     for file in cache.glob("*.json"):
@@ -192,10 +193,10 @@ def test_a_cache_that_cannot_be_written_is_no_error(clipped, cache, passes, opti
     assert len(passes) == 2
 
 
-def test_norms_are_the_same_bits_with_any_number_of_threads(clipped):
+def test_products_are_the_same_bits_with_any_number_of_threads(clipped):
     import torch
 
-    from mergekit_fair.checkpoints.geometry import task_vector_norms
+    from mergekit_fair.checkpoints.inner_products import task_vector_products
     from mergekit_fair.checkpoints.reader import open_folder
 
     readers = [open_folder(clipped.parent / name) for name in ("base", "Male", "Other")]
@@ -203,7 +204,8 @@ def test_norms_are_the_same_bits_with_any_number_of_threads(clipped):
     before, found = torch.get_num_threads(), []
     for threads in (1, 2, 4):
         torch.set_num_threads(threads)
-        found.append(task_vector_norms(readers[0], readers[1:], reversed(names)))
+        pairs = [(0, 0), (0, 1), (1, 1)]
+        found.append(task_vector_products(readers[0], readers[1:], pairs, reversed(names)))
     torch.set_num_threads(before)
     assert found[0] == found[1] == found[2]
     state = read(clipped.parent / "base")

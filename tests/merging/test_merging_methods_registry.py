@@ -11,7 +11,7 @@ from mergekit_fair.merging.methods.worst_group_injection import WorstGroupInject
 
 NAMES = [
     *("subgroup_task_addition", "worst_group_injection", "fair_head", "task_negation"),
-    *("task_analogy", "fedgma", "task_median", "cclip", "fednova"),
+    *("task_analogy", "fedgma", "task_median", "cclip", "fednova", "awd"),
 ]
 
 

@@ -33,6 +33,8 @@ CASES = {
     "fedgma": ("fedgma", {"rho": 0.7}, {"weight": WEIGHTS}),
     "median": ("task_median", {}, {}),
     "cclip": ("cclip", {"rho": 1.0}, {}),
+    "awd": ("awd", {}, {"weight": WEIGHTS}),
+    "awd_head": ("awd", {"alpha": 0.01, "head": "base"}, {}),
     "fednova": ("fednova", {}, {"steps": {"Female": 10, "Male": 25, "Other": 3}}),
 }
 CASES["dare"][2]["density"] = {"Female": 0.5, "Male": 1.0, "Other": 0.25}
@@ -87,7 +89,9 @@ def test_dtypes_mean_what_they_mean_in_mergekit(tiny, tmp_path, options, dtype, 
     assert {tensor.dtype for tensor in ours.values()} == {expected}
 
 
-@pytest.mark.parametrize("case", ["sum", "norm", "ties", "dare", "fedgma", "median", "cclip"])
+@pytest.mark.parametrize(
+    "case", ["sum", "norm", "ties", "dare", "fedgma", "median", "cclip", "awd"]
+)
 def test_slices_threads_and_shards_change_no_bit(tiny, tmp_path, options, case, monkeypatch):
     made = recipe(tiny("distilbert"), case, 0.3, dtype="bfloat16")
     merge_to_folder(made, tmp_path / "whole", options)
@@ -110,7 +114,7 @@ def test_slices_threads_and_shards_change_no_bit(tiny, tmp_path, options, case, 
 LAMBDAS = (0.0, 0.25, 1.0, -0.5)
 
 
-@pytest.mark.parametrize("case", ["sum", "mean", "norm", "ties", "median"])
+@pytest.mark.parametrize("case", ["sum", "mean", "norm", "ties", "median", "awd"])
 def test_a_grid_in_one_pass_equals_single_merges(tiny, tmp_path, options, case):
     family = tiny("distilbert")
     made = recipe(family, case, 0.7, dtype="bfloat16")
@@ -125,7 +129,7 @@ def test_a_grid_in_one_pass_equals_single_merges(tiny, tmp_path, options, case):
         assert load_file(place / "model.safetensors").keys() == read(family.base).keys()
 
 
-@pytest.mark.parametrize("case", ["sum", "norm", "ties", "median"])
+@pytest.mark.parametrize("case", ["sum", "norm", "ties", "median", "awd"])
 def test_recipes_of_one_family_in_one_pass_equal_single_merges(tiny, tmp_path, options, case):
     """Weights that differ are other directions, one with a weight of 0 is without a model."""
     made = recipe(tiny("bert"), case, 0.7, dtype="bfloat16")

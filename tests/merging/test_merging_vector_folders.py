@@ -139,6 +139,7 @@ CASES = {
     "fedgma": ("fedgma", {"rho": 0.7}, {}),
     "median": ("task_median", {}, {}),
     "cclip": ("cclip", {"rho": 1.0}, {}),
+    "awd": ("awd", {}, {}),
     "fednova": ("fednova", {}, {"steps": {"Female": 10, "Male": 25, "Other": 3}}),
 }
 

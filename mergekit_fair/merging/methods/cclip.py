@@ -11,9 +11,10 @@ from mergekit_fair.merging.methods.shared_parameters import NonNegative, federat
 from mergekit_fair.merging.methods.task_vector_method import (
     TaskVectorMethod,
     TensorInputs,
-    norms_in,
     subgroup_terms,
+    whole_vectors,
 )
+from mergekit_fair.merging.methods.whole_vectors import Measured
 
 
 class CClip(TaskVectorMethod):
@@ -37,12 +38,12 @@ class CClip(TaskVectorMethod):
         ),
     )
 
-    def needs_norms(self, parameters: Mapping[str, Any]) -> bool:
+    def measures(self, parameters: Mapping[str, Any]) -> Measured:
         del parameters
-        return True
+        return Measured.NORMS
 
     def vectors(self, inputs: TensorInputs, parameters: Mapping[str, Any]) -> Formula:
-        norms, radius = norms_in(inputs), parameters["rho"]
+        norms, radius = whole_vectors(inputs).norms, parameters["rho"]
         factors = {
             model: radius / norms[model] if norms[model] > radius else 1.0
             for model in inputs.models

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Hashable, Sequence
 from functools import cache
 from pathlib import Path
@@ -22,7 +21,7 @@ from mergekit.merge_methods.base import MISSING
 from mergekit.merge_methods.base import ParameterSpec as Parameter
 
 from mergekit_fair.checkpoints.folder import architecture_of, read_config
-from mergekit_fair.checkpoints.geometry import squares
+from mergekit_fair.checkpoints.inner_products import added, row_products
 from mergekit_fair.checkpoints.reader import Reader, open_folder
 from mergekit_fair.checkpoints.vector_folder import VectorReader, is_vector_folder, open_vector
 from mergekit_fair.compat.mergekit import loaded_folder, loaded_tensors, vectors_in_graph
@@ -30,11 +29,12 @@ from mergekit_fair.merging.methods.arithmetic import merge_tensor
 from mergekit_fair.merging.methods.declaration import MethodSpec, ParameterSpec
 from mergekit_fair.merging.methods.formula import COUNTER
 from mergekit_fair.merging.methods.head_policy import HeadPolicy, head_names, head_rule, is_head
-from mergekit_fair.merging.methods.norms import merged_names, norms_of, state_of
+from mergekit_fair.merging.methods.measured_products import merged_names, products_of, state_of
 from mergekit_fair.merging.methods.task_vector_method import TaskVectorMethod, TensorInputs
+from mergekit_fair.merging.methods.whole_vectors import Measured, WholeVectors
 
 # Models of mergekit's graph → the state of their files, and what was found for it.
-_IN_GRAPH: dict[tuple[Any, ...], tuple[Any, dict[Hashable, float]]] = {}
+_IN_GRAPH: dict[tuple[Any, ...], tuple[Any, WholeVectors]] = {}
 
 
 @cache
@@ -65,10 +65,10 @@ class GraphMethod(GroupMergeMethod):
             raise ValueError(f"no base input for {group.metadata.name}")
         name = group.metadata.name or ""
         models = tuple(entry.id for entry in group.non_base)
-        norms = parameters.pop("norms", None)
+        whole = parameters.pop("whole", None)
         policy = parameters.get("head", HeadPolicy.MERGE)
         is_head = policy != HeadPolicy.MERGE and is_head_in_graph(base.id, name)
-        inputs = TensorInputs(name, base.id, models, norms, is_head)
+        inputs = TensorInputs(name, base.id, models, whole, is_head)
         formula = self.method.formula(inputs, parameters)
         formula = formula.with_vectors(vectors_in_graph(models, name))
         tensors = {entry.id: entry.tensor for entry in group.entries}
@@ -85,13 +85,13 @@ class GraphMethod(GroupMergeMethod):
         input_dtypes: Sequence[torch.dtype | None],
         out_dtype: torch.dtype | None = None,
     ) -> tuple[torch.Tensor, ...]:
-        """mergekit's, with the norms of whole task vectors where the method needs them."""
-        if any(self.method.needs_norms(values) for values in parameters):
+        """mergekit's, with what the method reads of whole task vectors."""
+        if measured := max(map(self.method.measures, parameters), default=Measured.NOTHING):
             merges_head = all(
                 values.get("head", HeadPolicy.MERGE) == HeadPolicy.MERGE for values in parameters
             )
-            norms = norms_in_graph(groups, merges_head=merges_head)
-            parameters = [values | {"norms": norms} for values in parameters]
+            whole = whole_in_graph(groups, measured, merges_head=merges_head)
+            parameters = [values | {"whole": whole} for values in parameters]
         return super()._execute(
             groups, parameters, options, input_dtypes=input_dtypes, out_dtype=out_dtype
         )
@@ -120,11 +120,14 @@ def _parameter(declared: ParameterSpec) -> Parameter:
     )
 
 
-def norms_in_graph(groups: Sequence[TensorGroup], *, merges_head: bool) -> dict[Hashable, float]:
-    """Model → ‖θ − θ₀‖₂ over all floating tensors, the head's only if it is merged.
+def whole_in_graph(
+    groups: Sequence[TensorGroup], measured: Measured, *, merges_head: bool
+) -> WholeVectors:
+    """What a method reads of θ − θ₀ over all floating tensors, the head's only if it is merged.
 
     Args:
         groups: all that are merged, or one of mergekit's graph, whose files hold the others.
+        measured: what the method reads.
         merges_head: whether heads count.
     """
     from mergekit.common import ModelReference
@@ -133,19 +136,24 @@ def norms_in_graph(groups: Sequence[TensorGroup], *, merges_head: bool) -> dict[
     if all(isinstance(entry.id, ModelReference) for entry in entries):
         base = next(entry.id for entry in entries if entry.is_base)
         models = tuple(entry.id for entry in entries if not entry.is_base)
-        return _from_files(base, models, merges_head)
-    sums: dict[Hashable, list[float]] = {}
+        return _from_files(base, models, measured, merges_head)
+    models = tuple(entry.id for entry in groups[0].non_base)
+    pairs = measured.pairs(len(models))
+    sums: list[list[float]] = [[] for _ in pairs]
     for group in groups:
         if group.base is None or (not merges_head and is_head(group.metadata.name)):
             continue
-        flat = (entry.tensor.reshape(-1) for entry in group.non_base)
-        rows = squares(group.base.tensor.reshape(-1), flat)
-        for entry, row in zip(group.non_base, rows, strict=True):
-            sums.setdefault(entry.id, []).append(math.fsum(row))
-    return {model: math.sqrt(math.fsum(totals)) for model, totals in sums.items()}
+        start = group.base.tensor.reshape(-1).double()
+        flat = {entry.id: entry.tensor.reshape(-1).double() - start for entry in group.non_base}
+        rows = row_products([flat[model] for model in models], pairs)
+        for totals, row in zip(sums, rows, strict=True):
+            totals.append(added(row))
+    return WholeVectors.of(models, pairs, map(added, sums))
 
 
-def _from_files(base: Any, models: tuple[Any, ...], merges_head: bool) -> dict[Hashable, float]:
+def _from_files(
+    base: Any, models: tuple[Any, ...], measured: Measured, merges_head: bool
+) -> WholeVectors:
     """Asked for every tensor; files that stayed the same are not opened again."""
     folders = [_folder(model) for model in (base, *models)]
     state = [
@@ -154,7 +162,7 @@ def _from_files(base: Any, models: tuple[Any, ...], merges_head: bool) -> dict[H
         for file in sorted(folder.iterdir())
         if file.suffix in (".safetensors", ".bin", ".json")
     ]
-    key = (base, models, merges_head)
+    key = (base, models, measured, merges_head)
     if key in _IN_GRAPH and _IN_GRAPH[key][0] == state:
         return _IN_GRAPH[key][1]
     with contextlib.ExitStack() as stack:
@@ -171,10 +179,11 @@ def _from_files(base: Any, models: tuple[Any, ...], merges_head: bool) -> dict[H
         tensors = readers[0].tensors
         heads = () if merges_head else head_names(_architecture(folders[0]), tensors)
         names = merged_names(tensors, heads)
-        norms = norms_of(readers[0], readers[1:], names)
-    by_model: dict[Hashable, float] = dict(zip(models, norms, strict=True))
-    _IN_GRAPH[key] = (state, by_model)
-    return by_model
+        pairs = measured.pairs(len(models))
+        products = products_of(readers[0], readers[1:], pairs, names)
+    whole = WholeVectors.of(models, pairs, products)
+    _IN_GRAPH[key] = (state, whole)
+    return whole
 
 
 def is_head_in_graph(base: Hashable, name: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mergekit_fair.errors import RecipeError
+from mergekit_fair.merging.methods.awd import AWD
 from mergekit_fair.merging.methods.cclip import CClip
 from mergekit_fair.merging.methods.declaration import MethodSpec
 from mergekit_fair.merging.methods.fair_head_method import FairHeadMethod
@@ -25,6 +26,7 @@ METHODS: tuple[TaskVectorMethod, ...] = (
     TaskMedian(),
     CClip(),
     FedNova(),
+    AWD(),
 )
 
 

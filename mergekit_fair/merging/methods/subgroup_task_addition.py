@@ -20,10 +20,11 @@ from mergekit_fair.merging.methods.shared_parameters import (
 from mergekit_fair.merging.methods.task_vector_method import (
     TaskVectorMethod,
     TensorInputs,
-    norms_in,
     sparse_settings,
     subgroup_terms,
+    whole_vectors,
 )
+from mergekit_fair.merging.methods.whole_vectors import Measured
 
 
 class Normalize(StrEnum):
@@ -71,12 +72,15 @@ class SubgroupTaskAddition(TaskVectorMethod):
         ),
     )
 
-    def needs_norms(self, parameters: Mapping[str, Any]) -> bool:
-        return bool(parameters["normalize"] == Normalize.NORM)
+    def measures(self, parameters: Mapping[str, Any]) -> Measured:
+        is_read = parameters["normalize"] == Normalize.NORM
+        return Measured.NORMS if is_read else Measured.NOTHING
 
     def vectors(self, inputs: TensorInputs, parameters: Mapping[str, Any]) -> Formula:
         scale, normalize = parameters["lambda"], parameters["normalize"]
-        factors = to_median(norms_in(inputs), inputs) if normalize == Normalize.NORM else None
+        factors = None
+        if normalize == Normalize.NORM:
+            factors = to_median(whole_vectors(inputs).norms, inputs)
         terms = subgroup_terms(inputs, parameters, factors)
         election = parameters["sign_election"]
         is_mean = normalize == Normalize.MEAN

@@ -19,6 +19,7 @@ from mergekit_fair.merging.methods.members import (
     parameters_of,
 )
 from mergekit_fair.merging.methods.shared_parameters import Rescale
+from mergekit_fair.merging.methods.whole_vectors import Measured, WholeVectors
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,15 @@ class TensorInputs:
         name: of the tensor.
         base: θ₀.
         models: the others, in recipe order.
-        norms: model → ‖Δ‖₂ over all merged tensors; None unless the method needs them.
+        whole: what was measured of the vectors over all merged tensors; None unless the method
+            asks for it.
         is_head: whether it belongs to a classification head.
     """
 
     name: str
     base: Hashable
     models: tuple[Hashable, ...]
-    norms: Mapping[Any, float] | None = None
+    whole: WholeVectors | None = None
     is_head: bool = False
 
 
@@ -45,8 +47,8 @@ class TaskVectorMethod(ABC):
 
     A method says what is special to it and nothing else: its `spec` (name and parameters), its
     formula (`vectors`), which models a recipe must list (`check`),
-    what it finds out before a merge (`resolve`, `resolves`) and whether it reads the norms of whole
-    task vectors (`needs_norms`). All else follows from the formula: the arithmetic, λ_g, λ_eff.
+    what it finds out before a merge (`resolve`, `resolves`) and what it reads of whole task vectors
+    (`measures`). All else follows from the formula: the arithmetic, λ_g, λ_eff.
     """
 
     spec: ClassVar[MethodSpec]
@@ -68,10 +70,10 @@ class TaskVectorMethod(ABC):
         del parameters
         return inputs.models[0]
 
-    def needs_norms(self, parameters: Mapping[str, Any]) -> bool:
-        """Whether `vectors` reads `inputs.norms`; to measure them costs one pass over the files."""
+    def measures(self, parameters: Mapping[str, Any]) -> Measured:
+        """What `vectors` reads of `inputs.whole`; to measure it costs one pass over the files."""
         del parameters
-        return False
+        return Measured.NOTHING
 
     def check(self, raw: dict[str, Any], where: str) -> None:
         """Check the models of a recipe: one or more beside the base, each with a group of its own.
@@ -185,11 +187,11 @@ def subgroup_terms(
     return tuple(terms)
 
 
-def norms_in(inputs: TensorInputs) -> Mapping[Any, float]:
-    """The norms, which the engine and mergekit's graph provide where `needs_norms` says so."""
-    if inputs.norms is None:
+def whole_vectors(inputs: TensorInputs) -> WholeVectors:
+    """What was measured, which the engine and mergekit's graph provide as `measures` says."""
+    if inputs.whole is None:
         raise ValueError(f"the norms of the task vectors are not known for {inputs.name}")
-    return inputs.norms
+    return inputs.whole
 
 
 def require_distinct(names: list[str]) -> None:
