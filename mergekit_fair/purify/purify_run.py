@@ -321,12 +321,13 @@ def _tasks(
 
 def _sample(rows: Rows, settings: PurifySettings, name: str) -> Rows:
     wanted = min(ROWS, len(rows)) if settings.rows is None else settings.rows
-    if wanted > len(rows):
+    if not 0 < wanted <= len(rows):
         raise DataError(
-            f"there are fewer train rows for {name} than were asked for",
+            f"there are fewer train rows for {name} than it takes",
             where="--rows",
-            got=wanted,
+            got=wanted or None,
             allowed=f"up to {len(rows):,}",
+            fix="ask for fewer, or give the split more",
         )
     chosen = np.random.default_rng(settings.seed).permutation(len(rows))[:wanted]
     return rows.take(np.sort(chosen))

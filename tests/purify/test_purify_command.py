@@ -278,6 +278,42 @@ def test_rows_that_models_were_trained_on_are_handed_on(
     assert (found.rows, found.group) == (7, None)
 
 
+def test_causal_models_in_shards_of_bfloat16(texts: Path, tmp_path: Path) -> None:
+    """Tensors are written where they lie, in their dtype; the output layer stays, tied or not."""
+    from transformers import AutoModelForCausalLM
+
+    base = write_causal(tmp_path / "base")
+    model = fine_tune(base, tmp_path / "model", seed=1, size=0.1)
+    for folder in (base, model):
+        half = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+        (folder / "model.safetensors").unlink()
+        half.save_pretrained(folder, max_shard_size="40KB")
+    assert len(list(model.glob("model-*.safetensors"))) > 1
+    recipe = recipe_of(base, {"x": model}, tmp_path / "recipe.yml", dtype="bfloat16")
+    run("purify", recipe, "--data", texts, "-o", tmp_path / "out", "--rank", 4, "--quiet")
+    before, after = read(model), read(tmp_path / "out" / "x")
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {name for name in before if name.endswith("_proj.weight")}
+    assert {tensor.dtype for tensor in after.values()} == {torch.bfloat16}
+    sigma = torch.linalg.svdvals(after["model.layers.1.mlp.up_proj.weight"].double())
+    assert sigma[4] < 0.01 * sigma[0]  # but for rounding
+    run("check", tmp_path / "out" / "x")
+    run("merge", tmp_path / "out" / "recipe.yml", tmp_path / "merged", "--quiet")
+
+
+def test_a_group_without_train_rows_is_refused(job: Any, texts: Path, tmp_path: Path) -> None:
+    _, recipe, _ = job
+    block = yaml.safe_load(texts.read_text())
+    lines = Path(block["source"]).read_text().splitlines()
+    rows = [f"{line},{'report' if line.endswith('blue') else 'train'}" for line in lines[1:]]
+    (tmp_path / "rows.csv").write_text("\n".join([f"{lines[0]},part", *rows]) + "\n")
+    block["source"] = str(tmp_path / "rows.csv")
+    block["splits"] = {"column": "part", "names": {"train": "train", "report": "report"}}
+    (tmp_path / "data.yml").write_text(yaml.safe_dump(block))
+    words = ["purify", recipe, "--data", tmp_path / "data.yml", "-o", tmp_path / "o", "--quiet"]
+    refusal(words, DataError, "blue", where="--rows")
+
+
 def test_what_is_refused(job: Any, texts: Path, tmp_path: Path) -> None:
     family, recipe, command = job
     refusal([*command, "--rank", 0], ConfigError, where="--rank", got=0)
