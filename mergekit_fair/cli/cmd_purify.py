@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option("--data", required=True, type=click.Path(), help="A data description (.yml).")
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Folder.")
-@click.option("--keep", type=float, help="Share of a layer's full rank to keep.  [default: 0.9]")
+@click.option("--keep", type=float, help="Share of a layer's full rank to keep.  [default: 0.97]")
 @click.option("--rank", type=int, help="Rank of every layer that has as much, in its place.")
 @click.option(
     "--allocate",

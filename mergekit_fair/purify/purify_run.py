@@ -85,7 +85,7 @@ class PurifySettings:
         max_length: tokens kept of a text; None: the model's own limit.
     """
 
-    keep: float | None = 0.9
+    keep: float | None = 0.97
     rank: int | None = None
     allocate: Allocation = "uniform"
     of: Matrix = "weights"
