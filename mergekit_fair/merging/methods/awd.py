@@ -48,7 +48,7 @@ class AWD(TaskVectorMethod):
                 "alpha",
                 Positive,
                 ParameterScope.SHARED,
-                default=0.1,
+                default=0.01,
                 description="α, what a δ as long as the mean task vector costs, in mean cos²",
             ),
             HEAD,
