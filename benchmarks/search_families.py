@@ -21,7 +21,7 @@ EOD on the searched rows whose accuracy there is at most a point below FFT's.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -148,13 +148,20 @@ class Reader:
 
 
 def searched(
-    method: str, family: Family, seed: int, *, soft: bool, place: str, n: int
+    method: str,
+    family: Family,
+    seed: int,
+    *,
+    soft: bool,
+    place: str,
+    n: int,
+    coordinates: Callable[[Space, Rows], Space] = lambda space, rows: space,  # noqa: ARG005
 ) -> dict[str, float]:
-    """What one search finds."""
+    """What one search finds, in a space that may have other coordinates."""
     rows, report = Rows(family, 2 * seed + 1, n), Rows(family, 10**6 + seed, REPORT)
     names = tuple(f"g{own}" for own in range(family.groups))
     low, high = ((end,) * family.groups for end in PLACES[place])
-    space = Space(names, low, high, size=(1.0,) * family.groups)
+    space = coordinates(Space(names, low, high, size=(1.0,) * family.groups), rows)
     read, predicted = Reader(rows, place, soft), Reader(rows, place, soft=False)
     proposer = PROPOSERS[method](space, read.rule, seed, GroupLayout(names, is_partition=True))
     known = [read((0.0,) * family.groups)] if place == "fft" else []
