@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,16 @@ def test_the_model_is_its_base_but_for_what_a_point_changes(family: Path, tmp_pa
         own = model.state_dict()
         assert all(same_bits(own[name], tensor) for name, tensor in dict(fresh).items())
         assert all(same_bits(base_held[name], tensor) for name, tensor in start.items())
+    vector = tmp_path / "v"
+    write_vector(vector, "blue, 1", {"classifier.weight": torch.eye(2, 32)}, base)
+    head = planner.with_head(planner.baselines()[0], {str(vector): ("blue, 1", 0.5)}, 2.0)
+    assert head is not None
+    head_point = replace(points[1], recipe=Recipe.from_mapping(head, "r.yml"))
+    expected: tuple[tuple[str, ...], ...] = ((), MOVED, MOVED)  # λ = 0 moves nothing
+    for point, ends in zip((points[0], points[1], head_point), expected, strict=True):
+        made = dict(worker._weights(point))
+        touched = {name for name in made if made[name].data_ptr() != base_held[name].data_ptr()}
+        assert touched == {name for name in start if name.endswith(ends)}
 
 
 def test_a_causal_model_with_adapters(tmp_path: Path, family: Path) -> None:
