@@ -69,6 +69,7 @@ class RecipeVectors:
     Attributes:
         recipe, method: the file and its method.
         geometry: of all models beside the base, in recipe order.
+        models: of the geometry's vectors, as the recipe's configuration names them.
         target: the vector that candidates are injected into; None for other methods.
         screened: the candidates in the order of screening; empty without a target.
         move: None where the result is not a sum of λ_g Δ_g, as `notes` say.
@@ -78,6 +79,7 @@ class RecipeVectors:
     recipe: str
     method: str
     geometry: Geometry
+    models: tuple[str, ...]
     target: str | None
     screened: tuple[Screened, ...]
     move: Move | None
@@ -194,7 +196,14 @@ def recipe_vectors(
         notes.append(f"heads are left out, because the merge copies them (head: {policy})")
     screened = tuple(screen(geometry, target)) if target is not None else ()
     return RecipeVectors(
-        recipe.where, recipe.method, geometry, target, screened, move, tuple(notes)
+        recipe.where,
+        recipe.method,
+        geometry,
+        tuple(labels),
+        target,
+        screened,
+        move,
+        tuple(notes),
     )
 
 
