@@ -34,11 +34,13 @@ from mergekit_fair.errors import RecipeError, SweepError
 from mergekit_fair.evaluation.evaluate import Evaluation
 from mergekit_fair.evaluation.predictions import Predictions
 from mergekit_fair.fairness.labels import UNANSWERED
+from mergekit_fair.merging.measured_inputs import point_id
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.merging.recipe_coefficients import recipe_coefficients
-from mergekit_fair.merging.references import own_folder
+from mergekit_fair.merging.references import own_folder, with_models
 from mergekit_fair.sweep.checked_folder import checked_results
 from mergekit_fair.sweep.figures_again import answered, settings_of
+from mergekit_fair.sweep.points import listed_models
 from mergekit_fair.sweep.record import PointResult
 from mergekit_fair.sweep.results import SweepResults
 from mergekit_fair.sweep.store import read_rows, read_scores
@@ -153,12 +155,11 @@ def sweep_bounds(folder: Path, recipe: Recipe, vectors: RecipeVectors) -> SweepB
         vectors: the recipe's.
 
     Raises:
-        SweepError: no finished sweep, damaged or edited; over other models or another recipe;
+        SweepError: no finished sweep, damaged or edited; over another recipe or other models;
             without the balanced point and without the base; of classes or labels.
         RecipeError: the merge is no sum of λ_g Δ_g.
     """
     results, _ = checked_results(folder)
-    _require_models(folder, results, recipe)
     notes: list[str] = []
     points = _measured(folder, results, recipe, vectors, notes)
     names, geometry = vectors.geometry.names, vectors.geometry
@@ -206,19 +207,6 @@ def sweep_bounds(folder: Path, recipe: Recipe, vectors: RecipeVectors) -> SweepB
     )
 
 
-def _require_models(folder: Path, results: SweepResults, recipe: Recipe) -> None:
-    known = set(results.inputs.values())
-    for model in map(str, recipe.configuration().referenced_models()):
-        found = model_fingerprint(own_folder(model)).digest
-        if found not in known:
-            raise SweepError(
-                "was measured with other models than the recipe's",
-                where=folder,
-                got=f"{model} ({found[:16]})",
-                fix="give the recipe that the sweep is over, with the models that were measured",
-            )
-
-
 def _measured(
     folder: Path,
     results: SweepResults,
@@ -226,20 +214,22 @@ def _measured(
     vectors: RecipeVectors,
     notes: list[str],
 ) -> list[_Measured]:
+    known = _names(results, recipe)
     found = []
     for point in results.points:
         if point.kind not in _SUMS or point.evaluation is None:
             continue
-        lambdas = _lambdas(recipe, vectors, point)
-        total = float(lambdas.sum())
-        if point.lambda_eff is None or abs(point.lambda_eff - total) > 1e-6 * (1 + abs(total)):
+        at = _at(recipe, point)
+        raw = with_models(at.raw, lambda model, _: known.get(model, model))
+        inputs = {name: results.inputs.get(name, "") for name in known.values()}
+        if point.id != point_id(point.kind, raw, inputs, str(results.measuring)):
             raise SweepError(
-                "was over another recipe: its λ_eff is another one",
+                "was measured with another recipe, or with models that have changed since",
                 where=f"{folder}: {point.label}",
-                got=f"{total:g}",
-                allowed=str(point.lambda_eff),
+                got=recipe.where,
                 fix="give the recipe that the sweep file names",
             )
+        lambdas = _lambdas(at, vectors)
         rows = read_rows(folder, point)
         task = point.evaluation.task
         of_task = answered(rows, read_scores(folder, point), list(point.evaluations))[task]
@@ -254,18 +244,31 @@ def _measured(
     return found
 
 
-def _lambdas(recipe: Recipe, vectors: RecipeVectors, point: PointResult) -> Vector:
-    """λ_g in the order of the geometry."""
+def _names(results: SweepResults, recipe: Recipe) -> dict[str, str]:
+    """Model of the recipe → what the sweep called it, by its content: folders may have moved."""
+    recorded, found = {digest: name for name, digest in results.inputs.items()}, {}
+    for model in listed_models(recipe):
+        digest = model_fingerprint(own_folder(model)).digest
+        is_same = results.inputs.get(model) == digest
+        found[model] = model if is_same else recorded.get(digest, model)
+    return found
+
+
+def _at(recipe: Recipe, point: PointResult) -> Recipe:
     try:
-        at = recipe.with_settings(point.settings)
+        return recipe.with_settings(point.settings)
     except RecipeError as error:
         raise SweepError(
-            f"was over another recipe: this one has no such numbers ({error.problem})",
+            f"was measured with another recipe: this one has no such numbers ({error.problem})",
             where=point.label,
             got=point.settings,
             fix="give the recipe that the sweep file names",
         ) from error
-    coefficients = recipe_coefficients(at)
+
+
+def _lambdas(recipe: Recipe, vectors: RecipeVectors) -> Vector:
+    """λ_g in the order of the geometry."""
+    coefficients = recipe_coefficients(recipe)
     if coefficients.lambdas is None:
         raise RecipeError(
             "is no sum of whole task vectors with one number each: no bound is known of it",

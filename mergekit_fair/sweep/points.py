@@ -75,7 +75,7 @@ class Point:
     @property
     def models(self) -> list[str]:
         """The folders that its weights are made of."""
-        return [self.model] if self.model else _models(self.recipe)
+        return [self.model] if self.model else listed_models(self.recipe)
 
     @property
     def varies_lambda_alone(self) -> bool:
@@ -337,7 +337,7 @@ class Planner:
         recipe: Recipe | None = None,
         model: str | None = None,
     ) -> Point:
-        used = _models(recipe) if recipe is not None or model is None else [model]
+        used = listed_models(recipe) if recipe is not None or model is None else [model]
         apart: dict[str, str | int] = {}
         if kind == "baseline":
             apart["baseline"] = label  # two baselines of one folder are two points
@@ -388,7 +388,8 @@ class Planner:
         return recipe_coefficients(recipe)
 
 
-def _models(recipe: Recipe | None) -> list[str]:
+def listed_models(recipe: Recipe | None) -> list[str]:
+    """The models of a recipe as it spells them, the base first; of no recipe none."""
     if recipe is None:
         return []
     raw = recipe.raw
