@@ -26,7 +26,7 @@ PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 ORDER = (
     *("escaping", "errors", "files", "disk", "schema", "progress", "resources", "ray_pool", "hook"),
     *("compat", "data", "fairness", "checkpoints", "merging", "vectors"),
-    *("evaluation", "training", "heads", "purify", "sweep", "audit", "report", "cli"),
+    *("evaluation", "training", "heads", "purify", "learn", "sweep", "audit", "report", "cli"),
 )
 
 
@@ -183,7 +183,7 @@ _STAGED = {
     *("checkpoints/trained_rows", "checkpoints/vector_folder", "disk", "heads/head_run"),
     *("merging/adapter_merge", "merging/carried_files", "merging/grid", "merging/model_files"),
     *("merging/saved_config", "merging/shards", "merging/ties", "merging/to_disk"),
-    "purify/purify_run",
+    *("purify/purify_run", "learn/learn_run"),
 }
 # One that only appends, a line and a flush at a time.
 _APPENDS = {"sweep/store"}

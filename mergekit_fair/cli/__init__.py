@@ -30,6 +30,7 @@ COMMANDS = {
     "grid": "Plain recipe files for a grid of λ or any other number.",
     "sweep": "Measure a λ grid, choose on validation rows, report once.",
     "heads": "Fair heads: task vectors in a classifier's last layer.",
+    "learn": "λ of every vector and tensor by gradient on validation rows.",
     "purify": "PAVE: checkpoints whose linear layers are cut to what their inputs use.",
     "report": "Rebuild tables, pictures and the HTML page of a sweep.",
     "eval": "Run lm-eval: accuracy, DPD, EOD per subgroup, with intervals.",

@@ -22,7 +22,7 @@ def program() -> str:
     """
     context = click.get_current_context(silent=True)
     name = context.info_name if context else None
-    name = "eval" if name in ("audit", "heads") else name
+    name = "eval" if name in ("audit", "heads", "learn") else name
     return name if name in ("eval", "sweep") else "lm_eval"
 
 

@@ -353,7 +353,7 @@ class Scorer:
         Raises:
             ScoreError: a classifier's logits are NaN or infinite.
         """
-        responses = self._pass(split, rows).run(progress or Silent(), label)
+        responses = self.requests(split, rows).run(progress or Silent(), label)
         responses.require_finite()
         return {task.name: _scores(task, responses) for task in responses.tasks}
 
@@ -375,7 +375,7 @@ class Scorer:
             label: of the bar.
             rows: only these.
         """
-        requests = self._pass(split, rows)
+        requests = self.requests(split, rows)
         return requests.outputs(requests.tasks[0], width, progress or Silent(), label)
 
     @property
@@ -387,7 +387,7 @@ class Scorer:
     def truncation(self, split: str) -> dict[str, Truncation]:
         """Task → its rows that are longer than that, where it is known."""
         found = {}
-        requests = self._pass(split, None)
+        requests = self.requests(split, None)
         for task in requests.tasks:
             is_cut = requests.is_cut(task)
             if is_cut is not None:
@@ -397,7 +397,7 @@ class Scorer:
 
     def notes(self, split: str) -> tuple[str, ...]:
         """What a reader of the figures should know of this model."""
-        requests = self._pass(split, None)
+        requests = self.requests(split, None)
         said = [requests.left_out]
         own = own_length(getattr(self.lm, "tokenizer", None))
         longest, used = requests.longest, self.max_length
@@ -410,7 +410,13 @@ class Scorer:
         task = next(iter(self._evaluator.prepared(split).tasks.values()))
         return [sum(len(str(i.args[0])) for i in row) for row in task.requests]
 
-    def _pass(self, split: str, rows: RowNumbers | None) -> RequestPass:
+    def requests(self, split: str, rows: RowNumbers | None = None) -> RequestPass:
+        """The tasks' requests on a split, ready to be answered as often as weights change.
+
+        Args:
+            split: as `Evaluator.prepared`.
+            rows: only these of the first task, of none else.
+        """
         key = (split, None if rows is None else rows.tobytes())
         if key not in self._passes:
             tasks = list(self._evaluator.prepared(split).tasks.values())
@@ -432,7 +438,7 @@ class Scorer:
         Raises:
             ConfigError: a task that this model cannot do.
         """
-        told, prepared = progress or Silent(), self._pass(split, None)
+        told, prepared = progress or Silent(), self.requests(split, None)
         for text in self._evaluator.small_groups():
             told.say(f"warning: {text}")
         return prepared.run(told, f"{split} split", bars=True)

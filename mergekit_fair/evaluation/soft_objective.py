@@ -177,7 +177,13 @@ class SoftObjective:
 
     def __call__(self, steps: Array) -> tuple[float, Array]:
         """The value and its gradient."""
-        chance = expit((self.scores + steps @ self.directions) / SOFTNESS)
+        value, slope = self.at(self.scores + steps @ self.directions)
+        value += float((self.ridge * steps) @ steps)
+        return value, self.directions @ slope + 2 * self.ridge * steps
+
+    def at(self, scores: Array) -> tuple[float, Array]:
+        """The value without its ridge, and its slope (m,), at other scores of the rows, (m,)."""
+        chance = expit(scores / SOFTNESS)
         value = float(self.weights @ np.abs(self.labels - chance))
         slope = self.weights * (1 - 2 * self.labels)
         for mean in self.means:
@@ -186,10 +192,9 @@ class SoftObjective:
             value += self.apart * float(apart @ apart)
             slope = slope + 2 * self.apart * (apart @ mean)
         moved = float(self.weights @ chance) - self.level
-        value += LEVEL * moved**2 + float((self.ridge * steps) @ steps)
+        value += LEVEL * moved**2
         slope = slope + 2 * LEVEL * moved * self.weights
-        slope = slope * chance * (1 - chance) / SOFTNESS
-        return value, self.directions @ slope + 2 * self.ridge * steps
+        return value, slope * chance * (1 - chance) / SOFTNESS
 
     def minimum(self) -> Array:
         """The steps (K,), in units of the scores, that L-BFGS finds from 0."""

@@ -1,0 +1,1 @@
+"""`learn`: λ of every vector and tensor, learned on validation rows by gradient."""
