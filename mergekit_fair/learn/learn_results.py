@@ -32,6 +32,7 @@ class LearnOptions(Record):
     folds: int
     learning_rate: float
     batch_size: int
+    bf16: bool
     posterior: Literal["none", "spike-and-slab"]
     seed: int
     min_group_size: int

@@ -205,7 +205,7 @@ class _LearnRun:
                     memory_names(Path(local_path(base)), vectors.base.tensors),
                     advance,
                 )
-        self._gaps = RowGaps(self._scorer)
+        self._gaps = RowGaps(self._scorer, bf16=settings.schedule.bf16)
 
     def learned(self, lambdas: Sequence[float]) -> Learned:
         """Cross-fit, choose the number of epochs, and learn on all rows."""
@@ -240,6 +240,7 @@ class _LearnRun:
                 folds=settings.folds,
                 learning_rate=schedule.learning_rate,
                 batch_size=schedule.batch_size,
+                bf16=schedule.bf16,
                 posterior="spike-and-slab" if schedule.spike_and_slab else "none",
                 seed=schedule.seed,
                 min_group_size=self._metrics.min_group_size,

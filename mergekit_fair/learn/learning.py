@@ -30,6 +30,7 @@ class Schedule:
         epochs: over the rows, at most, of each round.
         learning_rate: of Adam.
         batch_size: rows of a step.
+        bf16: compute steps, though no figures, in bfloat16 where that is safe (autocast).
         spike_and_slab: learn a posterior of the numbers, of which the expectation is kept.
         seed: of the batches' order and of draws.
     """
@@ -39,6 +40,7 @@ class Schedule:
     epochs: int = 4
     learning_rate: float = 0.01
     batch_size: int = 32
+    bf16: bool = False
     spike_and_slab: bool = False
     seed: int = 0
 
@@ -53,11 +55,11 @@ class RowGaps:
 
     Args:
         scorer: with the model, whose task is answered by no or yes.
-        batch_size: rows of a forward pass with a gradient.
+        bf16: compute those with a gradient in bfloat16 where that is safe (autocast).
     """
 
-    def __init__(self, scorer: Scorer) -> None:
-        self._scorer, self._lm = scorer, scorer.lm
+    def __init__(self, scorer: Scorer, *, bf16: bool = False) -> None:
+        self._scorer, self._lm, self._bf16 = scorer, scorer.lm, bf16
         requests = scorer.requests(SPLIT)
         (task,) = requests.tasks
         first = np.array(requests.positions[task.name])[::2]
@@ -78,7 +80,10 @@ class RowGaps:
 
     def of(self, rows: NDArray[np.int64]) -> torch.Tensor:
         """z of some rows, with a gradient."""
-        logits = self._lm.logits(self._inputs.batch(self._documents[rows].tolist())).float()
+        batch = self._inputs.batch(self._documents[rows].tolist())
+        device = torch.device(self._lm.device).type
+        with torch.autocast(device, torch.bfloat16, enabled=self._bf16):
+            logits = self._lm.logits(batch).float()
         each = torch.arange(len(rows), device=logits.device)
         no, yes = (side[rows].to(logits.device) for side in (self._no, self._yes))
         return logits[each, yes] - logits[each, no]
@@ -119,7 +124,9 @@ def trajectory(
     for turn in range(1 + schedule.rounds):
         of_vectors = CoefficientMap.of_vectors(lambdas, shared_by(schedule.per, model.tensors))
         of = CoefficientMap.of_difference(lambdas) if turn else of_vectors
-        numbers: LearnedNumbers = (SpikeAndSlab if schedule.spike_and_slab else PointNumbers)(of.first)
+        numbers: LearnedNumbers = (SpikeAndSlab if schedule.spike_and_slab else PointNumbers)(
+            of.first
+        )
         optimizer = torch.optim.Adam(numbers.parameters, lr=schedule.learning_rate)
         batches = length_grouped_batches(
             lengths, schedule.batch_size, steps * schedule.epochs, schedule.seed + turn

@@ -139,7 +139,7 @@ def test_posteriors_and_rounds_are_written_as_plain_recipes(folder: Path, tmp_pa
     shares = np.array([list(each.values()) for each in found["shares"].values()])
     assert ((shares > 0) & (shares < 1)).all()
     run("check", tmp_path / "p" / "recipe.yml")
-    run(*arguments(folder, tmp_path / "r", *short, "--rounds", 1, "--objective", "eod"))
+    run(*arguments(folder, tmp_path / "r", *short, "--rounds", 1, "--objective", "eod", "--bf16"))
     assert len(json.loads((tmp_path / "r" / "learned.json").read_text())["epochs"]) == 3
     refusal(
         arguments(folder, tmp_path / "x", "--rounds", 1, "--posterior", "spike-and-slab"),
