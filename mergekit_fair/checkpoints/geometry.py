@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -133,6 +133,27 @@ def relative_bound(gram: ArrayLike, lambdas: ArrayLike) -> float:
     return 2.0 * triangle_bound(gram, np.asarray(lambdas, dtype=np.float64) - 1.0)
 
 
+Relation = Literal["aligned", "unrelated", "contradictory"]
+_UNRELATED = 0.05  # |cosine| up to which vectors have nothing to do with each other
+
+
+def relation_of(cosine: float | None) -> Relation | None:
+    """The sign test of arXiv 2504.10957: add aligned or unrelated vectors, negate contradictory.
+
+    There tasks are directions of one-layer, two-class models, α is the inner product of two of
+    them, and addition succeeds where α ≥ 0, negation where α ≤ 0. Here the cosine of two task
+    vectors stands for α, and up to 0.05 either way it counts as 0; both are this package's choices.
+
+    >>> [relation_of(cosine) for cosine in (0.4, -0.01, -0.3, None)]
+    ['aligned', 'unrelated', 'contradictory', None]
+    """
+    if cosine is None:
+        return None
+    if abs(cosine) <= _UNRELATED:
+        return "unrelated"
+    return "aligned" if cosine > 0 else "contradictory"
+
+
 @dataclass(frozen=True)
 class Screened:
     """A candidate for injection, seen against the target by its weights alone.
@@ -150,10 +171,11 @@ class Screened:
     sign_conflict: float | None
 
     def to_dict(self) -> dict[str, str | float | None]:
-        """JSON; None means undefined (a zero vector)."""
+        """JSON, with the `relation_of` its cosine; None means undefined (a zero vector)."""
         return {
             "group": self.group,
             "cosine": self.cosine,
+            "relation": relation_of(self.cosine),
             "norm_ratio": self.norm_ratio,
             "sign_conflict": self.sign_conflict,
         }
@@ -165,7 +187,6 @@ def screen(
     """Order candidates for injection into a target: the most aligned first.
 
     Only an order in which to measure, never a verdict: weights do not say whom a step harms.
-    arXiv 2504.10957 (one-layer models): add what is aligned or unrelated, negate what contradicts.
     A zero vector has no direction and comes last; of equals, the first name comes first.
 
     Args:

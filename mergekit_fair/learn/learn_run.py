@@ -205,6 +205,7 @@ class _LearnRun:
                     memory_names(Path(local_path(base)), vectors.base.tensors),
                     advance,
                 )
+        self._more: list[str] = []
         self._gaps = RowGaps(self._scorer, bf16=settings.schedule.bf16)
 
     def learned(self, lambdas: Sequence[float]) -> Learned:
@@ -225,8 +226,13 @@ class _LearnRun:
                 found, numbers = next(islice(epochs_of, chosen - 1, None))
             found = np.round(found, _DIGITS)
             self._model.set(found)
-            gaps = self._gaps.all(self._progress, "learned λ")
-            validation = self._figures(gaps, every)
+            validation = self._figures(self._gaps.all(self._progress, "learned λ"), every)
+            if validation.objective >= self._figures(known, every).objective:
+                self._more.append(
+                    f"{chosen} epochs over all rows make the objective worse, though they did not "
+                    "over parts of them: a smaller learning rate may help"
+                )
+                chosen, found, numbers, validation = 0, first, None, None
         of_numbers = CoefficientMap.of_vectors(first, shared_by(schedule.per, self._model.tensors))
         return Learned(
             recipe=self._recipe.where,
@@ -333,7 +339,7 @@ class _LearnRun:
                 f"{len(self._model.fixed)} tensors have no gradient and keep the recipe's λ, such "
                 f"as {self._model.fixed[0]}"
             )
-        return list(dict.fromkeys(said))
+        return list(dict.fromkeys([*said, *self._more]))
 
 
 def row_figures(

@@ -102,7 +102,9 @@ def trajectory(
     """λ (G, T) and the numbers behind them after every epoch over the chosen rows.
 
     The objective is one of all chosen rows: those that are not in a step's batch count with their
-    latest z, without a gradient. So gaps between groups are never those of a batch.
+    latest z, without a gradient. So gaps between groups are never those of a batch; but what the
+    whole answers to a step is seen an epoch later, and steps swing around the minimum: what is
+    returned is the mean of an epoch's numbers.
 
     Args:
         model: whose weights are set.
@@ -131,6 +133,7 @@ def trajectory(
         batches = length_grouped_batches(
             lengths, schedule.batch_size, steps * schedule.epochs, schedule.seed + turn
         )
+        sums = np.zeros_like(of.first)
         for number, batch in enumerate(batches, start=1):
             picked = rows[batch]
             drawn = numbers.draw(random)
@@ -146,6 +149,8 @@ def trajectory(
                 torch.autograd.backward(numbers.divergence() / len(rows))
             optimizer.step()
             advance(len(picked))
+            sums += numbers.expected()
             if number % steps == 0:
-                lambdas = of.lambdas(numbers.expected())
+                lambdas = of.lambdas(sums / steps)
                 yield lambdas, numbers
+                sums[:] = 0

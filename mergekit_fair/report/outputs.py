@@ -17,6 +17,7 @@ from mergekit_fair.report.sweep_tables import (
     brief_points_table,
     comparison_table,
     is_of_views,
+    sign_test_text,
     transfer_tables,
     verdicts_table,
     views_table_of_points,
@@ -110,8 +111,9 @@ def transfer_text(transfer: TransferRecord) -> str:
     tables = [f"{one_line(t.caption)}\n{as_text(t)}" for t in transfer_tables(transfer)]
     verdicts = f"verdicts, tolerance {transfer.tolerance:g}\n{as_text(verdicts_table(transfer))}"
     warnings = [f"warning: {one_line(text)}" for text in transfer.warnings]
+    test = filter(None, [sign_test_text(transfer)])
     return "\n\n".join(
-        [head, *tables, verdicts, *warnings, f"Added: {one_line(added_text(transfer))}."]
+        [head, *tables, verdicts, *test, *warnings, f"Added: {one_line(added_text(transfer))}."]
     )
 
 

@@ -20,6 +20,7 @@ from mergekit_fair.report.sweep_tables import (
     groups_table,
     is_of_views,
     points_table,
+    sign_test_text,
     transfer_tables,
     verdicts_table,
     views_table_of_points,
@@ -213,6 +214,7 @@ def _transfer(transfer: TransferRecord) -> dict[str, Any]:
         "tolerance": f"{transfer.tolerance:g}",
         "added": added_text(transfer),
         "verdicts": verdicts_table(transfer),
+        "sign_test": sign_test_text(transfer),
         "matrices": transfer_tables(transfer),
         "warnings": transfer.warnings,
     }

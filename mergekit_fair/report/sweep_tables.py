@@ -341,11 +341,36 @@ def worst_table(worst: WorstRecord) -> Table:
 
 
 def verdicts_table(transfer: TransferRecord) -> Table:
-    """May a group's vector be injected, and why."""
-    judged = [*transfer.verdicts, *transfer.tried]
-    rows = [Row(one.group, [Cell(one.status), Cell(one.reason)]) for one in judged]
-    columns = ["verdict", "reason"]
+    """May a group's vector be injected, and why; beside it what the sign test says."""
+    relations = transfer.relations
+    judged = [(relations.get(one.group), one) for one in transfer.verdicts]
+    judged += [(None, one) for one in transfer.tried]
+    rows = [
+        Row(one.group, [Cell(one.status), Cell(relation or "–"), Cell(one.reason)])
+        for relation, one in judged
+    ]
+    columns = ["verdict", "sign test", "reason"]
     return Table("Verdicts", "injected group", columns, [("", rows)], numeric=False)
+
+
+def sign_test_text(transfer: TransferRecord) -> str | None:
+    """How often the sign test, which reads weights alone, says what was measured.
+
+    It allows aligned and unrelated vectors. None where an older sweep has no screening, or nothing
+    was proved.
+    """
+    known = [
+        (transfer.relations[one.group] != "contradictory", one.status == "safe")
+        for one in transfer.verdicts
+        if one.status != "unproven" and transfer.relations.get(one.group) is not None
+    ]
+    if not known:
+        return None
+    allowed, right = sum(allows for allows, _ in known), sum(one == two for one, two in known)
+    return (
+        f"the sign test (cosines with the target, arXiv 2504.10957) allows {allowed} of the "
+        f"{len(known)} vectors with a proved verdict, and is right about {right} of them"
+    )
 
 
 def transfer_tables(transfer: TransferRecord) -> list[Table]:

@@ -78,7 +78,8 @@ def _screening(vectors: dict[str, Any]) -> str:
     titles, rows = ["candidate", f"cos({vectors['target']})", "norm ratio", "sign conflict"], []
     for one in vectors["screening"]:
         numbers = (one["cosine"], one["norm_ratio"], one["sign_conflict"])
-        rows.append([one["group"], *map(value_text, numbers)])
+        rows.append([one["group"], *map(value_text, numbers), one["relation"] or "–"])
+    titles.append("relation")
     head = "screening: an order in which to measure injections, not a verdict on them"
     return f"{head}\n{as_text(Table.plain(titles, rows))}"
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
+from mergekit_fair.checkpoints.geometry import relation_of
 from mergekit_fair.errors import SweepError
 from mergekit_fair.evaluation.levels import AnyLevel, MultiLevel
 from mergekit_fair.fairness.intervals import Interval, Number
@@ -205,10 +206,11 @@ class TransferRecord(SweepRecord):
         hard: the same of predictions, where `change` is of soft rates; at `hard_level`.
         added: group → λ, of the last point that the greedy search accepted.
         tried: verdicts of the points of the greedy search beside the steps, each at its own λ.
+        screening: of every candidate, as `Screened` says it; empty in older sweeps.
     """
 
     model_config = ConfigDict(extra="allow")
-    optional = ("hard", "hard_level", "temperatures", "tried")
+    optional = ("hard", "hard_level", "temperatures", "tried", "screening")
 
     step: float
     tolerance: float
@@ -223,7 +225,13 @@ class TransferRecord(SweepRecord):
     verdicts: list[Verdict]
     added: dict[str, float] = {}
     tried: list[Verdict] = []
+    screening: list[dict[str, Any]] = []
     warnings: list[str]
+
+    @property
+    def relations(self) -> dict[str, str | None]:
+        """Candidate → `relation_of` its cosine with the target."""
+        return {str(one["group"]): relation_of(one["cosine"]) for one in self.screening}
 
     @model_validator(mode="after")
     def _shapes(self) -> Self:

@@ -234,6 +234,8 @@ def test_screening_orders_and_judges_nothing():
     assert found[0].norm_ratio == pytest.approx(math.hypot(2, 0.2))
     assert found[3].cosine == -1
     assert found[4].to_dict()["cosine"] is None
+    relations = ["aligned", "unrelated", "unrelated", "contradictory", None]
+    assert [one.to_dict()["relation"] for one in found] == relations
     assert [one.group for one in screen(geometry, "fft", ["against", "aligned"])] == [
         "aligned",
         "against",

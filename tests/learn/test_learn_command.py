@@ -132,6 +132,26 @@ def test_a_recipe_that_is_best_as_it_is_stays(folder: Path, tmp_path: Path) -> N
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["learned.json"]
 
 
+def test_a_gain_of_parts_that_all_rows_do_not_have_is_none(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cross-fitting may choose epochs that end badly on all rows: said, and nothing is written."""
+    from mergekit_fair.learn.learn_run import _LearnRun
+
+    honest = _LearnRun._cross_fitted
+
+    def hopeful(self: Any, *arguments: Any) -> Any:
+        start, *others = honest(self, *arguments)
+        bad = start.left_out.model_copy(update={"objective": 1e9})
+        return [start.model_copy(update={"left_out": bad}), *others]
+
+    monkeypatch.setattr(_LearnRun, "_cross_fitted", hopeful)
+    words = arguments(folder, tmp_path / "out", "--epochs", 1, "--folds", 2)
+    result = run(*words, "--learning-rate", 9, "--per", "model", code=3)
+    assert "make the objective worse" in result.output
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["learned.json"]
+
+
 def test_posteriors_and_rounds_are_written_as_plain_recipes(folder: Path, tmp_path: Path) -> None:
     short = ("--epochs", 1, "--folds", 2, "--learning-rate", 0.05)
     run(*arguments(folder, tmp_path / "p", *short, "--posterior", "spike-and-slab"))

@@ -307,9 +307,9 @@ def test_the_transfer_is_shown_with_its_reasons(
 ) -> None:
     draw_transfer(TransferRecord.model_validate(transfer), tmp_path)
     page = made({**results, "transfer": transfer}, tmp_path)
-    expected = {v["group"]: [v["status"], v["reason"]] for v in transfer["verdicts"]}
+    expected = {v["group"]: [v["status"], "–", v["reason"]] for v in transfer["verdicts"]}
     assert body(page.tables["Verdicts"]) == expected
-    assert {status for status, _ in expected.values()} == {"safe", "unsafe"}
+    assert {status for status, *_ in expected.values()} == {"safe", "unsafe"}
     for key, caption in (
         ("harm", "Change of the mean of one-vs-rest DPD and EOD"),
         ("acc", "Change of accuracy"),

@@ -46,10 +46,26 @@ def test_table_says_what_json_says(found):
     row = next(line for line in lines if line.startswith("+ Male"))
     assert row.endswith("–")  # no positives: the gap is undefined
     verdicts = text[text.index("verdicts, tolerance 0.1\n") :].splitlines()[2:4]
-    assert [line.split()[:3] for line in verdicts] == [
-        ["Male", "unsafe", "the"],
-        ["Female", "safe", "at"],
+    assert [line.split()[:4] for line in verdicts] == [
+        ["Male", "unsafe", "–", "the"],
+        ["Female", "safe", "–", "at"],
     ]
+
+
+@pytest.mark.parametrize(
+    ("cosines", "allows", "right"), [((-0.2, 0.03), 1, 2), ((0.4, 0.4), 2, 1), ((0.4, -0.4), 1, 0)]
+)
+def test_the_sign_test_stands_beside_what_was_measured(found, cosines, allows, right):
+    """Male is unsafe, Female is safe; what is unproven, or of unknown cosine, does not count."""
+    screening = [
+        {"group": name, "cosine": c} for name, c in zip(("Male", "Female"), cosines, strict=True)
+    ]
+    text = transfer_text(changed(found, screening=screening))
+    assert f"allows {allows} of the 2 vectors" in text
+    assert f"is right about {right} of them" in text
+    unknown = [{"group": "Male", "cosine": None}, screening[1]]
+    assert "of the 1 vectors" in transfer_text(changed(found, screening=unknown))
+    assert "sign test (" not in transfer_text(found)
 
 
 def test_marks_are_the_harms_of_the_verdict(found):
