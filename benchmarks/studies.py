@@ -14,6 +14,9 @@ has a folder DIR/STUDY/seed-N, and is made there by commands that anybody can re
     merge heads/recipe.yml fair_head
     eval --model MODEL … -o eval/MODEL        of all models on report rows
 
+With --laboratory the systems of `study_systems.py` stand beside them, on the same rows: other kinds
+of training, AWD, PAVE, bases, and λ learned by gradient. costs.json has what every command took.
+
 Both sweeps choose by RULE on validation rows. Where one keeps FFT, or FFT's head stays, the row has
 FFT's figures and says so. DIR/STUDY/seed-N.json has the figures and their paired differences from
 FFT. Everything can be killed: the same command goes on.
@@ -26,6 +29,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,6 +38,7 @@ from typing import Any
 
 import yaml
 from study_figures import figures, study_tables
+from study_systems import FURTHER_TRAINED, LEARNED, SWEPT, SweptSystem
 
 ROOT = Path(__file__).parents[1]
 RULE = {"minimize": "eod", "subject_to": {"acc": ">= fft - 0.03"}}
@@ -52,6 +57,7 @@ def main() -> None:
     parser.add_argument("--bf16", action="store_true", help="train so: quicker on many machines")
     parser.add_argument("--model", type=Path, help="a folder: another model than the study's")
     parser.add_argument("--heads-only", action="store_true", help="FFT and its heads")
+    parser.add_argument("--laboratory", action="store_true", help="further systems, too")
     parser.add_argument("-o", "--out", type=Path, required=True)
     given = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -60,7 +66,15 @@ def main() -> None:
         for recipe in recipes:
             name = "-".join([recipe.name, *([given.model.name] if given.model else [])])
             folder = given.out.absolute() / name / f"seed-{number}"
-            Seed(recipe, number, folder, given.model, given.bf16, given.heads_only).run()
+            Seed(
+                recipe,
+                number,
+                folder,
+                given.model,
+                given.bf16,
+                given.heads_only,
+                given.laboratory,
+            ).run()
     print(study_tables(given.out))
 
 
@@ -83,14 +97,18 @@ class Seed:
     model: Path | None
     bf16: bool
     heads_only: bool
+    laboratory: bool = False
 
     def run(self) -> None:
         self.write_files()
         self.command("train", "train.yml", "-o", "models")
         for sweep in () if self.heads_only else SWEEPS:
             self.command("sweep", f"{sweep}.yml", "-o", sweep, exits=(CHOSEN, KEPT))
-        models = {name: f"models/{name}" for name in TRAINED}
+        models = {name: f"models/{name}" for name in (*TRAINED, *FURTHER_TRAINED)}
         models |= {sweep: f"{sweep}/selected/model" for sweep in SWEEPS}
+        if self.laboratory:
+            models |= {name: self.swept(name, system) for name, system in SWEPT.items()}
+            models |= {name: self.learned(name, words) for name, words in LEARNED.items()}
         for target, (out, merged) in HEADS.items():
             model, recipe = models[target], f"{out}/recipe.yml"
             if not (self.folder / model).is_dir():
@@ -108,14 +126,55 @@ class Seed:
         text = json.dumps({**about, **figures(self.folder)}, indent=1, ensure_ascii=False)
         self.folder.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
 
+    def swept(self, name: str, system: SweptSystem) -> str:
+        """Make what a system merges, and choose its λ as for plain addition; the model's folder."""
+        if system.kind:
+            block = {**self.training["subgroups"], "method": system.kind}
+            self.write(
+                f"train_{name}", self.training | {"subgroups": block, "seeds": 1, "lora": False}
+            )
+            self.command("train", f"train_{name}.yml", "-o", system.folder)
+        for words in system.commands:
+            self.once(system.folder, [*words, "-o", system.folder, "--overwrite"], "models/base")
+        recipe = _read(self.folder / system.recipe)
+        if system.method:
+            recipe |= {"merge_method": system.method, "parameters": {"lambda": 0.2}}
+            at = (self.folder / system.recipe).parent
+            recipe["base_model"] = str(at / recipe["base_model"])
+            for item in recipe["models"]:
+                item["model"] = str(at / item["model"])
+            self.write(f"{name}_recipe", recipe)
+        path = f"{name}_recipe.yml" if system.method else system.recipe
+        self.write(name, self.sweep("grid") | {"recipe": path, "controls": []})
+        self.command("sweep", f"{name}.yml", "-o", name, exits=(CHOSEN, KEPT))
+        return f"{name}/selected/model"
+
+    def learned(self, name: str, words: tuple[str, ...]) -> str:
+        """λ by gradient, from those that λ = 0.2 gives; the model's folder, if there is one."""
+        command = ["learn", "models/addition.yml", "--data", "data.yml", *words]
+        if "max_length" in self.evaluation:
+            command += ["--max-length", str(self.evaluation["max_length"])]
+        if self.bf16:
+            command.append("--bf16")
+        made = [*command, "-o", name, "--overwrite"]
+        self.once(name, made, "models/base", exits=(CHOSEN, KEPT))
+        if (self.folder / name / "recipe.yml").is_file():
+            merge = ["merge", f"{name}/recipe.yml", f"{name}_merged", "--overwrite"]
+            self.once(f"{name}_merged", merge, f"{name}/recipe.yml")
+        return f"{name}_merged"
+
     def write_files(self) -> None:
         """What the commands are given."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        files = {"data": self.data, "train": self.training}
-        files |= {sweep: self.sweep(stage) for sweep, stage in SWEEPS.items()}
-        for name, content in files.items():
-            text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-            (self.folder / f"{name}.yml").write_text(text, encoding="utf-8")
+        self.write("data", self.data)
+        self.write("train", self.training)
+        for sweep, stage in SWEEPS.items():
+            self.write(sweep, self.sweep(stage))
+
+    def write(self, name: str, content: Mapping[str, Any]) -> None:
+        """A YAML file in the seed's folder."""
+        text = yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True)
+        (self.folder / f"{name}.yml").write_text(text, encoding="utf-8")
 
     @property
     def training(self) -> dict[str, Any]:
@@ -128,6 +187,8 @@ class Seed:
             given["training"] |= {"bf16": True}
         if self.heads_only:
             given |= {"seeds": 1, "lora": False, "subgroups": False}
+        if self.laboratory:
+            given |= {name: {} for name in FURTHER_TRAINED}
         return given
 
     @cached_property
@@ -195,18 +256,33 @@ class Seed:
     def command(self, *words: str, exits: Collection[int] = (0,)) -> None:
         """Run one in the seed's folder; its output goes to a log there."""
         print(f"{self.recipe.name}, seed {self.number}: {' '.join(words)}", file=sys.stderr)
-        log = self.folder / f"{words[0]}.log"
+        log, start = self.folder / f"{words[0]}.log", time.monotonic()
         with log.open("a", encoding="utf-8") as stream:
-            run = subprocess.run(
+            run = subprocess.Popen(
                 [sys.executable, "-m", "mergekit_fair", *words],
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=stream,
-                check=False,
             )
+            _, status, usage = os.wait4(run.pid, 0)
+            run.returncode = os.waitstatus_to_exitcode(status)
+        self.note_cost(words, usage, time.monotonic() - start)
         if run.returncode not in exits:
             sys.exit(f"exit code {run.returncode}:\n{log.read_text(errors='replace')[-2000:]}")
+
+    def note_cost(self, words: tuple[str, ...], usage: Any, wall: float) -> None:
+        """Seconds and peak memory, by what was made; of a command that goes on, all in all."""
+        path = self.folder / "costs.json"
+        costs = json.loads(path.read_text()) if path.is_file() else {}
+        made = words[words.index("-o") + 1] if "-o" in words else words[2]
+        before = costs.get(made, {"cpu_s": 0.0, "wall_s": 0.0, "peak_mb": 0.0})
+        costs[made] = {
+            "cpu_s": before["cpu_s"] + usage.ru_utime + usage.ru_stime,
+            "wall_s": before["wall_s"] + wall,
+            "peak_mb": max(before["peak_mb"], usage.ru_maxrss / 1000),
+        }
+        path.write_text(json.dumps(costs, indent=1) + "\n", encoding="utf-8")
 
 
 def _read(path: Path) -> dict[str, Any]:

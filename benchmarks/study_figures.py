@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from study_systems import FURTHER_TRAINED, LEARNED_AS, SWEPT
 
 from mergekit_fair.data import spec_inside
 from mergekit_fair.errors import MeasurementError
@@ -29,8 +30,9 @@ from mergekit_fair.sweep.results import SweepResults
 from mergekit_fair.sweep.store import read_points, read_rows, read_scores
 from mergekit_fair.sweep.sweep_config import Evaluate
 
-BASELINES = {"fft": "FFT", "lora": "LoRA", "soup": "soup of FFT seeds"}
+BASELINES = {"fft": "FFT", "lora": "LoRA", "soup": "soup of FFT seeds", **FURTHER_TRAINED}
 CHOSEN = {"lambda": "best λ", "lambda_g": "best λ_g"}
+CHOSEN |= {name: system.shown for name, system in SWEPT.items()}
 RIVALS = {
     "random directions": "random head",
     "whole layer": "whole head",
@@ -85,6 +87,9 @@ def figures(folder: Path) -> dict[str, Any]:
         "label_rate": fft.base_rate,
         "bf16": trained["settings"]["training"].get("bf16", False),
         "seconds": {name: run.get("seconds") for name, run in trained["runs"].items()},
+        "costs": json.loads(costs.read_text())
+        if (costs := folder / "costs.json").is_file()
+        else {},
         "models": lines,
     }
 
@@ -110,6 +115,11 @@ def _measured(folder: Path, fft: Predictions, settings: MetricSettings) -> Itera
             continue
         yield Measured(shown, _predictions(folder, f"{name}-report"), results.selected.label)
         yield from _control(folder / name, f"random vectors at {shown}", results, fft)
+    for name, shown in LEARNED_AS.items():
+        if (folder / "eval" / f"{name}-report").is_dir():
+            yield Measured(shown, _predictions(folder, f"{name}-report"))
+        elif (folder / name).is_dir():
+            yield Measured(shown, fft, "no gain on left-out rows", is_fft=True)
     yield from _heads(folder, fft)
     own = _predictions(folder, "fft-validation")
     for gap in GAPS:
@@ -174,6 +184,8 @@ def study_tables(out: Path) -> str:
             f"{seed['seed']} ({seed['n']:,} report rows{', bf16' * seed['bf16']})" for seed in found
         )
         parts += [f"## {study}: seeds {count}", _means(found), _differences(found)]
+        if costs := _costs(found):
+            parts.append(costs)
     return "\n\n".join(parts)
 
 
@@ -202,6 +214,23 @@ def _differences(seeds: list[dict[str, Any]]) -> str:
             rows.append([f"{name}, {number}", *cells, "; ".join(filter(None, notes))])
     titles = [f"{SHOWN[key]} − FFT's" for key in COMPARED]
     return as_markdown(Table.plain(["model, seed", *titles, ""], rows))
+
+
+def _costs(seeds: list[dict[str, Any]]) -> str | None:
+    """What it took to come from subgroup models to a chosen merge, in the mean of seeds."""
+    made = {CHOSEN["lambda"]: ("lambda",), "fair head": ("heads", "fair_head")}
+    made |= {each.shown: (each.folder, name) for name, each in SWEPT.items()}
+    made |= {shown: (name, f"{name}_merged") for name, shown in LEARNED_AS.items()}
+    rows = []
+    for shown, parts in made.items():
+        found = [[s["costs"][part] for part in parts if part in s.get("costs", {})] for s in seeds]
+        known = [each for each in found if each]
+        if known:
+            seconds = statistics.mean(sum(part["cpu_s"] for part in each) for each in known)
+            peak = statistics.mean(max(part["peak_mb"] for part in each) for each in known)
+            rows.append([shown, f"{seconds:,.0f}", f"{peak:,.0f}", str(len(known))])
+    titles = ["system", "s of processor time", "peak MB", "seeds"]
+    return as_markdown(Table.plain(titles, rows)) if rows else None
 
 
 def _by_model(seeds: list[dict[str, Any]]) -> dict[str, list[tuple[int, Mapping[str, Any]]]]:
