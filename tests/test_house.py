@@ -26,7 +26,18 @@ PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 ORDER = (
     *("escaping", "errors", "files", "disk", "schema", "progress", "resources", "ray_pool", "hook"),
     *("compat", "data", "fairness", "checkpoints", "merging", "vectors"),
-    *("evaluation", "training", "heads", "purify", "learn", "sweep", "audit", "report", "cli"),
+    *(
+        "evaluation",
+        "training",
+        "heads",
+        "purify",
+        "learn",
+        "sweep",
+        "audit",
+        "starter",
+        "report",
+        "cli",
+    ),
 )
 
 

@@ -24,6 +24,7 @@ __all__ = ["InputError", "main"]
 # the module `cmd_tasks_dir`.
 COMMANDS = {
     "demo": "The whole job on embedded real data: train, sweep, inject, merge.",
+    "new": "data.yml, train.yml and sweep.yml for a table of one's own.",
     "train": "Base with its head, FFT, LoRA and one model per subgroup.",
     "merge": "One merge, or a grid of λ in one pass, to disk.",
     "check": "Check a recipe without merging, or a merged model against its manifest.",

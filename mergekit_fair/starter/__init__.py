@@ -1,0 +1,1 @@
+"""`new`: commented data, train and sweep files for a table of one's own."""
