@@ -14,7 +14,7 @@ from mergekit_fair.escaping import one_line
 
 if TYPE_CHECKING:
     from mergekit_fair.starter.columns import Columns
-    from mergekit_fair.starter.starter_files import Answers, Started
+    from mergekit_fair.starter.starter_files import TableAnswers, Started
 
 
 @click.command("new")
@@ -60,11 +60,11 @@ def _stem(file: Path) -> str:
     return file.name.partition(".")[0] or "study"
 
 
-def _answers(options: dict[str, Any]) -> Answers:
+def _answers(options: dict[str, Any]) -> TableAnswers:
     from mergekit_fair.data.blocks import Source
     from mergekit_fair.data.table import read_table
     from mergekit_fair.starter.columns import Columns, likely_positive
-    from mergekit_fair.starter.starter_files import MODEL, Answers
+    from mergekit_fair.starter.starter_files import MODEL, TableAnswers
 
     file = options["file"]
     columns = Columns.of(read_table(Source(path=str(file))))
@@ -103,7 +103,7 @@ def _answers(options: dict[str, Any]) -> Answers:
             f"note: column {found!r} says train, validation, report: --split {found} uses it",
             err=True,
         )
-    return Answers(
+    return TableAnswers(
         file=file,
         name=options["name"] or _stem(file),
         label=label,

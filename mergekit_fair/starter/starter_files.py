@@ -22,7 +22,7 @@ SPLITS = {"train": 0.6, "validation": 0.2, "report": 0.2}
 
 
 @dataclass(frozen=True)
-class Answers:
+class TableAnswers:
     """What is known of a table.
 
     Attributes:
@@ -111,7 +111,7 @@ class Started:
         }
 
 
-def start(answers: Answers, out: Path, *, overwrite: bool = False) -> Started:
+def start(answers: TableAnswers, out: Path, *, overwrite: bool = False) -> Started:
     """Check the answers on the rows, and write the three files.
 
     Args:
@@ -161,7 +161,7 @@ def _command(*words: object) -> str:
     return shlex.join(["mergekit-fair", *map(str, words)])
 
 
-def _texts(answers: Answers, out: Path) -> Mapping[str, str]:
+def _texts(answers: TableAnswers, out: Path) -> Mapping[str, str]:
     """Name of a file → its text."""
     data = dump_yaml(answers.data(out))
     return {
