@@ -32,6 +32,7 @@ from mergekit_fair.training.finetune import (
     has_these_batches,
     process_state,
 )
+from mergekit_fair.training.kinds import Kept, Lora
 from mergekit_fair.training.soup import FOLDER as SOUP
 from mergekit_fair.training.soup import make_soup, seed_runs
 from mergekit_fair.training.train_config import Subgroups, TrainConfig
@@ -57,8 +58,8 @@ def train(
 ) -> dict[str, Any]:
     """Train the whole family in `out`; the same call again goes on where it was killed.
 
-    Writes `base`, `fft`, `lora`, `groups/<group>`, `addition.yml` and `train.json`; with `seeds`
-    also `seeds/<seed>`, `soup.yml` and `soup`; without subgroups no `addition.yml`.
+    Writes `base`, `fft`, `lora` and other kinds, `groups/<group>`, `addition.yml` and `train.json`;
+    with `seeds` also `seeds/<seed>`, `soup.yml` and `soup`; without subgroups no `addition.yml`.
 
     Args:
         config: the training file.
@@ -151,15 +152,16 @@ def _train(
 def plan_runs(
     config: TrainConfig, rows: Rows, groups: list[str], processes: int = 1
 ) -> list[TrainingRun]:
-    """The runs in their order: FFT, LoRA, one per group, then FFT with further seeds."""
+    """The runs in their order: FFT, other kinds, one per group, then FFT with further seeds."""
     full = steps_for(config, len(rows), config.training.epochs, processes)
     fft, *further = (
         TrainingRun(name, "fft", full, np.arange(len(rows)), seed)
         for name, seed in seed_runs(config.seed, config.seeds).items()
     )
     runs = [fft]
-    if config.lora:
-        runs.append(replace(fft, name="lora", method="lora", keep=config.lora.keep))
+    for name, kind in config.baselines.items():
+        keep: Kept = kind.keep if isinstance(kind, Lora) else "model"
+        runs.append(replace(fft, name=name, method=name, keep=keep))
     block = config.subgroups or Subgroups()
     for name in groups:
         of_group = np.flatnonzero(rows.membership[:, rows.group_names.index(name)])

@@ -15,6 +15,7 @@ from mergekit_fair.files import text_of, write_atomic
 from mergekit_fair.progress import Progress
 from mergekit_fair.schema import differences, parse_json
 from mergekit_fair.training.finetune import BATCHES
+from mergekit_fair.training.kinds import KINDS
 from mergekit_fair.training.soup import FOLDER as SOUP
 from mergekit_fair.training.train_config import TrainConfig
 
@@ -38,9 +39,9 @@ class FamilyRecord:
         if self.path.is_file():
             record = self._read()
             there, here = (dict(each) for each in (record["settings"], self.settings))
-            for name in ("lora", "subgroups"):  # trained then, now or never
-                if False in (there.get(name), here[name]):
-                    there[name] = here[name] = there.get(name) or here[name]
+            for name in ("subgroups", *KINDS):  # trained then, now or never
+                if name in here and False in (there.setdefault(name, False), here[name]):
+                    there[name] = here[name] = there[name] or here[name]
             if other := differences(there, here):
                 raise TrainingError(
                     f"was trained with other settings: {'; '.join(other)}",

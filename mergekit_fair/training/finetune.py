@@ -22,7 +22,7 @@ from mergekit_fair.evaluation.truncation import Truncation
 from mergekit_fair.files import placed, staged_folder, write_atomic
 from mergekit_fair.progress import Progress
 from mergekit_fair.training.batches import Batch, batches_digest, length_grouped_batches
-from mergekit_fair.training.kinds import Kept
+from mergekit_fair.training.kinds import Kept, Sample
 from mergekit_fair.training.train_config import TrainConfig
 
 Entry = dict[str, Any]  # of a run in train.json
@@ -31,6 +31,8 @@ Entry = dict[str, Any]  # of a run in train.json
 BATCHES = "by length"
 _DIGEST = "batches.sha256"
 STATES = ".work"
+# What transformers raises of arguments while it trains; of a model without, say, checkpointing.
+_REFUSALS = (TypeError, ValueError, ImportError, AttributeError)
 # A state is saved where that takes a twentieth of the time since the last one, or less.
 _RARE = 20
 
@@ -44,7 +46,8 @@ class TrainingRun:
     """One model to train.
 
     Attributes:
-        name: its folder below the training folder: `fft`, `lora`, `groups/<group>`, `seeds/<seed>`.
+        name: its folder below the training folder: `fft`, `lora` or another kind,
+            `groups/<group>`, `seeds/<seed>`.
         method: its kind, a name of `KINDS`.
         steps: optimiser steps.
         rows: int64, which of the family's training rows.
@@ -111,8 +114,9 @@ class FamilyTrainer:
         kind, config = self.config.kind(run.method), self.config
         out, work = self.folder / run.name, self.states_of(run)
         set_seed(run.seed)
-        model = kind.prepare(auto_class(self.rows.kind).from_pretrained(str(self.base)))
         state = process_state()
+        base = auto_class(self.rows.kind).from_pretrained(str(self.base)).to(state.device)
+        model = kind.prepare(base, self._sample(run, state.device))
         with _known_settings(config):
             arguments = _arguments(run, config, kind.learning_rate, work)
         batches = self._batches(run, arguments)
@@ -124,13 +128,14 @@ class FamilyTrainer:
             trainer = self._trainer(model, arguments, batches, keeper)
         progress.start(run.name, run.steps)
         # The states that a killed run resumes from fill a disk, too.
-        with placed(out), _known_settings(config, (TypeError, ValueError, ImportError)):
+        with placed(out), _known_settings(config, _REFUSALS):
             result = trainer.train(resume_from_checkpoint=last_state(work))
         progress.stop()
         _require_finite(run.name, trainer.model)
+        trained = trainer.accelerator.unwrap_model(trainer.model)
         if state.is_main_process:
             with staged_folder(out) as folder:
-                self.save(trainer.accelerator.unwrap_model(trainer.model), run, folder)
+                self.save(trained, run, folder)
                 if (work / "kept").is_dir():
                     shutil.copytree(work / "kept", folder / "checkpoints")
         state.wait_for_everyone()
@@ -139,6 +144,7 @@ class FamilyTrainer:
             "batches": BATCHES,
             "seconds": round(keeper.elapsed(), 1),
             "train_loss": round(float(result.training_loss), 6),
+            **kind.facts(trained),
         }
         if self.inputs.is_cut is not None:
             truncation = Truncation.of(self.inputs.is_cut[run.rows], self._groups(run))
@@ -155,6 +161,15 @@ class FamilyTrainer:
         for place in (folder, *folder.glob("adapter")):
             if run.seen is not None:
                 run.seen.write(place)
+
+    def _sample(self, run: TrainingRun, device: Any) -> Sample:
+        """Rows of the run without their labels, in an order that its seed decides."""
+
+        def sample(count: int) -> Iterator[dict[str, Any]]:
+            for row in np.random.default_rng(run.seed).permutation(run.rows)[:count].tolist():
+                yield {key: each.to(device) for key, each in self.inputs.batch([row]).items()}
+
+        return sample
 
     def _groups(self, run: TrainingRun) -> dict[str, Any]:
         return dict(zip(self.rows.group_names, self.rows.membership[run.rows].T, strict=True))
@@ -254,7 +269,9 @@ def last_state(work: Path) -> str | None:
     return str(newest) if newest else None
 
 
-def _arguments(run: TrainingRun, config: TrainConfig, learning_rate: float, work: Path) -> Any:
+def _arguments(
+    run: TrainingRun, config: TrainConfig, learning_rate: float | None, work: Path
+) -> Any:
     import torch
     from transformers import TrainingArguments
 

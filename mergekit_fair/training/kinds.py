@@ -1,10 +1,11 @@
-"""Kinds of fine-tuning: full, LoRA by peft. A new one is a class and its line in `KINDS`."""
+"""Kinds of fine-tuning, by their settings. A new one is a class and its line in `KINDS`."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -16,6 +17,9 @@ from mergekit_fair.schema import Strict
 Kept = Literal["model", "adapter"]
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+# n → n rows of a run, or as many as it has, each by itself.
+Sample = Callable[[int], Iterator[dict[str, Any]]]
 
 # Query and value projections as transformers names them: BERT, RoBERTa, ViT (query, value);
 # DistilBERT (q_lin, v_lin); Llama, Qwen2, Gemma, DeBERTa-v2 (…_proj); T5 (q, v); GPT-2 (c_attn).
@@ -61,24 +65,30 @@ class TrainingKind(Strict):
     """How a model is made ready to train, and how it becomes full weights again.
 
     Attributes:
-        learning_rate: of AdamW.
+        learning_rate: of AdamW; None is `training.learning_rate`.
     """
 
-    learning_rate: Positive
+    learning_rate: Positive | None = None
 
-    @classmethod
-    def unset(cls, learning_rate: float) -> Self:
-        """Its settings where the training file has none, given `training.learning_rate`."""
-        return cls(learning_rate=learning_rate)
+    def prepare(self, model: Any, sample: Sample) -> Any:
+        """The model to train, made of the base.
 
-    def prepare(self, model: Any) -> Any:
-        """The model to train, made of the base."""
+        Args:
+            model: the base.
+            sample: gives so many rows of the run, drawn by its seed, as the model's arguments.
+        """
+        del sample
         return model
 
     def full_weights(self, model: Any, folder: Path) -> Any:
         """A model that transformers saves whole; what else is worth keeping goes into `folder`."""
         del folder
         return model
+
+    def facts(self, model: Any) -> dict[str, Any]:
+        """What train.json says of a trained model beside what it says of all."""
+        del model
+        return {}
 
 
 class FullFineTuning(TrainingKind):
@@ -93,20 +103,16 @@ class Lora(TrainingKind):
         keep: of the LoRA baseline; groups' models have their own.
     """
 
-    learning_rate: Positive = 3e-4
+    learning_rate: Positive | None = 3e-4  # a full fine-tune's is too small for an adapter
     rank: Annotated[int, Field(gt=0)] = 8
     alpha: Positive = 16
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     targets: list[str] | None = None
     keep: Kept = "model"
 
-    @classmethod
-    def unset(cls, learning_rate: float) -> Self:
-        del learning_rate  # a full fine-tune's is too small for an adapter
-        return cls()
-
-    def prepare(self, model: Any) -> Any:
+    def prepare(self, model: Any, sample: Sample) -> Any:
         """The model with a fresh adapter."""
+        del sample
         from peft import LoraConfig, get_peft_model
 
         names = {name.split(".", 1)[0] for name, _ in model.named_parameters()}
@@ -130,4 +136,44 @@ class Lora(TrainingKind):
         return copy.deepcopy(model).merge_and_unload()
 
 
-KINDS: dict[str, type[TrainingKind]] = {"fft": FullFineTuning, "lora": Lora}
+class PartialTraining(TrainingKind):
+    """A kind whose model is a `PartlyTrained`."""
+
+    def full_weights(self, model: Any, folder: Path) -> Any:
+        """The base with the weights that the model stands for."""
+        del folder
+        return model.whole()
+
+
+class Talos(PartialTraining):
+    """TaLoS (arXiv 2504.02620): only the weights that predictions depend on least are trained.
+
+        θ_j = θ₀_j but for the `share` of weights with the least F_j
+        F_j = mean over rows of (∂ log p(ŷ|x; θ₀) / ∂θ_j)²,  ŷ ~ p(·|x; θ₀)
+
+    All others stay what they are in the base, to the bit. The head is chosen from like every other
+    layer: a head that is trained whole would move every group's scores with each group's model.
+    Tables of embeddings are never trained, as in the authors' code.
+
+    Attributes:
+        share: of all weights outside tables of embeddings, above 0 and at most 1.
+        rows: of the run, on which F is measured: train rows, drawn by its seed, without labels.
+    """
+
+    share: Annotated[float, Field(gt=0, le=1)] = 0.1
+    rows: Annotated[int, Field(gt=0)] = 256
+
+    def prepare(self, model: Any, sample: Sample) -> Any:
+        """A `ChosenWeights`."""
+        from mergekit_fair.training.part_models import ChosenWeights
+        from mergekit_fair.training.sensitivity import fisher_scores, least_sensitive
+
+        scores = fisher_scores(model, sample(self.rows), seed=0)
+        return ChosenWeights(model, least_sensitive(scores, self.share))
+
+    def facts(self, model: Any) -> dict[str, Any]:
+        """`trained`: the number of weights that were."""
+        return {"trained": sum(each.numel() for each in model.parameters() if each.requires_grad)}
+
+
+KINDS: dict[str, type[TrainingKind]] = {"fft": FullFineTuning, "lora": Lora, "talos": Talos}

@@ -12,7 +12,7 @@ from mergekit_fair.data import DataSpec, spec_inside
 from mergekit_fair.errors import ConfigError
 from mergekit_fair.files import beside
 from mergekit_fair.schema import Strict, load_yaml, nearest, parse
-from mergekit_fair.training.kinds import KINDS, Kept, Lora, Positive, TrainingKind
+from mergekit_fair.training.kinds import KINDS, Kept, Lora, Positive, Talos, TrainingKind
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 
@@ -78,7 +78,7 @@ class Subgroups(Strict):
     """How the subgroup models are trained.
 
     Attributes:
-        method: a kind of `KINDS`: `fft` (full fine-tune) or `lora`.
+        method: a kind of `KINDS`: `fft` (full fine-tune), `lora`, ….
         keep: of `lora`: `model`, the adapter merged into full weights, or `adapter` alone, which
             recipes and sweeps take over the base.
         steps: `match` gives each as many optimiser steps as FFT takes.
@@ -125,7 +125,9 @@ class TrainConfig(Strict):
         seed: of a random head, of the order of rows and of dropout.
         seeds: how often FFT is trained, with seed, seed + 1, …; two or more give a soup, too, their
             uniform mean. It may be another number later: only what is missing is trained.
-        lora: `false` leaves the LoRA baseline out.
+        lora: settings of LoRA, and a model of this kind trained on all rows, as a baseline;
+            `false` leaves that out.
+        talos: likewise; left out unless there is a block.
         subgroups: `false` leaves their models out: a fair head or a soup needs none. Both may be
             asked for later: only what is missing is trained.
         checkpoints: shares of the steps at which an early checkpoint is kept as a model.
@@ -142,6 +144,7 @@ class TrainConfig(Strict):
     max_length: Annotated[int, Field(gt=0)] = 128
     training: Training = Training()
     lora: Lora | Literal[False] = Lora()
+    talos: Talos | Literal[False] = False
     subgroups: Subgroups | Literal[False] = Subgroups()
     checkpoints: list[Share] = []
     save_every: Share = 0.25
@@ -156,10 +159,16 @@ class TrainConfig(Strict):
 
     def kind(self, name: str) -> TrainingKind:
         """The settings of a kind: the file's block of its name, or its own defaults."""
-        block = getattr(self, name, None)
-        if isinstance(block, TrainingKind):
-            return block
-        return KINDS[name].unset(self.training.learning_rate)
+        kind = self.baselines.get(name) or KINDS[name]()
+        if kind.learning_rate is not None:
+            return kind
+        return kind.model_copy(update={"learning_rate": self.training.learning_rate})
+
+    @property
+    def baselines(self) -> dict[str, TrainingKind]:
+        """The kinds beside FFT that are trained on all rows, in the order of `KINDS`."""
+        blocks = {name: getattr(self, name, False) for name in KINDS}
+        return {name: block for name, block in blocks.items() if isinstance(block, TrainingKind)}
 
 
 def load_train_config(path: str | Path) -> TrainConfig:
