@@ -42,12 +42,14 @@ class Geometry:
         gram: float64 (T, T), K_ij = ⟨Δ_i, Δ_j⟩.
         conflict: float64 (T, T), in [0, 1]: of the elements where both vectors are non-zero, the
             share whose signs differ; NaN where there is no such element.
+        both: float64 (T, T), the number of elements where both vectors are non-zero.
         tensors, elements: how many the vectors are made of.
     """
 
     names: tuple[str, ...]
     gram: Matrix
     conflict: Matrix
+    both: Matrix
     tensors: int
     elements: int
 
@@ -73,6 +75,18 @@ class Geometry:
         cosines = _divided(_divided(self.gram.sum(axis=1), self.norms), np.float64(length))
         return np.asarray(np.clip(cosines, -1.0, 1.0))
 
+    @property
+    def changed(self) -> Matrix:
+        """The share of elements that are not 0, (T,), in [0, 1]."""
+        return _divided(np.diag(self.both), np.float64(self.elements))
+
+    @property
+    def overlap(self) -> Matrix:
+        """Of the elements where either vector is non-zero, the share where both are (Jaccard's
+        index), (T, T), in [0, 1]; NaN of two zero vectors."""
+        own = np.diag(self.both)
+        return _divided(self.both, own + own[:, np.newaxis] - self.both)
+
     def ratios(self, to: str | None = None) -> Matrix:
         """‖Δ_i‖ / ‖Δ_to‖, (T,), without `to` against the median norm; NaN where that is 0."""
         whole = np.median(self.norms) if to is None else self.norms[self.row_of(to)]
@@ -96,6 +110,8 @@ class Geometry:
             "cosine_with_mean": _listed(self.with_mean),
             "cosines": _listed(self.cosines),
             "sign_conflict": _listed(self.conflict),
+            "changed": _listed(self.changed),
+            "overlap": _listed(self.overlap),
         }
 
 
@@ -248,6 +264,7 @@ def task_vector_geometry(
         tuple(models),
         gram,
         _divided(differing, both),
+        both,
         len(listed),
         sum(base.tensors[name].count for name in listed),
     )

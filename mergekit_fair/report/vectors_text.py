@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from mergekit_fair.purify.purify_results import Purification
     from mergekit_fair.vectors.basis_files import Basis
 
-_MATRICES = (("cosines", "cosine"), ("sign_conflict", "sign conflict"))
+_MATRICES = (("cosines", "cosine"), ("sign_conflict", "sign conflict"), ("overlap", "overlap"))
 
 
 def vectors_table(vectors: dict[str, Any]) -> str:
-    """Norms, cosines, sign conflict, what the recipe's λ does, and the order of screening.
+    """Norms, cosines, sign conflict, overlap, what the recipe's λ does, and the order of screening.
 
     Args:
         vectors: the JSON of `RecipeVectors`.
@@ -49,8 +49,10 @@ def _overview(vectors: dict[str, Any]) -> str:
         ]
         cosines = (vectors["cosine_with_mean"][index], min(others, default=None))
         norm = f"{vectors['norms'][index]:.6g}"
-        rows.append([name, norm, value_text(ratios[index]), *map(value_text, cosines)])
-    return as_text(Table.plain(["group", "norm", title, "cos(mean)", "min cos"], rows))
+        changed = f"{vectors['changed'][index]:.1%}"
+        rows.append([name, norm, value_text(ratios[index]), changed, *map(value_text, cosines)])
+    titles = ["group", "norm", title, "changed", "cos(mean)", "min cos"]
+    return as_text(Table.plain(titles, rows))
 
 
 def _matrix(names: list[str], values: list[list[float | None]]) -> str:

@@ -74,7 +74,8 @@ def train(
 
     Raises:
         TrainingError: rows or a group with too few rows or one class only, a label that nothing
-            teaches, or a folder that was trained with other settings.
+            teaches, fewer than two groups for a kind that weighs them, or a folder that was
+            trained with other settings.
         ConfigError: another process is training in `out`, or there is no such cluster.
         WorkerError: a worker was lost.
         DataError, CheckpointError: from the data and the model.
@@ -93,6 +94,8 @@ def train(
     training_rows = rows.of("train")
     require_trainable(config, training_rows)
     groups = subgroups(config, training_rows)
+    for kind in config.baselines.values():
+        kind.columns(training_rows)  # refuses rows that it cannot be trained on
     for warning in (*rows.warnings, *thin_groups(training_rows, groups), *small_groups(rows)):
         progress.say(f"warning: {warning}")
     lock = lock_folder(out) if state.is_main_process else None

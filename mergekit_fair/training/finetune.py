@@ -22,7 +22,7 @@ from mergekit_fair.evaluation.truncation import Truncation
 from mergekit_fair.files import placed, staged_folder, write_atomic
 from mergekit_fair.progress import Progress
 from mergekit_fair.training.batches import Batch, batches_digest, length_grouped_batches
-from mergekit_fair.training.kinds import Kept, Sample
+from mergekit_fair.training.kinds import Kept, Material, TrainingKind
 from mergekit_fair.training.train_config import TrainConfig
 
 Entry = dict[str, Any]  # of a run in train.json
@@ -116,7 +116,7 @@ class FamilyTrainer:
         set_seed(run.seed)
         state = process_state()
         base = auto_class(self.rows.kind).from_pretrained(str(self.base)).to(state.device)
-        model = kind.prepare(base, self._sample(run, state.device))
+        model = kind.prepare(base, self._material(run, state.device))
         with _known_settings(config):
             arguments = _arguments(run, config, kind.learning_rate, work)
         batches = self._batches(run, arguments)
@@ -125,7 +125,7 @@ class FamilyTrainer:
                 progress.say(f"{run.name}: begins anew: what was left of it took other batches")
         keeper = _keeper(run, self, work, progress)
         with _known_settings(config):
-            trainer = self._trainer(model, arguments, batches, keeper)
+            trainer = self._trainer(model, kind, arguments, batches, keeper)
         progress.start(run.name, run.steps)
         # The states that a killed run resumes from fill a disk, too.
         with placed(out), _known_settings(config, _REFUSALS):
@@ -162,14 +162,12 @@ class FamilyTrainer:
             if run.seen is not None:
                 run.seen.write(place)
 
-    def _sample(self, run: TrainingRun, device: Any) -> Sample:
-        """Rows of the run without their labels, in an order that its seed decides."""
-
+    def _material(self, run: TrainingRun, device: Any) -> Material:
         def sample(count: int) -> Iterator[dict[str, Any]]:
             for row in np.random.default_rng(run.seed).permutation(run.rows)[:count].tolist():
                 yield {key: each.to(device) for key, each in self.inputs.batch([row]).items()}
 
-        return sample
+        return Material(self.rows.take(run.rows), sample)
 
     def _groups(self, run: TrainingRun) -> dict[str, Any]:
         return dict(zip(self.rows.group_names, self.rows.membership[run.rows].T, strict=True))
@@ -188,7 +186,9 @@ class FamilyTrainer:
         )
         return [run.rows[batch] for batch in batches]
 
-    def _trainer(self, model: Any, arguments: Any, batches: list[Batch], keeper: Any) -> Any:
+    def _trainer(
+        self, model: Any, kind: TrainingKind, arguments: Any, batches: list[Batch], keeper: Any
+    ) -> Any:
         import torch
         from transformers import Trainer
         from transformers.trainer_callback import PrinterCallback
@@ -197,9 +197,12 @@ class FamilyTrainer:
         # Of each of several labels the loss is binary cross entropy, with probabilities as targets.
         labels = labels.float() if self.rows.label_kind == "labels" else labels.long()
 
+        further = {key: torch.from_numpy(each) for key, each in kind.columns(self.rows).items()}
+
         def collate(picked: list[Batch]) -> dict[str, torch.Tensor]:
             rows = np.concatenate(picked).tolist()
-            return {**self.inputs.batch(rows), "labels": labels[rows]}
+            columns = {key: each[rows] for key, each in further.items()}
+            return {**self.inputs.batch(rows), **columns, "labels": labels[rows]}
 
         trainer = Trainer(
             model=model,

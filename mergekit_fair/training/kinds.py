@@ -4,22 +4,41 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from mergekit_fair.errors import TrainingError
 from mergekit_fair.merging.methods.head_policy import HEAD_MODULES, is_head
 from mergekit_fair.schema import Strict
+from mergekit_fair.training.group_cells import group_members, reweighing
+
+if TYPE_CHECKING:
+    from mergekit_fair.data import Rows
 
 # What is kept of a model: all its weights, or the adapter that was trained, beside its base.
 Kept = Literal["model", "adapter"]
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
-# n → n rows of a run, or as many as it has, each by itself.
-Sample = Callable[[int], Iterator[dict[str, Any]]]
+
+@dataclass(frozen=True)
+class Material:
+    """What a kind may know of a run before it begins.
+
+    Attributes:
+        rows: of the run.
+        sample: n → n of the rows, or as many as there are, each by itself as the model's arguments
+            without its label; drawn by the run's seed.
+    """
+
+    rows: Rows
+    sample: Callable[[int], Iterator[dict[str, Any]]]
+
 
 # Query and value projections as transformers names them: BERT, RoBERTa, ViT (query, value);
 # DistilBERT (q_lin, v_lin); Llama, Qwen2, Gemma, DeBERTa-v2 (…_proj); T5 (q, v); GPT-2 (c_attn).
@@ -70,14 +89,26 @@ class TrainingKind(Strict):
 
     learning_rate: Positive | None = None
 
-    def prepare(self, model: Any, sample: Sample) -> Any:
+    of_all_rows: ClassVar[bool] = False  # not for the rows of one group
+    has_own_loss: ClassVar[bool] = False  # which label smoothing would leave out
+
+    def columns(self, rows: Rows) -> dict[str, NDArray[np.float32]]:
+        """What a batch holds beside inputs and labels: name → (n, …), of all training rows.
+
+        Raises:
+            TrainingError: rows that this kind cannot be trained on.
+        """
+        del rows
+        return {}
+
+    def prepare(self, model: Any, material: Material) -> Any:
         """The model to train, made of the base.
 
         Args:
             model: the base.
-            sample: gives so many rows of the run, drawn by its seed, as the model's arguments.
+            material: what the run is trained on.
         """
-        del sample
+        del material
         return model
 
     def full_weights(self, model: Any, folder: Path) -> Any:
@@ -110,9 +141,9 @@ class Lora(TrainingKind):
     targets: list[str] | None = None
     keep: Kept = "model"
 
-    def prepare(self, model: Any, sample: Sample) -> Any:
+    def prepare(self, model: Any, material: Material) -> Any:
         """The model with a fresh adapter."""
-        del sample
+        del material
         from peft import LoraConfig, get_peft_model
 
         names = {name.split(".", 1)[0] for name, _ in model.named_parameters()}
@@ -163,12 +194,12 @@ class Talos(PartialTraining):
     share: Annotated[float, Field(gt=0, le=1)] = 0.1
     rows: Annotated[int, Field(gt=0)] = 256
 
-    def prepare(self, model: Any, sample: Sample) -> Any:
+    def prepare(self, model: Any, material: Material) -> Any:
         """A `ChosenWeights`."""
         from mergekit_fair.training.part_models import ChosenWeights
         from mergekit_fair.training.sensitivity import fisher_scores, least_sensitive
 
-        scores = fisher_scores(model, sample(self.rows), seed=0)
+        scores = fisher_scores(model, material.sample(self.rows), seed=0)
         return ChosenWeights(model, least_sensitive(scores, self.share))
 
     def facts(self, model: Any) -> dict[str, Any]:
@@ -176,4 +207,127 @@ class Talos(PartialTraining):
         return {"trained": sum(each.numel() for each in model.parameters() if each.requires_grad)}
 
 
-KINDS: dict[str, type[TrainingKind]] = {"fft": FullFineTuning, "lora": Lora, "talos": Talos}
+class SparseTraining(PartialTraining):
+    """Task-specific sparse parameters: θ = θ₀ + z ∘ δ with gates z that are learned, too.
+
+    A gate for every weight is diff pruning (Guo et al., arXiv 2012.07463). One for every layer, for
+    its weight and bias together, is what TAPS does (Wallingford et al., arXiv 2203.16708), there
+    with a threshold and a straight-through gradient. Weights behind a gate that has closed are the
+    base's to the bit.
+
+    Attributes:
+        gates: `weight` or `layer`.
+        penalty: what the loss is charged for changing every weight; for a share of them that share.
+            The larger, the more gates close.
+        gate_learning_rate: of the gates' log-odds, which start at 2 and are closed below −2.4.
+    """
+
+    has_own_loss: ClassVar[bool] = True
+
+    gates: Literal["weight", "layer"] = "weight"
+    penalty: Positive = 1.0
+    gate_learning_rate: Positive = 0.1
+
+    def prepare(self, model: Any, material: Material) -> Any:
+        """A `GatedWeights`."""
+        import torch
+
+        from mergekit_fair.training.part_models import GatedWeights
+
+        del material
+        assert self.learning_rate is not None
+        gates = {}
+        for name, each in model.named_parameters():
+            gate = f"{name.rpartition('.')[0]}.gate".lstrip(".")
+            is_weight = self.gates == "weight"
+            gates[name] = (name, each.shape) if is_weight else (gate, torch.Size())
+        speed = self.gate_learning_rate / self.learning_rate
+        return GatedWeights(model, gates, self.penalty, speed)
+
+    def facts(self, model: Any) -> dict[str, Any]:
+        """`open`: the share of weights whose gate has not closed."""
+        return {"open": model.open_share()}
+
+
+class TangentTraining(PartialTraining):
+    """Fine-tuning in the tangent space (arXiv 2305.12827): of a model linear in its weights.
+
+        f(x; θ) = f(x; θ₀) + (θ − θ₀)ᵀ ∇f(x; θ₀)
+
+    θ is saved as ordinary weights, which an ordinary forward pass takes for another model: that of
+    the paper is measured with `model_args: {linear_at: BASE}`.
+    """
+
+    def prepare(self, model: Any, material: Material) -> Any:
+        """A `TangentWeights`."""
+        from mergekit_fair.training.part_models import TangentWeights
+
+        del material
+        return TangentWeights(model)
+
+
+class WeightedTraining(TrainingKind):
+    """A kind that weighs rows by their groups: on all rows, never on those of one group."""
+
+    of_all_rows: ClassVar[bool] = True
+    has_own_loss: ClassVar[bool] = True
+
+    def full_weights(self, model: Any, folder: Path) -> Any:
+        """The model that was trained."""
+        del folder
+        return model.model
+
+
+class Reweight(WeightedTraining):
+    """Reweighing (Kamiran and Calders): w(g, y) = P(g) P(y) / P(g, y), see `reweighing`."""
+
+    def columns(self, rows: Rows) -> dict[str, NDArray[np.float32]]:
+        """`row_weights`, (n, L)."""
+        return {"row_weights": reweighing(rows).astype(np.float32)}
+
+    def prepare(self, model: Any, material: Material) -> Any:
+        """A `RowWeighted`."""
+        from mergekit_fair.training.row_losses import RowWeighted
+
+        del material
+        return RowWeighted(model)
+
+
+class Dro(WeightedTraining):
+    """Group DRO (arXiv 1911.08731): the loss of the worst groups, followed by weights q.
+
+    Groups are the data's, and the rows of none; a row of several counts in each. See `GroupRobust`.
+
+    Attributes:
+        step: η, how fast q follows: q_g ← q_g exp(η ℓ_g).
+        adjustment: C of the C / √n_g that is added to a group's loss for q.
+    """
+
+    step: Positive = 0.01
+    adjustment: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+
+    def columns(self, rows: Rows) -> dict[str, NDArray[np.float32]]:
+        """`row_groups`, (n, G)."""
+        return {"row_groups": np.stack(list(group_members(rows).values()), 1).astype(np.float32)}
+
+    def prepare(self, model: Any, material: Material) -> Any:
+        """A `GroupRobust`."""
+        from mergekit_fair.training.row_losses import GroupRobust
+
+        sizes = {name: int(of.sum()) for name, of in group_members(material.rows).items()}
+        return GroupRobust(model, sizes, len(material.rows), self.step, self.adjustment)
+
+    def facts(self, model: Any) -> dict[str, Any]:
+        """`q`: the groups' weights at the end."""
+        return {"q": model.group_weights()}
+
+
+KINDS: dict[str, type[TrainingKind]] = {
+    "fft": FullFineTuning,
+    "lora": Lora,
+    "talos": Talos,
+    "sparse": SparseTraining,
+    "tangent": TangentTraining,
+    "reweight": Reweight,
+    "dro": Dro,
+}

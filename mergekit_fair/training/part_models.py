@@ -7,12 +7,16 @@ parameter of theirs: no gradient, no weight decay and no moment of the optimiser
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+
+from mergekit_fair.evaluation.linearised import linearised_logits
+from mergekit_fair.training.row_losses import row_losses
 
 
 class PartlyTrained(nn.Module):
@@ -98,6 +102,117 @@ class ChosenWeights(PartlyTrained):
         }
         self._choose(places)
         return super().load_state_dict(state_dict, *args, **options)
+
+
+class GatedWeights(PartlyTrained):
+    """θ = θ₀ + z ∘ δ, where a weight or a layer has a gate z in [0, 1] that may be exactly 0.
+
+    While it is trained z is drawn from a hard concrete distribution with the parameter a = log α,
+    and the loss has a penalty on the share of weights that are expected to change:
+
+        z = clip(s (ζ − γ) + γ, 0, 1),   s = σ((log u − log(1 − u) + a) / β),   u ~ U(0, 1)
+        loss = loss of the base + penalty · Σ_j P(z_j > 0) / D,   P(z > 0) = σ(a − β log(−γ / ζ))
+
+    Afterwards z = clip(σ(a) (ζ − γ) + γ, 0, 1), which is 0 from a ≤ −2.4 on. δ begins at 0, a at 2.
+
+    Args:
+        base: θ₀.
+        gates: name of a parameter → the name of its gate, and the shape of that.
+        penalty: of changing every weight.
+        speed: a is `speed` times a parameter, so that Adam moves it by so many learning rates.
+
+    Source: hard concrete gates, arXiv 1712.01312, with its β = 2/3, γ = −0.1, ζ = 1.1.
+    """
+
+    _BETA, _GAMMA, _ZETA, _START = 2 / 3, -0.1, 1.1, 2.0
+
+    def __init__(
+        self, base: Any, gates: Mapping[str, tuple[str, torch.Size]], penalty: float, speed: float
+    ) -> None:
+        super().__init__(base)
+        self.penalty, self._speed = penalty, speed
+        self._gate_of = {name: gate for name, (gate, _) in gates.items()}
+        start = dict(self.base.named_parameters())
+        self.deltas = mirror(base, {name: torch.zeros_like(start[name]) for name in gates})
+        # By this name weight decay leaves them alone.
+        self.gate_biases = mirror(
+            base, {gate: torch.zeros(shape, device=base.device) for gate, shape in gates.values()}
+        )
+
+    def _logits(self) -> dict[str, Tensor]:
+        """Name of a gate → a."""
+        gates = self.gate_biases.named_parameters()
+        return {name: self._START + self._speed * each for name, each in gates}
+
+    def _open(self, *, drawn: bool) -> dict[str, Tensor]:
+        """Name of a gate → z."""
+        opened = {}
+        for name, logit in self._logits().items():
+            if drawn:
+                chance = torch.rand_like(logit).clamp_(1e-6, 1 - 1e-6)
+                logit = (torch.logit(chance) + logit) / self._BETA
+            stretched = logit.sigmoid() * (self._ZETA - self._GAMMA) + self._GAMMA
+            opened[name] = stretched.clamp(0, 1)
+        return opened
+
+    def weights(self) -> dict[str, Tensor]:
+        start, opened = dict(self.base.named_parameters()), self._open(drawn=self.training)
+        found = {}
+        for name, delta in self.deltas.named_parameters():
+            z = opened[self._gate_of[name]]
+            # Where z is 0 not even −0 becomes 0.
+            found[name] = torch.where(z == 0, start[name], start[name] + z * delta)
+        return found
+
+    def forward(self, **batch: Any) -> Any:
+        """As the base, the loss with the penalty."""
+        output = super().forward(**batch)
+        if output.get("loss") is not None:
+            output["loss"] = output["loss"] + self.penalty * self.expected_share()
+        return output
+
+    def expected_share(self) -> Tensor:
+        """Σ_j P(z_j > 0) / D over the D weights of the model."""
+        shift = self._BETA * math.log(-self._GAMMA / self._ZETA)
+        return self._mean({name: (a - shift).sigmoid() for name, a in self._logits().items()})
+
+    def open_share(self) -> float:
+        """The share of the D weights whose gate is not closed."""
+        with torch.no_grad():
+            opened = self._open(drawn=False)
+            return float(self._mean({name: (z > 0).float() for name, z in opened.items()}))
+
+    def _mean(self, of_gates: Mapping[str, Tensor]) -> Tensor:
+        """Over the D weights, each of which has its gate's value."""
+        sizes = {name: each.numel() for name, each in self.deltas.named_parameters()}
+        parts = [of_gates[self._gate_of[name]].mean() * size for name, size in sizes.items()]
+        return torch.stack(parts).sum() / sum(sizes.values())
+
+
+class TangentWeights(PartlyTrained):
+    """A model that is linear in its weights: f(x; θ₀) + (θ − θ₀)ᵀ ∇f(x; θ₀), with θ trained.
+
+    `weights()` are θ, from θ₀ on; as ordinary weights they make another model.
+
+    Args:
+        base: θ₀; its attention becomes `eager`, the only one that can be differentiated forwards.
+    """
+
+    def __init__(self, base: Any) -> None:
+        super().__init__(base)
+        base.set_attn_implementation("eager")
+        start = dict(base.named_parameters())
+        self.values = mirror(base, {name: each.detach().clone() for name, each in start.items()})
+
+    def weights(self) -> dict[str, Tensor]:
+        return dict(self.values.named_parameters())
+
+    def forward(self, labels: Tensor | None = None, **batch: Any) -> dict[str, Tensor]:
+        """`logits` of the linear model; with labels, their mean cross entropy as `loss`."""
+        start = dict(self.base.named_parameters())
+        logits = linearised_logits(self.base, start, self.weights(), batch)
+        loss = {} if labels is None else {"loss": row_losses(logits, labels).mean()}
+        return {**loss, "logits": logits}
 
 
 def mirror(model: Any, tensors: Mapping[str, Tensor]) -> nn.Module:

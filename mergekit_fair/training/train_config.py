@@ -12,7 +12,18 @@ from mergekit_fair.data import DataSpec, spec_inside
 from mergekit_fair.errors import ConfigError
 from mergekit_fair.files import beside
 from mergekit_fair.schema import Strict, load_yaml, nearest, parse
-from mergekit_fair.training.kinds import KINDS, Kept, Lora, Positive, Talos, TrainingKind
+from mergekit_fair.training.kinds import (
+    KINDS,
+    Dro,
+    Kept,
+    Lora,
+    Positive,
+    Reweight,
+    SparseTraining,
+    Talos,
+    TangentTraining,
+    TrainingKind,
+)
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 
@@ -108,6 +119,11 @@ class Subgroups(Strict):
     def _that_fit(self) -> Subgroups:
         if self.steps and self.epochs:
             raise ValueError("give steps: match or epochs: N, not both")
+        if KINDS[self.method].of_all_rows:
+            raise ValueError(
+                f"{self.method} weighs groups against each other, and a subgroup's model sees one: "
+                f"give {self.method}: {{}} beside subgroups for a model of all rows"
+            )
         if self.keep == "adapter" and not issubclass(KINDS[self.method], Lora):
             raise ValueError(f"keep: adapter is for method: lora; {self.method} has no adapter")
         return self
@@ -127,7 +143,7 @@ class TrainConfig(Strict):
             uniform mean. It may be another number later: only what is missing is trained.
         lora: settings of LoRA, and a model of this kind trained on all rows, as a baseline;
             `false` leaves that out.
-        talos: likewise; left out unless there is a block.
+        talos, sparse, tangent, reweight, dro: likewise; left out unless there is a block.
         subgroups: `false` leaves their models out: a fair head or a soup needs none. Both may be
             asked for later: only what is missing is trained.
         checkpoints: shares of the steps at which an early checkpoint is kept as a model.
@@ -145,6 +161,10 @@ class TrainConfig(Strict):
     training: Training = Training()
     lora: Lora | Literal[False] = Lora()
     talos: Talos | Literal[False] = False
+    sparse: SparseTraining | Literal[False] = False
+    tangent: TangentTraining | Literal[False] = False
+    reweight: Reweight | Literal[False] = False
+    dro: Dro | Literal[False] = False
     subgroups: Subgroups | Literal[False] = Subgroups()
     checkpoints: list[Share] = []
     save_every: Share = 0.25
@@ -155,6 +175,16 @@ class TrainConfig(Strict):
             raise ValueError(
                 f"the last of {self.seeds} seeds from {self.seed} is above {LAST_SEED}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _losses_that_are_smoothed(self) -> TrainConfig:
+        kinds = {name: type(kind) for name, kind in self.baselines.items()}
+        if self.subgroups:
+            kinds[self.subgroups.method] = KINDS[self.subgroups.method]
+        own = [name for name, kind in kinds.items() if kind.has_own_loss]
+        if own and self.training.arguments.get("label_smoothing_factor"):
+            raise ValueError(f"label_smoothing_factor is not for {', '.join(own)}")
         return self
 
     def kind(self, name: str) -> TrainingKind:

@@ -155,6 +155,9 @@ def test_sign_conflict_counts_where_both_move(tmp_path):
     assert np.isnan(found.with_mean[3])
     assert found.to_dict()["sign_conflict"][0] == [0.0, 2 / 3, None, None]
     assert found.to_dict()["cosine_with_mean"][3] is None
+    np.testing.assert_allclose(found.changed, [4 / 6, 4 / 6, 1 / 6, 0])
+    overlap = [[1, 3 / 5, 0, 0], [3 / 5, 1, 1 / 4, 0], [0, 1 / 4, 1, 0], [0, 0, 0, nan]]
+    np.testing.assert_allclose(found.overlap, overlap)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
@@ -227,7 +230,7 @@ def test_bounds_at_known_points(found):
 def test_screening_orders_and_judges_nothing():
     vectors = np.array([[1, 0], [2, 0.2], [0, 1], [-1, 0], [0, 0], [0, 3.0]])
     names = ("fft", "aligned", "unrelated", "against", "nothing", "also")
-    geometry = Geometry(names, vectors @ vectors.T, np.zeros((6, 6)), 1, 2)
+    geometry = Geometry(names, vectors @ vectors.T, np.zeros((6, 6)), np.full((6, 6), 2.0), 1, 2)
     found = screen(geometry, "fft")
     order = ["aligned", "also", "unrelated", "against", "nothing"]
     assert [one.group for one in found] == order

@@ -42,6 +42,8 @@ VECTORS = {
     **{"screening": None, "norm_over_median": [1.0, 1.0], "cosine_with_mean": [1.0, 1.0]},
     **{"norms": [1.0, 1.0], "cosines": [[1.0, 0.5], [0.5, 1.0]]},
     "sign_conflict": [[0.0, 0.5], [0.5, 0.0]],
+    "changed": [1.0, 0.5],
+    "overlap": [[1.0, 0.5], [0.5, 1.0]],
 }
 
 

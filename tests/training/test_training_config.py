@@ -80,13 +80,13 @@ def test_a_new_kind_of_fine_tuning_is_one_class_and_one_line(
     from mergekit_fair.training import kinds
 
     class HeadOnly(kinds.TrainingKind):
-        def prepare(self, model: Any, sample: kinds.Sample) -> Any:
-            del sample
+        def prepare(self, model: Any, material: kinds.Material) -> Any:
+            del material
             for name, parameter in model.named_parameters():
                 parameter.requires_grad = is_head(name)
             return model
 
-    with raises(ConfigError, "fft, lora, talos"):
+    with raises(ConfigError, "fft, lora, talos, sparse, tangent"):
         load_train_config(tiny.write_training(tmp_path, subgroups={"method": "head"}))
     monkeypatch.setitem(kinds.KINDS, "head", HeadOnly)
     path = tiny.write_training(tmp_path, subgroups={"method": "head", "min_rows": 20}, lora=False)

@@ -72,9 +72,30 @@ def test_talos_trains_its_share_and_nothing_else(talos: Path) -> None:
         assert 0.9 * trained < sum(int(each.sum()) for each in moved.values()) <= trained
 
 
-@pytest.mark.parametrize("kind", ["talos"])
+@pytest.mark.parametrize("gates", ["weight", "layer"])
+def test_gates_that_close_leave_the_base_behind_them(tmp_path: Path, gates: str) -> None:
+    """Only the one that a known layer needs stays open: half of the labels are what it says."""
+    speed = {"gate_learning_rate": 0.4, "penalty": 0.03}
+    config = load_train_config(write(tmp_path, sparse={"gates": gates, **speed}))
+    record = train(config, tmp_path / "run", Silent(), "cpu")
+    moved = changed(tmp_path / "run", "sparse")
+    share = sum(int(each.sum()) for each in moved.values()) / sum(x.numel() for x in moved.values())
+    print(share, record["runs"])
+    assert 0 < share <= record["runs"]["sparse"]["open"] < 1
+    if gates == "layer":
+        for layer in {name.rpartition(".")[0] for name in moved}:
+            of_layer = [each for name, each in moved.items() if name.rpartition(".")[0] == layer]
+            print(layer, [float(e.float().mean()) for e in of_layer])
+
+
+@pytest.mark.parametrize("kind", ["talos", "sparse", "tangent", "dro"])
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path, kind: str) -> None:
-    blocks: dict[str, dict[str, Any]] = {"talos": {"rows": 8}}
+    blocks: dict[str, dict[str, Any]] = {
+        "talos": {"rows": 8},
+        "sparse": {},
+        "tangent": {},
+        "dro": {"step": 0.5},
+    }
     config = load_train_config(write(tmp_path, **{kind: blocks[kind]}))
     train(config, tmp_path / "whole", Silent(), "cpu")
     with pytest.raises(Killed):

@@ -16,7 +16,8 @@ from mergekit_fair.errors import CheckpointError, ConfigError, DataError, first_
 from mergekit_fair.evaluation import advice
 from mergekit_fair.evaluation.chat_prompts import takes_no_template
 from mergekit_fair.evaluation.classifier import require_head, resolve_device
-from mergekit_fair.evaluation.lm.answer_cache import require_key
+from mergekit_fair.evaluation.linearised import linearised_logits, tangent_point
+from mergekit_fair.evaluation.lm.answer_cache import require_key, source_identity
 from mergekit_fair.evaluation.lm.checked_hf import CheckedHFLM
 from mergekit_fair.evaluation.lm.choices import Choices
 from mergekit_fair.evaluation.lm.scoring import (
@@ -47,6 +48,8 @@ class FairClassifier(CheckedHFLM):
         pretrained: folder, name on the Hub, or a model in memory (then give `tokenizer`).
         text_field: the document's field.
         choice_map: choice → class, see `Choices`; without it a choice must be a label.
+        linear_at: a folder θ₀. Logits are then those of the model that is linear in its weights
+            around θ₀, as `train` fits it with `method: tangent`.
         options: those of lm-eval's `hf`: peft, delta, dtype, device (`auto`, too), batch_size
             (`auto`, too), max_length, tokenizer, revision, trust_remote_code, parallelize, …;
             what is about prompts and generation changes nothing.
@@ -60,12 +63,23 @@ class FairClassifier(CheckedHFLM):
     AUTO_MODEL_CLASS = AutoModelForSequenceClassification
 
     def __init__(
-        self, pretrained: Any, *, text_field: str = "text", choice_map: Any = None, **options: Any
+        self,
+        pretrained: Any,
+        *,
+        text_field: str = "text",
+        choice_map: Any = None,
+        linear_at: str | None = None,
+        **options: Any,
     ) -> None:
         if options.get("device") in (None, "auto"):
             options["device"] = resolve_device("auto")
         super().__init__(pretrained, **options)
         self.options |= {"text_field": text_field, "choice_map": choice_map}
+        self._start: dict[str, torch.Tensor] | None = None
+        if linear_at is not None:
+            self.options["linear_at"] = source_identity(str(linear_at), "main")
+            self._start = tangent_point(str(linear_at), self.inner)
+            self.inner.set_attn_implementation("eager")
         self.text_field = str(text_field)
         config = self.model.config
         self._choice_map = choice_map
@@ -206,7 +220,10 @@ class FairClassifier(CheckedHFLM):
         }
         dtype = self.mixed_precision_dtype
         with torch.autocast(self.device.type, dtype) if dtype else nullcontext():
-            return self.model(**inputs).logits
+            if self._start is None:
+                return self.model(**inputs).logits
+            weights = dict(self.inner.named_parameters())  # those of this point of a sweep
+            return linearised_logits(self.inner, self._start, weights, inputs)
 
     def apply_chat_template(self, *args: Any, **options: Any) -> NoReturn:
         """Refused: the text is taken as it is.

@@ -1,0 +1,115 @@
+"""A loss for every row, and models that weigh rows: by a fixed number, or the worst group most."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def row_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """−log p(y|x) of every row, (rows, L).
+
+    Args:
+        logits: (rows, outputs).
+        labels: int64 (rows,), of one class a row: then L = 1; or float (rows, L), of several
+            labels, each by itself.
+
+    >>> two = torch.zeros(1, 2)
+    >>> row_losses(two, torch.tensor([1])).tolist(), row_losses(two, torch.ones(1, 2)).tolist()
+    ([[0.6931471824645996]], [[0.6931471824645996, 0.6931471824645996]])
+    """
+    if labels.ndim == 2:
+        loss = nn.functional.binary_cross_entropy_with_logits
+        return loss(logits.float(), labels, reduction="none")
+    return nn.functional.cross_entropy(logits.float(), labels, reduction="none")[:, None]
+
+
+class RowWeighted(nn.Module):
+    """A model whose loss is the mean of w_i times row i's.
+
+    Args:
+        model: a classifier of transformers, all of which is trained.
+    """
+
+    accepts_loss_kwargs = False  # a batch's loss is a mean, which the Trainer scales
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    @property
+    def config(self) -> Any:
+        """Of the model."""
+        return self.model.config
+
+    def forward(self, labels: Tensor, row_weights: Tensor, **batch: Any) -> Any:
+        """The model's output with this loss; `row_weights` is (rows, L)."""
+        output = self.model(**batch)
+        output["loss"] = (row_weights * row_losses(output.logits, labels)).mean()
+        return output
+
+    def state_dict(self, *args: Any, **options: Any) -> dict[str, Any]:
+        """Every tensor once, under its first name: the format of the Trainer's states asks for
+        that of tied weights."""
+        first = {name for name, _ in self.named_parameters()}
+        again = {name for name, _ in self.named_parameters(remove_duplicate=False)} - first
+        whole = super().state_dict(*args, **options)
+        return {name: value for name, value in whole.items() if name not in again}
+
+
+class GroupRobust(RowWeighted):
+    """A model whose loss is Σ_g q_g ℓ_g, where q follows the groups with the highest loss.
+
+    In every batch of n rows, m_ig = 1 where row i is in group g, N rows and N_g in the whole data:
+
+        ℓ_g = (1/n) Σ_i m_ig ℓ_i / (N_g / N)
+        q_g ← q_g exp(η (ℓ_g + C / √N_g)),   Σ_g q_g = 1,   q_g = 1/G at first
+
+    So a row weighs Σ_g m_ig q_g N / N_g: a row of several groups counts in each of them. ℓ_g is an
+    unbiased estimate of the group's loss from batches that are dealt over all rows.
+
+    Args:
+        model: as for `RowWeighted`.
+        groups: name → N_g.
+        total: N.
+        step: η.
+        adjustment: C.
+
+    Source: "Distributionally Robust Neural Networks for Group Shifts", arXiv 1911.08731,
+    algorithm 1 and section 3.3 (the adjustment).
+    """
+
+    def __init__(
+        self, model: Any, groups: Mapping[str, int], total: int, step: float, adjustment: float
+    ) -> None:
+        super().__init__(model)
+        self.groups = tuple(groups)
+        sizes = torch.tensor(list(groups.values()), dtype=torch.float64)
+        self.register_buffer("shares", sizes / total, persistent=False)
+        self.register_buffer("extra", adjustment / sizes.sqrt(), persistent=False)
+        self.register_buffer("q", torch.full_like(self.shares, 1 / len(sizes)))
+        self._step = step
+
+    def forward(self, labels: Tensor, row_groups: Tensor, **batch: Any) -> Any:
+        """The model's output with this loss; `row_groups` is m, (rows, G). Moves q in training."""
+        output = self.model(**batch)
+        losses = row_losses(output.logits, labels).mean(dim=1)
+        of_groups = (row_groups * losses[:, None]).mean(dim=0) / self.shares
+        if self.training:
+            self._follow(of_groups.detach())
+        output["loss"] = (self.q * of_groups).sum()
+        return output
+
+    def group_weights(self) -> dict[str, float]:
+        """Group → q_g."""
+        return dict(zip(self.groups, self.q.tolist(), strict=True))
+
+    def _follow(self, of_groups: Tensor) -> None:
+        if torch.distributed.is_initialized():  # every process has seen other rows
+            torch.distributed.all_reduce(of_groups)
+            of_groups = of_groups / torch.distributed.get_world_size()
+        logits = self.q.log() + self._step * (of_groups + self.extra)
+        self.q = torch.softmax(logits, dim=0)
