@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from mergekit_fair.escaping import one_line
-from mergekit_fair.report.figures import picture
+from mergekit_fair.report.figures import heat_map, picture
 from mergekit_fair.report.tables import Table, as_text, value_text
 
 # Key of a point → its words, colour and line.
@@ -43,6 +43,8 @@ def bounds_text(bounds: dict[str, Any]) -> str:
         f"{value_text(zero)} (label 0), {value_text(one)} (label 1)"
     )
     parts = [f"{head}\n{as_text(Table.plain(titles, rows))}", measured, _sensitivity(bounds)]
+    if bounds["disentanglement"]:
+        parts.append(_disentanglement(bounds))
     parts += [f"note: {one_line(note)}" for note in bounds["notes"]]
     return "\n\n".join(parts)
 
@@ -64,8 +66,42 @@ def _sensitivity(bounds: dict[str, Any]) -> str:
     return f"{head} {said}\n{table}"
 
 
+def _disentanglement(bounds: dict[str, Any]) -> str:
+    names = list(bounds["points"][0]["lambdas"])
+    rows = [
+        [one_line(each["label"]), value_text(each["error"])]
+        + [value_text(each["groups"].get(name)) for name in names]
+        for each in bounds["disentanglement"]
+    ]
+    titles = ["point", "ξ", *map(one_line, names)]
+    head = "disentanglement error: rows of a group that its own vector alone answers otherwise"
+    return f"{head}\n{as_text(Table.plain(titles, rows))}"
+
+
+def pairs(bounds: dict[str, Any]) -> list[list[float | None]]:
+    """Row a, column b: the share of a's rows whose prediction b's vector changes when it is added
+    to a's, over the points of these two alone; None where there is none.
+
+    Args:
+        bounds: the JSON of `SweepBounds`.
+    """
+    names = list(bounds["points"][0]["lambdas"])
+    found: dict[tuple[str, str], list[float]] = {}
+    for each in bounds["disentanglement"]:
+        if len(each["groups"]) == 2:
+            (one, other), terms = each["groups"], each["groups"]
+            found.setdefault((one, other), []).append(terms[one])
+            found.setdefault((other, one), []).append(terms[other])
+
+    def mean(values: list[float] | None) -> float | None:
+        return sum(values) / len(values) if values else None
+
+    return [[mean(found.get((a, b))) for b in names] for a in names]
+
+
 def bounds_pictures(bounds: dict[str, Any]) -> dict[str, bytes]:
-    """`bounds.png` and `bounds.svg`: DPD and its bounds over the distance from the reference.
+    """`bounds.png` and `bounds.svg`: DPD and its bounds over the distance from the reference; and
+    `disentanglement`, a heat map of the `pairs`, where there are any.
 
     Args:
         bounds: the JSON of `SweepBounds`.
@@ -73,7 +109,23 @@ def bounds_pictures(bounds: dict[str, Any]) -> dict[str, bytes]:
     Raises:
         ConfigError: matplotlib is not installed.
     """
-    return picture("bounds", (6.4, 4.2), partial(_drawn, bounds=bounds))
+    files = picture("bounds", (6.4, 4.2), partial(_drawn, bounds=bounds))
+    of_pairs = pairs(bounds)
+    if any(value is not None for row in of_pairs for value in row):
+        names = list(bounds["points"][0]["lambdas"])
+        side = 2.4 + 0.55 * len(names)
+        drawn = partial(_drawn_pairs, values=of_pairs, names=names)
+        files |= picture("disentanglement", (side + 1, side), drawn)
+    return files
+
+
+def _drawn_pairs(figure: Any, values: list[list[float | None]], names: list[str]) -> None:
+    axes = figure.subplots()
+    texts = [["–" if x is None else f"{x:.2f}" for x in row] for row in values]
+    shown = heat_map(axes, values, texts, (names, names), ("viridis", 0.0, 0.5))
+    axes.set_xlabel("vector that is added")
+    axes.set_ylabel("group, with its own vector")
+    figure.colorbar(shown, ax=axes, shrink=0.8, label="predictions that change")
 
 
 def _drawn(figure: Any, bounds: dict[str, Any]) -> None:

@@ -309,7 +309,7 @@ def _transfer(figure: Any, transfer: TransferRecord) -> None:
             [transfer_cell(transfer, key, g, h) for h in range(len(transfer.groups))]
             for g in range(len(names))
         ]
-        picture = _heat(
+        picture = heat_map(
             axes,
             [[None if x.value is None else sign * x.value for x in row] for row in shown],
             texts=[[cell.text + "!" * cell.strong for cell in row] for row in cells],
@@ -361,12 +361,12 @@ def _vectors(figure: Any, vectors: dict[str, Any]) -> None:
         texts = [["–" if x is None else f"{x:.2f}" for x in row] for row in values]
         if len(texts) > _MOST_NUMBERS:
             texts = [["" for _ in row] for row in texts]
-        picture = _heat(axes, values, texts, (vectors["names"], vectors["names"]), scale)
+        picture = heat_map(axes, values, texts, (vectors["names"], vectors["names"]), scale)
         axes.set_title(titles[key])
         figure.colorbar(picture, ax=axes, shrink=0.8)
 
 
-def _heat(
+def heat_map(
     axes: Any,
     values: Sequence[Sequence[float | None]],
     texts: Sequence[Sequence[str]],

@@ -28,27 +28,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mergekit_fair.checkpoints.fingerprint import model_fingerprint
 from mergekit_fair.checkpoints.geometry import Geometry, displacement, triangle_bound
-from mergekit_fair.errors import RecipeError, SweepError
+from mergekit_fair.errors import SweepError
 from mergekit_fair.evaluation.evaluate import Evaluation
-from mergekit_fair.evaluation.predictions import Predictions
-from mergekit_fair.fairness.labels import UNANSWERED
-from mergekit_fair.merging.measured_inputs import point_id
 from mergekit_fair.merging.recipe import Recipe
-from mergekit_fair.merging.recipe_coefficients import recipe_coefficients
-from mergekit_fair.merging.references import own_folder, with_models
 from mergekit_fair.sweep.checked_folder import checked_results
-from mergekit_fair.sweep.figures_again import answered, settings_of
-from mergekit_fair.sweep.points import listed_models
+from mergekit_fair.sweep.disentanglement import DisentanglementError, disentanglement
+from mergekit_fair.sweep.figures_again import settings_of
+from mergekit_fair.sweep.measured_points import (
+    MeasuredPoint,
+    measured_points,
+    row_weights,
+    share_of,
+)
 from mergekit_fair.sweep.record import PointResult
-from mergekit_fair.sweep.results import SweepResults
-from mergekit_fair.sweep.store import read_rows, read_scores
 from mergekit_fair.vectors.recipe_vectors import RecipeVectors
 
 Vector = NDArray[np.float64]
 
-_SUMS = ("merge", "search")  # kinds of points that are the recipe with other numbers
 _NEAR = 0.05  # of P(1) to ½: where densities are measured
 _SAME = 1e-9
 
@@ -113,6 +110,7 @@ class SweepBounds:
         densities: B̂₀, B̂₁: class-conditional densities of s around ½ at the reference.
         points: in the sweep's order.
         sensitivity: of the groups whose vectors these are.
+        disentanglement: ξ of the points whose vectors were measured alone, too.
         notes: one sentence each.
     """
 
@@ -123,27 +121,12 @@ class SweepBounds:
     densities: tuple[float, float]
     points: tuple[BoundedPoint, ...]
     sensitivity: Sensitivity
+    disentanglement: tuple[DisentanglementError, ...]
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON."""
         return asdict(self)
-
-
-@dataclass(frozen=True, eq=False)
-class _Measured:
-    """A point with its λ_g, and what it says of every row."""
-
-    point: PointResult
-    lambdas: Vector
-    rows: Predictions
-
-    @property
-    def chance(self) -> Vector:
-        """s = P(1), (n,)."""
-        gaps = self.rows.logit_gaps
-        assert gaps is not None
-        return np.asarray(1.0 / (1.0 + np.exp(-np.clip(gaps, -700, 700))))
 
 
 def sweep_bounds(folder: Path, recipe: Recipe, vectors: RecipeVectors) -> SweepBounds:
@@ -161,7 +144,7 @@ def sweep_bounds(folder: Path, recipe: Recipe, vectors: RecipeVectors) -> SweepB
     """
     results, _ = checked_results(folder)
     notes: list[str] = []
-    points = _measured(folder, results, recipe, vectors, notes)
+    points = measured_points(folder, results, recipe, vectors, notes)
     names, geometry = vectors.geometry.names, vectors.geometry
     reference = _reference(folder, points)
     ways = {each.point.id: each.lambdas - reference.lambdas for each in points}
@@ -203,85 +186,12 @@ def sweep_bounds(folder: Path, recipe: Recipe, vectors: RecipeVectors) -> SweepB
         densities,
         found,
         _sensitivity(found, geometry),
+        disentanglement(points, names),
         tuple(notes),
     )
 
 
-def _measured(
-    folder: Path,
-    results: SweepResults,
-    recipe: Recipe,
-    vectors: RecipeVectors,
-    notes: list[str],
-) -> list[_Measured]:
-    known = _names(results, recipe)
-    found = []
-    for point in results.points:
-        if point.kind not in _SUMS or point.evaluation is None:
-            continue
-        at = _at(recipe, point)
-        raw = with_models(at.raw, lambda model, _: known.get(model, model))
-        inputs = {name: results.inputs.get(name, "") for name in known.values()}
-        if point.id != point_id(point.kind, raw, inputs, str(results.measuring)):
-            raise SweepError(
-                "was measured with another recipe, or with models that have changed since",
-                where=f"{folder}: {point.label}",
-                got=recipe.where,
-                fix="give the recipe that the sweep file names",
-            )
-        lambdas = _lambdas(at, vectors)
-        rows = read_rows(folder, point)
-        task = point.evaluation.task
-        of_task = answered(rows, read_scores(folder, point), list(point.evaluations))[task]
-        if not isinstance(of_task, Predictions) or of_task.logit_gaps is None:
-            raise SweepError(
-                "bounds are of tasks that are answered by no or yes", where=folder, got=task
-            )
-        if (of_task.predicted == UNANSWERED).any():
-            notes.append(f"{point.label} is left out: it has not answered every row")
-            continue
-        found.append(_Measured(point, lambdas, of_task))
-    return found
-
-
-def _names(results: SweepResults, recipe: Recipe) -> dict[str, str]:
-    """Model of the recipe → what the sweep called it, by its content: folders may have moved."""
-    recorded, found = {digest: name for name, digest in results.inputs.items()}, {}
-    for model in listed_models(recipe):
-        digest = model_fingerprint(own_folder(model)).digest
-        is_same = results.inputs.get(model) == digest
-        found[model] = model if is_same else recorded.get(digest, model)
-    return found
-
-
-def _at(recipe: Recipe, point: PointResult) -> Recipe:
-    try:
-        return recipe.with_settings(point.settings)
-    except RecipeError as error:
-        raise SweepError(
-            f"was measured with another recipe: this one has no such numbers ({error.problem})",
-            where=point.label,
-            got=point.settings,
-            fix="give the recipe that the sweep file names",
-        ) from error
-
-
-def _lambdas(recipe: Recipe, vectors: RecipeVectors) -> Vector:
-    """λ_g in the order of the geometry."""
-    coefficients = recipe_coefficients(recipe)
-    if coefficients.lambdas is None:
-        raise RecipeError(
-            "is no sum of whole task vectors with one number each: no bound is known of it",
-            where=recipe.where,
-            got=recipe.method,
-        )
-    by_model = dict(coefficients.lambdas)
-    if coefficients.start in vectors.models:
-        by_model[coefficients.start] = 1.0 + by_model.get(coefficients.start, 0.0)
-    return np.array([by_model.get(model, 0.0) for model in vectors.models])
-
-
-def _reference(folder: Path, points: Sequence[_Measured]) -> _Measured:
+def _reference(folder: Path, points: Sequence[MeasuredPoint]) -> MeasuredPoint:
     for value in (1.0, 0.0):  # the balanced point, or else the base
         for each in points:
             if np.allclose(each.lambdas, value, rtol=0, atol=_SAME):
@@ -294,7 +204,7 @@ def _reference(folder: Path, points: Sequence[_Measured]) -> _Measured:
     )
 
 
-def _deciding(reference: _Measured) -> dict[str, NDArray[np.bool_]]:
+def _deciding(reference: MeasuredPoint) -> dict[str, NDArray[np.bool_]]:
     """Groups that decide gaps → their rows."""
     rows, settings = reference.rows, settings_of(reference.point)
     return {
@@ -304,27 +214,17 @@ def _deciding(reference: _Measured) -> dict[str, NDArray[np.bool_]]:
     }
 
 
-def _densities(reference: _Measured) -> tuple[float, float]:
+def _densities(reference: MeasuredPoint) -> tuple[float, float]:
     """Of rows of label 0 and of label 1: the share within ±0.05 of ½, by the width."""
     near, labels = np.abs(reference.chance - 0.5) <= _NEAR, reference.rows.labels
-    weights = _weights(reference.rows)
-    zero, one = (_share(near, labels == label, weights) / (2 * _NEAR) for label in (0, 1))
+    weights = row_weights(reference.rows)
+    zero, one = (share_of(near, labels == label, weights) / (2 * _NEAR) for label in (0, 1))
     return (zero, one)
 
 
-def _weights(rows: Predictions) -> Vector:
-    return np.ones(len(rows)) if rows.weights is None else rows.weights
-
-
-def _share(which: NDArray[np.bool_], among: NDArray[np.bool_], weights: Vector) -> float:
-    """Of the weight of some rows; NaN of none."""
-    whole = float(weights[among].sum())
-    return float(weights[which & among].sum()) / whole if whole else math.nan
-
-
 def _bounded(
-    each: _Measured,
-    reference: _Measured,
+    each: MeasuredPoint,
+    reference: MeasuredPoint,
     geometry: Geometry,
     lambdas: dict[str, float],
     slope: float | None,
@@ -335,12 +235,12 @@ def _bounded(
     step = each.lambdas - reference.lambdas
     way, longest = displacement(geometry.gram, step), triangle_bound(geometry.gram, step)
     is_other = each.rows.predicted != reference.rows.predicted
-    weights, labels = _weights(each.rows), each.rows.labels
-    flips = {name: _share(is_other, inside, weights) for name, inside in deciding.items()}
+    weights, labels = row_weights(each.rows), each.rows.labels
+    flips = {name: share_of(is_other, inside, weights) for name, inside in deciding.items()}
     dpd, eod = (_gap(reference.point, name) for name in ("dpd", "eod"))
     of_label = [
         _largest_pair(
-            [_share(is_other, rows & (labels == y), weights) for rows in deciding.values()]
+            [share_of(is_other, rows & (labels == y), weights) for rows in deciding.values()]
         )
         for y in (0, 1)
     ]

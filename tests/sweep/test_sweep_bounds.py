@@ -16,9 +16,10 @@ from refusals import refusal
 
 from mergekit_fair.cli import main
 from mergekit_fair.errors import SweepError
+from mergekit_fair.report.bounds_report import pairs
 from mergekit_fair.sweep.bounds import _largest_pair
 from mergekit_fair.sweep.results import SweepResults
-from mergekit_fair.sweep.store import ReadStore
+from mergekit_fair.sweep.store import ReadStore, read_rows
 
 
 def shown(recipe: Path, sweep: Path, *words: object) -> Any:
@@ -105,3 +106,44 @@ def test_what_is_not_of_this_recipe_is_refused(folder: Path, tmp_path: Path) -> 
 def test_pairs_of_shares() -> None:
     assert _largest_pair([0.1, 0.4, 0.3]) == pytest.approx(0.7)
     assert _largest_pair([0.1, float("nan")]) == 0.0
+
+
+def test_vectors_that_disturb_each_others_groups(folder: Path, family: Path) -> None:
+    """ξ from the predictions themselves; of the sweep over λ there is none: no vector is alone."""
+    assert not json.loads(shown(folder / "recipe.yml", folder / "out", "--json").stdout)["bounds"][
+        "disentanglement"
+    ]
+    grid = {"weight.blue": [0, 1], "weight.green": [0, 0.5, 1]}
+    changes: dict[str, Any] = {"recipe": str(folder / "recipe.yml"), "inject": None, "controls": []}
+    file, out = folder / "pairs.yml", folder / "pairs"
+    tiny.write_sweep(family, file, **changes, grid={"lambda": [1], **grid})
+    assert CliRunner().invoke(main, ["sweep", str(file), "-o", str(out), "--quiet"]).exit_code in (
+        0,
+        3,
+    )
+    pictures = folder / "pictures"
+    text = shown(folder / "recipe.yml", out, "-o", pictures).stdout
+    bounds = json.loads((pictures / "vectors.json").read_text())["bounds"]
+    results, store = SweepResults.load(out), ReadStore(out)
+    groups = read_rows(out, results.points[0])["tiny"].groups
+    by_label = {point.label: point for point in results.points}
+
+    def predicted(blue: float, green: float) -> Any:
+        lambdas = {"blue": blue, "green": green}
+        (label,) = (at["label"] for at in bounds["points"] if at["lambdas"] == lambdas)
+        return store.scores(by_label[label].id, "validation") > 0
+
+    found = bounds["disentanglement"]
+    assert len(found) == 2
+    for each, green in zip(found, (0.5, 1), strict=True):
+        both = predicted(1, green)
+        of_blue = (predicted(1, 0) != both)[groups["blue"]]
+        of_green = (predicted(0, green) != both)[groups["green"]]
+        assert each["groups"] == pytest.approx({"blue": of_blue.mean(), "green": of_green.mean()})
+        assert each["error"] == pytest.approx(of_blue.mean() + of_green.mean())
+        assert each["label"] in text
+    assert (pictures / "disentanglement.png").is_file()
+    blue, green = (np.mean([each["groups"][name] for each in found]) for name in ("blue", "green"))
+    (nothing, mean), (other, none) = pairs(bounds)
+    assert (nothing, none) == (None, None)
+    assert (mean, other) == pytest.approx((blue, green))
