@@ -31,8 +31,9 @@ def linearised_logits(
     Returns:
         (rows, outputs).
 
-    Source: "Task Arithmetic in the Tangent Space", arXiv 2305.12827, eq. 4.
+    Source: "Task Arithmetic in the Tangent Space", arXiv 2305.12827.
 
+    >>> import torch
     >>> from types import SimpleNamespace
     >>> class Product(torch.nn.Module):  # f = x a b, linear in neither alone
     ...     def forward(self, x):
@@ -45,15 +46,16 @@ def linearised_logits(
     """
 
     def logits(parameters: dict[str, Tensor]) -> Tensor:
-        found: Tensor = functional_call(model, parameters, (), batch).logits
-        return found
+        outputs: Tensor = functional_call(model, parameters, (), batch).logits
+        return outputs
 
     origin = dict(start)
     step = {name: weights[name].to(each.dtype) - each for name, each in origin.items()}
     with warnings.catch_warnings():  # at its first call torch compiles by what it calls deprecated
         warnings.filterwarnings("ignore", category=DeprecationWarning, module="torch")
-        at, along = jvp(logits, (origin,), (step,))
-    return at + along
+        found: Any = jvp(logits, (origin,), (step,))
+    total: Tensor = found[0] + found[1]
+    return total
 
 
 def tangent_point(folder: str, model: Any) -> dict[str, Tensor]:

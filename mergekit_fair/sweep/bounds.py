@@ -36,7 +36,7 @@ from mergekit_fair.sweep.checked_folder import checked_results
 from mergekit_fair.sweep.disentanglement import DisentanglementError, disentanglement
 from mergekit_fair.sweep.figures_again import settings_of
 from mergekit_fair.sweep.measured_points import (
-    MeasuredPoint,
+    AnsweredPoint,
     measured_points,
     row_weights,
     share_of,
@@ -191,7 +191,7 @@ def sweep_bounds(folder: Path, recipe: Recipe, vectors: RecipeVectors) -> SweepB
     )
 
 
-def _reference(folder: Path, points: Sequence[MeasuredPoint]) -> MeasuredPoint:
+def _reference(folder: Path, points: Sequence[AnsweredPoint]) -> AnsweredPoint:
     for value in (1.0, 0.0):  # the balanced point, or else the base
         for each in points:
             if np.allclose(each.lambdas, value, rtol=0, atol=_SAME):
@@ -204,7 +204,7 @@ def _reference(folder: Path, points: Sequence[MeasuredPoint]) -> MeasuredPoint:
     )
 
 
-def _deciding(reference: MeasuredPoint) -> dict[str, NDArray[np.bool_]]:
+def _deciding(reference: AnsweredPoint) -> dict[str, NDArray[np.bool_]]:
     """Groups that decide gaps → their rows."""
     rows, settings = reference.rows, settings_of(reference.point)
     return {
@@ -214,7 +214,7 @@ def _deciding(reference: MeasuredPoint) -> dict[str, NDArray[np.bool_]]:
     }
 
 
-def _densities(reference: MeasuredPoint) -> tuple[float, float]:
+def _densities(reference: AnsweredPoint) -> tuple[float, float]:
     """Of rows of label 0 and of label 1: the share within ±0.05 of ½, by the width."""
     near, labels = np.abs(reference.chance - 0.5) <= _NEAR, reference.rows.labels
     weights = row_weights(reference.rows)
@@ -223,8 +223,8 @@ def _densities(reference: MeasuredPoint) -> tuple[float, float]:
 
 
 def _bounded(
-    each: MeasuredPoint,
-    reference: MeasuredPoint,
+    each: AnsweredPoint,
+    reference: AnsweredPoint,
     geometry: Geometry,
     lambdas: dict[str, float],
     slope: float | None,

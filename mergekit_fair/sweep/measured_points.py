@@ -30,7 +30,7 @@ _SUMS = ("merge", "search")  # kinds of points that are the recipe with other nu
 
 
 @dataclass(frozen=True, eq=False)
-class MeasuredPoint:
+class AnsweredPoint:
     """A point of a sweep.
 
     Attributes:
@@ -57,7 +57,7 @@ def measured_points(
     recipe: Recipe,
     vectors: RecipeVectors,
     notes: list[str],
-) -> list[MeasuredPoint]:
+) -> list[AnsweredPoint]:
     """The points that are the recipe with other numbers, in the sweep's order.
 
     Args:
@@ -97,7 +97,7 @@ def measured_points(
         if (of_task.predicted == UNANSWERED).any():
             notes.append(f"{point.label} is left out: it has not answered every row")
             continue
-        found.append(MeasuredPoint(point, lambdas, of_task))
+        found.append(AnsweredPoint(point, lambdas, of_task))
     return found
 
 

@@ -31,6 +31,8 @@ class PartlyTrained(nn.Module):
     def __init__(self, base: Any) -> None:
         super().__init__()
         self.base = base.requires_grad_(False)
+        hooked: Any = self
+        hooked.register_state_dict_post_hook(_without_base)
 
     @property
     def config(self) -> Any:
@@ -54,15 +56,17 @@ class PartlyTrained(nn.Module):
         self.train(mode)
         return model
 
-    def state_dict(self, *args: Any, **options: Any) -> dict[str, Any]:
-        """Without the base: it is there when a killed run goes on."""
-        whole = super().state_dict(*args, **options)
-        return {name: value for name, value in whole.items() if not name.startswith("base.")}
-
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **options: Any) -> Any:
         """What `state_dict` gives, of which nothing is missing."""
         base = {f"base.{name}": value for name, value in self.base.state_dict().items()}
         return super().load_state_dict({**base, **state_dict}, *args, **options)
+
+
+def _without_base(module: nn.Module, state: dict[str, Any], prefix: str, *unused: Any) -> None:
+    """It is there when a killed run goes on."""
+    del unused
+    for name in module.get_submodule("base").state_dict():
+        del state[f"{prefix}base.{name}"]
 
 
 class ChosenWeights(PartlyTrained):

@@ -35,29 +35,38 @@ class RowWeighted(nn.Module):
     """
 
     accepts_loss_kwargs = False  # a batch's loss is a mean, which the Trainer scales
+    column = "row_weights"
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
+        hooked: Any = self
+        hooked.register_state_dict_post_hook(_each_once)
 
     @property
     def config(self) -> Any:
         """Of the model."""
         return self.model.config
 
-    def forward(self, labels: Tensor, row_weights: Tensor, **batch: Any) -> Any:
-        """The model's output with this loss; `row_weights` is (rows, L)."""
+    def forward(self, labels: Tensor, **batch: Any) -> Any:
+        """The model's output with this loss; the batch has a column of every row, too."""
+        column = batch.pop(self.column)
         output = self.model(**batch)
-        output["loss"] = (row_weights * row_losses(output.logits, labels)).mean()
+        output["loss"] = self._loss(row_losses(output.logits, labels), column)
         return output
 
-    def state_dict(self, *args: Any, **options: Any) -> dict[str, Any]:
-        """Every tensor once, under its first name: the format of the Trainer's states asks for
-        that of tied weights."""
-        first = {name for name, _ in self.named_parameters()}
-        again = {name for name, _ in self.named_parameters(remove_duplicate=False)} - first
-        whole = super().state_dict(*args, **options)
-        return {name: value for name, value in whole.items() if name not in again}
+    def _loss(self, losses: Tensor, column: Tensor) -> Tensor:
+        """Of the rows' losses and their weights, both (rows, L)."""
+        return (column * losses).mean()
+
+
+def _each_once(module: nn.Module, state: dict[str, Any], prefix: str, *unused: Any) -> None:
+    """Tied weights under their first name alone: the format of the Trainer's states asks for it."""
+    del unused
+    once = {name for name, _ in module.named_parameters()}
+    for name, _ in module.named_parameters(remove_duplicate=False):
+        if name not in once:
+            del state[prefix + name]
 
 
 class GroupRobust(RowWeighted):
@@ -82,6 +91,11 @@ class GroupRobust(RowWeighted):
     algorithm 1 and section 3.3 (the adjustment).
     """
 
+    column = "row_groups"
+    shares: Tensor
+    extra: Tensor
+    q: Tensor
+
     def __init__(
         self, model: Any, groups: Mapping[str, int], total: int, step: float, adjustment: float
     ) -> None:
@@ -93,15 +107,12 @@ class GroupRobust(RowWeighted):
         self.register_buffer("q", torch.full_like(self.shares, 1 / len(sizes)))
         self._step = step
 
-    def forward(self, labels: Tensor, row_groups: Tensor, **batch: Any) -> Any:
-        """The model's output with this loss; `row_groups` is m, (rows, G). Moves q in training."""
-        output = self.model(**batch)
-        losses = row_losses(output.logits, labels).mean(dim=1)
-        of_groups = (row_groups * losses[:, None]).mean(dim=0) / self.shares
+    def _loss(self, losses: Tensor, column: Tensor) -> Tensor:
+        """Of the rows' losses and m, (rows, G); moves q in training."""
+        of_groups = (column * losses.mean(dim=1, keepdim=True)).mean(dim=0) / self.shares
         if self.training:
             self._follow(of_groups.detach())
-        output["loss"] = (self.q * of_groups).sum()
-        return output
+        return (self.q * of_groups).sum()
 
     def group_weights(self) -> dict[str, float]:
         """Group → q_g."""

@@ -99,6 +99,6 @@ def least_sensitive(scores: Mapping[str, Tensor], share: float) -> dict[str, Ten
     count = max(1, round(share * flat.numel()))
     is_least = torch.zeros(flat.numel(), dtype=torch.bool, device=flat.device)
     is_least[torch.sort(flat, stable=True).indices[:count]] = True
-    parts = is_least.split([each.numel() for each in scores.values()])
+    parts = torch.split(is_least, [each.numel() for each in scores.values()])
     places = {name: part.nonzero().flatten() for name, part in zip(scores, parts, strict=True)}
     return {name: at for name, at in places.items() if at.numel()}
