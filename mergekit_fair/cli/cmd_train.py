@@ -23,7 +23,8 @@ def command(config: Path, out: Path, device: str, quiet: bool, **cluster: Any) -
     """Train a base with its head, FFT and LoRA baselines, and one model per subgroup.
 
     Makes OUT/base, OUT/fft, OUT/lora, OUT/groups/<group>, OUT/addition.yml (a merge recipe) and
-    OUT/train.json; with `seeds: N` also OUT/seeds/<seed>, OUT/soup.yml and OUT/soup, the mean of N
+    OUT/train.json; with a block `talos`, `sparse`, `tangent`, `reweight` or `dro` also a folder of
+    that name; with `seeds: N` also OUT/seeds/<seed>, OUT/soup.yml and OUT/soup, the mean of N
     FFT models. The same command again goes on where it was killed. Several processors or GPUs:
     `--executor ray` trains as many models side by side as it has workers; `torchrun
     --nproc_per_node N -m mergekit_fair train …` trains one after the other, each on all of them.

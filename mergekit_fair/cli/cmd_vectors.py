@@ -23,7 +23,8 @@ from mergekit_fair.escaping import in_json
 @click.option(
     "--sweep",
     type=click.Path(path_type=Path, file_okay=False),
-    help="A finished sweep over RECIPE: bounds of DPD and EOD beside what it has measured.",
+    help="A finished sweep over RECIPE: bounds of DPD and EOD beside what it has measured, and the "
+    "disentanglement error of points whose vectors it has measured alone, too.",
 )
 @click.option("--allow-pickle", is_flag=True, help="As for `merge`.")
 @click.option("--trust-remote-code", is_flag=True, help="As for `merge`.")
@@ -38,7 +39,7 @@ def command(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Measure the task vectors of a recipe: norms, cosines, sign conflict, displacement.
+    """Measure the task vectors of a recipe: norms, cosines, sign conflict, overlap, displacement.
 
     One pass over the models' files; nothing is merged and no data are needed. For an injection
     recipe, the candidates are put in the order in which to try them: only an order, because

@@ -101,7 +101,7 @@ class GroupRobust(RowWeighted):
     ) -> None:
         super().__init__(model)
         self.groups = tuple(groups)
-        sizes = torch.tensor(list(groups.values()), dtype=torch.float64)
+        sizes = torch.tensor(list(groups.values()), dtype=torch.float32)
         self.register_buffer("shares", sizes / total, persistent=False)
         self.register_buffer("extra", adjustment / sizes.sqrt(), persistent=False)
         self.register_buffer("q", torch.full_like(self.shares, 1 / len(sizes)))

@@ -122,8 +122,8 @@ def test_one_step_of_dro_by_hand() -> None:
     of_groups = np.array([log2 / (4 / 8), (log2 / 2) / (2 / 8)])
     q = np.exp(2.0 * (of_groups + 3.0 / np.sqrt([4, 2])))
     q /= q.sum()
-    assert list(model.group_weights().values()) == pytest.approx(q, rel=1e-6)
-    assert loss.item() == pytest.approx(q @ of_groups, rel=1e-6)
+    assert list(model.group_weights().values()) == pytest.approx(q, rel=1e-5)
+    assert loss.item() == pytest.approx(q @ of_groups, rel=1e-5)
     state = model.state_dict()
     other = GroupRobust(Constant(), {"a": 4, "b": 2}, 8, step=2.0, adjustment=3.0)
     assert not other.load_state_dict(state, False).missing_keys

@@ -141,17 +141,18 @@ def changed(run: Path, name: str) -> dict[str, torch.Tensor]:
 def kinds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A family of all of `KINDS`, with groups' models of `talos`."""
     folder = tmp_path_factory.mktemp("kinds")
-    path = write(folder, **KINDS, subgroups={"method": "talos", "min_rows": 20})
+    subgroups = {"method": "talos", "min_rows": 20}
+    path = write(folder, **KINDS, subgroups=subgroups, checkpoints=[0.5])
     train(load_train_config(path), folder / "run", Silent(), "cpu")
     return folder
 
 
 def test_talos_trains_its_share_and_nothing_else(kinds: Path) -> None:
     runs = json.loads((kinds / "run" / "train.json").read_text())["runs"]
-    for name in ("talos", "groups/blue", "groups/green"):
+    for name in ("talos", "groups/blue", "groups/green", "groups/blue/checkpoints/step-16"):
         moved = changed(kinds / "run", name)
         scored = sum(each.numel() for key, each in moved.items() if "_embeddings." not in key)
-        trained = runs[name]["trained"]
+        trained = runs[name.partition("/checkpoints")[0]]["trained"]
         assert trained == round(0.2 * scored)
         assert not any(each.any() for key, each in moved.items() if "_embeddings." in key)
         # A key's bias moves no prediction at all, and decay leaves a bias alone.
@@ -206,6 +207,31 @@ def test_the_linear_model_is_what_is_measured_at_the_base(kinds: Path, tmp_path:
     other = tiny.write_encoder(tmp_path / "encoder")
     words += ["--model-args", f"linear_at={other}"]
     refusal(words, CheckpointError, "classifier.weight", where=other)
+
+
+def test_merges_of_linear_models_are_linear_in_lambda(kinds: Path, tmp_path: Path) -> None:
+    from mergekit_fair.sweep.results import SweepResults
+    from mergekit_fair.sweep.runner import run_sweep
+    from mergekit_fair.sweep.store import ReadStore
+    from mergekit_fair.sweep.sweep_config import load_sweep
+
+    evaluate = {
+        **{"data": tiny.data_block(kinds / "rows.csv"), "max_length": 16, "device": "cpu"},
+        **{"min_group_size": 1, "model_args": {"linear_at": str(kinds / "run" / "base")}},
+    }
+    changes: dict[str, Any] = {"evaluate": evaluate, "inject": None, "controls": []}
+    baselines = {"fft": str(kinds / "run" / "fft")}
+    file = tiny.write_sweep(kinds, tmp_path / "sweep.yml", baselines=baselines, **changes)
+    run_sweep(load_sweep(file), tmp_path / "out", Silent())
+    store, points = ReadStore(tmp_path / "out"), SweepResults.load(tmp_path / "out").points
+    none, half, one = (
+        store.scores(point.id, "validation")
+        for label in ("λ=0", "λ=0.5", "λ=1")
+        for point in points
+        if point.label == label
+    )
+    np.testing.assert_allclose(none + one, 2 * half, atol=1e-4)
+    assert np.abs(one - none).max() > 0.01
 
 
 @pytest.mark.slow
