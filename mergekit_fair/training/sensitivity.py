@@ -29,7 +29,7 @@ def fisher_scores(model: Any, rows: Iterable[dict[str, Tensor]], seed: int) -> d
         Name of a parameter → its scores, ≥ 0, in its shape and float32.
 
     Raises:
-        TrainingError: scores that are NaN or infinite.
+        TrainingError: predictions or scores that are NaN or infinite.
 
     Source: "Efficient Model Editing with Task-Localized Sparse Fine-tuning", arXiv 2504.02620.
 
@@ -59,19 +59,24 @@ def fisher_scores(model: Any, rows: Iterable[dict[str, Tensor]], seed: int) -> d
         count += 1
     model.train(was_training)
     scores = {name: total / count for name, total in sums.items()}
-    if bad := [name for name, each in scores.items() if not torch.isfinite(each).all()]:
+    _require_finite(model, scores)
+    return scores
+
+
+def _require_finite(model: Any, found: Mapping[str, Tensor]) -> None:
+    if bad := [name for name, each in found.items() if not torch.isfinite(each).all()]:
         raise TrainingError(
-            f"gives Fisher scores that are NaN or infinite in {len(bad)} of its tensors",
+            "gives numbers that are NaN or infinite, by which no weights can be chosen",
             where=type(model).__name__,
             got=bad[:3],
             fix="check the base's weights",
         )
-    return scores
 
 
 def _log_chance(model: Any, row: dict[str, Tensor], draws: torch.Generator) -> Tensor:
     """log p(ŷ|x) of a ŷ that is drawn."""
     logits = model(**row).logits[0].float()
+    _require_finite(model, {"logits": logits})
     if model.config.problem_type == "multi_label_classification":
         drawn = torch.bernoulli(logits.detach().sigmoid().cpu(), generator=draws).to(logits)
         return -nn.functional.binary_cross_entropy_with_logits(logits, drawn, reduction="sum")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,17 +14,18 @@ import pytest
 import tiny
 import torch
 from click.testing import CliRunner
-from refusals import refusal
+from refusals import raises, refusal
 from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from mergekit_fair.cli import main
-from mergekit_fair.errors import CheckpointError
+from mergekit_fair.errors import CheckpointError, TrainingError
 from mergekit_fair.evaluation.linearised import linearised_logits
 from mergekit_fair.merging.in_memory import load_tensors
 from mergekit_fair.progress import Silent
 from mergekit_fair.training.family import train
 from mergekit_fair.training.part_models import ChosenWeights, GatedWeights, TangentWeights
+from mergekit_fair.training.sensitivity import fisher_scores
 from mergekit_fair.training.train_config import load_train_config
 
 # Strong weight decay: what it reached would not stay what it was.
@@ -39,7 +41,8 @@ KINDS: dict[str, dict[str, Any]] = {
 class TwoLayers(nn.Module):
     """Logits (0, needed · x) + idle · 0: a classifier of which one layer says nothing."""
 
-    config, device = None, torch.device("cpu")
+    config: Any = None
+    device = torch.device("cpu")
 
     def __init__(self) -> None:
         super().__init__()
@@ -122,6 +125,14 @@ def test_a_choice_that_was_made_before_a_kill_counts() -> None:
         "values.idle.weight"
     ]
     assert after.whole().idle.weight.item() == 5
+
+
+def test_scores_that_are_nan_are_refused() -> None:
+    base = TwoLayers()
+    base.config = SimpleNamespace(problem_type=None)
+    base.needed.weight.data.fill_(float("nan"))
+    with raises(TrainingError, got=["logits"], where="TwoLayers"):
+        fisher_scores(base, [{"x": X[:1]}], seed=0)
 
 
 def write(folder: Path, **changes: Any) -> Path:
