@@ -14,7 +14,7 @@ from mergekit_fair.escaping import one_line
 
 if TYPE_CHECKING:
     from mergekit_fair.starter.columns import Columns
-    from mergekit_fair.starter.starter_files import TableAnswers, Started
+    from mergekit_fair.starter.starter_files import Started, TableAnswers
 
 
 @click.command("new")
