@@ -17,9 +17,19 @@ from mergekit_fair.cli.terminal import echo
 @click.option(
     "--device", default="auto", show_default=True, help="Where the head's probe is fitted."
 )
+@click.option("--seed", type=click.IntRange(min=0), help="In the place of the file's.")
+@click.option("--dry-run", is_flag=True, help="Print the models, their rows and steps.")
 @cluster_options
 @click.option("--quiet", is_flag=True, help="No progress.")
-def command(config: Path, out: Path, device: str, quiet: bool, **cluster: Any) -> None:
+def command(
+    config: Path,
+    out: Path,
+    device: str,
+    seed: int | None,
+    dry_run: bool,
+    quiet: bool,
+    **cluster: Any,
+) -> None:
     """Train a base with its head, FFT and LoRA baselines, and one model per subgroup.
 
     Makes OUT/base, OUT/fft, OUT/lora, OUT/groups/<group>, OUT/addition.yml (a merge recipe) and
@@ -37,8 +47,13 @@ def command(config: Path, out: Path, device: str, quiet: bool, **cluster: Any) -
     from mergekit_fair.cli.terminal import Terminal, quiet_libraries
 
     quiet_libraries(quiet=quiet)
-    from mergekit_fair.training.family import train
+    from mergekit_fair.training import family
     from mergekit_fair.training.train_config import load_train_config
 
-    train(load_train_config(config), out, Terminal(quiet=quiet), device, cluster_of(**cluster))
+    settings, progress = load_train_config(config, seed), Terminal(quiet=quiet)
+    if dry_run:
+        for run in family.dry_run(settings, progress):
+            echo(f"{run.name}: {run.method}, {len(run.rows)} rows, {run.steps} steps")
+        return
+    family.train(settings, out, progress, device, cluster_of(**cluster))
     echo(f"{out / 'train.json'}")

@@ -90,6 +90,9 @@ def build_base(
 ) -> ModelInputs | None:
     """Save the base model with its head, and its tokenizer or image processor, in `out`.
 
+    In float32, whatever the source is stored in: a step of a learning rate of 1e-5 is less than
+    half the distance of neighbouring weights in half precision, and would be rounded away.
+
     Args:
         config: of the training folder.
         rows: all training rows; the probe is fitted on them.
@@ -104,12 +107,15 @@ def build_base(
         CheckpointError: the source is not a model that takes a head of so many outputs.
         ConfigError: a max_length that the model cannot take.
     """
+    import torch
     from transformers import set_seed
 
     source = model_source(config)
     set_seed(config.seed)
     with opening(source, f"cannot be loaded as a {rows.kind} classifier"):
-        model = auto_class(rows.kind).from_pretrained(source, **head_config(rows))
+        model = auto_class(rows.kind).from_pretrained(
+            source, dtype=torch.float32, **head_config(rows)
+        )
     if method := quantization(Path(source), model.config.to_dict()):
         raise CheckpointError(
             f"is quantised ({method}); a family is trained and saved in full weights",

@@ -15,13 +15,13 @@ import numpy as np
 from mergekit_fair.checkpoints.trained_rows import TrainedRows
 from mergekit_fair.data import load_rows, source_fingerprint
 from mergekit_fair.errors import ConfigError, TrainingError
-from mergekit_fair.evaluation.classifier import resolve_device
+from mergekit_fair.evaluation.classifier import model_config, resolve_device
 from mergekit_fair.evaluation.truncation import Truncation
 from mergekit_fair.files import lock_folder, staged_folder, write_atomic
 from mergekit_fair.progress import Progress, Silent, bar
 from mergekit_fair.ray_pool import Cluster, RayPool
 from mergekit_fair.schema import dump_yaml
-from mergekit_fair.training.base_model import build_base, file_sha256
+from mergekit_fair.training.base_model import build_base, file_sha256, model_source
 from mergekit_fair.training.family_record import FamilyRecord, is_whole
 from mergekit_fair.training.finetune import (
     BATCHES,
@@ -90,6 +90,29 @@ def train(
         )
     if not state.is_main_process:
         progress = Silent()
+    rows, groups = _rows_and_groups(config, progress)
+    lock = lock_folder(out) if state.is_main_process else None
+    try:
+        return _train(config, out, rows, groups, progress, device, cluster)
+    finally:
+        if lock:
+            lock.close()
+
+
+def dry_run(config: TrainConfig, progress: Progress) -> list[TrainingRun]:
+    """The models that `train` would make after the base; reads rows and the model's configuration.
+
+    Raises:
+        TrainingError, DataError, CheckpointError: as `train`, of rows, groups and a model that is
+            not there.
+    """
+    model_config(model_source(config))
+    rows, groups = _rows_and_groups(config, progress)
+    return plan_runs(config, rows.of("train"), groups)
+
+
+def _rows_and_groups(config: TrainConfig, progress: Progress) -> tuple[Rows, list[str]]:
+    """All rows, and the groups that get a model; says what is thin or small."""
     rows = load_rows(config.data)
     training_rows = rows.of("train")
     require_trainable(config, training_rows)
@@ -98,12 +121,7 @@ def train(
         kind.columns(training_rows)  # refuses rows that it cannot be trained on
     for warning in (*rows.warnings, *thin_groups(training_rows, groups), *small_groups(rows)):
         progress.say(f"warning: {warning}")
-    lock = lock_folder(out) if state.is_main_process else None
-    try:
-        return _train(config, out, rows, groups, progress, device, cluster)
-    finally:
-        if lock:
-            lock.close()
+    return rows, groups
 
 
 def _train(
@@ -156,20 +174,26 @@ def plan_runs(
     config: TrainConfig, rows: Rows, groups: list[str], processes: int = 1
 ) -> list[TrainingRun]:
     """The runs in their order: FFT, other kinds, one per group, then FFT with further seeds."""
-    full = steps_for(config, len(rows), config.training.epochs, processes)
+
+    def full(method: str) -> int:
+        epochs = config.kind(method).epochs or config.training.epochs
+        return steps_for(config, len(rows), epochs, processes)
+
     fft, *further = (
-        TrainingRun(name, "fft", full, np.arange(len(rows)), seed)
+        TrainingRun(name, "fft", full("fft"), np.arange(len(rows)), seed)
         for name, seed in seed_runs(config.seed, config.seeds).items()
     )
     runs = [fft]
     for name, kind in config.baselines.items():
         keep: Kept = kind.keep if isinstance(kind, Lora) else "model"
-        runs.append(replace(fft, name=name, method=name, keep=keep))
+        runs.append(replace(fft, name=name, method=name, steps=full(name), keep=keep))
     block = config.subgroups or Subgroups()
     for name in groups:
         of_group = np.flatnonzero(rows.membership[:, rows.group_names.index(name)])
         size = len(of_group)
-        steps = steps_for(config, size, block.epochs, processes) if block.epochs else full
+        steps = full(block.method)
+        if block.epochs:
+            steps = steps_for(config, size, block.epochs, processes)
         runs.append(
             TrainingRun(
                 f"groups/{name}", block.method, steps, of_group, config.seed, keep=block.keep

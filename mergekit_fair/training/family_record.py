@@ -121,11 +121,13 @@ def is_whole(folder: Path) -> bool:
 
 
 def _settings(config: TrainConfig, data: str) -> dict[str, Any]:
-    """What decides every run, as it comes back from JSON; without what keeps whole models, of
-    which earlier versions say nothing."""
+    """What decides every run, as it comes back from JSON; without what keeps whole models, and
+    epochs that are FFT's, of which earlier versions say nothing."""
     settings = config.model_dump(mode="json", exclude={"data", "save_every", "seeds"})
     for name in ("lora", "subgroups"):
         if settings[name] and settings[name]["keep"] == "model":
             del settings[name]["keep"]
+    if settings["lora"] and settings["lora"]["epochs"] is None:
+        del settings["lora"]["epochs"]
     text = json.dumps({**settings, "data_sha256": data}, sort_keys=True)
     return dict(json.loads(text))

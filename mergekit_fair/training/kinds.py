@@ -85,9 +85,11 @@ class TrainingKind(Strict):
 
     Attributes:
         learning_rate: of AdamW; None is `training.learning_rate`.
+        epochs: of the model of all rows; None is `training.epochs`.
     """
 
     learning_rate: Positive | None = None
+    epochs: Positive | None = None
 
     of_all_rows: ClassVar[bool] = False  # not for the rows of one group
     has_own_loss: ClassVar[bool] = False  # which label smoothing would leave out

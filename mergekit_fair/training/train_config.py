@@ -92,7 +92,7 @@ class Subgroups(Strict):
         method: a kind of `KINDS`: `fft` (full fine-tune), `lora`, ….
         keep: of `lora`: `model`, the adapter merged into full weights, or `adapter` alone, which
             recipes and sweeps take over the base.
-        steps: `match` gives each as many optimiser steps as FFT takes.
+        steps: `match` gives each as many optimiser steps as the model of all rows of its kind.
         epochs: instead of `steps`, passes over the group's own rows.
         min_rows: a smaller group is an error.
         only: train just these groups.
@@ -201,10 +201,14 @@ class TrainConfig(Strict):
         return {name: block for name, block in blocks.items() if isinstance(block, TrainingKind)}
 
 
-def load_train_config(path: str | Path) -> TrainConfig:
+def load_train_config(path: str | Path, seed: int | None = None) -> TrainConfig:
     """Read and check a training file; `data: FILE` is read too, beside the training file.
 
     The folder of `model` begins in the working directory, or beside the training file.
+
+    Args:
+        path: of the file.
+        seed: in the place of the file's.
 
     Raises:
         ConfigError: unknown or missing keys, values of the wrong type, unreadable files.
@@ -215,6 +219,8 @@ def load_train_config(path: str | Path) -> TrainConfig:
             "data is missing", where=path, fix="give the data description or the path of its file"
         )
     data = spec_inside(raw.pop("data"), path)
+    if seed is not None:
+        raw["seed"] = seed
     config = parse(TrainConfig, {**raw, "data": data}, path)
     model = beside(config.model, path, f"{path}: model")
     return config.model_copy(update={"model": model})
