@@ -18,7 +18,7 @@ import tiny
 import torch
 from adapters import is_close, theta
 from refusals import raises
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from mergekit_fair.data import Rows, load_rows
 from mergekit_fair.errors import CheckpointError, ConfigError, TrainingError
@@ -26,7 +26,7 @@ from mergekit_fair.merging.in_memory import load_tensors
 from mergekit_fair.merging.recipe import Recipe
 from mergekit_fair.progress import Silent
 from mergekit_fair.schema import differences
-from mergekit_fair.training.base_model import file_sha256
+from mergekit_fair.training.base_model import build_base, file_sha256
 from mergekit_fair.training.family import plan_runs, steps_for, train
 from mergekit_fair.training.finetune import last_state
 from mergekit_fair.training.train_config import Subgroups, TrainConfig, load_train_config
@@ -60,6 +60,24 @@ def test_train_json_says_what_was_done(family: Path) -> None:
         family / "run" / "base" / "model.safetensors"
     )
     assert not (family / "run" / ".work").exists()
+    # Families of earlier versions say nothing of epochs that are FFT's.
+    assert "epochs" not in record["settings"]["lora"]
+
+
+def test_a_model_in_half_precision_is_trained_in_float32(tmp_path: Path) -> None:
+    """There a step of 1e-5 is less than half the distance of neighbouring weights."""
+    path = tiny.write_training(tmp_path, head="random")
+    encoder = tmp_path / "encoder"
+    AutoModel.from_pretrained(encoder).to(torch.bfloat16).save_pretrained(encoder)
+    half, config = load_tensors(encoder), load_train_config(path)
+    assert {each.dtype for each in half.values()} == {torch.bfloat16}
+    (tmp_path / "base").mkdir()
+    build_base(config, load_rows(config.data).of("train"), tmp_path / "base", "cpu")
+    base = load_tensors(tmp_path / "base")
+    assert {each.dtype for each in base.values()} == {torch.float32}
+    name = "embeddings.word_embeddings.weight"
+    assert torch.equal(base[f"bert.{name}"], half[name].float())
+    assert AutoConfig.from_pretrained(tmp_path / "base").dtype == torch.float32
 
 
 def test_early_checkpoints_are_models(family: Path) -> None:
