@@ -33,7 +33,8 @@ SHAPES = {  # those of DistilBERT and of ViT-Base/16 are transformers' defaults
     "distilbert/distilbert-base-uncased": (hf.DistilBertConfig, {}),
     "google/vit-base-patch16-224-in21k": (hf.ViTConfig, {}),
 }
-# Rows of train, validation and report: shares of 39,565 comments, WILDS's splits, shares of 23,700 pictures.
+# Rows of train, validation and report: shares of 39,565 comments, WILDS's splits (arXiv
+# 2012.07421), shares of 23,700 pictures.
 ROWS = {
     "dlab": (19_782, 7_913, 11_870),
     "civil": (269_038, 45_180, 133_782),
@@ -160,9 +161,11 @@ def main() -> None:
         plain = 4 * weights + batch * of.row
         lora = weights + 12 * of.adapter + held
         memory.append(
-            [f"`{setting}`", f"{of.parameters / 1e6:,.1f}", f"{of.adapter / 1e6:.2f}"]
-            + [f"{of.row / 1e6:,.0f}", str(batch)]
-            + [gigabytes(each) for each in (plain, fft, lora, (3 + of.models) * weights)]
+            [
+                *(f"`{setting}`", f"{of.parameters / 1e6:,.1f}", f"{of.adapter / 1e6:.2f}"),
+                *(f"{of.row / 1e6:,.0f}", f"{batch}"),
+                *map(gigabytes, (plain, fft, lora, (3 + of.models) * weights)),
+            ]
         )
         rows_of_step = batch * int(arguments.get("gradient_accumulation_steps", 1))
         per_token = (8 if recomputes else 6) * of.parameters
@@ -176,8 +179,10 @@ def main() -> None:
         swept = passes * of.tokens * 2 * of.parameters / speed
         one = (1 + of.models) * full + adapter + swept
         runs.append(
-            [f"`{setting}`", str(2 + of.models), f"{of.steps[0]:,}", f"{of.steps[1]:,}"]
-            + [f"{points}", f"{full:.2f}", f"{swept:.2f}", f"{one:.1f}", f"{SEEDS * one:,.0f}"]
+            [
+                *(f"`{setting}`", f"{2 + of.models}", f"{of.steps[0]:,}", f"{of.steps[1]:,}"),
+                *(f"{points}", f"{full:.2f}", f"{swept:.2f}", f"{one:.1f}", f"{SEEDS * one:,.1f}"),
+            ]
         )
     print(
         table(

@@ -27,6 +27,7 @@ from mergekit_fair.sweep.sweep_config import load_sweep
 from mergekit_fair.training.train_config import Lora, load_train_config
 
 PAPER = recipes_folder("paper")
+FILLERS = ["a", "b", "c", "d", "e"]
 # folder → learning rate, batch, epochs, warm-up, scheduler; LoRA's rank, alpha, rate, epochs
 LLAMA = (1e-5, 32, 1, 0.01, "cosine")
 COMMENTS = (1e-5, 16, 2, 0.0, "linear")
@@ -85,10 +86,10 @@ def test_rows_are_those_of_the_tasks(name: str) -> None:
 
 def _text(draw: random.Random, label: bool, surely: float) -> str:
     words = GOOD if (draw.random() < surely) == label else BAD
-    return " ".join([draw.choice(words), *(draw.choice("a b c d e".split()) for _ in range(5))])
+    return " ".join([draw.choice(words), *(draw.choice(FILLERS) for _ in range(5))])
 
 
-def _dlab(folder: Path, columns: list[str], draw: random.Random) -> Iterator[dict[str, Any]]:
+def _dlab(columns: list[str], draw: random.Random) -> Iterator[dict[str, Any]]:
     """A row for every annotator: text and score are the comment's, targets their own."""
     for comment in range(900):
         score = draw.uniform(-4, 5)
@@ -100,7 +101,7 @@ def _dlab(folder: Path, columns: list[str], draw: random.Random) -> Iterator[dic
             yield row | {"annotator_id": annotator} | seen
 
 
-def _civil(folder: Path, columns: list[str], draw: random.Random) -> Iterator[dict[str, Any]]:
+def _civil(columns: list[str], draw: random.Random) -> Iterator[dict[str, Any]]:
     for comment in range(700):
         toxicity = draw.random()
         text = f"{_text(draw, toxicity > 0.5, 0.9)} {comment}"
@@ -109,13 +110,15 @@ def _civil(folder: Path, columns: list[str], draw: random.Random) -> Iterator[di
         yield row | {column: draw.choice([0.0, 0.2, 0.6, 1.0]) for column in columns}
 
 
-def _faces(folder: Path, columns: list[str], draw: random.Random) -> Iterator[dict[str, Any]]:
+def _faces(columns: list[str], draw: random.Random) -> Iterator[dict[str, Any]]:
+    """Pictures go into the working directory."""
+    assert not columns
     from PIL import Image
 
     for face in range(900):
         age = draw.randint(1, 90)
         pixels = np.random.default_rng(face).integers(0, 90, (8, 8, 3)) + 120 * (age > 30)
-        Image.fromarray(pixels.astype("uint8")).save(folder / f"{face}.png")
+        Image.fromarray(pixels.astype("uint8")).save(f"{face}.png")
         ethnicity = draw.choice(["White", "Black", "Asian", "Indian", "Other"])
         row = {"image": f"{face}.png", "age": age, "gender": draw.choice(["Male", "Female"])}
         yield row | {"ethnicity": ethnicity}
@@ -129,7 +132,7 @@ def _model(folder: Path, name: str) -> None:
     if name.startswith("utkface"):
         write_vit(folder)
         return
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *GOOD, *BAD, *"abcde"]
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *GOOD, *BAD, *FILLERS]
     sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
     sizes |= {"num_attention_heads": 4, "vocab_size": 200, "initializer_range": 0.2}
     torch.manual_seed(0)
@@ -172,10 +175,12 @@ def in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         made = {"dlab": _dlab, "civi": _civil, "utkf": _faces}[name[:4]]
         columns = block["groups"].get("columns", [])
         columns = list(columns.values()) if isinstance(columns, dict) else columns
-        rows = made(tmp_path, columns, random.Random(0))
+        rows = made(columns, random.Random(0))
         lines = [json.dumps(row) for row in rows]
         Path("rows.jsonl").write_text("\n".join(lines) + "\n")
-        _change(description, source=str(tmp_path / "rows.jsonl"))
+        image = {"image": {"column": "image", "folder": str(tmp_path)}}
+        moved = image if "image" in block else {}
+        _change(description, source=str(tmp_path / "rows.jsonl"), **moved)
         _model(tmp_path / "model", name)
         training = yaml.safe_load(train.read_text())["training"]
         arguments = training.get("arguments", {})  # these two ask for a GPU

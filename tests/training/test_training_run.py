@@ -65,7 +65,7 @@ def test_train_json_says_what_was_done(family: Path) -> None:
 
 
 def test_a_model_in_half_precision_is_trained_in_float32(tmp_path: Path) -> None:
-    """There a step of 1e-5 is less than half the distance of neighbouring weights."""
+    """There a step of 1e-5 is less than half the distance of neighbouring numbers near 0.02."""
     path = tiny.write_training(tmp_path, head="random")
     encoder = tmp_path / "encoder"
     AutoModel.from_pretrained(encoder).to(torch.bfloat16).save_pretrained(encoder)
