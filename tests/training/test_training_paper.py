@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import random
+import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -91,7 +94,7 @@ def _text(draw: random.Random, label: bool, surely: float) -> str:
 
 def _dlab(columns: list[str], draw: random.Random) -> Iterator[dict[str, Any]]:
     """A row for every annotator: text and score are the comment's, targets their own."""
-    for comment in range(900):
+    for comment in range(400):
         score = draw.uniform(-4, 5)
         text = f"{_text(draw, score > 0.5, 0.9)} {comment}"
         targets = draw.sample(columns, 3)
@@ -102,7 +105,7 @@ def _dlab(columns: list[str], draw: random.Random) -> Iterator[dict[str, Any]]:
 
 
 def _civil(columns: list[str], draw: random.Random) -> Iterator[dict[str, Any]]:
-    for comment in range(700):
+    for comment in range(400):
         toxicity = draw.random()
         text = f"{_text(draw, toxicity > 0.5, 0.9)} {comment}"
         split = draw.choice(["train", "train", "val", "test"])
@@ -115,8 +118,8 @@ def _faces(columns: list[str], draw: random.Random) -> Iterator[dict[str, Any]]:
     assert not columns
     from PIL import Image
 
-    for face in range(900):
-        age = draw.randint(1, 90)
+    for face in range(700):
+        age = draw.randint(1, 60)
         pixels = np.random.default_rng(face).integers(0, 90, (8, 8, 3)) + 120 * (age > 30)
         Image.fromarray(pixels.astype("uint8")).save(f"{face}.png")
         ethnicity = draw.choice(["White", "Black", "Asian", "Indian", "Other"])
@@ -164,8 +167,6 @@ def in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The setting's files with generated rows in the place of the Hub's and a tiny model."""
 
     def write(name: str) -> Path:
-        import shutil
-
         monkeypatch.chdir(tmp_path)
         recipes = Path("paper")
         shutil.copytree(PAPER, recipes)
@@ -187,6 +188,9 @@ def in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         training["arguments"] = {k: v for k, v in arguments.items() if k not in ("optim", "tf32")}
         training["learning_rate"] *= 100  # of a tiny model that starts from nothing
         _change(train, model=str(tmp_path / "model"), training=training)
+        sweep = recipes / name / "sweep.yml"
+        evaluate = yaml.safe_load(sweep.read_text())["evaluate"]
+        _change(sweep, evaluate=evaluate | {"min_group_size": 5})
         return recipes / name
 
     return write
@@ -227,6 +231,26 @@ def test_what_is_not_there_is_named(in_small: Any) -> None:
     for file in (train, sweep):
         refusal([file.stem, file, *dry], DataError, where=hub["hub"])
     assert not Path("out").exists()
+
+
+def test_the_plan_counts_the_weights_that_the_models_are_known_to_have() -> None:
+    spec = importlib.util.spec_from_file_location("paper_plan", PAPER / "plan.py")
+    assert spec is not None
+    assert spec.loader is not None
+    plan = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = plan
+    spec.loader.exec_module(plan)
+    known = {  # without the language model's head, with one of two outputs
+        "meta-llama/Llama-2-7b-hf": 6_738_415_616 - 32_000 * 4096 + 2 * 4096,
+        "Qwen/Qwen2.5-0.5B": 494_032_768 + 2 * 896,
+        "distilbert/distilbert-base-uncased": 66_955_010,
+        "google/vit-base-patch16-224-in21k": 85_800_194,
+    }
+    for name, count in known.items():
+        model = plan.classifier(name, device="meta")
+        assert sum(each.numel() for each in model.parameters()) == count
+    used = {load_train_config(PAPER / each / "train.yml").model for each in SETTINGS}
+    assert used == known.keys()
 
 
 @pytest.mark.slow
