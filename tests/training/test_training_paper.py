@@ -281,6 +281,6 @@ def test_from_rows_to_page(in_small: Any, name: str) -> None:
     _run(*sweep)
     results = json.loads((out / "sweep" / "results.json").read_text())
     kinds = [point["kind"] for point in results["points"]]
-    assert (kinds.count("grid"), kinds.count("baseline")) == (11, 2)
+    assert (kinds.count("merge"), kinds.count("baseline")) == (11, 2)
     assert f"groups/{results['worst_group']['name']}" in runs
     assert "<html" in (out / "sweep" / "report.html").read_text()
