@@ -130,9 +130,8 @@ class Seed:
         """Make what a system merges, and choose its λ as for plain addition; the model's folder."""
         if system.kind:
             block = {**self.training["subgroups"], "method": system.kind}
-            self.write(
-                f"train_{name}", self.training | {"subgroups": block, "seeds": 1, "lora": False}
-            )
+            alone = {"seeds": 1, "lora": False, **dict.fromkeys(FURTHER_TRAINED, False)}
+            self.write(f"train_{name}", self.training | alone | {"subgroups": block})
             self.command("train", f"train_{name}.yml", "-o", system.folder)
         for words in system.commands:
             self.once(system.folder, [*words, "-o", system.folder, "--overwrite"], "models/base")
