@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from mergekit_fair.checkpoints.geometry import relation_of
 from mergekit_fair.errors import SweepError
 from mergekit_fair.evaluation.levels import AnyLevel, MultiLevel
 from mergekit_fair.fairness.intervals import Interval, Number
@@ -230,8 +229,8 @@ class TransferRecord(SweepRecord):
 
     @property
     def relations(self) -> dict[str, str | None]:
-        """Candidate → `relation_of` its cosine with the target."""
-        return {str(one["group"]): relation_of(one["cosine"]) for one in self.screening}
+        """Candidate → the relation of its vector to the target's, where the sweep has said it."""
+        return {str(one["group"]): one.get("relation") for one in self.screening}
 
     @model_validator(mode="after")
     def _shapes(self) -> Self:

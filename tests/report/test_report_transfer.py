@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from transfers import matrix
 
+from mergekit_fair.checkpoints.geometry import Screened
 from mergekit_fair.errors import ConfigError
 from mergekit_fair.report.figures import draw_transfer
 from mergekit_fair.report.outputs import transfer_text
@@ -57,13 +58,12 @@ def test_table_says_what_json_says(found):
 )
 def test_the_sign_test_stands_beside_what_was_measured(found, cosines, allows, right):
     """Male is unsafe, Female is safe; what is unproven, or of unknown cosine, does not count."""
-    screening = [
-        {"group": name, "cosine": c} for name, c in zip(("Male", "Female"), cosines, strict=True)
-    ]
+    pairs = zip(("Male", "Female"), cosines, strict=True)
+    screening = [Screened(name, cosine, 1.0, 0.0).to_dict() for name, cosine in pairs]
     text = transfer_text(changed(found, screening=screening))
     assert f"allows {allows} of the 2 vectors" in text
     assert f"is right about {right} of them" in text
-    unknown = [{"group": "Male", "cosine": None}, screening[1]]
+    unknown = [{"group": "Male", "cosine": 0.3}, screening[1]]  # as an earlier version wrote it
     assert "of the 1 vectors" in transfer_text(changed(found, screening=unknown))
     assert "sign test (" not in transfer_text(found)
 
