@@ -16,8 +16,9 @@ from seals import edited
 from mergekit_fair.cli import main
 from mergekit_fair.errors import ConfigError, SweepError
 from mergekit_fair.progress import Silent
+from mergekit_fair.report.outputs import transfer_text
 from mergekit_fair.sweep.checked_folder import require_proof
-from mergekit_fair.sweep.results import SweepResults
+from mergekit_fair.sweep.results import SweepResults, TransferRecord
 from mergekit_fair.sweep.runner import run_sweep
 from mergekit_fair.sweep.store import Store
 from mergekit_fair.sweep.sweep_config import load_sweep
@@ -88,9 +89,8 @@ def test_with_a_tolerance_of_nearly_everything_groups_are_added_greedily(
     assert [one["group"] for one in transfer["screening"]] == transfer["injected"]
     # Both are safe at such a tolerance: the sign test is right about those that it allows.
     allowed = sum(one["relation"] != "contradictory" for one in transfer["screening"])
-    page = (out / "report.html").read_text(encoding="utf-8")
     said = f"allows {allowed} of the 2 vectors with a proved verdict, and is right about {allowed}"
-    assert said in page
+    assert said in transfer_text(TransferRecord.model_validate(transfer))
     injected = [line for line in results["points"] if line["kind"] == "injection"]
     assert len({line["id"] for line in results["points"]}) == len(results["points"])
     labels = {line["label"] for line in injected}
